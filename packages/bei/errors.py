@@ -1,0 +1,106 @@
+"""Every error a caller can see, in one tree; `bei.api.reply` alone turns one into bytes.
+
+* Error                     500  Backend
+  - SetupError              -            a checkpoint, setting or machine that cannot serve: one line, before ready
+  - Malformed               400  Validation    not JSON
+  - Empty                   400  Empty
+  - Unauthorized            401  Validation
+  - NotFound                404  Validation
+  - MethodNotAllowed        405  Validation
+  - TooLarge                413  Validation    body or batch
+  - UnsupportedMediaType    415  Validation
+  - Invalid                 422  Validation    a field is wrong; `param` names it
+  - Untokenizable           422  Tokenizer
+  - WrongTask               424  Backend       the route does not fit the loaded model
+  - EngineFailed            424  Backend
+  - Overloaded              429  Overloaded    with Retry-After
+  - ClientGone              499  Overloaded    logged, never sent
+  - NotReady                503  Unhealthy
+  - Expired                 504  Overloaded    the request's own deadline passed
+"""
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """`status` and `kind` go to the client with the message; `param` names the field at fault."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "Backend"
+
+    def __init__(self, message: str, *, param: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+
+class SetupError(Error):
+    """Raised before the server is ready; the command line prints the message and exits 2."""
+
+
+class Malformed(Error):
+    status, kind = 400, "Validation"
+
+
+class Empty(Error):
+    status, kind = 400, "Empty"
+
+
+class Unauthorized(Error):
+    status, kind = 401, "Validation"
+
+
+class NotFound(Error):
+    status, kind = 404, "Validation"
+
+
+class MethodNotAllowed(Error):
+    status, kind = 405, "Validation"
+
+
+class TooLarge(Error):
+    status, kind = 413, "Validation"
+
+
+class UnsupportedMediaType(Error):
+    status, kind = 415, "Validation"
+
+
+class Invalid(Error):
+    status, kind = 422, "Validation"
+
+
+class Untokenizable(Error):
+    status, kind = 422, "Tokenizer"
+
+
+class WrongTask(Error):
+    status = 424
+
+
+class EngineFailed(Error):
+    status = 424
+
+
+class Overloaded(Error):
+    status, kind = 429, "Overloaded"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "1"}
+
+
+class ClientGone(Error):
+    status, kind = 499, "Overloaded"
+
+
+class NotReady(Error):
+    status, kind = 503, "Unhealthy"
+
+
+class Expired(Error):
+    status, kind = 504, "Overloaded"
