@@ -1,0 +1,54 @@
+"""BERT (arXiv:1810.04805), and RoBERTa, XLM-RoBERTa and CamemBERT, which differ in where positions start."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from bei.architectures.family import Family, activation, bert_tensors, read
+from bei.architectures.spec import EncoderSpec
+from bei.errors import SetupError
+
+
+def _spec(config: Mapping[str, Any], position_offset: int) -> EncoderSpec:
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise SetupError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not supported")
+    if config.get("is_decoder"):
+        raise SetupError("config.json: is_decoder is set; a causal BERT is not an encoder")
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=read(config, "hidden_size"),
+        layers=read(config, "num_hidden_layers"),
+        heads=read(config, "num_attention_heads"),
+        intermediate_size=read(config, "intermediate_size"),
+        activation=activation(config.get("hidden_act", "gelu")),
+        norm_eps=config.get("layer_norm_eps", 1e-12),
+        max_tokens=read(config, "max_position_embeddings") - position_offset,
+        position_offset=position_offset,
+        token_types=config.get("type_vocab_size", 2),
+    )
+
+
+def _bert(config: Mapping[str, Any]) -> EncoderSpec:
+    return _spec(config, position_offset=0)
+
+
+def _roberta(config: Mapping[str, Any]) -> EncoderSpec:
+    """Positions count from the padding id + 1 (transformers, create_position_ids_from_input_ids)."""
+    return _spec(config, position_offset=config.get("pad_token_id", 1) + 1)
+
+
+_tensors = partial(
+    bert_tensors,
+    layer="encoder.layer",
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    out=("attention.output.dense",),
+    attention_norm=("attention.output.LayerNorm",),
+    up=("intermediate.dense",),
+    down=("output.dense",),
+    ffn_norm=("output.LayerNorm",),
+)
+
+_HEADS = (r"embeddings\.position_ids", r"pooler\.", r"cls\.", r"lm_head\.", r"classifier\.", r"qa_outputs\.")
+
+BERT = Family(_bert, _tensors, ("", "bert."), _HEADS)
+ROBERTA = Family(_roberta, _tensors, ("", "roberta."), _HEADS)

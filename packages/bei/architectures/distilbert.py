@@ -1,0 +1,39 @@
+"""DistilBERT (arXiv:1910.01108): BERT without token types, under other names."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from bei.architectures.family import Family, activation, bert_tensors, read
+from bei.architectures.spec import EncoderSpec
+
+
+def _spec(config: Mapping[str, Any]) -> EncoderSpec:
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=read(config, "dim"),
+        layers=read(config, "n_layers"),
+        heads=read(config, "n_heads"),
+        intermediate_size=read(config, "hidden_dim"),
+        activation=activation(config.get("activation", "gelu")),
+        norm_eps=1e-12,
+        max_tokens=read(config, "max_position_embeddings"),
+        position_offset=0,
+        token_types=0,
+    )
+
+
+_tensors = partial(
+    bert_tensors,
+    layer="transformer.layer",
+    qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    out=("attention.out_lin",),
+    attention_norm=("sa_layer_norm",),
+    up=("ffn.lin1",),
+    down=("ffn.lin2",),
+    ffn_norm=("output_layer_norm",),
+)
+
+DISTILBERT = Family(
+    _spec, _tensors, ("", "distilbert."), (r"vocab_", r"classifier\.", r"pre_classifier\.", r"qa_outputs\.")
+)

@@ -1,0 +1,45 @@
+"""MPNet (arXiv:2004.09297): BERT with a relative bias on attention scores, shared by all layers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bei.architectures.family import Family, TensorNames, activation, bert_tensors, read
+from bei.architectures.spec import EncoderSpec, RelativeBias
+
+_POSITION_OFFSET = 2  # transformers' MPNetEmbeddings fixes padding_idx to 1, whatever pad_token_id says
+_MAX_DISTANCE = 128  # transformers' MPNetEncoder.relative_position_bucket
+
+
+def _spec(config: Mapping[str, Any]) -> EncoderSpec:
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=read(config, "hidden_size"),
+        layers=read(config, "num_hidden_layers"),
+        heads=read(config, "num_attention_heads"),
+        intermediate_size=read(config, "intermediate_size"),
+        activation=activation(config.get("hidden_act", "gelu")),
+        norm_eps=config.get("layer_norm_eps", 1e-12),
+        max_tokens=read(config, "max_position_embeddings") - _POSITION_OFFSET,
+        position_offset=_POSITION_OFFSET,
+        token_types=0,
+        relative_bias=RelativeBias(config.get("relative_attention_num_buckets", 32), _MAX_DISTANCE),
+    )
+
+
+def _tensors(spec: EncoderSpec) -> TensorNames:
+    names = bert_tensors(
+        spec,
+        layer="encoder.layer",
+        qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        out=("attention.attn.o",),
+        attention_norm=("attention.LayerNorm",),
+        up=("intermediate.dense",),
+        down=("output.dense",),
+        ffn_norm=("output.LayerNorm",),
+    )
+    return {**names, "relative_bias": ("encoder.relative_attention_bias.weight",)}
+
+
+MPNET = Family(
+    _spec, _tensors, ("", "mpnet."), (r"embeddings\.position_ids", r"pooler\.", r"lm_head\.", r"classifier\.")
+)

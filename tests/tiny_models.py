@@ -1,0 +1,101 @@
+"""Tiny random models in their real on-disk format, one builder a family."""
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "big",
+    "small",
+    "red",
+    "blue",
+    "mat",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "very",
+    "old",
+]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+PIECES = [*LETTERS, *".,:!?'", *("##" + c for c in LETTERS)]
+VOCAB = [*SPECIALS, *WORDS, *PIECES]
+
+_SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+_DISTIL_SIZES = {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
+_CLASSES = {
+    "bert": (transformers.BertConfig, transformers.BertModel),
+    "roberta": (transformers.RobertaConfig, transformers.RobertaModel),
+    "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
+    "camembert": (transformers.CamembertConfig, transformers.CamembertModel),
+    "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel),
+    "mpnet": (transformers.MPNetConfig, transformers.MPNetModel),
+}
+FAMILIES = tuple(_CLASSES)
+
+
+def random_model(family: str, seed: int = 0, **options) -> transformers.PreTrainedModel:
+    """A model of `family` with weights wide enough that a wrong layer shows; positions for 64 tokens."""
+    config_class, model_class = _CLASSES[family]
+    sizes = _DISTIL_SIZES if family == "distilbert" else _SIZES
+    offset = 2 if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    torch.manual_seed(seed)
+    fields = {"vocab_size": len(VOCAB), "max_position_embeddings": 64 + offset, "initializer_range": 0.2}
+    model = model_class(config_class(**{**fields, **sizes, **options})).eval()
+    for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1: hide nothing
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def word_pieces() -> Tokenizer:
+    """BERT's tokenizer over VOCAB."""
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(VOCAB)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(SPECIALS)
+    return tokenizer
+
+
+MEAN = {"pooling_mode": "mean"}
+
+
+def save(folder: Path, model: transformers.PreTrainedModel, *, pooling: dict | None = MEAN) -> Path:
+    """config.json, model.safetensors, tokenizer.json; unless `pooling` is None modules.json and 1_Pooling/config.json."""
+    model.save_pretrained(folder)
+    word_pieces().save(str(folder / "tokenizer.json"))
+    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    if pooling is not None:
+        write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling"})
+        write_json(folder / "1_Pooling" / "config.json", pooling)
+    return folder
+
+
+def write_modules(folder: Path, modules: dict[str, str]) -> None:
+    """modules.json from type → path."""
+    rows = [
+        {"idx": i, "name": str(i), "type": f"sentence_transformers.models.{kind}", "path": path}
+        for i, (kind, path) in enumerate(modules.items())
+    ]
+    write_json(folder / "modules.json", rows)
+
+
+def write_json(file: Path, value: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value))
