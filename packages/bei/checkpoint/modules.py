@@ -1,0 +1,139 @@
+"""sentence-transformers' files: which stages follow the encoder, prompts, input length, casing.
+
+Both layouts are read: up to version 5 (`pooling_mode_mean_tokens: true`) and from 6 (`pooling_mode: "mean"`).
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bei.architectures.spec import Activation, Dense, LayerNorm, Normalize, Pooling, PoolingMode, Stage
+from bei.checkpoint.tensors import Tensor, scan
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+# In the order in which sentence-transformers concatenates the flags of its older layout.
+_MODES: dict[str, PoolingMode] = {
+    "cls": "first",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last",
+}
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS: dict[str, Activation] = {
+    "Identity": "identity",
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+}
+_LENGTH_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+
+@dataclass(frozen=True)
+class Modules:
+    """`encoder` is the folder of config.json; `tensors` are the stages' own, under our names."""
+
+    encoder: Path
+    pooling: Pooling | None = None
+    head: tuple[Stage, ...] = ()
+    tensors: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file, {} where there is none. Raises SetupError for one that does not parse."""
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as exc:
+        raise SetupError(f"{file} is not valid JSON ({exc}); download it again") from None
+
+
+def read_modules(folder: Path) -> Modules:
+    """Follow modules.json. Raises SetupError for a module that we do not have."""
+    encoder, pooling, head, tensors = folder, None, [], {}
+    for module in read_json(folder / "modules.json"):
+        path = folder / module["path"]
+        match module["type"].rsplit(".", 1)[-1]:
+            case "Transformer":
+                encoder = path
+            case "Pooling":
+                pooling = _pooling(path / "config.json")
+            case "Dense":
+                tensors |= _stage_tensors(path, "linear", len(head))
+                head.append(_dense(path / "config.json"))
+            case "LayerNorm":
+                tensors |= _stage_tensors(path, "norm", len(head))
+                head.append(LayerNorm(_require(path / "config.json", "dimension")))
+            case "Normalize":
+                head.append(Normalize())
+            case "Dropout":
+                pass
+            case other:
+                raise SetupError(f"modules.json: module {other!r} is not supported for embeddings")
+    while head and head[-1] == Normalize():
+        head.pop()  # the last norm is each request's own choice
+    return Modules(encoder, pooling, tuple(head), tensors)
+
+
+def _require(file: Path, key: str) -> Any:
+    config = read_json(file)
+    if key not in config:
+        raise SetupError(
+            f"{file} lacks `{key}`" if file.exists() else f"{file} is missing; download the checkpoint again"
+        )
+    return config[key]
+
+
+def _pooling(file: Path) -> Pooling:
+    config = read_json(file)
+    if not config:
+        raise SetupError(f"{file} is missing, although modules.json names it; download the checkpoint again")
+    modes = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    unknown = [mode for mode in modes if mode not in _MODES]
+    if unknown:
+        raise SetupError(f"{file}: pooling mode {unknown[0]!r} is not supported; supported: {', '.join(_MODES)}")
+    return Pooling(tuple(_MODES[mode] for mode in modes), config.get("include_prompt", True))
+
+
+def _dense(file: Path) -> Dense:
+    config = read_json(file)
+    name = config.get("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
+    if name not in _ACTIVATIONS:
+        raise SetupError(f"{file}: activation {name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+    inputs, outputs = _require(file, "in_features"), _require(file, "out_features")
+    return Dense(inputs, outputs, config.get("bias", True), _ACTIVATIONS[name])
+
+
+def _stage_tensors(path: Path, module: str, index: int) -> dict[str, tuple[Tensor, ...]]:
+    file = path / "model.safetensors"
+    if not file.exists() and (path / "pytorch_model.bin").exists():
+        raise SetupError(
+            f"{path / 'pytorch_model.bin'} is a pickle and is not read; convert it: load the model with "
+            "sentence-transformers and save it again with save(..., safe_serialization=True)"
+        )
+    return {f"head.{index}.{name.removeprefix(module + '.')}": (tensor,) for name, tensor in scan([file]).items()}
+
+
+def read_limits(folder: Path) -> Mapping[str, Any]:
+    """`max_seq_length` and `do_lower_case` of sentence_bert_config.json, under whichever of its names."""
+    return next((read_json(folder / name) for name in _LENGTH_FILES if (folder / name).exists()), {})

@@ -1,0 +1,62 @@
+"""Tensors of safetensors files under our names, read when asked for and checked before."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  teaches numpy the dtype bfloat16
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from bei.errors import SetupError
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor on disk: its file, its name there, shape, and dtype (float32, float16, bfloat16; others as stored)."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def scan(files: list[Path]) -> dict[str, Tensor]:
+    """Every tensor of `files` by its own name. Raises SetupError for a file missing, truncated or not safetensors."""
+    found = {}
+    for file in files:
+        try:
+            with safe_open(file, "numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118  not a mapping
+                    view = opened.get_slice(name)
+                    dtype = _DTYPES.get(view.get_dtype(), view.get_dtype())
+                    found[name] = Tensor(file, name, tuple(view.get_shape()), dtype)
+        except FileNotFoundError:
+            raise SetupError(f"{file} is missing; download the checkpoint again") from None
+        except SafetensorError as exc:
+            raise SetupError(f"{file} is truncated or not safetensors ({exc}); download it again") from None
+    return found
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Our name → array. Several stored parts are concatenated along the first axis on reading."""
+
+    def __init__(self, parts: Mapping[str, tuple[Tensor, ...]]):
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        arrays = [_read(tensor) for tensor in self._parts[name]]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+def _read(tensor: Tensor) -> np.ndarray:
+    with safe_open(tensor.file, "numpy") as opened:
+        return opened.get_tensor(tensor.name)

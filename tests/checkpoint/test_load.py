@@ -1,0 +1,202 @@
+"""A folder becomes a Checkpoint, or one line that names the file and the remedy."""
+
+import json
+
+import numpy as np
+import pytest
+from bei.architectures.spec import Dense, LayerNorm, Normalize, Pooling
+from bei.checkpoint.load import read
+from bei.errors import SetupError
+from safetensors.numpy import load_file, save_file
+
+from tests.tiny_models import random_model, save, write_json, write_modules
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save(tmp_path, random_model("bert"))
+
+
+def edit(file, **changes):
+    """Set keys of a JSON file; None removes."""
+    content = {**(json.loads(file.read_text()) if file.exists() else {}), **changes}
+    write_json(file, {key: value for key, value in content.items() if value is not None})
+
+
+def test_reads_what_a_model_is(folder):
+    checkpoint = read(folder, "org/name", "abc")
+    assert (checkpoint.name, checkpoint.revision, checkpoint.dtype) == ("org/name", "abc", "float32")
+    assert checkpoint.spec.pooling == Pooling(("mean",))
+    assert checkpoint.max_tokens == 64
+    assert checkpoint.tensors["layers.2.qkv.weight"].shape == (144, 48)
+    assert checkpoint.tokenizer_file == folder / "tokenizer.json"
+
+
+def test_limit_is_the_smallest_of_what_is_stated(folder):
+    edit(folder / "tokenizer_config.json", model_max_length=40)
+    assert read(folder, "m").max_tokens == 40
+    edit(folder / "sentence_bert_config.json", max_seq_length=50, do_lower_case=True)
+    assert read(folder, "m").max_tokens == 50
+    assert read(folder, "m").lowercase
+    edit(folder / "sentence_bert_config.json", max_seq_length=5000)
+    assert read(folder, "m").max_tokens == 64
+    assert read(folder, "m", max_num_tokens=33).max_tokens == 33
+
+
+def test_prompts(folder):
+    edit(folder / "config_sentence_transformers.json", prompts={"query": "q: ", "doc": ""}, default_prompt_name="query")
+    prompts = read(folder, "m").prompts
+    assert (dict(prompts.texts), prompts.default) == ({"query": "q: ", "doc": ""}, "query")
+    edit(folder / "config_sentence_transformers.json", default_prompt_name="absent")
+    with pytest.raises(SetupError, match="'absent' is not among its prompts"):
+        read(folder, "m")
+
+
+def test_both_layouts_of_pooling(folder):
+    flags = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True, "include_prompt": False}
+    write_json(folder / "1_Pooling" / "config.json", flags)
+    assert read(folder, "m").spec.pooling == Pooling(("first", "mean"), include_prompt=False)
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": ["lasttoken", "max"]})
+    assert read(folder, "m").spec.pooling == Pooling(("last", "max"))
+
+
+def test_stages_after_pooling(folder):
+    rng = np.random.default_rng(0)
+    write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2", "Dense": "3", "LayerNorm": "4"})
+    write_json(
+        folder / "3" / "config.json",
+        {"in_features": 48, "out_features": 8, "bias": True, "activation_function": "torch.nn.modules.linear.Identity"},
+    )
+    save_file(
+        {"linear.weight": rng.random((8, 48), np.float32), "linear.bias": rng.random(8, np.float32)},
+        folder / "3" / "model.safetensors",
+    )
+    write_json(folder / "4" / "config.json", {"dimension": 8})
+    save_file(
+        {"norm.weight": rng.random(8, np.float32), "norm.bias": rng.random(8, np.float32)},
+        folder / "4" / "model.safetensors",
+    )
+    checkpoint = read(folder, "m")
+    assert checkpoint.spec.head == (Normalize(), Dense(48, 8, True, "identity"), LayerNorm(8))
+    assert checkpoint.spec.row_size == 8
+    edit(folder / "3" / "config.json", in_features=96)
+    with pytest.raises(SetupError, match="takes 96 numbers, the stage before it gives 48"):
+        read(folder, "m")
+
+
+def test_the_last_normalize_is_left_to_the_request(folder):
+    write_modules(
+        folder, {"Transformer": "", "Pooling": "1_Pooling", "Dropout": "2_Dropout", "Normalize": "3_Normalize"}
+    )
+    assert read(folder, "m").spec.head == ()
+
+
+def test_without_modules_bert_pools_the_first_token_and_says_so(tmp_path, caplog):
+    folder = save(tmp_path, random_model("bert"), pooling=None)
+    assert read(folder, "m").spec.pooling == Pooling(("first",))
+    assert "pooling the first token" in caplog.text
+
+
+def test_without_modules_mpnet_is_refused(tmp_path):
+    with pytest.raises(SetupError, match=r"1_Pooling/config\.json is missing"):
+        read(save(tmp_path, random_model("mpnet"), pooling=None), "m")
+
+
+def test_old_names_prefixes_heads_and_shards(folder):
+    file = folder / "model.safetensors"
+    stored = load_file(file)
+    renamed = {}
+    for name, array in stored.items():
+        if "LayerNorm" in name:
+            name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+        renamed["bert." + name] = array
+    renamed["cls.predictions.bias"] = np.zeros(4, np.float32)
+    names = sorted(renamed)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, part in shards.items():
+        save_file({name: renamed[name] for name in part}, folder / shard)
+    write_json(
+        folder / "model.safetensors.index.json", {"weight_map": {n: s for s, part in shards.items() for n in part}}
+    )
+    file.unlink()
+    tensors = read(folder, "m").tensors
+    np.testing.assert_array_equal(
+        tensors["layers.0.attention_norm.bias"], stored["encoder.layer.0.attention.output.LayerNorm.bias"]
+    )
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(SetupError, match=r"b\.safetensors is missing"):
+        read(folder, "m")
+
+
+def drop(folder, key):
+    stored = load_file(folder / "model.safetensors")
+    stored.pop(key)
+    save_file(stored, folder / "model.safetensors")
+
+
+def widen(folder):
+    stored = load_file(folder / "model.safetensors")
+    stored["embeddings.word_embeddings.weight"] = np.zeros((9, 48), np.float32)
+    save_file(stored, folder / "model.safetensors")
+
+
+def add(folder):
+    stored = load_file(folder / "model.safetensors")
+    save_file({**stored, "encoder.layer.9.strange": np.zeros(1, np.float32)}, folder / "model.safetensors")
+
+
+BROKEN = {
+    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json is missing"),
+    "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not valid JSON"),
+    "config lacks a key": (lambda f: edit(f / "config.json", hidden_size=None), "config.json lacks `hidden_size`"),
+    "unknown model": (
+        lambda f: edit(f / "config.json", model_type="t5"),
+        "model_type 't5' is not supported; supported: bert",
+    ),
+    "unknown activation": (lambda f: edit(f / "config.json", hidden_act="mish"), "activation 'mish' is not supported"),
+    "relative keys": (
+        lambda f: edit(f / "config.json", position_embedding_type="relative_key"),
+        "'relative_key' is not",
+    ),
+    "causal": (lambda f: edit(f / "config.json", is_decoder=True), "is_decoder"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing; write it with"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+    "truncated": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
+        r"model\.safetensors is truncated",
+    ),
+    "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"PK" * 50), "truncated or not safetensors"),
+    "tensor missing": (
+        lambda f: drop(f, "encoder.layer.1.output.dense.bias"),
+        r"tensors missing: encoder\.layer\.1\.output\.dense\.bias",
+    ),
+    "no embeddings": (lambda f: drop(f, "embeddings.word_embeddings.weight"), "no tensor 'embeddings.word_embeddings"),
+    "tensor left over": (add, r"does not account for: encoder\.layer\.9\.strange"),
+    "wrong shape": (widen, r"word_embeddings\.weight has shape \(9, 48\), config\.json says"),
+    "unknown module": (
+        lambda f: write_modules(f, {"Transformer": "", "LSTM": "1_LSTM"}),
+        "module 'LSTM' is not supported",
+    ),
+    "no pooling file": (lambda f: (f / "1_Pooling" / "config.json").unlink(), "1_Pooling/config.json is missing"),
+    "unknown pooling": (
+        lambda f: write_json(f / "1_Pooling" / "config.json", {"pooling_mode": "median"}),
+        "'median' is not",
+    ),
+    "classifier without labels": (
+        lambda f: edit(f / "config.json", architectures=["BertForSequenceClassification"], id2label=None),
+        "without `id2label`; add it",
+    ),
+    "classifier": (
+        lambda f: edit(f / "config.json", architectures=["BertForTokenClassification"], id2label={"0": "O"}),
+        "is a classifier",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_checkpoint_is_one_line(folder, case):
+    breakage, message = BROKEN[case]
+    breakage(folder)
+    with pytest.raises(SetupError, match=message) as caught:
+        read(folder, "m")
+    assert "\n" not in str(caught.value)
