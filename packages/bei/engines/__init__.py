@@ -1,0 +1,41 @@
+"""Which engine runs here, and why. An engine is imported only when it is tried."""
+
+import importlib
+import logging
+
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Engine
+from bei.errors import SetupError
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+ENGINES = {
+    "torch": "bei.engines.torch.engine:TorchEngine",
+    "null": "bei.engines.null:NullEngine",
+}
+AUTO = ("torch",)
+"""What `engine: auto` tries, fastest first. The null engine answers nonsense and is never chosen unasked."""
+
+
+def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
+    """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
+    refusals = []
+    for name in AUTO if settings.engine == "auto" else (settings.engine,):
+        try:
+            engine = _class(name)(checkpoint, precision=settings.precision, threads=settings.threads)
+        except SetupError as exc:
+            refusals.append(f"{name}: {exc}")
+            continue
+        asked = "as asked" if settings.engine == name else "the fastest that runs here"
+        log.info("engine %s: %s; %s on %s (%s)", name, asked, engine.precision, engine.device, engine.reason)
+        return engine
+    raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
+
+
+def _class(name: str) -> type:
+    module, _, attribute = ENGINES[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        raise SetupError(f"{exc.name} is not installed: pip install 'bei[{name}]'") from None

@@ -1,0 +1,102 @@
+"""The contract: an engine turns a packed batch into rows. Nothing above this folder knows a device.
+
+A batch is tokens laid end to end with no padding; sequence b owns tokens cu_seqlens[b] to cu_seqlens[b + 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from bei.architectures.spec import Pooling
+from bei.checkpoint.load import Checkpoint
+
+RowKind = Literal["pooled", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T tokens of B sequences.
+
+    input_ids, token_types: int32[T]; cu_seqlens: int32[B + 1]; prompt_tokens: int32[B], the leading tokens of each
+    sequence that a spec with `include_prompt` false leaves out of its pooling. `rows` is what to return: one pooled
+    row a sequence, or the last hidden state of every token.
+    """
+
+    input_ids: np.ndarray
+    token_types: np.ndarray
+    cu_seqlens: np.ndarray
+    prompt_tokens: np.ndarray
+    rows: RowKind = "pooled"
+
+    def __len__(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.cu_seqlens)
+
+    @classmethod
+    def pack(
+        cls,
+        ids: Sequence[Sequence[int]],
+        token_types: Sequence[Sequence[int] | None] | None = None,
+        prompt_tokens: Sequence[int] | None = None,
+        rows: RowKind = "pooled",
+    ) -> "Batch":
+        """Lay sequences end to end; a missing type is 0, a missing prompt has no tokens."""
+        cu_seqlens = np.zeros(len(ids) + 1, np.int32)
+        np.cumsum([len(s) for s in ids], out=cu_seqlens[1:])
+        input_ids = np.concatenate([np.asarray(s, np.int32) for s in ids])
+        types = np.zeros(len(input_ids), np.int32)
+        for start, of in zip(cu_seqlens, token_types or (), strict=False):
+            if of is not None:
+                types[start : start + len(of)] = of
+        prompts = np.zeros(len(ids), np.int32) if prompt_tokens is None else np.asarray(prompt_tokens, np.int32)
+        return cls(input_ids, types, cu_seqlens, prompts, rows)
+
+
+class Engine(Protocol):
+    """`streams` batches may run at once; `run` is called from at most that many threads at a time.
+
+    `token_budget` is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and
+    `max_num_tokens` cuts batches. `reason` says why this device and precision, for people.
+    """
+
+    name: str
+    device: str
+    precision: str
+    reason: str
+    streams: int
+    token_budget: int
+
+    def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None):
+        """Upload the weights. Raises SetupError where this engine cannot run the checkpoint on this machine."""
+        ...
+
+    def run(self, batch: Batch) -> np.ndarray:
+        """float32[B, spec.row_size], or float32[T, hidden_size] for `rows="tokens"`, in the order of the batch."""
+        ...
+
+
+def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
+    """Reduce float32[T, H] token states to float32[B, H * len(modes)]: the oracle that engines are tested against.
+
+    Formulas: sentence-transformers 6, sentence_transformer/modules/pooling.py.
+    """
+    rows = []
+    for b, (start, end) in enumerate(zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)):
+        skip = 0 if pooling.include_prompt else min(int(batch.prompt_tokens[b]), int(end - start) - 1)
+        x = states[start + skip : end]
+        weights = np.arange(skip + 1, end - start + 1, dtype=np.float32)[:, None]
+        reduced = {
+            "first": lambda x=x: x[0],
+            "last": lambda x=x: x[-1],
+            "mean": lambda x=x: x.mean(0),
+            "max": lambda x=x: x.max(0),
+            "mean_sqrt_len": lambda x=x: x.sum(0) / np.sqrt(len(x)),
+            "weighted_mean": lambda x=x, w=weights: (x * w).sum(0) / w.sum(),
+        }
+        rows.append(np.concatenate([reduced[mode]() for mode in pooling.modes]))
+    return np.stack(rows).astype(np.float32)

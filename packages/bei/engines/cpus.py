@@ -1,0 +1,16 @@
+"""How many processors this process may use: affinity, then the container's quota."""
+
+import os
+from pathlib import Path
+
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cpus(cpu_max: Path = _CPU_MAX) -> int:
+    """At least 1. A quota of 1.5 processors counts as 2 (cgroup v2, `cpu.max`: "quota period" in µs, or "max")."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, -(-int(quota) // int(period))))

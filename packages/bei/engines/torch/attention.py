@@ -1,0 +1,48 @@
+"""Attention over packed tokens: each group of equal lengths is one dense call, so no token attends to padding."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bei.architectures.spec import RelativeBias
+from bei.engines.torch.layout import Group
+
+
+def packed_attention(qkv: Tensor, groups: tuple[Group, ...], heads: int, biases: list[Tensor | None]) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v in each sequence. qkv: [T, 3 * hidden], biases: [heads, length, length] per group;
+    returns [T, hidden]."""
+    hidden = qkv.shape[1] // 3
+    context = torch.empty_like(qkv[:, :hidden])
+    for group, bias in zip(groups, biases, strict=True):
+        shape = (group.count, group.length, 3, heads, hidden // heads)
+        q, k, v = qkv[group.tokens].view(shape).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        context[group.tokens].view(shape[0], shape[1], heads, -1).copy_(attended.transpose(1, 2))
+    return context
+
+
+class BiasTable:
+    """The relative bias of every distance, from the weights [buckets, heads]."""
+
+    def __init__(self, spec: RelativeBias, weights: Tensor, max_tokens: int):
+        distances = torch.arange(1 - max_tokens, max_tokens)
+        self._by_distance = weights[_buckets(distances, spec).to(weights.device)].T.contiguous()  # [heads, 2 * max - 1]
+        self._zero = max_tokens - 1
+
+    def of(self, length: int) -> Tensor:
+        """[heads, length, length]: row i, column j holds the bias of distance j - i."""
+        near = self._by_distance[:, self._zero - length + 1 : self._zero + length]
+        return near.unfold(1, length, 1).flip(1)
+
+
+def _buckets(distance: Tensor, spec: RelativeBias) -> Tensor:
+    """key position - query position → bucket: exact when near, logarithmic when far, signs apart (T5, bidirectional;
+    transformers, MPNetEncoder.relative_position_bucket)."""
+    half = spec.buckets // 2
+    exact = half // 2
+    size = distance.abs()
+    scale = (half - exact) / math.log(spec.max_distance / exact)
+    far = exact + (torch.log(size.clamp(min=1).float() / exact) * scale).long()
+    return torch.where(size < exact, size, far.clamp(max=half - 1)) + half * (distance > 0)

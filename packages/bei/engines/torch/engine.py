@@ -1,0 +1,73 @@
+"""torch: any CPU, and CUDA where there is one; the reference that other engines are held against."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Batch
+from bei.engines.cpus import available_cpus
+from bei.engines.torch.encoder import Encoder, Head
+from bei.engines.torch.layout import Layout
+from bei.errors import SetupError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine:
+    """One batch at a time on all processors, or on the GPU."""
+
+    name = "torch"
+    streams = 1
+
+    def __init__(self, checkpoint: Checkpoint, *, precision: str = "auto", threads: int | None = None):
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._threads = threads or available_cpus()
+        self.precision, self.reason = _choose(self._device, precision)
+        self.device = torch.cuda.get_device_name() if self._device.type == "cuda" else f"cpu x {self._threads}"
+        self.token_budget = _token_budget(self._device, checkpoint.spec.hidden_size)
+        self._encoder = Encoder(checkpoint.spec, self._weights(checkpoint, _DTYPES[self.precision]))
+        self._head = Head(checkpoint.spec, self._weights(checkpoint, torch.float32))
+
+    def run(self, batch: Batch) -> np.ndarray:
+        torch.set_num_threads(self._threads)  # torch keeps this per calling thread
+        with torch.inference_mode():
+            layout = Layout.of(batch)
+            states = self._encoder(batch, layout)
+            if batch.rows == "tokens":
+                return layout.unsort_tokens(states.float()).cpu().numpy()
+            return layout.unsort_rows(self._head(states, batch, layout)).cpu().numpy()
+
+    def _weights(self, checkpoint: Checkpoint, dtype: torch.dtype):
+        def read(name: str) -> Tensor:
+            return _tensor(checkpoint.tensors[name]).to(self._device, dtype)
+
+        return read
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """numpy has no bfloat16 of its own; torch takes the bits."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _choose(device: torch.device, precision: str) -> tuple[str, str]:
+    """The precision and the reason for it. Raises SetupError for one that the device does not have."""
+    if device.type == "cuda":
+        fast = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return (fast, f"{fast} is native to this GPU") if precision == "auto" else (precision, "as asked")
+    if precision == "fp16":
+        raise SetupError("fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if precision != "auto":
+        return precision, "as asked"
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return "bf16", "the processor multiplies bf16 natively"
+    return "fp32", "the processor has no bf16 instructions"
+
+
+def _token_budget(device: torch.device, hidden_size: int) -> int:
+    """A GPU wants all it can get; on a CPU more tokens than these fall out of cache (benchmarks/README.md)."""
+    if device.type == "cuda":
+        return 1 << 20
+    return 4096 if hidden_size <= 512 else 2048

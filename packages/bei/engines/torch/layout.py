@@ -1,0 +1,55 @@
+"""Where each token of a packed batch goes: sequences sorted by length, so that equal lengths lie side by side."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bei.engines.base import Batch
+
+
+@dataclass(frozen=True)
+class Group:
+    """`count` sequences of `length` tokens each, from token `start`: a block [count, length, ...] without padding."""
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def tokens(self) -> slice:
+        return slice(self.start, self.start + self.count * self.length)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sorted batch. sequences: int64[B], the original index of each sorted one; lengths: int64[B], sorted;
+    tokens: int64[T], the original index of each sorted token; positions: int64[T], within its sequence."""
+
+    sequences: np.ndarray
+    lengths: np.ndarray
+    tokens: np.ndarray
+    positions: np.ndarray
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Layout":
+        sequences = np.argsort(batch.lengths, kind="stable")
+        lengths = batch.lengths[sequences].astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        tokens = np.repeat(batch.cu_seqlens[:-1][sequences], lengths) + positions
+        found, first, counts = np.unique(lengths, return_index=True, return_counts=True)
+        groups = tuple(
+            Group(int(starts[i]), int(n), int(length)) for length, i, n in zip(found, first, counts, strict=True)
+        )
+        return cls(sequences, lengths, tokens, positions, groups)
+
+    def unsort_rows(self, rows: Tensor) -> Tensor:
+        """Rows [B, ...] of sorted sequences, back in the order of the batch."""
+        return torch.empty_like(rows).index_copy_(0, torch.from_numpy(self.sequences).to(rows.device), rows)
+
+    def unsort_tokens(self, states: Tensor) -> Tensor:
+        """Token states [T, ...], back in the order of the batch."""
+        return torch.empty_like(states).index_copy_(0, torch.from_numpy(self.tokens).to(states.device), states)

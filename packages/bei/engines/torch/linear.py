@@ -1,0 +1,67 @@
+"""y = x @ weight.T + bias, with the activation or the residual fused into the product where the device can."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bei.architectures.spec import Activation
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+# oneDNN's name and algorithm for those it fuses: torch/_inductor/fx_passes/mkldnn_fusion.py.
+_FUSED: dict[Activation, tuple[str, str]] = {
+    "identity": ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "tanh": ("tanh", ""),
+    "sigmoid": ("sigmoid", ""),
+}
+_TYPICAL_ROWS = 1024  # a hint for the layout of prepacked weights; any number of rows runs
+
+
+class Linear:
+    """weight: [outputs, inputs]; bias: [outputs]; x: [rows, inputs] in the same dtype."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = "identity"):
+        self._weight, self._bias, self._activation = weight.contiguous(), bias, ACTIVATIONS[activation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._activation(F.linear(x, self._weight, self._bias))
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self(x).add_(residual)
+
+
+class PackedLinear:
+    """The same on a CPU by oneDNN: the weight is laid out once as the kernel reads it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = "identity"):
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
+        self._bias, self._fused = bias, _FUSED[activation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        name, algorithm = self._fused
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, name, [], algorithm)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
+
+
+def linear_class(device: torch.device, dtype: torch.dtype) -> type[Linear] | type[PackedLinear]:
+    """PackedLinear where oneDNN has a kernel of this precision for this processor."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return Linear
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return Linear
+    return PackedLinear

@@ -1,0 +1,94 @@
+"""The torch engine against transformers, family by family, on tiny random models in their real format."""
+
+import numpy as np
+import pytest
+import torch
+from bei.checkpoint.load import read
+from bei.engines.base import Batch
+from bei.engines.torch.engine import TorchEngine
+
+from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+
+LENGTHS = [1, 5, 64, 7, 5, 1, 33, 64, 2]
+OPTIONS = {
+    "bert": [{}, {"hidden_act": "gelu_new"}, {"hidden_act": "relu", "type_vocab_size": 1}, {"layer_norm_eps": 1e-3}],
+    "roberta": [{}, {"pad_token_id": 0, "max_position_embeddings": 65}],
+    "mpnet": [{}, {"relative_attention_num_buckets": 32, "num_attention_heads": 6}],
+    "distilbert": [{}, {"activation": "relu"}, {"sinusoidal_pos_embds": True}],
+}
+CASES = [(family, seed, options) for family in FAMILIES for options in OPTIONS.get(family, [{}]) for seed in range(3)]
+
+
+def sequences(seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(5, len(VOCAB), length).tolist() for length in LENGTHS]
+
+
+def reference(model: torch.nn.Module, ids: list[list[int]]) -> np.ndarray:
+    """Each sequence alone and unpadded: float32[T, hidden]."""
+    with torch.no_grad():
+        return np.concatenate([model(torch.tensor([s])).last_hidden_state[0].numpy() for s in ids])
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+@pytest.mark.parametrize(("family", "seed", "options"), CASES)
+def test_states_equal_transformers(tmp_path, family, seed, options):
+    model = random_model(family, seed, **options)
+    checkpoint = read(save(tmp_path, model), family)
+    ids = sequences(seed)
+    states = TorchEngine(checkpoint, precision="fp32").run(Batch.pack(ids, rows="tokens"))
+    assert checkpoint.max_tokens == 64
+    assert np.abs(states - reference(model, ids)).max() <= 1e-5
+
+
+def test_token_types_reach_the_model(tmp_path):
+    model = random_model("bert")
+    engine = TorchEngine(read(save(tmp_path, model), "bert"), precision="fp32")
+    ids, types = [[7, 8, 9, 10]], [[0, 0, 1, 1]]
+    with torch.no_grad():
+        expected = model(torch.tensor(ids), token_type_ids=torch.tensor(types)).last_hidden_state[0].numpy()
+    assert np.abs(engine.run(Batch.pack(ids, types, rows="tokens")) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_row_does_not_depend_on_its_neighbours(tmp_path, family, precision):
+    checkpoint = read(save(tmp_path, random_model(family)), family)
+    engine = TorchEngine(checkpoint, precision=precision)
+    ids = sequences()
+    together = engine.run(Batch.pack(ids))
+    order = np.random.default_rng(1).permutation(len(ids))
+    shuffled = engine.run(Batch.pack([ids[i] for i in order]))
+    alone = np.concatenate([engine.run(Batch.pack([s])) for s in ids])
+    limit = 1 - (1e-6 if precision == "fp32" else 1e-4)
+    assert cosines(shuffled, together[order]).min() >= limit
+    assert cosines(alone, together).min() >= limit
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_is_close(tmp_path, family):
+    model = random_model(family)
+    checkpoint = read(save(tmp_path, model), family)
+    batch = Batch.pack(sequences())
+    exact, rounded = (TorchEngine(checkpoint, precision=p).run(batch) for p in ("fp32", "bf16"))
+    assert cosines(exact, rounded).min() >= 0.9995
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_stored_in_16_bits(tmp_path, dtype):
+    model = random_model("bert").to(dtype)
+    checkpoint = read(save(tmp_path, model), "bert")
+    ids = sequences()
+    states = TorchEngine(checkpoint, precision="fp32").run(Batch.pack(ids, rows="tokens"))
+    assert checkpoint.dtype == str(dtype).removeprefix("torch.")
+    assert np.abs(states - reference(model.float(), ids)).max() <= 1e-5
+
+
+def test_one_thread_gives_the_same(tmp_path):
+    checkpoint = read(save(tmp_path, random_model("bert")), "bert")
+    batch = Batch.pack(sequences())
+    one, many = (TorchEngine(checkpoint, precision="fp32", threads=n).run(batch) for n in (1, 2))
+    assert np.abs(one - many).max() <= 1e-5
