@@ -1,0 +1,165 @@
+"""What to serve and how: config.yaml's `trt_llm` block, then BEI_* variables, then flags; validated once, then frozen."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from bei.errors import SetupError
+from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
+
+Count = Annotated[int, Field(ge=1)]
+
+_FROM_ELSEWHERE = ("credential",)  # secrets have their own ways in
+_OTHER_VARIABLES = ("BEI_CONFIG",)  # read by the command line, before there are settings
+
+
+class Settings(BaseModel):
+    """Every field may be set by an environment variable of its name (BEI_PORT) and by a flag.
+
+    From the block: source, repo, revision, base_model, quantization, route, served_model_name, max_num_tokens (tokens a
+    batch, and so the longest text), max_batch_size (texts a batch), accelerator. The rest has its default here.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source
+    repo: str
+    revision: str | None
+    credential: SecretStr | None
+    base_model: Literal["encoder", "encoder_bert"]
+    quantization: QuantizationType
+    route: Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
+    served_model_name: str
+    max_num_tokens: Count
+    max_batch_size: Count
+
+    engine: Literal["auto", "torch", "null"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    threads: Count | None = None
+    tokenization_workers: Count | None = None
+    pooling: Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean"] | None = None
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    api_key: SecretStr | None = None
+    drain_seconds: Annotated[float, Field(ge=0)] = 30
+
+    auto_truncate: bool = True
+    default_prompt: str | None = None
+    default_prompt_name: str | None = None
+    max_client_batch_size: Count = 2048
+    max_concurrent_requests: Count = 2048
+    max_queue_tokens: Count = 1 << 21
+    payload_limit: Count = 64_000_000
+
+    cache_dir: Path = Path("~/.cache/bei")
+    max_download_bytes: Count = 200_000_000_000
+    allow_private_urls: bool = False
+    training_dir: Path = Path("/tmp/training_checkpoints")
+
+    @classmethod
+    def load(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        secrets: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        **flags: Any,
+    ) -> Self:
+        """Settings for the content of a config.yaml; flags that are None count as unset. Raises SetupError."""
+        environ = os.environ if environ is None else environ
+        block = _block(config)
+        values = _from_block(block) | _from_environment(environ) | {k: v for k, v in flags.items() if v is not None}
+        name = block.build.checkpoint_repository.runtime_secret_name
+        values["credential"] = _credential(name, secrets or {}, environ)
+        values.setdefault("served_model_name", values["repo"])
+        try:
+            settings = cls(**values)
+        except ValidationError as exc:
+            raise SetupError(_one_line(exc, "setting ")) from None
+        _refuse_unservable(settings)
+        return settings
+
+    @classmethod
+    def from_file(cls, path: Path, **flags: Any) -> Self:
+        """Settings for a config.yaml on disk. Raises SetupError."""
+        try:
+            config = yaml.safe_load(path.read_text("utf-8"))
+        except OSError as exc:
+            raise SetupError(f"{path}: {exc.strerror}; name another file with --config") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as exc:
+            raise SetupError(f"{path} is not YAML: {' '.join(str(exc).split())}") from None
+        if not isinstance(config, dict):
+            raise SetupError(f"{path} holds no mapping; a config.yaml has a `trt_llm` block")
+        return cls.load(config, **flags)
+
+
+def _block(config: Mapping[str, Any]) -> TRTLLM:
+    """The block at top level, or under `model_metadata` as a pushed model.py has it."""
+    raw = config.get("trt_llm") or (config.get("model_metadata") or {}).get("trt_llm")
+    if raw is None:
+        raise SetupError("config.yaml has no `trt_llm` block, neither at top level nor under `model_metadata`")
+    try:
+        block = TRTLLM.model_validate(raw)
+        check_hardware(block.build, (config.get("resources") or {}).get("accelerator"))
+    except ValidationError as exc:
+        raise SetupError(_one_line(exc, "trt_llm.")) from None
+    except ValueError as exc:
+        raise SetupError(str(exc)) from None
+    if block.build.base_model == "decoder":
+        raise SetupError("trt_llm.build.base_model: `decoder` generates text; set `encoder` or `encoder_bert` to embed")
+    return block
+
+
+def _from_block(block: TRTLLM) -> dict[str, Any]:
+    repository = block.build.checkpoint_repository
+    values = {
+        "source": repository.source,
+        "repo": repository.repo,
+        "revision": repository.revision,
+        "base_model": block.build.base_model.value,
+        "quantization": block.build.quantization_type,
+        "route": block.runtime.webserver_default_route or "/v1/embeddings",
+        "max_num_tokens": block.build.max_num_tokens,
+        "max_batch_size": block.build.max_batch_size,
+    }
+    if block.runtime.served_model_name:
+        values["served_model_name"] = block.runtime.served_model_name
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    known = {f"BEI_{name.upper()}": name for name in Settings.model_fields if name not in _FROM_ELSEWHERE}
+    ours = {key: value for key, value in environ.items() if key.startswith("BEI_") and key not in _OTHER_VARIABLES}
+    unknown = sorted(ours.keys() - known.keys())
+    if unknown:
+        raise SetupError(f"environment variable {unknown[0]} is not a setting; settings are {', '.join(sorted(known))}")
+    return {known[key]: value for key, value in ours.items()}
+
+
+def _credential(name: str, secrets: Mapping[str, str], environ: Mapping[str, str]) -> SecretStr | None:
+    """The secret that `runtime_secret_name` names: Truss's, else TRUSS_SECRET_<name>, else HF_TOKEN."""
+    value = secrets[name] if name in secrets else environ.get(f"TRUSS_SECRET_{name}") or environ.get("HF_TOKEN")
+    return SecretStr(value) if value else None
+
+
+def _refuse_unservable(settings: Settings) -> None:
+    if settings.quantization is QuantizationType.NO_QUANT:
+        return
+    if settings.base_model == "encoder_bert":
+        raise SetupError(
+            f"trt_llm.build.quantization_type: `encoder_bert` is served in 16 bits; set no_quant, not {settings.quantization}"
+        )
+
+
+def _one_line(error: ValidationError, prefix: str) -> str:
+    """`trt_llm.build.max_num_tokens: Input should be greater than 64, not 64`, and how many more there are."""
+    first, count = error.errors()[0], error.error_count()
+    where = prefix + ".".join(str(part) for part in first["loc"]) if first["loc"] else prefix.rstrip(".")
+    message = first["msg"].removeprefix("Value error, ")
+    given = f", not {first['input']!r}" if first["loc"] and not isinstance(first["input"], dict) else ""
+    return f"{where}: {message}{given}" + (f" (and {count - 1} more)" if count > 1 else "")
