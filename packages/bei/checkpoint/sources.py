@@ -1,0 +1,241 @@
+"""Where a checkpoint comes from: each `source` of the config becomes a folder on this machine.
+
+Only safetensors and JSON are fetched. What is downloaded lands in a temporary folder beside its place and is renamed
+into it, so that several processes may start at once and none sees half a checkpoint.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import fsspec
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from pydantic import SecretStr
+
+from bei.checkpoint import archive, wheels
+from bei.errors import SetupError
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+WANTED = ("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json")
+_CONVERT = (
+    "convert it once: python -c \"from transformers import AutoModel as M, AutoTokenizer as T; r='{repo}'; "
+    "M.from_pretrained(r).save_pretrained('model'); T.from_pretrained(r).save_pretrained('model')\" and serve the folder "
+    "with source LOCAL"
+)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A folder in the Hugging Face layout, and the revision it was taken at where the source has such."""
+
+    folder: Path
+    revision: str | None = None
+
+
+def fetch(settings: Settings) -> Fetched:
+    """The checkpoint that the settings name. Raises SetupError: one line with the remedy."""
+    fetched = _SOURCES[settings.source](settings)
+    _require_safetensors(fetched.folder, settings.repo)
+    return fetched
+
+
+def _require_safetensors(folder: Path, repo: str) -> None:
+    if not folder.is_dir():
+        raise SetupError(f"{folder} is not a folder")
+    if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
+        raise SetupError(f"{folder} holds no config.json; is it a model in the Hugging Face layout?")
+    if next(folder.rglob("*.safetensors"), None) is None:
+        pickles = sorted(p.name for p in folder.rglob("*.bin"))
+        has = f"only {pickles[0]}, a pickle, which is never read" if pickles else "no weights"
+        raise SetupError(f"{repo}: no *.safetensors ({has}); {_CONVERT.format(repo=repo)}")
+
+
+# -- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+def _hugging_face(settings: Settings) -> Fetched:
+    if settings.revision in (None, "main") and (found := wheels.find(settings.repo)):
+        return Fetched(found)
+    token = settings.credential.get_secret_value() if settings.credential else None
+    arguments = {"revision": settings.revision, "allow_patterns": list(WANTED), "token": token}
+    try:
+        folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
+        raise SetupError(_hub_refusal(settings, exc)) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
+        folder = _cached(settings, exc)
+    return Fetched(Path(folder), Path(folder).name)
+
+
+def _hub_refusal(settings: Settings, error: Exception) -> str:
+    secret = "set HF_TOKEN, or the secret that `runtime_secret_name` names"
+    match error:
+        case GatedRepoError():
+            return f"{settings.repo} is gated: ask for access on its page, and {secret}"
+        case RevisionNotFoundError():
+            return f"{settings.repo} has no revision {settings.revision!r}; see the branches and tags on its page"
+        case _:
+            return f"{settings.repo} is not on the hub, or is private: check the name, or {secret}"
+
+
+def _cached(settings: Settings, error: Exception) -> str:
+    """An earlier download, when the hub does not answer."""
+    try:
+        folder = huggingface_hub.snapshot_download(settings.repo, revision=settings.revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        raise SetupError(
+            f"{settings.repo} cannot be downloaded ({_short(error)}) and is not in the cache; "
+            "check the network and HF_HUB_OFFLINE, or serve a folder with source LOCAL"
+        ) from None
+    log.warning("the hub does not answer (%s): using the cached %s", _short(error), settings.repo)
+    return folder
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}" if str(error) else type(error).__name__
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _local(settings: Settings) -> Fetched:
+    return Fetched(Path(settings.repo).expanduser())
+
+
+def _baseten_training(settings: Settings) -> Fetched:
+    """A training job's checkpoint where truss mounts it (truss_config.DEFAULT_TRAINING_CHECKPOINT_FOLDER).
+
+    `revision` is `<job>/<checkpoint>`, `<job>` for its newest, or `latest` or nothing for the newest of all.
+    """
+    wanted = "" if settings.revision in (None, "latest") else settings.revision
+    root = settings.training_dir / wanted
+    found = [file.parent for file in root.rglob("config.json") if not _is_stage(file.parent)]
+    if not found:
+        raise SetupError(f"no checkpoint under {root}; mount the training job's output there, or set BEI_TRAINING_DIR")
+    folder = max(found, key=lambda path: ((path / "config.json").stat().st_mtime, path.name))
+    return Fetched(folder, str(folder.relative_to(settings.training_dir)))
+
+
+def _is_stage(folder: Path) -> bool:
+    """A stage of a sentence-transformers model (1_Pooling, 2_Dense) has a config.json, too."""
+    return (folder.parent / "modules.json").exists()
+
+
+# -- archives and buckets --------------------------------------------------------------------------------------------
+
+
+def _remote_url(settings: Settings) -> Fetched:
+    def download(folder: Path) -> None:
+        archive.download(
+            settings.repo, folder, max_bytes=settings.max_download_bytes, allow_private=settings.allow_private_urls
+        )
+
+    return Fetched(_once(settings, download))
+
+
+def _bucket(protocol: str, extra: str, options: Callable[[dict[str, str]], dict[str, object]]):
+    """A source on an fsspec filesystem; `options` turns the secret's JSON into the filesystem's arguments."""
+
+    def fetch_bucket(settings: Settings) -> Fetched:
+        def download(folder: Path) -> None:
+            try:
+                filesystem = fsspec.filesystem(protocol, **options(_secret(settings.credential, settings)))
+            except ImportError:
+                raise SetupError(f"source {settings.source} needs an extra: pip install 'bei[{extra}]'") from None
+            _copy(filesystem, settings, folder)
+
+        return Fetched(_once(settings, download))
+
+    return fetch_bucket
+
+
+def _secret(credential: SecretStr | None, settings: Settings) -> dict[str, str]:
+    if credential is None:
+        return {}
+    try:
+        value = json.loads(credential.get_secret_value())
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise SetupError(f"the secret for source {settings.source} must be a JSON object; see Baseten's cloud storage page")
+    return value
+
+
+def _copy(filesystem: fsspec.AbstractFileSystem, settings: Settings, folder: Path) -> None:
+    """What we read, and nothing else, from the prefix that `repo` names."""
+    root = filesystem._strip_protocol(settings.repo).rstrip("/")
+    try:
+        found = {path for pattern in WANTED for path in filesystem.glob(f"{root}/{pattern}")}
+    except Exception as exc:  # every filesystem raises its own
+        raise SetupError(f"{settings.repo} cannot be listed ({_short(exc)}); check the path and the secret") from None
+    if not found:
+        raise SetupError(f"{settings.repo} holds no *.json and no *.safetensors; check the path")
+    for path in sorted(found):
+        target = folder / path.removeprefix(root).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        log.info("downloading %s", path)
+        filesystem.get_file(path, str(target))
+
+
+def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
+    """The cached folder of this source, repo and revision; downloaded when it is not there."""
+    key = sha256(f"{settings.source} {settings.repo} {settings.revision}".encode()).hexdigest()[:24]
+    place = settings.cache_dir.expanduser() / "checkpoints" / key
+    if place.is_dir():
+        log.info("using the download in %s", place)
+        return place
+    with _beside(place) as temporary:
+        download(temporary)
+        try:
+            os.rename(temporary, place)
+        except OSError:
+            if not place.is_dir():  # else another process was first, with the same files
+                raise
+    return place
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A temporary folder on the same filesystem as `place`, gone afterwards unless it was renamed."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+_SOURCES: dict[str, Callable[[Settings], Fetched]] = {
+    "HF": _hugging_face,
+    "LOCAL": _local,
+    "BASETEN_TRAINING": _baseten_training,
+    "REMOTE_URL": _remote_url,
+    "S3": _bucket(
+        "s3",
+        "s3",
+        lambda secret: {
+            "key": secret.get("aws_access_key_id"),
+            "secret": secret.get("aws_secret_access_key"),
+            "token": secret.get("aws_session_token"),
+            "client_kwargs": {"region_name": secret["aws_region"]} if secret.get("aws_region") else {},
+        },
+    ),
+    "GCS": _bucket("gs", "gcs", lambda secret: {"token": secret or None}),
+    "AZURE": _bucket("az", "azure", lambda secret: {key: secret[key] for key in ("account_name", "account_key") if key in secret}),
+}
