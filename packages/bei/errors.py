@@ -61,6 +61,14 @@ class NotFound(Error):
 class MethodNotAllowed(Error):
     status, kind = 405, "Validation"
 
+    def __init__(self, method: str, path: str, *, allowed: tuple[str, ...]):
+        super().__init__(f"{method} is not answered on {path}; use {' or '.join(allowed)}")
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"allow": ", ".join(self.allowed)}
+
 
 class TooLarge(Error):
     status, kind = 413, "Validation"
