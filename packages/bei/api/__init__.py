@@ -1,0 +1,110 @@
+"""Every route, whoever hosts it: a Call in, a Reply out. No web framework, so every host answers the same bytes."""
+
+import logging
+from functools import cache
+from typing import Any
+
+import orjson
+
+from bei import metrics
+from bei.api import openai, openapi, operations, tei
+from bei.api.bodies import parse
+from bei.api.call import Call, authorize, check_content_type
+from bei.api.reply import Reply, Result, finish, render, render_error
+from bei.api.routes import Route
+from bei.errors import Error, Expired, MethodNotAllowed, NotFound, Overloaded, TooLarge, Untokenizable, WrongTask
+from bei.service import Service
+
+__all__ = ["Call", "Reply", "answer"]
+
+log = logging.getLogger("bei")
+
+
+@cache
+def _openapi() -> bytes:
+    return orjson.dumps(openapi.document(ROUTES))
+
+
+async def _document(service: Service, body: Any, call: Call) -> Reply:
+    return Reply(_openapi(), headers={"content-type": "application/json"})
+
+
+_OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET", public=True)
+ROUTES = (*openai.ROUTES, *tei.ROUTES, *operations.ROUTES, _OPENAPI_ROUTE)
+_BY_PATH: dict[str, dict[str, Route]] = {}
+for _route in ROUTES:
+    _BY_PATH.setdefault(_route.path, {})[_route.method] = _route
+
+
+async def answer(service: Service, call: Call) -> Reply:
+    """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception."""
+    try:
+        reply = await _route(service, call)
+    except Error as error:
+        metrics.request_failure.labels(_failure(error)).inc()
+        reply = render_error(error, call.path)
+    except Exception:
+        log.exception("unexpected fault in %s %s", call.method, call.path)
+        reply = render_error(Error("internal error; the server's log has the details"), call.path)
+    return await finish(reply, call)
+
+
+async def _route(service: Service, call: Call) -> Reply:
+    route = _find(call)
+    if not route.public:
+        authorize(call, service.settings)
+    body = None
+    if route.adapter is not None:
+        check_content_type(call)
+        body = parse(route.adapter, call.body)
+    result = await route.handler(service, body, call)
+    if isinstance(result, Reply):
+        return result
+    _observe(result)
+    return render(result, call, _device(service))
+
+
+def _find(call: Call) -> Route:
+    methods = _BY_PATH.get(call.path)
+    if methods is None:
+        raise NotFound(f"no such path: {call.path}; GET /docs lists them")
+    route = methods.get("GET" if call.method == "HEAD" else call.method)
+    if route is None:
+        raise MethodNotAllowed(call.method, call.path, allowed=tuple(methods))
+    return route
+
+
+def _device(service: Service) -> str:
+    """TEI says gpu+optimized whatever it runs on; we say so of GPUs."""
+    return "cpu" if service.engine.device.startswith("cpu") else "gpu+optimized"
+
+
+def _observe(result: Result) -> None:
+    if result.usage is None:
+        return
+    method = "single" if result.texts == 1 else "batch"
+    metrics.request_count.labels(method).inc()
+    metrics.request_success.labels(method).inc()
+    metrics.embed_count.inc(result.texts)
+    metrics.embed_success.inc(result.texts)
+    metrics.request_duration.observe(result.usage.total)
+    metrics.tokenization_duration.observe(result.usage.tokenization)
+    metrics.queue_duration.observe(result.usage.queue)
+    metrics.inference_duration.observe(result.usage.inference)
+
+
+def _failure(error: Error) -> str:
+    """TEI's label of a failed request."""
+    match error:
+        case TooLarge():
+            return "batch_size"
+        case Overloaded():
+            return "overloaded"
+        case Untokenizable():
+            return "tokenization"
+        case WrongTask():
+            return "model_type"
+        case Expired():
+            return "dropped"
+        case _:
+            return "validation" if error.kind in ("Validation", "Empty") else "inference"

@@ -1,0 +1,145 @@
+"""The request bodies, one a family: what may be sent, and as what it is read.
+
+Unknown fields are ignored and null means unset, for clients send both.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import TypeAdapter, WithJsonSchema
+
+from bei.errors import Invalid, Malformed
+from bei.service import Options
+from bei.tokenizer import Input
+
+_TEXT, _IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_MIXED = {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}
+
+
+def _texts_or_ids(value: Any) -> list[Input]:
+    """A text, token ids, or a list of either → a list of inputs."""
+    if isinstance(value, str) or _is_ids(value):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) or _is_ids(item, empty=True) for item in value):
+        return value
+    raise ValueError("must be a string, a list of strings, or token ids")
+
+
+def _is_ids(value: Any, empty: bool = False) -> bool:
+    return isinstance(value, list) and (empty or bool(value)) and all(type(item) is int for item in value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError("must be a string or a list of strings")
+
+
+def _id_lists(value: Any) -> list[list[int]]:
+    if _is_ids(value):
+        return [value]
+    if isinstance(value, list) and all(_is_ids(item, empty=True) for item in value):
+        return value
+    raise ValueError("must be token ids, or a list of them")
+
+
+Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"anyOf": [_TEXT, _IDS, _MIXED]})]
+Texts = Annotated[
+    list[str], PlainValidator(_texts), WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]})
+]
+IdLists = Annotated[
+    list[list[int]], PlainValidator(_id_lists), WithJsonSchema({"anyOf": [_IDS, {"type": "array", "items": _IDS}]})
+]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Reading(Body):
+    """How texts are read. `truncate` unset is the server's default."""
+
+    truncate: StrictBool | None = None
+    truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
+    prompt_name: StrictStr | None = None
+
+    def options(self, deadline: float) -> Options:
+        direction = "left" if (self.truncation_direction or "").lower() == "left" else "right"
+        return Options(self.truncate, direction, self.prompt_name, deadline)
+
+
+class OpenAIEmbeddings(Reading):
+    """OpenAI's, and beyond it `prompt_name`, `truncate` and `normalize`. `dimensions` 0 or null is all of them."""
+
+    input: Inputs
+    model: Any = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[StrictInt, Field(ge=0)] | None = None
+    normalize: StrictBool | None = None
+    user: Any = None
+
+
+class Embed(Reading):
+    inputs: Inputs
+    normalize: StrictBool | None = None
+    dimensions: Annotated[StrictInt, Field(ge=0)] | None = None
+
+
+class EmbedAll(Reading):
+    inputs: Inputs
+
+
+class SimilarityInputs(Body):
+    source_sentence: StrictStr
+    sentences: Annotated[list[StrictStr], Field()]
+
+
+class Similarity(Body):
+    inputs: SimilarityInputs
+    parameters: Reading | None = None
+
+
+class Tokenize(Body):
+    inputs: Texts
+    add_special_tokens: StrictBool | None = None
+    prompt_name: StrictStr | None = None
+
+
+class Decode(Body):
+    ids: IdLists
+    skip_special_tokens: StrictBool | None = None
+
+
+B = TypeVar("B")
+
+
+def parse(adapter: TypeAdapter[B], raw: bytes) -> B:
+    """Raises Malformed for what is not JSON, and Invalid that names the field for what is the wrong JSON."""
+    try:
+        return adapter.validate_json(raw)
+    except ValidationError as exc:
+        raise _plain_words(exc, raw) from None
+
+
+def _plain_words(error: ValidationError, raw: bytes) -> Malformed | Invalid:
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return Invalid("the body is not valid UTF-8")
+        return Malformed(f"malformed JSON: {first['ctx']['error']}")
+    fields = [str(part) for part in first["loc"] if not _is_tag(part)]
+    if not fields:
+        return Invalid("the body must be a JSON object")
+    name, message = ".".join(fields), first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if first["type"] == "missing":
+        return Invalid(f"`{name}` is required", param=name)
+    return Invalid(f"`{name}` {message[0].lower()}{message[1:]}", param=name)
+
+
+def _is_tag(part: str | int) -> bool:
+    """The name that a union gives to its member, not a field of the body."""
+    return isinstance(part, str) and part.startswith("#")

@@ -1,0 +1,79 @@
+"""OpenAI's dialect: embeddings and the list of models."""
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from bei.api.bodies import OpenAIEmbeddings
+from bei.api.call import Call, deadline
+from bei.api.reply import Result, vector
+from bei.api.routes import Route
+from bei.service import Service
+
+
+class Embedding(TypedDict):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class TokenUsage(TypedDict):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(TypedDict):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: TokenUsage
+
+
+class Model(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Result:
+    answer = await service.embed(
+        body.input,
+        dimensions=body.dimensions,
+        normalize=body.normalize is not False,
+        options=body.options(deadline(call)),
+    )
+    encoding = body.encoding_format or "float"
+    data = [
+        {"object": "embedding", "index": i, "embedding": vector(row, encoding)} for i, row in enumerate(answer.rows)
+    ]
+    usage = {"prompt_tokens": answer.usage.tokens, "total_tokens": answer.usage.tokens}
+    value = {"object": "list", "data": data, "model": service.settings.served_model_name, "usage": usage}
+    return Result(value, answer.usage, len(body.input))
+
+
+async def models(service: Service, body: Any, call: Call) -> Result:
+    name = service.settings.served_model_name
+    return Result({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "bei"}]})
+
+
+_EMBEDDINGS = {
+    "handler": embeddings,
+    "summary": "Embeddings, as OpenAI's",
+    "body": OpenAIEmbeddings,
+    "response": EmbeddingList,
+    "example": {"input": "What is Deep Learning?", "dimensions": 4},
+}
+_MODELS = {"handler": models, "summary": "The served model", "method": "GET", "response": ModelList}
+
+ROUTES = (
+    Route("/v1/embeddings", **_EMBEDDINGS),
+    Route("/embeddings", **_EMBEDDINGS),
+    Route("/v1/models", **_MODELS),
+    Route("/models", **_MODELS),
+)

@@ -1,0 +1,99 @@
+"""The OpenAPI 3.1 document, from the table of routes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bei import __version__
+from bei.api.routes import Route
+
+_REFERENCES = "#/components/schemas/{model}"
+_OPENAI_ERROR = {
+    "type": "object",
+    "required": ["error", "message", "type", "code"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "integer"},
+            },
+        },
+        "message": {"type": "string"},
+        "type": {"type": "string"},
+        "code": {"type": "integer"},
+    },
+}
+_TEI_ERROR = {
+    "type": "object",
+    "required": ["error", "error_type"],
+    "properties": {
+        "error": {"type": "string"},
+        "error_type": {"enum": ["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]},
+    },
+}
+_ERRORS = {
+    "400": "Not JSON, or empty",
+    "401": "The API key is missing or wrong",
+    "413": "The body or the batch is too large",
+    "415": "The body is not JSON",
+    "422": "A field is wrong; the message names it",
+    "424": "The route does not fit the model, or the engine failed",
+    "429": "Overloaded; try again after Retry-After",
+    "503": "Not ready",
+    "504": "The request's own deadline passed",
+}
+
+
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Valid OpenAPI 3.1; every body, answer and error of every route."""
+    typed = [(route, kind) for route in routes for kind in (route.body, route.response) if kind is not None]
+    schemas, definitions = TypeAdapter.json_schemas(
+        [(i, "validation", TypeAdapter(kind)) for i, (_, kind) in enumerate(typed)], ref_template=_REFERENCES
+    )
+    by_kind = {(id(route), id(kind)): schemas[(i, "validation")] for i, (route, kind) in enumerate(typed)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        body, response = (by_kind.get((id(route), id(kind))) for kind in (route.body, route.response))
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body, response)
+    components = {**definitions.get("$defs", {}), "OpenAIError": _OPENAI_ERROR, "Error": _TEI_ERROR}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "bei", "version": __version__, "description": "An open embedding engine"},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(route: Route, body: dict[str, Any] | None, response: dict[str, Any] | None) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": f"{route.method.lower()}{route.path.replace('/', '_').replace('.', '_')}",
+        "security": [] if route.public else [{"key": []}, {}],
+        "responses": {"200": _success(response), **_errors(route)},
+    }
+    if body is not None:
+        content = {"schema": body, "example": route.example}
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return operation
+
+
+def _success(response: dict[str, Any] | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": "The answer"}
+    if response is not None:
+        answer["content"] = {"application/json": {"schema": response}}
+    return answer
+
+
+def _errors(route: Route) -> dict[str, Any]:
+    name = "OpenAIError" if route.path.startswith(("/v1/", "/v2/")) else "Error"
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+    statuses = _ERRORS if route.method == "POST" else ("503",) if route.public else ("401", "503")
+    return {status: {"description": _ERRORS[status], "content": content} for status in statuses}

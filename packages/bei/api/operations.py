@@ -1,0 +1,76 @@
+"""What operators ask: health, what is served, metrics, the OpenAPI document, and a page to try the routes."""
+
+from importlib.resources import files
+from typing import Any
+
+from bei import __version__, metrics
+from bei.api.call import Call
+from bei.api.reply import Reply, Result
+from bei.api.routes import Route
+from bei.architectures.spec import PoolingMode
+from bei.errors import NotReady
+from bei.service import Service
+
+_TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+async def live(service: Service, body: Any, call: Call) -> Reply:
+    """The process answers."""
+    return Reply(b"")
+
+
+async def ready(service: Service, body: Any, call: Call) -> Reply:
+    await service.check()
+    return Reply(b"")
+
+
+async def info(service: Service, body: Any, call: Call) -> Result:
+    if service.state in ("loading", "failed"):
+        raise NotReady(f"the model is {service.state}")
+    settings, checkpoint, engine = service.settings, service.checkpoint, service.engine
+    pooling = "+".join(_TEI_POOLING.get(mode, mode) for mode in checkpoint.spec.pooling.modes)
+    return Result(
+        {
+            "model_id": settings.repo,
+            "model_sha": checkpoint.revision,
+            "model_dtype": _DTYPES[engine.precision],
+            "served_model_name": settings.served_model_name,
+            "model_type": {"embedding": {"pooling": pooling}},
+            "engine": engine.name,
+            "device": engine.device,
+            "max_concurrent_requests": settings.max_concurrent_requests,
+            "max_input_length": checkpoint.max_tokens,
+            "max_batch_tokens": settings.max_num_tokens,
+            "max_batch_requests": settings.max_batch_size,
+            "max_client_batch_size": settings.max_client_batch_size,
+            "auto_truncate": settings.auto_truncate,
+            "tokenization_workers": service.tokenization_workers,
+            "version": __version__,
+            "sha": None,
+            "docker_label": None,
+        }
+    )
+
+
+async def prometheus(service: Service, body: Any, call: Call) -> Reply:
+    return Reply(metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def docs(service: Service, body: Any, call: Call) -> Reply:
+    page = files("bei.api").joinpath("docs.html").read_bytes()
+    return Reply(page, headers={"content-type": "text/html; charset=utf-8"})
+
+
+_HEALTH = {"method": "GET", "public": True}
+
+ROUTES = (
+    Route("/health/live", live, "200 while the process answers", **_HEALTH),
+    *(
+        Route(path, ready, "200 while requests are answered, else 503", **_HEALTH)
+        for path in ("/health", "/health/ready", "/ping", "/")
+    ),
+    Route("/info", info, "The model, the engine and the limits", method="GET", response=dict[str, Any]),
+    Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
+    Route("/docs", docs, "A page to try the routes", method="GET", public=True),
+)

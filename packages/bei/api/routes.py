@@ -1,0 +1,32 @@
+"""A route as data: from one line follow its routing, its 405, and its place in the OpenAPI document and on /docs."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from bei.api.call import Call
+from bei.api.reply import Reply, Result
+from bei.service import Service
+
+Handler = Callable[[Service, Any, Call], Awaitable[Result | Reply]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """`body` and `response` are types that pydantic can describe; `example` is a body that the default model answers."""
+
+    path: str
+    handler: Handler
+    summary: str
+    method: Literal["GET", "POST"] = "POST"
+    body: Any = None
+    response: Any = None
+    example: Any = None
+    public: bool = False
+    adapter: TypeAdapter | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.body is not None:
+            object.__setattr__(self, "adapter", TypeAdapter(self.body))
