@@ -1,0 +1,282 @@
+"""The command line: `bei serve | info | build`, and `text-embeddings-router` for those who start TEI's server."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import prometheus_client
+import yaml
+
+from bei import __version__
+from bei.errors import SetupError
+from bei.server import listen
+from bei.server.app import asgi
+from bei.service import Service
+from bei.settings import Settings
+
+_TEI_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_TEI_POOLING = {"cls": "first", "mean": "mean", "last-token": "last"}
+_CONFIGS = (Path("config.yaml"), Path("/app/config.yaml"))
+
+
+class _Program(click.Group):
+    """Turns a SetupError into one line on stderr and exit status 2."""
+
+    def invoke(self, context: click.Context) -> Any:
+        return _one_line_errors(lambda: super(_Program, self).invoke(context))
+
+
+def _one_line_errors(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except SetupError as exc:
+        click.echo(f"bei: {exc}", err=True)
+        sys.exit(2)
+
+
+def _options(*options: Callable) -> Callable[[Callable], Callable]:
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_MODEL = _options(
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        default=lambda: Path(os.environ.get("BEI_CONFIG", "config.yaml")),
+        show_default="config.yaml",
+        help="The deployment: a Truss config.yaml with a trt_llm block.",
+    ),
+    click.option("--engine", help="auto, torch or null; auto takes the fastest that runs here.  [default: auto]"),
+    click.option("--precision", help="auto, fp32, bf16 or fp16.  [default: auto]"),
+    click.option("--threads", type=int, help="Processors to compute on.  [default: all that the container has]"),
+    click.option("--pooling", help="first, last, mean, max, …, where the checkpoint does not say."),
+    click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
+    click.option("--max-batch-size", type=int, help="Texts a batch."),
+    click.option("--cache-dir", type=click.Path(path_type=Path), help="Downloads.  [default: ~/.cache/bei]"),
+    click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error."),
+)
+_SERVER = _options(
+    click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
+    click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
+    click.option("--api-key", help="Ask for this key; better given as BEI_API_KEY."),
+    click.option("--served-model-name", help="The name that answers carry.  [default: the repository]"),
+    click.option("--auto-truncate/--no-auto-truncate", default=None, help="Cut long texts unasked.  [default: cut]"),
+    click.option("--default-prompt", help="Text put before each input."),
+    click.option("--default-prompt-name", help="The model's prompt to use unasked."),
+    click.option("--max-client-batch-size", type=int, help="Texts a request.  [default: 2048]"),
+    click.option("--max-concurrent-requests", type=int, help="Requests at once, then 429.  [default: 2048]"),
+    click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
+    click.option("--tokenization-workers", type=int, help="Threads that tokenize.  [default: one a processor]"),
+    click.option("--drain-seconds", type=float, help="Time for calls in flight after SIGTERM.  [default: 30]"),
+)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bei")
+def main() -> None:
+    """An open embedding engine: serves the model that a Truss config.yaml names.
+
+    Every setting comes from the config's trt_llm block, then from BEI_* environment variables (BEI_PORT=9000), then
+    from flags; the last one wins.
+    """
+
+
+@main.command()
+@_MODEL
+@_SERVER
+def serve(config: Path, log_level: str, **flags: Any) -> None:
+    """Serve over HTTP, until SIGTERM.
+
+    Routes: OpenAI's /v1/embeddings, TEI's /embed and kin, /health, /metrics; GET /docs lists them all.
+    """
+    _log_to_stderr(log_level)
+    _serve(Settings.from_file(config, **flags))
+
+
+@main.command()
+@_MODEL
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
+    """Say what would be served, by which engine and why, and every setting."""
+    _log_to_stderr("warning" if log_level == "info" else log_level)
+    service = Service(Settings.from_file(config, **flags))
+    service.load()
+    facts = _facts(service)
+    service.close()
+    click.echo(json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False).rstrip())
+
+
+@main.command()
+@_MODEL
+def build(config: Path, log_level: str, **flags: Any) -> None:
+    """Fetch and check the checkpoint and build the engine now, so that `serve` starts at once."""
+    _log_to_stderr(log_level)
+    service = Service(Settings.from_file(config, **flags))
+    service.load()
+    service.close()
+    click.echo(f"{service.settings.repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
+
+
+def _serve(settings: Settings) -> None:
+    listener = listen.bind(settings.host, settings.port)
+    service = Service(settings)
+
+    def load() -> None:
+        service.load()
+        click.echo(_banner(service, *listener.getsockname()[:2]))
+
+    app = asgi(service)
+    status = listen.serve(app, listener, load=load, on_stop=service.drain, drain_seconds=settings.drain_seconds)
+    service.close()
+    sys.exit(status)
+
+
+def _facts(service: Service) -> dict[str, Any]:
+    checkpoint, engine = service.checkpoint, service.engine
+    model = {
+        "name": checkpoint.name,
+        "folder": str(checkpoint.folder),
+        "revision": checkpoint.revision,
+        "stored_as": checkpoint.dtype,
+        "pooling": list(checkpoint.spec.pooling.modes),
+        "dimensions": checkpoint.spec.row_size,
+        "max_tokens": checkpoint.max_tokens,
+        "prompts": dict(checkpoint.prompts.texts),
+    }
+    chosen = {"name": engine.name, "device": engine.device, "precision": engine.precision, "reason": engine.reason}
+    return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
+
+
+def _engine(service: Service) -> str:
+    engine = service.engine
+    return f"{engine.name}, {engine.precision} on {engine.device} ({engine.reason})"
+
+
+def _banner(service: Service, host: str, port: int) -> str:
+    settings, checkpoint = service.settings, service.checkpoint
+    key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
+    return f"""
+  {settings.served_model_name}
+    engine    {_engine(service)}
+    vectors   {checkpoint.spec.row_size} numbers, {"+".join(checkpoint.spec.pooling.modes)} pooling
+    limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
+    listening http://{host}:{port} (routes: http://{host}:{port}/docs)
+
+  Try it:
+    curl -s{key} {host}:{port}/v1/embeddings -d '{{"input": "What is Deep Learning?", "dimensions": 4}}'
+"""
+
+
+def _log_to_stderr(level: str, as_json: bool = False) -> None:
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(_JSONFormatter() if as_json else plain)
+    try:
+        logging.getLogger("bei").setLevel(level.upper())
+    except ValueError:
+        raise SetupError(f"--log-level {level!r}: use debug, info, warning or error") from None
+    logging.basicConfig(level="WARNING", handlers=[handler])
+
+
+class _JSONFormatter(logging.Formatter):
+    """One object a line, with TEI's names."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"timestamp": self.formatTime(record), "level": record.levelname, "message": record.getMessage()}
+        return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
+
+
+def _tei_option(name: str, **options: Any) -> Callable:
+    """An option of TEI's, and the environment variable that TEI gives it."""
+    return click.option(f"--{name}", envvar=name.upper().replace("-", "_"), show_default=True, **options)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@_tei_option("model-id", help="A folder, or a Hugging Face repository; else what config.yaml names.")
+@_tei_option("revision", help="Branch, tag or commit of the repository.")
+@_tei_option("hostname", default="0.0.0.0")
+@_tei_option("port", type=int, default=3000)
+@_tei_option("dtype", type=click.Choice(list(_TEI_DTYPES)), help="Precision to compute in.")
+@_tei_option("pooling", type=click.Choice(list(_TEI_POOLING)), help="Where the checkpoint does not say.")
+@_tei_option("served-model-name", help="The name that answers carry.")
+@_tei_option("max-concurrent-requests", type=int, default=512)
+@_tei_option("max-batch-tokens", type=int, default=16384)
+@_tei_option("max-batch-requests", type=int)
+@_tei_option("max-client-batch-size", type=int, default=32)
+@_tei_option("auto-truncate", type=bool, is_flag=False, flag_value="true", default=True)
+@_tei_option("default-prompt-name", help="The model's prompt to use unasked.")
+@_tei_option("default-prompt", help="Text put before each input.")
+@_tei_option("tokenization-workers", type=int)
+@_tei_option("payload-limit", type=int, default=2_000_000)
+@_tei_option("api-key", help="Ask for this key.")
+@_tei_option("hf-token", help="For private and gated repositories.")
+@_tei_option("json-output", is_flag=True, help="Log lines as JSON.")
+@_tei_option("prometheus-port", type=int, help="Serve /metrics there, too.")
+def text_embeddings_router(
+    model_id: str | None,
+    revision: str | None,
+    hostname: str,
+    dtype: str | None,
+    pooling: str | None,
+    max_batch_tokens: int,
+    max_batch_requests: int | None,
+    hf_token: str | None,
+    json_output: bool,
+    prometheus_port: int | None,
+    **flags: Any,
+) -> None:
+    """The server of `bei serve` under the name and flags of text-embeddings-router, with TEI's defaults.
+
+    Without --model-id it serves what BEI_CONFIG, ./config.yaml or /app/config.yaml names, so the start command that
+    truss generates for an encoder runs this program.
+    """
+    flags |= {
+        "host": hostname,
+        "precision": _TEI_DTYPES.get(dtype),
+        "pooling": _TEI_POOLING.get(pooling),
+        "max_num_tokens": max_batch_tokens,
+        "max_batch_size": max_batch_requests,
+        **_repository(model_id, revision),
+    }
+
+    def run() -> None:
+        _log_to_stderr(os.environ.get("LOG_LEVEL", "info"), json_output)
+        environ = {**os.environ, **({"HF_TOKEN": hf_token} if hf_token else {})}
+        settings = Settings.load(_config(model_id), environ=environ, **flags)
+        if prometheus_port:
+            prometheus_client.start_http_server(prometheus_port, hostname)
+        _serve(settings)
+
+    _one_line_errors(run)
+
+
+def _repository(model_id: str | None, revision: str | None) -> dict[str, str | None]:
+    if model_id is None:
+        return {"revision": revision}
+    local = model_id.startswith(("/", ".", "~")) or Path(model_id).is_dir()
+    return {"source": "LOCAL" if local else "HF", "repo": model_id, "revision": revision}
+
+
+def _config(model_id: str | None) -> Mapping[str, Any]:
+    """The bundle's config.yaml where there is one; a bare block for --model-id without it."""
+    places = [Path(os.environ["BEI_CONFIG"])] if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()]
+    if places:
+        return yaml.safe_load(places[0].read_text("utf-8"))
+    if model_id is None:
+        raise SetupError("neither --model-id nor a config.yaml says what to serve")
+    repository = {"source": "LOCAL", "repo": model_id}
+    return {"trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": repository}}}
+
+
+if __name__ == "__main__":
+    main()
