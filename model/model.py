@@ -1,0 +1,55 @@
+"""Truss host of bei.api: `predict` answers as the config's default route, `embeddings` as OpenAI's /v1/embeddings.
+
+The other routes exist on the full server only: `bei serve`, or a docker_server block (examples/docker-server).
+"""
+
+import asyncio
+import atexit
+import json
+
+from anyio import from_thread
+from anyio.to_thread import current_default_thread_limiter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bei import api
+from bei.errors import NotReady
+from bei.service import Service
+from bei.settings import Settings
+
+
+class Model:
+    def __init__(self, trt_llm=None, **kwargs):
+        self._config = kwargs["config"]
+        self._secrets = kwargs.get("secrets")
+
+    def load(self):
+        settings = Settings.load(self._config, secrets=self._secrets)
+        self._service = Service(settings)
+        self._service.load()
+        atexit.register(self._service.close)
+
+    def predict(self, inputs, request: Request = None):
+        if request is not None:  # the Truss server
+            return from_thread.run(self._respond, self._service.settings.route, request)
+        # TrussHandle.predict(dict), in one's own process
+        call = api.Call("POST", self._service.settings.route, json.dumps(inputs).encode())
+        return json.loads(asyncio.run(api.answer(self._service, call)).body)
+
+    async def embeddings(self, inputs, request: Request):
+        return await self._respond("/v1/embeddings", request)
+
+    def is_healthy(self):
+        try:
+            asyncio.run(self._service.check())
+        except NotReady:
+            return False
+        return True
+
+    async def _respond(self, path, request):
+        # Truss runs `predict` in anyio's threads, 40 by default: fewer than the calls that batch well.
+        limiter = current_default_thread_limiter()
+        limiter.total_tokens = max(limiter.total_tokens, self._config["runtime"]["predict_concurrency"])
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        reply = await api.answer(self._service, api.Call("POST", path, await request.body(), headers))
+        return Response(reply.body, reply.status, dict(reply.headers))
