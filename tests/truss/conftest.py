@@ -1,0 +1,31 @@
+"""truss lives in an environment of its own, as it does on Baseten: `make .venv-truss/ok` makes it."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "TRUSS_NO_UPDATE_CHECK": "1", "DISABLE_JSON_LOGGING": "1"}
+
+
+@pytest.fixture(scope="session")
+def truss_python() -> str:
+    python = Path(os.environ.get("TRUSS_PYTHON", ROOT / ".venv-truss" / "bin" / "python"))
+    assert python.exists(), f"{python} is missing; run: make .venv-truss/ok"
+    return str(python)
+
+
+@pytest.fixture(scope="session")
+def in_truss(truss_python) -> Callable[..., str]:
+    """Run Python code in truss's environment: its standard output."""
+
+    def run(code: str, *arguments: str, stdin: str = "", timeout: float = 120) -> str:
+        command = [truss_python, "-c", code, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run

@@ -1,0 +1,42 @@
+"""Every config.yaml here passes what `truss push` checks, and builds a context; so does the bundle itself."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [ROOT / "config.yaml", *sorted(ROOT.glob("examples/*/config.yaml"))]
+CHECK = """
+import sys
+from pathlib import Path
+from truss.base.truss_config import TrussConfig
+TrussConfig.from_yaml(Path(sys.argv[1])).validate_forbid_extra()
+"""
+BUILD = "import sys; from truss.cli.cli import truss_cli; truss_cli(['image', 'build-context', *sys.argv[1:]])"
+
+
+def test_all_examples_are_here():
+    assert {path.parent.name for path in CONFIGS[1:]} >= {
+        "bge-large-en-v1.5-fp8",
+        "bge-reranker-v2-m3",
+        "roberta-go-emotions",
+        "bert-base-ner",
+        "qwen3-embedding-0.6b-fp8",
+        "qwen3-reranker-0.6b-fp8",
+        "splade-v3",
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.parent.name)
+def test_push_accepts_it_and_a_context_builds(config, in_truss, tmp_path):
+    in_truss(CHECK, str(config))
+    in_truss(BUILD, str(tmp_path / "context"), str(config.parent))
+    assert (tmp_path / "context" / "Dockerfile").exists()
+
+
+def test_the_start_command_of_an_encoder_is_one_of_ours(in_truss, tmp_path):
+    in_truss(BUILD, str(tmp_path / "context"), str(ROOT))
+    supervisor = (tmp_path / "context" / "supervisord.conf").read_text()
+    assert "text-embeddings-router --model-id /tmp/bei-model --port 7997" in supervisor
+    assert (tmp_path / "context" / "packages" / "bei" / "service.py").exists()
+    assert (tmp_path / "context" / "model" / "model.py").exists()

@@ -1,0 +1,158 @@
+"""The real Truss server around model/model.py, on loopback, without Docker: the bytes of bei.api.answer."""
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from bei.api import Call, answer
+from bei.service import Service
+from bei.settings import Settings
+from tests.truss.conftest import ENVIRONMENT, ROOT
+from tests.truss.test_bundle import BUILD
+
+# main.py listens on every address; a test must not.
+ON_LOOPBACK = """
+import uvicorn
+original = uvicorn.Config.__init__
+def on_loopback(self, *args, **kwargs):
+    original(self, *args, **{**kwargs, "host": "127.0.0.1"})
+uvicorn.Config.__init__ = on_loopback
+import runpy
+runpy.run_path("main.py", run_name="__main__")
+"""
+BODIES = [
+    {"input": ["hello world", "a b c d"]},
+    {"input": "hi", "encoding_format": "base64", "dimensions": 4},
+    {"input": [101, 7592, 102]},
+    {"input": "naïve \U0001f600 日本"},
+    {"input": []},
+    {"input": "x", "dimensions": 9999},
+    {"input": 3},
+    {},
+]
+
+
+@pytest.fixture(scope="module", params=["trt_llm", "model_metadata"])
+def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str]:
+    """The server for the block at top level, and for the block under model_metadata."""
+    folder = tmp_path_factory.mktemp("truss")
+    bundle = copy_bundle(folder / "bundle", under_metadata=request.param == "model_metadata")
+    in_truss(BUILD, str(folder / "context"), str(bundle))
+    # An image of an encoder config lacks the server, for Baseten puts BEI there; one without the block has it.
+    server = folder / "run"
+    template = in_truss("import pathlib, truss; print(pathlib.Path(truss.__file__).parent / 'templates' / 'server')")
+    shutil.copytree(template.strip(), server)
+    for name in ("_truss_shared", "_truss_common"):
+        found = next((p for p in (folder / "context").rglob(name) if p.is_dir()), None)
+        if found:
+            shutil.copytree(found, server / name, dirs_exist_ok=True)
+    for name in ("model", "data"):
+        shutil.copytree(folder / "context" / name, server / name)
+    shutil.copy(folder / "context" / "config.yaml", server)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    environment = {
+        **ENVIRONMENT,
+        "INFERENCE_SERVER_PORT": str(port),
+        "PYTHONPATH": str(folder / "context" / "packages"),
+        "BEI_ENGINE": "torch",
+        "BEI_PRECISION": "fp32",
+    }
+    log = folder / "log"
+    with log.open("w") as output:
+        command = [truss_python, "-c", ON_LOOPBACK]
+        process = subprocess.Popen(command, cwd=server, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_loaded(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def copy_bundle(target: Path, *, under_metadata: bool) -> Path:
+    target.mkdir()
+    for name in ("model", "packages", "data"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    if under_metadata:
+        config["model_metadata"]["trt_llm"] = config.pop("trt_llm")
+    (target / "config.yaml").write_text(yaml.safe_dump(config))
+    return target
+
+
+def wait_until_loaded(url: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            if httpx.get(f"{url}/v1/models/model", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(log.read_text()[-3000:])
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    service = Service(Settings.from_file(ROOT / "config.yaml", engine="torch", precision="fp32"))
+    service.load()
+    yield service
+    service.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/models/model:predict", "/v1/embeddings"])
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: json.dumps(body)[:40])
+def test_same_bytes_as_our_server(truss_url, service, path, body):
+    ours = asyncio.run(answer(service, Call("POST", "/v1/embeddings", json.dumps(body).encode())))
+    theirs = httpx.post(truss_url + path, json=body, headers={"accept-encoding": "identity"})
+    assert theirs.status_code == ours.status
+    assert close(theirs.content, ours.body)
+
+
+def close(theirs: bytes, ours: bytes) -> bool:
+    """Equal bytes; vectors may differ in the last digits, for the two environments have different numpy."""
+    numbers = re.compile(rb"-?\d+\.\d+(?:e-?\d+)?")
+    same_text = numbers.sub(b"#", theirs) == numbers.sub(b"#", ours)
+    pairs = zip(numbers.findall(theirs), numbers.findall(ours), strict=True)
+    return same_text and all(abs(float(a) - float(b)) < 1e-6 for a, b in pairs)
+
+
+def test_more_calls_at_once_than_anyio_has_threads(truss_url):
+    async def calls() -> list[int]:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=120)) as client:
+            replies = await asyncio.gather(
+                *(client.post(f"{truss_url}/v1/models/model:predict", json={"input": f"text {i}"}) for i in range(120))
+            )
+        return [reply.status_code for reply in replies]
+
+    assert asyncio.run(calls()) == [200] * 120
+
+
+def test_malformed_json_is_refused(truss_url):
+    reply = httpx.post(f"{truss_url}/v1/models/model:predict", content=b"{")
+    assert reply.status_code == 400
+
+
+def test_truss_handle_predicts(in_truss, tmp_path):
+    bundle = copy_bundle(tmp_path / "bundle", under_metadata=False)
+    code = """
+import json, sys
+from pathlib import Path
+from truss.truss_handle.truss_handle import TrussHandle
+answer = TrussHandle(Path(sys.argv[1])).predict({"input": ["hello", "world"], "dimensions": 8})
+print(json.dumps([len(item["embedding"]) for item in answer["data"]]))
+"""
+    assert json.loads(in_truss(code, str(bundle)).splitlines()[-1]) == [8, 8]
