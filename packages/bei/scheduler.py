@@ -107,11 +107,13 @@ class Scheduler:
             started = time.monotonic()
             try:
                 rows = self._engine.run(batch)
-            except Exception as exc:
+            except BaseException as exc:
                 log.exception("engine failed on a batch of %d texts", len(entries))
                 self.failing = True
                 self._settle(entries, EngineFailed(f"engine failed: {type(exc).__name__}"))
-                return
+                if isinstance(exc, Exception):
+                    return
+                raise
             seconds = time.monotonic() - started
         self.last_success, self.failing = time.monotonic(), False
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)

@@ -1,0 +1,48 @@
+"""A tiny checkpoint on disk, and services on the null engine or on any other."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bei.checkpoint.load import Checkpoint, read
+from bei.engines.base import Engine
+from bei.engines.null import NullEngine
+from bei.service import Service
+from bei.settings import Settings
+from tests.tiny_models import random_model, save
+
+StartService = Callable[..., Service]
+
+
+def tiny_config(folder: Path | str = "tiny") -> dict:
+    """A config.yaml's content that names a folder."""
+    repository = {"source": "LOCAL", "repo": str(folder)}
+    build = {"base_model": "encoder_bert", "checkpoint_repository": repository}
+    return {"trt_llm": {"build": build, "runtime": {"webserver_default_route": "/v1/embeddings"}}}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("tiny"), random_model("bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_folder) -> Checkpoint:
+    return read(tiny_folder, "tiny")
+
+
+@pytest.fixture
+def start_service(tiny_checkpoint) -> Iterator[StartService]:
+    """start_service(engine=None, **settings): a ready service, closed after the test."""
+    started = []
+
+    def start(engine: Engine | None = None, checkpoint: Checkpoint = tiny_checkpoint, **flags) -> Service:
+        service = Service(Settings.load(tiny_config(), environ={}, **flags))
+        service.start(checkpoint, engine or NullEngine(checkpoint))
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.close()

@@ -1,0 +1,87 @@
+"""Numbers over HTTP: golden vectors, STS-B, sentence-transformers, and independence of neighbours."""
+
+import gzip
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from bei.checkpoint.sources import fetch
+from bei.settings import Settings
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+
+
+def embed(url: str, texts: list[str], **fields) -> np.ndarray:
+    """float32[N, D] through /v1/embeddings, 256 texts a request."""
+    rows = []
+    with httpx.Client(timeout=120) as client:
+        for start in range(0, len(texts), 256):
+            body = {"input": texts[start : start + 256], **fields}
+            answer = client.post(f"{url}/v1/embeddings", json=body)
+            assert answer.status_code == 200, answer.text
+            rows += [item["embedding"] for item in answer.json()["data"]]
+    return np.array(rows, np.float32)
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def stsb() -> tuple[list[str], list[str], list[float]]:
+    with gzip.open(DATA / "stsb_test.tsv.gz", "rt", encoding="utf-8") as lines:
+        rows = [line.rstrip("\n").split("\t") for line in lines][1:]
+    return [row[1] for row in rows], [row[2] for row in rows], [float(row[0]) for row in rows]
+
+
+def mixed_texts(count: int) -> list[str]:
+    """Of 1 to 500 words, deterministic."""
+    rng = np.random.default_rng(3)
+    words = " ".join(stsb()[0]).split()
+    return [" ".join(rng.choice(words, size=n)) for n in np.linspace(1, 500, count).astype(int)]
+
+
+@pytest.fixture(scope="session")
+def reference() -> SentenceTransformer:
+    return SentenceTransformer(str(fetch(Settings.from_file(ROOT / "config.yaml")).folder), device="cpu")
+
+
+def test_golden_vectors(url):
+    golden = json.loads((DATA / "minilm_golden.json").read_text())
+    pooled, short = golden["mean_pooled_unnormalised"], golden["dimensions_128_normalised"]
+    rows = httpx.post(f"{url}/embed", json={"inputs": pooled["texts"], "normalize": False}).json()
+    assert cosines(np.array(rows), np.array(pooled["vectors"])).min() > 0.9999
+    assert cosines(embed(url, short["texts"], dimensions=128), np.array(short["vectors"])).min() > 0.9999
+
+
+def test_stsb_spearman(url):
+    first, second, scores = stsb()
+    similarity = cosines(embed(url, first), embed(url, second))
+    assert spearmanr(similarity, scores).statistic == pytest.approx(0.8203, abs=0.0005)
+
+
+def test_equals_sentence_transformers(url, precision, reference):
+    texts = mixed_texts(1000)
+    expected = reference.encode(texts, batch_size=32)
+    assert cosines(embed(url, texts), expected).min() >= (0.99999 if precision == "fp32" else 0.9999)
+
+
+def test_unnormalised_rows_equal_sentence_transformers(url, precision, reference):
+    texts = mixed_texts(20)
+    rows = np.array(httpx.post(f"{url}/embed", json={"inputs": texts, "normalize": False}).json(), np.float32)
+    tokens = reference[0](reference.preprocess(texts))
+    expected = reference[1](tokens)["sentence_embedding"].detach().numpy()
+    np.testing.assert_allclose(rows, expected, atol=1e-5 if precision == "fp32" else 0.02)
+
+
+def test_a_text_does_not_depend_on_its_neighbours(url, precision):
+    text = "A group of men play soccer on the beach."
+    long_neighbour, crowd = " ".join(["word"] * 512), mixed_texts(511)
+    alone = embed(url, [text])
+    beside = httpx.post(f"{url}/embed", json={"inputs": [long_neighbour, text]}).json()[1]
+    among = httpx.post(f"{url}/embed", json={"inputs": [*crowd[:300], text, *crowd[300:]]}, timeout=120).json()[300]
+    assert cosines(np.array([beside, among]), alone).min() >= (0.99999 if precision == "fp32" else 0.9999)

@@ -1,0 +1,142 @@
+"""The queue as a value: what it promises, over random sequences of arrivals, drops and deadlines."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bei.batching import LOOKAHEAD, Entry, Queue, Request
+from bei.errors import Overloaded
+
+BUDGET, SIZE = 100, 8
+
+
+def entries(lengths: list[int], request: Request | None = None, rows: str = "pooled") -> list[Entry]:
+    request = request or Request()
+    return [Entry(request, i, [1] * n, rows=rows) for i, n in enumerate(lengths)]
+
+
+def queue(max_queue_tokens: int = 1 << 30) -> Queue:
+    return Queue(BUDGET, SIZE, max_queue_tokens)
+
+
+def lengths(batch: list[Entry]) -> list[int]:
+    return [entry.tokens for entry in batch]
+
+
+def drain(q: Queue, now: float = 0.0) -> list[list[Entry]]:
+    batches = []
+    while len(q):
+        batches.append(q.take(now).batch)
+    return batches
+
+
+def test_cut_by_tokens_filled_from_behind_and_never_starved():
+    q = queue()
+    q.push(entries([60, 50, 30, 400, 10]))
+    assert [lengths(batch) for batch in drain(q)] == [[60, 30, 10], [50], [400]]
+    assert q.tokens == 0
+
+
+def test_cut_by_size():
+    q = queue()
+    q.push(entries([1] * 20))
+    assert [len(batch) for batch in drain(q)] == [8, 8, 4]
+
+
+def test_a_query_does_not_wait_for_a_bulk():
+    q = queue()
+    q.push(entries([50] * 1000))
+    q.take(0)
+    q.push(query := entries([5]))
+    assert query[0] in q.take(0).batch
+
+
+def test_one_kind_of_rows_a_batch():
+    q = queue()
+    q.push(entries([5, 5], rows="tokens"))
+    q.push(entries([5, 5]))
+    assert [{entry.rows for entry in batch} for batch in drain(q)] == [{"tokens"}, {"pooled"}]
+
+
+def test_dropped_and_expired_do_not_run():
+    q = queue()
+    gone, late, fine = Request(dropped=True), Request(deadline=1.0), Request(deadline=3.0)
+    for request in (gone, late, fine):
+        q.push(entries([4], request))
+    taken = q.take(now=2.0)
+    assert [entry.request for entry in taken.batch] == [fine]
+    assert {id(entry.request) for entry in taken.expired} == {id(gone), id(late)}
+    assert q.tokens == 0
+
+
+def test_a_request_is_admitted_whole_or_not_at_all():
+    q = queue(max_queue_tokens=10)
+    q.push(entries([400, 400]))  # nothing waits: however large, it is admitted
+    with pytest.raises(Overloaded, match="Model is overloaded"):
+        q.push(entries([1]))
+    assert (len(q), q.tokens) == (2, 800)
+
+
+requests = st.lists(st.integers(1, 150), min_size=1, max_size=12)
+steps = st.lists(st.one_of(requests, st.just("take"), st.just("drop")), max_size=40)
+
+
+@given(steps)
+def test_nothing_is_lost_or_run_twice_and_no_batch_is_too_large(script):
+    q, pushed, seen = queue(), [], []
+    for step in script:
+        if step == "take":
+            taken = q.take(0.0)
+            check_batch(taken.batch)
+            assert all(not entry.request.dropped for entry in taken.batch)
+            seen += taken.batch + taken.expired
+        elif step == "drop" and pushed:
+            pushed[-1].request.dropped = True
+        elif isinstance(step, list):
+            made = entries(step)
+            q.push(made)
+            pushed += made
+        waiting = [entry for entry in pushed if entry not in seen]
+        assert (len(q), q.tokens) == (len(waiting), sum(lengths(waiting)))
+    while len(q):
+        taken = q.take(0.0)
+        assert taken.batch or taken.expired
+        check_batch(taken.batch)
+        seen += taken.batch + taken.expired
+    assert len(seen) == len(pushed) == len({id(entry) for entry in seen})
+
+
+def check_batch(batch: list[Entry]) -> None:
+    assert len(batch) <= SIZE
+    assert sum(lengths(batch)) <= BUDGET or len(batch) == 1
+
+
+@given(st.lists(requests, min_size=1, max_size=10), requests)
+def test_an_entry_waits_for_no_more_than_its_share(before, mine):
+    """However much arrives at once, entry k of a request runs after no more batches than there are entries whose
+    requests have had as few tokens before them."""
+    q = queue()
+    for other in before:
+        q.push(entries(other))
+    own = entries(mine)
+    q.push(own)
+    taken = drain(q)
+    for k, entry in enumerate(own):
+        ahead = sum(mine[:k])
+        rivals = sum(1 for other in before for i in range(len(other)) if sum(other[:i]) <= ahead)
+        turn = next(turn for turn, batch in enumerate(taken) if entry in batch)
+        assert turn <= rivals + k
+
+
+@given(st.lists(st.integers(1, BUDGET), min_size=1, max_size=3 * LOOKAHEAD))
+def test_a_batch_is_as_full_as_the_lookahead_allows(sizes):
+    q = queue()
+    q.push(entries(sizes))
+    batch = q.take(0.0).batch
+    room = BUDGET - sum(lengths(batch))
+    left_over = [n for n in sizes[: LOOKAHEAD - SIZE] if n <= room]
+    taken = lengths(batch)
+    for n in taken:
+        if n in left_over:
+            left_over.remove(n)
+    assert len(batch) == SIZE or not left_over

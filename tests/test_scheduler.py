@@ -1,0 +1,158 @@
+"""Threads around a queue and an engine: everything is answered, once, whatever breaks. Every wait has a limit."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from bei.batching import Entry, Queue, Request
+from bei.engines.base import Batch
+from bei.errors import EngineFailed, Expired, NotReady
+from bei.scheduler import Scheduler
+
+LIMIT = 10.0  # seconds that any wait of these tests may take
+
+
+class StubEngine:
+    """Rows are the sum of the ids; blocks, fails or gives NaN when told to."""
+
+    name, device, precision, reason, streams, token_budget = "stub", "cpu", "fp32", "a test", 1, 1 << 20
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.go.set()
+        self.entered = threading.Semaphore(0)
+        self.at_once, self.most_at_once = 0, 0
+        self.batches: list[int] = []
+        self._lock = threading.Lock()
+
+    def run(self, batch: Batch) -> np.ndarray:
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        self.entered.release()
+        assert self.go.wait(LIMIT)
+        with self._lock:
+            self.at_once -= 1
+        self.batches.append(len(batch))
+        sums = np.add.reduceat(batch.input_ids, batch.cu_seqlens[:-1]).astype(np.float32)
+        if (sums == 666).any():
+            raise RuntimeError("secret detail")
+        if (sums == 999).any():
+            raise SystemExit
+        return np.where(sums == 777, np.nan, sums)[:, None]
+
+
+class Inbox:
+    """What was delivered, by index."""
+
+    def __init__(self):
+        self.outcomes, self._changed = {}, threading.Condition()
+
+    def __call__(self, outcomes):
+        with self._changed:
+            for outcome in outcomes:
+                assert outcome.entry.index not in self.outcomes, "delivered twice"
+                self.outcomes[outcome.entry.index] = outcome.result
+            self._changed.notify_all()
+
+    def wait_for(self, count: int) -> dict:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.outcomes) >= count, LIMIT)
+            return self.outcomes
+
+
+@pytest.fixture
+def running():
+    engine, inbox = StubEngine(), Inbox()
+    scheduler = Scheduler(engine, Queue(100, 4, 1 << 30), inbox)
+    yield scheduler, engine, inbox
+    engine.go.set()
+    scheduler.close(LIMIT)
+
+
+def entries(values: list[int], first: int = 0, request: Request | None = None) -> list[Entry]:
+    request = request or Request()
+    return [Entry(request, first + i, [value]) for i, value in enumerate(values)]
+
+
+def test_every_entry_gets_its_own_row(running):
+    scheduler, _, inbox = running
+    scheduler.submit(entries(list(range(50))))
+    assert {i: float(row[0]) for i, row in inbox.wait_for(50).items()} == {i: float(i) for i in range(50)}
+
+
+def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):
+    scheduler, engine, inbox = running
+    engine.go.clear()
+    scheduler.submit(entries([1]))
+    assert engine.entered.acquire(timeout=LIMIT)
+    for i in range(1, 7):
+        scheduler.submit(entries([1], first=i))
+    engine.go.set()
+    inbox.wait_for(7)
+    assert engine.most_at_once == 1
+    assert len(engine.batches) <= 4  # one running, one prepared, then batches of what had gathered
+
+
+def test_an_engine_failure_fails_its_batch_and_no_other(running):
+    scheduler, engine, inbox = running
+    scheduler.submit(entries([666, 1]))
+    outcomes = inbox.wait_for(2)
+    assert all(isinstance(result, EngineFailed) for result in outcomes.values())
+    assert "secret detail" not in outcomes[0].message
+    assert scheduler.failing
+    scheduler.submit(entries([5], first=2))
+    assert inbox.wait_for(3)[2] == 5
+    assert not scheduler.failing
+
+
+def test_a_row_that_is_not_finite_fails_alone(running):
+    scheduler, _, inbox = running
+    scheduler.submit(entries([1, 777, 3]))
+    outcomes = inbox.wait_for(3)
+    assert isinstance(outcomes[1], EngineFailed)
+    assert "not finite" in outcomes[1].message
+    assert (outcomes[0], outcomes[2]) == (1, 3)
+
+
+def test_a_dead_thread_answers_everybody_and_admits_nobody(running):
+    scheduler, _, inbox = running
+    scheduler.submit(entries([999, *[1] * 20]))
+    outcomes = inbox.wait_for(21)
+    assert isinstance(outcomes[0], EngineFailed)
+    assert scheduler.failing
+    with pytest.raises(NotReady):
+        scheduler.submit(entries([1], first=30))
+
+
+def test_what_expires_in_the_queue_is_told_so(running):
+    scheduler, _, inbox = running
+    scheduler.submit(entries([1], request=Request(deadline=0.0)))
+    assert isinstance(inbox.wait_for(1)[0], Expired)
+
+
+def test_close_finishes_what_is_queued():
+    engine, inbox = StubEngine(), Inbox()
+    scheduler = Scheduler(engine, Queue(100, 4, 1 << 30), inbox)
+    engine.go.clear()
+    scheduler.submit(entries(list(range(30))))
+    closing = threading.Thread(target=scheduler.close, args=(LIMIT,))
+    closing.start()
+    engine.go.set()
+    closing.join(LIMIT)
+    assert not closing.is_alive()
+    assert len(inbox.outcomes) == 30
+
+
+def test_close_is_bounded_when_the_engine_hangs():
+    engine, inbox = StubEngine(), Inbox()
+    scheduler = Scheduler(engine, Queue(100, 4, 1 << 30), inbox)
+    engine.go.clear()
+    scheduler.submit(entries([1]))
+    assert engine.entered.acquire(timeout=LIMIT)
+    scheduler.submit(entries([2] * 20, first=1))
+    scheduler.close(timeout=0.05)
+    waiting = [result for result in inbox.outcomes.values() if isinstance(result, NotReady)]
+    assert len(waiting) >= 16  # all but what runs and what is prepared
+    engine.go.set()

@@ -1,0 +1,230 @@
+"""The async face: who is admitted, what is answered, and that nobody is forgotten."""
+
+import asyncio
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bei.engines.null import NullEngine
+from bei.errors import Empty, EngineFailed, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge
+from bei.service import Options, Service
+from bei.settings import Settings
+from tests.conftest import tiny_config
+
+LIMIT = 20.0
+
+
+class Gate(NullEngine):
+    """The null engine, which waits for `go` and fails on the word that `poison` stands for."""
+
+    def __init__(self, checkpoint):
+        super().__init__(checkpoint)
+        self.go = threading.Event()
+        self.go.set()
+        self.entered = threading.Event()
+        self.poison = -1
+
+    def run(self, batch):
+        self.entered.set()
+        assert self.go.wait(LIMIT)
+        if self.poison in batch.input_ids:
+            raise RuntimeError("poisoned")
+        return super().run(batch)
+
+
+def run(coroutine):
+    async def bounded():
+        async with asyncio.timeout(LIMIT):
+            return await coroutine
+
+    return asyncio.run(bounded())
+
+
+def test_rows_are_in_order_and_do_not_depend_on_the_batch(start_service):
+    service = start_service()
+    texts = ["the cat", "a big dog", "it", "the old red tree"]
+    together = run(service.embed(texts))
+    for text, row in zip(texts, together.rows, strict=True):
+        np.testing.assert_allclose(run(service.embed([text])).rows[0], row, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(together.rows, axis=1), 1, atol=1e-6)
+    assert together.usage.tokens == sum(2 + len(text.split()) for text in texts)
+    assert together.usage.characters == sum(map(len, texts))
+    assert together.usage.total >= together.usage.inference > 0
+
+
+def test_token_states_and_similarity(start_service):
+    service = start_service()
+    states = run(service.embed_tokens(["the cat", "it"])).rows
+    assert [rows.shape for rows in states] == [(4, 48), (3, 48)]
+    cosines = run(service.similarity("the cat", ["a dog", "the cat"])).rows
+    assert cosines[1] == pytest.approx(1, abs=1e-6)
+    assert cosines[0] < 0.999
+
+
+def test_what_is_refused(start_service):
+    service = start_service(max_client_batch_size=3)
+    for coroutine, error, message in [
+        (service.embed([]), Empty, "`inputs` cannot be empty"),
+        (service.embed(["a"] * 4), TooLarge, "batch size 4 > maximum allowed batch size 3"),
+        (service.embed(["a"], dimensions=49), Invalid, "`dimensions` must be between 1 and 48"),
+        (service.embed(["a"], options=Options(prompt_name="x")), Invalid, "`prompt_name` 'x'"),
+        (service.embed(["a " * 99], options=Options(truncate=False)), Invalid, "must have less than 64 tokens"),
+        (service.tokenize(["a"] * 4), TooLarge, "batch size 4"),
+        (service.embed(["a"], options=Options(deadline=time.monotonic() - 1)), Expired, "deadline"),
+    ]:
+        with pytest.raises(error, match=message):
+            run(coroutine)
+
+
+def test_the_servers_own_truncation_is_used_unasked(start_service):
+    with pytest.raises(Invalid):
+        run(start_service(auto_truncate=False).embed(["a " * 99]))
+    assert run(start_service().embed(["a " * 99])).usage.tokens == 64
+
+
+def test_not_ready_before_loading_and_while_draining(start_service):
+    service = Service(Settings.load(tiny_config(), environ={}))
+    for coroutine in (service.embed(["a"]), service.check(), service.tokenize(["a"])):
+        with pytest.raises(NotReady, match="loading"):
+            run(coroutine)
+    service.close()
+    ready = start_service()
+    ready.drain()
+    with pytest.raises(NotReady, match="draining"):
+        run(ready.embed(["a"]))
+
+
+def test_a_failed_load_says_so():
+    service = Service(Settings.load(tiny_config("nowhere"), environ={}))
+    with pytest.raises(SetupError, match="nowhere is not a folder"):
+        service.load()
+    with pytest.raises(NotReady, match="failed to load"):
+        run(service.check())
+
+
+def test_load_from_a_folder(tiny_folder):
+    service = Service(Settings.load(tiny_config(tiny_folder), environ={}, engine="torch", precision="fp32"))
+    service.load()
+    assert run(service.embed(["the cat"])).rows.shape == (1, 48)
+    run(service.check())
+    service.close()
+
+
+def test_draining_finishes_what_is_in_flight(start_service, tiny_checkpoint):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine)
+    engine.go.clear()
+    engine.entered.clear()
+
+    async def scenario():
+        working = asyncio.create_task(service.embed(["the cat"]))
+        await asyncio.to_thread(engine.entered.wait, LIMIT)
+        service.drain()
+        engine.go.set()
+        return await working
+
+    assert run(scenario()).rows.shape == (1, 48)
+
+
+def test_too_many_requests_at_once(start_service, tiny_checkpoint):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine, max_concurrent_requests=2)
+    engine.go.clear()
+
+    async def scenario():
+        working = [asyncio.create_task(service.embed(["the cat"])) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await service.embed(["one more"])
+        engine.go.set()
+        return await asyncio.gather(*working)
+
+    assert len(run(scenario())) == 2
+
+
+def test_a_deadline_ends_the_wait_while_the_engine_is_busy(start_service, tiny_checkpoint):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine)
+    engine.go.clear()
+    with pytest.raises(Expired):
+        run(service.embed(["the cat"], options=Options(deadline=time.monotonic() + 0.05)))
+    engine.go.set()
+
+
+def test_a_failing_engine_is_not_ready_until_it_works_again(start_service, tiny_checkpoint):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine)
+    (probe,) = service._tokenizer.encode(["a"], truncate=True)
+    engine.poison = probe.ids[1]
+    with pytest.raises(EngineFailed):
+        run(service.embed(["a"]))
+    with pytest.raises(NotReady, match="engine does not answer"):
+        run(service.check())
+    engine.poison = -1
+    run(service.check())
+
+
+def test_prompts(start_service, tiny_folder, tmp_path):
+    service = start_service(default_prompt="the ")
+    with_prompt, spelled = run(service.embed(["cat"])).rows, run(start_service().embed(["the cat"])).rows
+    np.testing.assert_array_equal(with_prompt, spelled)
+    with pytest.raises(SetupError, match="default_prompt_name 'q' is not one of the model's prompts: none"):
+        start_service(default_prompt_name="q")
+
+
+steps = st.lists(
+    st.tuples(st.lists(st.integers(1, 80), min_size=1, max_size=6), st.sampled_from(["wait", "cancel", "poison"])),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps, st.integers(0, 1000))
+def test_everybody_is_answered_once_and_rightly(service_for_property, script, seed):
+    service, engine = service_for_property
+    rng = random.Random(seed)
+
+    async def client(lengths: list[int], fate: str) -> None:
+        ids = [[rng.randrange(10, 90) for _ in range(n)] for n in lengths]
+        if fate == "poison":
+            ids[rng.randrange(len(ids))][0] = engine.poison
+        task = asyncio.create_task(service.embed(ids))
+        if fate == "cancel":
+            await asyncio.sleep(rng.random() / 1000)
+            task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(result, BaseException):
+            # A neighbour in a poisoned batch fails with it, and only with EngineFailed.
+            assert isinstance(result, EngineFailed if fate != "cancel" else (asyncio.CancelledError, Error))
+            return
+        assert fate != "poison"
+        for row, of in zip(result.rows, ids, strict=True):
+            np.testing.assert_allclose(row, expected(engine, of), atol=1e-5)
+
+    async def everyone() -> None:
+        await asyncio.gather(*(client(lengths, fate) for lengths, fate in script))
+
+    run(everyone())
+
+
+def expected(engine: NullEngine, ids: list[int]) -> np.ndarray:
+    from bei.engines.base import Batch
+
+    row = NullEngine.run(engine, Batch.pack([[2, *ids[:62], 3]]))[0]
+    return row / np.linalg.norm(row)
+
+
+@pytest.fixture(scope="module")
+def service_for_property(tiny_checkpoint):
+    engine = Gate(tiny_checkpoint)
+    engine.poison = 99
+    service = Service(Settings.load(tiny_config(), environ={}, max_num_tokens=100, max_batch_size=5))
+    service.start(tiny_checkpoint, engine)
+    yield service, engine
+    service.close()

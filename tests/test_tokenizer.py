@@ -1,0 +1,155 @@
+"""Encodings against the transformers tokenizer on the same file, and what is refused."""
+
+import random
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from bei.checkpoint.load import read
+from bei.errors import Empty, Invalid, SetupError, Untokenizable
+from bei.tokenizer import Tokenizer
+from tests.tiny_models import WORDS, random_model, save, write_json
+
+TEXTS = ["the cat sat", "a", "x" * 300, "Big, red! mat?", "naïve \U0001f600 日本 [SEP] cat", " ", "the cat " * 100]
+
+
+def byte_pairs(file: Path) -> None:
+    """A byte-level BPE with RoBERTa's specials."""
+    library = Library(models.BPE(unk_token="[UNK]"))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    library.train_from_iterator([" ".join(WORDS)], trainer)
+    library.decoder = decoders.ByteLevel()
+    library.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
+    library.save(str(file))
+
+
+def unigrams(file: Path) -> None:
+    """A Unigram with an end token only, as T5's."""
+    pieces = [("[PAD]", 0.0), ("[UNK]", 0.0), ("[EOS]", 0.0), *((w, -2.0) for w in WORDS)]
+    pieces += [(c, -5.0) for c in string.ascii_lowercase + "▁"]
+    library = Library(models.Unigram(pieces, unk_id=1))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    library.add_special_tokens(["[PAD]", "[UNK]", "[EOS]"])
+    library.post_processor = processors.TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 2)])
+    library.save(str(file))
+
+
+@pytest.fixture(scope="module", params=["word pieces", "byte pairs", "unigrams"])
+def checkpoint(request, tmp_path_factory):
+    folder = save(tmp_path_factory.mktemp("model"), random_model("bert", vocab_size=1000))
+    if request.param != "word pieces":
+        {"byte pairs": byte_pairs, "unigrams": unigrams}[request.param](folder / "tokenizer.json")
+    return read(folder, "m")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint):
+    return Tokenizer(checkpoint)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_equals_transformers(checkpoint, tokenizer, side):
+    reference = PreTrainedTokenizerFast(tokenizer_file=str(checkpoint.tokenizer_file), truncation_side=side)
+    expected = reference(TEXTS, truncation=True, max_length=checkpoint.max_tokens)["input_ids"]
+    assert [e.ids for e in tokenizer.encode(TEXTS, truncate=True, direction=side)] == expected
+
+
+def test_long_texts_are_refused_without_truncation(tokenizer):
+    with pytest.raises(Invalid, match=r"must have less than 64 tokens\. Given: \d+ \(input 1\)"):
+        tokenizer.encode(["the cat", "the cat " * 100], truncate=False)
+
+
+def test_token_ids_are_taken_as_they_are(tokenizer):
+    (text,) = tokenizer.encode(["the cat sat"], truncate=True)
+    body = [i for i in text.ids if i in tokenizer._bodies(["the cat sat"])[0]]
+    (ids,) = tokenizer.encode([body], truncate=True)
+    assert ids.ids == text.ids
+    assert ids.characters == 0
+
+
+@pytest.mark.parametrize(("item", "error"), [("", Empty), ([], Empty), ([1000], Invalid), ([-1], Invalid)])
+def test_a_bad_input_is_named_by_its_place(tokenizer, item, error):
+    with pytest.raises(error, match=r"\(input 1\)"):
+        tokenizer.encode(["fine", item], truncate=True)
+
+
+def test_a_lone_surrogate_is_refused(tokenizer):
+    with pytest.raises(Untokenizable):
+        tokenizer.encode(["\ud800"], truncate=True)
+
+
+def test_prompts(tmp_path):
+    folder = save(tmp_path, random_model("bert"))
+    prompts = {"query": "the cat: ", "none": ""}
+    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts})
+    tokenizer = Tokenizer(read(folder, "m"), default_prompt="a big ")
+    assert tokenizer.prompt(None) == "a big "
+    with pytest.raises(Invalid, match="'nope' is not one of the model's prompts: none, query"):
+        tokenizer.prompt("nope")
+    (with_prompt,) = tokenizer.encode(["dog"], truncate=True, prompt=tokenizer.prompt("query"))
+    (whole,) = tokenizer.encode(["the cat: dog"], truncate=True)
+    assert with_prompt.ids == whole.ids
+    assert with_prompt.prompt_tokens == 4  # [CLS] the cat :
+    assert with_prompt.characters == 3
+    assert tokenizer.encode([[7]], truncate=True, prompt="the cat")[0].prompt_tokens == 0
+
+
+def test_lowercase(tmp_path):
+    folder = save(tmp_path, random_model("bert", vocab_size=1000))
+    byte_pairs(folder / "tokenizer.json")
+    plain = Tokenizer(read(folder, "m")).encode(["the cat"], truncate=True)
+    write_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
+    assert Tokenizer(read(folder, "m")).encode(["THE Cat"], truncate=True)[0].ids == plain[0].ids
+
+
+def test_tokens_carry_byte_offsets(tmp_path):
+    tokenizer = Tokenizer(read(save(tmp_path, random_model("bert")), "m"))
+    text = "the naïve cat"
+    (tokens,) = tokenizer.tokenize([text], add_special_tokens=True)
+    assert [token.special for token in (tokens[0], tokens[-1])] == [True, True]
+    assert (tokens[0].start, tokens[0].stop) == (None, None)
+    for token in tokens[1:-1]:
+        assert text.encode()[token.start : token.stop].decode() == token.text
+    assert [t.text for t in tokenizer.tokenize(["the cat"], add_special_tokens=False)[0]] == ["the", "cat"]
+
+
+def test_decode(tokenizer):
+    ids = tokenizer.encode(["the cat sat"], truncate=True)[0].ids
+    assert tokenizer.decode([ids], skip_special_tokens=True)[0].strip() == "the cat sat"
+    assert "[" in tokenizer.decode([ids], skip_special_tokens=False)[0]
+    with pytest.raises(Invalid, match="1000 is outside the vocabulary"):
+        tokenizer.decode([[1000]], skip_special_tokens=True)
+
+
+def test_no_room_for_a_text(tmp_path):
+    folder = save(tmp_path, random_model("bert"))
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 2})
+    with pytest.raises(SetupError, match="2 tokens leave no room"):
+        Tokenizer(read(folder, "m"))
+
+
+def test_a_broken_file(tmp_path):
+    folder = save(tmp_path, random_model("bert"))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(SetupError, match=r"tokenizer\.json is not a tokenizer"):
+        Tokenizer(read(folder, "m"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=8), st.sampled_from(["left", "right"]))
+def test_a_text_is_encoded_alike_alone_and_among_others(tokenizer, texts, direction):
+    together = tokenizer.encode(texts, truncate=True, direction=direction)
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    for i in order:
+        assert tokenizer.encode([texts[i]], truncate=True, direction=direction)[0].ids == together[i].ids
+        assert len(together[i].ids) <= 64
