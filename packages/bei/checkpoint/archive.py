@@ -34,7 +34,8 @@ def download(url: str, folder: Path, *, max_bytes: int, allow_private: bool) -> 
             _save(response, file, url, max_bytes)
         _unpack(archive, folder, max_bytes)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise SetupError(f"{url} cannot be downloaded: {exc or type(exc).__name__}") from None
+        reason = str(exc).partition("\n")[0] or type(exc).__name__
+        raise SetupError(f"{url} cannot be downloaded: {reason}") from None
     except (tarfile.TarError, EOFError, OSError) as exc:
         raise SetupError(f"{url} is not a whole tar.gz: {exc}") from None
     finally:

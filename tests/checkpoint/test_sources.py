@@ -1,0 +1,338 @@
+"""Each source becomes a folder, or one line that says what to do; nothing half-done is left behind."""
+
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import httpx
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+from bei.checkpoint import archive, sources, wheels
+from bei.checkpoint.load import load
+from bei.checkpoint.sources import fetch
+from bei.checkpoint.wheels import Wheel
+from bei.errors import SetupError
+from bei.settings import Settings
+
+
+def settings(source: str, repo: str, tmp_path: Path, secret: str | None = None, **flags) -> Settings:
+    repository = {"source": source, "repo": repo, **({"revision": flags.pop("revision")} if "revision" in flags else {})}
+    config = {"trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": repository}}}
+    secrets = {"hf_access_token": secret} if secret else {}
+    return Settings.load(config, secrets=secrets, environ={}, cache_dir=tmp_path / "cache", **flags)
+
+
+# -- wheels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path, tiny_folder, monkeypatch) -> Path:
+    """An installed package that carries the tiny model, and raises when imported."""
+    folder = tmp_path / "site" / "carrier" / "model"
+    folder.parent.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+    folder.symlink_to(tiny_folder)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return folder
+
+
+def test_weights_inside_a_package(package, tmp_path, monkeypatch):
+    digest = sha256((package / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setitem(wheels.WHEELS, "org/tiny", (Wheel("absent", "x", digest), Wheel("carrier", "model", digest)))
+    assert fetch(settings("HF", "org/tiny", tmp_path)).folder == package
+    assert fetch(settings("HF", "org/tiny", tmp_path, revision="main")).folder == package
+
+
+def test_other_weights_under_the_same_name_are_refused(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(wheels.WHEELS, "org/tiny", (Wheel("carrier", "model", "0" * 64),))
+    with pytest.raises(SetupError, match=r"is not the org/tiny we know \(sha256 \w{64}\); reinstall carrier"):
+        fetch(settings("HF", "org/tiny", tmp_path))
+
+
+def test_the_default_model_is_one_of_them():
+    assert load(Settings.from_file(Path(__file__).parents[2] / "config.yaml", environ={})).max_tokens == 256
+
+
+# -- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://hub.test"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RepositoryNotFoundError("no", response=RESPONSE), "org/tiny is not on the hub, or is private: .*set HF_TOKEN"),
+        (GatedRepoError("no", response=RESPONSE), "org/tiny is gated: ask for access"),
+        (RevisionNotFoundError("no", response=RESPONSE), "org/tiny has no revision 'v9'"),
+        (LocalEntryNotFoundError("offline"), "cannot be downloaded .* and is not in the cache; check the network"),
+        (OSError("disk"), "cannot be downloaded"),
+    ],
+)
+def test_what_the_hub_refuses(monkeypatch, tmp_path, error, message):
+    def snapshot_download(*args, local_files_only=False, **kwargs):
+        raise LocalEntryNotFoundError("nothing cached") if local_files_only else error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(SetupError, match=message) as caught:
+        fetch(settings("HF", "org/tiny", tmp_path, revision="v9"))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_is_asked_for_what_we_read(monkeypatch, tmp_path, tiny_folder):
+    asked = {}
+
+    def snapshot_download(repo, **kwargs):
+        asked.update(kwargs, repo=repo)
+        return str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    fetched = fetch(settings("HF", "org/tiny", tmp_path, secret="hf_x", revision="abc"))
+    assert (fetched.folder, fetched.revision) == (tiny_folder, tiny_folder.name)
+    assert (asked["repo"], asked["revision"], asked["token"]) == ("org/tiny", "abc", "hf_x")
+    assert not any(pattern.endswith((".bin", ".py", ".onnx")) for pattern in asked["allow_patterns"])
+
+
+def test_a_cached_snapshot_serves_when_the_hub_does_not_answer(monkeypatch, tmp_path, tiny_folder, caplog):
+    def snapshot_download(*args, local_files_only=False, **kwargs):
+        if not local_files_only:
+            raise OSError("no route to host")
+        return str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert fetch(settings("HF", "org/tiny", tmp_path)).folder == tiny_folder
+    assert "using the cached org/tiny" in caplog.text
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_local_folder(tmp_path, tiny_folder):
+    assert fetch(settings("LOCAL", str(tiny_folder), tmp_path)).folder == tiny_folder
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no config.json"),
+        (["config.json"], r"no \*\.safetensors \(no weights\); convert it once"),
+        (["config.json", "pytorch_model.bin"], r"only pytorch_model\.bin, a pickle, which is never read"),
+    ],
+)
+def test_a_folder_that_is_no_model(tmp_path, files, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text("{}")
+    with pytest.raises(SetupError, match=message):
+        fetch(settings("LOCAL", str(folder), tmp_path))
+    with pytest.raises(SetupError, match="is not a folder"):
+        fetch(settings("LOCAL", str(tmp_path / "absent"), tmp_path))
+
+
+def test_baseten_training(tmp_path, tiny_folder):
+    mounted = tmp_path / "mounted"
+    for step, name in enumerate(["job1/checkpoint-50", "job1/checkpoint-100", "job2/checkpoint-10"]):
+        folder = mounted / name
+        (folder / "1_Pooling").mkdir(parents=True)
+        for file in ("modules.json", "1_Pooling/config.json", "model.safetensors", "config.json"):
+            (folder / file).write_bytes((tiny_folder / file).read_bytes())
+        os.utime(folder / "config.json", (step, step))
+
+    def fetched(**flags) -> str | None:
+        return fetch(settings("BASETEN_TRAINING", "project", tmp_path, training_dir=mounted, **flags)).revision
+
+    assert fetched(revision="job1/checkpoint-50") == "job1/checkpoint-50"
+    assert fetched(revision="job1") == "job1/checkpoint-100"
+    assert fetched(revision="latest") == fetched() == "job2/checkpoint-10"
+    with pytest.raises(SetupError, match="no checkpoint under .*job9; mount"):
+        fetched(revision="job9")
+
+
+# -- buckets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(tiny_folder) -> Iterator[str]:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tiny_folder), "/bucket/path", recursive=True)
+    memory.pipe("/bucket/path/pytorch_model.bin", b"pickle")
+    yield "memory://bucket/path"
+    memory.rm("/bucket", recursive=True)
+
+
+SECRETS = {
+    "S3": {"aws_access_key_id": "k", "aws_secret_access_key": "s", "aws_region": "r"},
+    "GCS": {"private_key": "p", "client_email": "e"},
+    "AZURE": {"account_name": "n", "account_key": "a"},
+}
+FILESYSTEMS = {
+    "S3": ("s3", {"key": "k", "secret": "s", "token": None, "client_kwargs": {"region_name": "r"}}),
+    "GCS": ("gs", {"token": {"private_key": "p", "client_email": "e"}}),
+    "AZURE": ("az", {"account_name": "n", "account_key": "a"}),
+}
+
+
+@pytest.mark.parametrize("source", ["S3", "GCS", "AZURE"])
+def test_buckets(monkeypatch, tmp_path, bucket, source):
+    asked = []
+
+    def filesystem(protocol, **options):
+        asked.append((protocol, options))
+        return fsspec.get_filesystem_class("memory")()
+
+    monkeypatch.setattr(sources.fsspec, "filesystem", filesystem)
+    wanted = settings(source, bucket, tmp_path, secret=json.dumps(SECRETS[source]))
+    folder = fetch(wanted).folder
+    assert load(wanted).spec.hidden_size == 48
+    assert not list(folder.rglob("*.bin"))
+    assert asked == [FILESYSTEMS[source]], "once: the second fetch comes from the cache"
+    with pytest.raises(SetupError, match=r"holds no \*\.json"):
+        fetch(settings(source, "memory://bucket/empty", tmp_path))
+    with pytest.raises(SetupError, match="must be a JSON object"):
+        fetch(settings(source, "memory://bucket/other", tmp_path, secret="not json"))
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+    def filesystem(protocol, **options):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(sources.fsspec, "filesystem", filesystem)
+    with pytest.raises(SetupError, match=r"source S3 needs an extra: pip install 'bei\[s3\]'"):
+        fetch(settings("S3", "s3://bucket/path", tmp_path))
+
+
+# -- archives --------------------------------------------------------------------------------------------------------
+
+
+def packed(folder: Path, top: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for file in sorted(folder.rglob("*")):
+            tar.add(file, top + str(file.relative_to(folder)), recursive=False)
+    return buffer.getvalue()
+
+
+def with_member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 3) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/passwd"
+        member.size = size if kind == tarfile.REGTYPE else 0
+        tar.addfile(member, io.BytesIO(b"\0" * size) if kind == tarfile.REGTYPE else None)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def web() -> Iterator[tuple[str, dict[str, bytes | str]]]:
+    """Base URL and pages: bytes are sent, a string is a redirect."""
+    pages: dict[str, bytes | str] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            page = pages.get(self.path)
+            self.send_response(404 if page is None else 302 if isinstance(page, str) else 200)
+            if isinstance(page, str):
+                self.send_header("location", page)
+            body = page if isinstance(page, bytes) else b""
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", pages
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("top", ["", "model/"])
+def test_an_archive(web, tmp_path, tiny_folder, top):
+    url, pages = web
+    pages["/model.tar.gz"], pages["/here"] = packed(tiny_folder, top), "/model.tar.gz"
+    wanted = settings("REMOTE_URL", f"{url}/here", tmp_path, allow_private_urls=True)
+    assert load(wanted).spec.hidden_size == 48
+    pages.clear()
+    assert load(wanted).spec.hidden_size == 48, "the second time it comes from the cache"
+    assert [p.name for p in (tmp_path / "cache" / "checkpoints").iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (with_member("../../evil.json"), "a path outside its own folder"),
+        (with_member("/etc/evil.json"), "a path outside its own folder"),
+        (with_member("link.json", tarfile.SYMTYPE), "a link or device"),
+        (with_member("link.json", tarfile.LNKTYPE), "a link or device"),
+        (with_member("device.json", tarfile.CHRTYPE), "a link or device"),
+        (with_member("bomb.json", size=200_000), "unpacks to more than 100000 bytes"),
+        (b"\0" * 200_000, "is larger than 100000 bytes"),
+        (b"not a tar", "is not a whole tar.gz"),
+        (packed(Path(__file__).parent)[:-50], "is not a whole tar.gz"),
+        ("ftp://elsewhere/x", "a REMOTE_URL is http or https"),
+        ("/model.tar.gz", "more than 5 redirects"),
+        (None, "cannot be downloaded: .*404"),
+    ],
+)
+def test_a_bad_archive_leaves_nothing(web, tmp_path, page, message):
+    url, pages = web
+    if page is not None:
+        pages["/model.tar.gz"] = page
+    wanted = settings(
+        "REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True, max_download_bytes=100_000
+    )
+    with pytest.raises(SetupError, match=message) as caught:
+        fetch(wanted)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "192.168.1.1"])
+def test_addresses_inside_the_network_are_refused(tmp_path, host):
+    with pytest.raises(SetupError, match="an address inside the network; set BEI_ALLOW_PRIVATE_URLS"):
+        fetch(settings("REMOTE_URL", f"http://{host}:1/model.tar.gz", tmp_path))
+
+
+def test_a_redirect_into_the_network_is_refused(web, tmp_path, monkeypatch):
+    """The first hop is let through as if it were public; the second is checked afresh."""
+    url, pages = web
+    pages["/model.tar.gz"] = "http://169.254.169.254/secret"
+    pinned = archive._pinned
+    monkeypatch.setattr(
+        archive,
+        "_pinned",
+        lambda client, target: client.build_request("GET", target) if target.port else pinned(client, target),
+    )
+    with pytest.raises(SetupError, match="169.254.169.254, an address inside the network"):
+        fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path))
+
+
+def test_two_processes_at_once(web, tmp_path, tiny_folder):
+    url, pages = web
+    pages["/model.tar.gz"] = packed(tiny_folder)
+    wanted = settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)
+    start, folders = threading.Barrier(4), []
+
+    def one() -> None:
+        start.wait(10)
+        folders.append(fetch(wanted).folder)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(folders) == 4
+    assert len(set(folders)) == 1

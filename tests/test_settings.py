@@ -1,0 +1,96 @@
+"""Settings: block, then environment, then flags; and one line for whatever is wrong. truss's own verdicts: tests/truss."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bei.errors import SetupError
+from bei.settings import Settings
+from tests.conftest import tiny_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(config=None, environ=None, **flags) -> Settings:
+    return Settings.load(tiny_config() if config is None else config, environ=environ or {}, **flags)
+
+
+def changed(path: str, value) -> dict:
+    config = tiny_config()
+    *parents, last = path.split(".")
+    place = config
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return config
+
+
+def test_the_default_config():
+    settings = Settings.from_file(ROOT / "config.yaml", environ={})
+    assert (settings.source, settings.repo) == ("HF", "sentence-transformers/all-MiniLM-L6-v2")
+    assert (settings.route, settings.max_num_tokens, settings.base_model) == ("/v1/embeddings", 16384, "encoder_bert")
+    assert settings.served_model_name == settings.repo
+
+
+def test_the_last_one_wins():
+    config = changed("trt_llm.build.max_num_tokens", 1000)
+    assert load(config).max_num_tokens == 1000
+    assert load(config, {"BEI_MAX_NUM_TOKENS": "2000"}).max_num_tokens == 2000
+    assert load(config, {"BEI_MAX_NUM_TOKENS": "2000"}, max_num_tokens=3000).max_num_tokens == 3000
+    assert load(config, {"BEI_MAX_NUM_TOKENS": "2000"}, max_num_tokens=None).max_num_tokens == 2000
+
+
+def test_the_block_may_stand_under_model_metadata():
+    assert load({"model_metadata": tiny_config()}).repo == "tiny"
+
+
+def test_encoders_have_truss_own_defaults():
+    assert load().max_num_tokens == 8192
+    assert load(changed("trt_llm.build.base_model", "encoder")).max_num_tokens == 16384
+
+
+def test_names_and_secrets():
+    assert load(changed("trt_llm.runtime.served_model_name", "mine")).served_model_name == "mine"
+    assert load(environ={"BEI_SERVED_MODEL_NAME": "yours"}).served_model_name == "yours"
+    secret = Settings.load(tiny_config(), secrets={"hf_access_token": "s1"}, environ={"HF_TOKEN": "s2"}).credential
+    assert secret.get_secret_value() == "s1"
+    assert "s1" not in repr(secret)
+    assert load(environ={"TRUSS_SECRET_hf_access_token": "s3"}).credential.get_secret_value() == "s3"
+    assert load(environ={"HF_TOKEN": "s2"}).credential.get_secret_value() == "s2"
+    assert load().credential is None
+
+
+@pytest.mark.parametrize(
+    ("config", "environ", "message"),
+    [
+        ({}, {}, "config.yaml has no `trt_llm` block"),
+        (changed("trt_llm.build.max_num_tokens", 64), {}, "trt_llm.build.max_num_tokens: .*greater than 64, not 64"),
+        (changed("trt_llm.build.base_model", "bert"), {}, "trt_llm.build.base_model: .*'encoder_bert'.*, not 'bert'"),
+        (changed("trt_llm.build.base_model", "decoder"), {}, "`decoder` generates text; set `encoder`"),
+        (changed("trt_llm.build.base_model", "llama"), {}, "llama has been renamed to `decoder`"),
+        (changed("trt_llm.build.quantization_type", "fp8"), {}, "`encoder_bert` is served in 16 bits; set no_quant"),
+        (changed("trt_llm.build.checkpoint_repository.source", "hf"), {}, "checkpoint_repository.source: .*'HF'"),
+        (changed("trt_llm.inference_stack", "v2"), {}, "trt_llm.inference_stack: .*'v1', not 'v2'"),
+        (changed("trt_llm.runtime.webserver_default_route", "/v1/systemone"), {}, "setting route: .*'/v1/systemone'"),
+        (tiny_config(), {"BEI_PORT": "http"}, "setting port: .*integer.*, not 'http'"),
+        (tiny_config(), {"BEI_PROT": "80"}, "environment variable BEI_PROT is not a setting; settings are BEI_ALLOW_PRIVATE_URLS"),
+        (tiny_config(), {"BEI_ENGINE": "cuda"}, "setting engine: .*'torch'.*, not 'cuda'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(config, environ, message):
+    with pytest.raises(SetupError, match=message) as caught:
+        load(config, environ)
+    assert "\n" not in str(caught.value)
+
+
+def test_files(tmp_path):
+    with pytest.raises(SetupError, match="No such file"):
+        Settings.from_file(tmp_path / "absent.yaml")
+    for content, message in [("a: [", "is not YAML"), ("- a", "holds no mapping"), ("", "holds no mapping")]:
+        (tmp_path / "config.yaml").write_text(content)
+        with pytest.raises(SetupError, match=message) as caught:
+            Settings.from_file(tmp_path / "config.yaml")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_config()))
+    assert Settings.from_file(tmp_path / "config.yaml", environ={}, port=1).port == 1
