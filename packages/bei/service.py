@@ -111,6 +111,7 @@ class Service:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.state: State = "loading"
+        self._scheduler: Scheduler | None = None
         self._running = 0
 
     def load(self) -> None:
@@ -137,8 +138,9 @@ class Service:
         self._scheduler = Scheduler(engine, queue, _deliver)
         with _step("warm-up"):
             asyncio.run(self._probe())
-        self.state = "ready"
-        metrics.ready.set(1)
+        if self.state == "loading":  # else it was told to stop meanwhile
+            self.state = "ready"
+            metrics.ready.set(1)
         metrics.info.labels(settings.served_model_name, engine.name, engine.device, engine.precision).set(1)
 
     async def embed(
@@ -198,9 +200,8 @@ class Service:
 
     def close(self) -> None:
         """Drain, wait for what is queued, and stop the threads."""
-        loaded = self.state in ("ready", "draining")
         self.drain()
-        if loaded:
+        if self._scheduler is not None:
             self._scheduler.close()
             self._tokenizing.shutdown(wait=False)
 

@@ -34,12 +34,12 @@ _BACKLOG = 2048
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 takes a free one. Raises SetupError."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.socket(family)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except OSError as exc:
+        bound.close()
         raise SetupError(f"cannot listen on {host}:{port}: {exc.strerror or exc}; choose another with --port") from None
     return bound
 

@@ -1,0 +1,243 @@
+"""The server on a real socket: start, both protocols, big bodies, clients that leave, signals."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bei.errors import SetupError
+from bei.server import listen
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 20.0
+
+
+class Running:
+    """The process of slow_server.py."""
+
+    def __init__(self, *arguments: object):
+        path = os.pathsep.join([str(ROOT / "packages"), str(ROOT)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(Path(__file__).with_name("slow_server.py")), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self.port = int(self.process.stdout.readline() or 0)
+        assert self.port, self.process.stderr.read()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def wait_for_health(self, status: int = 200) -> None:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/health").status_code == status:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.01)
+        raise AssertionError(f"no {status} from /health")
+
+    def stop(self) -> tuple[int, str]:
+        """Exit status after SIGTERM, and the log."""
+        self.process.send_signal(signal.SIGTERM)
+        _, log = self.process.communicate(timeout=LIMIT)
+        return self.process.returncode, log
+
+
+@pytest.fixture
+def start(tiny_folder) -> Iterator[Callable[..., Running]]:
+    started = []
+
+    def run(load_seconds: float = 0, batch_seconds: float = 0, *more: object) -> Running:
+        started.append(Running(tiny_folder, load_seconds, batch_seconds, *more))
+        return started[-1]
+
+    yield run
+    for server in started:
+        server.process.kill()
+        server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder) -> Iterator[Running]:
+    """One for the tests that only ask; bodies of up to 1 MB."""
+    running = Running(tiny_folder, 0, 0, 1_000_000)
+    running.wait_for_health()
+    yield running
+    status, log = running.stop()
+    assert status == 0, log
+    assert "Traceback" not in log
+
+
+BODY = {"inputs": ["the cat", "it"]}
+
+
+def test_503_while_loading_then_200(start):
+    running = start(0.5)
+    running.wait_for_health(503)
+    assert httpx.get(f"{running.url}/health/live").status_code == 200
+    refused = httpx.post(f"{running.url}/embed", json=BODY)
+    assert (refused.status_code, refused.json()["error_type"]) == (503, "Unhealthy")
+    running.wait_for_health(200)
+    assert httpx.post(f"{running.url}/embed", json=BODY).status_code == 200
+
+
+def test_a_load_that_fails_ends_with_2_and_one_line(start):
+    running = start(0.1, -1)
+    _, log = running.process.communicate(timeout=LIMIT)
+    assert running.process.returncode == 2
+    assert "it cannot be loaded" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_both_protocols_on_one_port(server, http2):
+    with httpx.Client(http1=not http2, http2=http2) as client:
+        replies = [client.post(f"{server.url}/embed", json=BODY) for _ in range(3)]
+        assert {reply.http_version for reply in replies} == {"HTTP/2" if http2 else "HTTP/1.1"}
+        assert {reply.status_code for reply in replies} == {200}
+        assert client.get(f"{server.url}/nowhere").status_code == 404
+        assert client.post(f"{server.url}/embed", content=b"{").status_code == 400
+
+
+def test_many_streams_on_one_http2_connection(server):
+    async def everyone() -> list[int]:
+        async with httpx.AsyncClient(http1=False, http2=True, timeout=LIMIT) as client:
+            replies = [client.post(f"{server.url}/embed", json={"inputs": f"the {i}"}) for i in range(100)]
+            return [reply.status_code for reply in await asyncio.gather(*replies)]
+
+    assert asyncio.run(everyone()) == [200] * 100
+
+
+def test_a_connection_that_opens_byte_by_byte(server):
+    for opening in (b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n", b"PROPFIND / HTTP/1.1\r\nhost: a\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
+            for byte in opening:
+                sock.sendall(bytes([byte]))
+            assert sock.recv(12).startswith(b"HTTP/1.1 ")
+
+
+def test_keep_alive_and_pipelining(server):
+    request = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
+        sock.sendall(request * 5)
+        received = b""
+        while received.count(b"HTTP/1.1 200") < 5:
+            received += sock.recv(65536)
+        sock.sendall(request)
+        assert sock.recv(12) == b"HTTP/1.1 200"
+    assert listen.KEEP_ALIVE_SECONDS >= 60
+
+
+def test_head_has_no_body(server):
+    reply = httpx.head(f"{server.url}/info")
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert int(reply.headers["content-length"]) > 100
+
+
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.parametrize("size", [1_100_000, 1_900_000])
+def test_a_body_too_large_is_drained_and_answered(server, size, http2):
+    with httpx.Client(http1=not http2, http2=http2, timeout=LIMIT) as client:
+        reply = client.post(f"{server.url}/v1/embeddings", content=b" " * size)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, 413)
+    with httpx.Client(timeout=LIMIT) as client:
+        chunks = (b" " * 100_000 for _ in range(size // 100_000))  # no content-length
+        assert client.post(f"{server.url}/embed", content=chunks).status_code == 413
+
+
+def test_a_client_that_waits_for_our_word_before_a_large_body(server):
+    head = b"POST /embed HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
+        sock.sendall(head)
+        assert sock.recv(12) == b"HTTP/1.1 413"
+
+
+def test_an_endless_body_is_cut_off(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
+        with pytest.raises(OSError):  # noqa: PT011  reset or broken pipe
+            for _ in range(900):
+                sock.sendall(b" " * 1_000_000)
+
+
+def test_64_mb_body(start):
+    running = start()
+    running.wait_for_health()
+    body = json.dumps({"inputs": "the cat", "note": "x" * 63_900_000}).encode()
+    assert 63_000_000 < len(body) < 64_000_000
+    assert httpx.post(f"{running.url}/embed", content=body, timeout=120).status_code == 200
+
+
+def test_a_client_that_leaves_frees_its_work(start):
+    running = start(0, 0.3)
+    running.wait_for_health()
+    for _ in range(20):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/embed", json=BODY, timeout=0.02)
+    started = time.monotonic()
+    assert httpx.post(f"{running.url}/embed", json=BODY, timeout=LIMIT).status_code == 200
+    assert time.monotonic() - started < 20 * 0.3 / 2, "abandoned work ran all the same"
+    _, log = running.stop()
+    assert log.count("499 POST /embed: the client left") == 20
+
+
+def test_sigterm_finishes_what_is_in_flight(start):
+    running = start(0, 1.0)
+    running.wait_for_health()
+    replies = []
+    with httpx.Client(timeout=LIMIT) as client:
+        working = threading.Thread(target=lambda: replies.append(client.post(f"{running.url}/embed", json=BODY)))
+        working.start()
+        time.sleep(0.3)
+        status, log = running.stop()
+        working.join(LIMIT)
+    assert (status, replies[0].status_code) == (0, 200)
+    assert "SIGTERM: finishing what is in flight" in log
+
+
+def test_sigterm_while_loading_ends_at_once(start):
+    running = start(60)
+    running.wait_for_health(503)
+    started = time.monotonic()
+    status, _ = running.stop()
+    assert status == 0
+    assert time.monotonic() - started < 5
+
+
+def test_a_second_signal_does_not_wait(start):
+    running = start(0, 10)
+    running.wait_for_health()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{running.url}/embed", json=BODY, timeout=0.2)
+    holding = socket.create_connection(("127.0.0.1", running.port))
+    body = json.dumps(BODY).encode()
+    holding.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    time.sleep(0.3)
+    running.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    started = time.monotonic()
+    status, _ = running.stop()
+    assert status not in (0, None)
+    assert time.monotonic() - started < 2
+    holding.close()
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SetupError, match="cannot listen on 127.0.0.1:.*in use; choose another with --port"):
+            listen.bind(*taken.getsockname())

@@ -1,0 +1,137 @@
+"""The commands as a shell sees them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bei import cli
+from tests.conftest import tiny_config
+from tests.live.conftest import free_port, wait_until_ready
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(tiny_config(tiny_folder)))
+    return file
+
+
+def run(*arguments: str, **environment: str):
+    return CliRunner().invoke(cli.main, list(arguments), env=environment)
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["info"], ["build"]])
+def test_help(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_every_flag_of_serve_is_a_setting():
+    from bei.settings import Settings
+
+    names = {parameter.name for parameter in cli.serve.params} - {"config", "log_level"}
+    assert names <= set(Settings.model_fields)
+
+
+def test_info(config):
+    result = run("info", "--config", str(config), "--engine", "torch", "--precision", "fp32", "--json")
+    facts = json.loads(result.stdout)
+    assert facts["model"]["dimensions"] == 48
+    assert (facts["engine"]["name"], facts["engine"]["reason"]) == ("torch", "as asked")
+    assert facts["settings"]["max_num_tokens"] == 8192
+    readable = yaml.safe_load(run("info", "--config", str(config), "--engine", "null").stdout)
+    assert readable["engine"]["name"] == "null"
+
+
+def test_build(config):
+    result = run("build", "--config", str(config), "--engine", "torch")
+    assert result.exit_code == 0
+    assert "runs on torch" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["info", "--config", "absent.yaml"], {}, "absent.yaml: No such file"),
+        (["info"], {"BEI_CONFIG": "elsewhere.yaml"}, "elsewhere.yaml: No such file"),
+        (["info", "--config", "CONFIG", "--engine", "cuda"], {}, "setting engine"),
+        (["info", "--config", "CONFIG", "--precision", "fp16"], {}, "fp16 needs a GPU; on a CPU use bf16 or fp32"),
+        (["serve", "--config", "CONFIG", "--host", "256.0.0.1"], {}, "cannot listen on 256.0.0.1:8080"),
+        (["serve", "--config", "CONFIG", "--log-level", "loud"], {}, "--log-level 'loud'"),
+        (["info", "--config", "CONFIG"], {"BEI_TYPO": "1"}, "environment variable BEI_TYPO is not a setting"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_status_2(config, arguments, environment, message):
+    result = run(*[str(config) if a == "CONFIG" else a for a in arguments], **environment)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("bei: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_nothing_heavy_is_imported_for_help():
+    code = "import bei.cli, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=with_path()).returncode == 0
+
+
+def with_path(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "packages"), "HF_HUB_OFFLINE": "1", **more}
+
+
+TRUSS_ENCODER = "--max-batch-requests 32 --max-batch-tokens 16384 --max-client-batch-size 128 --max-concurrent-requests 2048"
+ROUTER = "import sys; from bei.cli import text_embeddings_router as r; r(sys.argv[1:])"
+
+
+@pytest.mark.parametrize(
+    ("flags", "in_bundle"),
+    [
+        (TRUSS_ENCODER, True),
+        (f"--model-id FOLDER {TRUSS_ENCODER} --auto-truncate", False),
+        ("--model-id FOLDER --auto-truncate false --dtype float32 --json-output", True),
+    ],
+)
+def test_text_embeddings_router_starts_with_the_flags_that_truss_generates(
+    config, tmp_path, tiny_folder, flags, in_bundle
+):
+    port = free_port()
+    words = [str(tiny_folder) if word == "FOLDER" else word for word in flags.split()]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ROUTER, "--hostname", "127.0.0.1", "--port", str(port), *words],
+            cwd=config.parent if in_bundle else "/",
+            env=with_path(BEI_ENGINE="null"),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
+        info = httpx.get(f"http://127.0.0.1:{port}/info").json()
+        assert info["max_client_batch_size"] == (128 if "128" in flags else 32)
+        assert info["max_batch_tokens"] == 16384
+        assert info["auto_truncate"] == ("false" not in flags)
+        if "--json-output" in flags:
+            lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
+            assert all("message" in json.loads(line) for line in lines)
+            assert lines
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
+def test_text_embeddings_router_needs_to_know_what_to_serve(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ROUTER], cwd=tmp_path, env=with_path(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == "bei: neither --model-id nor a config.yaml says what to serve\n"
