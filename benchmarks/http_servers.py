@@ -1,176 +1,199 @@
-"""Which HTTP server costs least: the same small ASGI app under each, interleaved.
+"""Which HTTP server adds least to a small request: one ASGI app under each, interleaved round by round.
 
-The app reads the body and answers 8 kB of JSON, as one embedding of 384 numbers is. The client is a raw socket per
-connection with keep-alive, in this process; the server is another process, whose CPU seconds are read from /proc.
+The app reads the body and answers 8 kB, as one embedding of 384 numbers is. The client shares the machine, so requests
+a second understate every server alike; the server's own CPU seconds (from /proc) are the steadier figure. Ratios are
+medians over rounds of (theirs / ours), never of figures from different rounds. Run: python -m benchmarks.http_servers
 """
 
-import asyncio
-import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import version
 
 import click
 import numpy as np
 
-BODY = json.dumps({"input": "What is Deep Learning?"}).encode()
-ANSWER = json.dumps({"data": [{"embedding": [0.123456789] * 640}]}).encode()
+from benchmarks.http_load import LIMIT, ROOT, Load, Running, http1, http2, running, speaks_h2c
 
-UVICORN = """
-import uvicorn
-uvicorn.run(app, host="127.0.0.1", port={port}, log_level="warning", access_log=False, loop="{loop}", http="{http}")
-"""
-HYPERCORN = """
-import asyncio, uvloop
-from hypercorn.asyncio import serve
-from hypercorn.config import Config
-config = Config()
-config.bind, config.keep_alive_max_requests = ["127.0.0.1:{port}"], 10**9
-uvloop.run(serve(app, config))
-"""
-GRANIAN = """
-import asyncio, uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
-async def main():
-    options = dict(interface=Interfaces.ASGI, http=HTTPModes.auto, log_enabled=False)
-    await Server(app, address="127.0.0.1", port={port}, **options).serve()
-uvloop.run(main())
-"""
-OURS = """
-from bei.server import listen
-listen.serve(app, listen.bind("127.0.0.1", {port}), drain_seconds=5)
-"""
-SERVERS = {
-    "uvicorn uvloop+httptools": UVICORN.replace("{loop}", "uvloop").replace("{http}", "httptools"),
-    "uvicorn asyncio+h11": UVICORN.replace("{loop}", "asyncio").replace("{http}", "h11"),
-    "hypercorn uvloop": HYPERCORN,
-    "granian embedded": GRANIAN,
-    "ours (server/listen.py)": OURS,
-}
-APP = f"""
-ANSWER = {ANSWER!r}
-HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"{len(ANSWER)}")]
+APP = """
+import asyncio
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"8192")]
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
-            await send({{"type": (await receive())["type"] + ".complete"}})
-    while (await receive()).get("more_body"):
+            await send({"type": (await receive())["type"] + ".complete"})
+    while scope["path"] != "/early" and (await receive()).get("more_body"):
         pass
-    await send({{"type": "http.response.start", "status": 200, "headers": HEADERS}})
-    await send({{"type": "http.response.body", "body": ANSWER}})
+    if scope["path"] == "/slow":
+        await asyncio.sleep(1)
+    headers = [*HEADERS, (b"x-path", scope["path"].encode())]
+    await send({"type": "http.response.start", "status": 413 if scope["path"] == "/early" else 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"x" * 8192})
 """
+NULL_ENGINE = f"""
+from pathlib import Path
+from bei.server.app import asgi
+from bei.service import Service
+from bei.settings import Settings
+service = Service(Settings.from_file(Path({str(ROOT / "config.yaml")!r}), engine="null"))
+service.load()
+app = asgi(service)
+"""
+APPS = {"8 kB": APP, "null engine": NULL_ENGINE}
+UVICORN = """
+import uvicorn
+uvicorn.run(app, host="127.0.0.1", port={port}, log_level="critical", access_log=False, timeout_keep_alive=75, %s)
+"""
+HYPERCORN = """
+import asyncio, signal, uvloop
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+config = Config()
+config.bind, config.keep_alive_timeout, config.keep_alive_max_requests = ["127.0.0.1:{port}"], 75, 10**9
+config.errorlog = None
+async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await serve(app, config, shutdown_trigger=stop.wait)
+uvloop.run(main())
+"""
+GRANIAN = """
+import asyncio, signal, uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
+async def main():
+    server = Server(app, address="127.0.0.1", port={port}, interface=Interfaces.ASGI, http=HTTPModes.auto,
+                    log_enabled=False)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    await server.serve()
+uvloop.run(main())
+"""
+OURS = """
+import sys
+from bei.server import listen
+sys.exit(listen.serve(app, listen.bind("127.0.0.1", {port}), drain_seconds=30))
+"""
+SERVERS = {
+    "ours (server/listen.py)": OURS,
+    "uvicorn httptools": UVICORN % 'loop="uvloop", http="httptools"',
+    "uvicorn h11": UVICORN % 'loop="uvloop", http="h11"',
+    "uvicorn zttp+http2": UVICORN % 'loop="uvloop", http="zttp", http2=True',
+    "hypercorn": HYPERCORN,
+    "granian embedded": GRANIAN,
+}
 
 
-@dataclass(frozen=True)
-class Run:
-    """Requests a second, milliseconds, and the server's CPU milliseconds a request."""
+def pipelining(server: Running) -> str:
+    """Eight requests in one write: answered, and in order?"""
+    paths = ["/slow", *(f"/{i}" for i in range(7))]
+    with server.connect() as sock:
+        sock.sendall(b"".join(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path.encode() for path in paths))
+        received = b""
+        while received.count(b"x" * 8192) < len(paths):
+            chunk = sock.recv(1 << 16)
+            if not chunk:
+                return f"{received.count(b'x' * 8192)} of {len(paths)}"
+            received += chunk
+    found = [line[8:].decode() for line in received.split(b"\r\n") if line.startswith(b"x-path")]
+    return "in order" if found == paths else f"out of order: {found}"
 
-    rate: float
-    p50: float
-    p99: float
-    cpu: float
 
-
-@contextmanager
-def running(code: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", APP + code.format(port=port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
+def largest_head(server: Running) -> str:
+    """The largest header, by powers of two up to 4 MiB, that is answered 200."""
+    best = 0
+    for bits in range(12, 23):
+        with server.connect(2) as sock:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
+                sock.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nx-long: %s\r\n\r\n" % (b"a" * (1 << bits)))
+                if not sock.recv(64).startswith(b"HTTP/1.1 200"):
+                    break
             except OSError:
-                time.sleep(0.05)
-        yield process, port
-    finally:
-        process.kill()
-        process.wait()
+                break
+        best = 1 << bits
+    return f"{best >> 10} KiB" + (" or more" if best == 1 << 22 else "")
 
 
-async def connection(port: int, count: int, took: list[float]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    request = (
-        f"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(BODY)}\r\n\r\n"
-    ).encode() + BODY
-    for _ in range(count):
-        started = time.perf_counter()
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
-        took.append(time.perf_counter() - started)
-    writer.close()
-
-
-async def load(port: int, connections: int, requests: int) -> list[float]:
-    took: list[float] = []
-    await asyncio.gather(*(connection(port, requests // connections, took) for _ in range(connections)))
-    return took
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def measure(process: subprocess.Popen, port: int, connections: int, requests: int) -> Run:
-    asyncio.run(load(port, connections, connections * 20))
-    cpu, started = cpu_seconds(process.pid), time.perf_counter()
-    took = asyncio.run(load(port, connections, requests))
-    seconds, cpu = time.perf_counter() - started, cpu_seconds(process.pid) - cpu
-    p50, p99 = np.percentile(took, [50, 99]) * 1000
-    return Run(len(took) / seconds, p50, p99, 1000 * cpu / len(took))
-
-
-def speaks_h2c(port: int) -> bool:
-    """Does it answer HTTP/2's preface on the port of HTTP/1.1 with a SETTINGS frame?"""
-    with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
-        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+def early_answer(server: Running) -> str:
+    """The app answers 413 without reading; the client sends its 16 MB first, and only then reads."""
+    with server.connect(5) as sock:
         try:
-            return sock.recv(9)[3:4] == b"\4"
+            sock.sendall(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 16000000\r\n\r\n" + b"x" * 16_000_000)
+            return "answered" if sock.recv(12) == b"HTTP/1.1 413" else "closed, no answer"
+        except TimeoutError:
+            return "hangs"
         except OSError:
-            return False
+            return "reset"
 
 
-def exit_after_sigterm(process: subprocess.Popen) -> str:
-    process.send_signal(signal.SIGTERM)
+def drain(server: Running) -> str:
+    """SIGTERM with a request in flight: is it answered, and what is the exit status?"""
+    with server.connect() as sock:
+        sock.sendall(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        try:
+            answered = sock.recv(12) == b"HTTP/1.1 200"
+        except OSError:
+            answered = False
     try:
-        return str(process.wait(timeout=10))
+        return f"{'answered' if answered else 'lost'}, exit {server.process.wait(timeout=LIMIT)}"
     except subprocess.TimeoutExpired:
-        return "hangs"
+        return f"{'answered' if answered else 'lost'}, hangs"
 
 
-@click.command()
-@click.option("--requests", default=4000, show_default=True)
-@click.option("--repeats", default=3, show_default=True)
-def main(requests: int, repeats: int) -> None:
-    """Print a row a server and number of connections: medians over repetitions."""
-    runs: dict[tuple[str, int], list[Run]] = {}
-    facts: dict[str, str] = {}
-    for _ in range(repeats):
-        for name, code in SERVERS.items():
-            with running(code) as (process, port):
+def behaviour(server: Running) -> dict[str, str]:
+    return {
+        "pipelining": pipelining(server),
+        "largest head": largest_head(server),
+        "early 413": early_answer(server),
+        "SIGTERM in flight": drain(server),
+    }
+
+
+def ratio(theirs: list[Load], ours: list[Load], field: str) -> float:
+    return float(np.median([getattr(t, field) / getattr(o, field) for t, o in zip(theirs, ours, strict=True)]))
+
+
+def show(loads: dict[str, dict[str, list[Load]]], baseline: str) -> None:
+    columns = (
+        f"{'load':>9} {'req/s':>7} {'p50 ms':>7} {'p99 ms':>7} {'CPU s/1000':>10} {'CPU ratio':>9} {'p50 ratio':>9}"
+    )
+    click.echo(f"\n{'server':24} {columns}")
+    for name, kinds in loads.items():
+        for kind, runs in kinds.items():
+            rate, p50, p99, cpu = np.median([(r.rate, r.p50, r.p99, r.cpu) for r in runs], axis=0)
+            ours = loads[baseline].get(kind, runs)
+            click.echo(f"{name:24} {kind:>9} {rate:7.0f} {p50:7.3f} {p99:7.2f} {cpu:10.4f} "
+                       f"{ratio(runs, ours, 'cpu'):8.2f}x {ratio(runs, ours, 'p50'):8.2f}x")  # fmt: skip
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--requests", default=10_000)
+@click.option("--rounds", default=5)
+@click.option("--servers", default=",".join(SERVERS), help="Some of them; the first is what ratios are taken to.")
+@click.option("--app", type=click.Choice(list(APPS)), default="8 kB", help="What answers.")
+def main(requests: int, rounds: int, servers: str, app: str) -> None:
+    """Print loads (medians over rounds), then what each server does with the unusual."""
+    names = servers.split(",")
+    click.echo(
+        ", ".join(f"{p} {version(p)}" for p in ("uvicorn", "httptools", "zttp", "uvloop", "hypercorn", "granian"))
+    )
+    loads: dict[str, dict[str, list[Load]]] = {name: {} for name in names}
+    facts: dict[str, dict[str, str]] = {}
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            with running(APPS[app], SERVERS[name]) as server:
                 for connections in (1, 8, 64):
-                    runs.setdefault((name, connections), []).append(measure(process, port, connections, requests))
-                h2c = "yes" if speaks_h2c(port) else "no"
-                facts[name] = f"h2c {h2c}, exit after SIGTERM {exit_after_sigterm(process)}"
-    click.echo(f"{'server':26} {'conns':>5} {'req/s':>8} {'p50 ms':>7} {'p99 ms':>7} {'CPU ms/req':>10}")
-    for (name, connections), measured in runs.items():
-        rate, p50, p99, cpu = np.median([(r.rate, r.p50, r.p99, r.cpu) for r in measured], axis=0)
-        click.echo(f"{name:26} {connections:5} {rate:8.0f} {p50:7.2f} {p99:7.2f} {cpu:10.3f}")
-    for name, fact in facts.items():
-        click.echo(f"{name}: {fact}")
+                    loads[name].setdefault(f"{connections} conns", []).append(http1(server, connections, requests))
+                if speaks_h2c(server):
+                    loads[name].setdefault("h2c", []).append(http2(server, requests // 10))
+                if not turn:
+                    start = {"start": f"{server.start:.2f} s", "RSS": f"{server.resident():.0f} MB"}
+                    facts[name] = start | {"h2c": "yes" if "h2c" in loads[name] else "no"}
+                    facts[name] |= behaviour(server) if app == "8 kB" else {}
+    show(loads, names[0])
+    for name, found in facts.items():
+        click.echo(f"\n{name}: " + "; ".join(f"{key} {value}" for key, value in found.items()))
 
 
 if __name__ == "__main__":

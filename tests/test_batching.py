@@ -51,6 +51,21 @@ def test_a_query_does_not_wait_for_a_bulk():
     assert query[0] in q.take(0).batch
 
 
+@pytest.mark.parametrize("flood", [1, 3, 20])
+def test_a_bulk_is_not_starved_by_a_flood_of_queries(flood):
+    q = queue()
+    q.push(bulk := entries([50] * 20))
+    left, queries = set(bulk), 0
+    for _ in range(20 * (flood + 2)):
+        while queries < flood:  # a new query for each that was answered
+            q.push(entries([60]))
+            queries += 1
+        batch = q.take(0).batch
+        queries -= sum(entry not in left for entry in batch)
+        left -= set(batch)
+    assert not left
+
+
 def test_one_kind_of_rows_a_batch():
     q = queue()
     q.push(entries([5, 5], rows="tokens"))

@@ -88,7 +88,9 @@ def with_path(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "packages"), "HF_HUB_OFFLINE": "1", **more}
 
 
-TRUSS_ENCODER = "--max-batch-requests 32 --max-batch-tokens 16384 --max-client-batch-size 128 --max-concurrent-requests 2048"
+TRUSS_ENCODER = (
+    "--max-batch-requests 32 --max-batch-tokens 16384 --max-client-batch-size 128 --max-concurrent-requests 2048"
+)
 ROUTER = "import sys; from bei.cli import text_embeddings_router as r; r(sys.argv[1:])"
 
 

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "packages" / "bei"
 LAYERS = [
-    "errors settings metrics",
+    "errors",
+    "settings metrics",
     "architectures",
     "checkpoint",
     "engines",

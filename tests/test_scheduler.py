@@ -96,7 +96,7 @@ def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):
 
 
 def test_an_engine_failure_fails_its_batch_and_no_other(running):
-    scheduler, engine, inbox = running
+    scheduler, _, inbox = running
     scheduler.submit(entries([666, 1]))
     outcomes = inbox.wait_for(2)
     assert all(isinstance(result, EngineFailed) for result in outcomes.values())

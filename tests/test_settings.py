@@ -1,4 +1,4 @@
-"""Settings: block, then environment, then flags; and one line for whatever is wrong. truss's own verdicts: tests/truss."""
+"""Settings: block, then environment, then flags; and one line for whatever is wrong."""
 
 from pathlib import Path
 
@@ -74,7 +74,11 @@ def test_names_and_secrets():
         (changed("trt_llm.inference_stack", "v2"), {}, "trt_llm.inference_stack: .*'v1', not 'v2'"),
         (changed("trt_llm.runtime.webserver_default_route", "/v1/systemone"), {}, "setting route: .*'/v1/systemone'"),
         (tiny_config(), {"BEI_PORT": "http"}, "setting port: .*integer.*, not 'http'"),
-        (tiny_config(), {"BEI_PROT": "80"}, "environment variable BEI_PROT is not a setting; settings are BEI_ALLOW_PRIVATE_URLS"),
+        (
+            tiny_config(),
+            {"BEI_PROT": "80"},
+            "environment variable BEI_PROT is not a setting; settings are BEI_ALLOW_PRIVATE_URLS",
+        ),
         (tiny_config(), {"BEI_ENGINE": "cuda"}, "setting engine: .*'torch'.*, not 'cuda'"),
     ],
 )

@@ -25,7 +25,10 @@ def byte_pairs(file: Path) -> None:
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     library.train_from_iterator([" ".join(WORDS)], trainer)
     library.decoder = decoders.ByteLevel()

@@ -76,7 +76,7 @@ MEAN = {"pooling_mode": "mean"}
 
 
 def save(folder: Path, model: transformers.PreTrainedModel, *, pooling: dict | None = MEAN) -> Path:
-    """config.json, model.safetensors, tokenizer.json; unless `pooling` is None modules.json and 1_Pooling/config.json."""
+    """Weights, config and tokenizer; unless `pooling` is None modules.json and 1_Pooling/config.json."""
     model.save_pretrained(folder)
     word_pieces().save(str(folder / "tokenizer.json"))
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}

@@ -1,12 +1,11 @@
 """What runs next. Pure: no thread, no clock, no device; the caller brings the time.
 
 Start-time fair queueing over tokens (Goyal, Vin and Cheng, 1996). An entry's tag is the virtual time at which its
-request arrived plus the tokens of the entries before it in that request; the least tag opens the next batch, and virtual
-time is the tag of the last opener. So a query that arrives behind a bulk of 2,048 texts waits for one batch, not for the
-bulk; and nothing starves, for tags of later requests only grow. What still fits the budget fills the batch, in order of
-tags; what does not keeps its place, and no more than LOOKAHEAD such entries are looked past.
-
-Bound: when an entry with tag t waits, only entries with tags up to t, or ones that fit beside the opener, run before it.
+request arrived plus the tokens of the entries before it in that request; the least tag opens the next batch. Virtual
+time is the service that each waiting request has had by right: a batch moves it on by its tokens over the requests that
+wait. So a query that arrives behind a bulk of 2,048 texts waits for one batch, not for the bulk; and nothing starves,
+for under any flood of new requests virtual time passes every tag. What still fits the budget fills the batch, in order
+of tags; what does not keeps its place, and no more than LOOKAHEAD such entries are looked past.
 """
 
 import heapq
@@ -21,10 +20,11 @@ LOOKAHEAD = 32
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What the entries of one call share. `dropped` is set when nobody waits for it any more."""
+    """What the entries of one call share. `dropped`: nobody wants it any more; `waiting`: its entries in the queue."""
 
     deadline: float = float("inf")
     dropped: bool = False
+    waiting: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +66,7 @@ class Queue:
         self._heap: list[tuple[int, int, Entry]] = []
         self._virtual_time = 0
         self._arrivals = 0
+        self._requests = 0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -76,8 +77,10 @@ class Queue:
         tokens = sum(entry.tokens for entry in entries)
         if self._heap and self.tokens + tokens > self.max_queue_tokens:
             raise Overloaded("Model is overloaded")
+        self._requests += 1
         tag = self._virtual_time
         for entry in entries:
+            entry.request.waiting += 1
             heapq.heappush(self._heap, (tag, self._arrivals, entry))
             self._arrivals += 1
             tag += entry.tokens
@@ -90,16 +93,21 @@ class Queue:
             tag, arrival, entry = heapq.heappop(self._heap)
             if entry.request.dropped or entry.request.deadline <= now:
                 taken.expired.append(entry)
-            elif not taken.batch:
-                self._virtual_time = tag
-                taken.batch.append(entry)
-                room -= entry.tokens
-            elif entry.tokens <= room and entry.rows == taken.batch[0].rows:
+            elif not taken.batch or (entry.tokens <= room and entry.rows == taken.batch[0].rows):
+                if not taken.batch:
+                    self._virtual_time = max(self._virtual_time, tag)
                 taken.batch.append(entry)
                 room -= entry.tokens
             else:
                 passed.append((tag, arrival, entry))
         for item in passed:
             heapq.heappush(self._heap, item)
-        self.tokens -= sum(entry.tokens for entry in taken.batch + taken.expired)
+        self._virtual_time += -(-(self.max_batch_tokens - room) // max(1, self._requests))
+        self._forget(taken.batch + taken.expired)
         return taken
+
+    def _forget(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.tokens -= entry.tokens
+            entry.request.waiting -= 1
+            self._requests -= entry.request.waiting == 0

@@ -53,6 +53,10 @@ class Empty(Error):
 class Unauthorized(Error):
     status, kind = 401, "Validation"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer"}
+
 
 class NotFound(Error):
     status, kind = 404, "Validation"

@@ -1,4 +1,4 @@
-"""The tasks behind one async interface: check, tokenize, queue, finish. HTTP, Truss and the command line stand on this."""
+"""The tasks behind one async interface: check, tokenize, queue, finish. Every host stands on this."""
 
 import asyncio
 import logging
@@ -46,7 +46,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """rows: float32[N, D] for embeddings, a list of float32[tokens, H] for token states, float32[N] for similarities."""
+    """rows: float32[N, D] for embeddings, a list of float32[tokens, H] for states, float32[N] for similarities."""
 
     rows: np.ndarray | list[np.ndarray]
     usage: Usage
@@ -205,9 +205,7 @@ class Service:
             self._scheduler.close()
             self._tokenizing.shutdown(wait=False)
 
-    async def _rows(
-        self, inputs: Sequence[Input], options: Options, kind: RowKind
-    ) -> tuple[list[np.ndarray], Usage]:
+    async def _rows(self, inputs: Sequence[Input], options: Options, kind: RowKind) -> tuple[list[np.ndarray], Usage]:
         started = time.monotonic()
         self._check_ready()
         self._check_size(inputs)
@@ -221,14 +219,14 @@ class Service:
             )
             tokenized = time.monotonic()
             outcomes = await self._run(encodings, kind, options.deadline)
+        for encoding in encodings:
+            metrics.input_length.observe(len(encoding.ids))
         usage = _usage(encodings, outcomes, started, tokenized)
         return [outcome.result for outcome in outcomes], usage
 
     async def _run(self, encodings: Sequence[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
         pending = _Pending(len(encodings), deadline)
-        entries = [
-            Entry(pending, i, e.ids, prompt_tokens=e.prompt_tokens, rows=kind) for i, e in enumerate(encodings)
-        ]
+        entries = [Entry(pending, i, e.ids, prompt_tokens=e.prompt_tokens, rows=kind) for i, e in enumerate(encodings)]
         self._scheduler.submit(entries)
         try:
             async with asyncio.timeout(None if deadline == float("inf") else deadline - time.monotonic()):

@@ -19,7 +19,7 @@ Input = str | list[int]
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """`ids` with specials; `prompt_tokens` of them are the prompt's and the specials before it; `characters` as sent."""
+    """`ids` with specials; `prompt_tokens` of them are the prompt's and the specials before it."""
 
     ids: list[int]
     prompt_tokens: int
@@ -69,11 +69,13 @@ class Tokenizer:
         texts = {i: (prompt or "") + item for i, item in enumerate(inputs) if isinstance(item, str)}
         bodies = dict(zip(texts, self._bodies(list(texts.values())), strict=True))
         return [
-            self._finish(i, item, bodies[i] if i in bodies else item, prompt_tokens, truncate, direction)
+            self._finish(i, item, bodies.get(i, item), prompt_tokens, truncate, direction)
             for i, item in enumerate(inputs)
         ]
 
-    def tokenize(self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None) -> list[list[Token]]:
+    def tokenize(
+        self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
+    ) -> list[list[Token]]:
         """The tokens of each text, with where each stands in prompt + text."""
         full = [(prompt or "") + text for text in texts]
         encodings = self._library.encode_batch(self._cased(full), add_special_tokens=add_special_tokens)

@@ -7,8 +7,8 @@ import json
 import math
 import time
 
-import msgpack
 import numpy as np
+import ormsgpack
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -67,7 +67,14 @@ def test_base64_is_little_endian_float32(service):
 @pytest.mark.parametrize(
     "body",
     [
-        {"input": "the cat", "encoding_format": None, "dimensions": None, "model": None, "user": None, "truncate": None},
+        {
+            "input": "the cat",
+            "encoding_format": None,
+            "dimensions": None,
+            "model": None,
+            "user": None,
+            "truncate": None,
+        },
         {"input": "the cat", "dimensions": 0, "modality": "text"},
         {"input": "the cat", "prompt_name": None, "truncation_direction": "Right", "normalize": True},
         {"input": "the cat", "truncation_direction": "left", "model": 3},
@@ -174,7 +181,10 @@ def test_a_bad_body_has_its_status_and_names_its_field(service, path, field, bod
     assert reply.status == status
     if path.startswith("/v1"):
         assert set(answer) == {"error", "message", "type", "code"}
-        assert answer["error"] == {**{k: answer[k] for k in ("message", "type", "code")}, "param": answer["error"]["param"]}
+        assert answer["error"] == {
+            **{k: answer[k] for k in ("message", "type", "code")},
+            "param": answer["error"]["param"],
+        }
         assert answer["code"] == status
         assert message.replace("`F`", "`input`") in answer["message"]
     else:
@@ -273,7 +283,11 @@ def test_deadlines(service):
 def test_ids_and_compute_headers(service):
     headers = call(service, "/embed", {"inputs": TEXTS}, x_request_id="r1", x_baseten_customer_request_id="c1").headers
     assert (headers["x-request-id"], headers["x-baseten-customer-request-id"]) == ("r1", "c1")
-    assert (headers["x-compute-type"], headers["x-compute-tokens"], headers["x-compute-characters"]) == ("cpu", "9", "16")
+    assert (headers["x-compute-type"], headers["x-compute-tokens"], headers["x-compute-characters"]) == (
+        "cpu",
+        "9",
+        "16",
+    )
     for name in ("x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"):
         assert headers[name].isdigit()
     assert len(call(service, "/embed", b"{").headers["x-request-id"]) == 32
@@ -310,7 +324,7 @@ def test_msgpack_when_asked_first(service):
     as_json = post(service, "/v1/embeddings", body, accept="application/json, application/msgpack")
     reply = call(service, "/v1/embeddings", body, accept="application/msgpack")
     assert reply.headers["content-type"] == "application/msgpack"
-    unpacked = msgpack.unpackb(reply.body)
+    unpacked = ormsgpack.unpackb(reply.body)
     assert unpacked["usage"] == as_json["usage"]
     assert unpacked["data"][1]["embedding"] == pytest.approx(as_json["data"][1]["embedding"], abs=1e-6)
 

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from bei.architectures.spec import Dense, LayerNorm, Normalize, Pooling
 from bei.checkpoint.load import read
 from bei.errors import SetupError
-from safetensors.numpy import load_file, save_file
-
 from tests.tiny_models import random_model, save, write_json, write_modules
 
 
@@ -95,6 +95,11 @@ def test_without_modules_bert_pools_the_first_token_and_says_so(tmp_path, caplog
     folder = save(tmp_path, random_model("bert"), pooling=None)
     assert read(folder, "m").spec.pooling == Pooling(("first",))
     assert "pooling the first token" in caplog.text
+
+
+def test_without_modules_the_setting_decides(tmp_path):
+    folder = save(tmp_path, random_model("mpnet"), pooling=None)
+    assert read(folder, "m", pooling="mean").spec.pooling == Pooling(("mean",))
 
 
 def test_without_modules_mpnet_is_refused(tmp_path):

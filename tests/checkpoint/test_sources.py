@@ -14,7 +14,12 @@ import fsspec
 import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from bei.checkpoint import archive, sources, wheels
 from bei.checkpoint.load import load
@@ -25,7 +30,11 @@ from bei.settings import Settings
 
 
 def settings(source: str, repo: str, tmp_path: Path, secret: str | None = None, **flags) -> Settings:
-    repository = {"source": source, "repo": repo, **({"revision": flags.pop("revision")} if "revision" in flags else {})}
+    repository = {
+        "source": source,
+        "repo": repo,
+        **({"revision": flags.pop("revision")} if "revision" in flags else {}),
+    }
     config = {"trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": repository}}}
     secrets = {"hf_access_token": secret} if secret else {}
     return Settings.load(config, secrets=secrets, environ={}, cache_dir=tmp_path / "cache", **flags)
@@ -154,7 +163,7 @@ def test_baseten_training(tmp_path, tiny_folder):
     assert fetched(revision="job1/checkpoint-50") == "job1/checkpoint-50"
     assert fetched(revision="job1") == "job1/checkpoint-100"
     assert fetched(revision="latest") == fetched() == "job2/checkpoint-10"
-    with pytest.raises(SetupError, match="no checkpoint under .*job9; mount"):
+    with pytest.raises(SetupError, match=r"no checkpoint under .*job9; mount"):
         fetched(revision="job9")
 
 
@@ -315,7 +324,7 @@ def test_a_redirect_into_the_network_is_refused(web, tmp_path, monkeypatch):
         "_pinned",
         lambda client, target: client.build_request("GET", target) if target.port else pinned(client, target),
     )
-    with pytest.raises(SetupError, match="169.254.169.254, an address inside the network"):
+    with pytest.raises(SetupError, match=r"169\.254\.169\.254, an address inside the network"):
         fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path))
 
 

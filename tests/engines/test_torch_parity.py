@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
 from bei.engines.torch.engine import TorchEngine
-
 from tests.tiny_models import FAMILIES, VOCAB, random_model, save
 
 LENGTHS = [1, 5, 64, 7, 5, 1, 33, 64, 2]

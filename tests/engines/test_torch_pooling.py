@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
+
 from bei.architectures.spec import Pooling
 from bei.engines import base
 from bei.engines.torch import pooling
 from bei.engines.torch.layout import Layout
-from hypothesis import given
-from hypothesis import strategies as st
-from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 
 MODES = {
     "first": "cls",

@@ -7,10 +7,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from bei.checkpoint.sources import fetch
-from bei.settings import Settings
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
+
+from bei.checkpoint.sources import fetch
+from bei.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"

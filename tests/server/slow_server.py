@@ -1,4 +1,4 @@
-"""A server whose engine takes its time: python slow_server.py FOLDER LOAD_SECONDS BATCH_SECONDS [PAYLOAD_LIMIT]; prints its port."""
+"""A server whose engine takes its time; prints its port. Takes FOLDER LOAD_SECONDS BATCH_SECONDS [PAYLOAD_LIMIT]."""
 
 import logging
 import sys

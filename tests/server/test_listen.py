@@ -168,7 +168,7 @@ def test_a_client_that_waits_for_our_word_before_a_large_body(server):
 def test_an_endless_body_is_cut_off(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
         sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
-        with pytest.raises(OSError):  # noqa: PT011  reset or broken pipe
+        with pytest.raises(OSError):
             for _ in range(900):
                 sock.sendall(b" " * 1_000_000)
 
@@ -205,7 +205,7 @@ def test_sigterm_finishes_what_is_in_flight(start):
         status, log = running.stop()
         working.join(LIMIT)
     assert (status, replies[0].status_code) == (0, 200)
-    assert "SIGTERM: finishing what is in flight" in log
+    assert "SIGTERM: draining, 1 connections open" in log
 
 
 def test_sigterm_while_loading_ends_at_once(start):
@@ -239,5 +239,5 @@ def test_a_port_in_use_is_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(SetupError, match="cannot listen on 127.0.0.1:.*in use; choose another with --port"):
+        with pytest.raises(SetupError, match=r"cannot listen on 127\.0\.0\.1:.*in use; choose another with --host or --port"):
             listen.bind(*taken.getsockname())

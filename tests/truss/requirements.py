@@ -13,5 +13,7 @@ bundle = Path(__file__).parents[2] / "examples" / "model-py" / "config.yaml"
 own = yaml.safe_load(bundle.read_text())["requirements"]
 replaced = {line.split(">")[0].split("=")[0] for line in own}
 lines = [line.split("#")[0].strip() for line in server.read_text().splitlines()]
-kept = [line for line in lines if line and not line.startswith("-") and line.split(">")[0].split("=")[0] not in replaced]
+kept = [
+    line for line in lines if line and not line.startswith("-") and line.split(">")[0].split("=")[0] not in replaced
+]
 print("\n".join(kept + own))  # noqa: T201  pip reads it

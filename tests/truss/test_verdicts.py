@@ -112,39 +112,45 @@ def with_value(path: str, value: Any, base_model: str = "encoder_bert") -> dict[
     return made
 
 
+def values() -> dict[str, tuple[Any, ...]]:
+    """Path of a field → values to try there."""
+    bounded = {
+        path: (low, high, low - 1, high + 1, str(low), float(low), True, None) for path, (low, high) in BOUNDED.items()
+    }
+    at_least_one = dict.fromkeys(AT_LEAST_ONE, (1, 0, "1", None))
+    return VALUES | bounded | at_least_one | dict.fromkeys(BOOLEANS, (True, "true", "maybe", 2))
+
+
+ENCODER_VALUES = dict.fromkeys(
+    ("build.max_num_tokens", "build.plugin_configuration", "build.tensor_parallel_count"),
+    ({"paged_kv_cache": False}, 100, 16384, 2),
+)
+
+
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and whole config."""
-
-    def config(path: str, value: Any, base_model: str = "encoder_bert") -> tuple[str, dict[str, Any]]:
-        made = {"resources": {"accelerator": "H100"}, "trt_llm": with_value(path, value, base_model)}
-        return f"{base_model} {path}={value!r}", made
-
-    for path, (low, high) in BOUNDED.items():
-        for value in (low, high, low - 1, high + 1, str(low), float(low), True, None):
-            yield config(path, value)
-    for path in AT_LEAST_ONE:
-        for value in (1, 0, "1", None):
-            yield config(path, value)
-    for path in BOOLEANS:
-        for value in (True, "true", "maybe", 2):
-            yield config(path, value)
-    for path, values in VALUES.items():
-        for value in values:
-            yield config(path, value)
-    for path in ("build.max_num_tokens", "build.plugin_configuration", "build.tensor_parallel_count"):
-        for value in ({"paged_kv_cache": False}, 100, 16384, 2):
-            yield config(path, value, "encoder")
-    yield "encoder defaults", {"trt_llm": block("encoder")}
-    yield "decoder defaults", {"trt_llm": block("decoder")}
-    yield config("build.moe_expert_parallel_option", 2, "decoder")
+    by_model = {
+        "encoder_bert": values(),
+        "encoder": ENCODER_VALUES,
+        "decoder": {"build.moe_expert_parallel_option": (-1, 2)},
+    }
+    for base_model, paths in by_model.items():
+        yield f"{base_model} defaults", {"trt_llm": block(base_model)}
+        for path, tried in paths.items():
+            for value in tried:
+                made = {"resources": {"accelerator": "H100"}, "trt_llm": with_value(path, value, base_model)}
+                yield f"{base_model} {path}={value!r}", made
     for accelerator in ACCELERATORS:
         for base_model in ("encoder", "encoder_bert"):
             for quantization in ("no_quant", "fp8", "fp4"):
                 made = with_value("build.quantization_type", quantization, base_model)
-                yield f"{accelerator} {base_model} {quantization}", {
-                    "resources": {"accelerator": accelerator},
-                    "trt_llm": made,
-                }
+                yield (
+                    f"{accelerator} {base_model} {quantization}",
+                    {
+                        "resources": {"accelerator": accelerator},
+                        "trt_llm": made,
+                    },
+                )
 
 
 CASES = dict(cases())

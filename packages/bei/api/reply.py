@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
 
-import msgpack
 import numpy as np
 import orjson
+import ormsgpack
 import zstandard
 
 from bei.api.call import Call
@@ -50,7 +50,7 @@ def render(result: Result, call: Call, device: str) -> Reply:
     headers = _compute_headers(result.usage, device) if result.usage else {}
     accepted = [part.partition(";")[0].strip() for part in call.headers.get("accept", "").split(",")]
     if accepted[0] in ("application/msgpack", "application/x-msgpack"):
-        body = msgpack.packb(result.value, default=_plain)
+        body = ormsgpack.packb(result.value, default=_plain, option=ormsgpack.OPT_SERIALIZE_NUMPY)
         return Reply(body, headers={**headers, "content-type": "application/msgpack"})
     body = orjson.dumps(result.value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     return Reply(body, headers={**headers, "content-type": "application/json"})
@@ -109,7 +109,7 @@ def _compute_headers(usage: Usage, device: str) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays that a writer does not take as they are: msgpack any, orjson those of odd layout."""
+    """Arrays of a layout that the writers do not take as they are."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):

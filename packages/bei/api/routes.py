@@ -15,7 +15,7 @@ Handler = Callable[[Service, Any, Call], Awaitable[Result | Reply]]
 
 @dataclass(frozen=True)
 class Route:
-    """`body` and `response` are types that pydantic can describe; `example` is a body that the default model answers."""
+    """`body` and `response` are types that pydantic can describe; `example` is a body the default model answers."""
 
     path: str
     handler: Handler

@@ -100,7 +100,9 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
         for member in tar:
             name = PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts:
-                raise SetupError(f"the archive holds {member.name!r}, a path outside its own folder; it is not unpacked")
+                raise SetupError(
+                    f"the archive holds {member.name!r}, a path outside its own folder; it is not unpacked"
+                )
             if not (member.isfile() or member.isdir()):
                 raise SetupError(f"the archive holds {member.name!r}, a link or device; it is not unpacked")
             unpacked += member.size

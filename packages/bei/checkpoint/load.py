@@ -12,7 +12,7 @@ import numpy as np
 from bei import architectures
 from bei.architectures.family import Family
 from bei.architectures.shapes import tensor_shapes
-from bei.architectures.spec import EncoderSpec, Pooling
+from bei.architectures.spec import EncoderSpec, Pooling, PoolingMode
 from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules
 from bei.checkpoint.sources import fetch
 from bei.checkpoint.tensors import Tensor, Tensors, scan
@@ -54,11 +54,20 @@ class Checkpoint:
 def load(settings: Settings) -> Checkpoint:
     """Fetch the checkpoint that the settings name, and read it. Raises SetupError, one line that names the remedy."""
     fetched = fetch(settings)
-    return read(fetched.folder, settings.repo, fetched.revision, settings.max_num_tokens)
+    return read(fetched.folder, settings.repo, fetched.revision, settings.max_num_tokens, settings.pooling)
 
 
-def read(folder: Path, name: str, revision: str | None = None, max_num_tokens: int = 1 << 20) -> Checkpoint:
-    """Read a folder in the Hugging Face layout, checked whole: every tensor is there, none is left over, shapes fit."""
+def read(
+    folder: Path,
+    name: str,
+    revision: str | None = None,
+    max_num_tokens: int = 1 << 20,
+    pooling: PoolingMode | None = None,
+) -> Checkpoint:
+    """Read a folder in the Hugging Face layout, checked whole: every tensor is there, none is left over, shapes fit.
+
+    `pooling` is what a checkpoint without modules.json pools by. Raises SetupError.
+    """
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
     if not config:
@@ -67,8 +76,8 @@ def read(folder: Path, name: str, revision: str | None = None, max_num_tokens: i
         )
     _refuse_classifiers(config)
     family = architectures.family(config)
-    pooling = modules.pooling or _default_pooling(config)
-    spec = replace(family.spec(config), pooling=pooling, head=modules.head)
+    pooled = modules.pooling or (Pooling((pooling,)) if pooling else _default_pooling(config))
+    spec = replace(family.spec(config), pooling=pooled, head=modules.head)
     parts = {**_encoder_tensors(modules.encoder, family, spec), **modules.tensors}
     _check_shapes(parts, spec)
     limits = read_limits(modules.encoder)
@@ -101,9 +110,10 @@ def _default_pooling(config: Mapping[str, Any]) -> Pooling:
     """TEI's: the first token for BERT and its kin, nothing for others (router/src/lib.rs)."""
     if "bert" not in config["model_type"]:
         raise SetupError(
-            f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; add the file"
+            f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; "
+            "add the file, or set BEI_POOLING"
         )
-    log.warning("no modules.json: pooling the first token; check that the model was trained so")
+    log.warning("no modules.json: pooling the first token; if the model was trained otherwise, set BEI_POOLING")
     return Pooling(("first",))
 
 

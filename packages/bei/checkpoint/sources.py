@@ -35,8 +35,8 @@ log = logging.getLogger("bei")
 WANTED = ("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json")
 _CONVERT = (
     "convert it once: python -c \"from transformers import AutoModel as M, AutoTokenizer as T; r='{repo}'; "
-    "M.from_pretrained(r).save_pretrained('model'); T.from_pretrained(r).save_pretrained('model')\" and serve the folder "
-    "with source LOCAL"
+    "M.from_pretrained(r).save_pretrained('model'); T.from_pretrained(r).save_pretrained('model')\" "
+    "and serve the folder with source LOCAL"
 )
 
 
@@ -173,7 +173,9 @@ def _secret(credential: SecretStr | None, settings: Settings) -> dict[str, str]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise SetupError(f"the secret for source {settings.source} must be a JSON object; see Baseten's cloud storage page")
+        raise SetupError(
+            f"the secret for source {settings.source} must be a JSON object; see Baseten's cloud storage page"
+        )
     return value
 
 
@@ -237,5 +239,7 @@ _SOURCES: dict[str, Callable[[Settings], Fetched]] = {
         },
     ),
     "GCS": _bucket("gs", "gcs", lambda secret: {"token": secret or None}),
-    "AZURE": _bucket("az", "azure", lambda secret: {key: secret[key] for key in ("account_name", "account_key") if key in secret}),
+    "AZURE": _bucket(
+        "az", "azure", lambda secret: {key: secret[key] for key in ("account_name", "account_key") if key in secret}
+    ),
 }

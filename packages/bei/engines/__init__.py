@@ -20,6 +20,8 @@ AUTO = ("torch",)
 
 def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
     """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
+    if settings.quantization != "no_quant":
+        log.warning("quantization_type %s: no engine here has it yet; serving in 16 bits", settings.quantization)
     refusals = []
     for name in AUTO if settings.engine == "auto" else (settings.engine,):
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from bei import api
 from bei.api import Call, Reply
 from bei.api.reply import finish, render_error
-from bei.errors import ClientGone, TooLarge
+from bei.errors import ClientGone, NotReady, TooLarge
 from bei.service import Service
 
 log = logging.getLogger("bei")
@@ -32,7 +32,12 @@ def asgi(service: Service) -> Application:
             reply = await _answer_while_connected(service, call, receive)
         except TooLarge as error:
             reply = await finish(render_error(error, call.path), call)
-            reply = Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
+            if scope["http_version"] != "2":  # the rest of the body may still come
+                reply = Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
+        except asyncio.CancelledError:
+            if scope["http_version"] == "2":  # the connection may be gone, and nobody left to take an answer
+                raise
+            reply = await finish(render_error(NotReady("the server stopped before the answer"), call.path), call)
         except ClientGone as error:
             log.info("%d %s %s: %s", error.status, call.method, call.path, error)
             return

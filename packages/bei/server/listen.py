@@ -1,14 +1,16 @@
 """Sockets and signals: HTTP/1.1 and HTTP/2 prior knowledge on one port; SIGTERM drains and exits 0.
 
-uvicorn's httptools protocol serves HTTP/1.1, for it costs a fifth of what others do (docs/design-notes.md); it has no
-HTTP/2, so a connection that opens with HTTP/2's preface is handed to hypercorn's.
+uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; hypercorn has, at several times the
+cost. So the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
 """
 
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -20,16 +22,27 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as HypercornConfig
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from bei.errors import SetupError
-from bei.server.app import Application
 
 log = logging.getLogger("bei")
 
-KEEP_ALIVE_SECONDS = 75
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+KEEP_ALIVE_SECONDS = 75  # clients keep idle connections for 30 s and proxies for 60: the server must not close first
+MAX_HEAD = 1 << 16  # bytes of request line and headers
+_STREAMS = 256  # requests at once on an HTTP/2 connection, and what Baseten's client has in flight
 _BACKLOG = 2048
+_FAREWELL_SECONDS = 1.0  # for handlers to notice that their HTTP/2 client has gone, before they are cancelled
+_UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*h2c\r\n", re.IGNORECASE)
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+_HTTP2 = HypercornConfig()
+_HTTP2.errorlog = log
+_HTTP2.include_server_header = False
+_HTTP2.keep_alive_timeout, _HTTP2.keep_alive_max_requests = KEEP_ALIVE_SECONDS, sys.maxsize
+_HTTP2.h2_max_concurrent_streams = _STREAMS
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -38,14 +51,15 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except OSError as exc:
+    except (OSError, OverflowError) as exc:
         bound.close()
-        raise SetupError(f"cannot listen on {host}:{port}: {exc.strerror or exc}; choose another with --port") from None
+        reason = getattr(exc, "strerror", None) or exc
+        raise SetupError(f"cannot listen on {host}:{port}: {reason}; choose another with --host or --port") from None
     return bound
 
 
 def serve(
-    app: Application,
+    app: ASGIApp,
     listener: socket.socket,
     *,
     load: Callable[[], None] = lambda: None,
@@ -54,15 +68,17 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status: 0, or 2 when `load` raised.
 
-    The port answers while `load` runs in a thread. At the first signal `on_stop` is called, no connection is accepted,
-    and calls in flight have `drain_seconds` to finish; at the second the process ends at once.
+    The port answers while `load` runs in a thread. At the first signal `on_stop` is called, no connection is accepted
+    any more, and calls in flight have `drain_seconds` to finish; a second ends the process at once. So does the first
+    while `load` runs, for its downloads cannot be cancelled.
     """
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=_Opening,
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -71,9 +87,19 @@ def serve(
         timeout_graceful_shutdown=drain_seconds,
     )
     server = _Server(config, on_stop)
-    threading.Thread(target=server.run_load, args=(load,), name="load", daemon=True).start()
+    loading = threading.Thread(target=server.run_load, args=(load,), name="load", daemon=True)
+    loading.start()
     uvloop.run(server.serve(sockets=[listener]))
+    if loading.is_alive():
+        _exit(server.status)
     return server.status
+
+
+def _exit(status: int) -> None:
+    """Without waiting for other threads, and without tearing the interpreter down under them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class _Server(uvicorn.Server):
@@ -88,8 +114,12 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         self.should_exit = True
-        log.info("%s: finishing what is in flight", signal.Signals(sig).name)
+        # Not here: a handler may run while its own thread holds the lock of a logger or a metric.
+        asyncio.get_running_loop().call_soon_threadsafe(self._stop, signal.Signals(sig).name)
+
+    def _stop(self, name: str) -> None:
         self._on_stop()
+        log.info("%s: draining, %d connections open; again to stop at once", name, len(self.server_state.connections))
 
     def run_load(self, load: Callable[[], None]) -> None:
         try:
@@ -102,50 +132,98 @@ class _Server(uvicorn.Server):
             self.status, self.should_exit = 2, True
 
 
-class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1, unless the first bytes are HTTP/2's."""
+class _Opening(asyncio.Protocol):
+    """A connection until its first bytes tell HTTP/1.1 from HTTP/2. uvicorn makes one for each."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._opening: bytes | None = b""
-        self._http2: WorkerContext | None = None
+    def __init__(self, server_state: ServerState, **more: Any):
+        self._given = {"server_state": server_state, **more}
+        self._connections = server_state.connections
+        self._opening = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._silence = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, transport.close)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._silence.cancel()
+        self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._opening is None:
-            super().data_received(data)
+        self._opening += data
+        if len(self._opening) < len(_PREFACE) and _PREFACE.startswith(self._opening):
             return
-        opening = self._opening + data
-        if len(opening) < len(_PREFACE) and _PREFACE.startswith(opening):
-            self._opening = opening
-            return
-        self._opening = None
-        if opening.startswith(_PREFACE):
-            self._speak_http2(opening)
-        else:
-            super().data_received(opening)
+        self._leave()
+        protocol = (_Http2 if self._offers_http2() else _Http1)(**self._given)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._opening)
+
+    def _offers_http2(self) -> bool:
+        """By its preface, or as Java's client does, by an upgrade; uvicorn would drop the body of that request."""
+        head = self._opening.partition(b"\r\n\r\n")[0] + b"\r\n"
+        return self._opening.startswith(_PREFACE) or _UPGRADE.search(head) is not None
 
     def shutdown(self) -> None:
-        if self._http2 is None:
-            super().shutdown()
-        else:
-            self.loop.create_task(self._http2.terminated.set())
+        self._transport.close()
 
-    def _speak_http2(self, opening: bytes) -> None:
-        reader = asyncio.StreamReader(loop=self.loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
-        self.transport.set_protocol(protocol)
-        protocol.connection_made(self.transport)
-        writer = asyncio.StreamWriter(self.transport, protocol, reader, self.loop)
-        self._http2 = WorkerContext(None)
-        config = HypercornConfig()
-        config.keep_alive_timeout, config.include_server_header = KEEP_ALIVE_SECONDS, False
-        config.h2_max_concurrent_streams = 1000
-        connection = TCPServer(ASGIWrapper(self.app), self.loop, config, self._http2, {}, reader, writer)
-        task = self.loop.create_task(connection.run())
-        self.tasks.add(task)
-        task.add_done_callback(self._http2_closed)
-        reader.feed_data(opening)
 
-    def _http2_closed(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        self.connections.discard(self)
+class _Http1(HttpToolsProtocol):
+    """uvicorn's, which takes heads of any size, with a bound on them."""
+
+    _head: int | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                self.send_400_response(f"The request's head is larger than {MAX_HEAD} bytes.")
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+
+class _Http2(asyncio.StreamReaderProtocol):
+    """hypercorn's, in uvicorn's books: one of `connections` until it closes, and `shutdown` drains it."""
+
+    def __init__(self, config: uvicorn.Config, server_state: ServerState, **_: Any):
+        super().__init__(asyncio.StreamReader(), self._converse)
+        self._app, self._connections = ASGIWrapper(config.loaded_app), server_state.connections
+        self._context = WorkerContext(None)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._connections.add(self)
+        super().connection_made(transport)
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False  # close: hypercorn would wait for ever to answer on what its client has closed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        super().connection_lost(exc)
+        asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, self._conversation.cancel)
+
+    def shutdown(self) -> None:
+        self._draining = asyncio.ensure_future(self._context.terminated.set())
+
+    def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        server = TCPServer(self._app, loop, _HTTP2, self._context, {}, reader, writer)
+        self._conversation = loop.create_task(server.run())
+        self._conversation.add_done_callback(_log_failure)
+
+
+def _log_failure(conversation: asyncio.Task[None]) -> None:
+    """hypercorn fails, and so closes, where a client sends on after its answer."""
+    if not conversation.cancelled() and conversation.exception():
+        log.info("an HTTP/2 connection failed: %r", conversation.exception())

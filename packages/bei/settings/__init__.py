@@ -1,4 +1,4 @@
-"""What to serve and how: config.yaml's `trt_llm` block, then BEI_* variables, then flags; validated once, then frozen."""
+"""What to serve and how: config.yaml's `trt_llm` block, then BEI_* variables, then flags; checked once, then frozen."""
 
 import os
 from collections.abc import Mapping
@@ -152,7 +152,8 @@ def _refuse_unservable(settings: Settings) -> None:
         return
     if settings.base_model == "encoder_bert":
         raise SetupError(
-            f"trt_llm.build.quantization_type: `encoder_bert` is served in 16 bits; set no_quant, not {settings.quantization}"
+            "trt_llm.build.quantization_type: `encoder_bert` is served in 16 bits; set no_quant, "
+            f"not {settings.quantization}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The v1 `trt_llm` block, field for field as truss has it (truss/base/trt_llm_config.py, 0.18): types, defaults, refusals.
+"""The v1 `trt_llm` block, field for field as truss has it: types, defaults, refusals (truss/base/trt_llm_config.py).
 
 `inference_stack: v2` and a `speculator` are for generating models; a block with either is refused here.
 """

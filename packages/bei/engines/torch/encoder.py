@@ -13,9 +13,7 @@ from bei.engines.torch.attention import BiasTable, packed_attention
 from bei.engines.torch.layout import Layout
 from bei.engines.torch.linear import ACTIVATIONS, Linear, PackedLinear, linear_class
 from bei.engines.torch.pooling import pool
-
-Weights = Callable[[str], Tensor]
-"""Our name → the tensor on its device, in its precision."""
+from bei.engines.torch.weights import Weights
 
 
 class Encoder:
@@ -23,19 +21,20 @@ class Encoder:
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
         self._spec = spec
-        self._tokens = weights("embeddings.token")
-        self._positions = weights("embeddings.position")[spec.position_offset :]
-        self._types = weights("embeddings.token_type") if spec.token_types else None
+        self._tokens = weights.exact("embeddings.token")
+        self._positions = weights.exact("embeddings.position")[spec.position_offset :]
+        self._types = weights.exact("embeddings.token_type") if spec.token_types else None
         self._norm = _Norm(spec, weights, "embeddings.norm")
-        linear = linear_class(self._tokens.device, self._tokens.dtype)
+        linear = linear_class(weights.device, weights.dtype)
         self._layers = [_Layer(spec, weights, f"layers.{i}", linear) for i in range(spec.layers)]
         self._biases = None
         if spec.relative_bias:
-            self._biases = BiasTable(spec.relative_bias, weights("relative_bias"), spec.max_tokens)
+            self._biases = BiasTable(spec.relative_bias, weights.matrix("relative_bias"), spec.max_tokens)
 
     def __call__(self, batch: Batch, layout: Layout) -> Tensor:
-        """States in the order of `layout`."""
-        x = self._tokens[self._index(batch.input_ids[layout.tokens])] + self._positions[self._index(layout.positions)]
+        """float32 states in the order of `layout`."""
+        x = self._tokens[self._index(batch.input_ids[layout.tokens])]
+        x += self._positions[self._index(layout.positions)]
         if self._types is not None:
             x += self._types[self._index(batch.token_types[layout.tokens])]
         x = self._norm(x)
@@ -51,23 +50,27 @@ class Encoder:
 class _Layer:
     def __init__(self, spec: EncoderSpec, weights: Weights, name: str, linear: type[Linear] | type[PackedLinear]):
         def read(part: str, activation: Activation = "identity") -> Linear | PackedLinear:
-            return linear(weights(f"{name}.{part}.weight"), weights(f"{name}.{part}.bias"), activation)
+            return linear(weights.matrix(f"{name}.{part}.weight"), weights.exact(f"{name}.{part}.bias"), activation)
 
-        self._heads = spec.heads
+        self._heads, self._dtype = spec.heads, weights.dtype
         self._qkv, self._out = read("qkv"), read("out")
         self._up, self._down = read("up", spec.activation), read("down")
         self._attention_norm = _Norm(spec, weights, f"{name}.attention_norm")
         self._ffn_norm = _Norm(spec, weights, f"{name}.ffn_norm")
 
     def __call__(self, x: Tensor, layout: Layout, biases: list[Tensor | None]) -> Tensor:
-        context = packed_attention(self._qkv(x), layout.groups, self._heads, biases)
-        x = self._attention_norm(self._out.add(context, x))
-        return self._ffn_norm(self._down.add(self._up(x), x))
+        context = packed_attention(self._qkv(x.to(self._dtype)), layout.groups, self._heads, biases)
+        x = self._attention_norm(x.add_(self._out(context)))
+        return self._ffn_norm(x.add_(self._down(self._up(x.to(self._dtype)))))
 
 
 class _Norm:
     def __init__(self, spec: EncoderSpec, weights: Weights, name: str):
-        self._weight, self._bias, self._eps = weights(f"{name}.weight"), weights(f"{name}.bias"), spec.norm_eps
+        self._weight, self._bias, self._eps = (
+            weights.exact(f"{name}.weight"),
+            weights.exact(f"{name}.bias"),
+            spec.norm_eps,
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
@@ -78,9 +81,7 @@ class Head:
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
         self._pooling = spec.pooling
-        self._stages = [
-            _stage(stage, lambda part, i=i: weights(f"head.{i}.{part}").float()) for i, stage in enumerate(spec.head)
-        ]
+        self._stages = [_stage(stage, weights, f"head.{i}") for i, stage in enumerate(spec.head)]
 
     def __call__(self, states: Tensor, batch: Batch, layout: Layout) -> Tensor:
         rows = pool(states, batch, layout, self._pooling)
@@ -89,13 +90,13 @@ class Head:
         return rows
 
 
-def _stage(stage: Stage, weights: Weights) -> Callable[[Tensor], Tensor]:
+def _stage(stage: Stage, weights: Weights, name: str) -> Callable[[Tensor], Tensor]:
     match stage:
         case Dense(_, _, bias, activation):
-            weight, offset = weights("weight"), weights("bias") if bias else None
+            weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias") if bias else None
             return lambda rows: ACTIVATIONS[activation](F.linear(rows, weight, offset))
         case LayerNorm(size, eps):
-            weight, offset = weights("weight"), weights("bias")
+            weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias")
             return lambda rows: F.layer_norm(rows, (size,), weight, offset, eps)
         case _:
             return lambda rows: F.normalize(rows, dim=-1)

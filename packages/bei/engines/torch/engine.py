@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch
 from bei.engines.cpus import available_cpus
 from bei.engines.torch.encoder import Encoder, Head
 from bei.engines.torch.layout import Layout
+from bei.engines.torch.weights import Weights
 from bei.errors import SetupError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,8 +26,8 @@ class TorchEngine:
         self.precision, self.reason = _choose(self._device, precision)
         self.device = torch.cuda.get_device_name() if self._device.type == "cuda" else f"cpu x {self._threads}"
         self.token_budget = _token_budget(self._device, checkpoint.spec.hidden_size)
-        self._encoder = Encoder(checkpoint.spec, self._weights(checkpoint, _DTYPES[self.precision]))
-        self._head = Head(checkpoint.spec, self._weights(checkpoint, torch.float32))
+        weights = Weights(checkpoint, self._device, _DTYPES[self.precision])
+        self._encoder, self._head = Encoder(checkpoint.spec, weights), Head(checkpoint.spec, weights)
 
     def run(self, batch: Batch) -> np.ndarray:
         torch.set_num_threads(self._threads)  # torch keeps this per calling thread
@@ -35,21 +35,8 @@ class TorchEngine:
             layout = Layout.of(batch)
             states = self._encoder(batch, layout)
             if batch.rows == "tokens":
-                return layout.unsort_tokens(states.float()).cpu().numpy()
+                return layout.unsort_tokens(states).cpu().numpy()
             return layout.unsort_rows(self._head(states, batch, layout)).cpu().numpy()
-
-    def _weights(self, checkpoint: Checkpoint, dtype: torch.dtype):
-        def read(name: str) -> Tensor:
-            return _tensor(checkpoint.tensors[name]).to(self._device, dtype)
-
-        return read
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """numpy has no bfloat16 of its own; torch takes the bits."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def _choose(device: torch.device, precision: str) -> tuple[str, str]:

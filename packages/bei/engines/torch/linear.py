@@ -1,4 +1,4 @@
-"""y = x @ weight.T + bias, with the activation or the residual fused into the product where the device can."""
+"""y = x @ weight.T + bias, with the activation fused into the product where the device can."""
 
 from collections.abc import Callable
 
@@ -31,16 +31,14 @@ _TYPICAL_ROWS = 1024  # a hint for the layout of prepacked weights; any number o
 
 
 class Linear:
-    """weight: [outputs, inputs]; bias: [outputs]; x: [rows, inputs] in the same dtype."""
+    """weight: [outputs, inputs]; bias: float32[outputs]; x: [rows, inputs] in the weight's dtype."""
 
     def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = "identity"):
-        self._weight, self._bias, self._activation = weight.contiguous(), bias, ACTIVATIONS[activation]
+        self._weight, self._bias = weight.contiguous(), bias.to(weight.dtype)
+        self._activation = ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._activation(F.linear(x, self._weight, self._bias))
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self(x).add_(residual)
 
 
 class PackedLinear:
@@ -53,9 +51,6 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         name, algorithm = self._fused
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, name, [], algorithm)
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
 
 
 def linear_class(device: torch.device, dtype: torch.dtype) -> type[Linear] | type[PackedLinear]:

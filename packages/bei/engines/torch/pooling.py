@@ -9,8 +9,7 @@ from bei.engines.torch.layout import Layout
 
 
 def pool(states: Tensor, batch: Batch, layout: Layout, pooling: Pooling) -> Tensor:
-    """states: [T, hidden], sorted as `layout` → float32[B, hidden * len(modes)], sorted too."""
-    states = states.float()
+    """states: float32[T, hidden], sorted as `layout` → float32[B, hidden * len(modes)], sorted too."""
     lengths = torch.from_numpy(layout.lengths).to(states.device)
     positions = torch.from_numpy(layout.positions).to(states.device)
     if not pooling.include_prompt:

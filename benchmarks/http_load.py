@@ -1,0 +1,165 @@
+"""A server process under load: who runs it, who asks, and what it costs."""
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import httpx
+import numpy as np
+import uvloop
+
+ROOT = Path(__file__).parents[1]
+LENGTH = re.compile(rb"(?i)content-length: *([0-9]+)")
+LIMIT = 20.0  # seconds after which a server that does not answer is said to hang
+BODY = b'{"input": "What is Deep Learning?"}'
+REQUEST = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests a second, latencies in ms, and the server's CPU seconds per 1,000 requests."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Running:
+    process: subprocess.Popen
+    port: int
+    start: float  # seconds from fork to the first accepted connection
+
+    def connect(self, timeout: float = LIMIT) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def cpu(self) -> float:
+        """Seconds, of all its threads, to the nanosecond; /proc/PID/stat counts in hundredths."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(file.read_text().split()[0]) for file in threads) / 1e9
+
+    def resident(self) -> float:
+        """MB."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@contextmanager
+def running(app: str, server: str) -> Iterator[Running]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", app + server.format(port=port)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "packages")},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield Running(process, port, wait_for(port, started))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(port: int, started: float) -> float:
+    while time.perf_counter() - started < LIMIT:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return time.perf_counter() - started
+        except OSError:
+            time.sleep(0.005)
+    raise click.ClickException(f"nothing listens after {LIMIT} s; run with stderr to see why")
+
+
+class Client(asyncio.Protocol):
+    """One keep-alive connection, one request at a time."""
+
+    def __init__(self, count: int, took: list[float]):
+        self._left, self._took = count, took
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport, self._due = transport, 0
+        self._ask()
+
+    def _ask(self) -> None:
+        self._sent, self._received = time.perf_counter(), bytearray()
+        self._transport.write(REQUEST)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head = self._received.find(b"\r\n\r\n")
+        if head < 0 or len(self._received) < head + 4 + int(LENGTH.search(self._received, 0, head)[1]):
+            return
+        self._took.append(time.perf_counter() - self._sent)
+        self._left -= 1
+        if self._left:
+            self._ask()
+        else:
+            self._transport.close()
+            self.done.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(ConnectionError("the server hung up"))
+
+
+def http1(server: Running, connections: int, requests: int) -> Load:
+    async def everyone(count: int) -> list[float]:
+        took: list[float] = []
+        loop = asyncio.get_running_loop()
+        clients = [Client(count, took) for _ in range(connections)]
+        for client in clients:
+            await loop.create_connection(lambda client=client: client, "127.0.0.1", server.port)
+        await asyncio.gather(*(client.done for client in clients))
+        return took
+
+    uvloop.run(everyone(10))
+    return measured(server, lambda: uvloop.run(everyone(requests // connections)))
+
+
+def http2(server: Running, requests: int) -> Load:
+    """8 streams at a time on one connection; the client (httpx) is the slow part, so only `cpu` says much."""
+
+    async def everyone() -> list[float]:
+        took: list[float] = []
+        url = f"http://127.0.0.1:{server.port}/v1/embeddings"
+
+        async def stream(client: httpx.AsyncClient) -> None:
+            for _ in range(requests // 8):
+                sent = time.perf_counter()
+                (await client.post(url, content=BODY)).raise_for_status()
+                took.append(time.perf_counter() - sent)
+
+        async with httpx.AsyncClient(http1=False, http2=True, timeout=LIMIT) as client:
+            await client.post(url, content=BODY)
+            await asyncio.gather(*(stream(client) for _ in range(8)))
+        return took
+
+    return measured(server, lambda: uvloop.run(everyone()))
+
+
+def measured(server: Running, ask: Callable[[], list[float]]) -> Load:
+    cpu, started = server.cpu(), time.perf_counter()
+    took = ask()
+    seconds, cpu = time.perf_counter() - started, server.cpu() - cpu
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    return Load(len(took) / seconds, p50, p99, 1000 * cpu / len(took))
+
+
+def speaks_h2c(server: Running) -> bool:
+    try:
+        with httpx.Client(http1=False, http2=True, timeout=5) as client:
+            return client.post(f"http://127.0.0.1:{server.port}/", content=b"{}").http_version == "HTTP/2"
+    except httpx.HTTPError:
+        return False
