@@ -4,8 +4,8 @@ CONFIG ?= config.yaml
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
-PIP := .venv/bin/python -m pip --disable-pip-version-check -q
-TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -q
+PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
+TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,8 +54,8 @@ clean: ## remove what the targets above made
 .venv-peers/ok:
 	@echo "installing infinity-emb (an environment of its own: it pins older libraries)"
 	@$(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/python -m pip --disable-pip-version-check -q install torch==2.13.0
-	@.venv-peers/bin/python -m pip --disable-pip-version-check -q install 'infinity-emb[torch]==0.0.78'
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install torch==2.13.0
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch]==0.0.78'
 	@touch $@
 
 .PHONY: help serve test bench clean

@@ -239,5 +239,7 @@ def test_a_port_in_use_is_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(SetupError, match=r"cannot listen on 127\.0\.0\.1:.*in use; choose another with --host or --port"):
+        with pytest.raises(
+            SetupError, match=r"cannot listen on 127\.0\.0\.1:.*in use; choose another with --host or --port"
+        ):
             listen.bind(*taken.getsockname())

@@ -1,0 +1,95 @@
+"""Whole models against sentence-transformers on the same folder: its own layout, pooling, Dense, LayerNorm, prompts."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+
+from bei.checkpoint.load import read
+from bei.engines.torch.engine import TorchEngine
+from bei.service import Options
+from tests.tiny_models import FAMILIES, random_model, save, write_json
+
+TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE"]
+PROMPTS = {"query": "then it was ", "document": ""}
+MODES = [
+    "cls",
+    "max",
+    "mean",
+    "mean_sqrt_len_tokens",
+    "weightedmean",
+    "lasttoken",
+    ("cls", "mean"),
+    ("mean", "max", "cls"),
+]
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    def build(*modules, family: str = "bert", **options) -> tuple[SentenceTransformer, object]:
+        base = save(tmp_path / "base", random_model(family), pooling=None)
+        torch.manual_seed(1)
+        stages = [Transformer(str(base), max_seq_length=48), *modules]
+        SentenceTransformer(modules=stages, device="cpu", **options).save(str(tmp_path / "model"))
+        return SentenceTransformer(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+
+    return build
+
+
+def ours(start_service, checkpoint, normalize: bool, **options) -> np.ndarray:
+    service = start_service(TorchEngine(checkpoint, precision="fp32"), checkpoint)
+    return asyncio.run(service.embed(TEXTS, normalize=normalize, options=Options(**options))).rows
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_pooling(tiny, start_service, mode):
+    reference, checkpoint = tiny(Pooling(48, mode))
+    assert checkpoint.max_tokens == 48
+    rows = ours(start_service, checkpoint, normalize=False)
+    np.testing.assert_allclose(rows, reference.encode(TEXTS), atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(tiny, start_service, family):
+    reference, checkpoint = tiny(Pooling(48, "mean"), Normalize(), family=family)
+    np.testing.assert_allclose(ours(start_service, checkpoint, normalize=True), reference.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activation", [torch.nn.Tanh, torch.nn.Identity, torch.nn.ReLU, torch.nn.GELU, torch.nn.Sigmoid]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_stages_after_pooling(tiny, start_service, activation, bias):
+    dense = Dense(48, 16, bias=bias, activation_function=activation())
+    norm = LayerNorm(16)
+    torch.nn.init.normal_(norm.norm.weight)
+    reference, checkpoint = tiny(Pooling(48, "mean"), Normalize(), dense, norm)
+    assert checkpoint.spec.row_size == 16
+    rows = ours(start_service, checkpoint, normalize=False)
+    np.testing.assert_allclose(rows, reference.encode(TEXTS), atol=2e-5)
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken", "weightedmean"])
+def test_prompts(tiny, start_service, include_prompt, mode):
+    pooling = Pooling(48, mode, include_prompt=include_prompt)
+    reference, checkpoint = tiny(pooling, Normalize(), prompts=PROMPTS, default_prompt_name="query")
+    default = ours(start_service, checkpoint, normalize=True)
+    np.testing.assert_allclose(default, reference.encode(TEXTS), atol=1e-5)
+    named = ours(start_service, checkpoint, normalize=True, prompt_name="document")
+    np.testing.assert_allclose(named, reference.encode(TEXTS, prompt_name="document"), atol=1e-5)
+    assert np.abs(default - named).max() > 1e-3
+
+
+def test_the_older_layout_gives_the_same(tiny, start_service, tmp_path):
+    reference, checkpoint = tiny(Pooling(48, ("cls", "mean")))
+    flags = {"word_embedding_dimension": 48, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    write_json(tmp_path / "model" / "1_Pooling" / "config.json", flags)
+    write_json(tmp_path / "model" / "sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": True})
+    older = read(tmp_path / "model", "m")
+    assert older.spec == checkpoint.spec
+    np.testing.assert_allclose(ours(start_service, older, normalize=False), reference.encode(TEXTS), atol=2e-5)
