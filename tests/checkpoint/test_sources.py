@@ -186,7 +186,7 @@ SECRETS = {
 }
 FILESYSTEMS = {
     "S3": ("s3", {"key": "k", "secret": "s", "token": None, "client_kwargs": {"region_name": "r"}}),
-    "GCS": ("gs", {"token": {"private_key": "p", "client_email": "e"}}),
+    "GCS": ("gs", {"token": {**sources._GOOGLE, "private_key": "p", "client_email": "e"}}),
     "AZURE": ("az", {"account_name": "n", "account_key": "a"}),
 }
 
@@ -209,6 +209,15 @@ def test_buckets(monkeypatch, tmp_path, bucket, source):
         fetch(settings(source, "memory://bucket/empty", tmp_path))
     with pytest.raises(SetupError, match="must be a JSON object"):
         fetch(settings(source, "memory://bucket/other", tmp_path, secret="not json"))
+
+
+def test_a_store_that_fails_is_one_line(monkeypatch, tmp_path, bucket):
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(sources.fsspec, "filesystem", lambda protocol, **options: memory)
+    monkeypatch.setattr(memory, "get_file", lambda *args: (_ for _ in ()).throw(PermissionError("denied\nat once")))
+    with pytest.raises(SetupError, match=r"cannot be read \(PermissionError: denied\); check the path and the secret"):
+        fetch(settings("S3", bucket, tmp_path))
+    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):

@@ -184,15 +184,15 @@ def _copy(filesystem: fsspec.AbstractFileSystem, settings: Settings, folder: Pat
     root = filesystem._strip_protocol(settings.repo).rstrip("/")
     try:
         found = {path for pattern in WANTED for path in filesystem.glob(f"{root}/{pattern}")}
+        for path in sorted(found):
+            target = folder / path.removeprefix(root).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            log.info("downloading %s", path)
+            filesystem.get_file(path, str(target))
     except Exception as exc:  # every filesystem raises its own
-        raise SetupError(f"{settings.repo} cannot be listed ({_short(exc)}); check the path and the secret") from None
+        raise SetupError(f"{settings.repo} cannot be read ({_short(exc)}); check the path and the secret") from None
     if not found:
         raise SetupError(f"{settings.repo} holds no *.json and no *.safetensors; check the path")
-    for path in sorted(found):
-        target = folder / path.removeprefix(root).lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        log.info("downloading %s", path)
-        filesystem.get_file(path, str(target))
 
 
 def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
@@ -223,6 +223,8 @@ def _beside(place: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+# What a service account's key file says beside the three values that Baseten's secret holds.
+_GOOGLE = {"type": "service_account", "token_uri": "https://oauth2.googleapis.com/token"}
 _SOURCES: dict[str, Callable[[Settings], Fetched]] = {
     "HF": _hugging_face,
     "LOCAL": _local,
@@ -238,7 +240,7 @@ _SOURCES: dict[str, Callable[[Settings], Fetched]] = {
             "client_kwargs": {"region_name": secret["aws_region"]} if secret.get("aws_region") else {},
         },
     ),
-    "GCS": _bucket("gs", "gcs", lambda secret: {"token": secret or None}),
+    "GCS": _bucket("gs", "gcs", lambda secret: {"token": {**_GOOGLE, **secret} if secret else None}),
     "AZURE": _bucket(
         "az", "azure", lambda secret: {key: secret[key] for key in ("account_name", "account_key") if key in secret}
     ),
