@@ -109,7 +109,7 @@ def main(model: Path | None, threads: int, repeats: int, sets: str, peers_python
     limit = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
     tokenizer.enable_truncation(limit)
     figures = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": threads,
         "repeats": repeats,
         "sets": {},
@@ -125,6 +125,15 @@ def main(model: Path | None, threads: int, repeats: int, sets: str, peers_python
         worker.close()
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def processor() -> str:
+    """The kernel's name for it, where there is one."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    features = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    return name + "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in features)
 
 
 def default_model() -> Path:

@@ -14,7 +14,7 @@ def packed_attention(qkv: Tensor, groups: tuple[Group, ...], heads: int, biases:
     """softmax(q kᵀ / √d + bias) v in each sequence. qkv: [T, 3 * hidden], biases: [heads, length, length] per group;
     returns [T, hidden]."""
     hidden = qkv.shape[1] // 3
-    context = torch.empty_like(qkv[:, :hidden])
+    context = torch.zeros_like(qkv[:, :hidden])  # rows beyond the last token stay zero
     for group, bias in zip(groups, biases, strict=True):
         shape = (group.count, group.length, 3, heads, hidden // heads)
         q, k, v = qkv[group.tokens].view(shape).permute(2, 0, 3, 1, 4)
