@@ -49,8 +49,8 @@ class Worker:
         return json.loads(line)
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.kill()  # infinity's threads do not end by themselves
+        self._process.wait()
 
 
 def measure(workers: Mapping[str, Worker], texts: list[str], repeats: int) -> dict[str, Any]:

@@ -46,11 +46,9 @@ def test_sixty_four_openai_clients_at_once(url, five_thousand):
     rows = {i: row for part in asyncio.run(everyone()) for i, row in part.items()}
     assert sorted(rows) == list(range(len(texts)))
     together = np.array([rows[i] for i in range(len(texts))], np.float32)
-    sample = np.random.default_rng(0).choice(len(texts), 500, replace=False)
     with httpx.Client() as http:
-        alone = [http.post(f"{url}/embed", json={"inputs": texts[i]}).json()[0] for i in sample]
-    assert cosines(np.array(alone), together[sample]).min() >= 0.9999
-    assert cosines(embed(url, texts), together).min() >= 0.9999
+        alone = [http.post(f"{url}/embed", json={"inputs": text}).json()[0] for text in texts]
+    assert cosines(np.array(alone), together).min() >= 0.9999
 
 
 def test_openai_python(url):

@@ -17,8 +17,8 @@ from bei.engines.torch.weights import Weights
 
 
 def _spare_rows(tokens: int) -> int:
-    """Rows to add so that products come in few sizes: oneDNN keeps a megabyte of code for each that it has seen."""
-    return -tokens % (1 if tokens <= 32 else 16 if tokens <= 256 else 128)
+    """Rows to add, at most an eighth, so that products come in few sizes: oneDNN keeps a megabyte for each seen."""
+    return -tokens % (1 << max(0, tokens.bit_length() - 4))
 
 
 class Encoder:
