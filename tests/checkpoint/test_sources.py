@@ -298,7 +298,7 @@ def test_an_archive(web, tmp_path, tiny_folder, top):
         (with_member("bomb.json", size=200_000), "unpacks to more than 100000 bytes"),
         (b"\0" * 200_000, "is larger than 100000 bytes"),
         (b"not a tar", "is not a whole tar.gz"),
-        (packed(Path(__file__).parent)[:-50], "is not a whole tar.gz"),
+        (with_member("model.json", size=50_000)[:100], "is not a whole tar.gz"),
         ("ftp://elsewhere/x", "a REMOTE_URL is http or https"),
         ("/model.tar.gz", "more than 5 redirects"),
         (None, "cannot be downloaded: .*404"),
