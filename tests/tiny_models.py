@@ -36,25 +36,29 @@ VOCAB = [*SPECIALS, *WORDS, *PIECES]
 
 _SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
 _DISTIL_SIZES = {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
-_CLASSES = {
-    "bert": (transformers.BertConfig, transformers.BertModel),
-    "roberta": (transformers.RobertaConfig, transformers.RobertaModel),
-    "xlm-roberta": (transformers.XLMRobertaConfig, transformers.XLMRobertaModel),
-    "camembert": (transformers.CamembertConfig, transformers.CamembertModel),
-    "distilbert": (transformers.DistilBertConfig, transformers.DistilBertModel),
-    "mpnet": (transformers.MPNetConfig, transformers.MPNetModel),
+_CONFIGS = {
+    "bert": transformers.BertConfig,
+    "roberta": transformers.RobertaConfig,
+    "xlm-roberta": transformers.XLMRobertaConfig,
+    "camembert": transformers.CamembertConfig,
+    "electra": transformers.ElectraConfig,
+    "distilbert": transformers.DistilBertConfig,
+    "mpnet": transformers.MPNetConfig,
 }
-FAMILIES = tuple(_CLASSES)
+FAMILIES = tuple(_CONFIGS)
 
 
-def random_model(family: str, seed: int = 0, **options) -> transformers.PreTrainedModel:
-    """A model of `family` with weights wide enough that a wrong layer shows; positions for 64 tokens."""
-    config_class, model_class = _CLASSES[family]
+def random_model(family: str, seed: int = 0, head: str = "", **options) -> transformers.PreTrainedModel:
+    """A model of `family` with weights wide enough that a wrong layer shows; positions for 64 tokens. `head` is what
+    transformers puts into its class's name: ForSequenceClassification, ForTokenClassification, ForMaskedLM."""
     sizes = _DISTIL_SIZES if family == "distilbert" else _SIZES
     offset = 2 if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
     torch.manual_seed(seed)
     fields = {"vocab_size": len(VOCAB), "max_position_embeddings": 64 + offset, "initializer_range": 0.2}
-    model = model_class(config_class(**{**fields, **sizes, **options})).eval()
+    if family == "electra":
+        fields["embedding_size"] = 32
+    config = _CONFIGS[family](**{**fields, **sizes, **options})
+    model = getattr(transformers, f"AutoModel{head}").from_config(config).eval()
     for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1: hide nothing
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -79,8 +83,12 @@ def save(folder: Path, model: transformers.PreTrainedModel, *, pooling: dict | N
     """Weights, config and tokenizer; unless `pooling` is None modules.json and 1_Pooling/config.json."""
     model.save_pretrained(folder)
     word_pieces().save(str(folder / "tokenizer.json"))
-    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")}
+    names = ["input_ids", "attention_mask"]
+    if model.config.model_type in ("bert", "electra"):
+        names.append("token_type_ids")
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, **special}
+    write_json(folder / "tokenizer_config.json", tokenizer)
     if pooling is not None:
         write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling"})
         write_json(folder / "1_Pooling" / "config.json", pooling)

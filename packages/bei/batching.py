@@ -36,6 +36,7 @@ class Entry:
     ids: list[int]
     token_types: list[int] | None = None
     prompt_tokens: int = 0
+    attended: int | None = None
     rows: RowKind = "pooled"
     queued: float = 0.0
 

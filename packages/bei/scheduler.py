@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,22 +21,26 @@ log = logging.getLogger("bei")
 
 
 class Outcome:
-    """What became of one entry: its row, float32[D] or float32[tokens, H], or the error; times in seconds."""
+    """What became of one entry: what is kept of its row, or the error; times in seconds."""
 
     __slots__ = ("entry", "inference", "queue", "result")
 
-    def __init__(self, entry: Entry, result: np.ndarray | Error, queue: float, inference: float):
+    def __init__(self, entry: Entry, result: Any, queue: float, inference: float):
         self.entry, self.result, self.queue, self.inference = entry, result, queue, inference
 
 
 Deliver = Callable[[Sequence[Outcome]], None]
+Keep = Callable[[np.ndarray], Any]
 
 
 class Scheduler:
-    """Runs what is submitted, in the order that the queue decides; hands the outcomes of each batch to `deliver`."""
+    """Runs what is submitted, in the order that the queue decides; hands the outcomes of each batch to `deliver`.
 
-    def __init__(self, engine: Engine, queue: Queue, deliver: Deliver):
-        self._engine, self._queue, self._deliver = engine, queue, deliver
+    An outcome holds `keep(row)` of its row, float32[D] or float32[tokens, D]: what is dropped there frees the batch.
+    """
+
+    def __init__(self, engine: Engine, queue: Queue, deliver: Deliver, keep: Keep = lambda row: row):
+        self._engine, self._queue, self._deliver, self._keep = engine, queue, deliver, keep
         self._changed = threading.Condition()
         self._turn = threading.Semaphore(engine.streams)
         self._closing = False
@@ -101,6 +106,7 @@ class Scheduler:
             [entry.ids for entry in entries],
             [entry.token_types for entry in entries],
             [entry.prompt_tokens for entry in entries],
+            [entry.attended for entry in entries],
             entries[0].rows,
         )
         with self._turn:
@@ -117,7 +123,18 @@ class Scheduler:
             seconds = time.monotonic() - started
         self.last_success, self.failing = time.monotonic(), False
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
-        self._deliver(_split(entries, batch, rows, started, seconds))
+        self._deliver(self._outcomes(entries, batch, rows, started, seconds))
+
+    def _outcomes(
+        self, entries: list[Entry], batch: Batch, rows: np.ndarray, started: float, seconds: float
+    ) -> list[Outcome]:
+        """One an entry; a row that is not finite fails its own entry and no other."""
+        parts = np.split(rows, batch.cu_seqlens[1:-1]) if batch.rows == "tokens" else list(rows)
+        broken = EngineFailed("the model's output is not finite (NaN or infinity)")
+        return [
+            Outcome(entry, self._keep(part) if np.isfinite(part).all() else broken, started - entry.queued, seconds)
+            for entry, part in zip(entries, parts, strict=True)
+        ]
 
     def _settle(self, entries: Sequence[Entry], error: Error) -> None:
         self._deliver([Outcome(entry, error, 0.0, 0.0) for entry in entries])
@@ -127,13 +144,3 @@ class Scheduler:
             while len(self._queue):
                 taken = self._queue.take(float("-inf"))
                 self._settle(taken.batch + taken.expired, error)
-
-
-def _split(entries: list[Entry], batch: Batch, rows: np.ndarray, started: float, seconds: float) -> list[Outcome]:
-    """One outcome an entry; a row that is not finite fails its own entry and no other."""
-    parts = np.split(rows, batch.cu_seqlens[1:-1]) if batch.rows == "tokens" else list(rows)
-    broken = EngineFailed("the model's output is not finite (NaN or infinity)")
-    return [
-        Outcome(entry, part if np.isfinite(part).all() else broken, started - entry.queued, seconds)
-        for entry, part in zip(entries, parts, strict=True)
-    ]

@@ -12,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     "roberta": bert.ROBERTA,
     "xlm-roberta": bert.ROBERTA,
     "camembert": bert.ROBERTA,
+    "electra": bert.ELECTRA,
     "distilbert": distilbert.DISTILBERT,
     "mpnet": mpnet.MPNET,
 }

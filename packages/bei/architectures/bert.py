@@ -1,10 +1,12 @@
-"""BERT (arXiv:1810.04805), and RoBERTa, XLM-RoBERTa and CamemBERT, which differ in where positions start."""
+"""BERT (arXiv:1810.04805); RoBERTa, XLM-RoBERTa and CamemBERT, which differ in where positions start; and ELECTRA
+(arXiv:2003.10555), whose embeddings may be narrower than its layers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bei.architectures.family import Family, activation, bert_tensors, read
+from bei.architectures.family import Family, activation, bert_tensors, masked_lm, one_dense, read, two_dense
 from bei.architectures.spec import EncoderSpec
 from bei.errors import SetupError
 
@@ -25,11 +27,16 @@ def _spec(config: Mapping[str, Any], position_offset: int) -> EncoderSpec:
         max_tokens=read(config, "max_position_embeddings") - position_offset,
         position_offset=position_offset,
         token_types=config.get("type_vocab_size", 2),
+        embedding_size=read(config, "hidden_size"),
     )
 
 
 def _bert(config: Mapping[str, Any]) -> EncoderSpec:
     return _spec(config, position_offset=0)
+
+
+def _electra(config: Mapping[str, Any]) -> EncoderSpec:
+    return replace(_spec(config, position_offset=0), embedding_size=read(config, "embedding_size"))
 
 
 def _roberta(config: Mapping[str, Any]) -> EncoderSpec:
@@ -48,7 +55,48 @@ _tensors = partial(
     ffn_norm=("output.LayerNorm",),
 )
 
-_HEADS = (r"embeddings\.position_ids", r"pooler\.", r"cls\.", r"lm_head\.", r"classifier\.", r"qa_outputs\.")
+_IGNORED = (
+    *(r"embeddings\.position_ids", r"pooler\.", r"cls\.", r"lm_head\.", r"classifier\.", r"qa_outputs\."),
+    *(r"generator_", r"discriminator_"),
+)
 
-BERT = Family(_bert, _tensors, ("", "bert."), _HEADS)
-ROBERTA = Family(_roberta, _tensors, ("", "roberta."), _HEADS)
+BERT = Family(
+    _bert,
+    _tensors,
+    ("", "bert."),
+    _IGNORED,
+    heads={
+        "SequenceClassification": two_dense("pooler.dense", "tanh", "classifier"),
+        "TokenClassification": one_dense,
+        "MaskedLM": masked_lm(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder",
+            "cls.predictions",
+        ),
+    },
+)
+ROBERTA = Family(
+    _roberta,
+    _tensors,
+    ("", "roberta."),
+    _IGNORED,
+    heads={
+        "SequenceClassification": two_dense("classifier.dense", "tanh", "classifier.out_proj"),
+        "TokenClassification": one_dense,
+        "MaskedLM": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head", activation="gelu"),
+    },
+)
+ELECTRA = Family(
+    _electra,
+    _tensors,
+    ("", "electra."),
+    _IGNORED,
+    heads={
+        "SequenceClassification": two_dense("classifier.dense", "gelu", "classifier.out_proj"),
+        "TokenClassification": one_dense,
+        "MaskedLM": masked_lm(
+            "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head", activation="gelu"
+        ),
+    },
+)

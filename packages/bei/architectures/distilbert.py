@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from bei.architectures.family import Family, activation, bert_tensors, read
+from bei.architectures.family import Family, activation, bert_tensors, masked_lm, one_dense, read, two_dense
 from bei.architectures.spec import EncoderSpec
 
 
@@ -20,6 +20,7 @@ def _spec(config: Mapping[str, Any]) -> EncoderSpec:
         max_tokens=read(config, "max_position_embeddings"),
         position_offset=0,
         token_types=0,
+        embedding_size=read(config, "dim"),
     )
 
 
@@ -35,5 +36,13 @@ _tensors = partial(
 )
 
 DISTILBERT = Family(
-    _spec, _tensors, ("", "distilbert."), (r"vocab_", r"classifier\.", r"pre_classifier\.", r"qa_outputs\.")
+    _spec,
+    _tensors,
+    ("", "distilbert."),
+    (r"vocab_", r"classifier\.", r"pre_classifier\.", r"qa_outputs\."),
+    heads={
+        "SequenceClassification": two_dense("pre_classifier", "relu", "classifier"),
+        "TokenClassification": one_dense,
+        "MaskedLM": masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+    },
 )

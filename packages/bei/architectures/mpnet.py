@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bei.architectures.family import Family, TensorNames, activation, bert_tensors, read
+from bei.architectures.family import (
+    Family,
+    TensorNames,
+    activation,
+    bert_tensors,
+    masked_lm,
+    one_dense,
+    read,
+    two_dense,
+)
 from bei.architectures.spec import EncoderSpec, RelativeBias
 
 _POSITION_OFFSET = 2  # transformers' MPNetEmbeddings fixes padding_idx to 1, whatever pad_token_id says
@@ -22,6 +31,7 @@ def _spec(config: Mapping[str, Any]) -> EncoderSpec:
         max_tokens=read(config, "max_position_embeddings") - _POSITION_OFFSET,
         position_offset=_POSITION_OFFSET,
         token_types=0,
+        embedding_size=read(config, "hidden_size"),
         relative_bias=RelativeBias(config.get("relative_attention_num_buckets", 32), _MAX_DISTANCE),
     )
 
@@ -41,5 +51,13 @@ def _tensors(spec: EncoderSpec) -> TensorNames:
 
 
 MPNET = Family(
-    _spec, _tensors, ("", "mpnet."), (r"embeddings\.position_ids", r"pooler\.", r"lm_head\.", r"classifier\.")
+    _spec,
+    _tensors,
+    ("", "mpnet."),
+    (r"embeddings\.position_ids", r"pooler\.", r"lm_head\.", r"classifier\."),
+    heads={
+        "SequenceClassification": two_dense("classifier.dense", "tanh", "classifier.out_proj"),
+        "TokenClassification": one_dense,
+        "MaskedLM": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head", activation="gelu"),
+    },
 )

@@ -20,14 +20,16 @@ class Batch:
     """T tokens of B sequences.
 
     input_ids, token_types: int32[T]; cu_seqlens: int32[B + 1]; prompt_tokens: int32[B], the leading tokens of each
-    sequence that a spec with `include_prompt` false leaves out of its pooling. `rows` is what to return: one pooled
-    row a sequence, or the last hidden state of every token.
+    sequence that a spec with `include_prompt` false leaves out of its pooling; attended: int32[B], the leading tokens
+    that are attended to (those after them attend, and are not seen: ColBERT's query expansion). `rows` is what to
+    return: one pooled row a sequence, or every token's state after the spec's `token_head`.
     """
 
     input_ids: np.ndarray
     token_types: np.ndarray
     cu_seqlens: np.ndarray
     prompt_tokens: np.ndarray
+    attended: np.ndarray
     rows: RowKind = "pooled"
 
     def __len__(self) -> int:
@@ -43,9 +45,10 @@ class Batch:
         ids: Sequence[Sequence[int]],
         token_types: Sequence[Sequence[int] | None] | None = None,
         prompt_tokens: Sequence[int] | None = None,
+        attended: Sequence[int | None] | None = None,
         rows: RowKind = "pooled",
     ) -> "Batch":
-        """Lay sequences end to end; a missing type is 0, a missing prompt has no tokens."""
+        """Lay sequences end to end; a missing type is 0, a missing prompt has no tokens, all are attended to."""
         cu_seqlens = np.zeros(len(ids) + 1, np.int32)
         np.cumsum([len(s) for s in ids], out=cu_seqlens[1:])
         input_ids = np.concatenate([np.asarray(s, np.int32) for s in ids])
@@ -54,7 +57,11 @@ class Batch:
             if of is not None:
                 types[start : start + len(of)] = of
         prompts = np.zeros(len(ids), np.int32) if prompt_tokens is None else np.asarray(prompt_tokens, np.int32)
-        return cls(input_ids, types, cu_seqlens, prompts, rows)
+        seen = np.diff(cu_seqlens)
+        for b, count in enumerate(attended or ()):
+            if count is not None:
+                seen[b] = count
+        return cls(input_ids, types, cu_seqlens, prompts, seen, rows)
 
 
 class Engine(Protocol):
@@ -76,12 +83,12 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: Batch) -> np.ndarray:
-        """float32[B, spec.row_size], or float32[T, hidden_size] for `rows="tokens"`, in the order of the batch."""
+        """float32[B, spec.row_size], or float32[T, spec.token_size] for `rows="tokens"`, in the order of the batch."""
         ...
 
 
 def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
-    """Reduce float32[T, H] token states to float32[B, H * len(modes)]: the oracle that engines are tested against.
+    """Reduce float32[T, H] token rows to float32[B, H * len(modes)]: the oracle that engines are tested against.
 
     Formulas: sentence-transformers 6, sentence_transformer/modules/pooling.py.
     """
@@ -95,6 +102,7 @@ def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
             "last": lambda x=x: x[-1],
             "mean": lambda x=x: x.mean(0),
             "max": lambda x=x: x.max(0),
+            "sum": lambda x=x: x.sum(0),
             "mean_sqrt_len": lambda x=x: x.sum(0) / np.sqrt(len(x)),
             "weighted_mean": lambda x=x, w=weights: (x * w).sum(0) / w.sum(),
         }

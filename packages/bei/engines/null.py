@@ -13,7 +13,7 @@ class NullEngine:
     def __init__(self, checkpoint: Checkpoint, *, precision: str = "auto", threads: int | None = None):
         spec = checkpoint.spec
         self._tokens = np.sin(
-            np.outer(np.arange(1, spec.vocab_size + 1), 1 + np.arange(spec.hidden_size)), dtype=np.float32
+            np.outer(np.arange(1, spec.vocab_size + 1), 1 + np.arange(spec.token_size)), dtype=np.float32
         )
         self._width = spec.row_size
 

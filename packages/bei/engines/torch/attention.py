@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,8 +12,8 @@ from bei.engines.torch.layout import Group
 
 
 def packed_attention(qkv: Tensor, groups: tuple[Group, ...], heads: int, biases: list[Tensor | None]) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v in each sequence. qkv: [T, 3 * hidden], biases: [heads, length, length] per group;
-    returns [T, hidden]."""
+    """softmax(q kᵀ / √d + bias) v in each sequence. qkv: [T, 3 * hidden]; biases, for each group, broadcast to
+    [count, heads, length, length]; returns [T, hidden]."""
     hidden = qkv.shape[1] // 3
     context = torch.zeros_like(qkv[:, :hidden])  # rows beyond the last token stay zero
     for group, bias in zip(groups, biases, strict=True):
@@ -21,6 +22,15 @@ def packed_attention(qkv: Tensor, groups: tuple[Group, ...], heads: int, biases:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         context[group.tokens].view(shape[0], shape[1], heads, -1).copy_(attended.transpose(1, 2))
     return context
+
+
+def unseen_bias(attended: np.ndarray, length: int) -> Tensor | None:
+    """attended: int[count], the leading tokens of each sequence that are seen → float32[count, 1, 1, length], -inf on
+    the keys after them; None where all are seen."""
+    if (attended >= length).all():
+        return None
+    unseen = torch.from_numpy(np.arange(length) >= attended[:, None])
+    return torch.zeros(unseen.shape).masked_fill_(unseen, -math.inf)[:, None, None]
 
 
 class BiasTable:

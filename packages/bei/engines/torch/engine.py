@@ -6,7 +6,8 @@ import torch
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch
 from bei.engines.cpus import available_cpus
-from bei.engines.torch.encoder import Encoder, Head
+from bei.engines.torch.encoder import Encoder
+from bei.engines.torch.head import Head
 from bei.engines.torch.layout import Layout
 from bei.engines.torch.weights import Weights
 from bei.errors import SetupError
@@ -35,8 +36,8 @@ class TorchEngine:
             layout = Layout.of(batch)
             states = self._encoder(batch, layout)
             if batch.rows == "tokens":
-                return layout.unsort_tokens(states).cpu().numpy()
-            return layout.unsort_rows(self._head(states, batch, layout)).cpu().numpy()
+                return layout.unsort_tokens(self._head.tokens(states)).cpu().numpy()
+            return layout.unsort_rows(self._head.rows(states, batch, layout)).cpu().numpy()
 
 
 def _choose(device: torch.device, precision: str) -> tuple[str, str]:

@@ -11,11 +11,17 @@ from bei.engines.base import Batch
 
 @dataclass(frozen=True)
 class Group:
-    """`count` sequences of `length` tokens each, from token `start`: a block [count, length, ...] without padding."""
+    """`count` sequences of `length` tokens each, from sorted sequence `first` and token `start`: a block
+    [count, length, ...] without padding."""
 
+    first: int
     start: int
     count: int
     length: int
+
+    @property
+    def sequences(self) -> slice:
+        return slice(self.first, self.first + self.count)
 
     @property
     def tokens(self) -> slice:
@@ -25,12 +31,14 @@ class Group:
 @dataclass(frozen=True)
 class Layout:
     """The sorted batch. sequences: int64[B], the original index of each sorted one; lengths: int64[B], sorted;
-    tokens: int64[T], the original index of each sorted token; positions: int64[T], within its sequence."""
+    tokens: int64[T], the original index of each sorted token; positions: int64[T], within its sequence; owners:
+    int64[T], the sorted sequence it belongs to."""
 
     sequences: np.ndarray
     lengths: np.ndarray
     tokens: np.ndarray
     positions: np.ndarray
+    owners: np.ndarray
     groups: tuple[Group, ...]
 
     @classmethod
@@ -40,11 +48,13 @@ class Layout:
         starts = np.cumsum(lengths) - lengths
         positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
         tokens = np.repeat(batch.cu_seqlens[:-1][sequences], lengths) + positions
+        owners = np.repeat(np.arange(len(lengths)), lengths)
         found, first, counts = np.unique(lengths, return_index=True, return_counts=True)
         groups = tuple(
-            Group(int(starts[i]), int(n), int(length)) for length, i, n in zip(found, first, counts, strict=True)
+            Group(int(i), int(starts[i]), int(n), int(length))
+            for length, i, n in zip(found, first, counts, strict=True)
         )
-        return cls(sequences, lengths, tokens, positions, groups)
+        return cls(sequences, lengths, tokens, positions, owners, groups)
 
     def unsort_rows(self, rows: Tensor) -> Tensor:
         """Rows [B, ...] of sorted sequences, back in the order of the batch."""

@@ -30,6 +30,11 @@ _FUSED: dict[Activation, tuple[str, str]] = {
 _TYPICAL_ROWS = 1024  # a hint for the layout of prepacked weights; any number of rows runs
 
 
+def spare_rows(rows: int) -> int:
+    """Rows to add, at most an eighth, so that products come in few sizes: oneDNN keeps a megabyte for each seen."""
+    return -rows % (1 << max(0, rows.bit_length() - 4))
+
+
 class Linear:
     """weight: [outputs, inputs]; bias: float32[outputs]; x: [rows, inputs] in the weight's dtype."""
 

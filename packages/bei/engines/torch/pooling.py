@@ -28,7 +28,7 @@ def _reduce(mode: str, states: Tensor, positions: Tensor, lengths: Tensor, ends:
             return states[ends - lengths]
         case "last":
             return states[ends - 1]
-        case "mean" | "max":
+        case "mean" | "max" | "sum":
             return torch.segment_reduce(states, mode, lengths=lengths, axis=0)
         case "mean_sqrt_len":
             return torch.segment_reduce(states, "sum", lengths=lengths, axis=0) / lengths.sqrt()[:, None]

@@ -1,0 +1,87 @@
+"""What follows the encoder: the token head, pooling, and the head on the pooled row."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Log1pRelu, Normalize, Stage
+from bei.engines.base import Batch
+from bei.engines.torch.layout import Layout
+from bei.engines.torch.linear import ACTIVATIONS, linear_class, spare_rows
+from bei.engines.torch.pooling import pool
+from bei.engines.torch.weights import Weights
+
+_CHUNK = 256  # tokens; a chunk of SPLADE's rows, 30,522 numbers wide, is 31 MB
+
+
+class Head:
+    """States are float32 and sorted as `layout`, and so is what comes of them.
+
+    A stage as wide as the encoder runs in the engine's precision; a narrower one, and all that follows pooling, in
+    float32: it is small, and its precision is the answer's.
+    """
+
+    def __init__(self, spec: EncoderSpec, weights: Weights):
+        self._pooling, self._token_size = spec.pooling, spec.token_size
+        self._token_stages = [
+            _stage(
+                stage, weights, f"token_head.{i}", wide=isinstance(stage, Dense) and stage.outputs >= spec.hidden_size
+            )
+            for i, stage in enumerate(spec.token_head)
+        ]
+        self._stages = [_stage(stage, weights, f"head.{i}") for i, stage in enumerate(spec.head)]
+        self._streams = (
+            bool(spec.token_head) and spec.pooling.include_prompt and spec.pooling.modes in (("max",), ("sum",))
+        )
+
+    def tokens(self, states: Tensor) -> Tensor:
+        """[T, hidden] → [T, spec.token_size]."""
+        for stage in self._token_stages:
+            states = stage(states)
+        return states
+
+    def rows(self, states: Tensor, batch: Batch, layout: Layout) -> Tensor:
+        """[T, hidden] → [B, spec.row_size]."""
+        if self._streams:
+            rows = self._streamed(states, layout)
+        else:
+            rows = pool(self.tokens(states), batch, layout, self._pooling)
+        for stage in self._stages:
+            rows = stage(rows)
+        return rows
+
+    def _streamed(self, states: Tensor, layout: Layout) -> Tensor:
+        """Token head and pooling a chunk of tokens at a time: never [T, vocabulary] at once."""
+        (mode,) = self._pooling.modes
+        join, start = (torch.maximum, -torch.inf) if mode == "max" else (torch.add, 0.0)
+        rows = torch.full((len(layout.lengths), self._token_size), start, device=states.device)
+        owners = torch.from_numpy(layout.owners)
+        for at in range(0, len(states), _CHUNK):
+            chunk = states[at : at + _CHUNK]
+            padded = F.pad(chunk, (0, 0, 0, spare_rows(len(chunk))))
+            found, counts = owners[at : at + _CHUNK].unique_consecutive(return_counts=True)
+            partial = torch.segment_reduce(self.tokens(padded)[: len(chunk)], mode, lengths=counts.to(states.device))
+            of = rows[int(found[0]) : int(found[-1]) + 1]
+            of.copy_(join(of, partial))
+        return rows
+
+
+def _stage(stage: Stage, weights: Weights, name: str, wide: bool = False) -> Callable[[Tensor], Tensor]:
+    match stage:
+        case Dense(_, _, bias, activation) if wide:
+            matrix = weights.matrix(f"{name}.weight")
+            offset = weights.exact(f"{name}.bias") if bias else torch.zeros(len(matrix), device=weights.device)
+            linear = linear_class(weights.device, weights.dtype)(matrix, offset, activation)
+            return lambda rows: linear(rows.to(weights.dtype)).float()
+        case Dense(_, _, bias, activation):
+            weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias") if bias else None
+            return lambda rows: ACTIVATIONS[activation](F.linear(rows, weight, offset))
+        case LayerNorm(size, eps):
+            weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias")
+            return lambda rows: F.layer_norm(rows, (size,), weight, offset, eps)
+        case Normalize():
+            return lambda rows: F.normalize(rows, dim=-1)
+        case Log1pRelu():
+            return lambda rows: rows.relu().log1p()
