@@ -187,14 +187,6 @@ BROKEN = {
         lambda f: write_json(f / "1_Pooling" / "config.json", {"pooling_mode": "median"}),
         "'median' is not",
     ),
-    "classifier without labels": (
-        lambda f: edit(f / "config.json", architectures=["BertForSequenceClassification"], id2label=None),
-        "without `id2label`; add it",
-    ),
-    "classifier": (
-        lambda f: edit(f / "config.json", architectures=["BertForTokenClassification"], id2label={"0": "O"}),
-        "is a classifier",
-    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""A folder of files becomes a Checkpoint: what the model is, its tensors under our names, how its texts are read."""
+"""A folder of files becomes a Checkpoint: what the model is, and for, its tensors by our names, how texts are read."""
 
 import logging
 import re
@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from bei import architectures
-from bei.architectures.family import Family
+from bei.architectures.family import Family, Head
 from bei.architectures.shapes import tensor_shapes
-from bei.architectures.spec import EncoderSpec, Pooling, PoolingMode
-from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules
+from bei.architectures.spec import Dense, EncoderSpec, Normalize, Pooling
+from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
+from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules, special_token, splade
 from bei.checkpoint.sources import fetch
+from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, labels, scoring
 from bei.checkpoint.tensors import Tensor, Tensors, scan
 from bei.errors import SetupError
-from bei.settings import Settings
+from bei.settings import PoolingSetting, Settings
 
 log = logging.getLogger("bei")
 
@@ -36,19 +38,27 @@ class Prompts:
 class Checkpoint:
     """`tensors` maps our names (architectures/spec.py) to arrays; bfloat16 ones come as ml_dtypes.bfloat16.
 
-    `max_tokens` is the longest input in tokens, specials included. `dtype` is the stored precision of the weights.
+    `max_tokens` is the longest input in tokens, specials included; `token_types` says whether the second text of a pair
+    has another type than the first. `dtype` is the stored precision of the weights.
+    `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
     """
 
     name: str
     revision: str | None
     folder: Path
+    task: Task
     spec: EncoderSpec
     tensors: Mapping[str, np.ndarray]
     tokenizer_file: Path
     max_tokens: int
+    token_types: bool
     lowercase: bool
+    unknown_token: str | None
     prompts: Prompts
     dtype: str
+    labels: tuple[str, ...] = ()
+    scoring: Scoring = "identity"
+    late_interaction: LateInteraction | None = None
 
 
 def load(settings: Settings) -> Checkpoint:
@@ -62,7 +72,7 @@ def read(
     name: str,
     revision: str | None = None,
     max_num_tokens: int = 1 << 20,
-    pooling: PoolingMode | None = None,
+    pooling: PoolingSetting | None = None,
 ) -> Checkpoint:
     """Read a folder in the Hugging Face layout, checked whole: every tensor is there, none is left over, shapes fit.
 
@@ -74,40 +84,70 @@ def read(
         raise SetupError(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
         )
-    _refuse_classifiers(config)
     family = architectures.family(config)
-    pooled = modules.pooling or (Pooling((pooling,)) if pooling else _default_pooling(config))
-    spec = replace(family.spec(config), pooling=pooled, head=modules.head)
-    parts = {**_encoder_tensors(modules.encoder, family, spec), **modules.tensors}
+    stanford, pylate = architecture(config) == STANFORD_COLBERT, is_pylate(folder)
+    task = detect(config, modules, colbert=stanford or pylate, splade=pooling == "splade")
+    if pylate:  # its norm is not in modules.json
+        modules = replace(modules, token_head=(*modules.token_head, Normalize()))
+    if task == "sparse" and not modules.sparse:
+        saturation, pooled = splade()
+        modules = replace(modules, head=tuple(saturation["head"]), pooling=pooled)
+    spec, head = _with_heads(family, config, modules, task, pooling)
+    parts = {**_tensors(modules.encoder, family, spec, head), **modules.tensors}
     _check_shapes(parts, spec)
     limits = read_limits(modules.encoder)
+    late = None if task != "multi_vector" else read_late_interaction(folder, modules, limits, stanford)
+    scored = task in ("reranker", "classifier", "entities")
     return Checkpoint(
         name=name,
         revision=revision,
         folder=folder,
+        task=task,
         spec=spec,
         tensors=Tensors(parts),
         tokenizer_file=_tokenizer_file(folder, modules),
         max_tokens=_max_tokens(modules.encoder, limits, spec, max_num_tokens),
+        token_types=spec.token_types > 1 and _reads_types(modules.encoder),
         lowercase=bool(limits.get("do_lower_case", False)),
-        prompts=_prompts(folder),
+        unknown_token=special_token(modules.encoder, "unk_token"),
+        prompts=_prompts(folder, late),
         dtype=parts["embeddings.token"][0].dtype,
+        labels=labels(config) if scored else (),
+        scoring=scoring({**config, **_activation(folder)}, task) if scored else "identity",
+        late_interaction=late,
     )
 
 
-def _refuse_classifiers(config: Mapping[str, Any]) -> None:
-    architecture = (config.get("architectures") or [""])[0]
-    if not architecture.endswith("Classification"):
-        return
-    if not config.get("id2label"):
-        raise SetupError(
-            f"config.json: {architecture} without `id2label`; add it, one name for each row of the classifier"
-        )
-    raise SetupError(f"config.json: {architecture} is a classifier; this version serves embedding models")
+def _with_heads(
+    family: Family, config: Mapping[str, Any], modules: Modules, task: Task, pooling: PoolingSetting | None
+) -> tuple[EncoderSpec, dict[str, Head]]:
+    """The whole spec; and the stages whose tensors the encoder's own files hold, by the part of the spec they are."""
+    spec = family.spec(config)
+    stages = {"token_head": modules.token_head, "head": modules.head}
+    match task:
+        case "embedding":
+            return replace(spec, pooling=modules.pooling or _pooling(config, pooling), **stages), {}
+        case "multi_vector":
+            heads = (
+                {"token_head": _stanford_head(spec, modules.encoder)}
+                if architecture(config) == STANFORD_COLBERT
+                else {}
+            )
+        case "sparse":
+            heads = {"token_head": family.heads["MaskedLM"](spec, spec.vocab_size)}
+        case "entities":
+            heads = {"token_head": family.heads["TokenClassification"](spec, len(labels(config)))}
+        case _:
+            heads = {"head": family.heads["SequenceClassification"](spec, len(labels(config)))}
+    own = {part: tuple(stage for stage, _ in head) for part, head in heads.items()}
+    stages = {part: own.get(part, ()) + of for part, of in stages.items()}
+    return replace(spec, pooling=modules.pooling or Pooling(("first",)), **stages), heads
 
 
-def _default_pooling(config: Mapping[str, Any]) -> Pooling:
-    """TEI's: the first token for BERT and its kin, nothing for others (router/src/lib.rs)."""
+def _pooling(config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
+    """The setting's, else TEI's: the first token for BERT and its kin, nothing for others (router/src/lib.rs)."""
+    if pooling is not None:
+        return Pooling((pooling,))
     if "bert" not in config["model_type"]:
         raise SetupError(
             f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; "
@@ -117,7 +157,9 @@ def _default_pooling(config: Mapping[str, Any]) -> Pooling:
     return Pooling(("first",))
 
 
-def _encoder_tensors(folder: Path, family: Family, spec: EncoderSpec) -> dict[str, tuple[Tensor, ...]]:
+def _tensors(
+    folder: Path, family: Family, spec: EncoderSpec, heads: Mapping[str, Head]
+) -> dict[str, tuple[Tensor, ...]]:
     """Find each of our tensors in the checkpoint's files. Raises SetupError that lists what is missing or left over."""
     stored = {_modern(name): tensor for name, tensor in scan(_weight_files(folder)).items()}
     names = family.tensors(spec)
@@ -126,6 +168,8 @@ def _encoder_tensors(folder: Path, family: Family, spec: EncoderSpec) -> dict[st
     if prefix is None:
         raise SetupError(f"{folder}: no tensor {first!r} in its safetensors files; is config.json's model_type right?")
     stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
+    for part, head in heads.items():
+        names = {**names, **_head_names(part, head, stored)}
     wanted = [theirs for parts in names.values() for theirs in parts]
     missing = [theirs for theirs in wanted if theirs not in stored]
     if missing:
@@ -135,6 +179,22 @@ def _encoder_tensors(folder: Path, family: Family, spec: EncoderSpec) -> dict[st
     if left:
         raise SetupError(f"{folder}: tensors that config.json does not account for: {_some(sorted(left))}")
     return {ours: tuple(stored[theirs] for theirs in parts) for ours, parts in names.items()}
+
+
+def _head_names(part: str, head: Head, stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    names = {}
+    for i, (stage, modules) in enumerate(head):
+        has_bias = not isinstance(stage, Dense) or stage.bias
+        for tensor in ("weight", "bias")[: len(modules) and 1 + has_bias]:
+            places = [f"{module}.{tensor}" for module in modules]
+            names[f"{part}.{i}.{tensor}"] = (next((place for place in places if place in stored), places[0]),)
+    return names
+
+
+def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
+    """The projection that Stanford's ColBERT keeps beside its encoder, and the norm after it."""
+    size = read_json(folder / "artifact.metadata").get("dim", 128)
+    return ((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ()))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -178,6 +238,12 @@ def _tokenizer_file(folder: Path, modules: Modules) -> Path:
     )
 
 
+def _reads_types(folder: Path) -> bool:
+    """Whether the tokenizer was used with types in training; its file alone has them whether or not."""
+    names = read_json(folder / "tokenizer_config.json").get("model_input_names")
+    return names is None or "token_type_ids" in names
+
+
 def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_num_tokens: int) -> int:
     """The smallest of: max_seq_length, else the tokenizer's model_max_length; the positions; max_num_tokens."""
     stated = limits.get("max_seq_length") or read_json(folder / "tokenizer_config.json").get("model_max_length")
@@ -185,9 +251,17 @@ def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_
     return min(stated, spec.max_tokens, max_num_tokens)
 
 
-def _prompts(folder: Path) -> Prompts:
+def _activation(folder: Path) -> dict[str, Any]:
+    """Where sentence-transformers 6 keeps a CrossEncoder's activation; older ones wrote it into config.json."""
+    stated = read_json(folder / "config_sentence_transformers.json").get("activation_fn")
+    return {"sentence_transformers": {"activation_fn": stated}} if stated else {}
+
+
+def _prompts(folder: Path, late: LateInteraction | None) -> Prompts:
     config = read_json(folder / "config_sentence_transformers.json")
     texts = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
+    for role, marker in (late.markers if late else {}).items():
+        texts[role] = marker + texts.get(role, "").removeprefix(marker)
     default = config.get("default_prompt_name")
     if default is not None and default not in texts:
         raise SetupError(f"config_sentence_transformers.json: default_prompt_name {default!r} is not among its prompts")

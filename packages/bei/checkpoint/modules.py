@@ -1,4 +1,4 @@
-"""sentence-transformers' files: which stages follow the encoder, prompts, input length, casing.
+"""sentence-transformers' files: which stages stand on the encoder, input length, casing.
 
 Both layouts are read: up to version 5 (`pooling_mode_mean_tokens: true`) and from 6 (`pooling_mode: "mean"`).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.spec import Activation, Dense, LayerNorm, Normalize, Pooling, PoolingMode, Stage
+from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
 from bei.checkpoint.tensors import Tensor, scan
 from bei.errors import SetupError
 
@@ -49,12 +49,19 @@ _LENGTH_FILES = tuple(
 
 @dataclass(frozen=True)
 class Modules:
-    """`encoder` is the folder of config.json; `tensors` are the stages' own, under our names."""
+    """`encoder` is the folder of config.json; `tensors` are the stages' own, under our names.
+
+    Stages before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
+    head comes first. `mask`: the folder of a MultiVectorMask.
+    """
 
     encoder: Path
+    token_head: tuple[Stage, ...] = ()
     pooling: Pooling | None = None
     head: tuple[Stage, ...] = ()
     tensors: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    sparse: bool = False
+    mask: Path | None = None
 
 
 def read_json(file: Path) -> Any:
@@ -69,29 +76,56 @@ def read_json(file: Path) -> Any:
 
 def read_modules(folder: Path) -> Modules:
     """Follow modules.json. Raises SetupError for a module that we do not have."""
-    encoder, pooling, head, tensors = folder, None, [], {}
-    for module in read_json(folder / "modules.json"):
-        path = folder / module["path"]
-        match module["type"].rsplit(".", 1)[-1]:
-            case "Transformer":
+    rows = [
+        (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
+    ]
+    encoder, pooling, sparse, mask = folder, None, False, None
+    stages: dict[str, list[Stage]] = {"token_head": [], "head": []}
+    tensors: dict[str, tuple[Tensor, ...]] = {}
+    at = "token_head"
+    for kind, path in rows:
+        match kind:
+            case "Transformer" | "MLMTransformer":
                 encoder = path
             case "Pooling":
-                pooling = _pooling(path / "config.json")
-            case "Dense":
-                tensors |= _stage_tensors(path, "linear", len(head))
-                head.append(_dense(path / "config.json"))
-            case "LayerNorm":
-                tensors |= _stage_tensors(path, "norm", len(head))
-                head.append(LayerNorm(_require(path / "config.json", "dimension")))
-            case "Normalize":
-                head.append(Normalize())
+                pooling, at = _pooling(path / "config.json"), "head"
+            case "SpladePooling":
+                saturation, pooling, sparse = *splade(**_splade_config(path / "config.json")), True
+                stages |= saturation
+            case "Dense" | "LayerNorm" | "Normalize":
+                stage, own = _stage(kind, path, f"{at}.{len(stages[at])}")
+                stages[at].append(stage)
+                tensors |= own
+            case "MultiVectorMask":
+                mask = path
             case "Dropout":
                 pass
             case other:
-                raise SetupError(f"modules.json: module {other!r} is not supported for embeddings")
+                raise SetupError(f"modules.json: module {other!r} is not supported")
+    head = stages["head"]
     while head and head[-1] == Normalize():
         head.pop()  # the last norm is each request's own choice
-    return Modules(encoder, pooling, tuple(head), tensors)
+    return Modules(encoder, tuple(stages["token_head"]), pooling, tuple(head), tensors, sparse, mask)
+
+
+def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> tuple[dict[str, list[Stage]], Pooling]:
+    """The stages and the pooling of sentence-transformers' SpladePooling. log1p(relu) grows, so the greatest of it is
+    its value at the greatest: only a sum needs it on every token."""
+    saturation: list[Stage] = [Log1pRelu()] * (2 if activation_function == "log1p_relu" else 1)
+    if pooling_strategy == "sum":
+        return {"token_head": saturation, "head": []}, Pooling(("sum",))
+    return {"token_head": [], "head": saturation}, Pooling(("max",))
+
+
+def _splade_config(file: Path) -> dict[str, str]:
+    config = {key: read_json(file).get(key) for key in ("pooling_strategy", "activation_function")}
+    known = {"pooling_strategy": ("max", "sum", None), "activation_function": ("relu", "log1p_relu", None)}
+    for key, value in config.items():
+        if value not in known[key]:
+            raise SetupError(
+                f"{file}: {key} {value!r} is not supported; supported: {', '.join(filter(None, known[key]))}"
+            )
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def _require(file: Path, key: str) -> Any:
@@ -115,25 +149,44 @@ def _pooling(file: Path) -> Pooling:
     return Pooling(tuple(_MODES[mode] for mode in modes), config.get("include_prompt", True))
 
 
+def _stage(kind: str, path: Path, place: str) -> tuple[Stage, dict[str, tuple[Tensor, ...]]]:
+    """A module of sentence-transformers, and its tensors under the names of our `place`."""
+    match kind:
+        case "Dense":
+            return _dense(path / "config.json"), _stage_tensors(path, "linear", place)
+        case "LayerNorm":
+            return LayerNorm(_require(path / "config.json", "dimension")), _stage_tensors(path, "norm", place)
+        case _:
+            return Normalize(), {}
+
+
 def _dense(file: Path) -> Dense:
     config = read_json(file)
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
     if name not in _ACTIVATIONS:
         raise SetupError(f"{file}: activation {name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+    if config.get("use_residual"):
+        raise SetupError(f"{file}: use_residual is not supported")
     inputs, outputs = _require(file, "in_features"), _require(file, "out_features")
     return Dense(inputs, outputs, config.get("bias", True), _ACTIVATIONS[name])
 
 
-def _stage_tensors(path: Path, module: str, index: int) -> dict[str, tuple[Tensor, ...]]:
+def _stage_tensors(path: Path, module: str, place: str) -> dict[str, tuple[Tensor, ...]]:
     file = path / "model.safetensors"
     if not file.exists() and (path / "pytorch_model.bin").exists():
         raise SetupError(
             f"{path / 'pytorch_model.bin'} is a pickle and is not read; convert it: load the model with "
             "sentence-transformers and save it again with save(..., safe_serialization=True)"
         )
-    return {f"head.{index}.{name.removeprefix(module + '.')}": (tensor,) for name, tensor in scan([file]).items()}
+    return {f"{place}.{name.removeprefix(module + '.')}": (tensor,) for name, tensor in scan([file]).items()}
 
 
 def read_limits(folder: Path) -> Mapping[str, Any]:
     """`max_seq_length` and `do_lower_case` of sentence_bert_config.json, under whichever of its names."""
     return next((read_json(folder / name) for name in _LENGTH_FILES if (folder / name).exists()), {})
+
+
+def special_token(folder: Path, name: str) -> str | None:
+    """`mask_token` or `unk_token` of tokenizer_config.json."""
+    token = read_json(folder / "tokenizer_config.json").get(name)
+    return token["content"] if isinstance(token, dict) else token

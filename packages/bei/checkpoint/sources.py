@@ -32,7 +32,7 @@ from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
-WANTED = ("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json")
+WANTED = ("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata")
 _CONVERT = (
     "convert it once: python -c \"from transformers import AutoModel as M, AutoTokenizer as T; r='{repo}'; "
     "M.from_pretrained(r).save_pretrained('model'); T.from_pretrained(r).save_pretrained('model')\" "

@@ -12,6 +12,8 @@ from bei.errors import SetupError
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 
 Count = Annotated[int, Field(ge=1)]
+PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
+DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
 _FROM_ELSEWHERE = ("credential",)  # secrets have their own ways in
 _OTHER_VARIABLES = ("BEI_CONFIG",)  # read by the command line, before there are settings
@@ -32,7 +34,7 @@ class Settings(BaseModel):
     credential: SecretStr | None
     base_model: Literal["encoder", "encoder_bert"]
     quantization: QuantizationType
-    route: Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
+    route: DefaultRoute | None
     served_model_name: str
     max_num_tokens: Count
     max_batch_size: Count
@@ -41,7 +43,7 @@ class Settings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Count | None = None
     tokenization_workers: Count | None = None
-    pooling: Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean"] | None = None
+    pooling: PoolingSetting | None = None
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -54,6 +56,7 @@ class Settings(BaseModel):
     max_client_batch_size: Count = 2048
     max_concurrent_requests: Count = 2048
     max_queue_tokens: Count = 1 << 21
+    rerank_order: Literal["input", "score"] = "input"
     payload_limit: Count = 64_000_000
 
     cache_dir: Path = Path("~/.cache/bei")
@@ -123,7 +126,7 @@ def _from_block(block: TRTLLM) -> dict[str, Any]:
         "revision": repository.revision,
         "base_model": block.build.base_model.value,
         "quantization": block.build.quantization_type,
-        "route": block.runtime.webserver_default_route or "/v1/embeddings",
+        "route": block.runtime.webserver_default_route,
         "max_num_tokens": block.build.max_num_tokens,
         "max_batch_size": block.build.max_batch_size,
     }
