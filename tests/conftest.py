@@ -19,7 +19,7 @@ def tiny_config(folder: Path | str = "tiny") -> dict:
     """A config.yaml's content that names a folder."""
     repository = {"source": "LOCAL", "repo": str(folder)}
     build = {"base_model": "encoder_bert", "checkpoint_repository": repository}
-    return {"trt_llm": {"build": build, "runtime": {"webserver_default_route": "/v1/embeddings"}}}
+    return {"trt_llm": {"build": build}}
 
 
 @pytest.fixture(scope="session")

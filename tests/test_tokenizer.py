@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from bei.checkpoint.load import read
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer import Tokenizer
+from bei.tokenizer.template import inner, longest_first, windows
 from tests.tiny_models import WORDS, random_model, save, write_json
 
 TEXTS = ["the cat sat", "a", "x" * 300, "Big, red! mat?", "naïve \U0001f600 日本 [SEP] cat", " ", "the cat " * 100]
@@ -67,20 +68,43 @@ def test_equals_transformers(checkpoint, tokenizer, side):
     assert [e.ids for e in tokenizer.encode(TEXTS, truncate=True, direction=side)] == expected
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pairs_equal_transformers(checkpoint, tokenizer, side):
+    reference = PreTrainedTokenizerFast(tokenizer_file=str(checkpoint.tokenizer_file), truncation_side=side)
+    pairs = [(a, b) for a in TEXTS for b in [*TEXTS, ""]]
+    first, second = map(list, zip(*pairs, strict=True))
+    expected = reference(first, second, truncation="longest_first", max_length=64, return_token_type_ids=True)
+    encodings = tokenizer.encode(pairs, truncate=True, direction=side)
+    assert [e.ids for e in encodings] == expected["input_ids"]
+    assert [e.types or [0] * len(e.ids) for e in encodings] == expected["token_type_ids"]
+    assert [e.characters for e in encodings] == [len(a) + len(b) for a, b in pairs]
+
+
+def test_the_second_of_a_pair_can_be_bounded(tokenizer):
+    def tokens(document: str, limit: int | None) -> int:
+        return len(tokenizer.encode([("cat", document)], truncate=False, max_second_tokens=limit)[0].ids)
+
+    assert tokens("dog " * 9, 2) == tokens("", None) + 2 < tokens("dog " * 9, None)
+
+
 def test_long_texts_are_refused_without_truncation(tokenizer):
     with pytest.raises(Invalid, match=r"must have less than 64 tokens\. Given: \d+ \(input 1\)"):
         tokenizer.encode(["the cat", "the cat " * 100], truncate=False)
+    with pytest.raises(Invalid, match=r"must have less than 64 tokens\. Given: \d+ \(input 1\)"):
+        tokenizer.encode(["the cat", ("the cat", "the cat " * 100)], truncate=False)
 
 
 def test_token_ids_are_taken_as_they_are(tokenizer):
     (text,) = tokenizer.encode(["the cat sat"], truncate=True)
-    body = [i for i in text.ids if i in tokenizer._bodies(["the cat sat"])[0]]
-    (ids,) = tokenizer.encode([body], truncate=True)
+    (tokens,) = tokenizer.tokenize(["the cat sat"], add_special_tokens=False)
+    (ids,) = tokenizer.encode([[token.id for token in tokens]], truncate=True)
     assert ids.ids == text.ids
     assert ids.characters == 0
 
 
-@pytest.mark.parametrize(("item", "error"), [("", Empty), ([], Empty), ([1000], Invalid), ([-1], Invalid)])
+@pytest.mark.parametrize(
+    ("item", "error"), [("", Empty), (("", ""), Empty), ([], Empty), ([1000], Invalid), ([-1], Invalid)]
+)
 def test_a_bad_input_is_named_by_its_place(tokenizer, item, error):
     with pytest.raises(error, match=r"\(input 1\)"):
         tokenizer.encode(["fine", item], truncate=True)
@@ -156,3 +180,27 @@ def test_a_text_is_encoded_alike_alone_and_among_others(tokenizer, texts, direct
     for i in order:
         assert tokenizer.encode([texts[i]], truncate=True, direction=direction)[0].ids == together[i].ids
         assert len(together[i].ids) <= 64
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 90), st.integers(0, 90), st.integers(3, 60))
+def test_pairs_are_cut_as_the_library_cuts_them(first, second, room):
+    library = Library(models.WordLevel({"a": 0, "b": 1}, "a"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.enable_truncation(room, strategy="longest_first")
+    ids = library.encode("a " * first, "b " * second).ids
+    assert longest_first(first, second, room) == (ids.count(0), ids.count(1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300), st.integers(4, 60))
+def test_windows_are_the_library_s(length, room):
+    library = Library(models.WordLevel({"a": 0}, "a"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.enable_truncation(room, stride=room // 4)
+    whole = library.encode("a " * length)
+    expected = [range(e.offsets[0][0] // 2, e.offsets[-1][0] // 2 + 1) for e in (whole, *whole.overflowing)]
+    parts = windows(length, room, room // 4)
+    assert parts == expected
+    assert [i for part in inner(parts) for i in part] == list(range(length)), "each token in one window, none lost"
+    assert all(set(own) <= set(part) for own, part in zip(inner(parts), parts, strict=True))

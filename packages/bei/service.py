@@ -4,11 +4,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,19 +17,31 @@ from bei import engines, metrics
 from bei.batching import Entry, Queue, Request
 from bei.checkpoint import load as checkpoints
 from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.task import Task
 from bei.engines.base import Engine, RowKind
 from bei.engines.cpus import available_cpus
-from bei.errors import Empty, Error, Expired, NotReady, Overloaded, SetupError, TooLarge
+from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
 from bei.scheduler import Outcome, Scheduler
-from bei.settings import Settings
-from bei.tasks import vectors
-from bei.tokenizer import Direction, Encoding, Input, Token, Tokenizer
+from bei.settings import DefaultRoute, Settings
+from bei.tasks import entities, late_interaction, scores, sparse, vectors
+from bei.tasks.entities import Strategy
+from bei.tokenizer import Direction, Encoding, Input, Role, Token, Tokenizer, Window
 
 log = logging.getLogger("bei")
 
 State = Literal["loading", "ready", "failed", "draining"]
 _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check runs one of its own
 _PROBE_TIMEOUT = 30.0
+
+ROUTES: dict[Task, tuple[str, ...]] = {
+    "embedding": ("/v1/embeddings",),
+    "reranker": ("/rerank", "/predict"),
+    "classifier": ("/predict",),
+    "entities": ("/predict_tokens",),
+    "sparse": ("/embed_sparse",),
+    "multi_vector": ("/embed_all", "/rerank"),
+}
+"""What may be a model's default route; the first is it unless the settings say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +59,21 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """rows: float32[N, D] for embeddings, a list of float32[tokens, H] for states, float32[N] for similarities."""
+    """What a task gave, one row a text or pair; each method says of what type."""
 
-    rows: np.ndarray | list[np.ndarray]
+    rows: Any
     usage: Usage
 
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are read. `truncate` None means the server's own default; `deadline` is a time.monotonic()."""
+    """How texts are read. `truncate` None means the server's own default; `max_document_tokens` cuts the second text
+    of each pair; `deadline` is a time.monotonic()."""
 
     truncate: bool | None = None
     truncation_direction: Direction = "right"
     prompt_name: str | None = None
+    max_document_tokens: int | None = None
     deadline: float = float("inf")
 
 
@@ -103,10 +118,15 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
 
 
 class Service:
-    """One loaded model. Every coroutine may be awaited from any event loop, many at a time."""
+    """One loaded model. Every coroutine may be awaited from any event loop, many at a time.
+
+    Those that compute raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired or
+    EngineFailed. `route` is the path that the model's default route answers as.
+    """
 
     checkpoint: Checkpoint
     engine: Engine
+    route: str
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -130,12 +150,15 @@ class Service:
         """Serve a checkpoint on an engine: the second half of `load`."""
         settings = self.settings
         self.checkpoint, self.engine = checkpoint, engine
+        self.route = _route(settings, checkpoint)
         self._tokenizer = Tokenizer(checkpoint, _default_prompt(settings, checkpoint))
         self.tokenization_workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.tokenization_workers, "tokenizer")
         budget = min(settings.max_num_tokens, engine.token_budget)
         queue = Queue(budget, settings.max_batch_size, settings.max_queue_tokens)
-        self._scheduler = Scheduler(engine, queue, _deliver)
+        self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
+        keep = sparse.terms if checkpoint.task == "sparse" else _all
+        self._scheduler = Scheduler(engine, queue, _deliver, keep)
         with _step("warm-up"):
             asyncio.run(self._probe())
         if self.state == "loading":  # else it was told to stop meanwhile
@@ -151,20 +174,89 @@ class Service:
         normalize: bool = True,
         options: Options = Options(),
     ) -> Answer:
-        """One vector a text. Raises Invalid, Empty, TooLarge, Overloaded, NotReady, Expired or EngineFailed."""
-        if self.state == "ready":
-            vectors.check(dimensions, self.checkpoint.spec.row_size)
-        rows, usage = await self._rows(inputs, options, "pooled")
+        """One vector a text: float32[N, dimensions]."""
+        self._require("Model is not an embedding model", "embedding")
+        vectors.check(dimensions, self.checkpoint.spec.row_size)
+        rows, usage = await self._rows(inputs, options)
         return Answer(vectors.finish(np.stack(rows), dimensions=dimensions, normalize=normalize), usage)
 
     async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
-        """The last hidden state of every token of each text, specials included."""
-        return Answer(*await self._rows(inputs, options, "tokens"))
+        """A list of float32[tokens, D]: the last hidden state of every token, specials included; of a ColBERT model the
+        vectors that are compared, of documents unless the prompt is `query`."""
+        if self._is("sparse"):
+            raise WrongTask("`embed_all` is not available for SPLADE models; POST /embed_sparse")
+        self._require("Model is not an embedding model", "embedding", "multi_vector")
+        if self._is("embedding"):
+            return Answer(*await self._rows(inputs, options, kind="tokens"))
+        role: Role = "query" if options.prompt_name == "query" else "document"
+        encodings, rows, usage = await self._run(inputs, lambda: self._read(inputs, options, role), options.deadline)
+        return Answer([row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True)], usage)
+
+    async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
+        """One sparse vector a text: a list of Terms."""
+        self._require("Model is not an embedding model with SPLADE pooling", "sparse")
+        return Answer(*await self._rows(inputs, options))
 
     async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = Options()) -> Answer:
-        """The cosine of the source to each sentence."""
-        rows, usage = await self._rows([source, *sentences], options, "pooled")
+        """The cosine of the source to each sentence: float32[N]."""
+        self._require("Model is not an embedding model", "embedding")
+        rows, usage = await self._rows([source, *sentences], options)
         return Answer(vectors.similarities(rows[0], np.stack(rows[1:])), usage)
+
+    async def rerank(
+        self, query: str, texts: Sequence[str], *, raw_scores: bool = False, options: Options = Options()
+    ) -> Answer:
+        """How well each text answers the query: float32[N], of a cross-encoder or ColBERT's MaxSim."""
+        self._require("model is not a re-ranker model", "reranker", "multi_vector")
+        return await self.score([(query, text) for text in texts], raw_scores=raw_scores, options=options)
+
+    async def score(
+        self, pairs: Sequence[tuple[str, str]], *, raw_scores: bool = False, options: Options = Options()
+    ) -> Answer:
+        """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model."""
+        self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
+        if self._is("reranker"):
+            logits, usage = await self._rows(pairs, options)
+            scoring = "identity" if raw_scores else self.checkpoint.scoring
+            return Answer(scores.activate(np.stack(logits), scoring)[:, 0], usage)
+        self._check_size(pairs)
+        if self._is("multi_vector"):
+            return await self._maxsim(pairs, options)
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        rows, usage = await self._rows(texts, options)
+        row = dict(zip(texts, vectors.unit(np.stack(rows)), strict=True))
+        return Answer(np.array([row[a] @ row[b] for a, b in pairs], np.float32), usage)
+
+    async def classify(
+        self, inputs: Sequence[Input], *, raw_scores: bool = False, options: Options = Options()
+    ) -> Answer:
+        """The scores of every label for each text or pair: float32[N, labels]."""
+        self._require("Model is not a classifier model", "classifier", "reranker")
+        logits, usage = await self._rows(inputs, options)
+        return Answer(scores.activate(np.stack(logits), "identity" if raw_scores else self.checkpoint.scoring), usage)
+
+    async def entities(
+        self,
+        texts: Sequence[str],
+        *,
+        strategy: Strategy = "none",
+        raw_scores: bool = False,
+        ignore_labels: Sequence[str] = ("O",),
+        options: Options = Options(),
+    ) -> Answer:
+        """A list of Entity for each text; texts of any length are read in windows unless `truncate` is false."""
+        self._require("Model is not a token classification model", "entities")
+        windows: list[list[Window]] = []
+
+        def read() -> list[Encoding]:
+            windows.extend(self._tokenizer.windows(texts, truncate=options.truncate is not False))
+            return [window.encoding for of_text in windows for window in of_text]
+
+        _, rows, usage = await self._run(texts, read, options.deadline)
+
+        labels = self.checkpoint.labels
+        find = partial(entities.find, texts, windows, rows, labels, strategy, raw_scores, ignore_labels)
+        return Answer(await self._off_loop(find), usage)
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
@@ -205,28 +297,66 @@ class Service:
             self._scheduler.close()
             self._tokenizing.shutdown(wait=False)
 
-    async def _rows(self, inputs: Sequence[Input], options: Options, kind: RowKind) -> tuple[list[np.ndarray], Usage]:
+    async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Answer:
+        roles: dict[Role, list[str]] = {
+            "query": list(dict.fromkeys(query for query, _ in pairs)),
+            "document": list(dict.fromkeys(document for _, document in pairs)),
+        }
+
+        def read() -> list[Encoding]:
+            return [encoding for role, texts in roles.items() for encoding in self._read(texts, options, role)]
+
+        encodings, rows, usage = await self._run(pairs, read, options.deadline)
+
+        def compare() -> np.ndarray:
+            kept = (row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True))
+            queries, documents = ({text: next(kept) for text in texts} for texts in roles.values())
+            mean = self.checkpoint.late_interaction.mean
+            return np.array(
+                [late_interaction.maxsim(queries[q], documents[d], mean=mean) for q, d in pairs], np.float32
+            )
+
+        return Answer(await self._off_loop(compare), usage)
+
+    async def _rows(
+        self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None
+    ) -> tuple[list[Any], Usage]:
+        """What is kept of each input's row."""
+        return (await self._run(inputs, lambda: self._read(inputs, options), options.deadline, kind))[1:]
+
+    def _read(self, inputs: Sequence[Input], options: Options, role: Role | None = None) -> list[Encoding]:
+        if options.prompt_name is not None and any(isinstance(item, tuple) for item in inputs):
+            raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
+        prompt = self._tokenizer.prompt(options.prompt_name)
+        return self._tokenizer.encode(
+            inputs,
+            truncate=self.settings.auto_truncate if options.truncate is None else options.truncate,
+            direction=options.truncation_direction,
+            prompt=self._tokenizer.role_prompt(role) if role and not options.prompt_name else prompt,
+            role=role,
+            max_second_tokens=options.max_document_tokens,
+        )
+
+    async def _run(
+        self, inputs: Sequence[object], read: Callable[[], list[Encoding]], deadline: float, kind: RowKind | None = None
+    ) -> tuple[list[Encoding], list[Any], Usage]:
+        """The whole way of a request: `read` its texts off the loop, queue them, wait for their rows."""
         started = time.monotonic()
-        self._check_ready()
         self._check_size(inputs)
         with self._admission():
-            prompt = self._tokenizer.prompt(options.prompt_name)
-            truncate = self.settings.auto_truncate if options.truncate is None else options.truncate
-            encodings = await self._off_loop(
-                lambda: self._tokenizer.encode(
-                    inputs, truncate=truncate, direction=options.truncation_direction, prompt=prompt
-                )
-            )
+            encodings = await self._off_loop(read)
             tokenized = time.monotonic()
-            outcomes = await self._run(encodings, kind, options.deadline)
+            outcomes = await self._submit(encodings, kind or self._kind, deadline)
         for encoding in encodings:
             metrics.input_length.observe(len(encoding.ids))
         usage = _usage(encodings, outcomes, started, tokenized)
-        return [outcome.result for outcome in outcomes], usage
+        return encodings, [outcome.result for outcome in outcomes], usage
 
-    async def _run(self, encodings: Sequence[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
+    async def _submit(self, encodings: Sequence[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
         pending = _Pending(len(encodings), deadline)
-        entries = [Entry(pending, i, e.ids, prompt_tokens=e.prompt_tokens, rows=kind) for i, e in enumerate(encodings)]
+        entries = [
+            Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind) for i, e in enumerate(encodings)
+        ]
         self._scheduler.submit(entries)
         try:
             async with asyncio.timeout(None if deadline == float("inf") else deadline - time.monotonic()):
@@ -238,7 +368,7 @@ class Service:
 
     async def _probe(self) -> None:
         """One token through the whole path."""
-        await self._run(self._tokenizer.encode(["a"], truncate=True), "pooled", float("inf"))
+        await self._submit(self._tokenizer.encode(["a"], truncate=True), self._kind, float("inf"))
 
     async def _off_loop(self, work):
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
@@ -257,12 +387,40 @@ class Service:
         if self.state != "ready":
             raise NotReady(f"the model is {self.state}" if self.state != "failed" else "the model failed to load")
 
+    def _is(self, task: Task) -> bool:
+        self._check_ready()
+        return self.checkpoint.task == task
+
+    def _require(self, refusal: str, *tasks: Task) -> None:
+        """Raises WrongTask, in TEI's words and with the route that fits, unless the model is for one of `tasks`."""
+        if not any(self._is(task) for task in tasks):
+            raise WrongTask(f"{refusal}; its task is {self.checkpoint.task}: POST {self.route}")
+
     def _check_size(self, inputs: Sequence[object]) -> None:
         if not inputs:
             raise Empty("`inputs` cannot be empty")
         limit = self.settings.max_client_batch_size
         if len(inputs) > limit:
             raise TooLarge(f"batch size {len(inputs)} > maximum allowed batch size {limit}")
+
+
+def _all(row: np.ndarray) -> np.ndarray:
+    return row
+
+
+def _route(settings: Settings, checkpoint: Checkpoint) -> str:
+    """The settings' default route, or the task's. Raises SetupError for one that does not fit the model."""
+    fitting = ROUTES[checkpoint.task]
+    if settings.route is None:
+        return fitting[0]
+    if settings.route not in fitting:
+        allowed = [route for route in fitting if route in get_args(DefaultRoute)]
+        remedy = f"set {' or '.join(allowed)}" if allowed else f"leave it out for {fitting[0]}"
+        raise SetupError(
+            f"runtime.webserver_default_route: {settings.route} does not fit {checkpoint.name}, whose task is "
+            f"{checkpoint.task}; {remedy}"
+        )
+    return settings.route
 
 
 def _default_prompt(settings: Settings, checkpoint: Checkpoint) -> str | None:

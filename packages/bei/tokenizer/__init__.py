@@ -1,29 +1,40 @@
-"""Texts or token ids to encodings: prompts, special tokens, truncation. Never called on the event loop.
-
-The library keeps truncation as state of the whole tokenizer, so we leave it off and cut here: the special tokens
-before and after a text are learned once, and an encoding is prefix + body, cut to fit + suffix.
-"""
+"""Texts, pairs or token ids to encodings: prompts, specials, truncation, windows. Never called on the event loop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from tokenizers import AddedToken
+from tokenizers import Encoding as Read
 from tokenizers import Tokenizer as Library
 
+from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
+from bei.tokenizer.template import Direction, cut, inner, learn, longest_first, windows
 
-Direction = Literal["left", "right"]
-Input = str | list[int]
+__all__ = ["Direction", "Encoding", "Input", "Piece", "Role", "Token", "Tokenizer", "Window"]
+
+Input = str | list[int] | tuple[str, str]
+"""A text, its token ids, or a pair of texts."""
+
+Role = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """`ids` with specials; `prompt_tokens` of them are the prompt's and the specials before it."""
+    """`ids` with specials; `prompt_tokens` of them are the prompt's and the specials before it; `types` None are all 0.
+
+    Of a ColBERT model: the leading `attended` tokens are seen by all; `scored`: bool[tokens], those that are compared.
+    """
 
     ids: list[int]
-    prompt_tokens: int
     characters: int
+    prompt_tokens: int = 0
+    types: list[int] | None = None
+    attended: int | None = None
+    scored: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +48,45 @@ class Token:
     stop: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of a text as a tagger sees it; `start` and `end` count characters. `continues` the word before it."""
+
+    id: int
+    token: str
+    start: int
+    end: int
+    special: bool
+    continues: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a text, `pieces` one a token; `inner` are those that no neighbouring window knows better."""
+
+    encoding: Encoding
+    pieces: list[Piece]
+    inner: range
+
+
 class Tokenizer:
     """Safe to call from several threads. `max_tokens` counts specials and the prompt."""
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
         self._library = _load(str(checkpoint.tokenizer_file))
-        self._prefix, self._suffix = _specials(self._library)
+        self._late = checkpoint.late_interaction
+        if self._late is not None:
+            _keep_whole(self._library, self._late.markers.values())
+            self._mask, self._skipped = _mask_id(self._library, self._late), _ids(self._library, self._late.skiplist)
+        types = checkpoint.token_types
+        self._single, self._pair = learn(self._library, 1, types=types), learn(self._library, 2, types=types)
         self._vocab_size = checkpoint.spec.vocab_size
         self._lowercase = checkpoint.lowercase
+        self._unknown_token = checkpoint.unknown_token
         self._prompts = checkpoint.prompts.texts
         self._default_prompt = default_prompt
         self._max_tokens = checkpoint.max_tokens
-        self._room = checkpoint.max_tokens - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
+        if self._max_tokens <= self._single.size:
             raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
 
     def prompt(self, name: str | None) -> str | None:
@@ -61,16 +98,54 @@ class Tokenizer:
             raise Invalid(f"`prompt_name` {name!r} is not one of the model's prompts: {known}", param="prompt_name")
         return self._prompts[name]
 
+    def role_prompt(self, role: Role) -> str | None:
+        """The prompt that a ColBERT model puts before a query or a document."""
+        return self._prompts.get(role)
+
     def encode(
-        self, inputs: Sequence[Input], *, truncate: bool, direction: Direction = "right", prompt: str | None = None
+        self,
+        inputs: Sequence[Input],
+        *,
+        truncate: bool,
+        direction: Direction = "right",
+        prompt: str | None = None,
+        role: Role | None = None,
+        max_second_tokens: int | None = None,
     ) -> list[Encoding]:
-        """One encoding an input. Raises Empty, Invalid or Untokenizable naming the input by its place."""
-        prompt_tokens = len(self._prefix) + len(self._bodies([prompt])[0]) if prompt else 0
-        texts = {i: (prompt or "") + item for i, item in enumerate(inputs) if isinstance(item, str)}
-        bodies = dict(zip(texts, self._bodies(list(texts.values())), strict=True))
+        """One encoding an input; a text that occurs again is read once. A prompt goes before texts, not before pairs;
+        `role` is a ColBERT model's; `max_second_tokens` cuts the second of each pair, whatever `truncate` says.
+
+        Raises Empty, Invalid or Untokenizable naming the input by its place.
+        """
+        prompt = prompt or ""
+        bodies = self._read([prompt, *(text for item in inputs for text in _texts(item, prompt))])
+        prompt_tokens = len(self._single.fixed[0]) + len(bodies[prompt]) if prompt else 0
+        encodings = []
+        for i, item in enumerate(inputs):
+            if not any(item) if isinstance(item, tuple) else not item:
+                raise Empty(f"`inputs` cannot be empty (input {i})")
+            if isinstance(item, tuple):
+                first, second = bodies[item[0]], bodies[item[1]][:max_second_tokens]
+                encodings.append(self._finish_pair(i, item, first, second, truncate, direction))
+                continue
+            if isinstance(item, list):
+                self._check_ids(i, item)
+            body = bodies[prompt + item] if isinstance(item, str) else item
+            limit = self._limit(role)
+            self._check_length(i, len(body) + self._single.size, limit, truncate)
+            ids, types = self._single.wrap(cut(body, limit - self._single.size, direction))
+            text = isinstance(item, str)
+            encoding = Encoding(ids, len(item) if text else 0, prompt_tokens if text else 0, types)
+            encodings.append(encoding if role is None else self._as_role(encoding, role))
+        return encodings
+
+    def windows(self, texts: Sequence[str], *, truncate: bool) -> list[list[Window]]:
+        """Each text in as many windows as it needs, neighbours sharing a quarter; without `truncate` a text that needs
+        several is Invalid. Raises Empty or Untokenizable, too."""
+        room = self._max_tokens - self._single.size
         return [
-            self._finish(i, item, bodies.get(i, item), prompt_tokens, truncate, direction)
-            for i, item in enumerate(inputs)
+            self._windows(i, text, read, room, truncate)
+            for i, (text, read) in enumerate(zip(texts, self._encode(list(texts)), strict=True))
         ]
 
     def tokenize(
@@ -78,7 +153,7 @@ class Tokenizer:
     ) -> list[list[Token]]:
         """The tokens of each text, with where each stands in prompt + text."""
         full = [(prompt or "") + text for text in texts]
-        encodings = self._library.encode_batch(self._cased(full), add_special_tokens=add_special_tokens)
+        encodings = self._encode(full, add_special_tokens=add_special_tokens)
         return [_tokens(text, encoding) for text, encoding in zip(full, encodings, strict=True)]
 
     def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
@@ -86,31 +161,88 @@ class Tokenizer:
             self._check_ids(i, item)
         return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def _bodies(self, texts: list[str]) -> list[list[int]]:
+    def _read(self, texts: list[str]) -> dict[str, list[int]]:
+        """Ids without specials, of each distinct text."""
+        distinct = list(dict.fromkeys(texts))
+        return {text: read.ids for text, read in zip(distinct, self._encode(distinct, fast=True), strict=True)}
+
+    def _encode(self, texts: list[str], *, add_special_tokens: bool = False, fast: bool = False) -> list[Read]:
+        """`fast` leaves offsets out."""
+        texts = [text.lower() for text in texts] if self._lowercase else texts
+        encode = self._library.encode_batch_fast if fast else self._library.encode_batch
         try:
-            return [e.ids for e in self._library.encode_batch_fast(self._cased(texts), add_special_tokens=False)]
+            return encode(texts, add_special_tokens=add_special_tokens)
         except Exception as exc:
             # The library raises bare exceptions: a lone surrogate, a word that its vocabulary cannot express.
             raise Untokenizable(f"tokenizer error: {exc}") from None
 
-    def _cased(self, texts: list[str]) -> list[str]:
-        return [text.lower() for text in texts] if self._lowercase else texts
-
-    def _finish(
-        self, index: int, item: Input, body: list[int], prompt_tokens: int, truncate: bool, direction: Direction
+    def _finish_pair(
+        self,
+        index: int,
+        item: tuple[str, str],
+        first: list[int],
+        second: list[int],
+        truncate: bool,
+        direction: Direction,
     ) -> Encoding:
-        if not item:
+        self._check_length(index, len(first) + len(second) + self._pair.size, self._max_tokens, truncate)
+        lengths = longest_first(len(first), len(second), self._max_tokens - self._pair.size)
+        bodies = (cut(body, length, direction) for body, length in zip((first, second), lengths, strict=True))
+        ids, types = self._pair.wrap(*bodies)
+        return Encoding(ids, len(item[0]) + len(item[1]), types=types)
+
+    def _limit(self, role: Role | None) -> int:
+        if self._late is None or role is None:
+            return self._max_tokens
+        limit = self._late.query_tokens if role == "query" else self._late.document_tokens
+        return min(limit or self._max_tokens, self._max_tokens)
+
+    def _as_role(self, encoding: Encoding, role: Role) -> Encoding:
+        """A query is filled up with the mask token; tokens of the skiplist are not compared."""
+        late, ids, attended = self._late, encoding.ids, None
+        scored = np.ones(len(ids), bool)
+        if role == "document" or late.skip_queries:
+            scored = ~np.isin(ids, self._skipped)
+        if role == "query" and len(ids) < late.expansion:
+            attended = None if late.attend else len(ids)
+            ids = ids + [self._mask] * (late.expansion - len(ids))
+            scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
+        return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
+
+    def _windows(self, index: int, text: str, read: Read, room: int, truncate: bool) -> list[Window]:
+        if not text:
             raise Empty(f"`inputs` cannot be empty (input {index})")
-        if not isinstance(item, str):
-            prompt_tokens = 0
-            self._check_ids(index, item)
-        if len(body) > self._room:
-            if not truncate:
-                given = len(body) + self._max_tokens - self._room
-                raise Invalid(f"`inputs` must have less than {self._max_tokens} tokens. Given: {given} (input {index})")
-            body = body[: self._room] if direction == "right" else body[-self._room :]
-        characters = len(item) if isinstance(item, str) else 0
-        return Encoding([*self._prefix, *body, *self._suffix], prompt_tokens, characters)
+        self._check_length(index, len(read.ids) + self._single.size, self._max_tokens, truncate)
+        parts = windows(len(read.ids), room, overlap=room // 4)
+        pieces = self._pieces(text, read)
+        before, after = ([self._special(id) for id in ids] for ids in self._single.fixed)
+        made = []
+        for i, (part, own) in enumerate(zip(parts, inner(parts), strict=True)):
+            ids, types = self._single.wrap(read.ids[part.start : part.stop])
+            start = own.start - part.start + (len(before) if i else 0)
+            stop = own.stop - part.start + len(before) + (len(after) if i == len(parts) - 1 else 0)
+            tokens = [*before, *pieces[part.start : part.stop], *after]
+            made.append(Window(Encoding(ids, 0 if i else len(text), types=types), tokens, range(start, stop)))
+        return made
+
+    def _pieces(self, text: str, read: Read) -> list[Piece]:
+        """As transformers' TokenClassificationPipeline.gather_pre_entities: an unknown token is what stands there."""
+        unknown = self._library.token_to_id(self._unknown_token) if self._unknown_token else None
+        if getattr(self._library.model, "continuing_subword_prefix", None):
+            inside = [len(token) != end - start for token, (start, end) in zip(read.tokens, read.offsets, strict=True)]
+        else:
+            inside = [start > 0 and " " not in text[start - 1 : start + 1] for start, _ in read.offsets]
+        return [
+            Piece(id, text[start:end] if id == unknown else token, start, end, False, within and id != unknown)
+            for id, token, (start, end), within in zip(read.ids, read.tokens, read.offsets, inside, strict=True)
+        ]
+
+    def _special(self, id: int) -> Piece:
+        return Piece(id, self._library.id_to_token(id), 0, 0, True, False)
+
+    def _check_length(self, index: int, tokens: int, limit: int, truncate: bool) -> None:
+        if tokens > limit and not truncate:
+            raise Invalid(f"`inputs` must have less than {limit} tokens. Given: {tokens} (input {index})")
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
@@ -128,15 +260,39 @@ def _load(file: str) -> Library:
     return library
 
 
-def _specials(library: Library) -> tuple[list[int], list[int]]:
-    """The special ids before and after a text, from a probe encoded with and without them."""
-    body = library.encode("a", add_special_tokens=False).ids
-    whole = library.encode("a").ids
-    at = next(i for i in range(len(whole) - len(body) + 1) if whole[i : i + len(body)] == body)
-    return whole[:at], whole[at + len(body) :]
+def _texts(item: Input, prompt: str) -> tuple[str, ...]:
+    """What there is to read of an input."""
+    match item:
+        case str():
+            return (prompt + item,)
+        case tuple():
+            return item
+        case _:
+            return ()
 
 
-def _tokens(text: str, encoding) -> list[Token]:
+def _keep_whole(library: Library, markers: Sequence[str]) -> None:
+    """Markers such as `[unused0]` were put in as one token: read them as one (sentence-transformers,
+    MultiVectorEncoder._register_prefix_tokens)."""
+    for marker in markers:
+        whole = next((part for part in (marker, *marker.split()[:1]) if library.token_to_id(part) is not None), None)
+        if whole is not None and library.encode(whole, add_special_tokens=False).tokens != [whole]:
+            library.add_special_tokens([AddedToken(whole, normalized=False, special=True)])
+
+
+def _mask_id(library: Library, late: LateInteraction) -> int:
+    """Raises SetupError where queries are filled up and the vocabulary has no such token."""
+    found = library.token_to_id(late.mask or "[MASK]")
+    if found is None and late.expansion:
+        raise SetupError(f"query expansion needs the token {late.mask or '[MASK]'}, which tokenizer.json lacks")
+    return found or 0
+
+
+def _ids(library: Library, tokens: Sequence[str]) -> list[int]:
+    return [id for id in map(library.token_to_id, tokens) if id is not None]
+
+
+def _tokens(text: str, encoding: Read) -> list[Token]:
     at = _byte_offsets(text)
     return [
         Token(id, token, True, None, None) if special else Token(id, text[start:stop], False, at[start], at[stop])

@@ -1,0 +1,17 @@
+"""Logits to scores."""
+
+import numpy as np
+
+from bei.checkpoint.task import Scoring
+
+
+def activate(logits: np.ndarray, scoring: Scoring) -> np.ndarray:
+    """float32[..., labels] to scores of the same shape; softmax is over the last axis."""
+    match scoring:
+        case "sigmoid":
+            return np.exp(-np.logaddexp(0, -logits))
+        case "softmax":
+            powers = np.exp(logits - logits.max(-1, keepdims=True))
+            return powers / powers.sum(-1, keepdims=True)
+        case "identity":
+            return logits

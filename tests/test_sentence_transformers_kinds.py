@@ -1,0 +1,163 @@
+"""sentence-transformers' SparseEncoder, MultiVectorEncoder and CrossEncoder against ours, on their own folders."""
+
+import asyncio
+import json
+import string
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import CrossEncoder, SparseEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+from bei.checkpoint.load import read
+from bei.engines.torch.engine import TorchEngine
+from bei.service import Options
+from tests.tiny_models import random_model, save, write_json
+
+TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE ..."]
+QUERIES = ["the cat", "a big dog ran then?", "tree " * 60]
+
+
+def service_of(start_service, checkpoint):
+    return start_service(TorchEngine(checkpoint, precision="fp32"), checkpoint)
+
+
+@pytest.mark.parametrize("strategy", ["max", "sum"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+def test_sparse(tmp_path, start_service, strategy, activation):
+    base = save(tmp_path / "base", random_model("bert", 0, "ForMaskedLM"), pooling=None)
+    transformer = Transformer(str(base), transformer_task="fill-mask", max_seq_length=48)
+    pooling = SpladePooling(strategy, activation)
+    prompts = {"query": "then it was ", "document": ""}
+    SparseEncoder(modules=[transformer, pooling], prompts=prompts, device="cpu").save(str(tmp_path / "model"))
+    reference, checkpoint = SparseEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    assert checkpoint.task == "sparse"
+    service = service_of(start_service, checkpoint)
+    for prompt in ("query", "document"):
+        expected = reference.encode(TEXTS, prompt_name=prompt, convert_to_sparse_tensor=False).numpy()
+        answer = asyncio.run(service.embed_sparse(TEXTS, options=Options(prompt_name=prompt)))
+        for terms, row in zip(answer.rows, expected, strict=True):
+            dense = np.zeros_like(row)
+            dense[terms.indices] = terms.values
+            np.testing.assert_allclose(dense, row, atol=2e-5)
+
+
+def test_the_older_sparse_layout(tmp_path):
+    """sentence-transformers 5: a module MLMTransformer, and no `transformer_task`."""
+    base = save(tmp_path / "base", random_model("bert", 0, "ForMaskedLM"), pooling=None)
+    transformer = Transformer(str(base), transformer_task="fill-mask", max_seq_length=48)
+    SparseEncoder(modules=[transformer, SpladePooling()], device="cpu").save(str(tmp_path / "model"))
+    newer = read(tmp_path / "model", "m")
+    rows = json.loads((tmp_path / "model" / "modules.json").read_text())
+    rows[0]["type"] = "sentence_transformers.sparse_encoder.models.MLMTransformer"
+    write_json(tmp_path / "model" / "modules.json", rows)
+    write_json(tmp_path / "model" / "sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False})
+    assert read(tmp_path / "model", "m").spec == newer.spec
+
+
+def multi_vector(folder, family="bert", *, mask=None, **options) -> MultiVectorEncoder:
+    base = save(folder / "base", random_model(family), pooling=None)
+    torch.manual_seed(1)
+    dense = Dense(48, 16, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings")
+    prompts = options.pop("prompts", {"query": "then ", "document": "it was "})
+    modules = [
+        Transformer(str(base), max_seq_length=60, **options),
+        dense,
+        mask or MultiVectorMask(),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save(str(folder / "model"))
+    return MultiVectorEncoder(str(folder / "model"), device="cpu")
+
+
+def check_multi_vector(reference, checkpoint, start_service) -> None:
+    assert checkpoint.task == "multi_vector"
+    service = service_of(start_service, checkpoint)
+    queries, documents = reference.encode_query(QUERIES), reference.encode_document(TEXTS)
+    for role, texts, expected in (("query", QUERIES, queries), (None, TEXTS, documents)):
+        answer = asyncio.run(service.embed_tokens(texts, options=Options(prompt_name=role)))
+        for row, of in zip(answer.rows, expected, strict=True):
+            np.testing.assert_allclose(row, np.asarray(of), atol=2e-5)
+    scores = reference.similarity(queries, documents).numpy()
+    pairs = [(query, text) for query in QUERIES for text in TEXTS]
+    np.testing.assert_allclose(asyncio.run(service.score(pairs)).rows, scores.ravel(), rtol=1e-4)
+    np.testing.assert_allclose(asyncio.run(service.rerank(QUERIES[0], TEXTS)).rows, scores[0], rtol=1e-4)
+
+
+OPTIONS = {
+    "plain": {},
+    "lengths": {"query_length": 8, "document_length": 20},
+    "expansion": {"query_expansion": {"strategy": "fixed", "length": 12}},
+    "expansion that is attended to": {"query_expansion": {"strategy": "fixed", "length": 12, "attend": True}},
+    "expansion to a floor": {"query_expansion": {"strategy": "min", "length": 12}},
+    "skiplist": {"mask": MultiVectorMask(list(string.punctuation))},
+    "skiplist of queries, too": {"mask": MultiVectorMask([",", "cat"], skiplist_tasks=["query", "document"])},
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_multi_vector(tmp_path, start_service, family, case):
+    reference = multi_vector(tmp_path, family, **OPTIONS[case])
+    check_multi_vector(reference, read(tmp_path / "model", "m"), start_service)
+
+
+@pytest.mark.parametrize("attend", [True, False])
+def test_pylate(tmp_path, start_service, attend):
+    """PyLate 3: markers, lengths and skiplist at top level; mask and norm unsaid."""
+    multi_vector(tmp_path)
+    folder = tmp_path / "model"
+    rows = json.loads((folder / "modules.json").read_text())[:2]
+    rows[1]["type"] = "pylate.models.Dense.Dense"
+    write_json(folder / "modules.json", rows)
+    markers = {"query_prefix": "[MASK]", "document_prefix": "[UNK]", "query_length": 10, "document_length": 30}
+    saved = {"model_type": "ColBERT", "attend_to_expansion_tokens": attend, "similarity_fn_name": "MaxSim", **markers}
+    write_json(folder / "config_sentence_transformers.json", saved)
+    check_multi_vector(MultiVectorEncoder(str(folder), device="cpu"), read(folder, "m"), start_service)
+
+
+def test_stanford(tmp_path, start_service):
+    """colbertv2.0: the projection beside the encoder, settings in artifact.metadata."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = save(tmp_path, random_model("bert"), pooling=None)
+    stored = load_file(folder / "model.safetensors")
+    linear = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)
+    save_file(
+        {**{f"bert.{name}": of for name, of in stored.items()}, "linear.weight": linear}, folder / "model.safetensors"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "architectures": ["HF_ColBERT"]})
+    metadata = {"query_token_id": "[MASK]", "doc_token_id": "[UNK]", "query_maxlen": 10, "doc_maxlen": 30, "dim": 16}
+    write_json(folder / "artifact.metadata", metadata)
+    check_multi_vector(MultiVectorEncoder(str(folder), device="cpu"), read(folder, "m"), start_service)
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert", "electra"])
+def test_cross_encoder(tmp_path, start_service, family):
+    base = save(tmp_path / "base", random_model(family, 0, "ForSequenceClassification", num_labels=1), pooling=None)
+    CrossEncoder(str(base), max_length=48, device="cpu").save(str(tmp_path / "model"))
+    reference, checkpoint = CrossEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    assert checkpoint.task == "reranker"
+    service = service_of(start_service, checkpoint)
+    for query in QUERIES:
+        pairs = [(query, text) for text in TEXTS]
+        answer = asyncio.run(service.rerank(query, TEXTS))
+        np.testing.assert_allclose(answer.rows, reference.predict(pairs), atol=1e-5)
+        raw = asyncio.run(service.rerank(query, TEXTS, raw_scores=True))
+        logits = reference.predict(pairs, activation_fn=torch.nn.Identity())
+        np.testing.assert_allclose(raw.rows, logits, atol=1e-5)
+
+
+def test_a_cross_encoder_s_own_activation(tmp_path, start_service):
+    base = save(tmp_path / "base", random_model("bert", 0, "ForSequenceClassification", num_labels=1), pooling=None)
+    identity = torch.nn.Identity()
+    CrossEncoder(str(base), max_length=48, device="cpu", activation_fn=identity).save(str(tmp_path / "model"))
+    reference, checkpoint = CrossEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    answer = asyncio.run(service_of(start_service, checkpoint).rerank(QUERIES[0], TEXTS))
+    np.testing.assert_allclose(answer.rows, reference.predict([(QUERIES[0], t) for t in TEXTS]), atol=1e-5)
+    assert checkpoint.scoring == "identity"
