@@ -31,9 +31,9 @@ class Model:
 
     def predict(self, inputs, request: Request = None):
         if request is not None:  # the Truss server
-            return from_thread.run(self._respond, self._service.settings.route, request)
+            return from_thread.run(self._respond, self._service.route, request)
         # TrussHandle.predict(dict), in one's own process
-        call = api.Call("POST", self._service.settings.route, json.dumps(inputs).encode())
+        call = api.Call("POST", self._service.route, json.dumps(inputs).encode())
         return json.loads(asyncio.run(api.answer(self._service, call)).body)
 
     async def embeddings(self, inputs, request: Request):

@@ -148,7 +148,7 @@ def test_cross_encoder(tmp_path, start_service, family):
         pairs = [(query, text) for text in TEXTS]
         answer = asyncio.run(service.rerank(query, TEXTS))
         np.testing.assert_allclose(answer.rows, reference.predict(pairs), atol=1e-5)
-        raw = asyncio.run(service.rerank(query, TEXTS, raw_scores=True))
+        raw = asyncio.run(service.rerank(query, TEXTS, scoring="identity"))
         logits = reference.predict(pairs, activation_fn=torch.nn.Identity())
         np.testing.assert_allclose(raw.rows, logits, atol=1e-5)
 

@@ -13,6 +13,7 @@ import prometheus_client
 import yaml
 
 from bei import __version__
+from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError
 from bei.server import listen
 from bei.server.app import asgi
@@ -20,7 +21,7 @@ from bei.service import Service
 from bei.settings import Settings
 
 _TEI_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_TEI_POOLING = {"cls": "first", "mean": "mean", "last-token": "last"}
+_TEI_POOLING = {"cls": "first", "mean": "mean", "last-token": "last", "splade": "splade"}
 _CONFIGS = (Path("config.yaml"), Path("/app/config.yaml"))
 
 
@@ -59,7 +60,7 @@ _MODEL = _options(
     click.option("--engine", help="auto, torch or null; auto takes the fastest that runs here.  [default: auto]"),
     click.option("--precision", help="auto, fp32, bf16 or fp16.  [default: auto]"),
     click.option("--threads", type=int, help="Processors to compute on.  [default: all that the container has]"),
-    click.option("--pooling", help="first, last, mean, max, …, where the checkpoint does not say."),
+    click.option("--pooling", help="first, last, mean, max, splade, …, where the checkpoint does not say."),
     click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
     click.option("--max-batch-size", type=int, help="Texts a batch."),
     click.option("--cache-dir", type=click.Path(path_type=Path), help="Downloads.  [default: ~/.cache/bei]"),
@@ -73,6 +74,7 @@ _SERVER = _options(
     click.option("--auto-truncate/--no-auto-truncate", default=None, help="Cut long texts unasked.  [default: cut]"),
     click.option("--default-prompt", help="Text put before each input."),
     click.option("--default-prompt-name", help="The model's prompt to use unasked."),
+    click.option("--rerank-order", help="input, or score for best first as TEI (haystack needs it).  [default: input]"),
     click.option("--max-client-batch-size", type=int, help="Texts a request.  [default: 2048]"),
     click.option("--max-concurrent-requests", type=int, help="Requests at once, then 429.  [default: 2048]"),
     click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
@@ -97,7 +99,8 @@ def main() -> None:
 def serve(config: Path, log_level: str, **flags: Any) -> None:
     """Serve over HTTP, until SIGTERM.
 
-    Routes: OpenAI's /v1/embeddings, TEI's /embed and kin, /health, /metrics; GET /docs lists them all.
+    Routes: OpenAI's, TEI's, Cohere's and vLLM's for embeddings, rerank, classes and entities, as the model is for;
+    /health, /metrics; GET /docs lists them all.
     """
     _log_to_stderr(log_level)
     _serve(Settings.from_file(config, **flags))
@@ -148,8 +151,9 @@ def _facts(service: Service) -> dict[str, Any]:
         "folder": str(checkpoint.folder),
         "revision": checkpoint.revision,
         "stored_as": checkpoint.dtype,
-        "pooling": list(checkpoint.spec.pooling.modes),
-        "dimensions": checkpoint.spec.row_size,
+        "task": checkpoint.task,
+        "default_route": service.route,
+        **_outputs(checkpoint),
         "max_tokens": checkpoint.max_tokens,
         "prompts": dict(checkpoint.prompts.texts),
     }
@@ -157,24 +161,59 @@ def _facts(service: Service) -> dict[str, Any]:
     return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
 
 
+def _outputs(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the model answers with, for people."""
+    match checkpoint.task:
+        case "reranker" | "classifier" | "entities":
+            return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
+        case "multi_vector":
+            return {"dimensions": checkpoint.spec.token_size}
+        case _:
+            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": checkpoint.spec.row_size}
+
+
 def _engine(service: Service) -> str:
     engine = service.engine
     return f"{engine.name}, {engine.precision} on {engine.device} ({engine.reason})"
 
 
+_SHOWN = 6
+_TRY: dict[str, tuple[str, str]] = {
+    "embedding": ("/v1/embeddings", '{"input": "What is Deep Learning?", "dimensions": 4}'),
+    "reranker": ("/rerank", '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}'),
+    "classifier": ("/predict", '{"inputs": "Profits rose by a fifth."}'),
+    "entities": ("/predict_tokens", '{"inputs": ["My name is Maria Schmidt."], "aggregation_strategy": "simple"}'),
+    "sparse": ("/embed_sparse", '{"inputs": "What is Deep Learning?"}'),
+    "multi_vector": (
+        "/rerank",
+        '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}',
+    ),
+}
+
+
 def _banner(service: Service, host: str, port: int) -> str:
     settings, checkpoint = service.settings, service.checkpoint
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
+    path, body = _TRY[checkpoint.task]
     return f"""
   {settings.served_model_name}
     engine    {_engine(service)}
-    vectors   {checkpoint.spec.row_size} numbers, {"+".join(checkpoint.spec.pooling.modes)} pooling
+    task      {checkpoint.task}: {_in_words(checkpoint)}
     limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
     listening http://{host}:{port} (routes: http://{host}:{port}/docs)
 
   Try it:
-    curl -s{key} {host}:{port}/v1/embeddings -d '{{"input": "What is Deep Learning?", "dimensions": 4}}'
+    curl -s{key} {host}:{port}{path} -d '{body}'
 """
+
+
+def _in_words(checkpoint: Checkpoint) -> str:
+    outputs = _outputs(checkpoint)
+    if "labels" in outputs:
+        more = f" and {len(outputs['labels']) - _SHOWN} more" if len(outputs["labels"]) > _SHOWN else ""
+        return f"{outputs['scores']} of {', '.join(outputs['labels'][:_SHOWN])}{more}"
+    pooling = f", {'+'.join(outputs['pooling'])} pooling" if "pooling" in outputs else " a token"
+    return f"{outputs['dimensions']} numbers{pooling}"
 
 
 def _log_to_stderr(level: str, as_json: bool = False) -> None:

@@ -12,6 +12,8 @@ request_success = Counter("te_request_success", "Requests answered", ["method"])
 request_failure = Counter("te_request_failure", "Requests refused or failed", ["err"])
 embed_count = Counter("te_embed_count", "Texts to embed")
 embed_success = Counter("te_embed_success", "Texts embedded")
+predict_count = Counter("te_predict_count", "Texts and pairs to score, classify or tag")
+predict_success = Counter("te_predict_success", "Texts and pairs scored, classified or tagged")
 request_duration = Histogram("te_request_duration", "Seconds from arrival to answer", buckets=_SECONDS)
 tokenization_duration = Histogram("te_request_tokenization_duration", "Seconds to tokenize", buckets=_SECONDS)
 queue_duration = Histogram("te_request_queue_duration", "Seconds waiting, mean over texts", buckets=_SECONDS)
@@ -32,6 +34,15 @@ def observe_batch(texts: int, tokens: int, seconds: float) -> None:
     batch_tokens.observe(tokens)
     engine_seconds.inc(seconds)
     engine_tokens.inc(tokens)
+
+
+def observe_texts(texts: int, *, scored: bool) -> None:
+    """One request answered, of that many texts."""
+    method = "single" if texts == 1 else "batch"
+    request_count.labels(method).inc()
+    request_success.labels(method).inc()
+    for counter in (predict_count, predict_success) if scored else (embed_count, embed_success):
+        counter.inc(texts)
 
 
 def exposition() -> bytes:

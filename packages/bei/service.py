@@ -17,7 +17,7 @@ from bei import engines, metrics
 from bei.batching import Entry, Queue, Request
 from bei.checkpoint import load as checkpoints
 from bei.checkpoint.load import Checkpoint
-from bei.checkpoint.task import Task
+from bei.checkpoint.task import Scoring, Task
 from bei.engines.base import Engine, RowKind
 from bei.engines.cpus import available_cpus
 from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
@@ -204,21 +204,21 @@ class Service:
         return Answer(vectors.similarities(rows[0], np.stack(rows[1:])), usage)
 
     async def rerank(
-        self, query: str, texts: Sequence[str], *, raw_scores: bool = False, options: Options = Options()
+        self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = Options()
     ) -> Answer:
         """How well each text answers the query: float32[N], of a cross-encoder or ColBERT's MaxSim."""
         self._require("model is not a re-ranker model", "reranker", "multi_vector")
-        return await self.score([(query, text) for text in texts], raw_scores=raw_scores, options=options)
+        return await self.score([(query, text) for text in texts], scoring=scoring, options=options)
 
     async def score(
-        self, pairs: Sequence[tuple[str, str]], *, raw_scores: bool = False, options: Options = Options()
+        self, pairs: Sequence[tuple[str, str]], *, scoring: Scoring | None = None, options: Options = Options()
     ) -> Answer:
-        """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model."""
+        """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model.
+        `scoring` makes a cross-encoder's scores of its logits in another way than its own."""
         self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
         if self._is("reranker"):
             logits, usage = await self._rows(pairs, options)
-            scoring = "identity" if raw_scores else self.checkpoint.scoring
-            return Answer(scores.activate(np.stack(logits), scoring)[:, 0], usage)
+            return Answer(scores.activate(np.stack(logits), scoring or self.checkpoint.scoring)[:, 0], usage)
         self._check_size(pairs)
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
@@ -228,12 +228,12 @@ class Service:
         return Answer(np.array([row[a] @ row[b] for a, b in pairs], np.float32), usage)
 
     async def classify(
-        self, inputs: Sequence[Input], *, raw_scores: bool = False, options: Options = Options()
+        self, inputs: Sequence[Input], *, scoring: Scoring | None = None, options: Options = Options()
     ) -> Answer:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("Model is not a classifier model", "classifier", "reranker")
         logits, usage = await self._rows(inputs, options)
-        return Answer(scores.activate(np.stack(logits), "identity" if raw_scores else self.checkpoint.scoring), usage)
+        return Answer(scores.activate(np.stack(logits), scoring or self.checkpoint.scoring), usage)
 
     async def entities(
         self,
@@ -257,6 +257,11 @@ class Service:
         labels = self.checkpoint.labels
         find = partial(entities.find, texts, windows, rows, labels, strategy, raw_scores, ignore_labels)
         return Answer(await self._off_loop(find), usage)
+
+    def prompt_name(self, candidates: Sequence[str | None]) -> str | None:
+        """The first of the candidates that the model has a prompt for."""
+        self._check_ready()
+        return next((name for name in candidates if name in self.checkpoint.prompts.texts), None)
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None

@@ -207,20 +207,6 @@ def test_wrong_path_method_and_type(service):
         assert call(service, "/embed", {"inputs": "a"}, content_type=kind).status == 200
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("/rerank", "model is not a re-ranker model"),
-        ("/predict", "Model is not a classifier model"),
-        ("/predict_tokens", "Model is not a token classification model"),
-        ("/embed_sparse", "Model is not an embedding model with SPLADE pooling"),
-    ],
-)
-def test_other_tasks_are_refused_in_teis_words(service, path, message):
-    reply = call(service, path, {"inputs": "a"})
-    assert (reply.status, json.loads(reply.body)) == (424, {"error": message, "error_type": "Backend"})
-
-
 def test_an_engine_that_gives_nan_is_an_error(tiny_checkpoint):
     class Broken(NullEngine):
         def run(self, batch):
@@ -346,15 +332,11 @@ def test_metrics_keep_teis_names(service):
         assert name in call(service, "/metrics", method="GET").body.decode()
 
 
-def test_the_openapi_document_is_valid_and_its_examples_are_answered(service):
+def test_the_openapi_document_is_valid(service):
     document = json.loads(call(service, "/openapi.json", method="GET").body)
     validate(document)
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {route.path for route in api.ROUTES}
-    for path, methods in document["paths"].items():
-        content = methods.get("post", {}).get("requestBody")
-        if content and path != "/decode":  # its ids are of the real vocabulary
-            post(service, path, content["content"]["application/json"]["example"])
 
 
 def test_docs_need_nothing_from_elsewhere(service):
@@ -373,7 +355,11 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = ["input", "inputs", "ids", "dimensions", "normalize", "truncate", "truncation_direction", "prompt_name"]
+FIELDS = [
+    *("input", "inputs", "ids", "dimensions", "normalize", "truncate", "truncation_direction", "prompt_name"),
+    *("query", "texts", "documents", "top_n", "raw_scores", "text_1", "text_2", "aggregation_strategy", "input_type"),
+    *("embedding_types", "output_dimension", "max_tokens_per_doc", "ignore_labels", "return_documents"),
+]
 bodies = st.one_of(
     st.binary(max_size=60),
     st.dictionaries(st.sampled_from([*FIELDS, "encoding_format", "parameters"]), json_values, max_size=5),

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 
 from bei import metrics
-from bei.api import openai, openapi, operations, tei
+from bei.api import cohere, infinity, openai, openapi, operations, shared, tei, vllm
 from bei.api.bodies import parse
 from bei.api.call import Call, authorize, check_content_type
-from bei.api.reply import Reply, Result, finish, render, render_error
+from bei.api.reply import Reply, finish, render, render_error
 from bei.api.routes import Route
 from bei.errors import Error, Expired, MethodNotAllowed, NotFound, Overloaded, TooLarge, Untokenizable, WrongTask
-from bei.service import Service
+from bei.service import Service, Usage
 
 __all__ = ["Call", "Reply", "answer"]
 
@@ -30,7 +30,8 @@ async def _document(service: Service, body: Any, call: Call) -> Reply:
 
 
 _OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET", public=True)
-ROUTES = (*openai.ROUTES, *tei.ROUTES, *operations.ROUTES, _OPENAPI_ROUTE)
+_DIALECTS = (openai, tei, cohere, vllm, infinity, shared, operations)
+ROUTES = (*(route for dialect in _DIALECTS for route in dialect.ROUTES), _OPENAPI_ROUTE)
 _BY_PATH: dict[str, dict[str, Route]] = {}
 for _route in ROUTES:
     _BY_PATH.setdefault(_route.path, {})[_route.method] = _route
@@ -53,6 +54,8 @@ async def _route(service: Service, call: Call) -> Reply:
     route = _find(call)
     if not route.public:
         authorize(call, service.settings)
+    if route.stands_for is not None:
+        route = route.stands_for(service)
     body = None
     if route.adapter is not None:
         check_content_type(call)
@@ -60,7 +63,8 @@ async def _route(service: Service, call: Call) -> Reply:
     result = await route.handler(service, body, call)
     if isinstance(result, Reply):
         return result
-    _observe(result)
+    if result.usage is not None:
+        _observe(result.texts, result.usage, service)
     return render(result, call, _device(service))
 
 
@@ -79,18 +83,12 @@ def _device(service: Service) -> str:
     return "cpu" if service.engine.device.startswith("cpu") else "gpu+optimized"
 
 
-def _observe(result: Result) -> None:
-    if result.usage is None:
-        return
-    method = "single" if result.texts == 1 else "batch"
-    metrics.request_count.labels(method).inc()
-    metrics.request_success.labels(method).inc()
-    metrics.embed_count.inc(result.texts)
-    metrics.embed_success.inc(result.texts)
-    metrics.request_duration.observe(result.usage.total)
-    metrics.tokenization_duration.observe(result.usage.tokenization)
-    metrics.queue_duration.observe(result.usage.queue)
-    metrics.inference_duration.observe(result.usage.inference)
+def _observe(texts: int, usage: Usage, service: Service) -> None:
+    metrics.observe_texts(texts, scored=bool(service.checkpoint.labels))
+    metrics.request_duration.observe(usage.total)
+    metrics.tokenization_duration.observe(usage.tokenization)
+    metrics.queue_duration.observe(usage.queue)
+    metrics.inference_duration.observe(usage.inference)
 
 
 def _failure(error: Error) -> str:

@@ -1,4 +1,4 @@
-"""The request bodies, one a family: what may be sent, and as what it is read.
+"""What the bodies of all dialects are made of: inputs, how texts are read, and forms told apart by a key.
 
 Unknown fields are ignored and null means unset, for clients send both.
 """
@@ -18,9 +18,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from bei.checkpoint.task import Scoring
 from bei.errors import Invalid, Malformed
 from bei.service import Options
-from bei.tokenizer import Input
+from bei.tokenizer import Direction, Input
 
 _TEXT, _IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _MIXED = {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}
@@ -56,6 +57,12 @@ def _id_lists(value: Any) -> list[list[int]]:
 
 
 Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"anyOf": [_TEXT, _IDS, _MIXED]})]
+Dimensions = Annotated[StrictInt, Field(ge=0)] | None
+"""0 and null are all of them."""
+
+MaxTokens = Annotated[StrictInt, Field(ge=0)] | None
+"""0 and null are no limit."""
+
 Texts = Annotated[
     list[str], PlainValidator(_texts), WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]})
 ]
@@ -76,50 +83,16 @@ class Reading(Body):
     prompt_name: StrictStr | None = None
 
     def options(self, deadline: float) -> Options:
-        direction = "left" if (self.truncation_direction or "").lower() == "left" else "right"
-        return Options(self.truncate, direction, self.prompt_name, deadline)
+        return Options(self.truncate, self.direction, self.prompt_name, deadline=deadline)
+
+    @property
+    def direction(self) -> Direction:
+        return "left" if (self.truncation_direction or "").lower() == "left" else "right"
 
 
-class OpenAIEmbeddings(Reading):
-    """OpenAI's, and beyond it `prompt_name`, `truncate` and `normalize`. `dimensions` 0 or null is all of them."""
-
-    input: Inputs
-    model: Any = None
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[StrictInt, Field(ge=0)] | None = None
-    normalize: StrictBool | None = None
-    user: Any = None
-
-
-class Embed(Reading):
-    inputs: Inputs
-    normalize: StrictBool | None = None
-    dimensions: Annotated[StrictInt, Field(ge=0)] | None = None
-
-
-class EmbedAll(Reading):
-    inputs: Inputs
-
-
-class SimilarityInputs(Body):
-    source_sentence: StrictStr
-    sentences: Annotated[list[StrictStr], Field()]
-
-
-class Similarity(Body):
-    inputs: SimilarityInputs
-    parameters: Reading | None = None
-
-
-class Tokenize(Body):
-    inputs: Texts
-    add_special_tokens: StrictBool | None = None
-    prompt_name: StrictStr | None = None
-
-
-class Decode(Body):
-    ids: IdLists
-    skip_special_tokens: StrictBool | None = None
+def scoring(raw_scores: bool | None) -> Scoring | None:
+    """Logits as they are, or the model's own scores."""
+    return "identity" if raw_scores else None
 
 
 B = TypeVar("B")

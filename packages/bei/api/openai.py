@@ -2,13 +2,25 @@
 
 from typing import Any, Literal
 
+from pydantic import StrictBool
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import OpenAIEmbeddings
+from bei.api.bodies import Dimensions, Inputs, Reading
 from bei.api.call import Call, deadline
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
-from bei.service import Service
+from bei.service import Service, Usage
+
+
+class OpenAIEmbeddings(Reading):
+    """OpenAI's, and beyond it `prompt_name`, `truncate` and `normalize`."""
+
+    input: Inputs
+    model: Any = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Dimensions = None
+    normalize: StrictBool | None = None
+    user: Any = None
 
 
 class Embedding(TypedDict):
@@ -41,6 +53,10 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+def token_usage(usage: Usage) -> TokenUsage:
+    return {"prompt_tokens": usage.tokens, "total_tokens": usage.tokens}
+
+
 async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Result:
     answer = await service.embed(
         body.input,
@@ -52,8 +68,8 @@ async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Re
     data = [
         {"object": "embedding", "index": i, "embedding": vector(row, encoding)} for i, row in enumerate(answer.rows)
     ]
-    usage = {"prompt_tokens": answer.usage.tokens, "total_tokens": answer.usage.tokens}
-    value = {"object": "list", "data": data, "model": service.settings.served_model_name, "usage": usage}
+    name = service.settings.served_model_name
+    value = {"object": "list", "data": data, "model": name, "usage": token_usage(answer.usage)}
     return Result(value, answer.usage, len(body.input))
 
 

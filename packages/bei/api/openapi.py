@@ -77,7 +77,7 @@ def _operation(route: Route, body: dict[str, Any] | None, response: dict[str, An
         "summary": route.summary,
         "operationId": f"{route.method.lower()}{route.path.replace('/', '_').replace('.', '_')}",
         "security": [] if route.public else [{"key": []}, {}],
-        "responses": {"200": _success(response), **_errors(route)},
+        "responses": {"200": _success(response, route.answer), **_errors(route)},
     }
     if body is not None:
         content = {"schema": body, "example": route.example}
@@ -85,11 +85,12 @@ def _operation(route: Route, body: dict[str, Any] | None, response: dict[str, An
     return operation
 
 
-def _success(response: dict[str, Any] | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": "The answer"}
+def _success(response: dict[str, Any] | None, example: Any) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "The answer"}
     if response is not None:
-        answer["content"] = {"application/json": {"schema": response}}
-    return answer
+        content = {"schema": response, **({} if example is None else {"example": example})}
+        success["content"] = {"application/json": content}
+    return success
 
 
 def _errors(route: Route) -> dict[str, Any]:

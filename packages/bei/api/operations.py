@@ -8,6 +8,7 @@ from bei.api.call import Call
 from bei.api.reply import Reply, Result
 from bei.api.routes import Route
 from bei.architectures.spec import PoolingMode
+from bei.checkpoint.load import Checkpoint
 from bei.errors import NotReady
 from bei.service import Service
 
@@ -29,14 +30,15 @@ async def info(service: Service, body: Any, call: Call) -> Result:
     if service.state in ("loading", "failed"):
         raise NotReady(f"the model is {service.state}")
     settings, checkpoint, engine = service.settings, service.checkpoint, service.engine
-    pooling = "+".join(_TEI_POOLING.get(mode, mode) for mode in checkpoint.spec.pooling.modes)
     return Result(
         {
             "model_id": settings.repo,
             "model_sha": checkpoint.revision,
             "model_dtype": _DTYPES[engine.precision],
             "served_model_name": settings.served_model_name,
-            "model_type": {"embedding": {"pooling": pooling}},
+            "model_type": _model_type(checkpoint),
+            "task": checkpoint.task,
+            "default_route": service.route,
             "engine": engine.name,
             "device": engine.device,
             "max_concurrent_requests": settings.max_concurrent_requests,
@@ -51,6 +53,22 @@ async def info(service: Service, body: Any, call: Call) -> Result:
             "docker_label": None,
         }
     )
+
+
+def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
+    """As TEI says it; a tagger, which TEI does not have, as a classifier."""
+    labels = {str(i): label for i, label in enumerate(checkpoint.labels)}
+    named = {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
+    match checkpoint.task:
+        case "reranker":
+            return {"reranker": named}
+        case "classifier" | "entities":
+            return {"classifier": named}
+        case "sparse":
+            return {"embedding": {"pooling": "splade"}}
+        case _:
+            modes = checkpoint.spec.pooling.modes
+            return {"embedding": {"pooling": "+".join(_TEI_POOLING.get(mode, mode) for mode in modes)}}
 
 
 async def prometheus(service: Service, body: Any, call: Call) -> Reply:

@@ -15,15 +15,18 @@ Handler = Callable[[Service, Any, Call], Awaitable[Result | Reply]]
 
 @dataclass(frozen=True)
 class Route:
-    """`body` and `response` are types that pydantic can describe; `example` is a body the default model answers."""
+    """`body` and `response` are types that pydantic can describe; `example` is a body, and `answer` what a small model
+    of ours answers to it. `stands_for`, where there is one, says which route answers instead."""
 
     path: str
-    handler: Handler
+    handler: Handler | None
     summary: str
     method: Literal["GET", "POST"] = "POST"
     body: Any = None
     response: Any = None
     example: Any = None
+    answer: Any = None
+    stands_for: Callable[[Service], "Route"] | None = None
     public: bool = False
     adapter: TypeAdapter | None = field(init=False, repr=False, default=None)
 

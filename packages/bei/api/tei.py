@@ -1,18 +1,146 @@
-"""The dialect of text-embeddings-inference: embed, embed_all, similarity, tokenize, decode, and the bare path."""
+"""The dialect of text-embeddings-inference, and BEI's /predict_tokens, which is of its kind."""
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag
-from typing_extensions import TypedDict
+import numpy as np
+from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
+from typing_extensions import NotRequired, TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api import openai
-from bei.api.bodies import Decode, Embed, EmbedAll, OpenAIEmbeddings, Reading, Similarity, Tokenize
+from bei.api.bodies import Body, Dimensions, IdLists, Inputs, Reading, Texts, scoring
 from bei.api.call import Call, deadline
 from bei.api.reply import Result
 from bei.api.routes import Route
-from bei.errors import Empty, WrongTask
+from bei.checkpoint.task import Scoring
+from bei.errors import Empty
 from bei.service import Service
+from bei.tasks.entities import Strategy
+from bei.tokenizer import Input
+
+_TEXT = {"type": "string"}
+
+
+class Embed(Reading):
+    inputs: Inputs
+    normalize: StrictBool | None = None
+    dimensions: Dimensions = None
+
+
+class EmbedAll(Reading):
+    inputs: Inputs
+
+
+class SimilarityInputs(Body):
+    source_sentence: StrictStr
+    sentences: list[StrictStr]
+
+
+class Similarity(Body):
+    inputs: SimilarityInputs
+    parameters: Reading | None = None
+
+
+class Tokenize(Body):
+    inputs: Texts
+    add_special_tokens: StrictBool | None = None
+    prompt_name: StrictStr | None = None
+
+
+class Decode(Body):
+    ids: IdLists
+    skip_special_tokens: StrictBool | None = None
+
+
+class Rerank(Reading):
+    """`truncate` unset is the server's default, as everywhere."""
+
+    query: StrictStr
+    texts: list[StrictStr]
+    raw_scores: StrictBool | None = None
+    return_text: StrictBool | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`nested`: the answer is a list for each input, for more than one could be asked."""
+
+    inputs: list[Input]
+    nested: bool
+
+
+def _predictions(value: Any) -> Predictions:
+    """A text; a list of one text, or of two that are a pair; or a list of such lists."""
+    if isinstance(value, str):
+        return Predictions([value], nested=False)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return Predictions([_single_or_pair(value)], nested=False)
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        return Predictions([_single_or_pair(item) for item in value], nested=True)
+    raise ValueError("must be a string, a pair of strings, or a list of lists of one or two strings")
+
+
+def _single_or_pair(texts: list[Any]) -> Input:
+    if len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("must be lists of one text or of a pair of texts; send a batch as [[text], [text], ...]")
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+_ONE_OR_TWO = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2}
+PredictInputs = Annotated[
+    Predictions,
+    PlainValidator(_predictions),
+    WithJsonSchema({"anyOf": [_TEXT, _ONE_OR_TWO, {"type": "array", "items": _ONE_OR_TWO}]}),
+]
+
+
+class ClassificationParameters(Body):
+    """huggingface_hub's."""
+
+    top_k: Annotated[StrictInt, Field(ge=1)] | None = None
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+
+
+class Predict(Reading):
+    """With the key `parameters`, whatever it holds, the answer is nested."""
+
+    inputs: PredictInputs
+    raw_scores: StrictBool | None = None
+    parameters: ClassificationParameters | None = None
+
+
+def _documents(value: Any) -> list[str]:
+    """A text, texts, or texts each in a list of its own."""
+    if isinstance(value, str):
+        return [value]
+    texts = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in value or ()]
+    if isinstance(value, list) and all(isinstance(text, str) for text in texts):
+        return texts
+    raise ValueError("must be a string, a list of strings, or a list of lists of one string")
+
+
+_ONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
+Documents = Annotated[
+    list[str],
+    PlainValidator(_documents),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_TEXT, _ONE]}}]}),
+]
+
+
+class EntityParameters(Body):
+    """How tokens become entities. `ignore_labels` are left out when they do; unset, `O` is."""
+
+    aggregation_strategy: Strategy | None = None
+    ignore_labels: list[StrictStr] | None = None
+
+
+class PredictTokens(EntityParameters, Reading):
+    """`parameters` is huggingface_hub's place for the same. Texts longer than the model are read in windows, unless
+    `truncate` is false."""
+
+    inputs: Documents
+    raw_scores: StrictBool | None = None
+    parameters: EntityParameters | None = None
 
 
 class Token(TypedDict):
@@ -21,6 +149,30 @@ class Token(TypedDict):
     special: bool
     start: int | None
     stop: int | None
+
+
+class SparseValue(TypedDict):
+    index: int
+    value: float
+
+
+class Rank(TypedDict):
+    index: int
+    score: float
+    text: NotRequired[str]
+
+
+class Prediction(TypedDict):
+    label: str
+    score: float
+
+
+class EntityToken(TypedDict):
+    token: str
+    token_id: int
+    start: int
+    end: int
+    results: dict[str, float]
 
 
 async def embed(service: Service, body: Embed, call: Call) -> Result:
@@ -36,6 +188,15 @@ async def embed(service: Service, body: Embed, call: Call) -> Result:
 async def embed_all(service: Service, body: EmbedAll, call: Call) -> Result:
     answer = await service.embed_tokens(body.inputs, options=body.options(deadline(call)))
     return Result(answer.rows, answer.usage, len(body.inputs))
+
+
+async def embed_sparse(service: Service, body: EmbedAll, call: Call) -> Result:
+    answer = await service.embed_sparse(body.inputs, options=body.options(deadline(call)))
+    rows = [
+        [{"index": i, "value": v} for i, v in zip(terms.indices.tolist(), terms.values.tolist(), strict=True)]
+        for terms in answer.rows
+    ]
+    return Result(rows, answer.usage, len(body.inputs))
 
 
 async def similarity(service: Service, body: Similarity, call: Call) -> Result:
@@ -58,60 +219,105 @@ async def decode(service: Service, body: Decode, call: Call) -> Result:
     return Result(await service.decode(body.ids, skip_special_tokens=body.skip_special_tokens is not False))
 
 
-async def default(service: Service, body: OpenAIEmbeddings | Similarity | Embed, call: Call) -> Result:
-    """What SageMaker, huggingface_hub and haystack post to; the body says which form is meant."""
-    match body:
-        case OpenAIEmbeddings():
-            return await openai.embeddings(service, body, call)
-        case Similarity():
-            return await similarity(service, body, call)
-        case _:
-            return await embed(service, body, call)
+async def rerank(service: Service, body: Rerank, call: Call) -> Result:
+    """In the order of the texts, as BEI; best first, as TEI, where the settings say so."""
+    if not body.texts:
+        raise Empty("`texts` cannot be empty")
+    answer = await service.rerank(
+        body.query, body.texts, scoring=scoring(body.raw_scores), options=body.options(deadline(call))
+    )
+    by_score = service.settings.rerank_order == "score"
+    order = best_first(answer.rows) if by_score else range(len(body.texts))
+    ranks = [
+        {"index": i, "score": float(answer.rows[i]), **({"text": body.texts[i]} if body.return_text else {})}
+        for i in order
+    ]
+    return Result(ranks, answer.usage, len(ranks))
 
 
-def _form(value: Any) -> str:
-    if isinstance(value, dict) and "input" in value:
-        return "#openai"
-    return "#similarity" if isinstance(value, dict) and isinstance(value.get("inputs"), dict) else "#embed"
+def best_first(scores: np.ndarray) -> list[int]:
+    """The places of float32[N], greatest first; equal ones in their order."""
+    return np.argsort(-scores, kind="stable").tolist()
 
 
-Default = Annotated[
-    Annotated[OpenAIEmbeddings, Tag("#openai")]
-    | Annotated[Similarity, Tag("#similarity")]
-    | Annotated[Embed, Tag("#embed")],
-    Discriminator(_form),
-]
+async def predict(service: Service, body: Predict, call: Call) -> Result:
+    parameters = body.parameters or ClassificationParameters()
+    functions: dict[str | None, Scoring] = {"sigmoid": "sigmoid", "softmax": "softmax", "none": "identity"}
+    answer = await service.classify(
+        body.inputs.inputs,
+        scoring=functions.get(parameters.function_to_apply) or scoring(body.raw_scores),
+        options=body.options(deadline(call)),
+    )
+    rows = [predictions(row, service.checkpoint.labels)[: parameters.top_k] for row in answer.rows]
+    nested = body.inputs.nested or "parameters" in body.model_fields_set
+    return Result(rows if nested else rows[0], answer.usage, len(rows))
 
 
-def _refuse(path: str, message: str) -> Route:
-    """A route of another kind of model: TEI's own words, whatever the body."""
+def predictions(scores: np.ndarray, labels: Sequence[str]) -> list[Prediction]:
+    """Every label, best first."""
+    return [{"label": labels[i], "score": float(scores[i])} for i in best_first(scores)]
 
-    async def handler(service: Service, body: Any, call: Call) -> Result:
-        raise WrongTask(message)
 
-    return Route(path, handler, f"For other models: answers 424 `{message}`")
+async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:
+    inside = body.parameters or EntityParameters()
+    ignored = body.ignore_labels if body.ignore_labels is not None else inside.ignore_labels
+    answer = await service.entities(
+        body.inputs,
+        strategy=body.aggregation_strategy or inside.aggregation_strategy or "none",
+        raw_scores=bool(body.raw_scores),
+        ignore_labels=("O",) if ignored is None else ignored,
+        options=body.options(deadline(call)),
+    )
+    rows = [[asdict(entity) for entity in entities] for entities in answer.rows]
+    return Result(rows, answer.usage, len(rows))
 
 
 _TEXTS = ["What is Deep Learning?", "Deep Learning is..."]
 _SIMILARITY = {"inputs": {"source_sentence": _TEXTS[0], "sentences": _TEXTS[1:]}}
-_DEFAULT = {
-    "handler": default,
-    "summary": "The model's own task, in the form that the body has",
-    "body": Default,
-    "response": list[list[float]] | list[float] | openai.EmbeddingList,
-    "example": {"inputs": _TEXTS},
-}
 
+PREDICT = Route(
+    "/predict",
+    predict,
+    "Every label of a text or pair with its score, best first",
+    body=Predict,
+    response=list[Prediction] | list[list[Prediction]],
+    example={"inputs": "Profits rose by a fifth in the last quarter."},
+)
+PREDICT_TOKENS = Route(
+    "/predict_tokens",
+    predict_tokens,
+    "Entities, or every token's label",
+    body=PredictTokens,
+    response=list[list[EntityToken]],
+    example={"inputs": [["My name is Maria Schmidt."]], "aggregation_strategy": "simple"},
+)
+EMBED_ALL = Route(
+    "/embed_all",
+    embed_all,
+    "The last hidden state of every token, or a ColBERT model's vectors",
+    body=EmbedAll,
+    response=list[list[list[float]]],
+    example={"inputs": _TEXTS},
+)
+EMBED_SPARSE = Route(
+    "/embed_sparse",
+    embed_sparse,
+    "Sparse vectors over the vocabulary",
+    body=EmbedAll,
+    response=list[list[SparseValue]],
+    example={"inputs": "deep learning"},
+)
 ROUTES = (
-    Route("/embed", embed, "Embeddings", body=Embed, response=list[list[float]], example={"inputs": _TEXTS}),
     Route(
-        "/embed_all",
-        embed_all,
-        "The last hidden state of every token",
-        body=EmbedAll,
-        response=list[list[list[float]]],
-        example={"inputs": _TEXTS},
+        "/embed",
+        embed,
+        "Embeddings",
+        body=Embed,
+        response=list[list[float]],
+        example={"inputs": _TEXTS, "dimensions": 4},
     ),
+    EMBED_ALL,
+    EMBED_SPARSE,
     Route(
         "/similarity",
         similarity,
@@ -122,10 +328,6 @@ ROUTES = (
     ),
     Route("/tokenize", tokenize, "Tokens", body=Tokenize, response=list[list[Token]], example={"inputs": _TEXTS}),
     Route("/decode", decode, "Token ids to texts", body=Decode, response=list[str], example={"ids": [7592, 2088]}),
-    Route("/", **_DEFAULT),
-    Route("/invocations", **_DEFAULT),
-    _refuse("/rerank", "model is not a re-ranker model"),
-    _refuse("/predict", "Model is not a classifier model"),
-    _refuse("/predict_tokens", "Model is not a token classification model"),
-    _refuse("/embed_sparse", "Model is not an embedding model with SPLADE pooling"),
+    PREDICT,
+    PREDICT_TOKENS,
 )

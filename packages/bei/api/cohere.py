@@ -1,0 +1,213 @@
+"""The dialect of Cohere: rerank, which Jina's and infinity's clients speak, too, and embed in both versions."""
+
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import numpy as np
+from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
+from typing_extensions import NotRequired, TypedDict  # pydantic wants this one before Python 3.12
+
+from bei.api.bodies import Body, Dimensions, MaxTokens, scoring
+from bei.api.call import Call, deadline
+from bei.api.openai import TokenUsage, token_usage
+from bei.api.reply import Result, vector
+from bei.api.routes import Route
+from bei.api.tei import best_first
+from bei.errors import Empty, Invalid
+from bei.service import Options, Service, Usage
+
+_TEXT = {"type": "string"}
+_TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}
+
+
+def _document_texts(value: Any) -> list[str]:
+    texts = [item.get("text") if isinstance(item, dict) else item for item in value] if isinstance(value, list) else [0]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError('must be a list of strings, or of objects {"text": string}')
+    return texts
+
+
+DocumentTexts = Annotated[
+    list[str],
+    PlainValidator(_document_texts),
+    WithJsonSchema({"type": "array", "items": {"anyOf": [_TEXT, _TEXT_OBJECT]}}),
+]
+
+
+class CohereRerank(Body):
+    """Unset or 0, `top_n` is all; documents longer than `max_tokens_per_doc` are cut to it."""
+
+    query: StrictStr
+    documents: DocumentTexts
+    model: Any = None
+    top_n: Annotated[StrictInt, Field(ge=0)] | None = None
+    return_documents: StrictBool | None = None
+    max_tokens_per_doc: MaxTokens = None
+    raw_scores: StrictBool | None = None
+
+
+EmbeddingType = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
+
+
+class CohereEmbed(Body):
+    """`input_type` chooses among the model's prompts. `truncate` NONE refuses long texts, START and END cut there."""
+
+    texts: list[StrictStr]
+    model: Any = None
+    input_type: StrictStr | None = None
+    embedding_types: list[EmbeddingType] | None = None
+    output_dimension: Dimensions = None
+    truncate: Literal["NONE", "START", "END"] | None = None
+
+
+class DocumentText(TypedDict):
+    text: str
+
+
+class Ranked(TypedDict):
+    index: int
+    relevance_score: float
+    document: NotRequired[DocumentText]
+
+
+class ApiVersion(TypedDict):
+    version: str
+
+
+class BilledUnits(TypedDict):
+    input_tokens: int
+    search_units: NotRequired[int]
+
+
+class Meta(TypedDict):
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class RankedList(TypedDict):
+    id: str
+    object: Literal["rerank"]
+    results: list[Ranked]
+    meta: Meta
+    model: str
+    usage: TokenUsage
+
+
+class ByType(TypedDict, total=False):
+    float: list[list[float]]
+    base64: list[str]
+    binary: list[list[int]]
+    ubinary: list[list[int]]
+
+
+class Embeddings(TypedDict):
+    id: str
+    response_type: Literal["embeddings_floats", "embeddings_by_type"]
+    embeddings: ByType | list[list[float]]
+    texts: list[str]
+    meta: Meta
+
+
+def _version(call: Call) -> Literal["1", "2"]:
+    return "2" if call.path.startswith("/v2/") else "1"
+
+
+def _meta(call: Call, usage: Usage, **units: int) -> Meta:
+    return {"api_version": {"version": _version(call)}, "billed_units": {"input_tokens": usage.tokens, **units}}
+
+
+async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
+    """Best first. The bare path never carries documents: its clients disagree on their shape."""
+    if not body.documents:
+        raise Empty("`documents` cannot be empty")
+    options = Options(max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call))
+    answer = await service.rerank(body.query, body.documents, scoring=scoring(body.raw_scores), options=options)
+    with_documents = body.return_documents and call.path != "/rerank"
+    results = [
+        {
+            "index": i,
+            "relevance_score": float(answer.rows[i]),
+            **({"document": {"text": body.documents[i]}} if with_documents else {}),
+        }
+        for i in best_first(answer.rows)[: body.top_n or None]
+    ]
+    value = {
+        "id": str(uuid4()),
+        "object": "rerank",
+        "results": results,
+        "meta": _meta(call, answer.usage, search_units=1),
+        "model": service.settings.served_model_name,
+        "usage": token_usage(answer.usage),
+    }
+    return Result(value, answer.usage, len(body.documents))
+
+
+async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
+    """Version 1 answers a plain list unless types are asked for; version 2 by type, floats unless asked."""
+    if not body.texts:
+        raise Empty("`texts` cannot be empty")
+    if set(body.embedding_types or ()) & {"int8", "uint8"}:
+        raise Invalid(
+            "`embedding_types` int8 and uint8 need a calibration that this model lacks; use float, base64, binary or "
+            "ubinary",
+            param="embedding_types",
+        )
+    options = Options(
+        truncate=None if body.truncate is None else body.truncate != "NONE",
+        truncation_direction="left" if body.truncate == "START" else "right",
+        prompt_name=service.prompt_name(_PROMPT_NAMES.get(body.input_type, (body.input_type,))),
+        deadline=deadline(call),
+    )
+    answer = await service.embed(body.texts, dimensions=body.output_dimension, options=options)
+    types = body.embedding_types or (["float"] if _version(call) == "2" else [])
+    value = {
+        "id": str(uuid4()),
+        "response_type": "embeddings_by_type" if types else "embeddings_floats",
+        "embeddings": {kind: _as_type(answer.rows, kind) for kind in types} if types else answer.rows,
+        "texts": body.texts,
+        "meta": _meta(call, answer.usage),
+    }
+    return Result(value, answer.usage, len(body.texts))
+
+
+# What models call the prompts for Cohere's input types.
+_PROMPT_NAMES: dict[str | None, tuple[str | None, ...]] = {
+    "search_query": ("search_query", "query"),
+    "search_document": ("search_document", "document", "passage"),
+}
+
+
+def _as_type(rows: np.ndarray, kind: EmbeddingType) -> Any:
+    """float32[N, D]; binary ones are of signs, the first number in the highest bit, D / 8 bytes a row."""
+    match kind:
+        case "base64":
+            return [vector(row, "base64") for row in rows]
+        case "ubinary":
+            return np.packbits(rows > 0, axis=1)
+        case "binary":
+            return (np.packbits(rows > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
+        case _:
+            return rows
+
+
+_DOCUMENTS = ["Deep learning is a subset of machine learning.", "Berlin is the capital of Germany."]
+_RERANK = {
+    "handler": rerank,
+    "summary": "Documents ranked by a query, as Cohere's and Jina's",
+    "body": CohereRerank,
+    "response": RankedList,
+    "example": {"query": "What is Deep Learning?", "documents": _DOCUMENTS, "top_n": 1, "return_documents": True},
+}
+_EMBED = {
+    "handler": embed,
+    "summary": "Embeddings, as Cohere's",
+    "body": CohereEmbed,
+    "response": Embeddings,
+    "example": {"texts": ["What is Deep Learning?"], "input_type": "search_query", "output_dimension": 4},
+}
+ROUTES = (
+    Route("/v1/rerank", **_RERANK),
+    Route("/v2/rerank", **_RERANK),
+    Route("/v1/embed", **_EMBED),
+    Route("/v2/embed", **_EMBED),
+)

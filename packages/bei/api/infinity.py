@@ -1,0 +1,57 @@
+"""The dialect of infinity where it is not OpenAI's or Cohere's: classify."""
+
+import time
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import StrictBool
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from bei.api.bodies import Body, Texts, scoring
+from bei.api.call import Call, deadline
+from bei.api.openai import TokenUsage, token_usage
+from bei.api.reply import Result
+from bei.api.routes import Route
+from bei.api.tei import Prediction, predictions
+from bei.service import Options, Service
+
+
+class Classify(Body):
+    input: Texts
+    model: Any = None
+    raw_scores: StrictBool | None = None
+
+
+class Classification(TypedDict):
+    id: str
+    object: Literal["classify"]
+    created: int
+    model: str
+    data: list[list[Prediction]]
+    usage: TokenUsage
+
+
+async def classify(service: Service, body: Classify, call: Call) -> Result:
+    options = Options(deadline=deadline(call))
+    answer = await service.classify(body.input, scoring=scoring(body.raw_scores), options=options)
+    value = {
+        "id": f"classify-{uuid4().hex}",
+        "object": "classify",
+        "created": int(time.time()),
+        "model": service.settings.served_model_name,
+        "data": [predictions(row, service.checkpoint.labels) for row in answer.rows],
+        "usage": token_usage(answer.usage),
+    }
+    return Result(value, answer.usage, len(body.input))
+
+
+ROUTES = (
+    Route(
+        "/classify",
+        classify,
+        "Every label of each text with its score, as infinity's",
+        body=Classify,
+        response=Classification,
+        example={"input": ["Profits rose by a fifth in the last quarter."]},
+    ),
+)

@@ -1,0 +1,95 @@
+"""Paths that several dialects share: the body says which one is spoken, or the model what is asked for."""
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from bei.api import cohere, openai, tei
+from bei.api.call import Call
+from bei.api.cohere import CohereRerank, RankedList
+from bei.api.openai import EmbeddingList, OpenAIEmbeddings
+from bei.api.reply import Result
+from bei.api.routes import Route
+from bei.api.tei import Embed, EmbedAll, Predict, PredictTokens, Rank, Rerank, Similarity
+from bei.errors import NotReady
+from bei.service import Service
+
+
+def _ranking(value: Any) -> str:
+    return "#cohere" if isinstance(value, dict) and "documents" in value else "#tei"
+
+
+def _embedding(value: Any) -> str:
+    if isinstance(value, dict) and "input" in value:
+        return "#openai"
+    return "#similarity" if isinstance(value, dict) and isinstance(value.get("inputs"), dict) else "#embed"
+
+
+AnyRerank = Annotated[Annotated[CohereRerank, Tag("#cohere")] | Annotated[Rerank, Tag("#tei")], Discriminator(_ranking)]
+AnyEmbed = Annotated[
+    Annotated[OpenAIEmbeddings, Tag("#openai")]
+    | Annotated[Similarity, Tag("#similarity")]
+    | Annotated[Embed, Tag("#embed")],
+    Discriminator(_embedding),
+]
+
+
+async def rerank(service: Service, body: CohereRerank | Rerank, call: Call) -> Result:
+    dialect = cohere if isinstance(body, CohereRerank) else tei
+    return await dialect.rerank(service, body, call)
+
+
+async def embed(service: Service, body: OpenAIEmbeddings | Similarity | Embed, call: Call) -> Result:
+    match body:
+        case OpenAIEmbeddings():
+            return await openai.embeddings(service, body, call)
+        case Similarity():
+            return await tei.similarity(service, body, call)
+        case _:
+            return await tei.embed(service, body, call)
+
+
+_TEXTS = ["Deep Learning is...", "Berlin is the capital of Germany."]
+_RERANK = Route(
+    "/rerank",
+    rerank,
+    "Texts ranked by a query: TEI's in the order of the texts, Cohere's best first",
+    body=AnyRerank,
+    response=list[Rank] | RankedList,
+    example={"query": "What is Deep Learning?", "texts": _TEXTS},
+)
+_EMBED = Route("/", embed, "", body=AnyEmbed)
+_BY_DEFAULT_ROUTE = {
+    "/v1/embeddings": _EMBED,
+    "/rerank": _RERANK,
+    "/predict": tei.PREDICT,
+    "/predict_tokens": tei.PREDICT_TOKENS,
+    "/embed_sparse": tei.EMBED_SPARSE,
+    "/embed_all": tei.EMBED_ALL,
+}
+
+
+def default_route(service: Service) -> Route:
+    """What the model's default route answers, in the form that the body has."""
+    if service.state in ("loading", "failed"):
+        raise NotReady(f"the model is {service.state}")
+    return _BY_DEFAULT_ROUTE[service.route]
+
+
+_DEFAULT = {
+    "handler": None,
+    "stands_for": default_route,
+    "summary": "The model's own task, as its default route",
+    "body": AnyEmbed | AnyRerank | Predict | PredictTokens | EmbedAll,
+    "response": EmbeddingList
+    | RankedList
+    | list[Rank]
+    | list[list[float]]
+    | list[float]
+    | tei.PREDICT.response
+    | tei.PREDICT_TOKENS.response
+    | tei.EMBED_SPARSE.response
+    | tei.EMBED_ALL.response,
+    "example": {"inputs": ["What is Deep Learning?"], "dimensions": 4},
+}
+ROUTES = (_RERANK, Route("/", **_DEFAULT), Route("/invocations", **_DEFAULT))

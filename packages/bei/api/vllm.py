@@ -1,0 +1,73 @@
+"""The dialect of vLLM: scores of pairs."""
+
+import time
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import AliasChoices, Field, StrictBool
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from bei.api.bodies import Body, MaxTokens, Texts, scoring
+from bei.api.call import Call, deadline
+from bei.api.openai import TokenUsage, token_usage
+from bei.api.reply import Result
+from bei.api.routes import Route
+from bei.errors import Invalid
+from bei.service import Options, Service
+
+
+class Score(Body):
+    """One text against one or many, or as many against as many. Also read: `queries` and `documents` or `items`,
+    `data_1` and `data_2`. `use_activation` false gives a cross-encoder's logits."""
+
+    text_1: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
+    text_2: Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
+    model: Any = None
+    use_activation: StrictBool | None = None
+    max_tokens_per_doc: MaxTokens = None
+
+
+class ScoreItem(TypedDict):
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class ScoreList(TypedDict):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ScoreItem]
+    usage: TokenUsage
+
+
+async def score(service: Service, body: Score, call: Call) -> Result:
+    first, second = body.text_1, body.text_2
+    if len(first) not in (1, len(second)):
+        raise Invalid(
+            f"`text_1` has {len(first)} texts and `text_2` {len(second)}; send one and many, or as many of each",
+            param="text_1",
+        )
+    pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
+    options = Options(max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call))
+    answer = await service.score(pairs, scoring=scoring(body.use_activation is False), options=options)
+    value = {
+        "id": f"score-{uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": service.settings.served_model_name,
+        "data": [{"index": i, "object": "score", "score": float(row)} for i, row in enumerate(answer.rows)],
+        "usage": token_usage(answer.usage),
+    }
+    return Result(value, answer.usage, len(pairs))
+
+
+_SCORE = {
+    "handler": score,
+    "summary": "Scores of pairs, as vLLM's",
+    "body": Score,
+    "response": ScoreList,
+    "example": {"text_1": "What is Deep Learning?", "text_2": ["Deep Learning is...", "Berlin is a city."]},
+}
+ROUTES = (Route("/v1/score", **_SCORE), Route("/score", **_SCORE))
