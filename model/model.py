@@ -1,11 +1,13 @@
 """Truss host of bei.api: `predict` answers as the config's default route, `embeddings` as OpenAI's /v1/embeddings.
 
-The other routes exist on the full server only: `bei serve`, or a docker_server block (examples/docker-server).
+The other routes, which `load` lists, exist on the full server only: `bei serve`, or a docker_server block
+(examples/docker-server).
 """
 
 import asyncio
 import atexit
 import json
+import logging
 
 from anyio import from_thread
 from anyio.to_thread import current_default_thread_limiter
@@ -17,6 +19,8 @@ from bei.errors import NotReady
 from bei.service import Service
 from bei.settings import Settings
 
+log = logging.getLogger("bei")
+
 
 class Model:
     def __init__(self, trt_llm=None, **kwargs):
@@ -27,6 +31,11 @@ class Model:
         settings = Settings.load(self._config, secrets=self._secrets)
         self._service = Service(settings)
         self._service.load()
+        log.info(
+            "on the Truss server predict answers as %s, embeddings as /v1/embeddings; on the full server only: %s",
+            self._service.route,
+            ", ".join(route.path for route in api.ROUTES if route.path not in (self._service.route, "/v1/embeddings")),
+        )
         atexit.register(self._service.close)
 
     def predict(self, inputs, request: Request = None):

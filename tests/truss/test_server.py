@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ import yaml
 from bei.api import Call, answer
 from bei.service import Service
 from bei.settings import Settings
+from tests.small_models import small_model
 from tests.truss.conftest import ENVIRONMENT, ROOT
 from tests.truss.test_bundle import BUILD
 
@@ -42,11 +44,10 @@ BODIES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["trt_llm", "model_metadata"])
-def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str]:
-    """The server for the block at top level, and for the block under model_metadata."""
-    folder = tmp_path_factory.mktemp("truss")
-    bundle = copy_bundle(folder / "bundle", under_metadata=request.param == "model_metadata")
+@contextmanager
+def truss_server(in_truss, truss_python: str, folder: Path, config: dict) -> Iterator[str]:
+    """Base URL of a Truss server on the bundle with another config.yaml."""
+    bundle = copy_bundle(folder / "bundle", config)
     in_truss(BUILD, str(folder / "context"), str(bundle))
     # An image of an encoder config lacks the server, for Baseten puts BEI there; one without the block has it.
     server = folder / "run"
@@ -82,15 +83,27 @@ def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str
         process.wait(timeout=30)
 
 
-def copy_bundle(target: Path, *, under_metadata: bool) -> Path:
+def copy_bundle(target: Path, config: dict) -> Path:
     target.mkdir()
     for name in ("model", "packages", "data"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "config.yaml").write_text(yaml.safe_dump(config))
+    return target
+
+
+def default_config(*, under_metadata: bool = False) -> dict:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     if under_metadata:
         config["model_metadata"]["trt_llm"] = config.pop("trt_llm")
-    (target / "config.yaml").write_text(yaml.safe_dump(config))
-    return target
+    return config
+
+
+@pytest.fixture(scope="module", params=["trt_llm", "model_metadata"])
+def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str]:
+    """The server for the block at top level, and for the block under model_metadata."""
+    config = default_config(under_metadata=request.param == "model_metadata")
+    with truss_server(in_truss, truss_python, tmp_path_factory.mktemp("truss"), config) as url:
+        yield url
 
 
 def wait_until_loaded(url: str, process: subprocess.Popen, log: Path) -> None:
@@ -146,8 +159,45 @@ def test_malformed_json_is_refused(truss_url):
     assert reply.status_code == 400
 
 
+OF_SMALL_MODELS = {
+    "reranker": [
+        {"query": "ad sales", "texts": ["profits", "goals"]},
+        {"query": "a", "documents": ["b"]},
+        {"query": 3},
+    ],
+    "classifier": [{"inputs": [["profits rose"], ["a late goal"]]}, {"inputs": "x", "parameters": {}}, {"inputs": []}],
+    "pii": [{"inputs": [["I am Maria Schmidt"]], "aggregation_strategy": "max"}, {"inputs": "hi"}, {"inputs": [3]}],
+}
+
+
+@pytest.mark.parametrize("name", OF_SMALL_MODELS)
+def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_path, name):
+    config = yaml.safe_load((ROOT / "examples" / f"small-{name}" / "config.yaml").read_text())
+    config["trt_llm"]["build"]["checkpoint_repository"]["repo"] = str(small_model(name))
+    ours = Service(Settings.load(config, environ={}, engine="torch", precision="fp32"))
+    ours.load()
+    with truss_server(in_truss, truss_python, tmp_path, config) as url:
+        for body in OF_SMALL_MODELS[name]:
+            theirs = httpx.post(f"{url}/v1/models/model:predict", json=body, headers={"accept-encoding": "identity"})
+            reply = asyncio.run(answer(ours, Call("POST", ours.route, json.dumps(body).encode())))
+            assert theirs.status_code == reply.status
+            assert close(without_id(theirs.content), without_id(reply.body))
+        refused = httpx.post(f"{url}/v1/embeddings", json={"input": "a"})
+        assert refused.status_code == 424
+        assert "Model is not an embedding model" in refused.json()["message"]
+    ours.close()
+    log = (tmp_path / "log").read_text()
+    assert f"predict answers as {ours.route}, embeddings as /v1/embeddings" in log
+    assert "on the full server only: " in log
+
+
+def without_id(body: bytes) -> bytes:
+    """Cohere's answers carry an id of their own."""
+    return re.sub(rb'"id":"[^"]*"', b"", body)
+
+
 def test_truss_handle_predicts(in_truss, tmp_path):
-    bundle = copy_bundle(tmp_path / "bundle", under_metadata=False)
+    bundle = copy_bundle(tmp_path / "bundle", default_config())
     code = """
 import json, sys
 from pathlib import Path

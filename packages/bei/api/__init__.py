@@ -15,7 +15,7 @@ from bei.api.routes import Route
 from bei.errors import Error, Expired, MethodNotAllowed, NotFound, Overloaded, TooLarge, Untokenizable, WrongTask
 from bei.service import Service, Usage
 
-__all__ = ["Call", "Reply", "answer"]
+__all__ = ["ROUTES", "Call", "Reply", "answer"]
 
 log = logging.getLogger("bei")
 
