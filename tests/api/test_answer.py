@@ -165,7 +165,11 @@ BAD = [
     ({"F": "a", "dimensions": True}, 422, "`dimensions` should be a valid integer"),
     ({"F": "a", "normalize": "no"}, 422, "`normalize` should be a valid boolean"),
     ({"F": "a", "truncation_direction": "up"}, 422, "`truncation_direction` should be 'left', 'right'"),
-    ({"F": "a", "prompt_name": "nope"}, 422, "`prompt_name` 'nope' is not one of the model's prompts"),
+    (
+        {"F": "a", "prompt_name": "nope"},
+        422,
+        "`prompt_name` 'nope' was not found in the model's prompts. Available prompts: [",
+    ),
     ({"F": "the " * 99, "truncate": False}, 422, "must have less than 64 tokens. Given: 101"),
     ({"F": ["a"] * 301}, 413, "batch size 301 > maximum allowed batch size 300"),
     (b'{"F": "a", "dimensions": NaN}', 422, "`dimensions`"),

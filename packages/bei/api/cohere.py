@@ -1,11 +1,11 @@
 """The dialect of Cohere: rerank, which Jina's and infinity's clients speak, too, and embed in both versions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import uuid4
 
 import numpy as np
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
-from typing_extensions import NotRequired, TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from bei.api.bodies import Body, Dimensions, MaxTokens, scoring
 from bei.api.call import Call, deadline

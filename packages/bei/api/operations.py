@@ -39,6 +39,7 @@ async def info(service: Service, body: Any, call: Call) -> Result:
             "model_type": _model_type(checkpoint),
             "task": checkpoint.task,
             "default_route": service.route,
+            "pooling": list(checkpoint.spec.pooling.modes),
             "engine": engine.name,
             "device": engine.device,
             "max_concurrent_requests": settings.max_concurrent_requests,
@@ -56,7 +57,8 @@ async def info(service: Service, body: Any, call: Call) -> Result:
 
 
 def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
-    """As TEI says it; a tagger, which TEI does not have, as a classifier."""
+    """In TEI's words, of which its clients know no more: a tagger is a classifier, and a pooling that it does not have
+    is a mean."""
     labels = {str(i): label for i, label in enumerate(checkpoint.labels)}
     named = {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
     match checkpoint.task:
@@ -68,7 +70,7 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
             return {"embedding": {"pooling": "splade"}}
         case _:
             modes = checkpoint.spec.pooling.modes
-            return {"embedding": {"pooling": "+".join(_TEI_POOLING.get(mode, mode) for mode in modes)}}
+            return {"embedding": {"pooling": _TEI_POOLING.get(modes[0], "mean") if len(modes) == 1 else "mean"}}
 
 
 async def prometheus(service: Service, body: Any, call: Call) -> Reply:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
-from typing_extensions import NotRequired, TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from bei.api.bodies import Body, Dimensions, IdLists, Inputs, Reading, Texts, scoring
 from bei.api.call import Call, deadline

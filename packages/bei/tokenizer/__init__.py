@@ -94,8 +94,12 @@ class Tokenizer:
         if name is None:
             return self._default_prompt
         if name not in self._prompts:
-            known = ", ".join(sorted(self._prompts)) or "none"
-            raise Invalid(f"`prompt_name` {name!r} is not one of the model's prompts: {known}", param="prompt_name")
+            # tei-client reads the names from this message.
+            known = ", ".join(sorted(self._prompts))
+            raise Invalid(
+                f"`prompt_name` {name!r} was not found in the model's prompts. Available prompts: [{known}]",
+                param="prompt_name",
+            )
         return self._prompts[name]
 
     def role_prompt(self, role: Role) -> str | None:

@@ -1,0 +1,148 @@
+"""Real client libraries of Python and JavaScript against live servers: what they get is what plain HTTP gets."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.clients.calls import CALLS
+from tests.live.conftest import ROOT, serving
+from tests.live.test_vectors import cosines
+from tests.small_models import small_model
+
+HERE = Path(__file__).parent
+JS_CALLS = re.findall(r"async (js_\w+)\(", (HERE / "calls.mjs").read_text())
+SERVERS = {
+    "embedding": ("config.yaml", ()),
+    "reranker": ("examples/small-reranker/config.yaml", ()),
+    "by_score": ("examples/small-reranker/config.yaml", ("--rerank-order", "score")),
+    "classifier": ("examples/small-classifier/config.yaml", ()),
+    "pii": ("examples/small-pii/config.yaml", ()),
+}
+TEXTS = ["What is Deep Learning?", "Deep Learning is...", "The striker scored twice."]
+QUERY = "Ad sales boost Time Warner profit"
+DOCUMENTS = [
+    "The striker scored twice in the second half.",
+    "Quarterly profits at US media giant TimeWarner jumped 76% on higher advert sales.",
+    "A new phone with two cameras was shown.",
+]
+PEOPLE = ["My name is Maria Schmidt and I live in Springfield.", "Call John Baker at 415-555-0134."]
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """The environment of the clients, with node and its modules."""
+    python = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients" / "bin" / "python"))
+    assert python.exists(), f"{python} is missing; run: make .venv-clients/ok"
+    return python.parents[1]
+
+
+@pytest.fixture(scope="session")
+def urls(tmp_path_factory) -> Iterator[dict[str, str]]:
+    logs = tmp_path_factory.mktemp("servers")
+    for name in ("reranker", "classifier", "pii"):
+        small_model(name)
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                serving("--precision", "fp32", *flags, config=ROOT / config, log=logs / f"{name}.log")
+            )
+            for name, (config, flags) in SERVERS.items()
+        }
+
+
+@pytest.fixture(scope="session")
+def given(urls) -> str:
+    return json.dumps({"urls": urls, "texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE})
+
+
+def run(command: list[str | Path], **options: Any) -> dict[str, dict[str, Any]]:
+    environment = {
+        name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"
+    }  # hub's client obeys it
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def python_answers(clients, given) -> dict[str, dict[str, Any]]:
+    return run([clients / "bin" / "python", HERE / "calls.py", given])
+
+
+@pytest.fixture(scope="session")
+def js_answers(clients, given) -> dict[str, dict[str, Any]]:
+    # From standard input, so that modules are looked for where node_modules is.
+    command = [clients / "bin" / "node", "--input-type=module", "-", given]
+    return run(command, cwd=clients / "js", input=(HERE / "calls.mjs").read_text())
+
+
+@pytest.fixture(scope="session")
+def expected(urls) -> dict[str, Any]:
+    """What plain HTTP gets, in the shapes of calls.py."""
+
+    def post(server: str, path: str, **body: Any) -> Any:
+        return httpx.post(urls[server] + path, json=body).raise_for_status().json()
+
+    similarity = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
+    entities = post("pii", "/predict_tokens", inputs=PEOPLE, aggregation_strategy="simple")
+    return {
+        "vectors": post("embedding", "/embed", inputs=TEXTS),
+        "cosines": post("embedding", "/similarity", inputs=similarity),
+        "scores": [rank["score"] for rank in post("reranker", "/rerank", query=QUERY, texts=DOCUMENTS)],
+        "labels": [rows[0]["label"] for rows in post("classifier", "/predict", inputs=[[text] for text in DOCUMENTS])],
+        "spans": [[[entity["start"], entity["end"]] for entity in of_text] for of_text in entities],
+    }
+
+
+def check(answer: dict[str, Any], expected: dict[str, Any]) -> None:
+    ((kind, value),) = answer.items()
+    match kind:
+        case "failed":
+            pytest.fail(value)
+        case "vectors":
+            assert cosines(np.array(value), np.array(expected["vectors"])).min() >= 0.9999
+        case "vector":
+            assert cosines(np.array([value]), np.array(expected["vectors"][:1])).min() >= 0.9999
+        case "cosines":
+            np.testing.assert_allclose(value, expected["cosines"], atol=1e-4)
+        case "ranks":
+            assert len(value) in (2, 3)
+            np.testing.assert_allclose(
+                [score for _, score in value], [expected["scores"][i] for i, _ in value], atol=1e-4
+            )
+            assert int(np.argmax(expected["scores"])) == max(value, key=lambda rank: rank[1])[0] == 1
+        case "message":
+            assert "`dimensions` must be between 1 and 384, not 9999" in value or "is outside the vocabulary" in value
+        case _:
+            assert value == expected[kind]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_python(python_answers, expected, name):
+    check(python_answers[name], expected)
+
+
+@pytest.mark.parametrize("name", JS_CALLS)
+def test_javascript(js_answers, expected, name):
+    check(js_answers[name], expected)
+
+
+def test_what_the_servers_say_is_not_trivial(expected):
+    assert expected["labels"] == ["sports", "business", "tech"]
+    names = [PEOPLE[0][start:end] for start, end in expected["spans"][0]]
+    assert {"Maria", "Schmidt"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["cohere_v2_rerank", "haystack_tei_ranker", "js_cohere_v2_rerank"])
+def test_best_first(python_answers, js_answers, name):
+    scores = [score for _, score in {**python_answers, **js_answers}[name]["ranks"]]
+    assert scores == sorted(scores, reverse=True)
