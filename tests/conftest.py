@@ -1,6 +1,7 @@
 """A tiny checkpoint on disk, and services on the null engine or on any other."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,18 @@ from bei.engines.base import Engine
 from bei.engines.null import NullEngine
 from bei.service import Service
 from bei.settings import Settings
+from tests.servers import ROOT, serving
+from tests.small_models import small_model
 from tests.tiny_models import random_model, save
 
+TASK_SERVERS = {
+    "embedding": ("config.yaml", ()),
+    "reranker": ("examples/small-reranker/config.yaml", ()),
+    "by_score": ("examples/small-reranker/config.yaml", ("--rerank-order", "score")),
+    "classifier": ("examples/small-classifier/config.yaml", ()),
+    "pii": ("examples/small-pii/config.yaml", ()),
+    "splade": ("examples/small-splade/config.yaml", ()),
+}
 StartService = Callable[..., Service]
 
 
@@ -46,3 +57,18 @@ def start_service(tiny_checkpoint) -> Iterator[StartService]:
     yield start
     for service in started:
         service.close()
+
+
+@pytest.fixture(scope="session")
+def task_urls(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """A live server of each task on real weights, in fp32."""
+    logs = tmp_path_factory.mktemp("servers")
+    for name in ("reranker", "classifier", "pii", "splade"):
+        small_model(name)
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                serving("--precision", "fp32", *flags, config=ROOT / config, log=logs / f"{name}.log")
+            )
+            for name, (config, flags) in TASK_SERVERS.items()
+        }

@@ -12,8 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 from bei import cli
+from bei.service import ROUTES, Service
 from tests.conftest import tiny_config
-from tests.live.conftest import free_port, wait_until_ready
+from tests.servers import free_port, wait_until_ready
+from tests.tiny_models import random_model, save
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,6 +88,24 @@ def test_nothing_heavy_is_imported_for_help():
 
 def with_path(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "packages"), "HF_HUB_OFFLINE": "1", **more}
+
+
+@pytest.mark.parametrize(
+    ("head", "flags", "task"),
+    [("ForSequenceClassification", [], "classifier"), ("ForMaskedLM", ["--pooling", "splade"], "sparse")],
+)
+def test_another_model_than_the_bundle_s_has_its_own_route(tmp_path, monkeypatch, head, flags, task):
+    model = save(tmp_path / "model", random_model("bert", 0, head, id2label={0: "a", 1: "b", 2: "c"}), pooling=None)
+    served = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "_serve", served.append)
+    result = CliRunner().invoke(cli.text_embeddings_router, ["--model-id", str(model), *flags])
+    assert result.exit_code == 0, result.output
+    (settings,) = served
+    service = Service(settings)
+    service.load()
+    service.close()
+    assert (service.checkpoint.task, service.route) == (task, ROUTES[task][0])
 
 
 TRUSS_ENCODER = (

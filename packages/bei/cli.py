@@ -310,7 +310,10 @@ def _config(model_id: str | None) -> Mapping[str, Any]:
     """The bundle's config.yaml where there is one; a bare block for --model-id without it."""
     places = [Path(os.environ["BEI_CONFIG"])] if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()]
     if places:
-        return yaml.safe_load(places[0].read_text("utf-8"))
+        config = yaml.safe_load(places[0].read_text("utf-8"))
+        if model_id is not None:  # the default route is of the config's model, not of this one
+            ((config or {}).get("trt_llm") or {}).get("runtime", {}).pop("webserver_default_route", None)
+        return config
     if model_id is None:
         raise SetupError("neither --model-id nor a config.yaml says what to serve")
     repository = {"source": "LOCAL", "repo": model_id}

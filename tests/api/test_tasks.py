@@ -5,13 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bei.checkpoint.load import read
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
 from bei.service import Service
 from bei.settings import Settings
-from tests.api.test_answer import call, post
+from tests.api.test_answer import PATHS, bodies, call, post
 from tests.conftest import tiny_config
 from tests.test_sentence_transformers_kinds import multi_vector
 from tests.tiny_models import random_model, save, write_json
@@ -290,7 +292,8 @@ def test_predict_tokens(services):
 
 def test_entities_refuse(services):
     service = services["entities"]
-    assert refused(service, "/predict_tokens", {"inputs": [["a", "b"]]})[0] == 422
+    for inputs in ([["a", "b"]], 3, [3], [[]], {}, None, True):
+        assert refused(service, "/predict_tokens", {"inputs": inputs})[0] == 422
     assert refused(service, "/predict_tokens", {"inputs": "a", "aggregation_strategy": "best"})[0] == 422
     assert refused(service, "/predict_tokens", {"inputs": ["a", ""]}) == (400, "`inputs` cannot be empty (input 1)")
     assert refused(service, "/predict_tokens", {"inputs": "cat " * 99, "truncate": False})[0] == 422
@@ -455,3 +458,11 @@ def test_answers_carry_the_cost(services, kind):
     assert int(headers["x-compute-tokens"]) > 8
     assert int(headers["x-compute-characters"]) > 30
     assert "x-inference-time" in headers
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([*KINDS]), st.sampled_from(PATHS), bodies)
+def test_no_body_gives_a_5xx_from_any_kind_of_model(services, kind, path, body):
+    reply = call(services[kind], path, body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert reply.status < 500
+    json.loads(reply.body)

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,11 @@ import numpy as np
 import pytest
 
 from tests.clients.calls import CALLS
-from tests.live.conftest import ROOT, serving
 from tests.live.test_vectors import cosines
-from tests.small_models import small_model
+from tests.servers import ROOT
 
 HERE = Path(__file__).parent
 JS_CALLS = re.findall(r"async (js_\w+)\(", (HERE / "calls.mjs").read_text())
-SERVERS = {
-    "embedding": ("config.yaml", ()),
-    "reranker": ("examples/small-reranker/config.yaml", ()),
-    "by_score": ("examples/small-reranker/config.yaml", ("--rerank-order", "score")),
-    "classifier": ("examples/small-classifier/config.yaml", ()),
-    "pii": ("examples/small-pii/config.yaml", ()),
-}
 TEXTS = ["What is Deep Learning?", "Deep Learning is...", "The striker scored twice."]
 QUERY = "Ad sales boost Time Warner profit"
 DOCUMENTS = [
@@ -46,22 +36,8 @@ def clients() -> Path:
 
 
 @pytest.fixture(scope="session")
-def urls(tmp_path_factory) -> Iterator[dict[str, str]]:
-    logs = tmp_path_factory.mktemp("servers")
-    for name in ("reranker", "classifier", "pii"):
-        small_model(name)
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                serving("--precision", "fp32", *flags, config=ROOT / config, log=logs / f"{name}.log")
-            )
-            for name, (config, flags) in SERVERS.items()
-        }
-
-
-@pytest.fixture(scope="session")
-def given(urls) -> str:
-    return json.dumps({"urls": urls, "texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE})
+def given(task_urls) -> str:
+    return json.dumps({"urls": task_urls, "texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE})
 
 
 def run(command: list[str | Path], **options: Any) -> dict[str, dict[str, Any]]:
@@ -86,11 +62,11 @@ def js_answers(clients, given) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def expected(urls) -> dict[str, Any]:
+def expected(task_urls) -> dict[str, Any]:
     """What plain HTTP gets, in the shapes of calls.py."""
 
     def post(server: str, path: str, **body: Any) -> Any:
-        return httpx.post(urls[server] + path, json=body).raise_for_status().json()
+        return httpx.post(task_urls[server] + path, json=body).raise_for_status().json()
 
     similarity = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
     entities = post("pii", "/predict_tokens", inputs=PEOPLE, aggregation_strategy="simple")

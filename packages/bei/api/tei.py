@@ -113,9 +113,10 @@ def _documents(value: Any) -> list[str]:
     """A text, texts, or texts each in a list of its own."""
     if isinstance(value, str):
         return [value]
-    texts = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in value or ()]
-    if isinstance(value, list) and all(isinstance(text, str) for text in texts):
-        return texts
+    if isinstance(value, list):
+        texts = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in value]
+        if all(isinstance(text, str) for text in texts):
+            return texts
     raise ValueError("must be a string, a list of strings, or a list of lists of one string")
 
 

@@ -1,0 +1,52 @@
+"""A real server in its own process, on a real socket."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+BEI = Path(sys.executable).with_name("bei")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextmanager
+def serving(*flags: str, log: Path, config: Path = ROOT / "config.yaml") -> Iterator[str]:
+    """Base URL of a `bei serve` that is ready; it is stopped by SIGTERM and must exit 0."""
+    port = free_port()
+    command = [str(BEI), "serve", "--config", str(config), "--port", str(port), *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        assert process.wait(timeout=30) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen, log: Path, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"not ready after {timeout} s: {log.read_text()}")
