@@ -223,7 +223,8 @@ def _untrained(files: Path, labels: dict[int, str]) -> tuple[transformers.PreTra
 
 
 def _train(model: transformers.PreTrainedModel, tokenizer: Tokenizer, batches: list[Batch]) -> None:
-    """Cross-entropy over the scores of each group; the rate rises for a tenth of the steps, then falls to 0."""
+    """Cross-entropy over the scores of each group, and over each score alone, so that a sigmoid of it means something;
+    the rate rises for a tenth of the steps, then falls to 0."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=3e-4)
     steps = len(batches)
@@ -232,7 +233,9 @@ def _train(model: transformers.PreTrainedModel, tokenizer: Tokenizer, batches: l
     for batch in batches:
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
             scores = _forward(model, tokenizer, batch.texts).reshape(-1, batch.per_group)
-        F.cross_entropy(scores.float(), torch.tensor(batch.answers)).backward()
+        answers = torch.tensor(batch.answers)
+        alone = F.binary_cross_entropy_with_logits(scores.float(), F.one_hot(answers, batch.per_group).float())
+        (F.cross_entropy(scores.float(), answers) + alone).backward()
         optimizer.step()
         optimizer.zero_grad()
         rate.step()

@@ -126,7 +126,7 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
     results = [
         {
             "index": i,
-            "relevance_score": float(answer.rows[i]),
+            "relevance_score": answer.rows[i],
             **({"document": {"text": body.documents[i]}} if with_documents else {}),
         }
         for i in best_first(answer.rows)[: body.top_n or None]
@@ -190,24 +190,56 @@ def _as_type(rows: np.ndarray, kind: EmbeddingType) -> Any:
             return rows
 
 
-_DOCUMENTS = ["Deep learning is a subset of machine learning.", "Berlin is the capital of Germany."]
-_RERANK = {
-    "handler": rerank,
-    "summary": "Documents ranked by a query, as Cohere's and Jina's",
-    "body": CohereRerank,
-    "response": RankedList,
-    "example": {"query": "What is Deep Learning?", "documents": _DOCUMENTS, "top_n": 1, "return_documents": True},
-}
-_EMBED = {
-    "handler": embed,
-    "summary": "Embeddings, as Cohere's",
-    "body": CohereEmbed,
-    "response": Embeddings,
-    "example": {"texts": ["What is Deep Learning?"], "input_type": "search_query", "output_dimension": 4},
-}
+_NEWS = ["The striker scored two goals in the second half.", "Quarterly profits jumped 76% to $1.13bn."]
+_ID = "5587f7bf-52bd-46d3-b114-607b23bc3e3c"
+
+
+def _rerank_route(path: str, version: str) -> Route:
+    return Route(
+        path,
+        rerank,
+        "Documents ranked by a query, as Cohere's and Jina's",
+        body=CohereRerank,
+        response=RankedList,
+        example={
+            "query": "Striker scores twice in cup final",
+            "documents": _NEWS,
+            "top_n": 1,
+            "return_documents": True,
+        },
+        answer={
+            "id": _ID,
+            "object": "rerank",
+            "results": [{"index": 0, "relevance_score": 0.932125, "document": {"text": _NEWS[0]}}],
+            "meta": {"api_version": {"version": version}, "billed_units": {"input_tokens": 40, "search_units": 1}},
+            "model": "small-reranker",
+            "usage": {"prompt_tokens": 40, "total_tokens": 40},
+        },
+    )
+
+
+def _embed_route(path: str, version: str) -> Route:
+    row = [-0.8924037, -0.3814904, 0.22631614, 0.08283565]
+    return Route(
+        path,
+        embed,
+        "Embeddings, as Cohere's",
+        body=CohereEmbed,
+        response=Embeddings,
+        example={"texts": ["What is Deep Learning?"], "input_type": "search_query", "output_dimension": 4},
+        answer={
+            "id": _ID,
+            "response_type": "embeddings_floats" if version == "1" else "embeddings_by_type",
+            "embeddings": [row] if version == "1" else {"float": [row]},
+            "texts": ["What is Deep Learning?"],
+            "meta": {"api_version": {"version": version}, "billed_units": {"input_tokens": 7}},
+        },
+    )
+
+
 ROUTES = (
-    Route("/v1/rerank", **_RERANK),
-    Route("/v2/rerank", **_RERANK),
-    Route("/v1/embed", **_EMBED),
-    Route("/v2/embed", **_EMBED),
+    _rerank_route("/v1/rerank", "1"),
+    _rerank_route("/v2/rerank", "2"),
+    _embed_route("/v1/embed", "1"),
+    _embed_route("/v2/embed", "2"),
 )

@@ -12,7 +12,7 @@ from bei.api.call import Call, deadline
 from bei.api.openai import TokenUsage, token_usage
 from bei.api.reply import Result
 from bei.api.routes import Route
-from bei.api.tei import Prediction, predictions
+from bei.api.tei import PREDICT, Prediction, predictions
 from bei.service import Options, Service
 
 
@@ -52,6 +52,14 @@ ROUTES = (
         "Every label of each text with its score, as infinity's",
         body=Classify,
         response=Classification,
-        example={"input": ["Profits rose by a fifth in the last quarter."]},
+        example={"input": ["Quarterly profits rose by a fifth on higher sales."]},
+        answer={
+            "id": "classify-c3be27cf49f74be7bc23d48626d3a6ce",
+            "object": "classify",
+            "created": 1795464195,
+            "model": "small-classifier",
+            "data": [PREDICT.answer],
+            "usage": {"prompt_tokens": 12, "total_tokens": 12},
+        },
     ),
 )

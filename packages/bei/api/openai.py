@@ -84,6 +84,12 @@ _EMBEDDINGS = {
     "body": OpenAIEmbeddings,
     "response": EmbeddingList,
     "example": {"input": "What is Deep Learning?", "dimensions": 4},
+    "answer": {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [-0.8924037, -0.3814904, 0.22631614, 0.08283565]}],
+        "model": "sentence-transformers/all-MiniLM-L6-v2",
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    },
 }
 _MODELS = {"handler": models, "summary": "The served model", "method": "GET", "response": ModelList}
 

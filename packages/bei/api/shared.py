@@ -49,14 +49,15 @@ async def embed(service: Service, body: OpenAIEmbeddings | Similarity | Embed, c
             return await tei.embed(service, body, call)
 
 
-_TEXTS = ["Deep Learning is...", "Berlin is the capital of Germany."]
+_NEWS = ["The striker scored two goals in the second half.", "Quarterly profits jumped 76% to $1.13bn."]
 _RERANK = Route(
     "/rerank",
     rerank,
     "Texts ranked by a query: TEI's in the order of the texts, Cohere's best first",
     body=AnyRerank,
     response=list[Rank] | RankedList,
-    example={"query": "What is Deep Learning?", "texts": _TEXTS},
+    example={"query": "Striker scores twice in cup final", "texts": _NEWS},
+    answer=[{"index": 0, "score": 0.932125}, {"index": 1, "score": 0.03544241}],
 )
 _EMBED = Route("/", embed, "", body=AnyEmbed)
 _BY_DEFAULT_ROUTE = {
@@ -91,5 +92,6 @@ _DEFAULT = {
     | tei.EMBED_SPARSE.response
     | tei.EMBED_ALL.response,
     "example": {"inputs": ["What is Deep Learning?"], "dimensions": 4},
+    "answer": [[-0.8924037, -0.3814904, 0.22631614, 0.08283565]],
 }
 ROUTES = (_RERANK, Route("/", **_DEFAULT), Route("/invocations", **_DEFAULT))

@@ -15,7 +15,7 @@ from bei.api.routes import Route
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
 from bei.service import Service
-from bei.tasks.entities import Strategy
+from bei.tasks.entities import Entity, Strategy
 from bei.tokenizer import Input
 
 _TEXT = {"type": "string"}
@@ -194,7 +194,7 @@ async def embed_all(service: Service, body: EmbedAll, call: Call) -> Result:
 async def embed_sparse(service: Service, body: EmbedAll, call: Call) -> Result:
     answer = await service.embed_sparse(body.inputs, options=body.options(deadline(call)))
     rows = [
-        [{"index": i, "value": v} for i, v in zip(terms.indices.tolist(), terms.values.tolist(), strict=True)]
+        [{"index": i, "value": v} for i, v in zip(terms.indices.tolist(), terms.values, strict=True)]
         for terms in answer.rows
     ]
     return Result(rows, answer.usage, len(body.inputs))
@@ -230,8 +230,7 @@ async def rerank(service: Service, body: Rerank, call: Call) -> Result:
     by_score = service.settings.rerank_order == "score"
     order = best_first(answer.rows) if by_score else range(len(body.texts))
     ranks = [
-        {"index": i, "score": float(answer.rows[i]), **({"text": body.texts[i]} if body.return_text else {})}
-        for i in order
+        {"index": i, "score": answer.rows[i], **({"text": body.texts[i]} if body.return_text else {})} for i in order
     ]
     return Result(ranks, answer.usage, len(ranks))
 
@@ -256,7 +255,7 @@ async def predict(service: Service, body: Predict, call: Call) -> Result:
 
 def predictions(scores: np.ndarray, labels: Sequence[str]) -> list[Prediction]:
     """Every label, best first."""
-    return [{"label": labels[i], "score": float(scores[i])} for i in best_first(scores)]
+    return [{"label": labels[i], "score": scores[i]} for i in best_first(scores)]
 
 
 async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:
@@ -269,12 +268,21 @@ async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> R
         ignore_labels=("O",) if ignored is None else ignored,
         options=body.options(deadline(call)),
     )
-    rows = [[asdict(entity) for entity in entities] for entities in answer.rows]
+    rows = [[_entity(entity) for entity in entities] for entities in answer.rows]
     return Result(rows, answer.usage, len(rows))
 
 
+def _entity(entity: Entity) -> EntityToken:
+    return {
+        "token": entity.token,
+        "token_id": entity.token_id,
+        "start": entity.start,
+        "end": entity.end,
+        "results": entity.results,
+    }
+
+
 _TEXTS = ["What is Deep Learning?", "Deep Learning is..."]
-_SIMILARITY = {"inputs": {"source_sentence": _TEXTS[0], "sentences": _TEXTS[1:]}}
 
 PREDICT = Route(
     "/predict",
@@ -282,7 +290,14 @@ PREDICT = Route(
     "Every label of a text or pair with its score, best first",
     body=Predict,
     response=list[Prediction] | list[list[Prediction]],
-    example={"inputs": "Profits rose by a fifth in the last quarter."},
+    example={"inputs": "Quarterly profits rose by a fifth on higher sales."},
+    answer=[
+        {"label": "business", "score": 0.8887934},
+        {"label": "entertainment", "score": 0.04023472},
+        {"label": "tech", "score": 0.029447868},
+        {"label": "sports", "score": 0.026345057},
+        {"label": "politics", "score": 0.015178998},
+    ],
 )
 PREDICT_TOKENS = Route(
     "/predict_tokens",
@@ -291,6 +306,12 @@ PREDICT_TOKENS = Route(
     body=PredictTokens,
     response=list[list[EntityToken]],
     example={"inputs": [["My name is Maria Schmidt."]], "aggregation_strategy": "simple"},
+    answer=[
+        [
+            {"token": "Maria", "token_id": 0, "start": 11, "end": 16, "results": {"GIVEN_NAME": 0.99953485}},
+            {"token": "Schmidt", "token_id": 0, "start": 17, "end": 24, "results": {"SURNAME": 0.99959904}},
+        ]
+    ],
 )
 EMBED_ALL = Route(
     "/embed_all",
@@ -306,7 +327,22 @@ EMBED_SPARSE = Route(
     "Sparse vectors over the vocabulary",
     body=EmbedAll,
     response=list[list[SparseValue]],
-    example={"inputs": "deep learning"},
+    example={"inputs": "deep"},
+    answer=[
+        [
+            {"index": 1998, "value": 0.06943528},
+            {"index": 2312, "value": 0.09982256},
+            {"index": 2521, "value": 1.0190876},
+            {"index": 2784, "value": 2.4607613},
+            {"index": 3033, "value": 0.0022080955},
+            {"index": 4020, "value": 0.80508465},
+            {"index": 4206, "value": 1.585874},
+            {"index": 4578, "value": 0.62970716},
+            {"index": 4840, "value": 0.5160347},
+            {"index": 5995, "value": 1.7892799},
+            {"index": 6748, "value": 0.45463797},
+        ]
+    ],
 )
 ROUTES = (
     Route(
@@ -316,6 +352,7 @@ ROUTES = (
         body=Embed,
         response=list[list[float]],
         example={"inputs": _TEXTS, "dimensions": 4},
+        answer=[[-0.8924037, -0.3814904, 0.22631614, 0.08283565], [-0.1630781, -0.7964107, 0.47286087, -0.3399089]],
     ),
     EMBED_ALL,
     EMBED_SPARSE,
@@ -325,10 +362,33 @@ ROUTES = (
         "Cosines of one sentence to others",
         body=Similarity,
         response=list[float],
-        example=_SIMILARITY,
+        example={"inputs": {"source_sentence": _TEXTS[0], "sentences": _TEXTS[1:]}},
+        answer=[0.6746493],
     ),
-    Route("/tokenize", tokenize, "Tokens", body=Tokenize, response=list[list[Token]], example={"inputs": _TEXTS}),
-    Route("/decode", decode, "Token ids to texts", body=Decode, response=list[str], example={"ids": [7592, 2088]}),
+    Route(
+        "/tokenize",
+        tokenize,
+        "Tokens, with where they stand in the text's UTF-8 bytes",
+        body=Tokenize,
+        response=list[list[Token]],
+        example={"inputs": "Deep"},
+        answer=[
+            [
+                {"id": 101, "text": "[CLS]", "special": True, "start": None, "stop": None},
+                {"id": 2784, "text": "Deep", "special": False, "start": 0, "stop": 4},
+                {"id": 102, "text": "[SEP]", "special": True, "start": None, "stop": None},
+            ]
+        ],
+    ),
+    Route(
+        "/decode",
+        decode,
+        "Token ids to texts",
+        body=Decode,
+        response=list[str],
+        example={"ids": [7592, 2088]},
+        answer=["hello world"],
+    ),
     PREDICT,
     PREDICT_TOKENS,
 )

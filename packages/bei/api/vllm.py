@@ -57,7 +57,7 @@ async def score(service: Service, body: Score, call: Call) -> Result:
         "object": "list",
         "created": int(time.time()),
         "model": service.settings.served_model_name,
-        "data": [{"index": i, "object": "score", "score": float(row)} for i, row in enumerate(answer.rows)],
+        "data": [{"index": i, "object": "score", "score": row} for i, row in enumerate(answer.rows)],
         "usage": token_usage(answer.usage),
     }
     return Result(value, answer.usage, len(pairs))
@@ -69,5 +69,16 @@ _SCORE = {
     "body": Score,
     "response": ScoreList,
     "example": {"text_1": "What is Deep Learning?", "text_2": ["Deep Learning is...", "Berlin is a city."]},
+    "answer": {
+        "id": "score-23d515164fbc421ca997c145837ce33e",
+        "object": "list",
+        "created": 1795464194,
+        "model": "sentence-transformers/all-MiniLM-L6-v2",
+        "data": [
+            {"index": 0, "object": "score", "score": 0.6746493},
+            {"index": 1, "object": "score", "score": 0.036521353},
+        ],
+        "usage": {"prompt_tokens": 22, "total_tokens": 22},
+    },
 }
 ROUTES = (Route("/v1/score", **_SCORE), Route("/score", **_SCORE))

@@ -22,13 +22,13 @@ class Entity:
     token_id: int
     start: int
     end: int
-    results: Mapping[str, float]
+    results: Mapping[str, np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
     label: str
-    score: float
+    score: np.float32
     start: int
     end: int
 
@@ -90,11 +90,11 @@ def aggregate(
     return [Entity(text[s.start : s.end], 0, s.start, s.end, {s.label: s.score}) for s in spans]
 
 
-def _results(row: np.ndarray, labels: Sequence[str], every_label: bool) -> dict[str, float]:
+def _results(row: np.ndarray, labels: Sequence[str], every_label: bool) -> dict[str, np.float32]:
     if every_label:
-        return dict(zip(labels, row.tolist(), strict=True))
+        return dict(zip(labels, row, strict=True))
     best = int(row.argmax())
-    return {labels[best]: float(row[best])}
+    return {labels[best]: row[best]}
 
 
 def _spans(pieces: Sequence[Piece], rows: np.ndarray, labels: Sequence[str], strategy: Strategy) -> list[_Span]:
@@ -120,7 +120,7 @@ def _span(word: list[tuple[Piece, np.ndarray]], labels: Sequence[str], strategy:
         case _:
             row = rows[0]
     best = int(row.argmax())
-    return _Span(labels[best], float(row[best]), word[0][0].start, word[-1][0].end)
+    return _Span(labels[best], row[best], word[0][0].start, word[-1][0].end)
 
 
 def _grouped(spans: Sequence[_Span]) -> list[_Span]:
