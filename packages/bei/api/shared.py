@@ -57,7 +57,7 @@ _RERANK = Route(
     body=AnyRerank,
     response=list[Rank] | RankedList,
     example={"query": "Striker scores twice in cup final", "texts": _NEWS},
-    answer=[{"index": 0, "score": 0.932125}, {"index": 1, "score": 0.03544241}],
+    answer=[{"index": 0, "score": 0.8370452}, {"index": 1, "score": 0.038070776}],
 )
 _EMBED = Route("/", embed, "", body=AnyEmbed)
 _BY_DEFAULT_ROUTE = {

@@ -1,15 +1,15 @@
 """Token scores to entities, exactly as transformers' TokenClassificationPipeline makes them
-(pipelines/token_classification.py)."""
+(pipelines/token_classification.py), for all texts of a request at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from bei.tasks.scores import activate
-from bei.tokenizer import Piece, Window
+from bei.tokenizer import Windows
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 
@@ -26,130 +26,139 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
-    label: str
-    score: np.float32
-    start: int
-    end: int
+class _Units:
+    """Tokens, words or entities in order: int[n] but the scores, float32[n]."""
+
+    windows: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
 
 
-def find(
-    texts: Sequence[str],
-    windows: Sequence[Sequence[Window]],
-    rows: Sequence[np.ndarray],
-    labels: Sequence[str],
-    strategy: Strategy,
-    raw_scores: bool,
-    ignored: Sequence[str],
-) -> list[list[Entity]]:
-    """The entities of each text; `rows`: logits, float32[tokens, labels], of all windows in order."""
-    left = iter(rows if raw_scores else [activate(row, "softmax") for row in rows])
-    found = []
-    for text, of_text in zip(texts, windows, strict=True):
-        scores = list(islice(left, len(of_text)))
-        if strategy == "none":
-            found.append(tokens(of_text, scores, labels, every_label=raw_scores))
-        else:
-            found.append(aggregate(text, of_text, scores, labels, strategy, ignored))
-    return found
+@dataclass(frozen=True)
+class _Labels:
+    """Of each label: does it begin an entity (B-); which tag is it of, without B- or I-; what is the entity called."""
+
+    begins: np.ndarray
+    tags: np.ndarray
+    names: list[str]
 
 
 def tokens(
-    windows: Sequence[Window], scores: Sequence[np.ndarray], labels: Sequence[str], *, every_label: bool
-) -> list[Entity]:
-    """Strategy `none`: each token of a text, specials included, with its best label or all of them; where windows
-    overlap each token is the one with more of the text around it. `scores`: float32[tokens, labels] a window."""
-    return [
-        Entity(piece.token, piece.id, piece.start, piece.end, _results(row, labels, every_label))
-        for window, rows in zip(windows, scores, strict=True)
-        for piece, row in zip(
-            window.pieces[window.inner.start : window.inner.stop],
-            rows[window.inner.start : window.inner.stop],
-            strict=True,
-        )
-    ]
+    texts: Sequence[str],
+    windows: Windows,
+    logits: np.ndarray,
+    labels: Sequence[str],
+    vocabulary: Sequence[str],
+    unknown: int | None,
+    *,
+    raw_scores: bool,
+) -> list[list[Entity]]:
+    """Strategy `none`: each token, specials included, with its best label, or with every label's logit. Where windows
+    overlap, the one with more of the text around the token. An unknown token is what stands there."""
+    rows = logits if raw_scores else activate(logits, "softmax")
+    owners = np.repeat(windows.owners, windows.lengths)
+    found: list[list[Entity]] = [[] for _ in texts]
+    for i in np.flatnonzero(windows.inner).tolist():
+        owner, id, start, end = int(owners[i]), int(windows.ids[i]), int(windows.starts[i]), int(windows.ends[i])
+        token = texts[owner][start:end] if id == unknown and not windows.special[i] else vocabulary[id]
+        best = int(rows[i].argmax())
+        results = dict(zip(labels, rows[i], strict=True)) if raw_scores else {labels[best]: rows[i, best]}
+        found[owner].append(Entity(token, id, start, end, results))
+    return found
 
 
 def aggregate(
-    text: str,
-    windows: Sequence[Window],
-    scores: Sequence[np.ndarray],
-    labels: Sequence[str],
+    texts: Sequence[str],
+    windows: Windows,
+    logits: np.ndarray,
+    labels: tuple[str, ...],
     strategy: Strategy,
     ignored: Sequence[str],
-) -> list[Entity]:
-    """The other strategies: neighbours of one label are one entity, and a label of `ignored` is none."""
-    spans = [
-        span
-        for window, rows in zip(windows, scores, strict=True)
-        for span in _grouped(_spans(window.pieces, rows, labels, strategy))
-        if span.label not in ignored
-    ]
-    if len(windows) > 1:
-        spans = _without_overlaps(spans)
-    return [Entity(text[s.start : s.end], 0, s.start, s.end, {s.label: s.score}) for s in spans]
+    *,
+    raw_scores: bool,
+) -> list[list[Entity]]:
+    """The other strategies: neighbours of one tag are one entity, and a label of `ignored` is none."""
+    names = _labels(labels).names
+    rows = logits if raw_scores else activate(logits, "softmax")
+    units = _grouped(_labelled(windows, rows, strategy), _labels(labels))
+    kept = np.flatnonzero(np.isin(units.labels, [i for i, name in enumerate(names) if name not in ignored]))
+    owners = windows.owners[units.windows]
+    found: list[list[Entity]] = [[] for _ in texts]
+    columns = (owners, units.labels, units.starts, units.ends)
+    for i, (owner, label, start, end) in zip(kept, zip(*(c[kept].tolist() for c in columns), strict=True), strict=True):
+        found[owner].append(Entity(texts[owner][start:end], 0, start, end, {names[label]: units.scores[i]}))
+    for owner in np.flatnonzero(np.bincount(windows.owners) > 1):
+        found[owner] = _without_overlaps(found[owner])
+    return found
 
 
-def _results(row: np.ndarray, labels: Sequence[str], every_label: bool) -> dict[str, np.float32]:
-    if every_label:
-        return dict(zip(labels, row, strict=True))
-    best = int(row.argmax())
-    return {labels[best]: row[best]}
+@cache
+def _labels(labels: tuple[str, ...]) -> _Labels:
+    tags = [label[2:] if label.startswith(("B-", "I-")) else label for label in labels]
+    return _Labels(
+        np.array([label.startswith("B-") for label in labels]),
+        np.array([tags.index(tag) for tag in tags]),
+        [label.split("-", 1)[-1] for label in labels],
+    )
 
 
-def _spans(pieces: Sequence[Piece], rows: np.ndarray, labels: Sequence[str], strategy: Strategy) -> list[_Span]:
-    """A span a token for `simple`, else one a word."""
-    words: list[list[tuple[Piece, np.ndarray]]] = []
-    for piece, row in zip(pieces, rows, strict=True):
-        if piece.special:
-            continue
-        if words and piece.continues and strategy != "simple":
-            words[-1].append((piece, row))
-        else:
-            words.append([(piece, row)])
-    return [_span(word, labels, strategy) for word in words]
+def _labelled(windows: Windows, rows: np.ndarray, strategy: Strategy) -> _Units:
+    """Each token with its best label for `simple`, else each word with that of the strategy."""
+    of_window = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
+    kept = np.flatnonzero(~windows.special)
+    of_window, rows, starts, ends = of_window[kept], rows[kept], windows.starts[kept], windows.ends[kept]
+    if strategy != "simple" and len(kept):
+        begins = ~windows.continues[kept] | _changes(of_window)
+        first = np.flatnonzero(begins)
+        last = np.append(first[1:], len(kept)) - 1
+        rows = _of_words(rows, first, last, strategy)
+        of_window, starts, ends = of_window[first], starts[first], ends[last]
+    best = rows.argmax(1)
+    return _Units(of_window, best, rows[np.arange(len(rows)), best], starts, ends)
 
 
-def _span(word: list[tuple[Piece, np.ndarray]], labels: Sequence[str], strategy: Strategy) -> _Span:
-    rows = [row for _, row in word]
+def _of_words(rows: np.ndarray, first: np.ndarray, last: np.ndarray, strategy: Strategy) -> np.ndarray:
+    """float32[tokens, labels] → float32[words, labels]: of the first token, of the surest, or the mean."""
     match strategy:
         case "average":
-            row = np.mean(rows, axis=0)
+            return np.add.reduceat(rows, first) / (last - first + 1)[:, None].astype(np.float32)
         case "max":
-            row = max(rows, key=np.max)
+            highest = rows.max(1)
+            words = np.repeat(np.arange(len(first)), last - first + 1)
+            surest = np.flatnonzero(highest == np.maximum.reduceat(highest, first)[words])
+            return rows[surest[np.unique(words[surest], return_index=True)[1]]]
         case _:
-            row = rows[0]
-    best = int(row.argmax())
-    return _Span(labels[best], row[best], word[0][0].start, word[-1][0].end)
+            return rows[first]
 
 
-def _grouped(spans: Sequence[_Span]) -> list[_Span]:
-    """Runs of one tag, cut before each B-."""
-    number, last = 0, None
-    numbers = []
-    for span in spans:
-        begins, tag = _tag(span.label)
-        number += begins or tag != last
-        last = tag
-        numbers.append(number)
-    runs = [[span for _, span in run] for _, run in groupby(zip(numbers, spans, strict=True), key=lambda pair: pair[0])]
-    return [
-        _Span(run[0].label.split("-", 1)[-1], sum(s.score for s in run) / len(run), run[0].start, run[-1].end)
-        for run in runs
-    ]
+def _grouped(units: _Units, labels: _Labels) -> _Units:
+    """Runs of one tag, cut before each B-; their score is the mean."""
+    if not len(units.labels):
+        return units
+    cuts = labels.begins[units.labels] | _changes(labels.tags[units.labels]) | _changes(units.windows)
+    first = np.flatnonzero(cuts)
+    last = np.append(first[1:], len(cuts)) - 1
+    means = np.add.reduceat(units.scores, first) / (last - first + 1).astype(np.float32)
+    return _Units(units.windows[first], units.labels[first], means, units.starts[first], units.ends[last])
 
 
-def _tag(label: str) -> tuple[bool, str]:
-    """Whether the label begins an entity, and the label without B- or I-."""
-    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
+def _changes(values: np.ndarray) -> np.ndarray:
+    """bool[n]: is it another than the one before; true of the first."""
+    return np.append(True, values[1:] != values[:-1])
 
 
-def _without_overlaps(spans: Sequence[_Span]) -> list[_Span]:
-    """Of two that overlap the longer one stays, then the surer."""
-    kept: list[_Span] = []
-    for span in sorted(spans, key=lambda span: span.start):
-        if kept and kept[-1].start <= span.start < kept[-1].end:
-            kept[-1] = max(kept[-1], span, key=lambda span: (span.end - span.start, span.score))
+def _without_overlaps(entities: Iterable[Entity]) -> list[Entity]:
+    """Of two from neighbouring windows that overlap the longer one stays, then the surer."""
+
+    def weight(entity: Entity) -> tuple[int, float]:
+        return entity.end - entity.start, next(iter(entity.results.values()))
+
+    kept: list[Entity] = []
+    for entity in sorted(entities, key=lambda entity: entity.start):
+        if kept and kept[-1].start <= entity.start < kept[-1].end:
+            kept[-1] = max(kept[-1], entity, key=weight)
         else:
-            kept.append(span)
+            kept.append(entity)
     return kept

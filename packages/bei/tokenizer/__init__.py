@@ -1,7 +1,8 @@
 """Texts, pairs or token ids to encodings: prompts, specials, truncation, windows. Never called on the event loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer.template import Direction, cut, inner, learn, longest_first, windows
 
-__all__ = ["Direction", "Encoding", "Input", "Piece", "Role", "Token", "Tokenizer", "Window"]
+__all__ = ["Direction", "Encoding", "Input", "Role", "Token", "Tokenizer", "Windows"]
 
 Input = str | list[int] | tuple[str, str]
 """A text, its token ids, or a pair of texts."""
@@ -49,28 +50,36 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A token of a text as a tagger sees it; `start` and `end` count characters. `continues` the word before it."""
+class Windows:
+    """The windows of some texts, as a tagger sees them: a sequence of W encodings, and their T tokens end to end.
 
-    id: int
-    token: str
-    start: int
-    end: int
-    special: bool
-    continues: bool
+    owners: int[W], the text of each window; lengths: int[W], its tokens. Of each token, ids: int[T]; starts and ends:
+    int[T], in characters of its text; special: bool[T]; continues: bool[T], it goes on with the word of the one before;
+    inner: bool[T], no neighbouring window knows it better.
+    """
 
+    encodings: list[Encoding]
+    owners: np.ndarray
+    lengths: np.ndarray
+    ids: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    special: np.ndarray
+    continues: np.ndarray
+    inner: np.ndarray
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A part of a text, `pieces` one a token; `inner` are those that no neighbouring window knows better."""
+    def __len__(self) -> int:
+        return len(self.encodings)
 
-    encoding: Encoding
-    pieces: list[Piece]
-    inner: range
+    def __iter__(self) -> Iterator[Encoding]:
+        return iter(self.encodings)
 
 
 class Tokenizer:
-    """Safe to call from several threads. `max_tokens` counts specials and the prompt."""
+    """Safe to call from several threads. `max_tokens` counts specials and the prompt.
+
+    A tagger's has its `vocabulary`, token by id, and the id of its `unknown` token.
+    """
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
         self._library = _load(str(checkpoint.tokenizer_file))
@@ -82,7 +91,10 @@ class Tokenizer:
         self._single, self._pair = learn(self._library, 1, types=types), learn(self._library, 2, types=types)
         self._vocab_size = checkpoint.spec.vocab_size
         self._lowercase = checkpoint.lowercase
-        self._unknown_token = checkpoint.unknown_token
+        if checkpoint.task == "entities":
+            self.vocabulary = _vocabulary(self._library)
+            self.unknown = self._library.token_to_id(checkpoint.unknown_token or "")
+            self._token_lengths = np.array([len(token) for token in self.vocabulary])
         self._prompts = checkpoint.prompts.texts
         self._default_prompt = default_prompt
         self._max_tokens = checkpoint.max_tokens
@@ -143,14 +155,46 @@ class Tokenizer:
             encodings.append(encoding if role is None else self._as_role(encoding, role))
         return encodings
 
-    def windows(self, texts: Sequence[str], *, truncate: bool) -> list[list[Window]]:
+    def windows(self, texts: Sequence[str], *, truncate: bool) -> Windows:
         """Each text in as many windows as it needs, neighbours sharing a quarter; without `truncate` a text that needs
         several is Invalid. Raises Empty or Untokenizable, too."""
         room = self._max_tokens - self._single.size
-        return [
-            self._windows(i, text, read, room, truncate)
-            for i, (text, read) in enumerate(zip(texts, self._encode(list(texts)), strict=True))
-        ]
+        before, after = (np.zeros(len(ids), np.int64) for ids in self._single.fixed)
+        encodings, owners, starts, ends, inside, continues = [], [], [], [], [], []
+        for i, (text, read) in enumerate(zip(texts, self._encode(list(texts)), strict=True)):
+            if not text:
+                raise Empty(f"`inputs` cannot be empty (input {i})")
+            self._check_length(i, len(read.ids) + self._single.size, self._max_tokens, truncate)
+            ids, offsets = read.ids, np.array(read.offsets, np.int64).reshape(-1, 2)
+            within = self._continues(text, np.array(ids, np.int64), offsets)
+            parts = windows(len(ids), room, overlap=room // 4)
+            for part, own in zip(parts, inner(parts), strict=True):
+                wrapped, types = self._single.wrap(ids[part.start : part.stop])
+                encodings.append(Encoding(wrapped, len(text) if part.start == 0 else 0, types=types))
+                owners.append(i)
+                starts += (before, offsets[part.start : part.stop, 0], after)
+                ends += (before, offsets[part.start : part.stop, 1], after)
+                continues += (before, within[part.start : part.stop], after)
+                inside += (
+                    before + (part.start == 0),
+                    (np.arange(part.start, part.stop) >= own.start) & (np.arange(part.start, part.stop) < own.stop),
+                    after + (part.stop == len(ids)),
+                )
+        lengths = np.array([len(encoding.ids) for encoding in encodings])
+        special = np.concatenate(
+            [part for n in lengths for part in (before + 1, np.zeros(n - self._single.size), after + 1)]
+        )
+        return Windows(
+            encodings,
+            np.array(owners),
+            lengths,
+            np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64, lengths.sum()),
+            np.concatenate(starts),
+            np.concatenate(ends),
+            special.astype(bool),
+            np.concatenate(continues).astype(bool),
+            np.concatenate(inside).astype(bool),
+        )
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
@@ -213,36 +257,15 @@ class Tokenizer:
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
         return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
 
-    def _windows(self, index: int, text: str, read: Read, room: int, truncate: bool) -> list[Window]:
-        if not text:
-            raise Empty(f"`inputs` cannot be empty (input {index})")
-        self._check_length(index, len(read.ids) + self._single.size, self._max_tokens, truncate)
-        parts = windows(len(read.ids), room, overlap=room // 4)
-        pieces = self._pieces(text, read)
-        before, after = ([self._special(id) for id in ids] for ids in self._single.fixed)
-        made = []
-        for i, (part, own) in enumerate(zip(parts, inner(parts), strict=True)):
-            ids, types = self._single.wrap(read.ids[part.start : part.stop])
-            start = own.start - part.start + (len(before) if i else 0)
-            stop = own.stop - part.start + len(before) + (len(after) if i == len(parts) - 1 else 0)
-            tokens = [*before, *pieces[part.start : part.stop], *after]
-            made.append(Window(Encoding(ids, 0 if i else len(text), types=types), tokens, range(start, stop)))
-        return made
-
-    def _pieces(self, text: str, read: Read) -> list[Piece]:
-        """As transformers' TokenClassificationPipeline.gather_pre_entities: an unknown token is what stands there."""
-        unknown = self._library.token_to_id(self._unknown_token) if self._unknown_token else None
+    def _continues(self, text: str, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """bool[n]: as transformers' TokenClassificationPipeline.gather_pre_entities has it."""
+        starts = offsets[:, 0]
         if getattr(self._library.model, "continuing_subword_prefix", None):
-            inside = [len(token) != end - start for token, (start, end) in zip(read.tokens, read.offsets, strict=True)]
+            found = self._token_lengths[ids] != offsets[:, 1] - starts
         else:
-            inside = [start > 0 and " " not in text[start - 1 : start + 1] for start, _ in read.offsets]
-        return [
-            Piece(id, text[start:end] if id == unknown else token, start, end, False, within and id != unknown)
-            for id, token, (start, end), within in zip(read.ids, read.tokens, read.offsets, inside, strict=True)
-        ]
-
-    def _special(self, id: int) -> Piece:
-        return Piece(id, self._library.id_to_token(id), 0, 0, True, False)
+            blank = np.frombuffer((text + "\0").encode("utf-32-le", "surrogatepass"), np.uint32) == ord(" ")
+            found = (starts > 0) & ~blank[starts - 1] & ~blank[starts]
+        return found if self.unknown is None else found & (ids != self.unknown)
 
     def _check_length(self, index: int, tokens: int, limit: int, truncate: bool) -> None:
         if tokens > limit and not truncate:
@@ -262,6 +285,11 @@ def _load(file: str) -> Library:
     library.no_truncation()
     library.no_padding()
     return library
+
+
+def _vocabulary(library: Library) -> list[str]:
+    tokens = {id: token for token, id in library.get_vocab(with_added_tokens=True).items()}
+    return [tokens.get(id, "") for id in range(max(tokens) + 1)]
 
 
 def _texts(item: Input, prompt: str) -> tuple[str, ...]:
