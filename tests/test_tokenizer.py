@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from bei.checkpoint.load import read
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer import Tokenizer
-from bei.tokenizer.template import inner, longest_first, windows
+from bei.tokenizer.template import cut, inner, longest_first, windows
 from tests.tiny_models import WORDS, random_model, save, write_json
 
 TEXTS = ["the cat sat", "a", "x" * 300, "Big, red! mat?", "naïve \U0001f600 日本 [SEP] cat", " ", "the cat " * 100]
@@ -85,6 +85,11 @@ def test_the_second_of_a_pair_can_be_bounded(tokenizer):
         return len(tokenizer.encode([("cat", document)], truncate=False, max_second_tokens=limit)[0].ids)
 
     assert tokens("dog " * 9, 2) == tokens("", None) + 2 < tokens("dog " * 9, None)
+
+
+def test_no_token_is_left_of_a_text_that_has_no_room():
+    assert [cut([1, 2, 3], room, "left") for room in (0, 2, 9)] == [[], [2, 3], [1, 2, 3]]
+    assert [cut([1, 2, 3], room, "right") for room in (0, 2, 9)] == [[], [1, 2], [1, 2, 3]]
 
 
 def test_long_texts_are_refused_without_truncation(tokenizer):

@@ -220,11 +220,10 @@ class Service:
         if self._is("reranker"):
             logits, usage = await self._rows(pairs, options)
             return Answer(scores.activate(np.stack(logits), scoring or self.checkpoint.scoring)[:, 0], usage)
-        self._check_size(pairs)
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        rows, usage = await self._rows(texts, options)
+        _, rows, usage = await self._run(pairs, lambda: self._read(texts, options), options.deadline)
         row = dict(zip(texts, vectors.unit(np.stack(rows)), strict=True))
         return Answer(np.array([row[a] @ row[b] for a, b in pairs], np.float32), usage)
 

@@ -13,6 +13,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
 from bei.service import Service
 from bei.settings import Settings
+from bei.tasks.late_interaction import maxsim
 from tests.api.test_answer import PATHS, bodies, call, post
 from tests.conftest import tiny_config
 from tests.test_sentence_transformers_kinds import multi_vector
@@ -208,6 +209,22 @@ def test_scores_of_pairs(services, kind):
     else:
         ranks = post(service, "/rerank", {"query": QUERY, "texts": TEXTS})
         np.testing.assert_allclose(scores, [rank["score"] for rank in ranks], atol=1e-6)
+
+
+def test_as_many_pairs_as_texts_are_allowed(services):
+    """Of 2,048 pairs an embedding model reads up to 4,096 texts."""
+    body = {"text_1": [f"cat {i}" for i in range(2048)], "text_2": [f"dog {i}" for i in range(2048)]}
+    assert len(post(services["embedding"], "/score", body)["data"]) == 2048
+    assert call(services["embedding"], "/score", {**body, "text_2": "a", "text_1": "b"}).status == 200
+    too_many = {"text_1": "cat", "text_2": [f"dog {i}" for i in range(2049)]}
+    assert refused(services["embedding"], "/score", too_many)[0] == 413
+
+
+def test_nothing_left_to_compare_scores_nothing():
+    some, none = np.ones((2, 4), np.float32), np.ones((0, 4), np.float32)
+    assert maxsim(some, some, mean=False) == 8
+    assert maxsim(some, some, mean=True) == 4
+    assert maxsim(some, none, mean=True) == maxsim(none, some, mean=True) == 0
 
 
 def test_use_activation_false_gives_logits(reranker):

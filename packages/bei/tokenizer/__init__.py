@@ -98,7 +98,7 @@ class Tokenizer:
         self._prompts = checkpoint.prompts.texts
         self._default_prompt = default_prompt
         self._max_tokens = checkpoint.max_tokens
-        if self._max_tokens <= self._single.size:
+        if self._max_tokens <= max(self._single.size, self._pair.size):
             raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
 
     def prompt(self, name: str | None) -> str | None:

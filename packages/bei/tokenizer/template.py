@@ -52,9 +52,7 @@ def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
 
 
 def cut(body: list[int], room: int, direction: Direction) -> list[int]:
-    if len(body) <= room:
-        return body
-    return body[:room] if direction == "right" else body[-room:]
+    return body[:room] if direction == "right" else body[max(0, len(body) - room) :]
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
