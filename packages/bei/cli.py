@@ -312,7 +312,8 @@ def _config(model_id: str | None) -> Mapping[str, Any]:
     if places:
         config = yaml.safe_load(places[0].read_text("utf-8"))
         if model_id is not None:  # the default route is of the config's model, not of this one
-            ((config or {}).get("trt_llm") or {}).get("runtime", {}).pop("webserver_default_route", None)
+            block = (config or {}).get("trt_llm") or {}
+            (block.get("runtime") or {}).pop("webserver_default_route", None)
         return config
     if model_id is None:
         raise SetupError("neither --model-id nor a config.yaml says what to serve")

@@ -39,7 +39,7 @@ class Scheduler:
     An outcome holds `keep(row)` of its row, float32[D] or float32[tokens, D]: what is dropped there frees the batch.
     """
 
-    def __init__(self, engine: Engine, queue: Queue, deliver: Deliver, keep: Keep = lambda row: row):
+    def __init__(self, engine: Engine, queue: Queue, deliver: Deliver, keep: Keep = np.asarray):
         self._engine, self._queue, self._deliver, self._keep = engine, queue, deliver, keep
         self._changed = threading.Condition()
         self._turn = threading.Semaphore(engine.streams)

@@ -158,7 +158,7 @@ class Service:
         budget = min(settings.max_num_tokens, engine.token_budget)
         queue = Queue(budget, settings.max_batch_size, settings.max_queue_tokens)
         self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
-        keep = sparse.terms if checkpoint.task == "sparse" else _all
+        keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
         self._scheduler = Scheduler(engine, queue, _deliver, keep)
         with _step("warm-up"):
             asyncio.run(self._probe())
@@ -408,10 +408,6 @@ class Service:
         limit = self.settings.max_client_batch_size
         if len(inputs) > limit:
             raise TooLarge(f"batch size {len(inputs)} > maximum allowed batch size {limit}")
-
-
-def _all(row: np.ndarray) -> np.ndarray:
-    return row
 
 
 def _route(settings: Settings, checkpoint: Checkpoint) -> str:

@@ -4,6 +4,7 @@ import base64
 import json
 
 import numpy as np
+import ormsgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -483,3 +484,11 @@ def test_no_body_gives_a_5xx_from_any_kind_of_model(services, kind, path, body):
     reply = call(services[kind], path, body if isinstance(body, bytes) else json.dumps(body).encode())
     assert reply.status < 500
     json.loads(reply.body)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_msgpack_carries_the_same(services, kind):
+    route, body = OWN[kind]
+    packed = call(services[kind], route, body, accept="application/msgpack, application/json")
+    assert packed.headers["content-type"] == "application/msgpack"
+    assert near(ormsgpack.unpackb(packed.body), post(services[kind], route, body))
