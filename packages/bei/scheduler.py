@@ -121,7 +121,9 @@ class Scheduler:
                     return
                 raise
             seconds = time.monotonic() - started
-        self.last_success, self.failing = time.monotonic(), False
+        with self._changed:
+            self.last_success = time.monotonic()
+            self.failing = self.failing and self._closing  # a thread that died stays a failure
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
         self._deliver(self._outcomes(entries, batch, rows, started, seconds))
 
