@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -158,43 +157,19 @@ class Tokenizer:
     def windows(self, texts: Sequence[str], *, truncate: bool) -> Windows:
         """Each text in as many windows as it needs, neighbours sharing a quarter; without `truncate` a text that needs
         several is Invalid. Raises Empty or Untokenizable, too."""
-        room = self._max_tokens - self._single.size
-        before, after = (np.zeros(len(ids), np.int64) for ids in self._single.fixed)
-        encodings, owners, starts, ends, inside, continues = [], [], [], [], [], []
+        encodings, owners, columns = [], [], []
         for i, (text, read) in enumerate(zip(texts, self._encode(list(texts)), strict=True)):
             if not text:
                 raise Empty(f"`inputs` cannot be empty (input {i})")
             self._check_length(i, len(read.ids) + self._single.size, self._max_tokens, truncate)
-            ids, offsets = read.ids, np.array(read.offsets, np.int64).reshape(-1, 2)
-            within = self._continues(text, np.array(ids, np.int64), offsets)
-            parts = windows(len(ids), room, overlap=room // 4)
-            for part, own in zip(parts, inner(parts), strict=True):
-                wrapped, types = self._single.wrap(ids[part.start : part.stop])
-                encodings.append(Encoding(wrapped, len(text) if part.start == 0 else 0, types=types))
+            for encoding, of_window in self._windows(text, read):
+                encodings.append(encoding)
                 owners.append(i)
-                starts += (before, offsets[part.start : part.stop, 0], after)
-                ends += (before, offsets[part.start : part.stop, 1], after)
-                continues += (before, within[part.start : part.stop], after)
-                inside += (
-                    before + (part.start == 0),
-                    (np.arange(part.start, part.stop) >= own.start) & (np.arange(part.start, part.stop) < own.stop),
-                    after + (part.stop == len(ids)),
-                )
+                columns.append(of_window)
         lengths = np.array([len(encoding.ids) for encoding in encodings])
-        special = np.concatenate(
-            [part for n in lengths for part in (before + 1, np.zeros(n - self._single.size), after + 1)]
-        )
-        return Windows(
-            encodings,
-            np.array(owners),
-            lengths,
-            np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64, lengths.sum()),
-            np.concatenate(starts),
-            np.concatenate(ends),
-            special.astype(bool),
-            np.concatenate(continues).astype(bool),
-            np.concatenate(inside).astype(bool),
-        )
+        ids, starts, ends, special, continues, own = np.concatenate(columns, axis=1)
+        flags = (special.astype(bool), continues.astype(bool), own.astype(bool))
+        return Windows(encodings, np.array(owners), lengths, ids, starts, ends, *flags)
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
@@ -257,11 +232,28 @@ class Tokenizer:
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
         return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
 
-    def _continues(self, text: str, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def _windows(self, text: str, read: Read) -> Iterator[tuple[Encoding, np.ndarray]]:
+        """Each window, and int64[6, tokens]: its ids, starts, ends, and whether special, continuing and inner."""
+        offsets = np.array(read.offsets, np.int64).reshape(-1, 2).T
+        continues = self._continues(text, np.array(read.ids, np.int64), *offsets)
+        before, after = len(self._single.fixed[0]), len(self._single.fixed[1])
+        room = self._max_tokens - self._single.size
+        parts = windows(len(read.ids), room, overlap=room // 4)
+        for part, own in zip(parts, inner(parts), strict=True):
+            here, body = slice(part.start, part.stop), slice(before, before + len(part))
+            ids, types = self._single.wrap(read.ids[here])
+            columns = np.zeros((6, len(ids)), np.int64)
+            columns[0], columns[3] = ids, 1
+            columns[1:3, body], columns[3, body], columns[4, body] = offsets[:, here], 0, continues[here]
+            start = own.start - part.start + (before if part.start else 0)
+            stop = own.stop - part.start + before + (after if part.stop == len(read.ids) else 0)
+            columns[5, start:stop] = 1
+            yield Encoding(ids, 0 if part.start else len(text), types=types), columns
+
+    def _continues(self, text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """bool[n]: as transformers' TokenClassificationPipeline.gather_pre_entities has it."""
-        starts = offsets[:, 0]
         if getattr(self._library.model, "continuing_subword_prefix", None):
-            found = self._token_lengths[ids] != offsets[:, 1] - starts
+            found = self._token_lengths[ids] != ends - starts
         else:
             blank = np.frombuffer((text + "\0").encode("utf-32-le", "surrogatepass"), np.uint32) == ord(" ")
             found = (starts > 0) & ~blank[starts - 1] & ~blank[starts]
