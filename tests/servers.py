@@ -39,12 +39,14 @@ def serving(*flags: str, log: Path, config: Path = ROOT / "config.yaml") -> Iter
         process.wait()
 
 
-def wait_until_ready(url: str, process: subprocess.Popen, log: Path, timeout: float = 60) -> None:
+def wait_until_ready(
+    url: str, process: subprocess.Popen, log: Path, timeout: float = 60, path: str = "/health"
+) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+            if httpx.get(url + path, timeout=5).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -389,6 +389,11 @@ class Service:
         finally:
             self._running -= 1
 
+    def check_loaded(self) -> None:
+        """Raises NotReady before there is a checkpoint and an engine."""
+        if self.state in ("loading", "failed"):
+            raise NotReady(f"the model is {self.state}")
+
     def _check_ready(self) -> None:
         if self.state != "ready":
             raise NotReady(f"the model is {self.state}" if self.state != "failed" else "the model failed to load")

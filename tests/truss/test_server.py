@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from bei.api import Call, answer
 from bei.service import Service
 from bei.settings import Settings
+from tests.servers import wait_until_ready
 from tests.small_models import small_model
 from tests.truss.conftest import ENVIRONMENT, ROOT
 from tests.truss.test_bundle import BUILD
@@ -76,7 +76,7 @@ def truss_server(in_truss, truss_python: str, folder: Path, config: dict) -> Ite
         process = subprocess.Popen(command, cwd=server, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until_loaded(url, process, log)
+        wait_until_ready(url, process, log, path="/v1/models/model")
         yield url
     finally:
         process.terminate()
@@ -104,18 +104,6 @@ def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str
     config = default_config(under_metadata=request.param == "model_metadata")
     with truss_server(in_truss, truss_python, tmp_path_factory.mktemp("truss"), config) as url:
         yield url
-
-
-def wait_until_loaded(url: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            if httpx.get(f"{url}/v1/models/model", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(log.read_text()[-3000:])
 
 
 @pytest.fixture(scope="module")

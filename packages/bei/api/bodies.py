@@ -1,4 +1,4 @@
-"""What the bodies of all dialects are made of: inputs, how texts are read, and forms told apart by a key.
+"""What the bodies of all dialects are made of: inputs, and how texts are read.
 
 Unknown fields are ignored and null means unset, for clients send both.
 """
@@ -21,7 +21,7 @@ from pydantic import (
 from bei.checkpoint.task import Scoring
 from bei.errors import Invalid, Malformed
 from bei.service import Options
-from bei.tokenizer import Direction, Input
+from bei.tokenizer import Input
 
 _TEXT, _IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _MIXED = {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}
@@ -83,11 +83,8 @@ class Reading(Body):
     prompt_name: StrictStr | None = None
 
     def options(self, deadline: float) -> Options:
-        return Options(self.truncate, self.direction, self.prompt_name, deadline=deadline)
-
-    @property
-    def direction(self) -> Direction:
-        return "left" if (self.truncation_direction or "").lower() == "left" else "right"
+        direction = "left" if (self.truncation_direction or "").lower() == "left" else "right"
+        return Options(self.truncate, direction, self.prompt_name, deadline=deadline)
 
 
 def scoring(raw_scores: bool | None) -> Scoring | None:

@@ -9,7 +9,6 @@ from bei.api.reply import Reply, Result
 from bei.api.routes import Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
-from bei.errors import NotReady
 from bei.service import Service
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
@@ -27,8 +26,7 @@ async def ready(service: Service, body: Any, call: Call) -> Reply:
 
 
 async def info(service: Service, body: Any, call: Call) -> Result:
-    if service.state in ("loading", "failed"):
-        raise NotReady(f"the model is {service.state}")
+    service.check_loaded()
     settings, checkpoint, engine = service.settings, service.checkpoint, service.engine
     return Result(
         {

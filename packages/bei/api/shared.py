@@ -11,7 +11,6 @@ from bei.api.openai import EmbeddingList, OpenAIEmbeddings
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.api.tei import Embed, EmbedAll, Predict, PredictTokens, Rank, Rerank, Similarity
-from bei.errors import NotReady
 from bei.service import Service
 
 
@@ -72,8 +71,7 @@ _BY_DEFAULT_ROUTE = {
 
 def default_route(service: Service) -> Route:
     """What the model's default route answers, in the form that the body has."""
-    if service.state in ("loading", "failed"):
-        raise NotReady(f"the model is {service.state}")
+    service.check_loaded()
     return _BY_DEFAULT_ROUTE[service.route]
 
 

@@ -56,7 +56,7 @@ def read_late_interaction(folder: Path, modules: Modules, limits: Mapping[str, A
         expansion=length,
         attend=bool(expansion.get("attend")),
         mask=expansion.get("token") or special_token(modules.encoder, "mask_token"),
-        skiplist=_skiplist(saved, mask, metadata, legacy=stanford or saved.get("model_type") == "ColBERT"),
+        skiplist=_skiplist(saved, mask, metadata, legacy=stanford or is_pylate(folder)),
         skip_queries="query" in mask.get("skiplist_tasks", ()),
         markers=markers,
         mean="mean" in (saved.get("similarity_fn_name") or "").lower(),

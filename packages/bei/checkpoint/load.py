@@ -182,10 +182,13 @@ def _tensors(
 
 
 def _head_names(part: str, head: Head, stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
     names = {}
     for i, (stage, modules) in enumerate(head):
+        if not modules:
+            continue
         has_bias = not isinstance(stage, Dense) or stage.bias
-        for tensor in ("weight", "bias")[: len(modules) and 1 + has_bias]:
+        for tensor in ("weight", "bias") if has_bias else ("weight",):
             places = [f"{module}.{tensor}" for module in modules]
             names[f"{part}.{i}.{tensor}"] = (next((place for place in places if place in stored), places[0]),)
     return names
