@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bei import architectures
 from bei.architectures.family import Family, Head
 from bei.architectures.shapes import tensor_shapes
@@ -48,7 +46,7 @@ class Checkpoint:
     folder: Path
     task: Task
     spec: EncoderSpec
-    tensors: Mapping[str, np.ndarray]
+    tensors: Tensors
     tokenizer_file: Path
     max_tokens: int
     token_types: bool

@@ -1,5 +1,7 @@
 """Tensors of safetensors files under our names, read when asked for and checked before."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +58,32 @@ class Tensors(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._parts)
 
+    def fingerprint(self, notes: Path) -> str:
+        """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
+        is the folder that keeps its hash for as long as the file system says that it is the same file."""
+        places = {ours: [(part.file.name, part.name) for part in parts] for ours, parts in self._parts.items()}
+        digest = hashlib.sha256(repr(sorted(places.items())).encode())
+        for file in sorted({part.file for parts in self._parts.values() for part in parts}):
+            digest.update(_content_hash(file, notes).encode())
+        return digest.hexdigest()
+
 
 def _read(tensor: Tensor) -> np.ndarray:
     with safe_open(tensor.file, "numpy") as opened:
         return opened.get_tensor(tensor.name)
+
+
+def _content_hash(file: Path, notes: Path) -> str:
+    """Noted by what changes with the content: writing a file, or putting another in its place, changes its ctime."""
+    stat = file.stat()
+    identity = (str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    note = notes / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.sha256"
+    if note.exists():
+        return note.read_text()
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    notes.mkdir(parents=True, exist_ok=True)
+    unfinished = note.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(found)
+    unfinished.replace(note)
+    return found

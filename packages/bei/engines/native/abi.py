@@ -1,0 +1,87 @@
+"""cpp/abi.h in ctypes, field by field."""
+
+from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from typing import Any
+
+import numpy as np
+
+Encoder = c_void_p
+
+PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
+ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
+DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU = range(4)
+MODES = {"first": 0, "last": 1, "mean": 2, "max": 3, "sum": 4, "mean_sqrt_len": 5, "weighted_mean": 6}
+ERRORS = {1: "the batch does not fit the model", 2: "out of memory"}
+
+
+class Linear(Structure):
+    _fields_ = [
+        ("panels", c_void_p),
+        ("scales", c_void_p),
+        ("sums", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+        ("precision", c_int32),
+        ("activation", c_int32),
+    ]
+
+
+class Norm(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("size", c_int32), ("eps", c_float)]
+
+
+class Stage(Structure):
+    _fields_ = [("kind", c_int32), ("linear", Linear), ("norm", Norm)]
+
+
+class Layer(Structure):
+    _fields_ = [
+        *((name, Linear) for name in ("qkv", "out", "up", "down")),
+        *((name, Norm) for name in ("attention_norm", "ffn_norm")),
+    ]
+
+
+class Model(Structure):
+    _fields_ = [
+        ("precision", c_int32),
+        ("vocab_size", c_int32),
+        ("hidden_size", c_int32),
+        ("heads", c_int32),
+        ("intermediate_size", c_int32),
+        ("max_tokens", c_int32),
+        ("type_count", c_int32),
+        ("embedding_size", c_int32),
+        ("tokens", c_void_p),
+        ("positions", c_void_p),
+        ("types", c_void_p),
+        ("relative_bias", c_void_p),
+        ("embedding_norm", Norm),
+        ("project", Linear),
+        ("layers", POINTER(Layer)),
+        ("layer_count", c_int32),
+        ("token_stages", POINTER(Stage)),
+        ("stages", POINTER(Stage)),
+        ("token_stage_count", c_int32),
+        ("stage_count", c_int32),
+        ("modes", POINTER(c_int32)),
+        ("mode_count", c_int32),
+        ("include_prompt", c_int32),
+    ]
+
+
+class Batch(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("input_ids", "token_types", "cu_seqlens", "prompt_tokens", "attended")),
+        ("sequences", c_int32),
+    ]
+
+
+def address(array: np.ndarray | None) -> int | None:
+    """Of the first number; the caller keeps the array."""
+    return None if array is None else array.ctypes.data
+
+
+def sequence(kind: Any, items: list) -> Any:
+    """A C array."""
+    return (kind * len(items))(*items)

@@ -1,0 +1,58 @@
+#include "abi.h"
+
+#include <new>
+
+#include "activation.h"
+#include "encoder.h"
+#include "head.h"
+
+namespace {
+
+// No exception leaves the library.
+template <class Run>
+int32_t guarded(Run run) {
+  try {
+    return run();
+  } catch (const std::bad_alloc&) {
+    return BEI_OUT_OF_MEMORY;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) {
+  try {
+    return bei::make_encoder(*model, threads).release();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+void bei_encoder_destroy(BeiEncoder* encoder) { delete encoder; }
+
+int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows) {
+  if (!encoder->fits(*batch)) return BEI_BAD_BATCH;
+  return guarded([&] { return encoder->pooled(*batch, rows), BEI_OK; });
+}
+
+int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states) {
+  if (!encoder->fits(*batch)) return BEI_BAD_BATCH;
+  return guarded([&] { return encoder->tokens(*batch, states), BEI_OK; });
+}
+
+int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out) {
+  return guarded([&] {
+    const BeiStage stage{BEI_DENSE, *linear, {}};
+    bei::Scratch scratch;
+    const int n = linear->inputs, outputs = linear->outputs;
+    const bei::Rows<float> copied = scratch.inner.get<float>(rows, n);
+    for (int i = 0; i < rows; i++) std::copy_n(x + static_cast<size_t>(i) * n, n, copied.row(i));
+    const bei::Rows<float> y = bei::Stages{&stage, 1}.apply(copied, n, rows, scratch);
+    for (int i = 0; i < rows; i++) std::copy_n(y.row(i), outputs, out + static_cast<size_t>(i) * outputs);
+    return BEI_OK;
+  });
+}
+
+}  // extern "C"

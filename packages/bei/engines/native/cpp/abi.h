@@ -1,0 +1,83 @@
+// What Python says to the engine and back: plain C. engines/native/abi.py mirrors it, field by field.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+enum { BEI_FP32, BEI_BF16, BEI_INT8 };
+enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
+enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU };
+enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_SUM, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN };
+enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY };
+
+// y = activation(x * weights + bias). `panels` is the matrix as engines/native/pack.py lays it out, aligned to 64 bytes;
+// `scales` and `sums` (the sum of each column's bytes) are those of INT8, null otherwise.
+// Vectors are as long as the outputs, rounded up to a panel's lanes.
+typedef struct {
+  const void* panels;
+  const float *scales, *sums, *bias;
+  int32_t inputs, outputs, precision, activation;
+} BeiLinear;
+
+typedef struct {
+  const float *weight, *bias;
+  int32_t size;
+  float eps;
+} BeiNorm;
+
+typedef struct {
+  int32_t kind;
+  BeiLinear linear;
+  BeiNorm norm;
+} BeiStage;
+
+typedef struct {
+  BeiLinear qkv, out, up, down;
+  BeiNorm attention_norm, ffn_norm;
+} BeiLayer;
+
+// `tokens` and `positions` (from the first token's on) are [rows, embedding_size] in float32, and so is `types`, null
+// where there are none. `project` has null panels where embedding and hidden size are one. `relative_bias` is
+// [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is none.
+typedef struct {
+  int32_t precision, vocab_size, hidden_size, heads, intermediate_size, max_tokens, type_count, embedding_size;
+  const float *tokens, *positions, *types, *relative_bias;
+  BeiNorm embedding_norm;
+  BeiLinear project;
+  const BeiLayer* layers;
+  int32_t layer_count;
+  const BeiStage *token_stages, *stages;
+  int32_t token_stage_count, stage_count;
+  const int32_t* modes;
+  int32_t mode_count, include_prompt;
+} BeiModel;
+
+// engines/base.py says what each is.
+typedef struct {
+  const int32_t *input_ids, *token_types, *cu_seqlens, *prompt_tokens, *attended;
+  int32_t sequences;
+} BeiBatch;
+
+typedef struct BeiEncoder BeiEncoder;
+
+// The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included.
+// Null where there is no memory.
+BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads);
+void bei_encoder_destroy(BeiEncoder* encoder);
+
+// Safe from several threads at a time. rows: float32 [sequences, row size].
+int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows);
+
+// The same; states: float32 [tokens, token size].
+int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states);
+
+// out[rows, outputs] = activation(x[rows, inputs] * weights + bias): one layer by itself, for tests and benchmarks.
+int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,73 @@
+#include "crew.h"
+
+namespace bei {
+
+Crew::Crew(int threads) : threads_(threads) {
+  for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
+}
+
+Crew::~Crew() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closing_ = true;
+  }
+  work_.notify_all();
+  for (std::thread& helper : helpers_) helper.join();
+}
+
+Crew::Shift::Shift(Crew& crew) : crew_(crew) { crew_.running_++; }
+Crew::Shift::~Shift() { crew_.running_--; }
+
+void Crew::each(int count, Scratch& mine, const Work& work) {
+  Job job{work, count};
+  const bool shared = count > 1 && running_ < threads_;
+  if (shared) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    jobs_.push_back(&job);
+    work_.notify_all();
+  }
+  take_tasks(job, mine, false);
+  if (shared) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    jobs_.remove(&job);
+    done_.wait(lock, [&] { return job.helpers == 0; });
+  }
+  if (job.error) std::rethrow_exception(job.error);
+}
+
+void Crew::help() {
+  Scratch scratch;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    Job* job = nullptr;
+    work_.wait(lock, [&] { return closing_ || (job = open_job()); });
+    if (closing_) return;
+    job->helpers++;
+    running_++;
+    lock.unlock();
+    take_tasks(*job, scratch, true);
+    lock.lock();
+    running_--;
+    if (--job->helpers == 0) done_.notify_all();
+  }
+}
+
+Crew::Job* Crew::open_job() {
+  if (running_ >= threads_) return nullptr;
+  for (Job* job : jobs_)
+    if (job->next < job->count) return job;
+  return nullptr;
+}
+
+// A helper goes when a caller has come that wants its processor.
+void Crew::take_tasks(Job& job, Scratch& scratch, bool helping) {
+  try {
+    for (int task; (!helping || running_ <= threads_) && (task = job.next++) < job.count;) job.work(task, scratch);
+  } catch (...) {
+    job.next = job.count;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    job.error = std::current_exception();
+  }
+}
+
+}  // namespace bei

@@ -1,0 +1,59 @@
+// Helpers for a batch that other threads would watch running alone.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "memory.h"
+
+namespace bei {
+
+// At most `threads` threads run at once: those that call `each`, and, where there are fewer of them, helpers.
+class Crew {
+ public:
+  explicit Crew(int threads);
+  ~Crew();
+
+  using Work = std::function<void(int task, Scratch& scratch)>;
+
+  // A caller's stay: while it lasts, the caller counts as running.
+  class Shift {
+   public:
+    explicit Shift(Crew& crew);
+    ~Shift();
+
+   private:
+    Crew& crew_;
+  };
+
+  // Run tasks 0 to count - 1 in any order, on this thread and whoever is idle; `mine` is this thread's memory.
+  // Rethrows what a task threw.
+  void each(int count, Scratch& mine, const Work& work);
+
+ private:
+  struct Job {
+    const Work& work;
+    const int count;
+    std::atomic<int> next{0};
+    int helpers = 0;
+    std::exception_ptr error{};
+  };
+
+  void help();
+  Job* open_job();
+  void take_tasks(Job& job, Scratch& scratch, bool helping);
+
+  const int threads_;
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::list<Job*> jobs_;
+  std::atomic<int> running_{0};  // callers and helpers
+  bool closing_ = false;
+  std::vector<std::thread> helpers_;
+};
+
+}  // namespace bei

@@ -1,0 +1,274 @@
+#include "encoder.h"
+
+#include "activation.h"
+#include "attention.h"
+#include "head.h"
+#include "rows.h"
+
+namespace bei {
+namespace {
+
+constexpr int kBlock = 96;  // rows that go through a layer together: their numbers stay in the cache from step to step
+
+// What products take, and what is kept of them between products.
+struct Fp32 {
+  using Operand = float;
+  using Stored = float;
+};
+struct Bf16 {
+  using Operand = bf16;
+  using Stored = bf16;
+};
+struct Int8 {
+  using Operand = uint8_t;
+  using Stored = bf16;
+};
+
+template <class P>
+class EncoderIn final : public BeiEncoder {
+  using Operand = typename P::Operand;
+  using Stored = typename P::Stored;
+
+ public:
+  EncoderIn(const BeiModel& model, int threads) : model_(model), crew_(threads) {}
+
+  void pooled(const BeiBatch& batch, float* rows) override {
+    const Stages token_stages{model_.token_stages, model_.token_stage_count};
+    const Stages stages{model_.stages, model_.stage_count};
+    const Pooling pooling{model_.modes, model_.mode_count};
+    const int width = token_stages.width(model_.hidden_size) * pooling.count, row_size = stages.width(width);
+    const Run run(*this, batch);
+    const Rows<float> vectors = run.memory->pooled.template get<float>(batch.sequences, width);
+    crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
+      pool(run, sequence, token_stages, pooling, vectors.row(sequence), scratch);
+    });
+    each_block(batch.sequences, *run.scratch, [&](int first, int count, Scratch& scratch) {
+      const Rows<float> out = stages.apply({vectors.row(first), vectors.stride}, width, count, scratch);
+      for (int i = 0; i < count; i++)
+        std::copy_n(out.row(i), row_size, rows + static_cast<size_t>(first + i) * row_size);
+    });
+  }
+
+  void tokens(const BeiBatch& batch, float* states) override {
+    const Stages stages{model_.token_stages, model_.token_stage_count};
+    const int size = stages.width(model_.hidden_size);
+    const Run run(*this, batch);
+    each_block(run.tokens, *run.scratch, [&](int first, int count, Scratch& scratch) {
+      const Rows<float> out = stages.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
+      for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
+    });
+  }
+
+  bool fits(const BeiBatch& batch) const override {
+    const auto within = [](int value, int limit) { return value >= 0 && value < limit; };
+    if (batch.sequences < 1 || batch.cu_seqlens[0] != 0) return false;
+    for (int s = 0; s < batch.sequences; s++) {
+      const int length = batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
+      if (!within(length - 1, model_.max_tokens) || !within(batch.attended[s] - 1, length)) return false;
+      if (batch.prompt_tokens[s] < 0) return false;
+    }
+    for (int t = 0; t < batch.cu_seqlens[batch.sequences]; t++) {
+      if (!within(batch.input_ids[t], model_.vocab_size)) return false;
+      if (model_.types && !within(batch.token_types[t], model_.type_count)) return false;
+    }
+    return true;
+  }
+
+ private:
+  // A batch's states: x is the residual stream, qkv and context belong to the layer at hand.
+  struct Memory {
+    RowBuffer x, qkv, context, pooled;
+  };
+
+  // Rows of one head of one sequence.
+  struct Part {
+    int sequence, head, first, last;
+  };
+
+  // A batch on its way through the layers; when it is made, x holds the last states.
+  struct Run {
+    Crew::Shift shift;
+    typename Pool<Memory>::Lent memory;
+    typename Pool<Scratch>::Lent scratch;
+    const BeiBatch& batch;
+    const int tokens;
+    Rows<float> x;
+    Rows<Stored> qkv, context;
+
+    Run(EncoderIn& encoder, const BeiBatch& batch)
+        : shift(encoder.crew_),
+          memory(encoder.memories_),
+          scratch(encoder.scratches_),
+          batch(batch),
+          tokens(batch.cu_seqlens[batch.sequences]),
+          x(memory->x.template get<float>(tokens, encoder.model_.hidden_size)),
+          qkv(memory->qkv.template get<Stored>(tokens, 3 * encoder.model_.hidden_size)),
+          context(memory->context.template get<Stored>(tokens, encoder.model_.hidden_size)) {
+      encoder.forward(*this);
+    }
+  };
+
+  template <class Work>
+  void each_block(int rows, Scratch& mine, Work work) {
+    crew_.each((rows + kBlock - 1) / kBlock, mine, [&](int block, Scratch& scratch) {
+      work(block * kBlock, std::min(kBlock, rows - block * kBlock), scratch);
+    });
+  }
+
+  // Threads meet only before and after attention: a block of rows goes from one layer's output projection to the next
+  // one's queries, keys and values by itself.
+  void forward(Run& run) {
+    each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
+      const Rows<Operand> operands = embed(run, first, rows, scratch);
+      project_qkv(run, 0, operands, first, rows);
+    });
+    const std::vector<Part> parts = attention_parts(run.batch);
+    for (int i = 0; i < model_.layer_count; i++) {
+      crew_.each(static_cast<int>(parts.size()), *run.scratch,
+                 [&](int part, Scratch& scratch) { attend(run, parts[part], scratch); });
+      each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
+        const Rows<Operand> operands = finish_layer(run, model_.layers[i], first, rows, scratch);
+        if (i + 1 < model_.layer_count) project_qkv(run, i + 1, operands, first, rows);
+      });
+    }
+  }
+
+  // The sum of the embeddings, its norm, and the projection to the layers' width; returns operands of the rows of x.
+  Rows<Operand> embed(const Run& run, int first, int rows, Scratch& scratch) {
+    const int size = model_.embedding_size;
+    const bool project = model_.project.panels;
+    const Rows<float> sums =
+        project ? scratch.stages[0].get<float>(rows, size) : Rows<float>{run.x.row(first), run.x.stride};
+    const int32_t* ends = run.batch.cu_seqlens + 1;
+    int sequence = static_cast<int>(std::upper_bound(ends, ends + run.batch.sequences, first) - ends);
+    for (int row = 0; row < rows; row++) {
+      const int token = first + row;
+      while (token >= ends[sequence]) sequence++;
+      add_embeddings(run.batch, token, token - run.batch.cu_seqlens[sequence], sums.row(row));
+      layer_norm(model_.embedding_norm, sums.row(row), sums.row(row));
+    }
+    Rows<Operand> operands = scratch.operands.get<Operand>(rows, std::max(size, model_.hidden_size));
+    for (int row = 0; row < rows; row++) to_operands(sums.row(row), size, operands, row);
+    if (!project) return operands;
+    linear(model_.project, operands, rows,
+           [&](int row, int column, F v) { store(run.x.row(first + row) + column, v); });
+    for (int row = 0; row < rows; row++) to_operands(run.x.row(first + row), model_.hidden_size, operands, row);
+    return operands;
+  }
+
+  void add_embeddings(const BeiBatch& batch, int token, int position, float* sum) const {
+    const size_t size = model_.embedding_size;
+    const float* of_token = model_.tokens + batch.input_ids[token] * size;
+    const float* of_position = model_.positions + position * size;
+    const float* of_type = model_.types ? model_.types + batch.token_types[token] * size : nullptr;
+    for_vectors(model_.embedding_size, [&](int i, int lanes) {
+      F v = load_lanes(of_token + i, lanes) + load_lanes(of_position + i, lanes);
+      if (of_type) v = v + load_lanes(of_type + i, lanes);
+      store(sum + i, v);
+    });
+  }
+
+  void project_qkv(const Run& run, int layer, const Rows<Operand>& operands, int first, int rows) const {
+    linear(model_.layers[layer].qkv, operands, rows,
+           [&](int row, int column, F v) { store(run.qkv.row(first + row) + column, v); });
+  }
+
+  std::vector<Part> attention_parts(const BeiBatch& batch) const {
+    std::vector<Part> parts;
+    for (int s = 0; s < batch.sequences; s++) {
+      const int length = batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
+      for (int head = 0; head < model_.heads; head++)
+        for (int first = 0; first < length; first += kQueryChunk)
+          parts.push_back({s, head, first, std::min(length, first + kQueryChunk)});
+    }
+    return parts;
+  }
+
+  void attend(const Run& run, const Part& part, Scratch& scratch) const {
+    const int start = run.batch.cu_seqlens[part.sequence], max_tokens = model_.max_tokens;
+    const float* biases = model_.relative_bias;
+    const Head<Stored> head{
+        {run.qkv.row(start), run.qkv.stride},
+        {run.context.row(start), run.context.stride},
+        run.batch.cu_seqlens[part.sequence + 1] - start,
+        run.batch.attended[part.sequence],
+        model_.hidden_size,
+        model_.hidden_size / model_.heads,
+        part.head,
+        biases ? biases + static_cast<size_t>(part.head) * (2 * max_tokens - 1) + max_tokens - 1 : nullptr,
+    };
+    attention(head, part.first, part.last, scratch);
+  }
+
+  // From the attention's context to the layer's output, in x; returns operands of it.
+  Rows<Operand> finish_layer(const Run& run, const BeiLayer& layer, int first, int rows, Scratch& scratch) const {
+    const Rows<Operand> operands = scratch.operands.get<Operand>(rows, model_.hidden_size);
+    const auto add_to_x = [&](int row, int column, F v) {
+      float* x = run.x.row(first + row) + column;
+      store(x, load(x) + v);
+    };
+    const auto normalize_x = [&](const BeiNorm& norm) {
+      for (int row = 0; row < rows; row++) {
+        float* x = run.x.row(first + row);
+        layer_norm(norm, x, x);
+        to_operands(x, norm.size, operands, row);
+      }
+    };
+    const Rows<Stored> context{run.context.row(first), run.context.stride};
+    linear(layer.out, as_operands(context, model_.hidden_size, rows, scratch.inner_operands), rows, add_to_x);
+    normalize_x(layer.attention_norm);
+    const Rows<Stored> inner = scratch.inner.get<Stored>(rows, model_.intermediate_size);
+    with_activation(layer.up.activation, sizeof(Stored) < 4, [&](auto activation) {
+      linear(layer.up, operands, rows,
+             [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
+    });
+    linear(layer.down, as_operands(inner, model_.intermediate_size, rows, scratch.inner_operands), rows, add_to_x);
+    normalize_x(layer.ffn_norm);
+    return operands;
+  }
+
+  static Rows<Operand> as_operands(const Rows<Stored>& stored, int width, int rows, RowBuffer& buffer) {
+    if constexpr (std::is_same_v<Operand, Stored>) {
+      return stored;
+    } else {
+      const Rows<Operand> operands = buffer.get<Operand>(rows, width);
+      for (int row = 0; row < rows; row++) to_operands(stored.row(row), width, operands, row);
+      return operands;
+    }
+  }
+
+  void pool(const Run& run, int sequence, const Stages& stages, const Pooling& pooling, float* out, Scratch& scratch) {
+    const int start = run.batch.cu_seqlens[sequence], length = run.batch.cu_seqlens[sequence + 1] - start;
+    const int skipped = model_.include_prompt ? 0 : std::min(run.batch.prompt_tokens[sequence], length - 1);
+    const int width = stages.width(model_.hidden_size);
+    pooling.begin(out, width);
+    for (int first = skipped; first < length; first += kBlock) {
+      const int rows = std::min(kBlock, length - first);
+      const Rows<float> states =
+          stages.apply({run.x.row(start + first), run.x.stride}, model_.hidden_size, rows, scratch);
+      for (int i = 0; i < rows; i++)
+        pooling.add(states.row(i), first + i, skipped, length, out, width);
+    }
+    pooling.end(skipped, length, out, width);
+  }
+
+  const BeiModel& model_;
+  Pool<Memory> memories_;
+  Pool<Scratch> scratches_;
+  Crew crew_;
+};
+
+}  // namespace
+
+std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
+  switch (model.precision) {
+    case BEI_BF16:
+      return std::make_unique<EncoderIn<Bf16>>(model, threads);
+    case BEI_INT8:
+      return std::make_unique<EncoderIn<Int8>>(model, threads);
+    default:
+      return std::make_unique<EncoderIn<Fp32>>(model, threads);
+  }
+}
+
+}  // namespace bei

@@ -1,0 +1,22 @@
+// The forward pass of an EncoderSpec over packed tokens.
+#pragma once
+#include "abi.h"
+#include "crew.h"
+
+// Safe from several threads at a time.
+struct BeiEncoder {
+  virtual ~BeiEncoder() = default;
+
+  // The tokens' states, then pooled, through the model's stages. Throws std::bad_alloc.
+  virtual void pooled(const BeiBatch& batch, float* rows) = 0;
+  virtual void tokens(const BeiBatch& batch, float* states) = 0;
+
+  // Whether every number of the batch is within its bounds.
+  virtual bool fits(const BeiBatch& batch) const = 0;
+};
+
+namespace bei {
+
+std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads);
+
+}  // namespace bei

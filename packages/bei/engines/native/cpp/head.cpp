@@ -1,0 +1,103 @@
+#include "head.h"
+
+#include "activation.h"
+#include "rows.h"
+
+namespace bei {
+namespace {
+
+template <class T>
+void dense(const BeiLinear& weights, const Rows<T>& operands, int rows, const Rows<float>& out) {
+  with_activation(weights.activation, false, [&](auto activation) {
+    linear(weights, operands, rows, [&](int row, int column, F v) { store(out.row(row) + column, activation(v)); });
+  });
+}
+
+template <class T>
+void rounded_dense(const BeiLinear& weights, const Rows<float>& x, int rows, const Rows<float>& out, Scratch& scratch) {
+  const Rows<T> operands = scratch.operands.get<T>(rows, weights.inputs);
+  for (int row = 0; row < rows; row++) to_operands(x.row(row), weights.inputs, operands, row);
+  dense(weights, operands, rows, out);
+}
+
+void apply_stage(const BeiStage& stage, const Rows<float>& x, int width, int rows, const Rows<float>& out,
+                 Scratch& scratch) {
+  switch (stage.kind) {
+    case BEI_DENSE:
+      switch (stage.linear.precision) {
+        case BEI_BF16:
+          return rounded_dense<bf16>(stage.linear, x, rows, out, scratch);
+        case BEI_INT8:
+          return rounded_dense<uint8_t>(stage.linear, x, rows, out, scratch);
+        default:
+          return dense(stage.linear, x, rows, out);
+      }
+    case BEI_LAYER_NORM:
+      for (int row = 0; row < rows; row++) layer_norm(stage.norm, x.row(row), out.row(row));
+      return;
+    case BEI_NORMALIZE:
+      for (int row = 0; row < rows; row++) l2_normalize(x.row(row), width, out.row(row));
+      return;
+    case BEI_LOG1P_RELU:
+      for (int row = 0; row < rows; row++)
+        for (int i = 0; i < width; i++) out.row(row)[i] = std::log1p(std::max(x.row(row)[i], 0.f));
+      return;
+  }
+}
+
+int width_after(const BeiStage& stage, int width) { return stage.kind == BEI_DENSE ? stage.linear.outputs : width; }
+
+}  // namespace
+
+int Stages::width(int inputs) const {
+  for (int i = 0; i < count; i++) inputs = width_after(stages[i], inputs);
+  return inputs;
+}
+
+Rows<float> Stages::apply(Rows<float> x, int width, int rows, Scratch& scratch) const {
+  for (int i = 0; i < count; i++) {
+    const int outputs = width_after(stages[i], width);
+    const Rows<float> out = scratch.stages[i % 2].get<float>(rows, outputs);
+    apply_stage(stages[i], x, width, rows, out, scratch);
+    x = out, width = outputs;
+  }
+  return x;
+}
+
+void Pooling::begin(float* out, int width) const {
+  for (int m = 0; m < count; m++) std::fill_n(out + m * width, width, modes[m] == BEI_MAX ? -INFINITY : 0.f);
+}
+
+void Pooling::add(const float* state, int position, int first, int last, float* out, int width) const {
+  for (int m = 0; m < count; m++, out += width) switch (modes[m]) {
+      case BEI_FIRST:
+      case BEI_LAST:
+        if (position == (modes[m] == BEI_FIRST ? first : last - 1)) std::copy_n(state, width, out);
+        break;
+      case BEI_MAX:
+        for_vectors(width, [&](int i, int lanes) {
+          store_lanes(out + i, max(load_lanes(out + i, lanes), load_lanes(state + i, lanes)), lanes);
+        });
+        break;
+      default: {
+        const F weight = splat(modes[m] == BEI_WEIGHTED_MEAN ? position + 1.f : 1.f);
+        for_vectors(width, [&](int i, int lanes) {
+          store_lanes(out + i, fma(load_lanes(state + i, lanes), weight, load_lanes(out + i, lanes)), lanes);
+        });
+      }
+    }
+}
+
+void Pooling::end(int first, int last, float* out, int width) const {
+  const float n = last - first;
+  for (int m = 0; m < count; m++, out += width) {
+    float divisor = 1;
+    if (modes[m] == BEI_MEAN) divisor = n;
+    if (modes[m] == BEI_MEAN_SQRT_LEN) divisor = std::sqrt(n);
+    if (modes[m] == BEI_WEIGHTED_MEAN) divisor = n * (first + 1.f + last) / 2;
+    if (divisor != 1)
+      for (int i = 0; i < width; i++) out[i] /= divisor;
+  }
+}
+
+}  // namespace bei

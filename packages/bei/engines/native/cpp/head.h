@@ -1,0 +1,29 @@
+// What follows the layers: stages on rows of floats, and pooling.
+#pragma once
+#include "memory.h"
+
+namespace bei {
+
+struct Stages {
+  const BeiStage* stages;
+  int count;
+
+  // The width of a row after them.
+  int width(int inputs) const;
+
+  // The rows after them: `x` itself where there are none, else rows in `scratch`.
+  Rows<float> apply(Rows<float> x, int width, int rows, Scratch& scratch) const;
+};
+
+// The vectors of several modes, side by side.
+struct Pooling {
+  const int32_t* modes;
+  int count;
+
+  // One sequence, out: [count * width]. Begin, add each state of positions [first, last) in order, end.
+  void begin(float* out, int width) const;
+  void add(const float* state, int position, int first, int last, float* out, int width) const;
+  void end(int first, int last, float* out, int width) const;
+};
+
+}  // namespace bei

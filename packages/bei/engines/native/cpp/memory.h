@@ -1,0 +1,94 @@
+// Memory that a thread or a batch works in: it grows to the largest need and is used again.
+#pragma once
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "linear.h"
+
+namespace bei {
+
+class Buffer {
+ public:
+  // n numbers, aligned to a cache line, with no values yet. Throws std::bad_alloc.
+  template <class T>
+  T* get(size_t n) {
+    const size_t bytes = round_up<size_t>(n * sizeof(T), 64);
+    if (bytes > size_) {
+      memory_.reset();
+      size_ = 0;
+      memory_.reset(std::aligned_alloc(64, bytes));
+      if (!memory_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return static_cast<T*>(memory_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  size_t size_ = 0;
+};
+
+// Room for rows of operands of `width` numbers, padded to whole vectors.
+class RowBuffer {
+ public:
+  template <class T>
+  Rows<T> get(int rows, int width) {
+    const int stride = round_up(width, kLanes);
+    const size_t count = static_cast<size_t>(rows) * stride;
+    if (sizeof(T) > 1) return {data_.get<T>(count), stride};
+    float* quantisation = quantisation_.get<float>(2 * static_cast<size_t>(rows));
+    return {data_.get<T>(count), stride, quantisation, quantisation + rows};
+  }
+
+ private:
+  Buffer data_, quantisation_;
+};
+
+// What one thread needs besides the batch.
+struct Scratch {
+  Buffer keys, values, scores, probabilities;  // attention
+  RowBuffer operands, inner, inner_operands;   // a block of rows
+  RowBuffer stages[2];                         // heads
+};
+
+// Things that are lent to one thread at a time.
+template <class T>
+class Pool {
+ public:
+  class Lent {
+   public:
+    explicit Lent(Pool& pool) : pool_(pool), thing_(pool.take()) {}
+    ~Lent() { pool_.give(std::move(thing_)); }
+    Lent(const Lent&) = delete;
+    T& operator*() const { return *thing_; }
+    T* operator->() const { return thing_.get(); }
+
+   private:
+    Pool& pool_;
+    std::unique_ptr<T> thing_;
+  };
+
+ private:
+  std::unique_ptr<T> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (things_.empty()) return std::make_unique<T>();
+    auto thing = std::move(things_.back());
+    things_.pop_back();
+    return thing;
+  }
+  void give(std::unique_ptr<T> thing) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    things_.push_back(std::move(thing));
+  }
+
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<T>> things_;
+};
+
+}  // namespace bei

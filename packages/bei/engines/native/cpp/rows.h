@@ -1,0 +1,66 @@
+// What is done to one row at a time: rounding it to operands, and norms.
+#pragma once
+#include <cmath>
+
+#include "linear.h"
+
+namespace bei {
+
+// Round a row of floats, or of bf16, to the operands of the next product.
+template <class S>
+inline void to_operands(const S* x, int n, const Rows<float>& to, int row) {
+  for_vectors(n, [&](int i, int lanes) { store_lanes(to.row(row) + i, load_lanes(x + i, lanes), lanes); });
+}
+
+template <class S>
+inline void to_operands(const S* x, int n, const Rows<bf16>& to, int row) {
+  for_vectors(n, [&](int i, int lanes) { store_lanes(to.row(row) + i, load_lanes(x + i, lanes), lanes); });
+}
+
+// To bytes whose range is the row's own: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
+template <class S>
+inline void to_operands(const S* x, int n, const Rows<uint8_t>& to, int row) {
+  F low = zero(), high = zero();
+  for_vectors(n, [&](int i, int lanes) {
+    const F v = load_lanes(x + i, lanes);
+    low = min(low, v), high = max(high, v);
+  });
+  const float least = smallest(low);
+  const float scale = std::max((largest(high) - least) / kByteLevels, 1e-12f), offset = std::nearbyint(-least / scale);
+  to.scales[row] = scale, to.zeros[row] = offset;
+  const F by = splat(1.f / scale), from = splat(offset), most = splat(kByteLevels);
+  for_vectors(n, [&](int i, int lanes) {
+    store_lanes(to.row(row) + i, min(fma(load_lanes(x + i, lanes), by, from), most), lanes);
+  });
+}
+
+// y = (x - mean) / sqrt(variance + eps) * weight + bias. x and y may be the same row.
+inline void layer_norm(const BeiNorm& norm, const float* x, float* y) {
+  const int n = norm.size;
+  F sums = zero();
+  for_vectors(n, [&](int i, int lanes) { sums = sums + load_lanes(x + i, lanes); });
+  const F mean = splat(sum(sums) / n);
+  F squares = zero();
+  for_vectors(n, [&](int i, int lanes) {
+    const F d = select_first(lanes, load_lanes(x + i, lanes) - mean, zero());
+    squares = fma(d, d, squares);
+  });
+  const F by = splat(1 / std::sqrt(sum(squares) / n + norm.eps));
+  for_vectors(n, [&](int i, int lanes) {
+    const F d = (load_lanes(x + i, lanes) - mean) * by;
+    store_lanes(y + i, fma(d, load_lanes(norm.weight + i, lanes), load_lanes(norm.bias + i, lanes)), lanes);
+  });
+}
+
+// x / max(‖x‖₂, 1e-12), as torch.nn.functional.normalize.
+inline void l2_normalize(const float* x, int n, float* y) {
+  F squares = zero();
+  for_vectors(n, [&](int i, int lanes) {
+    const F v = load_lanes(x + i, lanes);
+    squares = fma(v, v, squares);
+  });
+  const F by = splat(1 / std::max(std::sqrt(sum(squares)), 1e-12f));
+  for_vectors(n, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes) * by, lanes); });
+}
+
+}  // namespace bei

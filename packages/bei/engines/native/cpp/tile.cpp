@@ -1,0 +1,56 @@
+#include "tile.h"
+
+#include <utility>
+
+namespace bei {
+namespace {
+
+// The accumulators stay in registers: the loops over them have constant bounds, and the compiler unrolls them whole.
+template <class T, int Rows, int Vectors>
+void tile(const char* a, size_t stride, const char* panel, int words, float* out, size_t out_stride) {
+  W sums[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; j++) sums[i][j] = zero_words();
+  for (int k = 0; k < words; k++, panel += Vectors * sizeof(W)) {
+    W columns[Vectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; j++) columns[j] = load_words(panel + j * sizeof(W));
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      const W row = splat_word(a + i * stride + 4 * k);
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; j++) sums[i][j] = dot(sums[i][j], row, columns[j], T{});
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; j++)
+      store(out + i * out_stride + j * kLanes, sizeof(T) == 1 ? to_floats(sums[i][j]) : as_floats(sums[i][j]));
+}
+
+using Tile = void (*)(const char*, size_t, const char*, int, float*, size_t);
+
+template <class T, int... Sizes>
+constexpr Tile tile_of(int size, std::integer_sequence<int, Sizes...>) {
+  constexpr Tile tiles[] = {tile<T, Sizes / kVectors + 1, Sizes % kVectors + 1>...};
+  return tiles[size];
+}
+
+}  // namespace
+
+template <class T>
+void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, float* out,
+              size_t out_stride) {
+  const auto sizes = std::make_integer_sequence<int, kRows * kVectors>();
+  const Tile tile = tile_of<T>((rows - 1) * kVectors + vectors - 1, sizes);
+  tile(static_cast<const char*>(a), stride, static_cast<const char*>(panel), words, out, out_stride);
+}
+
+template void multiply<float>(const void*, size_t, int, const void*, int, int, float*, size_t);
+template void multiply<bf16>(const void*, size_t, int, const void*, int, int, float*, size_t);
+template void multiply<uint8_t>(const void*, size_t, int, const void*, int, int, float*, size_t);
+
+}  // namespace bei

@@ -1,0 +1,60 @@
+// The vocabulary of vectors that all the arithmetic is written in: 16 lanes with AVX-512, 8 with AVX2.
+#pragma once
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+namespace bei {
+
+struct bf16 {
+  uint16_t bits;
+};
+
+template <class T>
+constexpr T round_up(T n, T multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace bei
+
+#ifdef __AVX512F__
+#include "vec_avx512.h"
+#else
+#include "vec_avx2.h"
+#endif
+
+namespace bei {
+
+// 2^x, for x <= 126: relative error below 2e-7 (a least-squares fit of 2^f on [-1/2, 1/2]).
+inline F exp2(F x) {
+  x = max(x, splat(-126.f));
+  const F whole = round(x), f = x - whole;
+  F p = splat(1.5403530e-4f);
+  for (float c : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.f}) p = fma(p, f, splat(c));
+  return times_power_of_two(p, whole);
+}
+
+inline F exp(F x) { return exp2(min(x, splat(87.f)) * splat(1.44269504f)); }
+
+// Calls f(column, lanes) for each vector of a row of n numbers; `lanes` is kLanes but for the last one.
+template <class Fn>
+inline void for_vectors(int n, Fn f) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) f(i, kLanes);
+  if (i < n) f(i, n - i);
+}
+
+template <class T>
+inline F load_lanes(const T* p, int lanes) {
+  return lanes == kLanes ? load(p) : load_part(p, lanes);
+}
+
+template <class T>
+inline void store_lanes(T* p, F v, int lanes) {
+  lanes == kLanes ? store(p, v) : store_part(p, v, lanes);
+}
+
+}  // namespace bei

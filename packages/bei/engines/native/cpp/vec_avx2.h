@@ -1,0 +1,116 @@
+// Vectors of AVX2 with FMA. Included by vec.h; vec_avx512.h says what each function is.
+#pragma once
+
+namespace bei {
+
+constexpr int kLanes = 8;
+constexpr int kVectors = 2;  // 6 rows of 2 fill 12 of 16 registers
+
+using F = __m256;
+using W = __m256i;
+
+inline __m256i first(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline F splat(float x) { return _mm256_set1_ps(x); }
+inline F zero() { return _mm256_setzero_ps(); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+inline F min(F a, F b) { return _mm256_min_ps(a, b); }
+inline F sqrt(F x) { return _mm256_sqrt_ps(x); }
+inline F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F times_power_of_two(F x, F n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(exponent));
+}
+
+template <class Op>
+inline float reduce(F x, Op op) {
+  __m128 v = op(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  v = op(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(op(v, _mm_movehdup_ps(v)));
+}
+inline float sum(F x) {
+  return reduce(x, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); });
+}
+inline float largest(F x) {
+  return reduce(x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); });
+}
+inline float smallest(F x) {
+  return reduce(x, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); });
+}
+inline F negative_as(F x, F sign) { return _mm256_xor_ps(x, _mm256_and_ps(sign, splat(-0.f))); }
+inline F absolute(F x) { return _mm256_andnot_ps(splat(-0.f), x); }
+inline F select_first(int n, F x, F rest) { return _mm256_blendv_ps(rest, x, _mm256_castsi256_ps(first(n))); }
+
+inline F widen(__m128i bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)); }
+
+inline __m128i narrow(F v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i high = _mm256_srli_epi32(rounded, 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+
+inline __m128i to_bytes(F v) {
+  const __m256i words = _mm256_cvtps_epi32(v);
+  const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  return _mm_packus_epi16(shorts, shorts);
+}
+
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F load(const bf16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
+inline F load_part(const bf16* p, int n) {
+  bf16 whole[kLanes] = {};
+  std::memcpy(whole, p, n * sizeof(bf16));
+  return load(whole);
+}
+
+inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline void store(bf16* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v)); }
+inline void store(uint8_t* p, F v) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), to_bytes(v)); }
+template <class T>
+inline void store_part(T* p, F v, int n) {
+  T whole[kLanes];
+  store(whole, v);
+  std::memcpy(p, whole, n * sizeof(T));
+}
+
+inline W zero_words() { return _mm256_setzero_si256(); }
+inline W load_words(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
+inline W splat_word(const void* p) {
+  int32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return _mm256_set1_epi32(word);
+}
+inline F as_floats(W w) { return _mm256_castsi256_ps(w); }
+inline W as_words(F f) { return _mm256_castps_si256(f); }
+inline F to_floats(W integers) { return _mm256_cvtepi32_ps(integers); }
+
+inline W dot(W acc, W a, W b, float) { return as_words(fma(as_floats(a), as_floats(b), as_floats(acc))); }
+
+inline W dot(W acc, W a, W b, bf16) {
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  acc = dot(acc, _mm256_and_si256(a, high), _mm256_and_si256(b, high), 0.f);
+  return dot(acc, _mm256_slli_epi32(a, 16), _mm256_slli_epi32(b, 16), 0.f);
+}
+
+inline W dot(W acc, W a, W b, uint8_t) {
+#ifdef __AVXVNNI__
+  return _mm256_dpbusd_avx_epi32(acc, a, b);
+#else
+  const __m256i pairs = _mm256_maddubs_epi16(a, b);
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
+}
+
+#ifdef __AVXVNNI__
+constexpr float kByteLevels = 255;
+#else
+constexpr float kByteLevels = 127;
+#endif
+
+}  // namespace bei

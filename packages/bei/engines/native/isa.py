@@ -1,0 +1,66 @@
+"""The instruction sets that the C++ is compiled for, the fastest first, chosen by what the processor reports."""
+
+import os
+import platform
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from bei.errors import SetupError
+
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+_AVX2 = ("avx2", "fma", "f16c")
+
+
+@dataclass(frozen=True)
+class Level:
+    """`features` are flags of Linux's /proc/cpuinfo; without their underscores but one they are the compiler's, too.
+
+    `lanes` floats make a vector, and `panel` columns of a packed matrix lie together (cpp/vec_*.h, cpp/tile.h).
+    """
+
+    name: str
+    features: tuple[str, ...]
+    lanes: int
+    panel: int
+
+    @property
+    def has_bf16(self) -> bool:
+        return "avx512_bf16" in self.features
+
+    @property
+    def options(self) -> list[str]:
+        """Of the compiler."""
+        return ["-m" + feature.replace("_", "") for feature in self.features]
+
+
+LEVELS = (
+    Level("avx512_bf16", (*_AVX2, *_AVX512, "avx512_vnni", "avx512_bf16"), lanes=16, panel=64),
+    Level("avx512_vnni", (*_AVX2, *_AVX512, "avx512_vnni"), lanes=16, panel=64),
+    Level("avx512", (*_AVX2, *_AVX512), lanes=16, panel=64),
+    Level("avx2_vnni", (*_AVX2, "avx_vnni"), lanes=8, panel=16),
+    Level("avx2", _AVX2, lanes=8, panel=16),
+)
+
+
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:
+    """What the kernel lets programs use; empty where it does not say, or the processor is no x86-64."""
+    if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.exists():
+        return frozenset()
+    lines = cpuinfo.read_text().splitlines()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def level(flags: Set[str] | None = None) -> Level:
+    """The first level that the processor has, or the one that BEI_ISA names. Raises SetupError."""
+    flags = processor_flags() if flags is None else flags
+    runnable = [level for level in LEVELS if flags.issuperset(level.features)]
+    if not runnable:
+        raise SetupError("the processor has no AVX2")
+    asked = os.environ.get("BEI_ISA")
+    if asked is None:
+        return runnable[0]
+    found = next((level for level in runnable if level.name == asked), None)
+    if found is None:
+        raise SetupError(f"BEI_ISA={asked}: this processor has {', '.join(level.name for level in runnable)}")
+    return found

@@ -1,0 +1,89 @@
+"""The C++ library: compiled by the system's compiler when first needed, then kept."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from bei.engines.cpus import available_cpus
+from bei.engines.native.abi import Batch, Encoder, Linear, Model
+from bei.engines.native.isa import Level
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+_SOURCES = Path(__file__).parent / "cpp"
+_OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
+_LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+@cache
+def source_hash() -> str:
+    """Of every source file and option."""
+    digest = hashlib.sha256(repr((_OPTIONS, _LINK)).encode())
+    for file in sorted(_SOURCES.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load(level: Level, folder: Path) -> ctypes.CDLL:
+    """The library for a level, from `folder` or compiled into it. Raises SetupError where there is no compiler."""
+    file = folder / f"bei-{level.name}-{source_hash()}.so"
+    if not file.exists():
+        _compile(level, file)
+    try:
+        library = ctypes.CDLL(str(file))
+    except OSError as exc:
+        raise SetupError(f"{file} does not load ({exc}); delete it, and it is compiled again") from None
+    library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
+    library.bei_encoder_create.restype = Encoder
+    library.bei_encoder_destroy.argtypes = [Encoder]
+    library.bei_encoder_destroy.restype = None
+    for run in (library.bei_encoder_pooled, library.bei_encoder_tokens):
+        run.argtypes = [Encoder, ctypes.POINTER(Batch), ctypes.c_void_p]
+    library.bei_linear.argtypes = [ctypes.POINTER(Linear), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
+    return library
+
+
+def _compile(level: Level, file: Path) -> None:
+    """Atomic: processes that start at once each compile, and the last rename wins."""
+    compiler = _compiler()
+    started = time.monotonic()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
+        objects = [Path(temporary) / f"{source.stem}.o" for source in sorted(_SOURCES.glob("*.cpp"))]
+
+        def compile_one(target: Path) -> None:
+            source = _SOURCES / f"{target.stem}.cpp"
+            _run([compiler, *_OPTIONS, *level.options, "-c", str(source), "-o", str(target)])
+
+        with ThreadPoolExecutor(available_cpus()) as pool:
+            list(pool.map(compile_one, objects))
+        linked = Path(temporary) / file.name
+        _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)])
+        linked.replace(file)
+    log.info("compiled %s in %.1f s", file, time.monotonic() - started)
+
+
+def _compiler() -> str:
+    named = os.environ.get("CXX")
+    found = shutil.which(named) if named else next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if found is None:
+        looked_for = f"CXX={named}" if named else ", ".join(_COMPILERS)
+        raise SetupError(f"no C++ compiler ({looked_for}); install one (Debian: apt-get install g++)")
+    return found
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        error = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+        raise SetupError(f"{command[0]} cannot compile the native engine: {error}")

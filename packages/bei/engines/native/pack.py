@@ -1,0 +1,88 @@
+"""Weights as the kernels read them (cpp/linear.h): panels of columns, side by side what one instruction multiplies."""
+
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+
+from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Stage
+from bei.checkpoint.load import Checkpoint
+from bei.engines.native.isa import Level
+from bei.engines.relative_bias import bias_by_distance
+
+_PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
+Arrays = Iterator[tuple[str, np.ndarray]]
+
+
+def pack_checkpoint(checkpoint: Checkpoint, precision: str, level: Level) -> Arrays:
+    """Every array of the plan by name, one at a time: no more than one matrix is in memory."""
+    spec, tensors = checkpoint.spec, checkpoint.tensors
+
+    def exact(name: str) -> np.ndarray:
+        return np.ascontiguousarray(tensors[name], np.float32)
+
+    yield "embeddings.token", exact("embeddings.token")
+    yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
+    if spec.token_types:
+        yield "embeddings.token_type", exact("embeddings.token_type")
+    if spec.relative_bias:
+        yield "relative_bias", bias_by_distance(spec.relative_bias, exact("relative_bias"), spec.max_tokens)
+    for name in norm_names(spec):
+        yield f"{name}.weight", exact(f"{name}.weight")
+        yield f"{name}.bias", exact(f"{name}.bias")
+    for name, of in linear_names(spec, precision):
+        bias = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
+        for part, array in pack_linear(exact(f"{name}.weight"), bias, of, level).items():
+            yield f"{name}.{part}", array
+
+
+def norm_names(spec: EncoderSpec) -> Iterator[str]:
+    yield "embeddings.norm"
+    for i in range(spec.layers):
+        yield from (f"layers.{i}.attention_norm", f"layers.{i}.ffn_norm")
+    yield from (name for name, stage in stages(spec) if isinstance(stage, LayerNorm))
+
+
+def linear_names(spec: EncoderSpec, precision: str) -> Iterator[tuple[str, str]]:
+    """Each matrix and its precision."""
+    if spec.embedding_size != spec.hidden_size:
+        yield "embeddings.project", precision
+    for i in range(spec.layers):
+        yield from ((f"layers.{i}.{part}", precision) for part in ("qkv", "out", "up", "down"))
+    for name, stage in stages(spec):
+        if isinstance(stage, Dense):
+            yield name, stage_precision(spec, name, stage, precision)
+
+
+def stages(spec: EncoderSpec) -> Iterator[tuple[str, Stage]]:
+    for part in ("token_head", "head"):
+        yield from ((f"{part}.{i}", stage) for i, stage in enumerate(getattr(spec, part)))
+
+
+def stage_precision(spec: EncoderSpec, name: str, stage: Dense, precision: str) -> str:
+    """A stage on tokens as wide as the encoder has the engine's; a narrower one, and all that follows pooling, is small
+    and stays exact: its precision is the answer's."""
+    return precision if name.startswith("token_head") and stage.outputs >= spec.hidden_size else "fp32"
+
+
+def pack_linear(weight: np.ndarray, bias: np.ndarray | None, precision: str, level: Level) -> dict[str, np.ndarray]:
+    """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column and
+    the sum of its bytes; columns are the outputs rounded up to whole vectors, their words zero."""
+    outputs, inputs = weight.shape
+    per_word = _PER_WORD[precision]
+    words, columns = -(-inputs // per_word), -(-outputs // level.lanes) * level.lanes
+    padded = np.zeros((columns, words * per_word), np.float32)
+    padded[:outputs, :inputs] = weight
+    packed = {"bias": np.zeros(columns, np.float32)}
+    if bias is not None:
+        packed["bias"][:outputs] = bias
+    if precision == "bf16":
+        padded = padded.astype(ml_dtypes.bfloat16)
+    if precision == "int8":
+        scales = np.maximum(np.abs(padded).max(1), 1e-12) / 127
+        padded = np.rint(padded / scales[:, None]).astype(np.int8)
+        packed["scales"], packed["sums"] = scales, padded.sum(1, dtype=np.float32)
+    whole = columns // level.panel * level.panel
+    panels = [padded[:whole].reshape(-1, level.panel, words, per_word), padded[None, whole:].reshape(1, -1, words, per_word)]
+    packed["panels"] = np.concatenate([panel.swapaxes(1, 2).ravel() for panel in panels])
+    return packed
