@@ -38,7 +38,7 @@ template <class T, class Sink>
 void linear(const BeiLinear& weights, const Rows<T>& a, int rows, Sink sink) {
   const int words = round_up(weights.inputs, kPerWord<T>) / kPerWord<T>;
   const int columns = round_up(weights.outputs, kLanes), tiles = (rows + kRows - 1) / kRows;
-  alignas(64) float sums[kRows * kPanel];
+  alignas(64) Sum<T> sums[kRows * kPanel];
   for (int column = 0; column < columns; column += kPanel) {
     const int width = std::min(kPanel, columns - column), vectors = width / kLanes;
     const void* panel = static_cast<const char*>(weights.panels) + static_cast<size_t>(column) * words * 4;

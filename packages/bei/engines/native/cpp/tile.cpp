@@ -1,5 +1,6 @@
 #include "tile.h"
 
+#include <type_traits>
 #include <utility>
 
 namespace bei {
@@ -7,12 +8,13 @@ namespace {
 
 // The accumulators stay in registers: the loops over them have constant bounds, and the compiler unrolls them whole.
 template <class T, int Rows, int Vectors>
-void tile(const char* a, size_t stride, const char* panel, int words, float* out, size_t out_stride) {
-  W sums[Rows][Vectors];
+void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* out, size_t out_stride) {
+  using Vector = std::conditional_t<sizeof(T) == 1, W, F>;
+  Vector sums[Rows][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors; j++) sums[i][j] = zero_words();
+    for (int j = 0; j < Vectors; j++) sums[i][j] = Vector{};
   for (int k = 0; k < words; k++, panel += Vectors * sizeof(W)) {
     W columns[Vectors];
 #pragma GCC unroll 8
@@ -28,29 +30,30 @@ void tile(const char* a, size_t stride, const char* panel, int words, float* out
   for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 8
     for (int j = 0; j < Vectors; j++)
-      store(out + i * out_stride + j * kLanes, sizeof(T) == 1 ? to_floats(sums[i][j]) : as_floats(sums[i][j]));
+      store(out + i * out_stride + j * kLanes, sums[i][j]);
 }
 
-using Tile = void (*)(const char*, size_t, const char*, int, float*, size_t);
+template <class T>
+using Tile = void (*)(const char*, size_t, const char*, int, Sum<T>*, size_t);
 
 template <class T, int... Sizes>
-constexpr Tile tile_of(int size, std::integer_sequence<int, Sizes...>) {
-  constexpr Tile tiles[] = {tile<T, Sizes / kVectors + 1, Sizes % kVectors + 1>...};
+constexpr Tile<T> tile_of(int size, std::integer_sequence<int, Sizes...>) {
+  constexpr Tile<T> tiles[] = {tile<T, Sizes / kVectors + 1, Sizes % kVectors + 1>...};
   return tiles[size];
 }
 
 }  // namespace
 
 template <class T>
-void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, float* out,
+void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, Sum<T>* out,
               size_t out_stride) {
   const auto sizes = std::make_integer_sequence<int, kRows * kVectors>();
-  const Tile tile = tile_of<T>((rows - 1) * kVectors + vectors - 1, sizes);
+  const Tile<T> tile = tile_of<T>((rows - 1) * kVectors + vectors - 1, sizes);
   tile(static_cast<const char*>(a), stride, static_cast<const char*>(panel), words, out, out_stride);
 }
 
 template void multiply<float>(const void*, size_t, int, const void*, int, int, float*, size_t);
 template void multiply<bf16>(const void*, size_t, int, const void*, int, int, float*, size_t);
-template void multiply<uint8_t>(const void*, size_t, int, const void*, int, int, float*, size_t);
+template void multiply<uint8_t>(const void*, size_t, int, const void*, int, int, int32_t*, size_t);
 
 }  // namespace bei

@@ -1,5 +1,7 @@
 // The micro-kernel: a few rows times one panel of a packed matrix.
 #pragma once
+#include <type_traits>
+
 #include "vec.h"
 
 namespace bei {
@@ -11,12 +13,16 @@ constexpr int kRows = 6;                   // rows that fit the registers
 template <class T>
 constexpr int kPerWord = 4 / sizeof(T);
 
+// What its products sum up to.
+template <class T>
+using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;
+
 // out[rows][width] = a[rows][words] * panel[words][width], where width is `vectors` * kLanes and a word of `a` meets the
-// word of each column: one float, two bf16 or four bytes. Sums are float32, of bytes int32.
+// word of each column: one float, two bf16 or four bytes. 
 // a: rows `stride` bytes apart; panel: aligned to a vector; rows <= kRows, vectors <= kVectors; out: rows `out_stride`
 // numbers apart.
 template <class T>
-void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, float* out,
+void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, Sum<T>* out,
               size_t out_stride);
 
 }  // namespace bei

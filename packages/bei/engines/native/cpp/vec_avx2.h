@@ -61,6 +61,7 @@ inline __m128i to_bytes(F v) {
 }
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F load(const int32_t* p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline F load(const bf16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline F load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
 inline F load_part(const bf16* p, int n) {
@@ -71,6 +72,7 @@ inline F load_part(const bf16* p, int n) {
 
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
 inline void store(bf16* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v)); }
+inline void store(int32_t* p, W v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline void store(uint8_t* p, F v) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), to_bytes(v)); }
 template <class T>
 inline void store_part(T* p, F v, int n) {
@@ -79,7 +81,6 @@ inline void store_part(T* p, F v, int n) {
   std::memcpy(p, whole, n * sizeof(T));
 }
 
-inline W zero_words() { return _mm256_setzero_si256(); }
 inline W load_words(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
 inline W splat_word(const void* p) {
   int32_t word;
@@ -87,12 +88,10 @@ inline W splat_word(const void* p) {
   return _mm256_set1_epi32(word);
 }
 inline F as_floats(W w) { return _mm256_castsi256_ps(w); }
-inline W as_words(F f) { return _mm256_castps_si256(f); }
-inline F to_floats(W integers) { return _mm256_cvtepi32_ps(integers); }
 
-inline W dot(W acc, W a, W b, float) { return as_words(fma(as_floats(a), as_floats(b), as_floats(acc))); }
+inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
-inline W dot(W acc, W a, W b, bf16) {
+inline F dot(F acc, W a, W b, bf16) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
   acc = dot(acc, _mm256_and_si256(a, high), _mm256_and_si256(b, high), 0.f);
   return dot(acc, _mm256_slli_epi32(a, 16), _mm256_slli_epi32(b, 16), 0.f);

@@ -45,18 +45,19 @@ inline __m128i to_bytes(F v) {
 }
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F load(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 inline F load(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline F load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
 inline F load_part(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
 
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline void store(bf16* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(v)); }
+inline void store(int32_t* p, W v) { _mm512_storeu_si512(p, v); }
 inline void store(uint8_t* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bytes(v)); }
 inline void store_part(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
 inline void store_part(bf16* p, F v, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(v)); }
 inline void store_part(uint8_t* p, F v, int n) { _mm_mask_storeu_epi8(p, first(n), to_bytes(v)); }
 
-inline W zero_words() { return _mm512_setzero_si512(); }
 inline W load_words(const void* p) { return _mm512_load_si512(p); }
 inline W splat_word(const void* p) {
   int32_t word;
@@ -64,16 +65,14 @@ inline W splat_word(const void* p) {
   return _mm512_set1_epi32(word);
 }
 inline F as_floats(W w) { return _mm512_castsi512_ps(w); }
-inline W as_words(F f) { return _mm512_castps_si512(f); }
-inline F to_floats(W integers) { return _mm512_cvtepi32_ps(integers); }
 
 // acc + a * b, lane by lane, where a lane is one float,
-inline W dot(W acc, W a, W b, float) { return as_words(fma(as_floats(a), as_floats(b), as_floats(acc))); }
+inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
 // two bf16,
-inline W dot(W acc, W a, W b, bf16) {
+inline F dot(F acc, W a, W b, bf16) {
 #ifdef __AVX512BF16__
-  return as_words(_mm512_dpbf16_ps(as_floats(acc), (__m512bh)a, (__m512bh)b));
+  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
 #else
   const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   acc = dot(acc, _mm512_and_si512(a, high), _mm512_and_si512(b, high), 0.f);
