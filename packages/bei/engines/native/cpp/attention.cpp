@@ -5,7 +5,7 @@
 namespace bei {
 namespace {
 
-// The row of a panel of this column: how wide the panel is, and where its words begin.
+// The panel that a column is in: how wide it is, and where it begins, in words.
 struct Panel {
   int width;
   size_t words;
@@ -16,40 +16,66 @@ Panel panel_of(int column, int columns, int words) {
   return {std::min(kPanel, columns - start), static_cast<size_t>(start) * words};
 }
 
-// Keys as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel].
+uint32_t word_at(const void* p) {
+  uint32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+
+// Keys as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel]. Columns beyond the last key repeat it.
 template <class T>
-T* pack_keys(const Head<T>& h, Buffer& buffer) {
+const uint32_t* pack_keys(const Head<T>& h, Buffer& buffer) {
   constexpr int per = kPerWord<T>;
   const int words = round_up(h.head_size, per) / per, columns = round_up(h.keys, kLanes);
-  T* packed = buffer.get<T>(static_cast<size_t>(columns) * words * per);
-  for (int key = 0; key < columns; key++) {
-    const Panel panel = panel_of(key, columns, words);
-    T* to = packed + (panel.words + key % kPanel) * per;
-    const T* from = h.qkv.row(std::min(key, h.keys - 1)) + h.hidden + h.head * h.head_size;
-    for (int w = 0; w < words; w++, to += panel.width * per)
-      for (int i = 0; i < per; i++) to[i] = w * per + i < h.head_size ? from[w * per + i] : T{};
+  uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
+  for (int start = 0; start < columns; start += kLanes) {
+    const Panel panel = panel_of(start, columns, words);
+    uint32_t* to = packed + panel.words + start % kPanel;
+    const T* from[kLanes];
+    for (int i = 0; i < kLanes; i++)
+      from[i] = h.qkv.row(std::min(start + i, h.keys - 1)) + h.hidden + h.head * h.head_size;
+    for (int w = 0; w < h.head_size / per; w++, to += panel.width)
+      for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + w * per);
+    if (h.head_size % per)  // half a word, of bf16
+      for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + h.head_size - 1) & 0xffff;
   }
   return packed;
 }
 
-// Values as its rows: [head_size / kPanel][words of keys][kPanel].
+// One word of each column, from the rows of values that share it.
+void pack_words(const float* const* rows, int n, uint32_t* to) { std::memcpy(to, rows[0], n * sizeof(float)); }
+
+void pack_words(const bf16* const* rows, int n, uint32_t* to) {
+  for (int d = 0; d < n; d++) to[d] = rows[0][d].bits | static_cast<uint32_t>(rows[1][d].bits) << 16;
+}
+
+// Values as its rows: [head_size / kPanel][words of keys][kPanel]. Rows beyond the last key are zero.
 template <class T>
-T* pack_values(const Head<T>& h, Buffer& buffer) {
+const uint32_t* pack_values(const Head<T>& h, Buffer& buffer) {
   constexpr int per = kPerWord<T>;
   const int words = round_up(h.keys, per) / per, columns = round_up(h.head_size, kLanes);
-  T* packed = buffer.get<T>(static_cast<size_t>(columns) * words * per);
-  for (int key = 0; key < words * per; key++) {
-    const T* from = h.qkv.row(std::min(key, h.keys - 1)) + 2 * h.hidden + h.head * h.head_size;
+  uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
+  const std::vector<T> none(h.head_size);
+  for (int w = 0; w < words; w++) {
+    const T* rows[per];
+    for (int i = 0; i < per; i++) {
+      const int key = w * per + i;
+      rows[i] = key < h.keys ? h.qkv.row(key) + 2 * h.hidden + h.head * h.head_size : none.data();
+    }
     for (int start = 0; start < columns; start += kPanel) {
       const Panel panel = panel_of(start, columns, words);
-      T* to = packed + (panel.words + static_cast<size_t>(key / per) * panel.width) * per + key % per;
-      const int filled = key < h.keys ? std::min(panel.width, h.head_size - start) : 0;
-      for (int d = 0; d < filled; d++) to[d * per] = from[start + d];
-      for (int d = filled; d < panel.width; d++) to[d * per] = T{};
+      uint32_t* to = packed + panel.words + static_cast<size_t>(w) * panel.width;
+      const int filled = std::min(panel.width, h.head_size - start);
+      pack_words(rows, filled, to);
+      std::fill(to + filled, to + panel.width, 0);
+      for (const T*& row : rows) row += kPanel;
     }
   }
   return packed;
 }
+
+F exp2_for(F x, float) { return exp2(x); }
+F exp2_for(F x, bf16) { return quick_exp2(x); }
 
 // One row of scores to probabilities short of their sum, which is returned. `bias` is the one of the first key.
 template <class T>
@@ -65,7 +91,7 @@ float softmax(float* scores, int keys, float scale, const float* bias, T* probab
   const F from = splat(-largest(most) * log2_e);
   F sums = zero();
   for_vectors(keys, [&](int i, int lanes) {
-    const F p = select_first(lanes, exp2(fma(load(scores + i), splat(log2_e), from)), zero());
+    const F p = select_first(lanes, exp2_for(fma(load(scores + i), splat(log2_e), from), T{}), zero());
     sums = sums + p;
     store(probabilities + i, p);
   });
@@ -76,7 +102,7 @@ float softmax(float* scores, int keys, float scale, const float* bias, T* probab
 
 template <class T>
 void attention(const Head<T>& h, int first, int last, Scratch& scratch) {
-  const T *keys = pack_keys(h, scratch.keys), *values = pack_values(h, scratch.values);
+  const uint32_t *keys = pack_keys(h, scratch.keys), *values = pack_values(h, scratch.values);
   const int columns = round_up(h.keys, kLanes), size = round_up(h.head_size, kLanes);
   const int key_words = round_up(h.head_size, kPerWord<T>) / kPerWord<T>;
   const int value_words = round_up(h.keys, kPerWord<T>) / kPerWord<T>;
@@ -91,7 +117,7 @@ void attention(const Head<T>& h, int first, int last, Scratch& scratch) {
     const T* queries = h.qkv.row(row) + h.head * h.head_size;
     for (int key = 0; key < columns; key += kPanel) {
       const Panel panel = panel_of(key, columns, key_words);
-      multiply<T>(queries, h.qkv.stride * sizeof(T), rows, keys + panel.words * kPerWord<T>, panel.width / kLanes,
+      multiply<T>(queries, h.qkv.stride * sizeof(T), rows, keys + panel.words, panel.width / kLanes,
                   key_words, scores + key, columns);
     }
     for (int i = 0; i < rows; i++) {
@@ -100,7 +126,7 @@ void attention(const Head<T>& h, int first, int last, Scratch& scratch) {
     }
     for (int start = 0; start < size; start += kPanel) {
       const Panel panel = panel_of(start, size, value_words);
-      multiply<T>(probabilities, columns * sizeof(T), rows, values + panel.words * kPerWord<T>, panel.width / kLanes,
+      multiply<T>(probabilities, columns * sizeof(T), rows, values + panel.words, panel.width / kLanes,
                   value_words, products, panel.width);
       for (int i = 0; i < rows; i++) {
         T* to = h.context.row(row + i) + h.head * h.head_size + start;
