@@ -57,13 +57,17 @@ _MODEL = _options(
         show_default="config.yaml",
         help="The deployment: a Truss config.yaml with a trt_llm block.",
     ),
-    click.option("--engine", help="auto, torch or null; auto takes the fastest that runs here.  [default: auto]"),
-    click.option("--precision", help="auto, fp32, bf16 or fp16.  [default: auto]"),
+    click.option(
+        "--engine", help="auto, native, torch or null; auto takes the fastest that runs here.  [default: auto]"
+    ),
+    click.option("--precision", help="auto, fp32, bf16, fp16 or int8.  [default: auto]"),
     click.option("--threads", type=int, help="Processors to compute on.  [default: all that the container has]"),
     click.option("--pooling", help="first, last, mean, max, splade, …, where the checkpoint does not say."),
     click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
     click.option("--max-batch-size", type=int, help="Texts a batch."),
-    click.option("--cache-dir", type=click.Path(path_type=Path), help="Downloads.  [default: ~/.cache/bei]"),
+    click.option(
+        "--cache-dir", type=click.Path(path_type=Path), help="Downloads and built engines.  [default: ~/.cache/bei]"
+    ),
     click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error."),
 )
 _SERVER = _options(

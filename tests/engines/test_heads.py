@@ -5,18 +5,16 @@ import pytest
 import torch
 
 from bei.checkpoint.load import read
-from bei.engines.base import Batch
-from bei.engines.torch.engine import TorchEngine
-from tests.engines.test_torch_parity import cosines, sequences
+from bei.engines.base import Batch, Engine
+from tests.engines.test_parity import cosines, sequences
 from tests.tiny_models import FAMILIES, VOCAB, random_model, save
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
 CASES = [(family, seed) for family in FAMILIES for seed in range(3)]
 
 
-def engine_for(folder, model, **options) -> TorchEngine:
-    checkpoint = read(save(folder, model, pooling=None), "m", **options)
-    return TorchEngine(checkpoint, precision="fp32")
+def engine_for(make, folder, model, **options) -> Engine:
+    return make(read(save(folder, model, pooling=None), "m", **options), precision="fp32")
 
 
 def logits(model: torch.nn.Module, ids: list[list[int]]) -> list[np.ndarray]:
@@ -27,26 +25,26 @@ def logits(model: torch.nn.Module, ids: list[list[int]]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize(("family", "seed"), CASES)
-def test_sequence_classification(tmp_path, family, seed, labels):
+def test_sequence_classification(make, tmp_path, family, seed, labels):
     names = {i: f"label {i}" for i in range(labels)}
     model = random_model(family, seed, "ForSequenceClassification", id2label=names)
-    engine, ids = engine_for(tmp_path, model), sequences(seed)
+    engine, ids = engine_for(make, tmp_path, model), sequences(seed)
     assert np.abs(engine.run(Batch.pack(ids)) - np.stack(logits(model, ids))).max() <= 1e-5
 
 
 @pytest.mark.parametrize(("family", "seed"), CASES)
-def test_token_classification(tmp_path, family, seed):
+def test_token_classification(make, tmp_path, family, seed):
     model = random_model(family, seed, "ForTokenClassification", id2label=LABELS)
-    engine, ids = engine_for(tmp_path, model), sequences(seed)
+    engine, ids = engine_for(make, tmp_path, model), sequences(seed)
     rows = engine.run(Batch.pack(ids, rows="tokens"))
     assert np.abs(rows - np.concatenate(logits(model, ids))).max() <= 1e-5
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("family", "seed"), CASES)
-def test_splade(tmp_path, family, seed, tied):
+def test_splade(make, tmp_path, family, seed, tied):
     model = random_model(family, seed, "ForMaskedLM", tie_word_embeddings=tied)
-    engine, ids = engine_for(tmp_path, model, pooling="splade"), sequences(seed) * 2
+    engine, ids = engine_for(make, tmp_path, model, pooling="splade"), sequences(seed) * 2
     expected = np.stack([np.log1p(np.maximum(row, 0)).max(0) for row in logits(model, ids)])
     rows = engine.run(Batch.pack(ids))
     assert rows.shape == (len(ids), len(VOCAB))
@@ -55,22 +53,22 @@ def test_splade(tmp_path, family, seed, tied):
     assert np.abs(rows - alone).max() <= 1e-5
 
 
-def test_token_types_reach_a_pair(tmp_path):
+def test_token_types_reach_a_pair(make, tmp_path):
     model = random_model("bert", 0, "ForSequenceClassification", id2label={0: "relevant"})
     ids, types = [[2, 7, 3, 9, 10, 3]], [[0, 0, 0, 1, 1, 1]]
     with torch.no_grad():
         expected = model(torch.tensor(ids), token_type_ids=torch.tensor(types)).logits.numpy()
-    assert np.abs(engine_for(tmp_path, model).run(Batch.pack(ids, types)) - expected).max() <= 1e-5
+    assert np.abs(engine_for(make, tmp_path, model).run(Batch.pack(ids, types)) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_after_the_attended_see_and_are_not_seen(tmp_path, family):
+def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     """ColBERT's query expansion: the mask tokens are queries and no keys."""
     model = random_model(family)
     checkpoint = read(save(tmp_path, model), "m")
     ids = [[2, 7, 8, 4, 4, 4], [2, 9, 4, 4, 4, 4], [2, 7, 8, 9, 10, 3], [2, 3]]
     attended = [3, 2, None, None]
-    rows = TorchEngine(checkpoint, precision="fp32").run(Batch.pack(ids, attended=attended, rows="tokens"))
+    rows = make(checkpoint, precision="fp32").run(Batch.pack(ids, attended=attended, rows="tokens"))
     with torch.no_grad():
         expected = [
             model(torch.tensor([s]), attention_mask=torch.tensor([[int(i < (n or len(s))) for i in range(len(s))]]))
@@ -81,9 +79,9 @@ def test_tokens_after_the_attended_see_and_are_not_seen(tmp_path, family):
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"])
-def test_bf16_is_close(tmp_path, head):
+def test_bf16_is_close(make, tmp_path, head):
     model = random_model("bert", 0, head, id2label=LABELS)
     checkpoint = read(save(tmp_path, model, pooling=None), "m", pooling="splade" if head == "ForMaskedLM" else None)
     batch = Batch.pack(sequences())
-    exact, rounded = (TorchEngine(checkpoint, precision=p).run(batch) for p in ("fp32", "bf16"))
+    exact, rounded = (make(checkpoint, precision=p).run(batch) for p in ("fp32", "bf16"))
     assert cosines(exact, rounded).min() >= 0.999

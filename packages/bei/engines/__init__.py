@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from pathlib import Path
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Engine
@@ -11,11 +12,12 @@ from bei.settings import Settings
 log = logging.getLogger("bei")
 
 ENGINES = {
+    "native": "bei.engines.native.engine:NativeEngine",
     "torch": "bei.engines.torch.engine:TorchEngine",
     "null": "bei.engines.null:NullEngine",
 }
-AUTO = ("torch",)
-"""What `engine: auto` tries, fastest first. The null engine answers nonsense and is never chosen unasked."""
+"""The null engine answers nonsense and is never chosen unasked."""
+_NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
@@ -23,16 +25,24 @@ def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
     if settings.quantization != "no_quant":
         log.warning("quantization_type %s: no engine here has it yet; serving in 16 bits", settings.quantization)
     refusals = []
-    for name in AUTO if settings.engine == "auto" else (settings.engine,):
+    for name in _fastest_first() if settings.engine == "auto" else (settings.engine,):
         try:
-            engine = _class(name)(checkpoint, precision=settings.precision, threads=settings.threads)
+            engine = _class(name)(
+                checkpoint, precision=settings.precision, threads=settings.threads, cache_dir=settings.cache_dir
+            )
         except SetupError as exc:
+            log.warning("engine %s does not run here: %s", name, exc)
             refusals.append(f"{name}: {exc}")
             continue
         asked = "as asked" if settings.engine == name else "the fastest that runs here"
         log.info("engine %s: %s; %s on %s (%s)", name, asked, engine.precision, engine.device, engine.reason)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
+
+
+def _fastest_first() -> tuple[str, ...]:
+    """What `engine: auto` tries. torch alone uses a GPU."""
+    return ("torch", "native") if _NVIDIA.exists() else ("native", "torch")
 
 
 def _class(name: str) -> type:

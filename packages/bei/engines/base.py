@@ -5,6 +5,7 @@ A batch is tokens laid end to end with no padding; sequence b owns tokens cu_seq
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -78,8 +79,9 @@ class Engine(Protocol):
     streams: int
     token_budget: int
 
-    def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None):
-        """Upload the weights. Raises SetupError where this engine cannot run the checkpoint on this machine."""
+    def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None, cache_dir: Path | None):
+        """Upload the weights, or build what runs them into `cache_dir`, once. Raises SetupError where this engine
+        cannot run the checkpoint on this machine."""
         ...
 
     def run(self, batch: Batch) -> np.ndarray:

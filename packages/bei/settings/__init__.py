@@ -39,8 +39,8 @@ class Settings(BaseModel):
     max_num_tokens: Count
     max_batch_size: Count
 
-    engine: Literal["auto", "torch", "null"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    engine: Literal["auto", "native", "torch", "null"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     threads: Count | None = None
     tokenization_workers: Count | None = None
     pooling: PoolingSetting | None = None

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from bei import __version__
-from bei.architectures.spec import Dense, LayerNorm, Log1pRelu, Normalize, Stage
+from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch
 from bei.engines.cpus import available_cpus
 from bei.engines.native import abi, library, plan
 from bei.engines.native.isa import Level, level
-from bei.engines.native.pack import linear_names, pack_checkpoint
+from bei.engines.native.model import model_of
+from bei.engines.native.pack import pack_checkpoint
 from bei.errors import EngineFailed, SetupError
 
 log = logging.getLogger("bei")
+
+_BATCH_PRODUCTS = 15_000_000_000  # multiplications, about 0.15 s of one thread in bf16
 
 
 class NativeEngine:
@@ -27,19 +30,28 @@ class NativeEngine:
     those that have a long one."""
 
     name = "native"
-    token_budget = 1024
 
     def __init__(
-        self, checkpoint: Checkpoint, *, precision: str = "auto", threads: int | None = None, cache_dir: Path
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        cache_dir: Path,
+        isa: Level | None = None,
     ):
-        isa = level()
+        """`isa` is the processor's best but for tests."""
+        isa = isa or level()
+        folder = cache_dir.expanduser() / "native"
+        _check(checkpoint.spec)
         self.streams = threads or available_cpus()
         self.device = f"cpu x {self.streams}, {isa.name}"
         self.precision, self.reason = _choose(isa, precision)
+        self.token_budget = _token_budget(checkpoint.spec)
         self._spec = checkpoint.spec
-        self._plan = _plan(checkpoint, self.precision, isa, cache_dir.expanduser() / "native")
-        self._library = library.load(isa, cache_dir.expanduser() / "native")
-        self._model, self._kept = _model(checkpoint, self.precision, self._plan)
+        self._library = library.load(isa, folder)
+        self._plan = _plan(checkpoint, self.precision, isa, folder)
+        self._model, self._kept = model_of(checkpoint.spec, self.precision, self._plan)
         self._encoder = self._library.bei_encoder_create(ctypes.byref(self._model), self.streams)
         if not self._encoder:
             raise SetupError("out of memory")
@@ -62,6 +74,19 @@ class NativeEngine:
     def __del__(self):
         if getattr(self, "_encoder", None):
             self._library.bei_encoder_destroy(self._encoder)
+
+
+def _check(spec: EncoderSpec) -> None:
+    """Raises SetupError for a spec that the kernels do not express."""
+    for name in ("hidden_size", "intermediate_size", "embedding_size"):
+        if getattr(spec, name) % 2:
+            raise SetupError(f"{name} {getattr(spec, name)} is odd")
+
+
+def _token_budget(spec: EncoderSpec) -> int:
+    """Two blocks of rows (cpp/encoder.cpp) run as well as many; more save calls where a batch takes no time."""
+    per_layer = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
+    return min(1024, max(192, _BATCH_PRODUCTS // (spec.layers * per_layer)))
 
 
 def _choose(isa: Level, precision: str) -> tuple[str, str]:
@@ -92,61 +117,3 @@ def _plan(checkpoint: Checkpoint, precision: str, isa: Level, folder: Path) -> M
     megabytes, seconds = file.stat().st_size / 1e6, time.monotonic() - started
     log.info("plan %s: %.0f MB, %s in %.2f s", file, megabytes, "mapped" if found else "made", seconds)
     return arrays
-
-
-def _model(checkpoint: Checkpoint, precision: str, arrays: Mapping[str, np.ndarray]) -> tuple[abi.Model, list]:
-    """The model as the library reads it, and what must live as long."""
-    spec = checkpoint.spec
-    precisions = dict(linear_names(spec, precision))
-
-    def linear(name: str, inputs: int, outputs: int, activation: str = "identity") -> abi.Linear:
-        parts = (abi.address(arrays.get(f"{name}.{part}")) for part in ("panels", "scales", "sums", "bias"))
-        return abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precisions[name]], abi.ACTIVATIONS[activation])
-
-    def norm(name: str, size: int, eps: float = spec.norm_eps) -> abi.Norm:
-        return abi.Norm(abi.address(arrays[f"{name}.weight"]), abi.address(arrays[f"{name}.bias"]), size, eps)
-
-    def layer(name: str) -> abi.Layer:
-        hidden, inner = spec.hidden_size, spec.intermediate_size
-        return abi.Layer(
-            linear(f"{name}.qkv", hidden, 3 * hidden),
-            linear(f"{name}.out", hidden, hidden),
-            linear(f"{name}.up", hidden, inner, spec.activation),
-            linear(f"{name}.down", inner, hidden),
-            norm(f"{name}.attention_norm", hidden),
-            norm(f"{name}.ffn_norm", hidden),
-        )
-
-    def stage(name: str, of: Stage) -> abi.Stage:
-        match of:
-            case Dense(inputs, outputs, _, activation):
-                return abi.Stage(abi.DENSE, linear=linear(name, inputs, outputs, activation))
-            case LayerNorm(size, eps):
-                return abi.Stage(abi.LAYER_NORM, norm=norm(name, size, eps))
-            case Normalize():
-                return abi.Stage(abi.NORMALIZE)
-            case Log1pRelu():
-                return abi.Stage(abi.LOG1P_RELU)
-
-    def stages(part: str) -> ctypes.Array:
-        return abi.sequence(abi.Stage, [stage(f"{part}.{i}", of) for i, of in enumerate(getattr(spec, part))])
-
-    project = abi.Linear()
-    if spec.embedding_size != spec.hidden_size:
-        project = linear("embeddings.project", spec.embedding_size, spec.hidden_size)
-    layers = abi.sequence(abi.Layer, [layer(f"layers.{i}") for i in range(spec.layers)])
-    token_stages, row_stages = stages("token_head"), stages("head")
-    modes = abi.sequence(ctypes.c_int32, [abi.MODES[mode] for mode in spec.pooling.modes])
-    tables = ("embeddings.token", "embeddings.position", "embeddings.token_type", "relative_bias")
-    model = abi.Model(
-        abi.PRECISIONS[precision],
-        *(spec.vocab_size, spec.hidden_size, spec.heads, spec.intermediate_size),
-        *(spec.max_tokens, spec.token_types, spec.embedding_size),
-        *(abi.address(arrays.get(name)) for name in tables),
-        norm("embeddings.norm", spec.embedding_size),
-        project,
-        *(layers, len(layers)),
-        *(token_stages, row_stages, len(token_stages), len(row_stages)),
-        *(modes, len(modes), spec.pooling.include_prompt),
-    )
-    return model, [arrays, layers, token_stages, row_stages, modes]

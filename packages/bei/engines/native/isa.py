@@ -1,6 +1,5 @@
 """The instruction sets that the C++ is compiled for, the fastest first, chosen by what the processor reports."""
 
-import os
 import platform
 from collections.abc import Set
 from dataclasses import dataclass
@@ -52,15 +51,14 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:
 
 
 def level(flags: Set[str] | None = None) -> Level:
-    """The first level that the processor has, or the one that BEI_ISA names. Raises SetupError."""
-    flags = processor_flags() if flags is None else flags
-    runnable = [level for level in LEVELS if flags.issuperset(level.features)]
+    """The first level that the processor has. Raises SetupError where it has none."""
+    runnable = levels(flags)
     if not runnable:
-        raise SetupError("the processor has no AVX2")
-    asked = os.environ.get("BEI_ISA")
-    if asked is None:
-        return runnable[0]
-    found = next((level for level in runnable if level.name == asked), None)
-    if found is None:
-        raise SetupError(f"BEI_ISA={asked}: this processor has {', '.join(level.name for level in runnable)}")
-    return found
+        raise SetupError("the processor has no AVX2, or does not say so")
+    return runnable[0]
+
+
+def levels(flags: Set[str] | None = None) -> list[Level]:
+    """Every level that the processor has."""
+    flags = processor_flags() if flags is None else flags
+    return [level for level in LEVELS if flags.issuperset(level.features)]

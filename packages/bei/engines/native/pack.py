@@ -66,8 +66,8 @@ def stage_precision(spec: EncoderSpec, name: str, stage: Dense, precision: str) 
 
 
 def pack_linear(weight: np.ndarray, bias: np.ndarray | None, precision: str, level: Level) -> dict[str, np.ndarray]:
-    """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column and
-    the sum of its bytes; columns are the outputs rounded up to whole vectors, their words zero."""
+    """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column
+    and the sum of its bytes; columns are the outputs rounded up to whole vectors, with zeros."""
     outputs, inputs = weight.shape
     per_word = _PER_WORD[precision]
     words, columns = -(-inputs // per_word), -(-outputs // level.lanes) * level.lanes
@@ -83,6 +83,7 @@ def pack_linear(weight: np.ndarray, bias: np.ndarray | None, precision: str, lev
         padded = np.rint(padded / scales[:, None]).astype(np.int8)
         packed["scales"], packed["sums"] = scales, padded.sum(1, dtype=np.float32)
     whole = columns // level.panel * level.panel
-    panels = [padded[:whole].reshape(-1, level.panel, words, per_word), padded[None, whole:].reshape(1, -1, words, per_word)]
-    packed["panels"] = np.concatenate([panel.swapaxes(1, 2).ravel() for panel in panels])
+    full = padded[:whole].reshape(-1, level.panel, words, per_word)
+    rest = padded[whole:].reshape(1, columns - whole, words, per_word)
+    packed["panels"] = np.concatenate([panels.swapaxes(1, 2).ravel() for panels in (full, rest)])
     return packed

@@ -1,6 +1,8 @@
 """The engine's file: packed weights, made once, then mapped and shared between processes, like a TensorRT plan.
 
-magic | offset of the table | arrays, each at a multiple of 64 bytes | table: JSON {key, arrays: [name, dtype, shape, offset]}
+magic | offset of the table | arrays, each at a multiple of 64 bytes | table, JSON
+
+The table is {key, arrays: [[name, dtype, shape, offset], …]}.
 """
 
 import json

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import RelativeBias
 from bei.engines.torch.layout import Group
 
 
@@ -34,25 +33,13 @@ def unseen_bias(attended: np.ndarray, length: int) -> Tensor | None:
 
 
 class BiasTable:
-    """The relative bias of every distance, from the weights [buckets, heads]."""
+    """The relative bias of every distance."""
 
-    def __init__(self, spec: RelativeBias, weights: Tensor, max_tokens: int):
-        distances = torch.arange(1 - max_tokens, max_tokens)
-        self._by_distance = weights[_buckets(distances, spec).to(weights.device)].T.contiguous()  # [heads, 2 * max - 1]
-        self._zero = max_tokens - 1
+    def __init__(self, by_distance: Tensor):
+        self._by_distance = by_distance  # [heads, 2 * max_tokens - 1]
 
     def of(self, length: int) -> Tensor:
         """[heads, length, length]: row i, column j holds the bias of distance j - i."""
-        near = self._by_distance[:, self._zero - length + 1 : self._zero + length]
+        zero = self._by_distance.shape[1] // 2
+        near = self._by_distance[:, zero + 1 - length : zero + length]
         return near.unfold(1, length, 1).flip(1)
-
-
-def _buckets(distance: Tensor, spec: RelativeBias) -> Tensor:
-    """key position - query position → bucket: exact when near, logarithmic when far, signs apart (T5, bidirectional;
-    transformers, MPNetEncoder.relative_position_bucket)."""
-    half = spec.buckets // 2
-    exact = half // 2
-    size = distance.abs()
-    scale = (half - exact) / math.log(spec.max_distance / exact)
-    far = exact + (torch.log(size.clamp(min=1).float() / exact) * scale).long()
-    return torch.where(size < exact, size, far.clamp(max=half - 1)) + half * (distance > 0)

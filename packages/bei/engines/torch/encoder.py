@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bei.architectures.spec import Activation, EncoderSpec
 from bei.engines.base import Batch
+from bei.engines.relative_bias import bias_by_distance
 from bei.engines.torch.attention import BiasTable, packed_attention, unseen_bias
 from bei.engines.torch.layout import Group, Layout
 from bei.engines.torch.linear import Linear, PackedLinear, linear_class, spare_rows
@@ -30,7 +31,9 @@ class Encoder:
         self._layers = [_Layer(spec, weights, f"layers.{i}", linear) for i in range(spec.layers)]
         self._relative = None
         if spec.relative_bias:
-            self._relative = BiasTable(spec.relative_bias, weights.matrix("relative_bias"), spec.max_tokens)
+            exact = weights.exact("relative_bias").cpu().numpy()
+            by_distance = torch.from_numpy(bias_by_distance(spec.relative_bias, exact, spec.max_tokens))
+            self._relative = BiasTable(by_distance.to(weights.device, weights.dtype))
 
     def __call__(self, batch: Batch, layout: Layout) -> Tensor:
         """float32 states in the order of `layout`."""

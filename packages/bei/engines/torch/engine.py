@@ -1,5 +1,7 @@
 """torch: any CPU, and CUDA where there is one; the reference that other engines are held against."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -21,7 +23,14 @@ class TorchEngine:
     name = "torch"
     streams = 1
 
-    def __init__(self, checkpoint: Checkpoint, *, precision: str = "auto", threads: int | None = None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+    ):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._threads = threads or available_cpus()
         self.precision, self.reason = _choose(self._device, precision)
@@ -42,6 +51,8 @@ class TorchEngine:
 
 def _choose(device: torch.device, precision: str) -> tuple[str, str]:
     """The precision and the reason for it. Raises SetupError for one that the device does not have."""
+    if precision == "int8":
+        raise SetupError("int8 is the native engine's")
     if device.type == "cuda":
         fast = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         return (fast, f"{fast} is native to this GPU") if precision == "auto" else (precision, "as asked")

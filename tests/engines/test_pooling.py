@@ -1,6 +1,7 @@
-"""Pooling on the device against the numpy oracle, and the oracle against sentence-transformers."""
+"""Pooling in each engine against the numpy oracle, and the oracle against sentence-transformers."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,17 @@ def test_device_equals_oracle(sizes, include_prompt, modes):
     spec, layout = Pooling(modes, include_prompt), Layout.of(batch)
     rows = layout.unsort_rows(pooling.pool(torch.from_numpy(states[layout.tokens]), batch, layout, spec))
     np.testing.assert_allclose(rows.numpy(), base.pool(states, batch, spec), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("modes", COMBINATIONS, ids="+".join)
+def test_rows_are_the_pooled_states(make, tiny_checkpoint, modes, include_prompt):
+    spec = replace(tiny_checkpoint.spec, pooling=Pooling(modes, include_prompt))
+    engine = make(replace(tiny_checkpoint, spec=spec), precision="fp32")
+    ids, prompts = [[7] * n for n in (1, 4, 64, 9, 30)], [0, 2, 60, 9, 1]
+    states = engine.run(base.Batch.pack(ids, rows="tokens"))
+    batch = base.Batch.pack(ids, prompt_tokens=prompts)
+    np.testing.assert_allclose(engine.run(batch), base.pool(states, batch, spec.pooling), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("prompt", [0, 3])
