@@ -20,6 +20,7 @@ class Linear(Structure):
         ("scales", c_void_p),
         ("sums", c_void_p),
         ("bias", c_void_p),
+        ("input_scales", c_void_p),
         ("inputs", c_int32),
         ("outputs", c_int32),
         ("precision", c_int32),
@@ -67,6 +68,7 @@ class Model(Structure):
         ("modes", POINTER(c_int32)),
         ("mode_count", c_int32),
         ("include_prompt", c_int32),
+        ("input_peaks", c_void_p),
     ]
 
 

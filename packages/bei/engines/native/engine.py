@@ -1,4 +1,4 @@
-"""native: x-86-64 processors, by fused kernels over packed tokens (cpp/). Needs a C++ compiler once, and no torch."""
+"""native: x86-64 processors, by fused kernels over packed tokens (cpp/). Needs a C++ compiler once, and no torch."""
 
 import ctypes
 import hashlib
@@ -14,11 +14,12 @@ from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch
 from bei.engines.cpus import available_cpus
-from bei.engines.native import abi, library, plan
+from bei.engines.native import library, plan
+from bei.engines.native.calibrate import input_peaks
+from bei.engines.native.encoder import Encoder
 from bei.engines.native.isa import Level, level
-from bei.engines.native.model import model_of
 from bei.engines.native.pack import pack_checkpoint
-from bei.errors import EngineFailed, SetupError
+from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
@@ -48,32 +49,12 @@ class NativeEngine:
         self.device = f"cpu x {self.streams}, {isa.name}"
         self.precision, self.reason = _choose(isa, precision)
         self.token_budget = _token_budget(checkpoint.spec)
-        self._spec = checkpoint.spec
-        self._library = library.load(isa, folder)
-        self._plan = _plan(checkpoint, self.precision, isa, folder)
-        self._model, self._kept = model_of(checkpoint.spec, self.precision, self._plan)
-        self._encoder = self._library.bei_encoder_create(ctypes.byref(self._model), self.streams)
-        if not self._encoder:
-            raise SetupError("out of memory")
+        loaded = library.load(isa, folder)
+        arrays = _plan(checkpoint, self.precision, isa, loaded, folder)
+        self._encoder = Encoder(loaded, checkpoint.spec, self.precision, arrays, self.streams)
 
     def run(self, batch: Batch) -> np.ndarray:
-        arrays = [
-            np.ascontiguousarray(array, np.int32)
-            for array in (batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended)
-        ]
-        if batch.rows == "tokens":
-            run, shape = self._library.bei_encoder_tokens, (len(batch.input_ids), self._spec.token_size)
-        else:
-            run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
-        rows = np.empty(shape, np.float32)
-        status = run(self._encoder, abi.Batch(*map(abi.address, arrays), len(batch)), abi.address(rows))
-        if status:
-            raise EngineFailed(f"native engine: {abi.ERRORS[status]}")
-        return rows
-
-    def __del__(self):
-        if getattr(self, "_encoder", None):
-            self._library.bei_encoder_destroy(self._encoder)
+        return self._encoder.run(batch)
 
 
 def _check(spec: EncoderSpec) -> None:
@@ -100,19 +81,21 @@ def _choose(isa: Level, precision: str) -> tuple[str, str]:
     return "fp32", "the processor has no bf16 instructions"
 
 
-def _plan(checkpoint: Checkpoint, precision: str, isa: Level, folder: Path) -> Mapping[str, np.ndarray]:
+def _plan(
+    checkpoint: Checkpoint, precision: str, isa: Level, loaded: ctypes.CDLL, folder: Path
+) -> Mapping[str, np.ndarray]:
     """The packed weights, mapped from the cache, or made into it."""
     started = time.monotonic()
-    identity = (
-        checkpoint.tensors.fingerprint(folder), checkpoint.spec, precision, isa, library.source_hash(), __version__
-    )  # fmt: skip
+    weights, made_by = checkpoint.tensors.fingerprint(folder), library.source_hash(Path(__file__).parent)
+    identity = (weights, checkpoint.spec, precision, isa, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
     file = folder / f"{key[:32]}.plan"
     arrays = plan.read(file, key)
     found = arrays is not None
     if not found:
         log.info("packing the weights in %s for %s ...", precision, isa.name)
-        plan.write(file, key, pack_checkpoint(checkpoint, precision, isa))
+        peaks = input_peaks(checkpoint, loaded, isa, folder) if precision == "int8" else {}
+        plan.write(file, key, pack_checkpoint(checkpoint, precision, isa, peaks))
         arrays = plan.read(file, key)
     megabytes, seconds = file.stat().st_size / 1e6, time.monotonic() - started
     log.info("plan %s: %.0f MB, %s in %.2f s", file, megabytes, "mapped" if found else "made", seconds)

@@ -26,11 +26,12 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 @cache
-def source_hash() -> str:
-    """Of every source file and option."""
+def source_hash(folder: Path = _SOURCES) -> str:
+    """Of every source file under `folder`, and of the compiler's options."""
     digest = hashlib.sha256(repr((_OPTIONS, _LINK)).encode())
-    for file in sorted(_SOURCES.iterdir()):
-        digest.update(file.name.encode() + file.read_bytes())
+    for file in sorted(folder.rglob("*.*")):
+        if file.suffix in (".py", ".cpp", ".h"):
+            digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from bei.architectures.spec import Activation, Dense, EncoderSpec, LayerNorm, Lo
 from bei.engines.native import abi
 from bei.engines.native.pack import linear_names
 
+_LINEAR = ("panels", "scales", "sums", "bias", "input_scales")
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -38,7 +39,7 @@ class _Reader:
         self._spec, self._arrays, self._precisions = spec, arrays, precisions
 
     def linear(self, name: str, inputs: int, outputs: int, activation: Activation = "identity") -> abi.Linear:
-        parts = (abi.address(self._arrays.get(f"{name}.{part}")) for part in ("panels", "scales", "sums", "bias"))
+        parts = (abi.address(self._arrays.get(f"{name}.{part}")) for part in _LINEAR)
         precision = abi.PRECISIONS[self._precisions[name]]
         return abi.Linear(*parts, inputs, outputs, precision, abi.ACTIVATIONS[activation])
 

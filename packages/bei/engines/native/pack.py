@@ -1,6 +1,7 @@
 """Weights as the kernels read them (cpp/linear.h): panels of columns, side by side what one instruction multiplies."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -14,8 +15,11 @@ _PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 Arrays = Iterator[tuple[str, np.ndarray]]
 
 
-def pack_checkpoint(checkpoint: Checkpoint, precision: str, level: Level) -> Arrays:
-    """Every array of the plan by name, one at a time: no more than one matrix is in memory."""
+def pack_checkpoint(
+    checkpoint: Checkpoint, precision: str, level: Level, input_peaks: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> Arrays:
+    """Every array of the plan by name, one at a time: no more than one matrix is in memory. `input_peaks` are those of
+    calibrate.py, for int8."""
     spec, tensors = checkpoint.spec, checkpoint.tensors
 
     def exact(name: str) -> np.ndarray:
@@ -32,7 +36,8 @@ def pack_checkpoint(checkpoint: Checkpoint, precision: str, level: Level) -> Arr
         yield f"{name}.bias", exact(f"{name}.bias")
     for name, of in linear_names(spec, precision):
         bias = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
-        for part, array in pack_linear(exact(f"{name}.weight"), bias, of, level).items():
+        packed = pack_linear(exact(f"{name}.weight"), bias, of, level, input_peaks.get(name))
+        for part, array in packed.items():
             yield f"{name}.{part}", array
 
 
@@ -65,15 +70,24 @@ def stage_precision(spec: EncoderSpec, name: str, stage: Dense, precision: str) 
     return precision if name.startswith("token_head") and stage.outputs >= spec.hidden_size else "fp32"
 
 
-def pack_linear(weight: np.ndarray, bias: np.ndarray | None, precision: str, level: Level) -> dict[str, np.ndarray]:
+def pack_linear(
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    precision: str,
+    level: Level,
+    input_peaks: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column
     and the sum of its bytes; columns are the outputs rounded up to whole vectors, with zeros."""
+    packed = {}
+    if input_peaks is not None:
+        weight, packed["input_scales"] = _smooth(weight, input_peaks)
     outputs, inputs = weight.shape
     per_word = _PER_WORD[precision]
     words, columns = -(-inputs // per_word), -(-outputs // level.lanes) * level.lanes
     padded = np.zeros((columns, words * per_word), np.float32)
     padded[:outputs, :inputs] = weight
-    packed = {"bias": np.zeros(columns, np.float32)}
+    packed["bias"] = np.zeros(columns, np.float32)
     if bias is not None:
         packed["bias"][:outputs] = bias
     if precision == "bf16":
@@ -87,3 +101,11 @@ def pack_linear(weight: np.ndarray, bias: np.ndarray | None, precision: str, lev
     rest = padded[whole:].reshape(1, columns - whole, words, per_word)
     packed["panels"] = np.concatenate([panels.swapaxes(1, 2).ravel() for panels in (full, rest)])
     return packed
+
+
+def _smooth(weight: np.ndarray, input_peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weight and the scales of its inputs, such that a product of the two is what it was, and inputs that reach far
+    leave the others more of a byte's range (SmoothQuant, arXiv:2211.10438, eq. 4, with an alpha of 1/2)."""
+    strength = np.sqrt(np.maximum(input_peaks, 1e-3) / np.maximum(np.abs(weight).max(0), 1e-5))
+    strength /= strength.mean()
+    return weight * strength, 1 / strength

@@ -14,11 +14,12 @@ enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_SUM, BEI_MEAN_SQRT_LEN, BEI_W
 enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY };
 
 // y = activation(x * weights + bias). `panels` is the matrix as engines/native/pack.py lays it out, aligned to 64 bytes;
-// `scales` and `sums` (the sum of each column's bytes) are those of INT8, null otherwise.
+// `scales` and `sums` (the sum of each column's bytes) are those of INT8, null otherwise; `input_scales`, null for none,
+// are multiplied into its inputs before they are rounded, and are divided out of the matrix.
 // Vectors are as long as the outputs, rounded up to a panel's lanes.
 typedef struct {
   const void* panels;
-  const float *scales, *sums, *bias;
+  const float *scales, *sums, *bias, *input_scales;
   int32_t inputs, outputs, precision, activation;
 } BeiLinear;
 
@@ -41,7 +42,9 @@ typedef struct {
 
 // `tokens` and `positions` (from the first token's on) are [rows, embedding_size] in float32, and so is `types`, null
 // where there are none. `project` has null panels where embedding and hidden size are one. `relative_bias` is
-// [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is none.
+// [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is none. `input_peaks`, null
+// where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv` and of `up`; of one
+// thread only.
 typedef struct {
   int32_t precision, vocab_size, hidden_size, heads, intermediate_size, max_tokens, type_count, embedding_size;
   const float *tokens, *positions, *types, *relative_bias;
@@ -53,6 +56,7 @@ typedef struct {
   int32_t token_stage_count, stage_count;
   const int32_t* modes;
   int32_t mode_count, include_prompt;
+  float* input_peaks;
 } BeiModel;
 
 // engines/base.py says what each is.

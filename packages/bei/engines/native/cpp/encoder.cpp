@@ -119,22 +119,22 @@ class EncoderIn final : public BeiEncoder {
   // one's queries, keys and values by itself.
   void forward(Run& run) {
     each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
-      const Rows<Operand> operands = embed(run, first, rows, scratch);
-      project_qkv(run, 0, operands, first, rows);
+      embed(run, first, rows, scratch);
+      project_qkv(run, 0, first, rows, scratch);
     });
     const std::vector<Part> parts = attention_parts(run.batch);
     for (int i = 0; i < model_.layer_count; i++) {
       crew_.each(static_cast<int>(parts.size()), *run.scratch,
                  [&](int part, Scratch& scratch) { attend(run, parts[part], scratch); });
       each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
-        const Rows<Operand> operands = finish_layer(run, model_.layers[i], first, rows, scratch);
-        if (i + 1 < model_.layer_count) project_qkv(run, i + 1, operands, first, rows);
+        finish_layer(run, i, first, rows, scratch);
+        if (i + 1 < model_.layer_count) project_qkv(run, i + 1, first, rows, scratch);
       });
     }
   }
 
-  // The sum of the embeddings, its norm, and the projection to the layers' width; returns operands of the rows of x.
-  Rows<Operand> embed(const Run& run, int first, int rows, Scratch& scratch) {
+  // The sum of the embeddings, its norm, and the projection to the layers' width, in x.
+  void embed(const Run& run, int first, int rows, Scratch& scratch) {
     const int size = model_.embedding_size;
     const bool project = model_.project.panels;
     const Rows<float> sums =
@@ -147,13 +147,11 @@ class EncoderIn final : public BeiEncoder {
       add_embeddings(run.batch, token, token - run.batch.cu_seqlens[sequence], sums.row(row));
       layer_norm(model_.embedding_norm, sums.row(row), sums.row(row));
     }
-    Rows<Operand> operands = scratch.operands.get<Operand>(rows, std::max(size, model_.hidden_size));
-    for (int row = 0; row < rows; row++) to_operands(sums.row(row), size, operands, row);
-    if (!project) return operands;
+    if (!project) return;
+    const Rows<Operand> operands = scratch.operands.get<Operand>(rows, size);
+    for (int row = 0; row < rows; row++) to_operands(sums.row(row), model_.project, operands, row);
     linear(model_.project, operands, rows,
            [&](int row, int column, F v) { store(run.x.row(first + row) + column, v); });
-    for (int row = 0; row < rows; row++) to_operands(run.x.row(first + row), model_.hidden_size, operands, row);
-    return operands;
   }
 
   void add_embeddings(const BeiBatch& batch, int token, int position, float* sum) const {
@@ -168,9 +166,25 @@ class EncoderIn final : public BeiEncoder {
     });
   }
 
-  void project_qkv(const Run& run, int layer, const Rows<Operand>& operands, int first, int rows) const {
-    linear(model_.layers[layer].qkv, operands, rows,
+  void project_qkv(const Run& run, int layer, int first, int rows, Scratch& scratch) const {
+    const BeiLinear& qkv = model_.layers[layer].qkv;
+    linear(qkv, inputs(run, qkv, 2 * layer, first, rows, scratch), rows,
            [&](int row, int column, F v) { store(run.qkv.row(first + row) + column, v); });
+  }
+
+  // Rows of x as operands of `weights`, the n-th to take them.
+  Rows<Operand> inputs(const Run& run, const BeiLinear& weights, int n, int first, int rows, Scratch& scratch) const {
+    const Rows<Operand> operands = scratch.operands.get<Operand>(rows, weights.inputs);
+    for (int row = 0; row < rows; row++) {
+      const float* x = run.x.row(first + row);
+      to_operands(x, weights, operands, row);
+      if (model_.input_peaks) raise(model_.input_peaks + static_cast<size_t>(n) * weights.inputs, x, weights.inputs);
+    }
+    return operands;
+  }
+
+  static void raise(float* peaks, const float* x, int n) {
+    for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
   std::vector<Part> attention_parts(const BeiBatch& batch) const {
@@ -200,39 +214,35 @@ class EncoderIn final : public BeiEncoder {
     attention(head, part.first, part.last, scratch);
   }
 
-  // From the attention's context to the layer's output, in x; returns operands of it.
-  Rows<Operand> finish_layer(const Run& run, const BeiLayer& layer, int first, int rows, Scratch& scratch) const {
-    const Rows<Operand> operands = scratch.operands.get<Operand>(rows, model_.hidden_size);
+  // From the attention's context to the layer's output, in x.
+  void finish_layer(const Run& run, int i, int first, int rows, Scratch& scratch) const {
+    const BeiLayer& layer = model_.layers[i];
     const auto add_to_x = [&](int row, int column, F v) {
       float* x = run.x.row(first + row) + column;
       store(x, load(x) + v);
     };
     const auto normalize_x = [&](const BeiNorm& norm) {
-      for (int row = 0; row < rows; row++) {
-        float* x = run.x.row(first + row);
-        layer_norm(norm, x, x);
-        to_operands(x, norm.size, operands, row);
-      }
+      for (int row = 0; row < rows; row++) layer_norm(norm, run.x.row(first + row), run.x.row(first + row));
     };
     const Rows<Stored> context{run.context.row(first), run.context.stride};
-    linear(layer.out, as_operands(context, model_.hidden_size, rows, scratch.inner_operands), rows, add_to_x);
+    linear(layer.out, as_operands(context, layer.out, rows, scratch.inner_operands), rows, add_to_x);
     normalize_x(layer.attention_norm);
+    const Rows<Operand> operands = inputs(run, layer.up, 2 * i + 1, first, rows, scratch);
     const Rows<Stored> inner = scratch.inner.get<Stored>(rows, model_.intermediate_size);
     with_activation(layer.up.activation, sizeof(Stored) < 4, [&](auto activation) {
       linear(layer.up, operands, rows,
              [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
     });
-    linear(layer.down, as_operands(inner, model_.intermediate_size, rows, scratch.inner_operands), rows, add_to_x);
+    linear(layer.down, as_operands(inner, layer.down, rows, scratch.inner_operands), rows, add_to_x);
     normalize_x(layer.ffn_norm);
-    return operands;
   }
 
-  static Rows<Operand> as_operands(const Rows<Stored>& stored, int width, int rows, RowBuffer& buffer) {
+  static Rows<Operand> as_operands(const Rows<Stored>& stored, const BeiLinear& weights, int rows, RowBuffer& buffer) {
     if constexpr (std::is_same_v<Operand, Stored>) {
       return stored;
     } else {
-      const Rows<Operand> operands = buffer.get<Operand>(rows, width);
-      for (int row = 0; row < rows; row++) to_operands(stored.row(row), width, operands, row);
+      const Rows<Operand> operands = buffer.get<Operand>(rows, weights.inputs);
+      for (int row = 0; row < rows; row++) to_operands(stored.row(row), weights, operands, row);
       return operands;
     }
   }

@@ -6,17 +6,23 @@
 namespace bei {
 namespace {
 
+// The activation has a pass of its own: these rows are few, and short of it the code is compiled once.
 template <class T>
 void dense(const BeiLinear& weights, const Rows<T>& operands, int rows, const Rows<float>& out) {
+  linear(weights, operands, rows, [&](int row, int column, F v) { store(out.row(row) + column, v); });
+  if (weights.activation == BEI_IDENTITY) return;
   with_activation(weights.activation, false, [&](auto activation) {
-    linear(weights, operands, rows, [&](int row, int column, F v) { store(out.row(row) + column, activation(v)); });
+    for (int row = 0; row < rows; row++) {
+      float* y = out.row(row);
+      for_vectors(weights.outputs, [&](int i, int) { store(y + i, activation(load(y + i))); });
+    }
   });
 }
 
 template <class T>
 void rounded_dense(const BeiLinear& weights, const Rows<float>& x, int rows, const Rows<float>& out, Scratch& scratch) {
   const Rows<T> operands = scratch.operands.get<T>(rows, weights.inputs);
-  for (int row = 0; row < rows; row++) to_operands(x.row(row), weights.inputs, operands, row);
+  for (int row = 0; row < rows; row++) to_operands(x.row(row), weights, operands, row);
   dense(weights, operands, rows, out);
 }
 

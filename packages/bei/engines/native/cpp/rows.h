@@ -6,31 +6,31 @@
 
 namespace bei {
 
-// Round a row of floats, or of bf16, to the operands of the next product.
-template <class S>
-inline void to_operands(const S* x, int n, const Rows<float>& to, int row) {
-  for_vectors(n, [&](int i, int lanes) { store_lanes(to.row(row) + i, load_lanes(x + i, lanes), lanes); });
-}
-
-template <class S>
-inline void to_operands(const S* x, int n, const Rows<bf16>& to, int row) {
-  for_vectors(n, [&](int i, int lanes) { store_lanes(to.row(row) + i, load_lanes(x + i, lanes), lanes); });
+// Round a row of floats, or of bf16, to the operands of the product with `weights`.
+template <class S, class T>
+inline void to_operands(const S* x, const BeiLinear& weights, const Rows<T>& to, int row) {
+  for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(to.row(row) + i, load_lanes(x + i, lanes), lanes); });
 }
 
 // To bytes whose range is the row's own: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
 template <class S>
-inline void to_operands(const S* x, int n, const Rows<uint8_t>& to, int row) {
-  F low = zero(), high = zero();
-  for_vectors(n, [&](int i, int lanes) {
+inline void to_operands(const S* x, const BeiLinear& weights, const Rows<uint8_t>& to, int row) {
+  const float* scales = weights.input_scales;
+  const auto scaled = [&](int i, int lanes) {
     const F v = load_lanes(x + i, lanes);
+    return scales ? v * load_lanes(scales + i, lanes) : v;
+  };
+  F low = zero(), high = zero();
+  for_vectors(weights.inputs, [&](int i, int lanes) {
+    const F v = scaled(i, lanes);
     low = min(low, v), high = max(high, v);
   });
   const float least = smallest(low);
   const float scale = std::max((largest(high) - least) / kByteLevels, 1e-12f), offset = std::nearbyint(-least / scale);
   to.scales[row] = scale, to.zeros[row] = offset;
   const F by = splat(1.f / scale), from = splat(offset), most = splat(kByteLevels);
-  for_vectors(n, [&](int i, int lanes) {
-    store_lanes(to.row(row) + i, min(fma(load_lanes(x + i, lanes), by, from), most), lanes);
+  for_vectors(weights.inputs, [&](int i, int lanes) {
+    store_lanes(to.row(row) + i, min(fma(scaled(i, lanes), by, from), most), lanes);
   });
 }
 

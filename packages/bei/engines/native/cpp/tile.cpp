@@ -6,10 +6,19 @@
 namespace bei {
 namespace {
 
-// The accumulators stay in registers: the loops over them have constant bounds, and the compiler unrolls them whole.
+template <class T>
+struct Accumulator {
+  F vector;
+};
+template <>
+struct Accumulator<uint8_t> {
+  W vector;
+};
+
+// The sums stay in registers: the loops over them have constant bounds, and the compiler unrolls them whole.
 template <class T, int Rows, int Vectors>
 void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* out, size_t out_stride) {
-  using Vector = std::conditional_t<sizeof(T) == 1, W, F>;
+  using Vector = decltype(Accumulator<T>::vector);
   Vector sums[Rows][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; i++)

@@ -1,0 +1,34 @@
+"""How far the inputs of a model's products reach: what int8 needs to know of a model beyond its weights."""
+
+import ctypes
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Batch
+from bei.engines.native import plan
+from bei.engines.native.encoder import Encoder
+from bei.engines.native.isa import Level
+from bei.engines.native.pack import pack_checkpoint
+
+_SEQUENCES, _TOKENS = 8, 32
+
+
+def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, level: Level, folder: Path) -> dict[str, np.ndarray]:
+    """The largest size of each input of `layers.{i}.qkv` and `layers.{i}.up`: float32[hidden].
+
+    Seen on random tokens in bf16: the few inputs that reach far are the model's own, whatever it reads. (MiniLM's worst
+    cosine of 1,000 texts: 0.993 without, 0.997 with these peaks, 0.996 with those of real sentences.)
+    """
+    spec = checkpoint.spec
+    peaks = np.zeros((spec.layers, 2, spec.hidden_size), np.float32)
+    tokens = np.random.default_rng(0).integers(spec.vocab_size, size=(_SEQUENCES, min(_TOKENS, spec.max_tokens)))
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        file = Path(temporary) / "bf16.plan"
+        plan.write(file, "", pack_checkpoint(checkpoint, "bf16", level))
+        encoder = Encoder(library, spec, "bf16", plan.read(file, ""), threads=1, input_peaks=peaks)
+        encoder.run(Batch.pack(tokens.tolist()))
+    names = [(f"layers.{i}.qkv", f"layers.{i}.up") for i in range(spec.layers)]
+    return {name: peaks[i, j] for i, of_layer in enumerate(names) for j, name in enumerate(of_layer)}

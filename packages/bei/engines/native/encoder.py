@@ -1,0 +1,55 @@
+"""A model in the library's hands."""
+
+import ctypes
+from collections.abc import Mapping
+
+import numpy as np
+
+from bei.architectures.spec import EncoderSpec
+from bei.engines.base import Batch
+from bei.engines.native import abi
+from bei.engines.native.model import model_of
+from bei.errors import EngineFailed, SetupError
+
+
+class Encoder:
+    """Runs the arrays of a plan; safe to call from several threads, which run without the interpreter's lock.
+
+    `threads` is how many run at once, helpers included. `input_peaks` (cpp/abi.h) are written to while it runs.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        spec: EncoderSpec,
+        precision: str,
+        arrays: Mapping[str, np.ndarray],
+        threads: int,
+        input_peaks: np.ndarray | None = None,
+    ):
+        self._library, self._spec = library, spec
+        self._model, self._kept = model_of(spec, precision, arrays)
+        self._model.input_peaks = abi.address(input_peaks)
+        self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads)
+        if not self._handle:
+            raise SetupError("native engine: out of memory")
+
+    def run(self, batch: Batch) -> np.ndarray:
+        """float32[B, row_size], or float32[T, token_size]. Raises EngineFailed."""
+        arrays = [
+            np.ascontiguousarray(array, np.int32)
+            for array in (batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended)
+        ]
+        if batch.rows == "tokens":
+            run, shape = self._library.bei_encoder_tokens, (len(batch.input_ids), self._spec.token_size)
+        else:
+            run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
+        rows = np.empty(shape, np.float32)
+        status = run(self._handle, abi.Batch(*map(abi.address, arrays), len(batch)), abi.address(rows))
+        if status:
+            raise EngineFailed(f"native engine: {abi.ERRORS[status]}")
+        return rows
+
+    def __del__(self):
+        if getattr(self, "_handle", None):
+            self._library.bei_encoder_destroy(self._handle)
