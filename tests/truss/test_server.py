@@ -67,7 +67,7 @@ def truss_server(in_truss, truss_python: str, folder: Path, config: dict) -> Ite
         **ENVIRONMENT,
         "INFERENCE_SERVER_PORT": str(port),
         "PYTHONPATH": str(folder / "context" / "packages"),
-        "BEI_ENGINE": "torch",
+        "BEI_ENGINE": "native",
         "BEI_PRECISION": "fp32",
     }
     log = folder / "log"
@@ -108,7 +108,7 @@ def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    service = Service(Settings.from_file(ROOT / "config.yaml", engine="torch", precision="fp32"))
+    service = Service(Settings.from_file(ROOT / "config.yaml", engine="native", precision="fp32"))
     service.load()
     yield service
     service.close()
@@ -162,7 +162,7 @@ OF_SMALL_MODELS = {
 def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_path, name):
     config = yaml.safe_load((ROOT / "examples" / f"small-{name}" / "config.yaml").read_text())
     config["trt_llm"]["build"]["checkpoint_repository"]["repo"] = str(small_model(name))
-    ours = Service(Settings.load(config, environ={}, engine="torch", precision="fp32"))
+    ours = Service(Settings.load(config, environ={}, engine="native", precision="fp32"))
     ours.load()
     with truss_server(in_truss, truss_python, tmp_path, config) as url:
         for body in OF_SMALL_MODELS[name]:

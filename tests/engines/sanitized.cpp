@@ -1,0 +1,129 @@
+// Every kind of model the library knows, with arrays no longer than abi.h says; for the sanitizers (test_native.py).
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "abi.h"
+#include "tile.h"
+
+namespace {
+
+std::mt19937 rng(7);
+
+// Arrays that live as long as the model.
+struct Arrays {
+  template <class T>
+  const T* add(size_t n, float scale) {
+    auto array = std::shared_ptr<T[]>(new (std::align_val_t(64)) T[n], [](T* p) { operator delete[](p, std::align_val_t(64)); });
+    std::normal_distribution<float> normal(0, scale);
+    for (size_t i = 0; i < n; i++) set(array[i], normal(rng));
+    kept.push_back(array);
+    return array.get();
+  }
+  static void set(float& x, float v) { x = v; }
+  static void set(int8_t& x, float v) { x = static_cast<int8_t>(std::clamp(v * 100, -127.f, 127.f)); }
+  static void set(bei::bf16& x, float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    x.bits = bits >> 16;
+  }
+  std::vector<std::shared_ptr<void>> kept;
+};
+
+BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int activation = BEI_IDENTITY) {
+  const int per_word = precision == BEI_FP32 ? 1 : precision == BEI_BF16 ? 2 : 4;
+  const size_t columns = bei::round_up(outputs, bei::kLanes), numbers = columns * bei::round_up(inputs, per_word);
+  BeiLinear of{};
+  if (precision == BEI_FP32) of.panels = arrays.add<float>(numbers, 0.1f);
+  if (precision == BEI_BF16) of.panels = arrays.add<bei::bf16>(numbers, 0.1f);
+  if (precision == BEI_INT8) {
+    of.panels = arrays.add<int8_t>(numbers, 0.1f);
+    of.scales = arrays.add<float>(columns, 0.01f);
+    of.sums = arrays.add<float>(columns, 1);
+    of.input_scales = arrays.add<float>(inputs, 1);
+  }
+  of.bias = arrays.add<float>(columns, 0.1f);
+  of.inputs = inputs, of.outputs = outputs, of.precision = precision, of.activation = activation;
+  return of;
+}
+
+BeiNorm norm(Arrays& arrays, int size) { return {arrays.add<float>(size, 1), arrays.add<float>(size, 1), size, 1e-5f}; }
+
+void check(bool right, const char* what) {
+  if (right) return;
+  std::fprintf(stderr, "%s\n", what);
+  std::exit(1);
+}
+
+void run(int precision, int hidden, int heads, int embedding, bool more) {
+  Arrays arrays;
+  const int inner = 2 * hidden - 8, max_tokens = 1300, vocab = 50;
+  std::vector<BeiLayer> layers;
+  for (int i = 0; i < 2; i++)
+    layers.push_back({linear(arrays, hidden, 3 * hidden, precision), linear(arrays, hidden, hidden, precision),
+                      linear(arrays, hidden, inner, precision, BEI_GELU), linear(arrays, inner, hidden, precision),
+                      norm(arrays, hidden), norm(arrays, hidden)});
+  std::vector<BeiStage> token_stages, stages;
+  if (more) {
+    token_stages = {{BEI_DENSE, linear(arrays, hidden, 76, precision, BEI_TANH), {}},
+                    {BEI_LAYER_NORM, {}, norm(arrays, 76)},
+                    {BEI_DENSE, linear(arrays, 76, 33, BEI_FP32, BEI_SILU), {}},
+                    {BEI_NORMALIZE, {}, {}}};
+    stages = {{BEI_LOG1P_RELU, {}, {}}, {BEI_DENSE, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}}};
+  }
+  const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{BEI_MEAN};
+  BeiModel model{};
+  model.precision = precision, model.vocab_size = vocab, model.hidden_size = hidden, model.heads = heads;
+  model.intermediate_size = inner, model.max_tokens = max_tokens, model.embedding_size = embedding;
+  model.tokens = arrays.add<float>(vocab * embedding, 1), model.positions = arrays.add<float>(max_tokens * embedding, 1);
+  if (more) {
+    model.type_count = 2, model.types = arrays.add<float>(2 * embedding, 1);
+    model.relative_bias = arrays.add<float>(heads * (2 * max_tokens - 1), 1);
+  }
+  model.embedding_norm = norm(arrays, embedding);
+  if (embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
+  model.layers = layers.data(), model.layer_count = static_cast<int>(layers.size());
+  model.token_stages = token_stages.data(), model.token_stage_count = static_cast<int>(token_stages.size());
+  model.stages = stages.data(), model.stage_count = static_cast<int>(stages.size());
+  model.modes = modes.data(), model.mode_count = static_cast<int>(modes.size());
+
+  const std::vector<int> lengths = {1, 5, 1300, 64, 7, 97};
+  std::vector<int32_t> ends = {0}, prompts, attended;
+  for (int n : lengths) ends.push_back(ends.back() + n), prompts.push_back(3), attended.push_back((n + 1) / 2);
+  std::vector<int32_t> ids(ends.back()), types(ends.back());
+  for (auto& id : ids) id = static_cast<int32_t>(rng() % vocab);
+  for (auto& type : types) type = static_cast<int32_t>(rng() % 2);
+  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), 6};
+  const size_t width = more ? 5 : hidden, token_width = more ? 33 : hidden;
+
+  BeiEncoder* encoder = bei_encoder_create(&model, 3);
+  check(encoder, "no encoder");
+  std::vector<float> first(width * 6);
+  check(bei_encoder_pooled(encoder, &batch, first.data()) == BEI_OK, "pooled failed");
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; i++)
+    callers.emplace_back([&, i] {
+      std::vector<float> rows(width * 6), states(token_width * ids.size());
+      check(bei_encoder_pooled(encoder, &batch, rows.data()) == BEI_OK, "pooled failed");
+      check(rows == first, "another answer");
+      if (i % 2) check(bei_encoder_tokens(encoder, &batch, states.data()) == BEI_OK, "tokens failed");
+    });
+  for (auto& caller : callers) caller.join();
+  ids[3] = vocab;
+  check(bei_encoder_pooled(encoder, &batch, first.data()) == BEI_BAD_BATCH, "a bad batch was run");
+  bei_encoder_destroy(encoder);
+}
+
+}  // namespace
+
+int main() {
+  for (int precision : {BEI_FP32, BEI_BF16, BEI_INT8}) {
+    run(precision, 48, 4, 48, false);
+    run(precision, 48, 16, 20, true);
+    run(precision, 72, 1, 72, true);
+  }
+  std::puts("ok");
+}
