@@ -26,7 +26,7 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 models: .models/ok ## four small real models in .models/: reranker, classifier, pii, splade
 
 bench: .venv/test.ok .venv-peers/ok ## ours against sentence-transformers and infinity-emb, interleaved
-	.venv/bin/python -m benchmarks.throughput
+	.venv/bin/python -m benchmarks.cpu
 
 clean: ## remove what the targets above made
 	rm -rf .venv .venv-truss .venv-clients .venv-peers .models .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
-"""One engine in one process: reads {"texts": [...], "save": path} lines, answers {"cpu", "wall"} in seconds.
+"""One engine in one process: reads {"texts": [...], "save": path} lines, answers {"cpu", "wall" (seconds), "rss" (MB)}.
 
-python benchmarks/worker.py ENGINE MODEL_FOLDER THREADS     (ENGINE: a name of ENGINES below)
+python benchmarks/worker.py ENGINE MODEL_FOLDER EXPORTED_FOLDER THREADS     (ENGINE: a name of ENGINES below)
 """
 
 import asyncio
@@ -8,23 +8,25 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 Embed = Callable[[list[str]], np.ndarray]
 """Texts → unit vectors float32[N, D]."""
+Load = Callable[[Path, Path, int], Embed]
 
 
-def ours(precision: str) -> Callable[[str, int], Embed]:
-    def load(folder: str, threads: int) -> Embed:
+def ours(engine: str, precision: str) -> Load:
+    def load(folder: Path, exported: Path, threads: int) -> Embed:
         from bei.service import Service
         from bei.settings import Settings
 
-        repository = {"source": "LOCAL", "repo": folder}
+        repository = {"source": "LOCAL", "repo": str(folder)}
         build = {"base_model": "encoder_bert", "checkpoint_repository": repository, "max_num_tokens": 16384}
         service = Service(
-            Settings.load({"trt_llm": {"build": build}}, engine="torch", precision=precision, threads=threads)
+            Settings.load({"trt_llm": {"build": build}}, engine=engine, precision=precision, threads=threads)
         )
         service.load()
         loop = asyncio.new_event_loop()
@@ -33,46 +35,110 @@ def ours(precision: str) -> Callable[[str, int], Embed]:
     return load
 
 
-def sentence_transformers(dtype: str) -> Callable[[str, int], Embed]:
-    def load(folder: str, threads: int) -> Embed:
+def sentence_transformers(dtype: str) -> Load:
+    def load(folder: Path, exported: Path, threads: int) -> Embed:
         import torch
         from sentence_transformers import SentenceTransformer
 
         torch.set_num_threads(threads)
-        model = SentenceTransformer(folder, device="cpu", model_kwargs={"torch_dtype": getattr(torch, dtype)})
+        model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": getattr(torch, dtype)})
         return lambda texts: model.encode(texts, batch_size=32, normalize_embeddings=True, convert_to_numpy=True)
 
     return load
 
 
-def infinity(folder: str, threads: int) -> Embed:
+def infinity(folder: Path, exported: Path, threads: int) -> Embed:
     import torch
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
     torch.set_num_threads(threads)
     arguments = EngineArgs(
-        model_name_or_path=folder, engine="torch", device="cpu", model_warmup=False, bettertransformer=False
+        model_name_or_path=str(folder), engine="torch", device="cpu", model_warmup=False, bettertransformer=False
     )
     engine, loop = AsyncEmbeddingEngine.from_args(arguments), asyncio.new_event_loop()
     loop.run_until_complete(engine.astart())
     return lambda texts: np.stack(loop.run_until_complete(engine.embed(texts))[0])
 
 
-ENGINES = {
-    "ours fp32": ours("fp32"),
-    "ours bf16": ours("bf16"),
+def onnxruntime_int8(folder: Path, exported: Path, threads: int) -> Embed:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(exported / "int8.onnx"), options, ["CPUExecutionProvider"])
+    return padded(folder, lambda inputs: session.run(None, inputs)[0])
+
+
+def openvino(file: str, hint: str) -> Load:
+    def load(folder: Path, exported: Path, threads: int) -> Embed:
+        import openvino
+
+        config = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        model = openvino.Core().compile_model(exported / file, "CPU", config)
+        return padded(folder, lambda inputs: model(inputs)[0])
+
+    return load
+
+
+def padded(folder: Path, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
+    """What a careful user of a padding engine does: sorted, at most 2,048 tokens a batch, an eighth of them padding."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
+
+    def embed(texts: list[str]) -> np.ndarray:
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+        rows: list[np.ndarray | None] = [None] * len(texts)
+        for batch in by_token_budget(encoded):
+            length = max(len(encoded[i]) for i in batch)
+            ids, mask = np.zeros((2, len(batch), length), np.int64)
+            for row, i in enumerate(batch):
+                ids[row, : len(encoded[i])], mask[row, : len(encoded[i])] = encoded[i], 1
+            states = run({"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
+            pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+            for i, row in zip(batch, pooled / np.linalg.norm(pooled, axis=1, keepdims=True), strict=True):
+                rows[i] = row
+        return np.stack(rows)
+
+    return embed
+
+
+def by_token_budget(encoded: list[list[int]]) -> Iterator[list[int]]:
+    batch, tokens = [], 0
+    for i in sorted(range(len(encoded)), key=lambda i: -len(encoded[i])):
+        longest = len(encoded[batch[0]]) if batch else 0
+        size = longest * (len(batch) + 1)
+        if batch and (size > 2048 or tokens + len(encoded[i]) < size / 1.125):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(i)
+        tokens += len(encoded[i])
+    yield batch
+
+
+ENGINES: dict[str, Load] = {
+    "ours bf16": ours("native", "bf16"),
+    "ours int8": ours("native", "int8"),
+    "ours fp32": ours("native", "fp32"),
+    "ours torch bf16": ours("torch", "bf16"),
     "sentence-transformers fp32": sentence_transformers("float32"),
     "sentence-transformers bf16": sentence_transformers("bfloat16"),
-    "infinity fp32": infinity,
+    "infinity torch fp32": infinity,
+    "onnxruntime int8": onnxruntime_int8,
+    "OpenVINO bf16": openvino("openvino.xml", "bf16"),
+    "OpenVINO int8": openvino("openvino-int8.xml", "f32"),
+    "OpenVINO int8 + bf16": openvino("openvino-int8.xml", "bf16"),
 }
 
 
 def main() -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # libraries print; the pipe is ours
-    name, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    name, folder, exported, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     started = time.perf_counter()
-    embed = ENGINES[name](folder, threads)
+    embed = ENGINES[name](folder, exported, threads)
     embed(["warm", "up"])
     print(json.dumps({"load": time.perf_counter() - started}), file=answers, flush=True)
     for line in sys.stdin:
@@ -86,4 +152,5 @@ def main() -> None:
         print(json.dumps({"cpu": cpu, "wall": wall, "rss": rss}), file=answers, flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

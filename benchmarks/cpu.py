@@ -1,0 +1,229 @@
+"""The native engine against what else runs embeddings on a CPU: one process each, interleaved, ratios pair by pair.
+
+Every repetition runs every engine once on the same texts, so that the machine's moods fall on all alike; a ratio is the
+median over repetitions of (the baseline's seconds / the engine's). Tokens are real tokens (none counted for padding).
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from tokenizers import Tokenizer
+
+from bei.checkpoint.sources import fetch
+from bei.settings import Settings
+from benchmarks.peak import Peak
+from benchmarks.texts import text_sets
+
+HERE = Path(__file__).parent
+BASELINE = "sentence-transformers fp32"
+OURS = ("ours bf16", "ours int8", "ours fp32", "ours torch bf16", BASELINE, "sentence-transformers bf16")
+PEERS = ("infinity torch fp32", "onnxruntime int8", "OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16")
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+SETS = {"minilm": {}, "large": {"short": 48, "passage": 8, "mixed": 12}}  # texts of a set, where fewer than all
+
+
+class Worker:
+    """One engine behind a pipe."""
+
+    def __init__(self, python: str, name: str, folder: Path, exported: Path, threads: int):
+        quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+        threading = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false" if threads == 1 else "true"}
+        self._process = subprocess.Popen(
+            [python, str(HERE / "worker.py"), name, str(folder), str(exported), str(threads)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, **quiet, **threading},
+        )  # fmt: skip
+        self.load = self._read(name)["load"]
+
+    def embed(self, texts: list[str], save: Path | None = None) -> Mapping[str, float]:
+        self._process.stdin.write(json.dumps({"texts": texts, "save": save and str(save)}) + "\n")
+        self._process.stdin.flush()
+        return self._read("a worker")
+
+    def _read(self, name: str) -> Mapping[str, float]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise click.ClickException(f"{name} died; run benchmarks/worker.py by hand to see why")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.kill()  # infinity's threads do not end by themselves
+        self._process.wait()
+
+
+def measure(workers: Mapping[str, Worker], texts: list[str], repeats: int, peaks: Mapping[str, Peak]) -> dict[str, Any]:
+    """name → medians of cpu and wall seconds, ratios to the baseline, and cosines to its vectors."""
+    seconds = {name: {"cpu": [], "wall": []} for name in workers}
+    for _ in range(repeats):
+        for name, worker in workers.items():
+            took = worker.embed(texts)
+            for kind in ("cpu", "wall"):
+                seconds[name][kind].append(took[kind])
+        for peak in peaks.values():
+            peak.measure()
+    vectors = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, worker) in enumerate(workers.items()):
+            file = Path(folder) / f"{i}.npy"
+            seconds[name]["rss"] = worker.embed(texts, file)["rss"]
+            vectors[name] = np.load(file)
+    baseline = seconds[BASELINE]
+    return {
+        name: {
+            **{kind: float(np.median(took[kind])) for kind in ("cpu", "wall")},
+            **{f"{kind}_ratio": float(np.median(np.divide(baseline[kind], took[kind]))) for kind in ("cpu", "wall")},
+            "best_cpu": min(took["cpu"]),
+            "cosine_mean": float((vectors[name] * vectors[BASELINE]).sum(1).mean()),
+            "cosine_min": float((vectors[name] * vectors[BASELINE]).sum(1).min()),
+            "rss_mb": took["rss"],
+        }
+        for name, took in seconds.items()
+    }
+
+
+def fractions(config: Mapping[str, int], lengths: list[int], peaks: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of one thread that the model's products alone would take at the machine's peak, by our precision: the
+    layers' in that precision, attention's in bf16."""
+    hidden, layers, inner = (config[key] for key in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+    linear = 2 * layers * hidden * (4 * hidden + 2 * inner) * sum(lengths)
+    attention = 4 * layers * hidden * sum(n * n for n in lengths)
+    return {f"ours {name}": (linear / peaks[name] + attention / peaks["bf16"]) / 1e9 for name in ("bf16", "int8")}
+
+
+def show(title: str, tokens: int, results: Mapping[str, Mapping[str, float]]) -> None:
+    click.echo(f"\n{title}")
+    heads = f"{'tok/cpu-s':>10} {'ratio':>7} {'tok/s':>8} {'ratio':>7} {'of peak':>7} {'cosine mean, min':>19} RSS MB"
+    click.echo(f"  {'engine':28} {heads}")
+    for name, r in results.items():
+        of_peak = f"{r['of_peak']:7.0%}" if "of_peak" in r else " " * 7
+        click.echo(
+            f"  {name:28} {tokens / r['cpu']:10.0f} {r['cpu_ratio']:6.2f}x {tokens / r['wall']:8.0f} "
+            f"{r['wall_ratio']:6.2f}x {of_peak} {r['cosine_mean']:9.6f} {r['cosine_min']:9.6f} {r['rss_mb']:7.0f}"
+        )
+
+
+def plot(figures: Mapping[str, Any], file: Path) -> None:
+    """Tokens a CPU second of every engine, set by set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sets = figures["sets"]
+    names = list(next(iter(sets.values()))["engines"])
+    figure, axes = pyplot.subplots(1, len(sets), figsize=(4 * len(sets), 0.35 * len(names) + 1.2), sharey=True)
+    for axis, (name, of) in zip(np.atleast_1d(axes), sets.items(), strict=True):
+        speeds = [of["tokens"] / of["engines"][engine]["cpu"] / 1000 for engine in names]
+        axis.barh(names, speeds, color=["#d9480f" if engine.startswith("ours") else "#adb5bd" for engine in names])
+        axis.set_title(f"{name}: {of['texts']} texts, {of['tokens']} tokens")
+        axis.set_xlabel("thousand tokens a CPU second")
+        axis.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(axes)[0].invert_yaxis()
+    figure.suptitle(f"{figures['model']}, {figures['threads']} thread(s), {figures['processor']}", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--model", type=click.Choice(list(SETS)), default="minilm", help="large: bge-large's shape, random weights"
+)
+@click.option("--threads", default=1)
+@click.option("--repeats", default=5)
+@click.option("--sets", default="short,passage,long,mixed")
+@click.option("--engines", default=",".join((*OURS, *PEERS)), help="the baseline is always run")
+@click.option("--peers-python", default=".venv-peers/bin/python", help="a Python with the peers; skipped where absent")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures, and a plot beside them")
+@click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for exported models")
+def main(
+    model: str,
+    threads: int,
+    repeats: int,
+    sets: str,
+    engines: str,
+    peers_python: str,
+    json_file: Path | None,
+    work: Path,
+) -> None:
+    """Whole engines, text in, unit vectors out: per CPU second, by the clock, of the peak, and how exact."""
+    work.mkdir(exist_ok=True)
+    folder = (minilm if model == "minilm" else large)(work / model)
+    exported, wanted = work / f"{model}-exported", {BASELINE, *engines.split(",")}
+    pythons = {name: sys.executable for name in OURS if name in wanted}
+    if Path(peers_python).exists():
+        pythons |= {name: peers_python for name in PEERS if name in wanted}
+        if wanted & set(PEERS[1:]) and not (exported / "openvino-int8.xml").exists():
+            subprocess.run([peers_python, HERE / "export.py", folder, exported], check=True, stdout=sys.stderr)
+    workers = {name: Worker(python, name, folder, exported, threads) for name, python in pythons.items()}
+    peaks = {precision: Peak(precision, work) for precision in ("bf16", "int8")}
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
+    config = json.loads((folder / "config.json").read_text())
+    figures = {"processor": processor(), "model": model, "threads": threads, "repeats": repeats, "sets": {}}
+    for name in sets.split(","):
+        texts = text_sets()[name][: SETS[model].get(name)]
+        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+        results = measure(workers, texts, repeats, peaks)
+        figures["peak_gflops"] = {precision: peak.measure() for precision, peak in peaks.items()}
+        for engine, seconds in fractions(config, lengths, figures["peak_gflops"]).items():
+            if engine in results:
+                results[engine]["of_peak"] = seconds / results[engine]["best_cpu"]
+        show(f"{name}: {len(texts)} texts, {sum(lengths)} tokens, {threads} threads", sum(lengths), results)
+        figures["sets"][name] = {"texts": len(texts), "tokens": sum(lengths), "engines": results}
+    figures["load_seconds"] = {name: worker.load for name, worker in workers.items()}
+    click.echo(f"\npeak of one thread, GFLOP/s: {figures['peak_gflops']}; seconds to load: {figures['load_seconds']}")
+    for worker in workers.values():
+        worker.close()
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+        plot(figures, json_file.with_suffix(".png"))
+
+
+def processor() -> str:
+    """The kernel's name for it, where there is one."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    features = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    return name + "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in features)
+
+
+def minilm(folder: Path) -> Path:
+    """The default model, which reads all of its 512 positions here: no text is cut."""
+    source = fetch(Settings.from_file(HERE.parent / "config.yaml")).folder
+    if not folder.exists():
+        shutil.copytree(source, folder)
+        edit(folder / "sentence_bert_config.json", max_seq_length=512)
+    return folder
+
+
+def large(folder: Path) -> Path:
+    """bge-large's shape with random weights, and the default model's tokenizer."""
+    import torch
+    import transformers
+
+    if not folder.exists():
+        minilm(folder)
+        torch.manual_seed(0)
+        transformers.BertModel(transformers.BertConfig(**LARGE)).save_pretrained(folder)
+        edit(folder / "1_Pooling" / "config.json", word_embedding_dimension=LARGE["hidden_size"])
+    return folder
+
+
+def edit(file: Path, **fields: int) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What one thread of this machine multiplies at most: our own product of large matrices, with no layer around it."""
+
+import ctypes
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bei.engines.native import abi, library, plan
+from bei.engines.native.isa import level
+from bei.engines.native.pack import pack_linear
+
+_SHAPES = ((96, 1024, 4096), (96, 384, 1536), (96, 768, 3072))  # rows, inputs, outputs
+
+
+class Peak:
+    """Operations a second, in billions; a multiplication and an addition are two."""
+
+    def __init__(self, precision: str, cache_dir: Path):
+        isa = level()
+        self._library = library.load(isa, cache_dir / "native")
+        self._products, self._best = [], 0.0
+        rng = np.random.default_rng(0)
+        with tempfile.TemporaryDirectory() as folder:
+            for rows, inputs, outputs in _SHAPES:
+                packed = pack_linear(rng.standard_normal((outputs, inputs), np.float32), None, precision, isa)
+                plan.write(Path(folder) / "linear", "", packed.items())
+                arrays = plan.read(Path(folder) / "linear", "")
+                parts = (abi.address(arrays.get(part)) for part in ("panels", "scales", "sums", "bias", "input_scales"))
+                linear = abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precision], 0)
+                x = rng.standard_normal((rows, inputs), np.float32)
+                self._products.append((linear, x, np.empty((rows, outputs), np.float32), arrays))
+
+    def measure(self) -> float:
+        """The best seen so far."""
+        for linear, x, out, _ in self._products:
+            operations = 2 * x.size * out.shape[1]
+            for _ in range(20):
+                started = time.thread_time()
+                self._library.bei_linear(ctypes.byref(linear), abi.address(x), len(x), abi.address(out))
+                self._best = max(self._best, operations / (time.thread_time() - started) / 1e9)
+        return self._best
