@@ -25,11 +25,12 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 
 models: .models/ok ## four small real models in .models/: reranker, classifier, pii, splade
 
-bench: .venv/test.ok .venv-peers/ok ## ours against sentence-transformers and infinity-emb, interleaved
+bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
+	.venv/bin/python -m benchmarks.http
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-truss .venv-clients .venv-peers .models .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-truss .venv-clients .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -73,11 +74,15 @@ clean: ## remove what the targets above made
 	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
 	@touch $@
 
+.venv/bench.ok: .venv/test.ok
+	@$(PIP) install matplotlib
+	@touch $@
+
 .venv-peers/ok:
-	@echo "installing infinity-emb (an environment of its own: it pins older libraries)"
+	@echo "installing infinity-emb, onnxruntime and OpenVINO (an environment of their own: they pin older libraries)"
 	@$(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install torch==2.13.0
-	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch]==0.0.78'
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime openvino nncf
 	@touch $@
 
 .PHONY: help serve test models bench clean

@@ -39,7 +39,7 @@ class Worker:
         quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
         threading = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false" if threads == 1 else "true"}
         self._process = subprocess.Popen(
-            [python, str(HERE / "worker.py"), name, str(folder), str(exported), str(threads)],
+            [python, "-P", str(HERE / "worker.py"), name, str(folder), str(exported), str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env={**os.environ, **quiet, **threading},
         )  # fmt: skip
@@ -163,7 +163,7 @@ def main(
     if Path(peers_python).exists():
         pythons |= {name: peers_python for name in PEERS if name in wanted}
         if wanted & set(PEERS[1:]) and not (exported / "openvino-int8.xml").exists():
-            subprocess.run([peers_python, HERE / "export.py", folder, exported], check=True, stdout=sys.stderr)
+            subprocess.run([peers_python, "-P", HERE / "export.py", folder, exported], check=True, stdout=sys.stderr)
     workers = {name: Worker(python, name, folder, exported, threads) for name, python in pythons.items()}
     peaks = {precision: Peak(precision, work) for precision in ("bf16", "int8")}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

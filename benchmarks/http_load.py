@@ -21,7 +21,11 @@ ROOT = Path(__file__).parents[1]
 LENGTH = re.compile(rb"(?i)content-length: *([0-9]+)")
 LIMIT = 20.0  # seconds after which a server that does not answer is said to hang
 BODY = b'{"input": "What is Deep Learning?"}'
-REQUEST = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+JSON = {"content-type": "application/json"}
+REQUEST = (
+    b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+    % (len(BODY), BODY)
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,15 @@ class Running:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-@contextmanager
-def running(app: str, server: str) -> Iterator[Running]:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(app: str, server: str) -> Iterator[Running]:
+    port = free_port()
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-c", app + server.format(port=port)],

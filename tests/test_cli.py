@@ -55,10 +55,14 @@ def test_info(config):
     assert readable["engine"]["name"] == "null"
 
 
-def test_build(config):
-    result = run("build", "--config", str(config), "--engine", "torch")
+def test_what_build_makes_is_what_serve_maps(config, tmp_path):
+    flags = ["--config", str(config), "--engine", "native", "--cache-dir", str(tmp_path)]
+    result = run("build", *flags)
     assert result.exit_code == 0
-    assert "runs on torch" in result.stdout
+    assert "runs on native" in result.stdout
+    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "native").iterdir()}
+    assert run("info", *flags).exit_code == 0
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "native").iterdir()} == made
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_build(config):
         (["info", "--config", "absent.yaml"], {}, "absent.yaml: No such file"),
         (["info"], {"BEI_CONFIG": "elsewhere.yaml"}, "elsewhere.yaml: No such file"),
         (["info", "--config", "CONFIG", "--engine", "cuda"], {}, "setting engine"),
-        (["info", "--config", "CONFIG", "--precision", "fp16"], {}, "fp16 needs a GPU; on a CPU use bf16 or fp32"),
+        (["info", "--config", "CONFIG", "--precision", "fp16"], {}, "fp16 needs a GPU; on a CPU use bf16, fp32"),
         (["serve", "--config", "CONFIG", "--host", "256.0.0.1"], {}, "cannot listen on 256.0.0.1:8080"),
         (["serve", "--config", "CONFIG", "--log-level", "loud"], {}, "--log-level 'loud'"),
         (["info", "--config", "CONFIG"], {"BEI_TYPO": "1"}, "environment variable BEI_TYPO is not a setting"),
