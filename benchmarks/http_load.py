@@ -30,12 +30,13 @@ REQUEST = (
 
 @dataclass(frozen=True)
 class Load:
-    """Requests a second, latencies in ms, and the server's CPU seconds per 1,000 requests."""
+    """Requests a second, latencies in ms, the server's CPU seconds per 1,000 requests, and its main thread's."""
 
     rate: float
     p50: float
     p99: float
     cpu: float
+    main_cpu: float
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,14 @@ class Running:
     def connect(self, timeout: float = LIMIT) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
-    def cpu(self) -> float:
+    def cpu(self, thread: str = "*") -> float:
         """Seconds, of all its threads, to the nanosecond; /proc/PID/stat counts in hundredths."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        threads = Path(f"/proc/{self.process.pid}/task").glob(f"{thread}/schedstat")
         return sum(int(file.read_text().split()[0]) for file in threads) / 1e9
+
+    def main_cpu(self) -> float:
+        """Of its main thread, which has the event loop."""
+        return self.cpu(str(self.process.pid))
 
     def resident(self) -> float:
         """MB."""
@@ -158,11 +163,11 @@ def http2(server: Running, requests: int) -> Load:
 
 
 def measured(server: Running, ask: Callable[[], list[float]]) -> Load:
-    cpu, started = server.cpu(), time.perf_counter()
+    cpu, main_cpu, started = server.cpu(), server.main_cpu(), time.perf_counter()
     took = ask()
-    seconds, cpu = time.perf_counter() - started, server.cpu() - cpu
+    seconds, cpu, main_cpu = time.perf_counter() - started, server.cpu() - cpu, server.main_cpu() - main_cpu
     p50, p99 = np.percentile(took, [50, 99]) * 1000
-    return Load(len(took) / seconds, p50, p99, 1000 * cpu / len(took))
+    return Load(len(took) / seconds, p50, p99, 1000 * cpu / len(took), 1000 * main_cpu / len(took))
 
 
 def speaks_h2c(server: Running) -> bool:

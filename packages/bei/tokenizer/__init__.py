@@ -133,7 +133,8 @@ class Tokenizer:
         Raises Empty, Invalid or Untokenizable naming the input by its place.
         """
         prompt = prompt or ""
-        bodies = self._read([prompt, *(text for item in inputs for text in _texts(item, prompt))])
+        prompts = [prompt] if prompt else []
+        bodies = self._read([*prompts, *(text for item in inputs for text in _texts(item, prompt))])
         prompt_tokens = len(self._single.fixed[0]) + len(bodies[prompt]) if prompt else 0
         encodings = []
         for i, item in enumerate(inputs):
