@@ -131,11 +131,15 @@ class Scheduler:
         self, entries: list[Entry], batch: Batch, rows: np.ndarray, started: float, seconds: float
     ) -> list[Outcome]:
         """One an entry; a row that is not finite fails its own entry and no other."""
-        parts = np.split(rows, batch.cu_seqlens[1:-1]) if batch.rows == "tokens" else list(rows)
+        finite = np.isfinite(rows).all(1)
+        parts: Sequence[np.ndarray] = rows
+        if batch.rows == "tokens":
+            parts = np.split(rows, batch.cu_seqlens[1:-1])
+            finite = np.logical_and.reduceat(finite, batch.cu_seqlens[:-1])
         broken = EngineFailed("the model's output is not finite (NaN or infinity)")
         return [
-            Outcome(entry, self._keep(part) if np.isfinite(part).all() else broken, started - entry.queued, seconds)
-            for entry, part in zip(entries, parts, strict=True)
+            Outcome(entry, self._keep(part) if whole else broken, started - entry.queued, seconds)
+            for entry, part, whole in zip(entries, parts, finite.tolist(), strict=True)
         ]
 
     def _settle(self, entries: Sequence[Entry], error: Error) -> None:

@@ -347,7 +347,7 @@ class Service:
     async def _run(
         self, inputs: Sequence[object], read: Callable[[], E], deadline: float, kind: RowKind | None = None
     ) -> tuple[E, list[Any], Usage]:
-        """The whole way of a request: `read` its texts (off the loop, but for a brief one), queue, wait for the rows."""
+        """The whole way of a request: `read` its texts (off the loop but for a brief one), queue, wait for the rows."""
         started = time.monotonic()
         self._check_size(inputs)
         with self._admission():

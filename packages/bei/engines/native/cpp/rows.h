@@ -6,10 +6,13 @@
 
 namespace bei {
 
-// Round a row of floats, or of bf16, to the operands of the product with `weights`.
+// Round a row of floats, or of bf16, to the operands of the product with `weights`. What is left of the last word is
+// zero: a number that is none would not vanish against the matrix's zeros.
 template <class S, class T>
 inline void to_operands(const S* x, const BeiLinear& weights, const Rows<T>& to, int row) {
-  for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(to.row(row) + i, load_lanes(x + i, lanes), lanes); });
+  T* y = to.row(row);
+  for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes), lanes); });
+  for (int i = weights.inputs; i % kPerWord<T>; i++) y[i] = T{};
 }
 
 // To bytes whose range is the row's own: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
