@@ -59,6 +59,8 @@ class NativeEngine:
 
 def _check(spec: EncoderSpec) -> None:
     """Raises SetupError for a spec that the kernels do not express."""
+    if not spec.layers:
+        raise SetupError("the model has no layers")
     for name in ("hidden_size", "intermediate_size", "embedding_size"):
         if getattr(spec, name) % 2:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")

@@ -20,7 +20,7 @@ Crew::Shift::~Shift() { crew_.running_--; }
 
 void Crew::each(int count, Scratch& mine, const Work& work) {
   Job job{work, count};
-  const bool shared = count > 1 && running_ < threads_;
+  const bool shared = count > 1 && idle();
   if (shared) {
     const std::lock_guard<std::mutex> lock(mutex_);
     jobs_.push_back(&job);

@@ -1,5 +1,6 @@
 // Helpers for a batch that other threads would watch running alone.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -29,6 +30,9 @@ class Crew {
    private:
     Crew& crew_;
   };
+
+  // How many threads are idle now.
+  int idle() const { return std::max(0, threads_ - running_); }
 
   // Run tasks 0 to count - 1 in any order, on this thread and whoever is idle; `mine` is this thread's memory.
   // Rethrows what a task threw.

@@ -9,6 +9,7 @@ namespace bei {
 namespace {
 
 constexpr int kBlock = 96;  // rows that go through a layer together: their numbers stay in the cache from step to step
+constexpr int kLeast = 24;  // rows that are worth a thread of their own
 
 // What products take, and what is kept of them between products.
 struct Fp32 {
@@ -37,11 +38,15 @@ class EncoderIn final : public BeiEncoder {
     const Stages stages{model_.stages, model_.stage_count};
     const Pooling pooling{model_.modes, model_.mode_count};
     const int width = token_stages.width(model_.hidden_size) * pooling.count, row_size = stages.width(width);
-    const Run run(*this, batch);
-    const Rows<float> vectors = run.memory->pooled.template get<float>(batch.sequences, width);
-    crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
-      pool(run, sequence, token_stages, pooling, vectors.row(sequence), scratch);
-    });
+    const bool firsts = token_stages.count == 0 && pooling.count == 1 && pooling.modes[0] == BEI_FIRST;
+    const Run run(*this, batch, firsts && model_.include_prompt);
+    Rows<float> vectors = run.x;
+    if (!run.firsts) {
+      vectors = run.memory->pooled.template get<float>(batch.sequences, width);
+      crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
+        pool(run, sequence, token_stages, pooling, vectors.row(sequence), scratch);
+      });
+    }
     each_block(batch.sequences, *run.scratch, [&](int first, int count, Scratch& scratch) {
       const Rows<float> out = stages.apply({vectors.row(first), vectors.stride}, width, count, scratch);
       for (int i = 0; i < count; i++)
@@ -52,7 +57,7 @@ class EncoderIn final : public BeiEncoder {
   void tokens(const BeiBatch& batch, float* states) override {
     const Stages stages{model_.token_stages, model_.token_stage_count};
     const int size = stages.width(model_.hidden_size);
-    const Run run(*this, batch);
+    const Run run(*this, batch, false);
     each_block(run.tokens, *run.scratch, [&](int first, int count, Scratch& scratch) {
       const Rows<float> out = stages.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
       for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
@@ -85,21 +90,24 @@ class EncoderIn final : public BeiEncoder {
     int sequence, head, first, last;
   };
 
-  // A batch on its way through the layers; when it is made, x holds the last states.
+  // A batch on its way through the layers; when it is made, x holds the last states: of all tokens, or, with `firsts`,
+  // of each sequence's first, for the others' last layer is then nobody's.
   struct Run {
     Crew::Shift shift;
     typename Pool<Memory>::Lent memory;
     typename Pool<Scratch>::Lent scratch;
     const BeiBatch& batch;
+    const bool firsts;
     const int tokens;
     Rows<float> x;
     Rows<Stored> qkv, context;
 
-    Run(EncoderIn& encoder, const BeiBatch& batch)
+    Run(EncoderIn& encoder, const BeiBatch& batch, bool firsts)
         : shift(encoder.crew_),
           memory(encoder.memories_),
           scratch(encoder.scratches_),
           batch(batch),
+          firsts(firsts),
           tokens(batch.cu_seqlens[batch.sequences]),
           x(memory->x.template get<float>(tokens, encoder.model_.hidden_size)),
           qkv(memory->qkv.template get<Stored>(tokens, 3 * encoder.model_.hidden_size)),
@@ -108,10 +116,13 @@ class EncoderIn final : public BeiEncoder {
     }
   };
 
+  // In blocks small enough for two to each thread that is idle.
   template <class Work>
   void each_block(int rows, Scratch& mine, Work work) {
-    crew_.each((rows + kBlock - 1) / kBlock, mine, [&](int block, Scratch& scratch) {
-      work(block * kBlock, std::min(kBlock, rows - block * kBlock), scratch);
+    const int threads = 1 + crew_.idle(), share = (rows + 2 * threads - 1) / (2 * threads);
+    const int size = threads == 1 ? kBlock : std::clamp(round_up(share, kRows), kLeast, kBlock);
+    crew_.each((rows + size - 1) / size, mine, [&](int block, Scratch& scratch) {
+      work(block * size, std::min(size, rows - block * size), scratch);
     });
   }
 
@@ -122,14 +133,28 @@ class EncoderIn final : public BeiEncoder {
       embed(run, first, rows, scratch);
       project_qkv(run, 0, first, rows, scratch);
     });
-    const std::vector<Part> parts = attention_parts(run.batch);
-    for (int i = 0; i < model_.layer_count; i++) {
-      crew_.each(static_cast<int>(parts.size()), *run.scratch,
-                 [&](int part, Scratch& scratch) { attend(run, parts[part], scratch); });
+    const std::vector<Part> parts = attention_parts(run.batch, false);
+    for (int i = 0; i + 1 < model_.layer_count; i++) {
+      attend(run, parts);
       each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
         finish_layer(run, i, first, rows, scratch);
-        if (i + 1 < model_.layer_count) project_qkv(run, i + 1, first, rows, scratch);
+        project_qkv(run, i + 1, first, rows, scratch);
       });
+    }
+    attend(run, run.firsts ? attention_parts(run.batch, true) : parts);
+    if (run.firsts) gather_firsts(run);
+    each_block(run.firsts ? run.batch.sequences : run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
+      finish_layer(run, model_.layer_count - 1, first, rows, scratch);
+    });
+  }
+
+  // The rows of each sequence's first token, one after the other.
+  void gather_firsts(const Run& run) const {
+    for (int s = 0; s < run.batch.sequences; s++) {
+      const int token = run.batch.cu_seqlens[s];
+      if (token == s) continue;
+      std::copy_n(run.x.row(token), run.x.stride, run.x.row(s));
+      std::copy_n(run.context.row(token), run.context.stride, run.context.row(s));
     }
   }
 
@@ -187,15 +212,24 @@ class EncoderIn final : public BeiEncoder {
     for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
-  std::vector<Part> attention_parts(const BeiBatch& batch) const {
+  std::vector<Part> attention_parts(const BeiBatch& batch, bool firsts) const {
     std::vector<Part> parts;
     for (int s = 0; s < batch.sequences; s++) {
-      const int length = batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
+      const int length = firsts ? 1 : batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
       for (int head = 0; head < model_.heads; head++)
         for (int first = 0; first < length; first += kQueryChunk)
           parts.push_back({s, head, first, std::min(length, first + kQueryChunk)});
     }
     return parts;
+  }
+
+  void attend(const Run& run, const std::vector<Part>& parts) {
+    if (run.tokens < 2 * kLeast) {
+      for (const Part& part : parts) attend(run, part, *run.scratch);
+    } else {
+      crew_.each(static_cast<int>(parts.size()), *run.scratch,
+                 [&](int part, Scratch& scratch) { attend(run, parts[part], scratch); });
+    }
   }
 
   void attend(const Run& run, const Part& part, Scratch& scratch) const {
