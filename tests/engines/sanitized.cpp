@@ -1,5 +1,6 @@
 // Every kind of model the library knows, with arrays no longer than abi.h says; for the sanitizers (test_native.py).
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <random>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "activation.h"
 #include "tile.h"
 
 namespace {
@@ -33,6 +35,23 @@ struct Arrays {
   std::vector<std::shared_ptr<void>> kept;
 };
 
+void check(bool right, const char* what) {
+  if (right) return;
+  std::fprintf(stderr, "%s\n", what);
+  std::exit(1);
+}
+
+// The GELU of 16 and 8 bits, which no product shows unrounded.
+void check_gelu() {
+  double worst = 0;
+  for (float x = -20; x < 20; x += 0.001f) {
+    float y[bei::kLanes];
+    bei::store(y, bei::quick_gelu(bei::splat(x)));
+    worst = std::max(worst, std::abs(y[0] - 0.5 * x * std::erfc(-x / std::sqrt(2.0))));
+  }
+  check(worst < 5e-4, "gelu is off");
+}
+
 BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int activation = BEI_IDENTITY) {
   const int per_word = precision == BEI_FP32 ? 1 : precision == BEI_BF16 ? 2 : 4;
   const size_t columns = bei::round_up(outputs, bei::kLanes), numbers = columns * bei::round_up(inputs, per_word);
@@ -51,12 +70,6 @@ BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int act
 }
 
 BeiNorm norm(Arrays& arrays, int size) { return {arrays.add<float>(size, 1), arrays.add<float>(size, 1), size, 1e-5f}; }
-
-void check(bool right, const char* what) {
-  if (right) return;
-  std::fprintf(stderr, "%s\n", what);
-  std::exit(1);
-}
 
 void run(int precision, int hidden, int heads, int embedding, bool more) {
   Arrays arrays;
@@ -120,6 +133,7 @@ void run(int precision, int hidden, int heads, int embedding, bool more) {
 }  // namespace
 
 int main() {
+  check_gelu();
   for (int precision : {BEI_FP32, BEI_BF16, BEI_INT8}) {
     run(precision, 48, 4, 48, false);
     run(precision, 48, 16, 20, true);
