@@ -88,9 +88,7 @@ def show(clients: int, loads: Mapping[str, list[Load]]) -> dict[str, dict[str, f
     peer = loads.get(PEER)
     figures = {}
     for name, of in loads.items():
-        row = {
-            field: float(np.median([getattr(load, field) for load in of])) for field in ("rate", "p50", "p99", "cpu")
-        }
+        row = {field: float(np.median([getattr(load, field) for load in of])) for field in FIELDS}
         if peer:
             row["ratio"] = float(np.median([ours.rate / theirs.rate for ours, theirs in zip(of, peer, strict=True)]))
         ratio = f"{row['ratio']:6.2f}x" if peer else " " * 7
