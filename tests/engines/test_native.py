@@ -183,6 +183,27 @@ sys.exit(" ".join(heavy & sys.modules.keys()) or 0)
     assert done.returncode == 0, done.stderr.decode()
 
 
+def test_a_cache_that_cannot_be_written_is_named(tiny_checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match=r"file/native: Not a directory; set BEI_CACHE_DIR"):
+        NativeEngine(tiny_checkpoint, cache_dir=tmp_path / "file")
+
+
+def test_a_cache_that_is_whole_need_not_be_written(compiled, engine, monkeypatch):
+    """As in an image whose file system is read-only."""
+    batch = Batch.pack([[7, 8, 9]])
+    before = engine(cache_dir=compiled).run(batch)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for file in (compiled / "native").glob("*.sha256"):
+        file.unlink()
+    for writes in ("mkdir", "write_text", "replace"):
+        monkeypatch.setattr(Path, writes, refuse)
+    np.testing.assert_array_equal(engine(cache_dir=compiled).run(batch), before)
+
+
 # Levels and what there is where one lacks
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,9 @@ def _content_hash(file: Path, notes: Path) -> str:
         return note.read_text()
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
-    notes.mkdir(parents=True, exist_ok=True)
-    unfinished = note.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(found)
-    unfinished.replace(note)
+    with suppress(OSError):  # a folder that nobody may write to costs a second look at the file, no more
+        notes.mkdir(parents=True, exist_ok=True)
+        unfinished = note.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(found)
+        unfinished.replace(note)
     return found

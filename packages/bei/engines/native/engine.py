@@ -49,8 +49,13 @@ class NativeEngine:
         self.device = f"cpu x {self.streams}, {isa.name}"
         self.precision, self.reason = _choose(isa, precision)
         self.token_budget = _token_budget(checkpoint.spec)
-        loaded = library.load(isa, folder)
-        arrays = _plan(checkpoint, self.precision, isa, loaded, folder)
+        try:
+            loaded = library.load(isa, folder)
+            arrays = _plan(checkpoint, self.precision, isa, loaded, folder)
+        except OSError as exc:
+            raise SetupError(
+                f"{exc.filename or folder}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room"
+            ) from None
         self._encoder = Encoder(loaded, checkpoint.spec, self.precision, arrays, self.streams)
 
     def run(self, batch: Batch) -> np.ndarray:
