@@ -105,7 +105,7 @@ def compiled(native_cache, engine, tmp_path) -> Path:
     engine()
     (tmp_path / "native").mkdir()
     for file in (native_cache / "native").glob("*.so"):
-        (tmp_path / "native" / file.name).hardlink_to(file)
+        (tmp_path / "native" / file.name).write_bytes(file.read_bytes())
     return tmp_path
 
 
@@ -142,6 +142,20 @@ def test_a_plan_cut_short_is_made_again(compiled, engine):
     (file,) = (compiled / "native").glob("*.plan")
     file.write_bytes(file.read_bytes()[:-100])
     np.testing.assert_array_equal(engine(cache_dir=compiled).run(batch), before)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-100], lambda content: b"", lambda content: b"not ours" * 99]
+)
+def test_a_library_that_is_not_whole_is_compiled_again(compiled, engine, damage):
+    batch = Batch.pack([[7, 8, 9]])
+    before = engine(cache_dir=compiled).run(batch)
+    file = compiled / "native" / f"bei-{level().name}-{library.source_hash()}.so"
+    whole = file.read_bytes()
+    file.unlink()  # it is mapped: put another in its place
+    file.write_bytes(damage(whole))
+    np.testing.assert_array_equal(engine(cache_dir=compiled).run(batch), before)
+    assert len(file.read_bytes()) == len(whole)
 
 
 def test_processes_that_start_at_once(tiny_folder, tmp_path):

@@ -39,12 +39,12 @@ def source_hash(folder: Path = _SOURCES) -> str:
 def load(level: Level, folder: Path) -> ctypes.CDLL:
     """The library for a level, from `folder` or compiled into it. Raises SetupError where there is no compiler."""
     file = folder / f"bei-{level.name}-{source_hash()}.so"
-    if not file.exists():
+    if not _is_whole(file):
         _compile(level, file)
     try:
         library = ctypes.CDLL(str(file))
     except OSError as exc:
-        raise SetupError(f"{file} does not load ({exc}); delete it, and it is compiled again") from None
+        raise SetupError(f"{exc}; set BEI_CACHE_DIR to a folder that programs may be run from") from None
     library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]
@@ -73,8 +73,18 @@ def _compile(level: Level, file: Path) -> None:
             list(pool.map(compile_one, units, objects))
         linked = Path(temporary) / file.name
         _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)])
+        content = linked.read_bytes()
+        linked.write_bytes(
+            content + hashlib.sha256(content).digest()
+        )  # the loader reads no further than its tables say
         linked.replace(file)
     log.info("compiled %s in %.1f s", file, time.monotonic() - started)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether it is there and ends with the hash of what stands before."""
+    content = file.read_bytes() if file.exists() else b""
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 def _compiler() -> str:
