@@ -9,6 +9,7 @@ import numpy as np
 
 from bei.engines.native import abi, library, plan
 from bei.engines.native.isa import level
+from bei.engines.native.model import linear_of
 from bei.engines.native.pack import pack_linear
 
 _SHAPES = ((96, 1024, 4096), (96, 384, 1536), (96, 768, 3072))  # rows, inputs, outputs
@@ -27,8 +28,7 @@ class Peak:
                 packed = pack_linear(rng.standard_normal((outputs, inputs), np.float32), None, precision, isa)
                 plan.write(Path(folder) / "linear", "", packed.items())
                 arrays = plan.read(Path(folder) / "linear", "")
-                parts = (abi.address(arrays.get(part)) for part in ("panels", "scales", "sums", "bias", "input_scales"))
-                linear = abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precision], 0)
+                linear = linear_of(arrays, inputs, outputs, precision)
                 x = rng.standard_normal((rows, inputs), np.float32)
                 self._products.append((linear, x, np.empty((rows, outputs), np.float32), arrays))
 

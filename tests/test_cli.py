@@ -71,7 +71,11 @@ def test_what_build_makes_is_what_serve_maps(config, tmp_path):
         (["info", "--config", "absent.yaml"], {}, "absent.yaml: No such file"),
         (["info"], {"BEI_CONFIG": "elsewhere.yaml"}, "elsewhere.yaml: No such file"),
         (["info", "--config", "CONFIG", "--engine", "cuda"], {}, "setting engine"),
-        (["info", "--config", "CONFIG", "--precision", "fp16"], {}, "fp16 needs a GPU; on a CPU use bf16, fp32"),
+        (
+            ["info", "--config", "CONFIG", "--precision", "fp16"],
+            {},
+            "fp16 needs a GPU; on a CPU use bf16, fp32 or int8",
+        ),
         (["serve", "--config", "CONFIG", "--host", "256.0.0.1"], {}, "cannot listen on 256.0.0.1:8080"),
         (["serve", "--config", "CONFIG", "--log-level", "loud"], {}, "--log-level 'loud'"),
         (["info", "--config", "CONFIG"], {"BEI_TYPO": "1"}, "environment variable BEI_TYPO is not a setting"),

@@ -25,6 +25,7 @@ from bei.engines.base import Batch
 from bei.engines.native import abi, library, plan
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import LEVELS, level, levels, processor_flags
+from bei.engines.native.model import linear_of
 from bei.engines.native.pack import pack_linear
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
@@ -286,8 +287,7 @@ def run_linear(weight, bias, x, precision, activation, isa, folder: Path) -> np.
     outputs, inputs = weight.shape
     plan.write(folder / "linear", "", pack_linear(weight, bias, precision, isa).items())
     arrays = plan.read(folder / "linear", "")
-    parts = (abi.address(arrays.get(part)) for part in ("panels", "scales", "sums", "bias", "input_scales"))
-    linear = abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precision], abi.ACTIVATIONS[activation])
+    linear = linear_of(arrays, inputs, outputs, precision, activation)
     out = np.empty((len(x), outputs), np.float32)
     loaded = library.load(isa, folder)
     assert loaded.bei_linear(ctypes.byref(linear), abi.address(x), len(x), abi.address(out)) == 0

@@ -34,14 +34,21 @@ def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Mod
     return model, [arrays, layers, token_stages, stages, modes]
 
 
+def linear_of(
+    arrays: Arrays, inputs: int, outputs: int, precision: str, activation: Activation = "identity"
+) -> abi.Linear:
+    """A product from the arrays that pack_linear made, by its names."""
+    parts = (abi.address(arrays.get(part)) for part in _LINEAR)
+    return abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precision], abi.ACTIVATIONS[activation])
+
+
 class _Reader:
     def __init__(self, spec: EncoderSpec, arrays: Arrays, precisions: Mapping[str, str]):
         self._spec, self._arrays, self._precisions = spec, arrays, precisions
 
     def linear(self, name: str, inputs: int, outputs: int, activation: Activation = "identity") -> abi.Linear:
-        parts = (abi.address(self._arrays.get(f"{name}.{part}")) for part in _LINEAR)
-        precision = abi.PRECISIONS[self._precisions[name]]
-        return abi.Linear(*parts, inputs, outputs, precision, abi.ACTIVATIONS[activation])
+        arrays = {part: self._arrays.get(f"{name}.{part}") for part in _LINEAR}
+        return linear_of(arrays, inputs, outputs, self._precisions[name], activation)
 
     def norm(self, name: str, size: int, eps: float) -> abi.Norm:
         parts = (abi.address(self._arrays[f"{name}.{part}"]) for part in ("weight", "bias"))

@@ -18,7 +18,7 @@ template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;
 
 // out[rows][width] = a[rows][words] * panel[words][width], where width is `vectors` * kLanes and a word of `a` meets the
-// word of each column: one float, two bf16 or four bytes. 
+// word of each column: one float, two bf16 or four bytes.
 // a: rows `stride` bytes apart; panel: aligned to a vector; rows <= kRows, vectors <= kVectors; out: rows `out_stride`
 // numbers apart.
 template <class T>

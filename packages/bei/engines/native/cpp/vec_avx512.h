@@ -16,7 +16,6 @@ inline F zero() { return _mm512_setzero_ps(); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
-inline F sqrt(F x) { return _mm512_sqrt_ps(x); }
 inline F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F times_power_of_two(F x, F n) { return _mm512_scalef_ps(x, n); }
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }
