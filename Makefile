@@ -82,7 +82,7 @@ clean: ## remove what the targets above made
 	@echo "installing infinity-emb, onnxruntime and OpenVINO (an environment of their own: they pin older libraries)"
 	@$(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install torch==2.13.0
-	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime openvino nncf
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
 .PHONY: help serve test models bench clean

@@ -27,7 +27,10 @@ from benchmarks.texts import text_sets
 HERE = Path(__file__).parent
 BASELINE = "sentence-transformers fp32"
 OURS = ("ours bf16", "ours int8", "ours fp32", "ours torch bf16", BASELINE, "sentence-transformers bf16")
-PEERS = ("infinity torch fp32", "onnxruntime int8", "OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16")
+PEERS = (
+    *("infinity torch fp32", "infinity optimum int8", "onnxruntime int8"),
+    *("OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16"),
+)
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SETS = {"minilm": {}, "large": {"short": 48, "passage": 8, "mixed": 12}}  # texts of a set, where fewer than all
 

@@ -1,16 +1,17 @@
 """The model as onnxruntime and OpenVINO run it: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER (peers' Python).
 
-OUT_FOLDER gets model.onnx (fp32), int8.onnx (onnxruntime's graph optimised for BERT, then dynamic int8), openvino.xml,
-and openvino-int8.xml (NNCF's post-training quantization for transformers, on sentences and passages of STS-B).
+OUT_FOLDER gets model.onnx (fp32), int8.onnx (onnxruntime's graph optimised for BERT, then dynamic int8), infinity/ (the
+same, where infinity's optimum engine looks for it), openvino.xml, and openvino-int8.xml (NNCF's post-training
+quantization for transformers, on sentences and passages of STS-B).
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import nncf
 import numpy as np
-import onnxruntime
 import openvino
 import torch
 from onnx import TensorProto
@@ -41,7 +42,9 @@ def export(folder: Path, out: Path) -> None:
     fused.save_model_to_file(str(out / "fused.onnx"))
     quantize_dynamic(str(out / "fused.onnx"), str(out / "int8.onnx"), weight_type=QuantType.QInt8, per_channel=True,
                      extra_options={"DefaultTensorType": TensorProto.FLOAT})  # fmt: skip
-    onnxruntime.InferenceSession(str(out / "int8.onnx"))
+    shutil.copytree(folder, out / "infinity", ignore=shutil.ignore_patterns("*.safetensors"))
+    (out / "infinity" / "onnx").mkdir()
+    shutil.copy(out / "int8.onnx", out / "infinity" / "onnx" / "model_quantized.onnx")
 
 
 def quantize(folder: Path, out: Path) -> None:

@@ -47,17 +47,21 @@ def sentence_transformers(dtype: str) -> Load:
     return load
 
 
-def infinity(folder: Path, exported: Path, threads: int) -> Embed:
-    import torch
-    from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+def infinity(engine: str) -> Load:
+    def load(folder: Path, exported: Path, threads: int) -> Embed:
+        import torch
+        from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
-    torch.set_num_threads(threads)
-    arguments = EngineArgs(
-        model_name_or_path=str(folder), engine="torch", device="cpu", model_warmup=False, bettertransformer=False
-    )
-    engine, loop = AsyncEmbeddingEngine.from_args(arguments), asyncio.new_event_loop()
-    loop.run_until_complete(engine.astart())
-    return lambda texts: np.stack(loop.run_until_complete(engine.embed(texts))[0])
+        torch.set_num_threads(threads)
+        model = folder if engine == "torch" else exported / "infinity"
+        arguments = EngineArgs(
+            model_name_or_path=str(model), engine=engine, device="cpu", model_warmup=False, bettertransformer=False
+        )
+        running, loop = AsyncEmbeddingEngine.from_args(arguments), asyncio.new_event_loop()
+        loop.run_until_complete(running.astart())
+        return lambda texts: np.stack(loop.run_until_complete(running.embed(texts))[0])
+
+    return load
 
 
 def onnxruntime_int8(folder: Path, exported: Path, threads: int) -> Embed:
@@ -125,7 +129,8 @@ ENGINES: dict[str, Load] = {
     "ours torch bf16": ours("torch", "bf16"),
     "sentence-transformers fp32": sentence_transformers("float32"),
     "sentence-transformers bf16": sentence_transformers("bfloat16"),
-    "infinity torch fp32": infinity,
+    "infinity torch fp32": infinity("torch"),
+    "infinity optimum int8": infinity("optimum"),
     "onnxruntime int8": onnxruntime_int8,
     "OpenVINO bf16": openvino("openvino.xml", "bf16"),
     "OpenVINO int8": openvino("openvino-int8.xml", "f32"),
