@@ -55,8 +55,9 @@ def infinity(engine: str) -> Load:
         torch.set_num_threads(threads)
         model = folder if engine == "torch" else exported / "infinity"
         arguments = EngineArgs(
-            model_name_or_path=str(model), engine=engine, device="cpu", model_warmup=False, bettertransformer=False
-        )
+            model_name_or_path=str(model), engine=engine, device="cpu", model_warmup=False, bettertransformer=False,
+            pooling_method="mean",  # its optimum engine reads no 1_Pooling, and takes the first token
+        )  # fmt: skip
         running, loop = AsyncEmbeddingEngine.from_args(arguments), asyncio.new_event_loop()
         loop.run_until_complete(running.astart())
         return lambda texts: np.stack(loop.run_until_complete(running.embed(texts))[0])
