@@ -19,6 +19,9 @@ import click
 import numpy as np
 from tokenizers import Tokenizer
 
+from bei.architectures.shapes import linear_sizes
+from bei.architectures.spec import EncoderSpec, Layer
+from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch
 from bei.settings import Settings
 from benchmarks.peak import Peak
@@ -31,8 +34,23 @@ PEERS = (
     *("infinity torch fp32", "infinity optimum int8", "onnxruntime int8"),
     *("OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16"),
 )
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-SETS = {"minilm": {}, "large": {"short": 48, "passage": 8, "mixed": 12}}  # texts of a set, where fewer than all
+SHAPES = {
+    "bge-large": (
+        *("BertConfig", "mean"),
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+    "qwen3-0.6b": (
+        *("Qwen3Config", "lasttoken"),
+        {
+            **{"vocab_size": 151_669, "hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072},
+            **{"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128},
+            **{"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000}, "dtype": "bfloat16"},
+        },
+    ),
+    "modernbert-base": ("ModernBertConfig", "mean", {}),
+}
+"""Models of random weights: transformers' class, pooling, and what differs from the class's defaults."""
+FEWER = {"short": 48, "passage": 8, "mixed": 12}  # texts of a set, for a model of many weights
 
 
 class Worker:
@@ -94,13 +112,19 @@ def measure(workers: Mapping[str, Worker], texts: list[str], repeats: int, peaks
     }
 
 
-def fractions(config: Mapping[str, int], lengths: list[int], peaks: Mapping[str, float]) -> dict[str, float]:
+def fractions(spec: EncoderSpec, lengths: list[int], peaks: Mapping[str, float]) -> dict[str, float]:
     """Seconds of one thread that the model's products alone would take at the machine's peak, by our precision: the
     layers' in that precision, attention's in bf16."""
-    hidden, layers, inner = (config[key] for key in ("hidden_size", "num_hidden_layers", "intermediate_size"))
-    linear = 2 * layers * hidden * (4 * hidden + 2 * inner) * sum(lengths)
-    attention = 4 * layers * hidden * sum(n * n for n in lengths)
+    per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
+    linear = 2 * len(spec.layers) * per_token * sum(lengths)
+    attention = 4 * spec.query_size * sum(seen(spec, layer, n) for layer in spec.layers for n in lengths)
     return {f"ours {name}": (linear / peaks[name] + attention / peaks["bf16"]) / 1e9 for name in ("bf16", "int8")}
+
+
+def seen(spec: EncoderSpec, layer: Layer, length: int) -> int:
+    """Pairs of a query and a key that it sees."""
+    before = [min(i, length if layer.window is None else layer.window) for i in range(length)]
+    return sum(before) * (1 if spec.causal else 2) + length
 
 
 def show(title: str, tokens: int, results: Mapping[str, Mapping[str, float]]) -> None:
@@ -139,7 +163,7 @@ def plot(figures: Mapping[str, Any], file: Path) -> None:
 
 @click.command(context_settings={"show_default": True})
 @click.option(
-    "--model", type=click.Choice(list(SETS)), default="minilm", help="large: bge-large's shape, random weights"
+    "--model", type=click.Choice(["minilm", *SHAPES]), default="minilm", help="others: their shape, random weights"
 )
 @click.option("--threads", default=1)
 @click.option("--repeats", default=5)
@@ -160,7 +184,7 @@ def main(
 ) -> None:
     """Whole engines, text in, unit vectors out: per CPU second, by the clock, of the peak, and how exact."""
     work.mkdir(exist_ok=True)
-    folder = (minilm if model == "minilm" else large)(work / model)
+    folder = minilm(work / model) if model == "minilm" else random_weights(work / model, model)
     exported, wanted = work / f"{model}-exported", {BASELINE, *engines.split(",")}
     pythons = {name: sys.executable for name in OURS if name in wanted}
     if Path(peers_python).exists():
@@ -172,14 +196,14 @@ def main(
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"])
-    config = json.loads((folder / "config.json").read_text())
+    spec = read(folder, model).spec
     figures = {"processor": processor(), "model": model, "threads": threads, "repeats": repeats, "sets": {}}
     for name in sets.split(","):
-        texts = text_sets()[name][: SETS[model].get(name)]
+        texts = text_sets()[name][: None if model == "minilm" else FEWER.get(name)]
         lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
         results = measure(workers, texts, repeats, peaks)
         figures["peak_gflops"] = {precision: peak.measure() for precision, peak in peaks.items()}
-        for engine, seconds in fractions(config, lengths, figures["peak_gflops"]).items():
+        for engine, seconds in fractions(spec, lengths, figures["peak_gflops"]).items():
             if engine in results:
                 results[engine]["of_peak"] = seconds / results[engine]["best_cpu"]
         show(f"{name}: {len(texts)} texts, {sum(lengths)} tokens, {threads} threads", sum(lengths), results)
@@ -211,16 +235,19 @@ def minilm(folder: Path) -> Path:
     return folder
 
 
-def large(folder: Path) -> Path:
-    """bge-large's shape with random weights, and the default model's tokenizer."""
+def random_weights(folder: Path, model: str) -> Path:
+    """A model of SHAPES with the default model's tokenizer."""
     import torch
     import transformers
 
     if not folder.exists():
+        name, pooling, sizes = SHAPES[model]
         minilm(folder)
         torch.manual_seed(0)
-        transformers.BertModel(transformers.BertConfig(**LARGE)).save_pretrained(folder)
-        edit(folder / "1_Pooling" / "config.json", word_embedding_dimension=LARGE["hidden_size"])
+        config = getattr(transformers, name)(**sizes)
+        transformers.AutoModel.from_config(config, dtype=config.dtype or torch.float32).save_pretrained(folder)
+        pooled = {"pooling_mode": pooling, "embedding_dimension": config.hidden_size}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled))
     return folder
 
 

@@ -44,8 +44,40 @@ _CONFIGS = {
     "electra": transformers.ElectraConfig,
     "distilbert": transformers.DistilBertConfig,
     "mpnet": transformers.MPNetConfig,
+    "deberta-v2": transformers.DebertaV2Config,
+    "modernbert": transformers.ModernBertConfig,
+    "nomic_bert": transformers.NomicBertConfig,
+    "gte": transformers.GteConfig,
+    "eurobert": transformers.EuroBertConfig,
+    "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+    "gemma": transformers.GemmaConfig,
+    "gemma2": transformers.Gemma2Config,
+    "gemma3_text": transformers.Gemma3TextConfig,
 }
 FAMILIES = tuple(_CONFIGS)
+CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
+_OWN_FIELDS = {
+    "electra": {"embedding_size": 32},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "modernbert": {"local_attention": 8, "norm_bias": True, "classifier_bias": True},
+    "mistral": {"sliding_window": 8},
+    "qwen3": {"head_dim": 16},
+    "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "sliding_window": 8, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 20},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20, "sliding_window_pattern": 2},
+}
 
 
 def random_model(family: str, seed: int = 0, head: str = "", **options) -> transformers.PreTrainedModel:
@@ -55,10 +87,13 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
     offset = 2 if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
     torch.manual_seed(seed)
     fields = {"vocab_size": len(VOCAB), "max_position_embeddings": 64 + offset, "initializer_range": 0.2}
-    if family == "electra":
-        fields["embedding_size"] = 32
+    fields |= _OWN_FIELDS.get(family, {})
+    if family in (*CAUSAL, "eurobert"):
+        fields["num_key_value_heads"] = 2
+    if family not in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        fields |= {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
     config = _CONFIGS[family](**{**fields, **sizes, **options})
-    model = getattr(transformers, f"AutoModel{head}").from_config(config).eval()
+    model = getattr(transformers, f"AutoModel{head}").from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1: hide nothing
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)

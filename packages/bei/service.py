@@ -69,12 +69,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are read. `truncate` None means the server's own default; `max_document_tokens` cuts the second text
-    of each pair; `deadline` is a time.monotonic()."""
+    """How texts are read. `truncate` None means the server's own default; `instruction` goes before texts as it is, or
+    into the template of pairs; `max_document_tokens` cuts the second text of each pair; `deadline` is a
+    time.monotonic()."""
 
     truncate: bool | None = None
     truncation_direction: Direction = "right"
     prompt_name: str | None = None
+    instruction: str | None = None
     max_document_tokens: int | None = None
     deadline: float = float("inf")
 
@@ -334,15 +336,27 @@ class Service:
     def _read(self, inputs: Sequence[Input], options: Options, role: Role | None = None) -> list[Encoding]:
         if options.prompt_name is not None and any(isinstance(item, tuple) for item in inputs):
             raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
-        prompt = self._tokenizer.prompt(options.prompt_name)
+        pairs = any(isinstance(item, tuple) for item in inputs)
+        if options.instruction is not None:
+            self._check_instruction(options, pairs)
+        prompt = self._tokenizer.prompt(options.prompt_name) if options.instruction is None else options.instruction
         return self._tokenizer.encode(
             inputs,
             truncate=self.settings.auto_truncate if options.truncate is None else options.truncate,
             direction=options.truncation_direction,
             prompt=self._tokenizer.role_prompt(role) if role and not options.prompt_name else prompt,
+            instruction=options.instruction,
             role=role,
             max_second_tokens=options.max_document_tokens,
         )
+
+    def _check_instruction(self, options: Options, pairs: bool) -> None:
+        if options.prompt_name is not None:
+            raise Invalid("`instruction` cannot be set with `prompt_name`; send one of them", param="instruction")
+        if pairs and self.checkpoint.pair_template is None:
+            raise Invalid("`instruction`: this model takes none with a pair", param="instruction")
+        if not pairs and self.checkpoint.pair_template is not None:
+            raise Invalid("`instruction` is for pairs; a text alone is read as it is", param="instruction")
 
     async def _run(
         self, inputs: Sequence[object], read: Callable[[], E], deadline: float, kind: RowKind | None = None

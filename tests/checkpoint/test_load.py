@@ -126,7 +126,7 @@ def test_old_names_prefixes_heads_and_shards(folder):
     file.unlink()
     tensors = read(folder, "m").tensors
     np.testing.assert_array_equal(
-        tensors["layers.0.attention_norm.bias"], stored["encoder.layer.0.attention.output.LayerNorm.bias"]
+        tensors["layers.0.attention_end.bias"], stored["encoder.layer.0.attention.output.LayerNorm.bias"]
     )
     (folder / "b.safetensors").unlink()
     with pytest.raises(SetupError, match=r"b\.safetensors is missing"):

@@ -1,14 +1,17 @@
-"""Every engine that runs here, the native one at each level of instructions that the processor has."""
+"""Every engine that runs here, the native one at each level of instructions that the processor has; what it refuses,
+the torch engine serves."""
 
 from collections.abc import Callable
 
 import pytest
 
+from bei.architectures.spec import Disentangled
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Engine
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import levels
 from bei.engines.torch.engine import TorchEngine
+from bei.errors import SetupError
 
 Make = Callable[..., Engine]
 NATIVE = {f"native {level.name}": level for level in levels()}
@@ -26,7 +29,11 @@ def make(request, native_cache) -> Make:
     def make(checkpoint: Checkpoint, precision: str, threads: int | None = 1) -> Engine:
         if request.param == "torch":
             return TorchEngine(checkpoint, precision=precision, threads=threads)
-        isa = NATIVE[request.param]
-        return NativeEngine(checkpoint, precision=precision, threads=threads, cache_dir=native_cache, isa=isa)
+        native = {"threads": threads, "cache_dir": native_cache, "isa": NATIVE[request.param]}
+        if not isinstance(checkpoint.spec.relative_bias, Disentangled):
+            return NativeEngine(checkpoint, precision=precision, **native)
+        with pytest.raises(SetupError, match="torch engine's"):
+            NativeEngine(checkpoint, precision=precision, **native)
+        return TorchEngine(checkpoint, precision=precision, threads=threads)
 
     return make

@@ -69,16 +69,41 @@ BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int act
   return of;
 }
 
-BeiNorm norm(Arrays& arrays, int size) { return {arrays.add<float>(size, 1), arrays.add<float>(size, 1), size, 1e-5f}; }
+BeiNorm norm(Arrays& arrays, int size, bool rms = false) {
+  return {arrays.add<float>(size, 1), rms ? nullptr : arrays.add<float>(size, 1), size, rms, 1e-5f};
+}
 
-void run(int precision, int hidden, int heads, int embedding, bool more) {
+struct Kind {
+  int hidden, heads, kv_heads, head_size, embedding;
+  bool more, causal;  // all stages, types and biases; a decoder's layers
+};
+
+// The second layer of a decoder has a window, and norms on what comes out.
+BeiLayer layer(Arrays& arrays, const Kind& kind, int inner, int precision, bool second) {
+  const int hidden = kind.hidden, query = kind.heads * kind.head_size, key = kind.kv_heads * kind.head_size;
+  const int up = kind.causal ? 2 * bei::round_up(inner, bei::kLanes) : inner;
+  BeiLayer of{};
+  of.qkv = linear(arrays, hidden, query + 2 * key, precision), of.out = linear(arrays, query, hidden, precision);
+  of.up = linear(arrays, hidden, up, precision, BEI_GELU), of.down = linear(arrays, inner, hidden, precision);
+  of.window = of.rotary = -1;
+  if (!kind.causal) {
+    of.attention_end = norm(arrays, hidden), of.ffn_end = norm(arrays, hidden);
+    return of;
+  }
+  of.rotary = second;
+  of.attention_in = norm(arrays, hidden, true), of.ffn_in = norm(arrays, hidden, true);
+  of.query_norm = norm(arrays, kind.head_size, true), of.key_norm = norm(arrays, kind.head_size, true);
+  if (second) of.attention_out = norm(arrays, hidden, true), of.ffn_out = norm(arrays, hidden, true), of.window = 40;
+  return of;
+}
+
+void run(int precision, const Kind& kind) {
   Arrays arrays;
+  const int hidden = kind.hidden, heads = kind.heads, embedding = kind.embedding;
+  const bool more = kind.more;
   const int inner = 2 * hidden - 8, max_tokens = 1300, vocab = 50;
   std::vector<BeiLayer> layers;
-  for (int i = 0; i < 2; i++)
-    layers.push_back({linear(arrays, hidden, 3 * hidden, precision), linear(arrays, hidden, hidden, precision),
-                      linear(arrays, hidden, inner, precision, BEI_GELU), linear(arrays, inner, hidden, precision),
-                      norm(arrays, hidden), norm(arrays, hidden)});
+  for (bool second : {false, true}) layers.push_back(layer(arrays, kind, inner, precision, second));
   std::vector<BeiStage> token_stages, stages;
   if (more) {
     token_stages = {{BEI_DENSE, linear(arrays, hidden, 76, precision, BEI_TANH), {}},
@@ -87,16 +112,24 @@ void run(int precision, int hidden, int heads, int embedding, bool more) {
                     {BEI_NORMALIZE, {}, {}}};
     stages = {{BEI_LOG1P_RELU, {}, {}}, {BEI_DENSE, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}}};
   }
-  const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{BEI_MEAN};
+  const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{kind.causal ? BEI_LAST : BEI_MEAN};
   BeiModel model{};
   model.precision = precision, model.vocab_size = vocab, model.hidden_size = hidden, model.heads = heads;
+  model.kv_heads = kind.kv_heads, model.head_size = kind.head_size, model.attention_scale = 0.3f;
+  model.embedding_scale = 1, model.causal = model.gated = kind.causal;
   model.intermediate_size = inner, model.max_tokens = max_tokens, model.embedding_size = embedding;
-  model.tokens = arrays.add<float>(vocab * embedding, 1), model.positions = arrays.add<float>(max_tokens * embedding, 1);
+  const std::vector<int32_t> rotary_sizes = {kind.head_size, kind.head_size / 2 / 2 * 2};
+  if (kind.causal) {
+    model.tokens = arrays.add<bei::bf16>(vocab * embedding, 1), model.tokens_are_bf16 = 1;
+    model.soft_cap = 3, model.rotary_sizes = rotary_sizes.data(), model.final_norm = norm(arrays, hidden, true);
+  } else {
+    model.tokens = arrays.add<float>(vocab * embedding, 1);
+    model.positions = arrays.add<float>(max_tokens * embedding, 1), model.embedding_norm = norm(arrays, embedding);
+  }
   if (more) {
     model.type_count = 2, model.types = arrays.add<float>(2 * embedding, 1);
-    model.relative_bias = arrays.add<float>(heads * (2 * max_tokens - 1), 1);
+    model.bias_by_distance = arrays.add<float>(heads * (2 * max_tokens - 1), 1);
   }
-  model.embedding_norm = norm(arrays, embedding);
   if (embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
   model.layers = layers.data(), model.layer_count = static_cast<int>(layers.size());
   model.token_stages = token_stages.data(), model.token_stage_count = static_cast<int>(token_stages.size());
@@ -109,7 +142,9 @@ void run(int precision, int hidden, int heads, int embedding, bool more) {
   std::vector<int32_t> ids(ends.back()), types(ends.back());
   for (auto& id : ids) id = static_cast<int32_t>(rng() % vocab);
   for (auto& type : types) type = static_cast<int32_t>(rng() % 2);
-  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), 6};
+  std::vector<const float*> turns;
+  for (int size : rotary_sizes) turns.push_back(arrays.add<float>(static_cast<size_t>(size) * ids.size(), 0.5f));
+  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), turns.data(), 6};
   const size_t width = more ? 5 : hidden, token_width = more ? 33 : hidden;
 
   BeiEncoder* encoder = bei_encoder_create(&model, 3);
@@ -135,9 +170,11 @@ void run(int precision, int hidden, int heads, int embedding, bool more) {
 int main() {
   check_gelu();
   for (int precision : {BEI_FP32, BEI_BF16, BEI_INT8}) {
-    run(precision, 48, 4, 48, false);
-    run(precision, 48, 16, 20, true);
-    run(precision, 72, 1, 72, true);
+    run(precision, {48, 4, 4, 12, 48, false, false});
+    run(precision, {48, 16, 16, 3, 20, true, false});
+    run(precision, {72, 1, 1, 72, 72, true, false});
+    run(precision, {48, 6, 2, 18, 48, false, true});
+    run(precision, {48, 4, 1, 64, 48, true, true});
   }
   std::puts("ok");
 }

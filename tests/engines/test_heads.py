@@ -7,7 +7,7 @@ import torch
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
 from tests.engines.test_parity import cosines, sequences
-from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+from tests.tiny_models import ENCODERS, FAMILIES, VOCAB, random_model, save
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
 CASES = [(family, seed) for family in FAMILIES for seed in range(3)]
@@ -15,6 +15,10 @@ CASES = [(family, seed) for family in FAMILIES for seed in range(3)]
 
 def engine_for(make, folder, model, **options) -> Engine:
     return make(read(save(folder, model, pooling=None), "m", **options), precision="fp32")
+
+
+def close(rows: np.ndarray, expected: np.ndarray) -> bool:
+    return np.abs(rows - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 
 
 def logits(model: torch.nn.Module, ids: list[list[int]]) -> list[np.ndarray]:
@@ -29,28 +33,28 @@ def test_sequence_classification(make, tmp_path, family, seed, labels):
     names = {i: f"label {i}" for i in range(labels)}
     model = random_model(family, seed, "ForSequenceClassification", id2label=names)
     engine, ids = engine_for(make, tmp_path, model), sequences(seed)
-    assert np.abs(engine.run(Batch.pack(ids)) - np.stack(logits(model, ids))).max() <= 1e-5
+    assert close(engine.run(Batch.pack(ids)), np.stack(logits(model, ids)))
 
 
-@pytest.mark.parametrize(("family", "seed"), CASES)
+@pytest.mark.parametrize(("family", "seed"), [case for case in CASES if case[0] != "gemma3_text"])
 def test_token_classification(make, tmp_path, family, seed):
     model = random_model(family, seed, "ForTokenClassification", id2label=LABELS)
     engine, ids = engine_for(make, tmp_path, model), sequences(seed)
     rows = engine.run(Batch.pack(ids, rows="tokens"))
-    assert np.abs(rows - np.concatenate(logits(model, ids))).max() <= 1e-5
+    assert close(rows, np.concatenate(logits(model, ids)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("family", "seed"), CASES)
+@pytest.mark.parametrize(("family", "seed"), [case for case in CASES if case[0] in ENCODERS])
 def test_splade(make, tmp_path, family, seed, tied):
     model = random_model(family, seed, "ForMaskedLM", tie_word_embeddings=tied)
     engine, ids = engine_for(make, tmp_path, model, pooling="splade"), sequences(seed) * 2
     expected = np.stack([np.log1p(np.maximum(row, 0)).max(0) for row in logits(model, ids)])
     rows = engine.run(Batch.pack(ids))
     assert rows.shape == (len(ids), len(VOCAB))
-    assert np.abs(rows - expected).max() <= 1e-5
+    assert close(rows, expected)
     alone = np.concatenate([engine.run(Batch.pack([s])) for s in ids])
-    assert np.abs(rows - alone).max() <= 1e-5
+    assert close(rows, alone)
 
 
 def test_token_types_reach_a_pair(make, tmp_path):
@@ -61,7 +65,7 @@ def test_token_types_reach_a_pair(make, tmp_path):
     assert np.abs(engine_for(make, tmp_path, model).run(Batch.pack(ids, types)) - expected).max() <= 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family != "deberta-v2"])
 def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     """ColBERT's query expansion: the mask tokens are queries and no keys."""
     model = random_model(family)
@@ -75,7 +79,21 @@ def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
             for s, n in zip(ids, attended, strict=True)
         ]
     expected = np.concatenate([output.last_hidden_state[0].numpy() for output in expected])
-    assert np.abs(rows - expected).max() <= 1e-5
+    assert close(rows, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("modernbert", {"classifier_pooling": "mean", "classifier_activation": "relu", "classifier_bias": False}),
+        ("eurobert", {"classifier_pooling": "bos"}),
+        ("eurobert", {"classifier_pooling": "mean"}),
+    ],
+)
+def test_a_classifier_pools_as_its_config_says(make, tmp_path, family, options):
+    model = random_model(family, 0, "ForSequenceClassification", id2label=LABELS, **options)
+    ids = sequences()
+    assert close(engine_for(make, tmp_path, model).run(Batch.pack(ids)), np.stack(logits(model, ids)))
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"])

@@ -322,7 +322,7 @@ def test_activations(native_cache, isa, activation):
 # int8
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta-v2"])
 def test_int8_is_near(family, tmp_path, engine):
     checkpoint = read(save(tmp_path, random_model(family)), family)
     batch = Batch.pack(sequences())

@@ -9,6 +9,14 @@ from bei.engines.base import Batch
 from tests.tiny_models import FAMILIES, VOCAB, random_model, save
 
 LENGTHS = [1, 5, 64, 7, 5, 1, 33, 64, 2]
+DEFAULT = {"rope_type": "default", "rope_theta": 20.0}
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
+
+
+def rope(parameters: dict) -> dict:
+    return {"rope_parameters": parameters}
+
+
 OPTIONS = {
     "bert": [
         *({}, {"hidden_act": "gelu_new"}, {"num_attention_heads": 16}, {"num_attention_heads": 1, "hidden_size": 144}),
@@ -22,6 +30,39 @@ OPTIONS = {
     "mpnet": [{}, {"relative_attention_num_buckets": 32, "num_attention_heads": 6}],
     "distilbert": [{}, {"activation": "relu"}, {"sinusoidal_pos_embds": True}],
     "electra": [{}, {"hidden_act": "silu"}, {"hidden_act": "tanh"}],
+    "deberta-v2": [
+        *({}, {"pos_att_type": ["c2p"]}, {"pos_att_type": ["p2c"]}),
+        *({"position_buckets": -1}, {"norm_rel_ebd": "none"}, {"position_biased_input": True, "type_vocab_size": 2}),
+    ],
+    "modernbert": [
+        *({}, {"norm_bias": False}, {"local_attention": 64}, {"attention_bias": True, "mlp_bias": True}),
+        *({"hidden_activation": "silu"}, {"layer_types": ["full_attention"] * 2 + ["sliding_attention"]}),
+        rope({"full_attention": {"rope_type": "default", "rope_theta": 50.0}, "sliding_attention": DEFAULT}),
+    ],
+    "nomic_bert": [{}, {"hidden_act": "gelu"}, {"type_vocab_size": 1}],
+    "gte": [{}, {"hidden_act": "relu"}, {"type_vocab_size": 2}, {"intermediate_size": 90}],
+    "eurobert": [{}, {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True}, rope(DEFAULT)],
+    "llama": [
+        *({}, {"num_key_value_heads": 1, "head_dim": 20}, {"attention_bias": True, "mlp_bias": True}),
+        *({"is_causal": False}, {"hidden_act": "gelu", "rms_norm_eps": 1e-2}, rope(DEFAULT)),
+        rope({"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}),
+        {**rope({"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}), "max_position_embeddings": 32},
+        rope({**YARN, "factor": 4.0}),
+        rope({**YARN, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 2.0, "truncate": False}),
+        rope({**YARN, "factor": 4.0, "mscale": 1.5, "mscale_all_dim": 0.7}),
+        rope(
+            {
+                **{"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0},
+                **{"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+            }
+        ),
+    ],
+    "mistral": [{}, {"sliding_window": None}, {"sliding_window": 1}, {"head_dim": 16}],
+    "qwen2": [{}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, {"is_causal": False}],
+    "qwen3": [{}, {"head_dim": 20, "attention_bias": True}, {"num_key_value_heads": 4}],
+    "gemma": [{}, {"num_key_value_heads": 1}],
+    "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}],
+    "gemma3_text": [{}, {"use_bidirectional_attention": True}],
 }
 CASES = [(family, seed, options) for family in FAMILIES for options in OPTIONS.get(family, [{}]) for seed in range(3)]
 

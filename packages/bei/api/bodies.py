@@ -76,15 +76,17 @@ class Body(BaseModel):
 
 
 class Reading(Body):
-    """How texts are read. `truncate` unset is the server's default."""
+    """How texts are read. `truncate` unset is the server's default; `instruction` is a prompt in full, or what a
+    language model is asked of a pair."""
 
     truncate: StrictBool | None = None
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
     prompt_name: StrictStr | None = None
+    instruction: StrictStr | None = None
 
     def options(self, deadline: float) -> Options:
         direction = "left" if (self.truncation_direction or "").lower() == "left" else "right"
-        return Options(self.truncate, direction, self.prompt_name, deadline=deadline)
+        return Options(self.truncate, direction, self.prompt_name, self.instruction, deadline=deadline)
 
 
 def scoring(raw_scores: bool | None) -> Scoring | None:

@@ -37,6 +37,8 @@ DocumentTexts = Annotated[
 class CohereRerank(Body):
     """Unset or 0, `top_n` is all; documents longer than `max_tokens_per_doc` are cut to it."""
 
+    instruction: StrictStr | None = None
+
     query: StrictStr
     documents: DocumentTexts
     model: Any = None
@@ -120,7 +122,9 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
     """Best first. The bare path never carries documents: its clients disagree on their shape."""
     if not body.documents:
         raise Empty("`documents` cannot be empty")
-    options = Options(max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call))
+    options = Options(
+        instruction=body.instruction, max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call)
+    )
     answer = await service.rerank(body.query, body.documents, scoring=scoring(body.raw_scores), options=options)
     with_documents = body.return_documents and call.path != "/rerank"
     results = [

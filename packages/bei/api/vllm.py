@@ -4,7 +4,7 @@ import time
 from typing import Any, Literal
 from uuid import uuid4
 
-from pydantic import AliasChoices, Field, StrictBool
+from pydantic import AliasChoices, Field, StrictBool, StrictStr
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from bei.api.bodies import Body, MaxTokens, Texts, scoring
@@ -25,6 +25,7 @@ class Score(Body):
     model: Any = None
     use_activation: StrictBool | None = None
     max_tokens_per_doc: MaxTokens = None
+    instruction: StrictStr | None = None
 
 
 class ScoreItem(TypedDict):
@@ -50,7 +51,9 @@ async def score(service: Service, body: Score, call: Call) -> Result:
             param="text_1",
         )
     pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
-    options = Options(max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call))
+    options = Options(
+        instruction=body.instruction, max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call)
+    )
     answer = await service.score(pairs, scoring=scoring(body.use_activation is False), options=options)
     value = {
         "id": f"score-{uuid4().hex}",

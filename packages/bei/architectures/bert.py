@@ -6,8 +6,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bei.architectures.family import Family, activation, bert_tensors, masked_lm, one_dense, read, two_dense
-from bei.architectures.spec import EncoderSpec
+from bei.architectures.family import (
+    Family,
+    activation,
+    attention_sizes,
+    bert_tensors,
+    masked_lm,
+    one_dense,
+    read,
+    two_dense,
+)
+from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
 from bei.errors import SetupError
 
 
@@ -19,11 +28,11 @@ def _spec(config: Mapping[str, Any], position_offset: int) -> EncoderSpec:
     return EncoderSpec(
         vocab_size=read(config, "vocab_size"),
         hidden_size=read(config, "hidden_size"),
-        layers=read(config, "num_hidden_layers"),
-        heads=read(config, "num_attention_heads"),
+        layers=(Layer(),) * read(config, "num_hidden_layers"),
+        **attention_sizes(read(config, "hidden_size"), read(config, "num_attention_heads")),
         intermediate_size=read(config, "intermediate_size"),
         activation=activation(config.get("hidden_act", "gelu")),
-        norm_eps=config.get("layer_norm_eps", 1e-12),
+        norm=Norm("layer", config.get("layer_norm_eps", 1e-12), bias=True),
         max_tokens=read(config, "max_position_embeddings") - position_offset,
         position_offset=position_offset,
         token_types=config.get("type_vocab_size", 2),
@@ -49,10 +58,10 @@ _tensors = partial(
     layer="encoder.layer",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
     out=("attention.output.dense",),
-    attention_norm=("attention.output.LayerNorm",),
+    attention_end=("attention.output.LayerNorm",),
     up=("intermediate.dense",),
     down=("output.dense",),
-    ffn_norm=("output.LayerNorm",),
+    ffn_end=("output.LayerNorm",),
 )
 
 _IGNORED = (
@@ -75,6 +84,7 @@ BERT = Family(
             "cls.predictions",
         ),
     },
+    pooling=FIRST,
 )
 ROBERTA = Family(
     _roberta,
@@ -86,6 +96,7 @@ ROBERTA = Family(
         "TokenClassification": one_dense,
         "MaskedLM": masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head", activation="gelu"),
     },
+    pooling=FIRST,
 )
 ELECTRA = Family(
     _electra,

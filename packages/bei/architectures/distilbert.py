@@ -4,19 +4,28 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from bei.architectures.family import Family, activation, bert_tensors, masked_lm, one_dense, read, two_dense
-from bei.architectures.spec import EncoderSpec
+from bei.architectures.family import (
+    Family,
+    activation,
+    attention_sizes,
+    bert_tensors,
+    masked_lm,
+    one_dense,
+    read,
+    two_dense,
+)
+from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
 
 
 def _spec(config: Mapping[str, Any]) -> EncoderSpec:
     return EncoderSpec(
         vocab_size=read(config, "vocab_size"),
         hidden_size=read(config, "dim"),
-        layers=read(config, "n_layers"),
-        heads=read(config, "n_heads"),
+        layers=(Layer(),) * read(config, "n_layers"),
+        **attention_sizes(read(config, "dim"), read(config, "n_heads")),
         intermediate_size=read(config, "hidden_dim"),
         activation=activation(config.get("activation", "gelu")),
-        norm_eps=1e-12,
+        norm=Norm("layer", 1e-12, bias=True),
         max_tokens=read(config, "max_position_embeddings"),
         position_offset=0,
         token_types=0,
@@ -29,10 +38,10 @@ _tensors = partial(
     layer="transformer.layer",
     qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
     out=("attention.out_lin",),
-    attention_norm=("sa_layer_norm",),
+    attention_end=("sa_layer_norm",),
     up=("ffn.lin1",),
     down=("ffn.lin2",),
-    ffn_norm=("output_layer_norm",),
+    ffn_end=("output_layer_norm",),
 )
 
 DISTILBERT = Family(
@@ -45,4 +54,5 @@ DISTILBERT = Family(
         "TokenClassification": one_dense,
         "MaskedLM": masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector"),
     },
+    pooling=FIRST,
 )

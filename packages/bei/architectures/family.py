@@ -4,10 +4,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bei.architectures.spec import Activation, Dense, EncoderSpec, LayerNorm, Stage
+from bei.architectures.spec import FIRST, LINEARS, Activation, Dense, EncoderSpec, LayerNorm, Pooling, Stage
 from bei.errors import SetupError
 
-TensorNames = Mapping[str, tuple[str, ...]]
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of one of the checkpoint's tensors; `less` is a row that is subtracted from them."""
+
+    name: str
+    start: int
+    stop: int
+    less: int | None = None
+
+
+TensorNames = Mapping[str, tuple[str | Rows, ...]]
 """Our name → the checkpoint's; several are concatenated along the first axis."""
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -26,9 +37,29 @@ ACTIVATIONS: dict[str, Activation] = {
 HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM"]
 """What follows `For` in the name of a transformers class, where it is a head that we have."""
 
-Head = tuple[tuple[Stage, tuple[str, ...]], ...]
-"""Each stage, and the checkpoint's modules that may hold its tensors: the first that has one gives it. A tied matrix is
+Config = Mapping[str, Any]
+HeadStage = tuple[Stage, tuple[str, ...]]
+"""A stage, and the checkpoint's modules that may hold its tensors: the first that has one gives it. A tied matrix is
 found under the other module's name."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The words of a language model whose logits are its score: that of `yes`, less that of `no` where there is one."""
+
+    yes: int
+    no: int | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """`token_stages` run on every token's state, `stages` on what `pooling` makes of them. With a `judgement` the only
+    stage has one output, of its matrix over the vocabulary."""
+
+    token_stages: tuple[HeadStage, ...] = ()
+    pooling: Pooling = FIRST
+    stages: tuple[HeadStage, ...] = ()
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)
@@ -36,17 +67,19 @@ class Family:
     """`prefixes` are tried in order for the encoder's tensors; those that match `ignored` (regular expressions,
     after the prefix) belong to heads that are not served, and any other left over is an error.
 
-    `heads` makes each kind of head for a spec and its number of outputs (labels, or the vocabulary).
+    `heads` makes each kind of head for a config.json, its spec and its number of outputs (labels, or the vocabulary).
+    `pooling` is that of an embedder that does not say its own; a family without one has to.
     """
 
-    spec: Callable[[Mapping[str, Any]], EncoderSpec]
-    tensors: Callable[[EncoderSpec], TensorNames]
+    spec: Callable[[Config], EncoderSpec]
+    tensors: Callable[[Config, EncoderSpec], TensorNames]
     prefixes: tuple[str, ...]
     ignored: tuple[str, ...]
-    heads: Mapping[HeadKind, Callable[[EncoderSpec, int], Head]]
+    heads: Mapping[HeadKind, Callable[[Config, EncoderSpec, int], Head]]
+    pooling: Pooling | None = None
 
 
-def read(config: Mapping[str, Any], key: str) -> Any:
+def read(config: Config, key: str) -> Any:
     """config[key]. Raises SetupError where config.json lacks it."""
     if config.get(key) is None:
         raise SetupError(f"config.json lacks `{key}`")
@@ -59,65 +92,84 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def bert_tensors(spec: EncoderSpec, *, layer: str, **parts: tuple[str, ...]) -> TensorNames:
+def attention_sizes(hidden_size: int, heads: int) -> dict[str, Any]:
+    """What a spec says of attention where the heads divide the hidden size and each has its own key."""
+    size = hidden_size // heads
+    return {"heads": heads, "kv_heads": heads, "head_size": size, "attention_scale": size**-0.5}
+
+
+def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tuple[str, ...]) -> TensorNames:
     """Names of an encoder with BERT's embeddings, whose layers stand under `layer`.
 
-    `parts` maps our part of a layer (qkv, out, attention_norm, up, down, ffn_norm) to theirs.
+    `parts` maps our part of a layer (qkv, out, attention_end, up, down, ffn_end) to theirs.
     """
-    names = {
+    names: dict[str, tuple[str | Rows, ...]] = {
         "embeddings.token": ("embeddings.word_embeddings.weight",),
-        "embeddings.position": ("embeddings.position_embeddings.weight",),
-        **_affine("embeddings.norm", "embeddings.LayerNorm"),
+        **affine("embeddings.norm", "embeddings.LayerNorm"),
     }
+    if spec.position_offset is not None:
+        names["embeddings.position"] = ("embeddings.position_embeddings.weight",)
     if spec.embedding_size != spec.hidden_size:
-        names |= _affine("embeddings.project", "embeddings_project")
+        names |= affine("embeddings.project", "embeddings_project")
     if spec.token_types:
         names["embeddings.token_type"] = ("embeddings.token_type_embeddings.weight",)
-    for i in range(spec.layers):
+    return {**names, **layer_tensors(spec, layer, **parts)}
+
+
+def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> TensorNames:
+    """The names of every layer's parts, with a bias where the spec has one."""
+    names: dict[str, tuple[str | Rows, ...]] = {}
+    for i, of in enumerate(spec.layers):
         for ours, theirs in parts.items():
-            names |= _affine(f"layers.{i}.{ours}", *(f"{layer}.{i}.{name}" for name in theirs))
+            if ours in LINEARS or ours in of.norms or spec.qk_norm:
+                bias = ours in spec.biases or (ours in of.norms and spec.norm.bias)
+                names |= affine(f"layers.{i}.{ours}", *(f"{layer}.{i}.{name}" for name in theirs), bias=bias)
     return names
+
+
+def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[str | Rows, ...]]:
+    """The weight and bias of one linear layer or norm."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return {f"{ours}.{part}": tuple(f"{name}.{part}" for name in theirs) for part in parts}
 
 
 EMBEDDINGS = "embeddings.word_embeddings"
 """Where the matrix of a masked language model's last stage is, when it is tied."""
 
 
-def two_dense(first: str, activation: Activation, second: str) -> Callable[[EncoderSpec, int], Head]:
+HeadMaker = Callable[[Config, EncoderSpec, int], Head]
+
+
+def two_dense(first: str, activation: Activation, second: str) -> HeadMaker:
     """A classifier on the first token: a Dense with an activation, then one row a label."""
 
-    def head(spec: EncoderSpec, outputs: int) -> Head:
+    def head(config: Config, spec: EncoderSpec, outputs: int) -> Head:
         hidden = spec.hidden_size
-        return (
+        stages = (
             (Dense(hidden, hidden, True, activation), (first,)),
             (Dense(hidden, outputs, True, "identity"), (second,)),
         )
+        return Head(stages=stages)
 
     return head
 
 
-def one_dense(spec: EncoderSpec, outputs: int) -> Head:
+def one_dense(config: Config, spec: EncoderSpec, outputs: int) -> Head:
     """A tagger: one row a label, on every token."""
-    return ((Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",)),)
+    return Head(((Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",)),))
 
 
-def masked_lm(
-    dense: str, norm: str, *decoder: str, activation: Activation | None = None
-) -> Callable[[EncoderSpec, int], Head]:
+def masked_lm(dense: str, norm: str, *decoder: str, activation: Activation | None = None) -> HeadMaker:
     """A masked language model's head: Dense, norm, and one row a word of the vocabulary; without an activation of its
     own it has the layers'."""
 
-    def head(spec: EncoderSpec, outputs: int) -> Head:
+    def head(config: Config, spec: EncoderSpec, outputs: int) -> Head:
         width = spec.embedding_size
-        return (
+        stages = (
             (Dense(spec.hidden_size, width, True, activation or spec.activation), (dense,)),
-            (LayerNorm(width, spec.norm_eps), (norm,)),
+            (LayerNorm(width, spec.norm.eps), (norm,)),
             (Dense(width, outputs, True, "identity"), (*decoder, EMBEDDINGS)),
         )
+        return Head(stages)
 
     return head
-
-
-def _affine(ours: str, *theirs: str) -> dict[str, tuple[str, ...]]:
-    """The weight and bias of one linear layer or norm."""
-    return {f"{ours}.{part}": tuple(f"{name}.{part}" for name in theirs) for part in ("weight", "bias")}

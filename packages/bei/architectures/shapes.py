@@ -1,37 +1,75 @@
 """The shape of every tensor that a spec needs, by our names."""
 
-from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Stage
+from bei.architectures.spec import Dense, Disentangled, EncoderSpec, LayerNorm, Norm, RelativeBias, Stage
 from bei.errors import SetupError
 
+Shapes = dict[str, tuple[int, ...]]
 
-def tensor_shapes(spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
+
+def tensor_shapes(spec: EncoderSpec) -> Shapes:
     """Raises SetupError where the stages of a head do not fit one another."""
-    hidden, inner, embedding = spec.hidden_size, spec.intermediate_size, spec.embedding_size
-    shapes = {
-        "embeddings.token": (spec.vocab_size, embedding),
-        "embeddings.position": (spec.position_offset + spec.max_tokens, embedding),
-        "embeddings.norm.weight": (embedding,),
-        "embeddings.norm.bias": (embedding,),
+    layers = [_layer_shapes(spec, i) for i in range(len(spec.layers))]
+    pooled_size = spec.token_size * len(spec.pooling.modes)
+    token_head = _stage_shapes("token_head", spec.token_head, spec.hidden_size)
+    head = _stage_shapes("head", spec.head, pooled_size)
+    final = _norm_shapes(spec.norm, "final_norm", spec.hidden_size) if spec.final_norm else {}
+    return {
+        name: shape
+        for part in (_embedding_shapes(spec), *layers, final, token_head, head)
+        for name, shape in part.items()
     }
+
+
+def linear_sizes(spec: EncoderSpec) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each linear part of a layer."""
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    return {
+        "qkv": (spec.qkv_size, hidden),
+        "out": (hidden, spec.query_size),
+        "up": (inner * (2 if spec.gated else 1), hidden),
+        "down": (hidden, inner),
+    }
+
+
+def _embedding_shapes(spec: EncoderSpec) -> Shapes:
+    hidden, embedding = spec.hidden_size, spec.embedding_size
+    shapes: Shapes = {"embeddings.token": (spec.vocab_size, embedding)}
+    if spec.position_offset is not None:
+        shapes["embeddings.position"] = (spec.position_offset + spec.max_tokens, embedding)
     if spec.token_types:
         shapes["embeddings.token_type"] = (spec.token_types, embedding)
+    if spec.embedding_norm:
+        shapes |= _norm_shapes(spec.norm, "embeddings.norm", embedding)
     if embedding != hidden:
         shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
-    if spec.relative_bias:
-        shapes["relative_bias"] = (spec.relative_bias.buckets, spec.heads)
-    norms = [f"layers.{i}.{norm}" for i in range(spec.layers) for norm in ("attention_norm", "ffn_norm")]
-    shapes |= {f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")}
-    linears = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up": (inner, hidden), "down": (hidden, inner)}
-    for i in range(spec.layers):
-        for linear, shape in linears.items():
-            shapes |= {f"layers.{i}.{linear}.weight": shape, f"layers.{i}.{linear}.bias": shape[:1]}
-    pooled_size = spec.token_size * len(spec.pooling.modes)
-    token_head = _stage_shapes("token_head", spec.token_head, hidden)
-    return shapes | token_head | _stage_shapes("head", spec.head, pooled_size)
+    match spec.relative_bias:
+        case RelativeBias(buckets, _):
+            shapes["relative_bias"] = (buckets, spec.heads)
+        case Disentangled(buckets=buckets, norm=norm):
+            shapes["relative_positions.weight"] = (2 * buckets, hidden)
+            shapes |= _norm_shapes(norm, "relative_positions.norm", hidden) if norm else {}
+    return shapes
 
 
-def _stage_shapes(name: str, stages: tuple[Stage, ...], width: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
+    shapes: Shapes = {}
+    for part, shape in linear_sizes(spec).items():
+        shapes[f"layers.{i}.{part}.weight"] = shape
+        if part in spec.biases:
+            shapes[f"layers.{i}.{part}.bias"] = shape[:1]
+    for place in spec.layers[i].norms:
+        shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
+    if spec.qk_norm:
+        shapes |= {f"layers.{i}.{part}.weight": (spec.head_size,) for part in ("query_norm", "key_norm")}
+    return shapes
+
+
+def _norm_shapes(norm: Norm, name: str, size: int) -> Shapes:
+    return {f"{name}.{part}": (size,) for part in (("weight", "bias") if norm.bias else ("weight",))}
+
+
+def _stage_shapes(name: str, stages: tuple[Stage, ...], width: int) -> Shapes:
+    shapes: Shapes = {}
     for i, stage in enumerate(stages):
         match stage:
             case Dense(inputs, outputs, bias, _):
@@ -41,6 +79,6 @@ def _stage_shapes(name: str, stages: tuple[Stage, ...], width: int) -> dict[str,
                 if bias:
                     shapes[f"{name}.{i}.bias"] = (outputs,)
                 width = outputs
-            case LayerNorm(size, _):
-                shapes |= {f"{name}.{i}.weight": (size,), f"{name}.{i}.bias": (size,)}
+            case LayerNorm(size, eps, bias):
+                shapes |= _norm_shapes(Norm("layer", eps, bias), f"{name}.{i}", size)
     return shapes

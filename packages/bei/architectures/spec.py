@@ -2,15 +2,20 @@
 
 A spec is data. Every engine interprets it; no engine knows a model's name. The tensors that go with it carry our names:
 
-    embeddings.{token,position,token_type}             [vocab | positions | types, embedding]
-    embeddings.norm.{weight,bias}                      [embedding]
-    embeddings.project.{weight,bias}                   [hidden, embedding], [hidden]   where the two sizes differ
-    relative_bias                                      [buckets, heads]
-    layers.{i}.qkv.{weight,bias}                       [3 * hidden, hidden], [3 * hidden]   query, key, value
-    layers.{i}.{out,up,down}.{weight,bias}             [outputs, inputs], [outputs]
-    layers.{i}.{attention_norm,ffn_norm}.{weight,bias} [hidden]
-    token_head.{i}.{weight,bias}                       the i-th stage of `token_head`
-    head.{i}.{weight,bias}                             the i-th stage of `head`
+    embeddings.{token,position,token_type}        [vocab | positions | types, embedding]
+    embeddings.norm.{weight,bias}                 [embedding]
+    embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   where the two sizes differ
+    relative_bias                                 [buckets, heads]
+    relative_positions.weight                     [2 * buckets, hidden]           DeBERTa's, with their norm's
+    layers.{i}.qkv.{weight,bias}                  [(heads + 2 * kv_heads) * head_size, hidden]   query, key, value
+    layers.{i}.{query_norm,key_norm}.weight       [head_size]
+    layers.{i}.out.{weight,bias}                  [hidden, heads * head_size]
+    layers.{i}.up.{weight,bias}                   [intermediate, hidden]          gated: the gate's rows, then as many
+    layers.{i}.down.{weight,bias}                 [hidden, intermediate]
+    layers.{i}.{attention_in, ...}.{weight,bias}  [hidden]                        the norms of the layer
+    final_norm.{weight,bias}                      [hidden]
+    token_head.{i}.{weight,bias}                  the i-th stage of `token_head`
+    head.{i}.{weight,bias}                        the i-th stage of `head`
 """
 
 from dataclasses import dataclass
@@ -18,6 +23,57 @@ from typing import Literal
 
 Activation = Literal["identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"]
 PoolingMode = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "sum"]
+LinearName = Literal["qkv", "out", "up", "down"]
+NormPlace = Literal["attention_in", "attention_out", "attention_end", "ffn_in", "ffn_out", "ffn_end"]
+"""Where a layer has a norm: on what goes in, on what comes out, or on the sum of the two, x + f(x)."""
+
+LINEARS: tuple[LinearName, ...] = ("qkv", "out", "up", "down")
+POST: tuple[NormPlace, ...] = ("attention_end", "ffn_end")
+PRE: tuple[NormPlace, ...] = ("attention_in", "ffn_in")
+SANDWICH: tuple[NormPlace, ...] = ("attention_in", "attention_out", "ffn_in", "ffn_out")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Layer norm, or RMS norm (arXiv:1910.07467): x / √(mean(x²) + eps) * (weight + offset)."""
+
+    kind: Literal["layer", "rms"]
+    eps: float
+    bias: bool = False
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class DynamicScaling:
+    """A base that grows with a sequence longer than `trained` tokens (transformers, modeling_rope_utils.py)."""
+
+    base: float
+    factor: float
+    trained: int
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotation of the i-th pair of a head, (i, i + pairs), by position * frequencies[i] radians (arXiv:2104.09864); a
+    head's numbers after the pairs stay as they are. `scale` multiplies what is rotated."""
+
+    frequencies: tuple[float, ...]
+    scale: float = 1.0
+    dynamic: DynamicScaling | None = None
+
+    @property
+    def size(self) -> int:
+        """How many of a head's numbers are rotated."""
+        return 2 * len(self.frequencies)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What may differ from layer to layer. `window` is the largest distance at which a token is seen."""
+
+    norms: tuple[NormPlace, ...] = POST
+    window: int | None = None
+    rotary: Rotary | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +85,24 @@ class RelativeBias:
 
 
 @dataclass(frozen=True)
+class Alibi:
+    """A bias per head that falls with distance: -slope * |i - j| (arXiv:2108.12409; bidirectional in JinaBERT)."""
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """Scores of content by relative position (DeBERTa, arXiv:2006.03654, §3.1): distances fall into 2 * `buckets`, and
+    each position's vector is projected by the layer's own query and key matrices, or by some of its own."""
+
+    buckets: int
+    max_distance: int
+    logarithmic: bool
+    content_to_position: bool
+    position_to_content: bool
+    norm: Norm | None
+
+
+@dataclass(frozen=True)
 class Pooling:
     """How token states become one vector: the vectors of `modes`, concatenated.
 
@@ -37,6 +111,10 @@ class Pooling:
 
     modes: tuple[PoolingMode, ...]
     include_prompt: bool = True
+
+
+FIRST = Pooling(("first",))
+LAST = Pooling(("last",))
 
 
 @dataclass(frozen=True)
@@ -55,6 +133,7 @@ class LayerNorm:
 
     size: int
     eps: float = 1e-5
+    bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,10 +151,17 @@ Stage = Dense | LayerNorm | Normalize | Log1pRelu
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A bidirectional encoder with post-norm layers: BERT and its family.
+    """A transformer over packed tokens: BERT and its family, modern encoders, and causal decoders.
 
-    `max_tokens` is the longest sequence the positions allow; the first token's row in the position table is
-    `position_offset`. `token_types` is the size of that table, 0 where the model has none.
+    `norm` is the kind of all norms, and `layers` say where they are. Groups of heads share a key and a value:
+    heads / kv_heads queries each. Attention is softmax(cap(q kᵀ * attention_scale) + bias) v, where cap is
+    soft_cap * tanh(x / soft_cap), and `causal` hides what comes after a token. `qk_norm` norms each head's query
+    and key. A gated layer is down(activation(gate) * up), others are down(activation(up)). `biases` names the linear
+    parts that have one.
+
+    `max_tokens` is the longest sequence the positions allow. The first token's row in the table of learned positions
+    is `position_offset`, None where there is no table, and `token_types` is the size of that of types, 0 where there
+    is none.
 
     `token_head` transforms every token's state, then `pooling` makes one vector of a sequence, and `head` transforms
     that: a classifier is a head, a tagger is a token head, SPLADE is both.
@@ -83,23 +169,49 @@ class EncoderSpec:
 
     vocab_size: int
     hidden_size: int
-    layers: int
     heads: int
+    kv_heads: int
+    head_size: int
     intermediate_size: int
     activation: Activation
-    norm_eps: float
+    norm: Norm
+    layers: tuple[Layer, ...]
     max_tokens: int
-    position_offset: int
-    token_types: int
+    attention_scale: float
     embedding_size: int
-    relative_bias: RelativeBias | None = None
+    causal: bool = False
+    qk_norm: bool = False
+    soft_cap: float | None = None
+    relative_bias: RelativeBias | Alibi | Disentangled | None = None
+    gated: bool = False
+    biases: tuple[LinearName, ...] = LINEARS
+    embedding_norm: bool = True
+    embedding_scale: float = 1.0
+    position_offset: int | None = None
+    token_types: int = 0
+    final_norm: bool = False
     token_head: tuple[Stage, ...] = ()
-    pooling: Pooling = Pooling(("first",))
+    pooling: Pooling = FIRST
     head: tuple[Stage, ...] = ()
 
     @property
-    def head_size(self) -> int:
-        return self.hidden_size // self.heads
+    def query_size(self) -> int:
+        """Width of all heads' queries, and of what attention gives."""
+        return self.heads * self.head_size
+
+    @property
+    def key_size(self) -> int:
+        """Width of all keys, and of all values."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def qkv_size(self) -> int:
+        return self.query_size + 2 * self.key_size
+
+    @property
+    def rotaries(self) -> tuple[Rotary, ...]:
+        """The different ones."""
+        return tuple(dict.fromkeys(layer.rotary for layer in self.layers if layer.rotary))
 
     @property
     def token_size(self) -> int:

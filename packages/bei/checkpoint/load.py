@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from bei import architectures
-from bei.architectures.family import Family, Head
+from bei.architectures.family import Family, Head, HeadStage, Judgement, Rows
 from bei.architectures.shapes import tensor_shapes
-from bei.architectures.spec import Dense, EncoderSpec, Normalize, Pooling
+from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Normalize, Pooling, Stage
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules, special_token, splade
+from bei.checkpoint.reranking import PairTemplate, judge, pair_template
 from bei.checkpoint.sources import fetch
-from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, labels, scoring
+from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, head_kind, labels, scoring
 from bei.checkpoint.tensors import Tensor, Tensors, scan
 from bei.errors import SetupError
-from bei.settings import PoolingSetting, Settings
+from bei.settings import PoolingSetting, RerankTemplate, Settings
 
 log = logging.getLogger("bei")
 
@@ -33,11 +34,20 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Specials:
+    """Tokens at the beginning and the end of a text."""
+
+    first: str | None = None
+    last: str | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """`tensors` maps our names (architectures/spec.py) to arrays; bfloat16 ones come as ml_dtypes.bfloat16.
 
     `max_tokens` is the longest input in tokens, specials included; `token_types` says whether the second text of a pair
     has another type than the first. `dtype` is the stored precision of the weights.
+    `added_specials` go around a text, whatever its tokenizer.json says; `pair_template` makes one text of a pair.
     `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
     """
 
@@ -57,12 +67,19 @@ class Checkpoint:
     labels: tuple[str, ...] = ()
     scoring: Scoring = "identity"
     late_interaction: LateInteraction | None = None
+    pair_template: PairTemplate | None = None
+    added_specials: Specials = Specials()
 
 
 def load(settings: Settings) -> Checkpoint:
     """Fetch the checkpoint that the settings name, and read it. Raises SetupError, one line that names the remedy."""
     fetched = fetch(settings)
-    return read(fetched.folder, settings.repo, fetched.revision, settings.max_num_tokens, settings.pooling)
+    return read(
+        *(fetched.folder, settings.repo, fetched.revision),
+        max_num_tokens=settings.max_num_tokens,
+        pooling=settings.pooling,
+        rerank_template=settings.rerank_template,
+    )
 
 
 def read(
@@ -71,10 +88,12 @@ def read(
     revision: str | None = None,
     max_num_tokens: int = 1 << 20,
     pooling: PoolingSetting | None = None,
+    rerank_template: RerankTemplate | None = None,
 ) -> Checkpoint:
     """Read a folder in the Hugging Face layout, checked whole: every tensor is there, none is left over, shapes fit.
 
-    `pooling` is what a checkpoint without modules.json pools by. Raises SetupError.
+    `pooling` is what a checkpoint without modules.json pools by, `rerank_template` how a language model is asked for a
+    score; without one its name says whether it is (checkpoint/reranking.py). Raises SetupError.
     """
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
@@ -84,14 +103,21 @@ def read(
         )
     family = architectures.family(config)
     stanford, pylate = architecture(config) == STANFORD_COLBERT, is_pylate(folder)
-    task = detect(config, modules, colbert=stanford or pylate, splade=pooling == "splade")
+    template = pair_template(config, name, rerank_template)
+    task = detect(config, modules, stanford or pylate, splade=pooling == "splade", judge=template is not None)
     if pylate:  # its norm is not in modules.json
         modules = replace(modules, token_head=(*modules.token_head, Normalize()))
     if task == "sparse" and not modules.sparse:
         saturation, pooled = splade()
         modules = replace(modules, head=tuple(saturation["head"]), pooling=pooled)
-    spec, head = _with_heads(family, config, modules, task, pooling)
-    parts = {**_tensors(modules.encoder, family, spec, head), **modules.tensors}
+    tokenizer_file = _tokenizer_file(folder, modules)
+    judged = task == "reranker" and head_kind(config) is None
+    if judged:
+        own = judge(family.spec(config), template, tokenizer_file)
+    else:
+        own = _own_head(family, config, modules, task, pooling)
+    spec = _with_heads(family.spec(config), modules, own)
+    parts = {**_tensors(modules.encoder, family, config, spec, own), **modules.tensors}
     _check_shapes(parts, spec)
     limits = read_limits(modules.encoder)
     late = None if task != "multi_vector" else read_late_interaction(folder, modules, limits, stanford)
@@ -103,72 +129,87 @@ def read(
         task=task,
         spec=spec,
         tensors=Tensors(parts),
-        tokenizer_file=_tokenizer_file(folder, modules),
+        tokenizer_file=tokenizer_file,
         max_tokens=_max_tokens(modules.encoder, limits, spec, max_num_tokens),
         token_types=spec.token_types > 1 and _reads_types(modules.encoder),
         lowercase=bool(limits.get("do_lower_case", False)),
         unknown_token=special_token(modules.encoder, "unk_token"),
         prompts=_prompts(folder, late),
         dtype=parts["embeddings.token"][0].dtype,
-        labels=labels(config) if scored else (),
+        labels=(template.yes,) if judged else labels(config) if scored else (),
         scoring=scoring({**config, **_activation(folder)}, task) if scored else "identity",
         late_interaction=late,
+        pair_template=template if task == "reranker" else None,
+        added_specials=_added_specials(modules.encoder),
     )
 
 
-def _with_heads(
+def _own_head(
     family: Family, config: Mapping[str, Any], modules: Modules, task: Task, pooling: PoolingSetting | None
-) -> tuple[EncoderSpec, dict[str, Head]]:
-    """The whole spec; and the stages whose tensors the encoder's own files hold, by the part of the spec they are."""
+) -> Head:
+    """The head whose tensors the encoder's own files hold."""
     spec = family.spec(config)
-    stages = {"token_head": modules.token_head, "head": modules.head}
     match task:
         case "embedding":
-            return replace(spec, pooling=modules.pooling or _pooling(config, pooling), **stages), {}
+            return Head(pooling=modules.pooling or _pooling(family, config, pooling))
         case "multi_vector":
-            heads = (
-                {"token_head": _stanford_head(spec, modules.encoder)}
-                if architecture(config) == STANFORD_COLBERT
-                else {}
-            )
+            stanford = architecture(config) == STANFORD_COLBERT
+            return _stanford_head(spec, modules.encoder) if stanford else Head()
         case "sparse":
-            heads = {"token_head": family.heads["MaskedLM"](spec, spec.vocab_size)}
+            kind, outputs = "MaskedLM", spec.vocab_size
         case "entities":
-            heads = {"token_head": family.heads["TokenClassification"](spec, len(labels(config)))}
+            kind, outputs = "TokenClassification", len(labels(config))
         case _:
-            heads = {"head": family.heads["SequenceClassification"](spec, len(labels(config)))}
-    own = {part: tuple(stage for stage, _ in head) for part, head in heads.items()}
-    stages = {part: own.get(part, ()) + of for part, of in stages.items()}
-    return replace(spec, pooling=modules.pooling or Pooling(("first",)), **stages), heads
+            kind, outputs = "SequenceClassification", len(labels(config))
+    if kind not in family.heads:
+        raise SetupError(f"config.json: {architecture(config)}: {config['model_type']!r} has no such head here")
+    return family.heads[kind](config, spec, outputs)
 
 
-def _pooling(config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
-    """The setting's, else TEI's: the first token for BERT and its kin, nothing for others (router/src/lib.rs)."""
+def _with_heads(spec: EncoderSpec, modules: Modules, own: Head) -> EncoderSpec:
+    return replace(
+        spec,
+        token_head=(*_stages(own.token_stages), *modules.token_head),
+        pooling=modules.pooling or own.pooling,
+        head=(*_stages(own.stages), *modules.head),
+    )
+
+
+def _stages(own: tuple[HeadStage, ...]) -> tuple[Stage, ...]:
+    return tuple(stage for stage, _ in own)
+
+
+def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
+    """The setting's, else the family's: as TEI's, the first token for BERT and its kin (router/src/lib.rs), and the
+    last for causal ones."""
     if pooling is not None:
         return Pooling((pooling,))
-    if "bert" not in config["model_type"]:
+    if family.pooling is None:
         raise SetupError(
             f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; "
             "add the file, or set BEI_POOLING"
         )
-    log.warning("no modules.json: pooling the first token; if the model was trained otherwise, set BEI_POOLING")
-    return Pooling(("first",))
+    (mode,) = family.pooling.modes
+    log.warning("no modules.json: pooling the %s token; if the model was trained otherwise, set BEI_POOLING", mode)
+    return family.pooling
 
 
 def _tensors(
-    folder: Path, family: Family, spec: EncoderSpec, heads: Mapping[str, Head]
+    folder: Path, family: Family, config: Mapping[str, Any], spec: EncoderSpec, head: Head
 ) -> dict[str, tuple[Tensor, ...]]:
     """Find each of our tensors in the checkpoint's files. Raises SetupError that lists what is missing or left over."""
     stored = {_modern(name): tensor for name, tensor in scan(_weight_files(folder)).items()}
-    names = family.tensors(spec)
-    first = names["embeddings.token"][0]
-    prefix = next((p for p in family.prefixes if p + first in stored), None)
+    names = dict(family.tensors(config, spec))
+    (first,) = names["embeddings.token"]
+    prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
     if prefix is None:
         raise SetupError(f"{folder}: no tensor {first!r} in its safetensors files; is config.json's model_type right?")
     stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
-    for part, head in heads.items():
-        names = {**names, **_head_names(part, head, stored)}
-    wanted = [theirs for parts in names.values() for theirs in parts]
+    for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
+        names |= _head_names(part, stages, stored)
+    if head.judgement is not None:
+        names["head.0.weight"] = (_judged(*names["head.0.weight"], head.judgement),)
+    wanted = [_name(theirs) for parts in names.values() for theirs in parts]
     missing = [theirs for theirs in wanted if theirs not in stored]
     if missing:
         raise SetupError(f"{folder}: tensors missing: {_some(missing)}")
@@ -176,16 +217,30 @@ def _tensors(
     left = [name for name in stored.keys() - set(wanted) if not ignored.match(name)]
     if left:
         raise SetupError(f"{folder}: tensors that config.json does not account for: {_some(sorted(left))}")
-    return {ours: tuple(stored[theirs] for theirs in parts) for ours, parts in names.items()}
+    return {ours: tuple(_part(stored, theirs) for theirs in parts) for ours, parts in names.items()}
 
 
-def _head_names(part: str, head: Head, stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+def _judged(matrix: str, judgement: Judgement) -> Rows:
+    return Rows(matrix, judgement.yes, judgement.yes + 1, judgement.no)
+
+
+def _name(theirs: str | Rows) -> str:
+    return theirs.name if isinstance(theirs, Rows) else theirs
+
+
+def _part(stored: Mapping[str, Tensor], theirs: str | Rows) -> Tensor:
+    if isinstance(theirs, Rows):
+        return stored[theirs.name].rows(theirs.start, theirs.stop, theirs.less)
+    return stored[theirs]
+
+
+def _head_names(part: str, stages: tuple[HeadStage, ...], stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
     names = {}
-    for i, (stage, modules) in enumerate(head):
+    for i, (stage, modules) in enumerate(stages):
         if not modules:
             continue
-        has_bias = not isinstance(stage, Dense) or stage.bias
+        has_bias = isinstance(stage, (Dense, LayerNorm)) and stage.bias
         for tensor in ("weight", "bias") if has_bias else ("weight",):
             places = [f"{module}.{tensor}" for module in modules]
             names[f"{part}.{i}.{tensor}"] = (next((place for place in places if place in stored), places[0]),)
@@ -195,7 +250,7 @@ def _head_names(part: str, head: Head, stored: Mapping[str, Tensor]) -> dict[str
 def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
     """The projection that Stanford's ColBERT keeps beside its encoder, and the norm after it."""
     size = read_json(folder / "artifact.metadata").get("dim", 128)
-    return ((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ()))
+    return Head(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -250,6 +305,13 @@ def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_
     stated = limits.get("max_seq_length") or read_json(folder / "tokenizer_config.json").get("model_max_length")
     stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
     return min(stated, spec.max_tokens, max_num_tokens)
+
+
+def _added_specials(folder: Path) -> Specials:
+    """Those that tokenizer_config.json asks for by its flags; transformers' Llama tokenizers obey them."""
+    config = read_json(folder / "tokenizer_config.json")
+    ends = (special_token(folder, f"{end}_token") if config.get(f"add_{end}_token") else None for end in ("bos", "eos"))
+    return Specials(*ends)
 
 
 def _activation(folder: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Modules:
     """`encoder` is the folder of config.json; `tensors` are the stages' own, under our names.
 
     Stages before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
-    head comes first. `mask`: the folder of a MultiVectorMask.
+    head comes first. `mask`: the folder of a MultiVectorMask. `judged`: a language model's logits are the score.
     """
 
     encoder: Path
@@ -62,6 +62,7 @@ class Modules:
     tensors: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     sparse: bool = False
     mask: Path | None = None
+    judged: bool = False
 
 
 def read_json(file: Path) -> Any:
@@ -79,7 +80,7 @@ def read_modules(folder: Path) -> Modules:
     rows = [
         (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
     ]
-    encoder, pooling, sparse, mask = folder, None, False, None
+    encoder, pooling, sparse, mask, judged = folder, None, False, None, False
     stages: dict[str, list[Stage]] = {"token_head": [], "head": []}
     tensors: dict[str, tuple[Tensor, ...]] = {}
     at = "token_head"
@@ -98,6 +99,8 @@ def read_modules(folder: Path) -> Modules:
                 tensors |= own
             case "MultiVectorMask":
                 mask = path
+            case "LogitScore":
+                judged = True
             case "Dropout":
                 pass
             case other:
@@ -105,7 +108,7 @@ def read_modules(folder: Path) -> Modules:
     head = stages["head"]
     while head and head[-1] == Normalize():
         head.pop()  # the last norm is each request's own choice
-    return Modules(encoder, tuple(stages["token_head"]), pooling, tuple(head), tensors, sparse, mask)
+    return Modules(encoder, tuple(stages["token_head"]), pooling, tuple(head), tensors, sparse, mask, judged)
 
 
 def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> tuple[dict[str, list[Stage]], Pooling]:

@@ -15,11 +15,14 @@ STANFORD_COLBERT = "HF_ColBERT"
 _TORCH_SCORINGS: dict[str, Scoring] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Identity": "identity"}
 
 
-def detect(config: Mapping[str, Any], modules: Modules, colbert: bool, splade: bool) -> Task:
+def detect(config: Mapping[str, Any], modules: Modules, colbert: bool, splade: bool, judge: bool = False) -> Task:
     """The task of a config.json and a modules.json. `colbert`: the checkpoint says that it is one; `splade`: the user
-    says so of a masked language model. Raises SetupError where the two contradict each other."""
+    says so of a masked language model; `judge`: there is a template for a language model to score pairs by. Raises
+    SetupError where they contradict each other."""
     if modules.sparse:
         return "sparse"
+    if modules.judged and not judge:
+        raise SetupError("modules.json: a LogitScore needs the template it was trained with: set BEI_RERANK_TEMPLATE")
     if modules.pooling is not None:
         return "embedding"
     if colbert or modules.token_head or modules.mask is not None:
@@ -31,6 +34,8 @@ def detect(config: Mapping[str, Any], modules: Modules, colbert: bool, splade: b
             return "entities"
         case "MaskedLM" if splade:
             return "sparse"
+        case None if judge and architecture(config).endswith("ForCausalLM"):
+            return "reranker"
     if splade:
         raise SetupError("pooling `splade` needs the head of a masked language model (*ForMaskedLM)")
     return "embedding"

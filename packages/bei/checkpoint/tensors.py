@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  teaches numpy the dtype bfloat16
@@ -18,12 +18,20 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor on disk: its file, its name there, shape, and dtype (float32, float16, bfloat16; others as stored)."""
+    """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
+    bfloat16; others as stored). `less` is a row of it that is subtracted, in float32."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: str
+    start: int = 0
+    less: int | None = None
+
+    def rows(self, start: int, stop: int, less: int | None = None) -> "Tensor":
+        """Those of [start, stop) that it has."""
+        count = max(0, min(stop, self.shape[0]) - start)
+        return replace(self, shape=(count, *self.shape[1:]), start=start, less=less)
 
 
 def scan(files: list[Path]) -> dict[str, Tensor]:
@@ -62,7 +70,10 @@ class Tensors(Mapping[str, np.ndarray]):
     def fingerprint(self, notes: Path) -> str:
         """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
         is the folder that keeps its hash for as long as the file system says that it is the same file."""
-        places = {ours: [(part.file.name, part.name) for part in parts] for ours, parts in self._parts.items()}
+        places = {
+            ours: [(part.file.name, part.name, part.start, part.less, part.shape) for part in parts]
+            for ours, parts in self._parts.items()
+        }
         digest = hashlib.sha256(repr(sorted(places.items())).encode())
         for file in sorted({part.file for parts in self._parts.values() for part in parts}):
             digest.update(_content_hash(file, notes).encode())
@@ -71,7 +82,11 @@ class Tensors(Mapping[str, np.ndarray]):
 
 def _read(tensor: Tensor) -> np.ndarray:
     with safe_open(tensor.file, "numpy") as opened:
-        return opened.get_tensor(tensor.name)
+        stored = opened.get_slice(tensor.name)
+        rows = stored[tensor.start : tensor.start + tensor.shape[0]]
+        if tensor.less is None:
+            return rows
+        return rows.astype(np.float32) - stored[tensor.less : tensor.less + 1].astype(np.float32)
 
 
 def _content_hash(file: Path, notes: Path) -> str:

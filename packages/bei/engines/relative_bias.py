@@ -1,19 +1,33 @@
-"""The learned bias of each distance between two tokens (T5, arXiv:1910.10683, §2.1; MPNet)."""
+"""What is added to the score of a key by its distance from the query."""
+
+import math
 
 import numpy as np
 
-from bei.architectures.spec import RelativeBias
+from bei.architectures.spec import Alibi, EncoderSpec, RelativeBias
 
 
-def bias_by_distance(spec: RelativeBias, weights: np.ndarray, max_tokens: int) -> np.ndarray:
-    """weights: float32[buckets, heads] → float32[heads, 2 * max_tokens - 1], the bias of each key's position less its
-    query's, from 1 - max_tokens on."""
-    return np.ascontiguousarray(weights[buckets(np.arange(1 - max_tokens, max_tokens), spec)].T)
+def bias_by_distance(spec: EncoderSpec, learned: np.ndarray | None) -> np.ndarray:
+    """learned: float32[buckets, heads] of a RelativeBias, None for ALiBi → float32[heads, 2 * max_tokens - 1], the bias
+    of each key's position less its query's, from 1 - max_tokens on."""
+    distance = np.arange(1 - spec.max_tokens, spec.max_tokens)
+    if isinstance(spec.relative_bias, Alibi):
+        return -np.outer(alibi_slopes(spec.heads), np.abs(distance)).astype(np.float32)
+    return np.ascontiguousarray(learned[buckets(distance, spec.relative_bias)].T)
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """2^(-8 i / heads) for head i from 1 on; heads that are no power of two take every other slope of the next one
+    (arXiv:2108.12409, §3, and its code, get_slopes)."""
+    whole = 1 << math.floor(math.log2(heads))
+    slopes = 2.0 ** (-8 * np.arange(1, whole + 1) / whole)
+    between = 2.0 ** (-4 * np.arange(1, 2 * (heads - whole), 2) / whole)
+    return np.concatenate([slopes, between])
 
 
 def buckets(distance: np.ndarray, spec: RelativeBias) -> np.ndarray:
-    """key position - query position → bucket: exact when near, logarithmic when far, signs apart (bidirectional;
-    transformers, MPNetEncoder.relative_position_bucket)."""
+    """key position - query position → bucket: exact when near, logarithmic when far, signs apart (T5,
+    arXiv:1910.10683, §2.1; transformers, MPNetEncoder.relative_position_bucket)."""
     half = spec.buckets // 2
     exact = half // 2
     size = np.abs(distance)

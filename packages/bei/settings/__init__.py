@@ -13,6 +13,7 @@ from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 
 Count = Annotated[int, Field(ge=1)]
 PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
+RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "none"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
 _FROM_ELSEWHERE = ("credential",)  # secrets have their own ways in
@@ -44,6 +45,7 @@ class Settings(BaseModel):
     threads: Count | None = None
     tokenization_workers: Count | None = None
     pooling: PoolingSetting | None = None
+    rerank_template: RerankTemplate | None = None
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080

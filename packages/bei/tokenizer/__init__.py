@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from tokenizers import Encoding as Read
 from tokenizers import Tokenizer as Library
 
 from bei.checkpoint.colbert import LateInteraction
-from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.load import Checkpoint, Specials
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer.template import Direction, cut, inner, learn, longest_first, windows
 
@@ -74,6 +74,20 @@ class Windows:
         return iter(self.encodings)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A pair in the words of its model's template; only `body` is cut."""
+
+    characters: int
+    prefix: tuple[str, ...]
+    body: tuple[str, ...]
+    suffix: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        return self.prefix, self.body, self.suffix
+
+
 class Tokenizer:
     """Safe to call from several threads. `max_tokens` counts specials and the prompt.
 
@@ -82,6 +96,8 @@ class Tokenizer:
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
         self._library = _load(str(checkpoint.tokenizer_file))
+        _ensure(self._library, checkpoint.added_specials)
+        self._template = checkpoint.pair_template
         self._late = checkpoint.late_interaction
         if self._late is not None:
             _keep_whole(self._library, self._late.markers.values())
@@ -126,12 +142,16 @@ class Tokenizer:
         prompt: str | None = None,
         role: Role | None = None,
         max_second_tokens: int | None = None,
+        instruction: str | None = None,
     ) -> list[Encoding]:
         """One encoding an input; a text that occurs again is read once. A prompt goes before texts, not before pairs;
         `role` is a ColBERT model's; `max_second_tokens` cuts the second of each pair, whatever `truncate` says.
+        `instruction` is for the pairs of a model that has a template for them.
 
         Raises Empty, Invalid or Untokenizable naming the input by its place.
         """
+        if self._template is not None:
+            inputs = [self._asked(item, instruction, max_second_tokens) for item in inputs]
         prompt = prompt or ""
         prompts = [prompt] if prompt else []
         bodies = self._read([*prompts, *(text for item in inputs for text in _texts(item, prompt))])
@@ -140,6 +160,9 @@ class Tokenizer:
         for i, item in enumerate(inputs):
             if not any(item) if isinstance(item, tuple) else not item:
                 raise Empty(f"`inputs` cannot be empty (input {i})")
+            if isinstance(item, Asked):
+                encodings.append(self._finish_asked(i, item, bodies, truncate, direction))
+                continue
             if isinstance(item, tuple):
                 first, second = bodies[item[0]], bodies[item[1]][:max_second_tokens]
                 encodings.append(self._finish_pair(i, item, first, second, truncate, direction))
@@ -215,6 +238,24 @@ class Tokenizer:
         ids, types = self._pair.wrap(*bodies)
         return Encoding(ids, len(item[0]) + len(item[1]), types=types)
 
+    def _asked(self, item: Input, instruction: str | None, max_second_tokens: int | None) -> "Input | Asked":
+        """A pair as its template has it; what is no pair as it is."""
+        if not isinstance(item, tuple) or not any(item):
+            return item
+        query, document = item
+        if max_second_tokens is not None:
+            (read,) = self._encode([document])
+            document = document[: read.offsets[:max_second_tokens][-1][1]] if read.ids else document
+        return Asked(len(query) + len(item[1]), *self._template.pieces(query, document, instruction))
+
+    def _finish_asked(
+        self, index: int, item: "Asked", bodies: dict[str, list[int]], truncate: bool, direction: Direction
+    ) -> Encoding:
+        prefix, body, suffix = ([id for piece in part for id in bodies[piece]] for part in item.parts)
+        fixed = len(prefix) + len(suffix)
+        self._check_length(index, len(body) + fixed, self._max_tokens, truncate)
+        return Encoding(prefix + cut(body, self._max_tokens - fixed, direction) + suffix, item.characters)
+
     def _limit(self, role: Role | None) -> int:
         if self._late is None or role is None:
             return self._max_tokens
@@ -280,16 +321,36 @@ def _load(file: str) -> Library:
     return library
 
 
+def _ensure(library: Library, specials: Specials) -> None:
+    """Put the specials around a text where the library does not."""
+    ids = library.encode("a").ids
+    ends = [(0, specials.first), (-1, specials.last)]
+    first, last = (token if token and ids[at] != library.token_to_id(token) else None for at, token in ends)
+    known = [(token, library.token_to_id(token)) for token in (first, last) if token]
+    if not known:
+        return
+    if any(id is None for _, id in known):
+        raise SetupError("tokenizer_config.json adds a token that tokenizer.json lacks; save the tokenizer again")
+    before, after = [[f"{token}:0"] if token else [] for token in (first, last)]
+    around = processors.TemplateProcessing(
+        single=[*before, "$A:0", *after], pair=[*before, "$A:0", "$B:0", *after], special_tokens=known
+    )
+    own = library.post_processor
+    library.post_processor = around if own is None else processors.Sequence([own, around])
+
+
 def _vocabulary(library: Library) -> list[str]:
     tokens = {id: token for token, id in library.get_vocab(with_added_tokens=True).items()}
     return [tokens.get(id, "") for id in range(max(tokens) + 1)]
 
 
-def _texts(item: Input, prompt: str) -> tuple[str, ...]:
+def _texts(item: "Input | Asked", prompt: str) -> tuple[str, ...]:
     """What there is to read of an input."""
     match item:
         case str():
             return (prompt + item,)
+        case Asked():
+            return tuple(piece for part in item.parts for piece in part)
         case tuple():
             return item
         case _:

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from bei.architectures.spec import LINEARS, POST, SANDWICH
+
 Encoder = c_void_p
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU = range(4)
 MODES = {"first": 0, "last": 1, "mean": 2, "max": 3, "sum": 4, "mean_sqrt_len": 5, "weighted_mean": 6}
+LAYER_NORMS = (*SANDWICH[:2], POST[0], *SANDWICH[2:], POST[1], "query_norm", "key_norm")
 ERRORS = {1: "the batch does not fit the model", 2: "out of memory"}
 
 
@@ -29,7 +32,7 @@ class Linear(Structure):
 
 
 class Norm(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("size", c_int32), ("eps", c_float)]
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("size", c_int32), ("rms", c_int32), ("eps", c_float)]
 
 
 class Stage(Structure):
@@ -38,8 +41,10 @@ class Stage(Structure):
 
 class Layer(Structure):
     _fields_ = [
-        *((name, Linear) for name in ("qkv", "out", "up", "down")),
-        *((name, Norm) for name in ("attention_norm", "ffn_norm")),
+        *((name, Linear) for name in LINEARS),
+        *((name, Norm) for name in LAYER_NORMS),
+        ("window", c_int32),
+        ("rotary", c_int32),
     ]
 
 
@@ -49,18 +54,28 @@ class Model(Structure):
         ("vocab_size", c_int32),
         ("hidden_size", c_int32),
         ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("head_size", c_int32),
         ("intermediate_size", c_int32),
         ("max_tokens", c_int32),
         ("type_count", c_int32),
         ("embedding_size", c_int32),
+        ("causal", c_int32),
+        ("gated", c_int32),
+        ("tokens_are_bf16", c_int32),
+        ("attention_scale", c_float),
+        ("soft_cap", c_float),
+        ("embedding_scale", c_float),
         ("tokens", c_void_p),
         ("positions", c_void_p),
         ("types", c_void_p),
-        ("relative_bias", c_void_p),
+        ("bias_by_distance", c_void_p),
         ("embedding_norm", Norm),
+        ("final_norm", Norm),
         ("project", Linear),
         ("layers", POINTER(Layer)),
         ("layer_count", c_int32),
+        ("rotary_sizes", POINTER(c_int32)),
         ("token_stages", POINTER(Stage)),
         ("stages", POINTER(Stage)),
         ("token_stage_count", c_int32),
@@ -75,6 +90,7 @@ class Model(Structure):
 class Batch(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("input_ids", "token_types", "cu_seqlens", "prompt_tokens", "attended")),
+        ("rotaries", POINTER(c_void_p)),
         ("sequences", c_int32),
     ]
 

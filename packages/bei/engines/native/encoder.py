@@ -9,6 +9,7 @@ from bei.architectures.spec import EncoderSpec
 from bei.engines.base import Batch
 from bei.engines.native import abi
 from bei.engines.native.model import model_of
+from bei.engines.rotary import RotaryTable
 from bei.errors import EngineFailed, SetupError
 
 
@@ -28,6 +29,7 @@ class Encoder:
         input_peaks: np.ndarray | None = None,
     ):
         self._library, self._spec = library, spec
+        self._rotaries = [RotaryTable(rotary) for rotary in spec.rotaries]
         self._model, self._kept = model_of(spec, precision, arrays)
         self._model.input_peaks = abi.address(input_peaks)
         self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads)
@@ -45,10 +47,20 @@ class Encoder:
         else:
             run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
         rows = np.empty(shape, np.float32)
-        status = run(self._handle, abi.Batch(*map(abi.address, arrays), len(batch)), abi.address(rows))
+        turns = self._turns(batch)
+        rotaries = abi.sequence(ctypes.c_void_p, list(map(abi.address, turns)))
+        status = run(self._handle, abi.Batch(*map(abi.address, arrays), rotaries, len(batch)), abi.address(rows))
         if status:
             raise EngineFailed(f"native engine: {abi.ERRORS[status]}")
         return rows
+
+    def _turns(self, batch: Batch) -> list[np.ndarray]:
+        """Of each of the spec's rotaries: float32[T, size]."""
+        if not self._rotaries:
+            return []
+        lengths = np.repeat(batch.lengths, batch.lengths)
+        positions = np.arange(len(lengths)) - np.repeat(batch.cu_seqlens[:-1], batch.lengths)
+        return [np.ascontiguousarray(table.rows(positions, lengths)) for table in self._rotaries]
 
     def __del__(self):
         if getattr(self, "_handle", None):

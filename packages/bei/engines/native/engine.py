@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bei import __version__
-from bei.architectures.spec import EncoderSpec
+from bei.architectures.shapes import linear_sizes
+from bei.architectures.spec import Disentangled, EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch
 from bei.engines.cpus import available_cpus
@@ -69,12 +70,14 @@ def _check(spec: EncoderSpec) -> None:
     for name in ("hidden_size", "intermediate_size", "embedding_size"):
         if getattr(spec, name) % 2:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")
+    if isinstance(spec.relative_bias, Disentangled):
+        raise SetupError("disentangled attention (DeBERTa) is the torch engine's")
 
 
 def _token_budget(spec: EncoderSpec) -> int:
     """Two blocks of rows (cpp/encoder.cpp) run as well as many; more save calls where a batch takes no time."""
-    per_layer = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
-    return min(1024, max(192, _BATCH_PRODUCTS // (spec.layers * per_layer)))
+    per_layer = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
+    return min(1024, max(192, _BATCH_PRODUCTS // (len(spec.layers) * per_layer)))
 
 
 def _choose(isa: Level, precision: str) -> tuple[str, str]:

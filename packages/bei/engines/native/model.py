@@ -5,7 +5,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bei.architectures.spec import Activation, Dense, EncoderSpec, LayerNorm, Log1pRelu, Normalize, Stage
+from bei.architectures.shapes import linear_sizes
+from bei.architectures.spec import (
+    LINEARS,
+    Activation,
+    Dense,
+    EncoderSpec,
+    LayerNorm,
+    LinearName,
+    Log1pRelu,
+    Norm,
+    Normalize,
+    Stage,
+)
 from bei.engines.native import abi
 from bei.engines.native.pack import linear_names
 
@@ -16,22 +28,27 @@ Arrays = Mapping[str, np.ndarray]
 def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Model, list]:
     """The model, and what must live as long as it does."""
     read = _Reader(spec, arrays, dict(linear_names(spec, precision)))
-    layers = abi.sequence(abi.Layer, [read.layer(f"layers.{i}") for i in range(spec.layers)])
+    layers = abi.sequence(abi.Layer, [read.layer(i) for i in range(len(spec.layers))])
     token_stages, stages = read.stages("token_head", spec.token_head), read.stages("head", spec.head)
     modes = abi.sequence(ctypes.c_int32, [abi.MODES[mode] for mode in spec.pooling.modes])
-    tables = ("embeddings.token", "embeddings.position", "embeddings.token_type", "relative_bias")
+    sizes = abi.sequence(ctypes.c_int32, [rotary.size for rotary in spec.rotaries])
+    tokens = arrays["embeddings.token"]
     model = abi.Model(
         abi.PRECISIONS[precision],
-        *(spec.vocab_size, spec.hidden_size, spec.heads, spec.intermediate_size),
+        *(spec.vocab_size, spec.hidden_size, spec.heads, spec.kv_heads, spec.head_size, spec.intermediate_size),
         *(spec.max_tokens, spec.token_types, spec.embedding_size),
-        *(abi.address(arrays.get(name)) for name in tables),
-        read.norm("embeddings.norm", spec.embedding_size, spec.norm_eps),
+        *(spec.causal, spec.gated, tokens.dtype != np.float32),
+        *(spec.attention_scale, spec.soft_cap or 0, spec.embedding_scale),
+        abi.address(tokens),
+        *(abi.address(arrays.get(name)) for name in ("embeddings.position", "embeddings.token_type", "relative_bias")),
+        *(read.norm("embeddings.norm"), read.norm("final_norm")),
         read.projection(),
         *(layers, len(layers)),
+        sizes,
         *(token_stages, stages, len(token_stages), len(stages)),
         *(modes, len(modes), spec.pooling.include_prompt),
     )
-    return model, [arrays, layers, token_stages, stages, modes]
+    return model, [arrays, layers, sizes, token_stages, stages, modes]
 
 
 def linear_of(
@@ -50,9 +67,13 @@ class _Reader:
         arrays = {part: self._arrays.get(f"{name}.{part}") for part in _LINEAR}
         return linear_of(arrays, inputs, outputs, self._precisions[name], activation)
 
-    def norm(self, name: str, size: int, eps: float) -> abi.Norm:
-        parts = (abi.address(self._arrays[f"{name}.{part}"]) for part in ("weight", "bias"))
-        return abi.Norm(*parts, size, eps)
+    def norm(self, name: str, kind: Norm | None = None) -> abi.Norm:
+        """A norm of the spec's kind, or of another; empty where the plan has none of this name."""
+        weight, kind = self._arrays.get(f"{name}.weight"), kind or self._spec.norm
+        if weight is None:
+            return abi.Norm()
+        bias = self._arrays.get(f"{name}.bias")
+        return abi.Norm(abi.address(weight), abi.address(bias), len(weight), kind.kind == "rms", kind.eps)
 
     def projection(self) -> abi.Linear:
         """From the embeddings to the layers, empty where they are of one size."""
@@ -61,17 +82,19 @@ class _Reader:
             return abi.Linear()
         return self.linear("embeddings.project", spec.embedding_size, spec.hidden_size)
 
-    def layer(self, name: str) -> abi.Layer:
-        spec = self._spec
-        hidden, inner = spec.hidden_size, spec.intermediate_size
-        return abi.Layer(
-            self.linear(f"{name}.qkv", hidden, 3 * hidden),
-            self.linear(f"{name}.out", hidden, hidden),
-            self.linear(f"{name}.up", hidden, inner, spec.activation),
-            self.linear(f"{name}.down", inner, hidden),
-            self.norm(f"{name}.attention_norm", hidden, spec.norm_eps),
-            self.norm(f"{name}.ffn_norm", hidden, spec.norm_eps),
-        )
+    def layer(self, i: int) -> abi.Layer:
+        spec, layer = self._spec, self._spec.layers[i]
+        sizes = linear_sizes(spec)
+        linears = (self._part(f"layers.{i}.{part}", part, *sizes[part]) for part in LINEARS)
+        norms = (self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS)
+        window = -1 if layer.window is None else layer.window
+        return abi.Layer(*linears, *norms, window, spec.rotaries.index(layer.rotary) if layer.rotary else -1)
+
+    def _part(self, name: str, part: LinearName, outputs: int, inputs: int) -> abi.Linear:
+        if part != "up":
+            return self.linear(name, inputs, outputs)
+        columns = len(self._arrays[f"{name}.bias"])  # gates and what they gate are padded each
+        return self.linear(name, inputs, columns if self._spec.gated else outputs, self._spec.activation)
 
     def stages(self, part: str, stages: tuple[Stage, ...]) -> ctypes.Array:
         return abi.sequence(abi.Stage, [self._stage(f"{part}.{i}", stage) for i, stage in enumerate(stages)])
@@ -80,8 +103,8 @@ class _Reader:
         match stage:
             case Dense(inputs, outputs, _, activation):
                 return abi.Stage(abi.DENSE, linear=self.linear(name, inputs, outputs, activation))
-            case LayerNorm(size, eps):
-                return abi.Stage(abi.LAYER_NORM, norm=self.norm(name, size, eps))
+            case LayerNorm(_, eps, bias):
+                return abi.Stage(abi.LAYER_NORM, norm=self.norm(name, Norm("layer", eps, bias)))
             case Normalize():
                 return abi.Stage(abi.NORMALIZE)
             case Log1pRelu():

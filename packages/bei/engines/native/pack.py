@@ -1,12 +1,13 @@
 """Weights as the kernels read them (cpp/linear.h): panels of columns, side by side what one instruction multiplies."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
 
-from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Stage
+from bei.architectures.spec import LINEARS, Dense, EncoderSpec, LayerNorm, Norm, Stage
 from bei.checkpoint.load import Checkpoint
 from bei.engines.native.isa import Level
 from bei.engines.relative_bias import bias_by_distance
@@ -25,35 +26,64 @@ def pack_checkpoint(
     def exact(name: str) -> np.ndarray:
         return np.ascontiguousarray(tensors[name], np.float32)
 
-    yield "embeddings.token", exact("embeddings.token")
-    yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
+    yield "embeddings.token", _token_table(tensors["embeddings.token"])
+    if spec.position_offset is not None:
+        yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
     if spec.token_types:
         yield "embeddings.token_type", exact("embeddings.token_type")
     if spec.relative_bias:
-        yield "relative_bias", bias_by_distance(spec.relative_bias, exact("relative_bias"), spec.max_tokens)
-    for name in norm_names(spec):
-        yield f"{name}.weight", exact(f"{name}.weight")
-        yield f"{name}.bias", exact(f"{name}.bias")
+        learned = exact("relative_bias") if "relative_bias" in tensors else None
+        yield "relative_bias", bias_by_distance(spec, learned)
+    for name, norm in norms(spec):
+        yield f"{name}.weight", exact(f"{name}.weight") + np.float32(norm.offset)
+        if norm.bias:
+            yield f"{name}.bias", exact(f"{name}.bias")
     for name, of in linear_names(spec, precision):
+        weight = exact(f"{name}.weight")
         bias = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
-        packed = pack_linear(exact(f"{name}.weight"), bias, of, level, input_peaks.get(name))
+        if spec.gated and name.endswith(".up"):
+            weight, bias = (rows if rows is None else take_turns(rows, level.lanes) for rows in (weight, bias))
+        packed = pack_linear(weight, bias, of, level, input_peaks.get(name))
         for part, array in packed.items():
             yield f"{name}.{part}", array
 
 
-def norm_names(spec: EncoderSpec) -> Iterator[str]:
-    yield "embeddings.norm"
-    for i in range(spec.layers):
-        yield from (f"layers.{i}.attention_norm", f"layers.{i}.ffn_norm")
-    yield from (name for name, stage in stages(spec) if isinstance(stage, LayerNorm))
+def _token_table(stored: np.ndarray) -> np.ndarray:
+    """bfloat16 is kept, as its bits: it is exact, and half of what may be a third of the model."""
+    if stored.dtype == ml_dtypes.bfloat16:
+        return np.ascontiguousarray(stored).view(np.uint16)
+    return np.ascontiguousarray(stored, np.float32)
+
+
+def take_turns(rows: np.ndarray, lanes: int) -> np.ndarray:
+    """rows: [2 * n, ...], gates and then what they gate → `lanes` of the first, as many of the second, and so on, with
+    zeros where n ends within a turn."""
+    halves = rows.reshape(2, len(rows) // 2, *rows.shape[1:])
+    padded = np.pad(halves, [(0, 0), (0, -halves.shape[1] % lanes)] + [(0, 0)] * (rows.ndim - 1))
+    turns = padded.reshape(2, -1, lanes, *rows.shape[1:]).swapaxes(0, 1)
+    return np.ascontiguousarray(turns.reshape(-1, *rows.shape[1:]))
+
+
+def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
+    if spec.embedding_norm:
+        yield "embeddings.norm", spec.norm
+    for i, layer in enumerate(spec.layers):
+        yield from ((f"layers.{i}.{place}", spec.norm) for place in layer.norms)
+        if spec.qk_norm:
+            yield from ((f"layers.{i}.{part}", replace(spec.norm, bias=False)) for part in ("query_norm", "key_norm"))
+    if spec.final_norm:
+        yield "final_norm", spec.norm
+    for name, stage in stages(spec):
+        if isinstance(stage, LayerNorm):
+            yield name, Norm("layer", stage.eps, stage.bias)
 
 
 def linear_names(spec: EncoderSpec, precision: str) -> Iterator[tuple[str, str]]:
     """Each matrix and its precision."""
     if spec.embedding_size != spec.hidden_size:
         yield "embeddings.project", precision
-    for i in range(spec.layers):
-        yield from ((f"layers.{i}.{part}", precision) for part in ("qkv", "out", "up", "down"))
+    for i in range(len(spec.layers)):
+        yield from ((f"layers.{i}.{part}", precision) for part in LINEARS)
     for name, stage in stages(spec):
         if isinstance(stage, Dense):
             yield name, stage_precision(spec, name, stage, precision)

@@ -1,6 +1,8 @@
-"""Attention over packed tokens: each group of equal lengths is one dense call, so no token attends to padding."""
+"""Attention over packed tokens: each group of equal lengths is dense calls, so no token attends to padding."""
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,37 +11,129 @@ from torch import Tensor
 
 from bei.engines.torch.layout import Group
 
+_SCORES = 1 << 24  # a mask's numbers at a time: long sequences take it in blocks of queries
 
-def packed_attention(qkv: Tensor, groups: tuple[Group, ...], heads: int, biases: list[Tensor | None]) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v in each sequence. qkv: [T, 3 * hidden]; biases, for each group, broadcast to
-    [count, heads, length, length]; returns [T, hidden]."""
-    hidden = qkv.shape[1] // 3
-    context = torch.zeros_like(qkv[:, :hidden])  # rows beyond the last token stay zero
-    for group, bias in zip(groups, biases, strict=True):
-        shape = (group.count, group.length, 3, heads, hidden // heads)
-        q, k, v = qkv[group.tokens].view(shape).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        context[group.tokens].view(shape[0], shape[1], heads, -1).copy_(attended.transpose(1, 2))
-    return context
-
-
-def unseen_bias(attended: np.ndarray, length: int) -> Tensor | None:
-    """attended: int[count], the leading tokens of each sequence that are seen → float32[count, 1, 1, length], -inf on
-    the keys after them; None where all are seen."""
-    if (attended >= length).all():
-        return None
-    unseen = torch.from_numpy(np.arange(length) >= attended[:, None])
-    return torch.zeros(unseen.shape).masked_fill_(unseen, -math.inf)[:, None, None]
+PositionScores = Callable[[Tensor, Tensor, slice, slice], Tensor]
+"""(q, k, their positions) → scores that are added to q kᵀ."""
 
 
 class BiasTable:
-    """The relative bias of every distance."""
+    """The bias of every distance."""
 
     def __init__(self, by_distance: Tensor):
         self._by_distance = by_distance  # [heads, 2 * max_tokens - 1]
 
-    def of(self, length: int) -> Tensor:
-        """[heads, length, length]: row i, column j holds the bias of distance j - i."""
+    def of(self, queries: slice, keys: slice) -> Tensor:
+        """[heads, queries, keys]: row i, column j holds the bias of the distance from i to j."""
         zero = self._by_distance.shape[1] // 2
-        near = self._by_distance[:, zero + 1 - length : zero + length]
-        return near.unfold(1, length, 1).flip(1)
+        near = self._by_distance[:, zero + keys.start - queries.stop + 1 : zero + keys.stop - queries.start]
+        return near.unfold(1, keys.stop - keys.start, 1).flip(1)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the sequences of a group see in a layer. `attended`: int[count], how many leading tokens of each."""
+
+    group: Group
+    attended: np.ndarray
+    causal: bool
+    window: int | None
+    table: BiasTable | None
+
+    @property
+    def all_seen(self) -> bool:
+        return bool((self.attended >= self.group.length).all())
+
+    @property
+    def near(self) -> int | None:
+        """The window, where the sequences are long enough for it to hide anything."""
+        return self.window if self.window is not None and self.window < self.group.length - 1 else None
+
+    @property
+    def only_causal(self) -> bool:
+        return self.causal and self.near is None and self.all_seen and self.table is None
+
+    def blocks(self, whole: bool) -> Iterator[tuple[slice, slice]]:
+        """Queries, and the keys that some of them see; `whole`: all at once, for no mask is needed."""
+        length = self.group.length
+        rows = length if whole else max(16, _SCORES // (self.group.count * length))
+        for first in range(0, length, rows):
+            last = min(first + rows, length)
+            start = 0 if self.near is None else max(0, first - self.near)
+            stop = length if self.near is None else min(length, last + self.near)
+            yield slice(first, last), slice(start, last if self.causal and not whole else stop)
+
+    def bias(self, queries: slice, keys: slice, like: Tensor) -> Tensor | None:
+        """What is added to scores, broadcast to [count, heads, queries, keys]: -inf on what is not seen."""
+        bias = None if self.table is None else self.table.of(queries, keys)
+        hidden = self._hidden(queries, keys)
+        if hidden is None:
+            return bias
+        unseen = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf).to(like.device)
+        return unseen if bias is None else bias + unseen
+
+    def _hidden(self, queries: slice, keys: slice) -> Tensor | None:
+        """[count or 1, 1, queries or 1, keys]; None where all is seen."""
+        at = torch.arange(keys.start, keys.stop)
+        distance = at - torch.arange(queries.start, queries.stop)[:, None]
+        masks = []
+        if self.causal:
+            masks.append((distance > 0)[None, None])
+        if self.near is not None:
+            masks.append((distance.abs() > self.near)[None, None])
+        if not self.all_seen:
+            masks.append((at >= torch.from_numpy(self.attended)[:, None])[:, None, None])
+        hidden = None
+        for mask in masks:
+            hidden = mask if hidden is None else hidden | mask
+        return hidden
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sights: list[Sight],
+    scale: float,
+    soft_cap: float | None = None,
+    position_scores: PositionScores | None = None,
+) -> Tensor:
+    """softmax(cap(q kᵀ * scale) + bias) v in each sequence. q: [T, heads, size]; k, v: [T, kv_heads, size]; returns
+    [T, heads * size]."""
+    context = q.new_zeros(len(q), q.shape[1] * q.shape[2])  # rows beyond the last token stay zero
+    plain = soft_cap is None and position_scores is None
+    for sight in sights:
+        group = sight.group
+        shape = (group.count, group.length)
+        of_q, of_k, of_v = (x[group.tokens].unflatten(0, shape).transpose(1, 2) for x in (q, k, v))
+        out = context[group.tokens].view(*shape, *q.shape[1:])
+        nothing_hidden = not sight.causal and sight.near is None and sight.all_seen and sight.table is None
+        for queries, keys in sight.blocks(whole=plain and (nothing_hidden or sight.only_causal)):
+            block = (of_q[:, :, queries], of_k[:, :, keys], of_v[:, :, keys])
+            if plain:
+                bias = None if sight.only_causal else sight.bias(queries, keys, q)
+                gqa = q.shape[1] != k.shape[1]
+                attended = F.scaled_dot_product_attention(
+                    *block, attn_mask=bias, is_causal=sight.only_causal, scale=scale, enable_gqa=gqa
+                )
+            else:
+                bias = sight.bias(queries, keys, q)
+                extra = position_scores(*block[:2], queries, keys) if position_scores else None
+                attended = _attend(*block, bias, scale, soft_cap, extra)
+            out[:, queries] = attended.transpose(1, 2)
+    return context
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, soft_cap: float | None, extra: Tensor | None
+) -> Tensor:
+    """The same, score by score."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+    scores = (q @ k.transpose(-1, -2)).float()
+    scores = (scores if extra is None else scores + extra) * scale
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1).to(v.dtype) @ v

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Log1pRelu, Normalize, Stage
+from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Log1pRelu, Norm, Normalize, Stage
 from bei.engines.base import Batch
 from bei.engines.torch.layout import Layout
 from bei.engines.torch.linear import ACTIVATIONS, linear_class, spare_rows
+from bei.engines.torch.norm import NormLayer
 from bei.engines.torch.pooling import pool
 from bei.engines.torch.weights import Weights
 
@@ -72,15 +73,14 @@ def _stage(stage: Stage, weights: Weights, name: str, wide: bool = False) -> Cal
     match stage:
         case Dense(_, _, bias, activation) if wide:
             matrix = weights.matrix(f"{name}.weight")
-            offset = weights.exact(f"{name}.bias") if bias else torch.zeros(len(matrix), device=weights.device)
+            offset = weights.exact(f"{name}.bias") if bias else None
             linear = linear_class(weights.device, weights.dtype)(matrix, offset, activation)
             return lambda rows: linear(rows.to(weights.dtype)).float()
         case Dense(_, _, bias, activation):
             weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias") if bias else None
             return lambda rows: ACTIVATIONS[activation](F.linear(rows, weight, offset))
-        case LayerNorm(size, eps):
-            weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias")
-            return lambda rows: F.layer_norm(rows, (size,), weight, offset, eps)
+        case LayerNorm(_, eps, bias):
+            return NormLayer(Norm("layer", eps, bias), weights, name)
         case Normalize():
             return lambda rows: F.normalize(rows, dim=-1)
         case Log1pRelu():

@@ -38,8 +38,8 @@ def spare_rows(rows: int) -> int:
 class Linear:
     """weight: [outputs, inputs]; bias: float32[outputs]; x: [rows, inputs] in the weight's dtype."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = "identity"):
-        self._weight, self._bias = weight.contiguous(), bias.to(weight.dtype)
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "identity"):
+        self._weight, self._bias = weight.contiguous(), None if bias is None else bias.to(weight.dtype)
         self._activation = ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Linear:
 class PackedLinear:
     """The same on a CPU by oneDNN: the weight is laid out once as the kernel reads it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = "identity"):
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "identity"):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
         self._bias, self._fused = bias, _FUSED[activation]
 

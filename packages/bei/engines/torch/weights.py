@@ -25,6 +25,10 @@ class Weights:
         """In the engine's precision."""
         return _tensor(self.checkpoint.tensors[name]).to(self.device, self.dtype)
 
+    def stored(self, name: str) -> Tensor:
+        """As it is stored."""
+        return _tensor(self.checkpoint.tensors[name]).to(self.device)
+
     def exact(self, name: str) -> Tensor:
         """In float32."""
         return _tensor(self.checkpoint.tensors[name]).to(self.device, torch.float32)

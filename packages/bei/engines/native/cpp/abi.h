@@ -23,9 +23,10 @@ typedef struct {
   int32_t inputs, outputs, precision, activation;
 } BeiLinear;
 
+// Layer norm, or RMS norm; a null bias is none, and a null weight is no norm at all.
 typedef struct {
   const float *weight, *bias;
-  int32_t size;
+  int32_t size, rms;
   float eps;
 } BeiNorm;
 
@@ -35,23 +36,32 @@ typedef struct {
   BeiNorm norm;
 } BeiStage;
 
+// Norms stand where architectures/spec.py says. `window` is the largest distance that is seen, and `rotary` the number of
+// the layer's table; negative for none.
 typedef struct {
   BeiLinear qkv, out, up, down;
-  BeiNorm attention_norm, ffn_norm;
+  BeiNorm attention_in, attention_out, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
+  int32_t window, rotary;
 } BeiLayer;
 
-// `tokens` and `positions` (from the first token's on) are [rows, embedding_size] in float32, and so is `types`, null
-// where there are none. `project` has null panels where embedding and hidden size are one. `relative_bias` is
-// [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is none. `input_peaks`, null
-// where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv` and of `up`; of one
-// thread only.
+// `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
+// token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
+// where embedding and hidden size are one. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less
+// the query's; null where there is none. `soft_cap` is zero for none. Where `gated`, a vector of gates and a vector of
+// what they gate take turns in the columns of `up`. `rotary_sizes` are how many of a head's numbers each table turns.
+// `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
+// and of `up`; of one thread only.
 typedef struct {
-  int32_t precision, vocab_size, hidden_size, heads, intermediate_size, max_tokens, type_count, embedding_size;
-  const float *tokens, *positions, *types, *relative_bias;
-  BeiNorm embedding_norm;
+  int32_t precision, vocab_size, hidden_size, heads, kv_heads, head_size, intermediate_size, max_tokens;
+  int32_t type_count, embedding_size, causal, gated, tokens_are_bf16;
+  float attention_scale, soft_cap, embedding_scale;
+  const void* tokens;
+  const float *positions, *types, *bias_by_distance;
+  BeiNorm embedding_norm, final_norm;
   BeiLinear project;
   const BeiLayer* layers;
   int32_t layer_count;
+  const int32_t* rotary_sizes;
   const BeiStage *token_stages, *stages;
   int32_t token_stage_count, stage_count;
   const int32_t* modes;
@@ -59,9 +69,10 @@ typedef struct {
   float* input_peaks;
 } BeiModel;
 
-// engines/base.py says what each is.
+// engines/base.py says what each is; engines/rotary.py makes the tables, [tokens, size] each.
 typedef struct {
   const int32_t *input_ids, *token_types, *cu_seqlens, *prompt_tokens, *attended;
+  const float* const* rotaries;
   int32_t sequences;
 } BeiBatch;
 

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "activation.h"
+
 namespace bei {
 namespace {
 
@@ -22,18 +24,18 @@ uint32_t word_at(const void* p) {
   return word;
 }
 
-// Keys as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel]. Columns beyond the last key repeat it.
+// Keys [first, last) as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel]. Columns beyond the last
+// key repeat it.
 template <class T>
-const uint32_t* pack_keys(const Head<T>& h, Buffer& buffer) {
+const uint32_t* pack_keys(const Head<T>& h, int first, int last, Buffer& buffer) {
   constexpr int per = kPerWord<T>;
-  const int words = round_up(h.head_size, per) / per, columns = round_up(h.keys, kLanes);
+  const int words = round_up(h.head_size, per) / per, columns = round_up(last - first, kLanes);
   uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
   for (int start = 0; start < columns; start += kLanes) {
     const Panel panel = panel_of(start, columns, words);
     uint32_t* to = packed + panel.words + start % kPanel;
     const T* from[kLanes];
-    for (int i = 0; i < kLanes; i++)
-      from[i] = h.qkv.row(std::min(start + i, h.keys - 1)) + h.hidden + h.head * h.head_size;
+    for (int i = 0; i < kLanes; i++) from[i] = h.keys.row(std::min(first + start + i, last - 1));
     for (int w = 0; w < h.head_size / per; w++, to += panel.width)
       for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + w * per);
     if (h.head_size % per)  // half a word, of bf16
@@ -49,18 +51,18 @@ void pack_words(const bf16* const* rows, int n, uint32_t* to) {
   for (int d = 0; d < n; d++) to[d] = rows[0][d].bits | static_cast<uint32_t>(rows[1][d].bits) << 16;
 }
 
-// Values as its rows: [head_size / kPanel][words of keys][kPanel]. Rows beyond the last key are zero.
+// Values [first, last) as its rows: [head_size / kPanel][words of keys][kPanel]. Rows beyond the last key are zero.
 template <class T>
-const uint32_t* pack_values(const Head<T>& h, Buffer& buffer) {
+const uint32_t* pack_values(const Head<T>& h, int first, int last, Buffer& buffer) {
   constexpr int per = kPerWord<T>;
-  const int words = round_up(h.keys, per) / per, columns = round_up(h.head_size, kLanes);
+  const int words = round_up(last - first, per) / per, columns = round_up(h.head_size, kLanes);
   uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
   const std::vector<T> none(h.head_size);
   for (int w = 0; w < words; w++) {
     const T* rows[per];
     for (int i = 0; i < per; i++) {
-      const int key = w * per + i;
-      rows[i] = key < h.keys ? h.qkv.row(key) + 2 * h.hidden + h.head * h.head_size : none.data();
+      const int key = first + w * per + i;
+      rows[i] = key < last ? h.values.row(key) : none.data();
     }
     for (int start = 0; start < columns; start += kPanel) {
       const Panel panel = panel_of(start, columns, words);
@@ -79,11 +81,12 @@ F exp2_for(F x, bf16) { return quick_exp2(x); }
 
 // One row of scores to probabilities short of their sum, which is returned. `bias` is the one of the first key.
 template <class T>
-float softmax(float* scores, int keys, float scale, const float* bias, T* probabilities) {
+float softmax(float* scores, int keys, float scale, float soft_cap, const float* bias, T* probabilities) {
   constexpr float log2_e = 1.44269504f;
   F most = splat(-INFINITY);
   for_vectors(keys, [&](int i, int lanes) {
     F score = load(scores + i) * splat(scale);
+    if (soft_cap > 0) score = splat(soft_cap) * tanh(score * splat(1 / soft_cap));
     if (bias) score = score + load_lanes(bias + i, lanes);
     store(scores + i, score);
     most = max(most, select_first(lanes, score, most));
@@ -98,44 +101,68 @@ float softmax(float* scores, int keys, float scale, const float* bias, T* probab
   return sum(sums);
 }
 
+// What a few queries of one head share: packed keys and values of [first, last), and rows of `stride` for their scores.
+template <class T>
+struct Packed {
+  const uint32_t *keys, *values;
+  int first, last, stride;
+  float* scores;
+  T* probabilities;
+};
+
+// The context of `rows` queries from `row` on. Scores are those of whole panels, from the first that any row sees to the
+// last, and a row's probabilities are zero where it does not see.
+template <class T>
+void attend(const Head<T>& h, int head, int row, int rows, const Packed<T>& t) {
+  constexpr int per = kPerWord<T>;
+  const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = round_up(h.head_size, per) / per;
+  const int start = (h.begin(row) - t.first) / kPanel * kPanel, stop = h.end(row + rows - 1) - t.first;
+  const T* queries = h.queries.row(row) + head * h.head_size;
+  for (int key = start; key < stop; key += kPanel) {
+    const Panel panel = panel_of(key, columns, key_words);
+    multiply<T>(queries, h.queries.stride * sizeof(T), rows, t.keys + panel.words, panel.width / kLanes, key_words,
+                t.scores + key, t.stride);
+  }
+  float sums[kRows];
+  for (int i = 0; i < rows; i++) {
+    const int begin = h.begin(row + i) - t.first, end = h.end(row + i) - t.first;
+    const float* bias = h.bias ? h.bias + head * h.bias_stride - (row + i) + t.first + begin : nullptr;
+    T* probabilities = t.probabilities + static_cast<size_t>(i) * t.stride;
+    float* scores = t.scores + static_cast<size_t>(i) * t.stride;
+    sums[i] = softmax(scores + begin, end - begin, h.scale, h.soft_cap, bias, probabilities + begin);
+    std::fill(probabilities + start, probabilities + begin, T{});
+    std::fill(probabilities + end, probabilities + round_up(stop, per), T{});
+  }
+  alignas(64) float products[kRows * kPanel];
+  const int value_words = round_up(keys, per) / per, words = round_up(stop, per) / per - start / per;
+  const int size = round_up(h.head_size, kLanes);
+  for (int column = 0; column < size; column += kPanel) {
+    const Panel panel = panel_of(column, size, value_words);
+    const uint32_t* values = t.values + panel.words + static_cast<size_t>(start / per) * panel.width;
+    multiply<T>(t.probabilities + start, t.stride * sizeof(T), rows, values, panel.width / kLanes, words, products,
+                panel.width);
+    for (int i = 0; i < rows; i++) {
+      T* to = h.context.row(row + i) + head * h.head_size + column;
+      for_vectors(std::min(panel.width, h.head_size - column), [&](int d, int lanes) {
+        store_lanes(to + d, load(products + i * panel.width + d) * splat(1 / sums[i]), lanes);
+      });
+    }
+  }
+}
+
 }  // namespace
 
 template <class T>
 void attention(const Head<T>& h, int first, int last, Scratch& scratch) {
-  const uint32_t *keys = pack_keys(h, scratch.keys), *values = pack_values(h, scratch.values);
-  const int columns = round_up(h.keys, kLanes), size = round_up(h.head_size, kLanes);
-  const int key_words = round_up(h.head_size, kPerWord<T>) / kPerWord<T>;
-  const int value_words = round_up(h.keys, kPerWord<T>) / kPerWord<T>;
-  float* scores = scratch.scores.get<float>(static_cast<size_t>(kRows) * columns);
-  T* probabilities = scratch.probabilities.get<T>(static_cast<size_t>(kRows) * columns);
-  const float scale = 1 / std::sqrt(static_cast<float>(h.head_size));
-  float sums[kRows];
-  alignas(64) float products[kRows * kPanel];
-
-  for (int row = first; row < last; row += kRows) {
-    const int rows = std::min(kRows, last - row);
-    const T* queries = h.qkv.row(row) + h.head * h.head_size;
-    for (int key = 0; key < columns; key += kPanel) {
-      const Panel panel = panel_of(key, columns, key_words);
-      multiply<T>(queries, h.qkv.stride * sizeof(T), rows, keys + panel.words, panel.width / kLanes,
-                  key_words, scores + key, columns);
-    }
-    for (int i = 0; i < rows; i++) {
-      const float* bias = h.bias ? h.bias - (row + i) : nullptr;
-      sums[i] = softmax(scores + i * columns, h.keys, scale, bias, probabilities + i * columns);
-    }
-    for (int start = 0; start < size; start += kPanel) {
-      const Panel panel = panel_of(start, size, value_words);
-      multiply<T>(probabilities, columns * sizeof(T), rows, values + panel.words, panel.width / kLanes,
-                  value_words, products, panel.width);
-      for (int i = 0; i < rows; i++) {
-        T* to = h.context.row(row + i) + h.head * h.head_size + start;
-        for_vectors(std::min(panel.width, h.head_size - start), [&](int d, int lanes) {
-          store_lanes(to + d, load(products + i * panel.width + d) * splat(1 / sums[i]), lanes);
-        });
-      }
-    }
-  }
+  Packed<T> packed;
+  packed.first = h.begin(first), packed.last = h.end(last - 1);
+  packed.keys = pack_keys(h, packed.first, packed.last, scratch.keys);
+  packed.values = pack_values(h, packed.first, packed.last, scratch.values);
+  packed.stride = round_up(packed.last - packed.first, kLanes) + kLanes;  // a row that begins late ends as late
+  packed.scores = scratch.scores.get<float>(static_cast<size_t>(kRows) * packed.stride);
+  packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(kRows) * packed.stride);
+  for (int head = 0; head < h.heads; head++)
+    for (int row = first; row < last; row += kRows) attend(h, head, row, std::min(kRows, last - row), packed);
 }
 
 template void attention<float>(const Head<float>&, int, int, Scratch&);

@@ -38,10 +38,9 @@ class EncoderIn final : public BeiEncoder {
     const Stages stages{model_.stages, model_.stage_count};
     const Pooling pooling{model_.modes, model_.mode_count};
     const int width = token_stages.width(model_.hidden_size) * pooling.count, row_size = stages.width(width);
-    const bool firsts = token_stages.count == 0 && pooling.count == 1 && pooling.modes[0] == BEI_FIRST;
-    const Run run(*this, batch, firsts && model_.include_prompt);
+    const Run run(*this, batch, token_stages.count == 0 ? only_token(pooling) : kAll);
     Rows<float> vectors = run.x;
-    if (!run.firsts) {
+    if (run.needed == kAll) {
       vectors = run.memory->pooled.template get<float>(batch.sequences, width);
       crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
         pool(run, sequence, token_stages, pooling, vectors.row(sequence), scratch);
@@ -57,7 +56,7 @@ class EncoderIn final : public BeiEncoder {
   void tokens(const BeiBatch& batch, float* states) override {
     const Stages stages{model_.token_stages, model_.token_stage_count};
     const int size = stages.width(model_.hidden_size);
-    const Run run(*this, batch, false);
+    const Run run(*this, batch, kAll);
     each_block(run.tokens, *run.scratch, [&](int first, int count, Scratch& scratch) {
       const Rows<float> out = stages.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
       for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
@@ -85,33 +84,42 @@ class EncoderIn final : public BeiEncoder {
     RowBuffer x, qkv, context, pooled;
   };
 
-  // Rows of one head of one sequence.
+  // Rows of one key and value's heads in one sequence.
   struct Part {
-    int sequence, head, first, last;
+    int sequence, kv_head, first, last;
   };
 
-  // A batch on its way through the layers; when it is made, x holds the last states: of all tokens, or, with `firsts`,
-  // of each sequence's first, for the others' last layer is then nobody's.
+  // The tokens whose last states are needed: all, or one of each sequence.
+  enum Needed { kAll, kFirst, kLast };
+
+  Needed only_token(const Pooling& pooling) const {
+    if (pooling.count != 1) return kAll;
+    if (pooling.modes[0] == BEI_LAST) return kLast;
+    return pooling.modes[0] == BEI_FIRST && model_.include_prompt ? kFirst : kAll;
+  }
+
+  // A batch on its way through the layers; when it is made, x holds the last states: of all tokens, or of the one that is
+  // needed of each sequence, for the others' last layer is then nobody's.
   struct Run {
     Crew::Shift shift;
     typename Pool<Memory>::Lent memory;
     typename Pool<Scratch>::Lent scratch;
     const BeiBatch& batch;
-    const bool firsts;
+    const Needed needed;
     const int tokens;
     Rows<float> x;
     Rows<Stored> qkv, context;
 
-    Run(EncoderIn& encoder, const BeiBatch& batch, bool firsts)
+    Run(EncoderIn& encoder, const BeiBatch& batch, Needed needed)
         : shift(encoder.crew_),
           memory(encoder.memories_),
           scratch(encoder.scratches_),
           batch(batch),
-          firsts(firsts),
+          needed(needed),
           tokens(batch.cu_seqlens[batch.sequences]),
           x(memory->x.template get<float>(tokens, encoder.model_.hidden_size)),
-          qkv(memory->qkv.template get<Stored>(tokens, 3 * encoder.model_.hidden_size)),
-          context(memory->context.template get<Stored>(tokens, encoder.model_.hidden_size)) {
+          qkv(memory->qkv.template get<Stored>(tokens, encoder.qkv_size())),
+          context(memory->context.template get<Stored>(tokens, encoder.query_size())) {
       encoder.forward(*this);
     }
   };
@@ -133,25 +141,33 @@ class EncoderIn final : public BeiEncoder {
       embed(run, first, rows, scratch);
       project_qkv(run, 0, first, rows, scratch);
     });
-    const std::vector<Part> parts = attention_parts(run.batch, false);
-    for (int i = 0; i + 1 < model_.layer_count; i++) {
-      attend(run, parts);
+    const std::vector<Part> parts = attention_parts(run.batch, kAll);
+    const int last = model_.layer_count - 1;
+    for (int i = 0; i < last; i++) {
+      attend(run, i, parts);
       each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
         finish_layer(run, i, first, rows, scratch);
         project_qkv(run, i + 1, first, rows, scratch);
       });
     }
-    attend(run, run.firsts ? attention_parts(run.batch, true) : parts);
-    if (run.firsts) gather_firsts(run);
-    each_block(run.firsts ? run.batch.sequences : run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
-      finish_layer(run, model_.layer_count - 1, first, rows, scratch);
+    attend(run, last, run.needed == kAll ? parts : attention_parts(run.batch, run.needed));
+    if (run.needed != kAll) gather_needed(run);
+    const int rows = run.needed == kAll ? run.tokens : run.batch.sequences;
+    each_block(rows, *run.scratch, [&](int first, int rows, Scratch& scratch) {
+      finish_layer(run, last, first, rows, scratch);
+      normalize_x(run, model_.final_norm, first, rows);
     });
   }
 
-  // The rows of each sequence's first token, one after the other.
-  void gather_firsts(const Run& run) const {
+  // The token of a sequence, in it, that is the only one needed.
+  static int needed_token(const BeiBatch& batch, int sequence, Needed needed) {
+    return needed == kFirst ? 0 : batch.cu_seqlens[sequence + 1] - batch.cu_seqlens[sequence] - 1;
+  }
+
+  // Their rows, one after the other.
+  void gather_needed(const Run& run) const {
     for (int s = 0; s < run.batch.sequences; s++) {
-      const int token = run.batch.cu_seqlens[s];
+      const int token = run.batch.cu_seqlens[s] + needed_token(run.batch, s, run.needed);
       if (token == s) continue;
       std::copy_n(run.x.row(token), run.x.stride, run.x.row(s));
       std::copy_n(run.context.row(token), run.context.stride, run.context.row(s));
@@ -170,7 +186,7 @@ class EncoderIn final : public BeiEncoder {
       const int token = first + row;
       while (token >= ends[sequence]) sequence++;
       add_embeddings(run.batch, token, token - run.batch.cu_seqlens[sequence], sums.row(row));
-      layer_norm(model_.embedding_norm, sums.row(row), sums.row(row));
+      if (model_.embedding_norm.weight) normalize(model_.embedding_norm, sums.row(row), sums.row(row));
     }
     if (!project) return;
     const Rows<Operand> operands = scratch.operands.get<Operand>(rows, size);
@@ -180,28 +196,52 @@ class EncoderIn final : public BeiEncoder {
   }
 
   void add_embeddings(const BeiBatch& batch, int token, int position, float* sum) const {
-    const size_t size = model_.embedding_size;
-    const float* of_token = model_.tokens + batch.input_ids[token] * size;
-    const float* of_position = model_.positions + position * size;
+    const size_t size = model_.embedding_size, row = batch.input_ids[token] * size;
+    const float* of_position = model_.positions ? model_.positions + position * size : nullptr;
     const float* of_type = model_.types ? model_.types + batch.token_types[token] * size : nullptr;
-    for_vectors(model_.embedding_size, [&](int i, int lanes) {
-      F v = load_lanes(of_token + i, lanes) + load_lanes(of_position + i, lanes);
-      if (of_type) v = v + load_lanes(of_type + i, lanes);
-      store(sum + i, v);
-    });
+    const auto add_to = [&](const auto* of_token) {
+      for_vectors(model_.embedding_size, [&](int i, int lanes) {
+        F v = load_lanes(of_token + i, lanes) * splat(model_.embedding_scale);
+        if (of_position) v = v + load_lanes(of_position + i, lanes);
+        if (of_type) v = v + load_lanes(of_type + i, lanes);
+        store(sum + i, v);
+      });
+    };
+    if (model_.tokens_are_bf16)
+      add_to(static_cast<const bf16*>(model_.tokens) + row);
+    else
+      add_to(static_cast<const float*>(model_.tokens) + row);
   }
 
-  void project_qkv(const Run& run, int layer, int first, int rows, Scratch& scratch) const {
-    const BeiLinear& qkv = model_.layers[layer].qkv;
-    linear(qkv, inputs(run, qkv, 2 * layer, first, rows, scratch), rows,
+  void project_qkv(const Run& run, int i, int first, int rows, Scratch& scratch) const {
+    const BeiLayer& layer = model_.layers[i];
+    linear(layer.qkv, inputs(run, layer.attention_in, layer.qkv, 2 * i, first, rows, scratch), rows,
            [&](int row, int column, F v) { store(run.qkv.row(first + row) + column, v); });
+    if (layer.rotary < 0 && !layer.query_norm.weight) return;
+    for (int row = first; row < first + rows; row++) {
+      turn(run, layer, layer.query_norm, row, run.qkv.row(row), model_.heads);
+      turn(run, layer, layer.key_norm, row, run.qkv.row(row) + query_size(), model_.kv_heads);
+    }
   }
 
-  // Rows of x as operands of `weights`, the n-th to take them.
-  Rows<Operand> inputs(const Run& run, const BeiLinear& weights, int n, int first, int rows, Scratch& scratch) const {
+  // Norm and rotate the heads of one token.
+  void turn(const Run& run, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x, int heads) const {
+    const int size = layer.rotary < 0 ? 0 : model_.rotary_sizes[layer.rotary];
+    const float* turns = size ? run.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size : nullptr;
+    for (int head = 0; head < heads; head++, x += model_.head_size) {
+      if (norm.weight) rms_norm(norm, x, x);
+      if (turns) rotate(x, turns, size / 2);
+    }
+  }
+
+  // Rows of x, normed, as operands of `weights`, the n-th to take them.
+  Rows<Operand> inputs(const Run& run, const BeiNorm& norm, const BeiLinear& weights, int n, int first, int rows,
+                       Scratch& scratch) const {
     const Rows<Operand> operands = scratch.operands.get<Operand>(rows, weights.inputs);
+    float* normed = scratch.normed.get<float>(1, weights.inputs).data;
     for (int row = 0; row < rows; row++) {
       const float* x = run.x.row(first + row);
+      if (norm.weight) normalize(norm, x, normed), x = normed;
       to_operands(x, weights, operands, row);
       if (model_.input_peaks) raise(model_.input_peaks + static_cast<size_t>(n) * weights.inputs, x, weights.inputs);
     }
@@ -212,63 +252,99 @@ class EncoderIn final : public BeiEncoder {
     for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
-  std::vector<Part> attention_parts(const BeiBatch& batch, bool firsts) const {
+  std::vector<Part> attention_parts(const BeiBatch& batch, Needed needed) const {
     std::vector<Part> parts;
     for (int s = 0; s < batch.sequences; s++) {
-      const int length = firsts ? 1 : batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
-      for (int head = 0; head < model_.heads; head++)
-        for (int first = 0; first < length; first += kQueryChunk)
-          parts.push_back({s, head, first, std::min(length, first + kQueryChunk)});
+      const int begin = needed == kAll ? 0 : needed_token(batch, s, needed);
+      const int end = needed == kAll ? batch.cu_seqlens[s + 1] - batch.cu_seqlens[s] : begin + 1;
+      for (int head = 0; head < model_.kv_heads; head++)
+        for (int first = begin; first < end; first += kQueryChunk)
+          parts.push_back({s, head, first, std::min(end, first + kQueryChunk)});
     }
     return parts;
   }
 
-  void attend(const Run& run, const std::vector<Part>& parts) {
+  void attend(const Run& run, int layer, const std::vector<Part>& parts) {
     if (run.tokens < 2 * kLeast) {
-      for (const Part& part : parts) attend(run, part, *run.scratch);
+      for (const Part& part : parts) attend(run, layer, part, *run.scratch);
     } else {
       crew_.each(static_cast<int>(parts.size()), *run.scratch,
-                 [&](int part, Scratch& scratch) { attend(run, parts[part], scratch); });
+                 [&](int part, Scratch& scratch) { attend(run, layer, parts[part], scratch); });
     }
   }
 
-  void attend(const Run& run, const Part& part, Scratch& scratch) const {
-    const int start = run.batch.cu_seqlens[part.sequence], max_tokens = model_.max_tokens;
-    const float* biases = model_.relative_bias;
-    const Head<Stored> head{
-        {run.qkv.row(start), run.qkv.stride},
-        {run.context.row(start), run.context.stride},
-        run.batch.cu_seqlens[part.sequence + 1] - start,
-        run.batch.attended[part.sequence],
-        model_.hidden_size,
-        model_.hidden_size / model_.heads,
-        part.head,
-        biases ? biases + static_cast<size_t>(part.head) * (2 * max_tokens - 1) + max_tokens - 1 : nullptr,
-    };
+  void attend(const Run& run, int layer, const Part& part, Scratch& scratch) const {
+    const int start = run.batch.cu_seqlens[part.sequence], group = model_.heads / model_.kv_heads;
+    const int window = model_.layers[layer].window;
+    const Stored* qkv = run.qkv.row(start);
+    const int query = part.kv_head * group * model_.head_size, key = query_size() + part.kv_head * model_.head_size;
+    Head<Stored> head;
+    head.queries = {qkv + query, run.qkv.stride};
+    head.keys = {qkv + key, run.qkv.stride};
+    head.values = {qkv + key + model_.kv_heads * model_.head_size, run.qkv.stride};
+    head.context = {run.context.row(start) + query, run.context.stride};
+    head.tokens = run.batch.cu_seqlens[part.sequence + 1] - start;
+    head.attended = run.batch.attended[part.sequence];
+    head.heads = group;
+    head.head_size = model_.head_size;
+    head.window = window < 0 ? model_.max_tokens : window;
+    head.causal = model_.causal;
+    head.scale = model_.attention_scale;
+    head.soft_cap = model_.soft_cap;
+    head.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
+    const float* biases = model_.bias_by_distance;
+    head.bias = biases ? biases + part.kv_head * group * head.bias_stride + model_.max_tokens - 1 : nullptr;
     attention(head, part.first, part.last, scratch);
   }
 
   // From the attention's context to the layer's output, in x.
   void finish_layer(const Run& run, int i, int first, int rows, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
-    const auto add_to_x = [&](int row, int column, F v) {
-      float* x = run.x.row(first + row) + column;
-      store(x, load(x) + v);
-    };
-    const auto normalize_x = [&](const BeiNorm& norm) {
-      for (int row = 0; row < rows; row++) layer_norm(norm, run.x.row(first + row), run.x.row(first + row));
-    };
     const Rows<Stored> context{run.context.row(first), run.context.stride};
-    linear(layer.out, as_operands(context, layer.out, rows, scratch.inner_operands), rows, add_to_x);
-    normalize_x(layer.attention_norm);
-    const Rows<Operand> operands = inputs(run, layer.up, 2 * i + 1, first, rows, scratch);
+    add_to_x(run, layer.out, layer.attention_out, context, first, rows, scratch);
+    normalize_x(run, layer.attention_end, first, rows);
+    const Rows<Operand> operands = inputs(run, layer.ffn_in, layer.up, 2 * i + 1, first, rows, scratch);
     const Rows<Stored> inner = scratch.inner.get<Stored>(rows, model_.intermediate_size);
     with_activation(layer.up.activation, sizeof(Stored) < 4, [&](auto activation) {
-      linear(layer.up, operands, rows,
-             [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
+      if (model_.gated) {
+        F gate = zero();
+        linear(layer.up, operands, rows, [&](int row, int column, F v) {
+          if (column / kLanes % 2 == 0)
+            gate = v;
+          else
+            store(inner.row(row) + (column - kLanes) / 2, activation(gate) * v);
+        });
+      } else {
+        linear(layer.up, operands, rows,
+               [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
+      }
     });
-    linear(layer.down, as_operands(inner, layer.down, rows, scratch.inner_operands), rows, add_to_x);
-    normalize_x(layer.ffn_norm);
+    add_to_x(run, layer.down, layer.ffn_out, inner, first, rows, scratch);
+    normalize_x(run, layer.ffn_end, first, rows);
+  }
+
+  // x += norm(a * weights).
+  void add_to_x(const Run& run, const BeiLinear& weights, const BeiNorm& norm, const Rows<Stored>& a, int first, int rows,
+                Scratch& scratch) const {
+    const Rows<Operand> operands = as_operands(a, weights, rows, scratch.inner_operands);
+    if (!norm.weight) {
+      return linear(weights, operands, rows, [&](int row, int column, F v) {
+        float* x = run.x.row(first + row) + column;
+        store(x, load(x) + v);
+      });
+    }
+    const Rows<float> outputs = scratch.outputs.get<float>(rows, weights.outputs);
+    linear(weights, operands, rows, [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
+    for (int row = 0; row < rows; row++) {
+      normalize(norm, outputs.row(row), outputs.row(row));
+      float* x = run.x.row(first + row);
+      for_vectors(norm.size, [&](int j, int) { store(x + j, load(x + j) + load(outputs.row(row) + j)); });
+    }
+  }
+
+  void normalize_x(const Run& run, const BeiNorm& norm, int first, int rows) const {
+    if (!norm.weight) return;
+    for (int row = first; row < first + rows; row++) normalize(norm, run.x.row(row), run.x.row(row));
   }
 
   static Rows<Operand> as_operands(const Rows<Stored>& stored, const BeiLinear& weights, int rows, RowBuffer& buffer) {
@@ -295,6 +371,9 @@ class EncoderIn final : public BeiEncoder {
     }
     pooling.end(skipped, length, out, width);
   }
+
+  int query_size() const { return model_.heads * model_.head_size; }
+  int qkv_size() const { return query_size() + 2 * model_.kv_heads * model_.head_size; }
 
   const BeiModel& model_;
   Pool<Memory> memories_;

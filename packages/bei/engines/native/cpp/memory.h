@@ -54,6 +54,7 @@ class RowBuffer {
 struct Scratch {
   Buffer keys, values, scores, probabilities;  // attention
   RowBuffer operands, inner, inner_operands;   // a block of rows
+  RowBuffer normed, outputs;                   // what goes in, and what comes out before its norm
   RowBuffer stages[2];                         // heads
 };
 

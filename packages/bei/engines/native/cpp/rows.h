@@ -51,7 +51,37 @@ inline void layer_norm(const BeiNorm& norm, const float* x, float* y) {
   const F by = splat(1 / std::sqrt(sum(squares) / n + norm.eps));
   for_vectors(n, [&](int i, int lanes) {
     const F d = (load_lanes(x + i, lanes) - mean) * by;
-    store_lanes(y + i, fma(d, load_lanes(norm.weight + i, lanes), load_lanes(norm.bias + i, lanes)), lanes);
+    const F bias = norm.bias ? load_lanes(norm.bias + i, lanes) : zero();
+    store_lanes(y + i, fma(d, load_lanes(norm.weight + i, lanes), bias), lanes);
+  });
+}
+
+// y = x / sqrt(mean(x²) + eps) * weight (arXiv:1910.07467). x and y may be the same row.
+template <class S, class T>
+inline void rms_norm(const BeiNorm& norm, const S* x, T* y) {
+  F squares = zero();
+  for_vectors(norm.size, [&](int i, int lanes) {
+    const F v = load_lanes(x + i, lanes);
+    squares = fma(v, v, squares);
+  });
+  const F by = splat(1 / std::sqrt(sum(squares) / norm.size + norm.eps));
+  for_vectors(norm.size, [&](int i, int lanes) {
+    store_lanes(y + i, load_lanes(x + i, lanes) * by * load_lanes(norm.weight + i, lanes), lanes);
+  });
+}
+
+inline void normalize(const BeiNorm& norm, const float* x, float* y) {
+  norm.rms ? rms_norm(norm, x, y) : layer_norm(norm, x, y);
+}
+
+// One head's query or key, in place: pair i is (i, i + pairs), `turns` its cosines, then its sines.
+template <class T>
+inline void rotate(T* x, const float* turns, int pairs) {
+  for_vectors(pairs, [&](int i, int lanes) {
+    const F a = load_lanes(x + i, lanes), b = load_lanes(x + pairs + i, lanes);
+    const F cos = load_lanes(turns + i, lanes), sin = load_lanes(turns + pairs + i, lanes);
+    store_lanes(x + i, fma(a, cos, zero() - b * sin), lanes);
+    store_lanes(x + pairs + i, fma(b, cos, a * sin), lanes);
   });
 }
 

@@ -1,0 +1,95 @@
+"""What the causal families share: pre-norm layers of RMS norm, rotary, grouped keys and a gated MLP, their names of
+tensors, and their heads. A decoder that was trained to see both ways says so in its config.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bei.architectures.family import Config, Head, HeadMaker, Rows, TensorNames, activation, affine, layer_tensors, read
+from bei.architectures.rope import longest, rotary
+from bei.architectures.spec import LAST, PRE, Dense, EncoderSpec, Layer, LinearName, Norm
+
+PREFIXES = ("model.", "")
+IGNORED = (r"lm_head\.", r"score\.", r"rotary_emb\.", r"layers\.\d+\.self_attn\.rotary_emb\.")
+
+
+def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:
+    """Llama's layers, but for `changes`."""
+    heads, hidden = read(config, "num_attention_heads"), read(config, "hidden_size")
+    size = config.get("head_dim") or hidden // heads
+    common = {
+        "vocab_size": read(config, "vocab_size"),
+        "hidden_size": hidden,
+        "embedding_size": hidden,
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads") or heads,
+        "head_size": size,
+        "attention_scale": size**-0.5,
+        "intermediate_size": read(config, "intermediate_size"),
+        "activation": activation(config.get("hidden_act", "silu")),
+        "gated": True,
+        "norm": Norm("rms", config.get("rms_norm_eps", 1e-6)),
+        "max_tokens": longest(config),
+        "causal": is_causal(config),
+        "biases": (),
+        "embedding_norm": False,
+        "final_norm": True,
+        "pooling": LAST,
+    }
+    if "layers" not in changes:
+        common["layers"] = (Layer(PRE, rotary=rotary(config, size)),) * read(config, "num_hidden_layers")
+    return EncoderSpec(**{**common, **changes})
+
+
+def is_causal(config: Config) -> bool:
+    """False for a bidirectional variant, by its flags or by the name of its class (LlamaBidirectionalModel)."""
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        return False
+    return not any("Bidirectional" in name for name in config.get("architectures") or ())
+
+
+def attention_biases(config: Config, *, qkv: bool = False, out: bool = False) -> tuple[LinearName, ...]:
+    """Which linear parts have a bias: attention's by `attention_bias`, else as the arguments say."""
+    stated = config.get("attention_bias")
+    found: dict[LinearName, bool] = {
+        "qkv": qkv if stated is None else stated,
+        "out": out if stated is None else stated,
+        "up": config.get("mlp_bias", False),
+        "down": config.get("mlp_bias", False),
+    }
+    return tuple(name for name, has in found.items() if has)
+
+
+def windows(config: Config, default: str = "full_attention") -> tuple[int | None, ...]:
+    """The window of each layer by `layer_types`: a token sees itself and the `sliding_window` - 1 before it."""
+    kinds = config.get("layer_types") or [default] * read(config, "num_hidden_layers")
+    return tuple(read(config, "sliding_window") - 1 if kind == "sliding_attention" else None for kind in kinds)
+
+
+def decoder_tensors(config: Config, spec: EncoderSpec, norms: Mapping[str, str] | None = None) -> TensorNames:
+    """`norms` maps the places of a layer's norms to their names, where they are not Llama's."""
+    norms = norms or {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"}
+    names: dict[str, tuple[str | Rows, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
+    if spec.qk_norm:
+        norms = {**norms, "query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+    layers = layer_tensors(
+        spec,
+        "layers",
+        qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        out=("self_attn.o_proj",),
+        up=("mlp.gate_proj", "mlp.up_proj"),
+        down=("mlp.down_proj",),
+        **{place: (name,) for place, name in norms.items()},
+    )
+    return {**names, **layers, **affine("final_norm", "norm", bias=False)}
+
+
+def score_head(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    """A classifier on the last token."""
+    return Head(pooling=LAST, stages=((Dense(spec.hidden_size, outputs, False, "identity"), ("score",)),))
+
+
+def tagger(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    return Head(((Dense(spec.hidden_size, outputs, True, "identity"), ("score",)),))
+
+
+HEADS: Mapping[str, HeadMaker] = {"SequenceClassification": score_head, "TokenClassification": tagger}

@@ -1,0 +1,39 @@
+"""EuroBERT (arXiv:2503.05500): Llama's layers, seeing both ways."""
+
+from bei.architectures.decoder import IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
+from bei.architectures.family import Config, Family, Head, one_dense
+from bei.architectures.spec import FIRST, Dense, EncoderSpec, Pooling
+from bei.errors import SetupError
+
+_POOLED = {"bos": FIRST, "mean": Pooling(("mean",))}
+
+
+def _spec(config: Config) -> EncoderSpec:
+    return decoder_spec({"rms_norm_eps": 1e-5, **config}, causal=False, biases=attention_biases(config))
+
+
+def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    hidden, pooling = spec.hidden_size, config.get("classifier_pooling", "late")
+    stages = (
+        (Dense(hidden, hidden, True, "gelu"), ("dense",)),
+        (Dense(hidden, outputs, True, "identity"), ("classifier",)),
+    )
+    if pooling == "late":
+        return Head(token_stages=stages, pooling=Pooling(("mean",)))
+    if pooling not in _POOLED:
+        raise SetupError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: late, bos, mean")
+    return Head(pooling=_POOLED[pooling], stages=stages)
+
+
+def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    return Head(((Dense(spec.hidden_size, outputs, False, "identity"), ("lm_head", "embed_tokens")),))
+
+
+EUROBERT = Family(
+    _spec,
+    decoder_tensors,
+    PREFIXES,
+    (*IGNORED, r"dense\.", r"classifier\."),
+    {"SequenceClassification": _classifier, "TokenClassification": one_dense, "MaskedLM": _masked_lm},
+    FIRST,
+)

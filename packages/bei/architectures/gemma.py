@@ -1,0 +1,75 @@
+"""Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text model of Gemma 3 (arXiv:2503.19786), EmbeddingGemma
+among it: scaled embeddings, and norms whose stored weight is one less than the real."""
+
+from functools import partial
+
+from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
+from bei.architectures.family import Config, Family, activation, read
+from bei.architectures.rope import rotary
+from bei.architectures.spec import LAST, SANDWICH, EncoderSpec, Layer, Norm
+
+_SANDWICH_NAMES = {
+    "attention_in": "input_layernorm",
+    "attention_out": "post_attention_layernorm",
+    "ffn_in": "pre_feedforward_layernorm",
+    "ffn_out": "post_feedforward_layernorm",
+}
+
+
+def _spec(config: Config, **changes: object) -> EncoderSpec:
+    common = {
+        "norm": Norm("rms", config.get("rms_norm_eps", 1e-6), offset=1.0),
+        "activation": activation(config.get("hidden_activation") or "gelu_pytorch_tanh"),
+        "embedding_scale": read(config, "hidden_size") ** 0.5,
+        "head_size": config.get("head_dim") or 256,
+        "biases": attention_biases(config),
+    }
+    return decoder_spec({"head_dim": 256, **config}, **{**common, **changes})
+
+
+def _gemma2(config: Config) -> EncoderSpec:
+    if not config.get("layer_types"):
+        kinds = ("sliding_attention", "full_attention")
+        config = {**config, "layer_types": [kinds[i % 2] for i in range(read(config, "num_hidden_layers"))]}
+    turned = rotary(config, config.get("head_dim") or 256)
+    return _spec(
+        config,
+        layers=tuple(Layer(SANDWICH, window, turned) for window in windows({"sliding_window": 4096, **config})),
+        attention_scale=config.get("query_pre_attn_scalar", 256) ** -0.5,
+        soft_cap=config.get("attn_logit_softcapping", 50.0),
+    )
+
+
+def _gemma3(config: Config) -> EncoderSpec:
+    kinds = config.get("layer_types")
+    if not kinds:
+        pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
+        last = ["sliding_attention"] * (pattern - 1) + ["full_attention"]
+        kinds = [last[i % pattern] for i in range(read(config, "num_hidden_layers"))]
+    return _spec(
+        config,
+        layers=tuple(_gemma3_layer(config, kind) for kind in kinds),
+        attention_scale=config.get("query_pre_attn_scalar", 256) ** -0.5,
+        qk_norm=True,
+    )
+
+
+def _gemma3_layer(config: Config, kind: str) -> Layer:
+    """Local layers have a rotary of their own, unscaled; half of a window that sees both ways is on either side."""
+    size = config.get("head_dim") or 256
+    if kind == "full_attention":
+        return Layer(SANDWICH, None, rotary({"rope_theta": 1e6, **config}, size, kind))
+    window = config.get("sliding_window", 4096)
+    seen = window // 2 if config.get("use_bidirectional_attention") else window - 1
+    local = {
+        "rope_theta": config.get("rope_local_base_freq", 10_000.0),
+        "rope_parameters": config.get("rope_parameters"),
+    }
+    return Layer(SANDWICH, seen, rotary(local, size, kind))
+
+
+_sandwich_tensors = partial(decoder_tensors, norms=_SANDWICH_NAMES)
+
+GEMMA = Family(_spec, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
+GEMMA2 = Family(_gemma2, _sandwich_tensors, PREFIXES, IGNORED, HEADS, LAST)
+GEMMA3 = Family(_gemma3, _sandwich_tensors, PREFIXES, IGNORED, HEADS, LAST)

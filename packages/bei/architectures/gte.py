@@ -1,0 +1,75 @@
+"""Alibaba's GTE, "new" (arXiv:2407.19669): BERT with rotary and a gated MLP."""
+
+from bei.architectures.family import (
+    Config,
+    Family,
+    Rows,
+    TensorNames,
+    activation,
+    attention_sizes,
+    bert_tensors,
+    masked_lm,
+    one_dense,
+    read,
+    two_dense,
+)
+from bei.architectures.rope import rotary
+from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
+from bei.errors import SetupError
+
+
+def _spec(config: Config) -> EncoderSpec:
+    if config.get("logn_attention_scale"):
+        raise SetupError("config.json: logn_attention_scale is not supported")
+    if config.get("position_embedding_type", "rope") != "rope":
+        raise SetupError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not supported")
+    hidden = read(config, "hidden_size")
+    sizes = attention_sizes(hidden, read(config, "num_attention_heads"))
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=hidden,
+        embedding_size=hidden,
+        **sizes,
+        intermediate_size=read(config, "intermediate_size"),
+        activation=activation(config.get("hidden_act", "gelu")),
+        gated=True,
+        norm=Norm("layer", config.get("layer_norm_eps", 1e-12), bias=True),
+        layers=(Layer(rotary=rotary(config, sizes["head_size"])),) * read(config, "num_hidden_layers"),
+        max_tokens=read(config, "max_position_embeddings"),
+        biases=("qkv", "out", "down"),
+        token_types=config.get("type_vocab_size", 1),
+    )
+
+
+def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    names = bert_tensors(
+        config,
+        spec,
+        layer="encoder.layer",
+        qkv=("attention.qkv_proj",),
+        out=("attention.o_proj",),
+        attention_end=("attn_ln",),
+        down=("mlp.down_proj",),
+        ffn_end=("mlp_ln",),
+    )
+    return {**names, **dict(_gated(spec, i) for i in range(len(spec.layers)))}
+
+
+def _gated(spec: EncoderSpec, i: int) -> tuple[str, tuple[Rows, ...]]:
+    """The gate is the second half of its matrix."""
+    name, inner = f"encoder.layer.{i}.mlp.up_gate_proj.weight", spec.intermediate_size
+    return f"layers.{i}.up.weight", (Rows(name, inner, 2 * inner), Rows(name, 0, inner))
+
+
+GTE = Family(
+    _spec,
+    _tensors,
+    ("new.", "", "gte."),
+    (r"pooler\.", r"lm_head\.", r"classifier\."),
+    {
+        "SequenceClassification": two_dense("pooler.dense", "tanh", "classifier"),
+        "TokenClassification": one_dense,
+        "MaskedLM": masked_lm("lm_head.dense", "lm_head.norm", "lm_head.decoder", "lm_head", activation="gelu"),
+    },
+    FIRST,
+)

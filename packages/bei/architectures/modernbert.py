@@ -1,0 +1,103 @@
+"""ModernBERT (arXiv:2412.13663): pre-norm layers without biases, rotary, and attention that sees all in every third
+layer and a window in the others."""
+
+from bei.architectures.family import (
+    Config,
+    Family,
+    Head,
+    HeadStage,
+    TensorNames,
+    activation,
+    affine,
+    attention_sizes,
+    layer_tensors,
+    read,
+)
+from bei.architectures.rope import rotary
+from bei.architectures.spec import FIRST, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm, Pooling
+
+_POOLED = {"cls": FIRST, "mean": Pooling(("mean",))}
+
+
+def _spec(config: Config) -> EncoderSpec:
+    hidden = read(config, "hidden_size")
+    sizes = attention_sizes(hidden, read(config, "num_attention_heads"))
+    attention: tuple[LinearName, ...] = ("qkv", "out") if config.get("attention_bias") else ()
+    mlp: tuple[LinearName, ...] = ("up", "down") if config.get("mlp_bias") else ()
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=hidden,
+        embedding_size=hidden,
+        **sizes,
+        intermediate_size=read(config, "intermediate_size"),
+        activation=activation(config.get("hidden_activation", "gelu")),
+        gated=True,
+        norm=Norm("layer", config.get("norm_eps", 1e-5), bias=config.get("norm_bias", False)),
+        layers=tuple(_layer(config, i, sizes["head_size"]) for i in range(read(config, "num_hidden_layers"))),
+        max_tokens=read(config, "max_position_embeddings"),
+        biases=(*attention, *mlp),
+        final_norm=True,
+    )
+
+
+def _layer(config: Config, i: int, head_size: int) -> Layer:
+    """The first layer's input is normed by the embeddings; a window is half to the left, half to the right."""
+    every = config.get("global_attn_every_n_layers", 3)
+    kinds = config.get("layer_types")
+    kind = kinds[i] if kinds else "sliding_attention" if i % every else "full_attention"
+    norms = PRE if i else ("ffn_in",)
+    if kind == "full_attention":
+        return Layer(norms, None, rotary(config, head_size, kind, config.get("global_rope_theta", 160_000.0)))
+    base = config.get("local_rope_theta") or config.get("global_rope_theta", 10_000.0)
+    return Layer(norms, config.get("local_attention", 128) // 2, rotary(config, head_size, kind, base))
+
+
+def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    layers = layer_tensors(
+        spec,
+        "layers",
+        attention_in=("attn_norm",),
+        qkv=("attn.Wqkv",),
+        out=("attn.Wo",),
+        ffn_in=("mlp_norm",),
+        up=("mlp.Wi",),
+        down=("mlp.Wo",),
+    )
+    return {
+        "embeddings.token": ("embeddings.tok_embeddings.weight",),
+        **affine("embeddings.norm", "embeddings.norm", bias=spec.norm.bias),
+        **layers,
+        **affine("final_norm", "final_norm", bias=spec.norm.bias),
+    }
+
+
+def _head(config: Config, spec: EncoderSpec) -> tuple[HeadStage, ...]:
+    hidden, bias = spec.hidden_size, config.get("classifier_bias", False)
+    return (
+        (Dense(hidden, hidden, bias, activation(config.get("classifier_activation", "gelu"))), ("head.dense",)),
+        (LayerNorm(hidden, spec.norm.eps, spec.norm.bias), ("head.norm",)),
+    )
+
+
+def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    last = (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))
+    return Head(pooling=_POOLED[config.get("classifier_pooling", "cls")], stages=(*_head(config, spec), last))
+
+
+def _tagger(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    return Head((*_head(config, spec), (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))))
+
+
+def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    words = Dense(spec.hidden_size, outputs, config.get("decoder_bias", True), "identity")
+    return Head((*_head(config, spec), (words, ("decoder", "embeddings.tok_embeddings"))))
+
+
+MODERNBERT = Family(
+    _spec,
+    _tensors,
+    ("model.", ""),
+    (r"head\.", r"decoder\.", r"classifier\."),
+    {"SequenceClassification": _classifier, "TokenClassification": _tagger, "MaskedLM": _masked_lm},
+    FIRST,
+)

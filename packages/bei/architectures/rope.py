@@ -1,0 +1,126 @@
+"""Rotary position embeddings as data: config.json's base and scaling → the frequency of each pair.
+
+Formulas: transformers, modeling_rope_utils.py; YaRN: arXiv:2309.00071; `ntk`: Alibaba's GTE
+(NTKScalingRotaryEmbedding).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bei.architectures.family import read
+from bei.architectures.spec import DynamicScaling, Rotary
+from bei.errors import SetupError
+
+_Config = Mapping[str, Any]
+
+
+def rotary(config: _Config, head_size: int, layer_type: str | None = None, base: float | None = None) -> Rotary:
+    """The rotary of a config.json, of transformers 5 (`rope_parameters`, for each `layer_type` where layers differ) or
+    before (`rope_theta`, `rope_scaling`); `base` is for one of the old kind that has it elsewhere. Raises SetupError
+    for a kind of scaling that we do not have."""
+    stated = config.get("rope_parameters") or {}
+    if layer_type is not None and isinstance(stated.get(layer_type), Mapping):
+        stated = stated[layer_type]
+    elif not stated:
+        stated = {"rope_theta": base or config.get("rope_theta", 10_000.0), **(config.get("rope_scaling") or {})}
+    kind = stated.get("rope_type", stated.get("type", "default"))
+    if kind not in _KINDS:
+        raise SetupError(f"config.json: rope scaling {kind!r} is not supported; supported: {', '.join(_KINDS)}")
+    partial = stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    try:
+        return _KINDS[kind](config, stated, float(stated["rope_theta"]), int(head_size * partial))
+    except KeyError as exc:
+        raise SetupError(f"config.json: rope scaling {kind!r} lacks {exc}") from None
+
+
+def longest(config: _Config) -> int:
+    """max_position_embeddings, or what a scaling that is made for longer texts stretches it to."""
+    stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind, positions = stated.get("rope_type", stated.get("type")), read(config, "max_position_embeddings")
+    if kind in ("dynamic", "yarn") and stated.get("factor"):
+        return max(positions, int(_trained(config, stated) * stated["factor"]))
+    return positions
+
+
+def _frequencies(base: float, size: int) -> np.ndarray:
+    return base ** -(np.arange(0, size, 2, dtype=np.float64) / size)
+
+
+def _rotary(frequencies: np.ndarray, scale: float = 1.0, dynamic: DynamicScaling | None = None) -> Rotary:
+    return Rotary(tuple(frequencies.astype(np.float32).tolist()), scale, dynamic)
+
+
+def _default(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    return _rotary(_frequencies(base, size))
+
+
+def _linear(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    return _rotary(_frequencies(base, size) / stated["factor"])
+
+
+def _dynamic(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    scaling = DynamicScaling(base, stated["factor"], _trained(config, stated))
+    return _rotary(_frequencies(base, size), dynamic=scaling)
+
+
+def _llama3(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    """Low frequencies are divided by the factor, high ones kept, those between go smoothly from one to the other."""
+    frequencies = _frequencies(base, size)
+    low, high = stated["low_freq_factor"], stated["high_freq_factor"]
+    turns = stated["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return _rotary(frequencies * (kept + (1 - kept) / stated["factor"]))
+
+
+def _yarn(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    trained = _trained(config, stated)
+    factor = stated.get("factor") or config["max_position_embeddings"] / trained
+
+    def pair(turns: float) -> float:
+        """The pair that turns so often in the length of training."""
+        return size * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    first, last = pair(stated.get("beta_fast") or 32), pair(stated.get("beta_slow") or 1)
+    if stated.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, size - 1)
+    ramp = np.clip((np.arange(size // 2) - first) / max(last - first, 0.001), 0, 1)
+    frequencies = _frequencies(base, size)
+    return _rotary(frequencies * (1 - ramp + ramp / factor), _yarn_scale(stated, factor))
+
+
+def _yarn_scale(stated: _Config, factor: float) -> float:
+    if stated.get("attention_factor") is not None:
+        return stated["attention_factor"]
+
+    def scale(strength: float) -> float:
+        return 0.1 * strength * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if stated.get("mscale") and stated.get("mscale_all_dim"):
+        return scale(stated["mscale"]) / scale(stated["mscale_all_dim"])
+    return scale(1.0)
+
+
+def _ntk(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    factor, mixed = stated["factor"], stated.get("mixed_b")
+    if mixed is None:
+        return _rotary(_frequencies(base * factor, size) / factor ** (2 / size))
+    strength = math.log(factor) / (size / 2) ** mixed
+    return _rotary(_frequencies(base, size) / np.exp(strength * np.arange(1, size // 2 + 1) ** mixed))
+
+
+def _trained(config: _Config, stated: _Config) -> int:
+    return stated.get("original_max_position_embeddings") or config["max_position_embeddings"]
+
+
+_KINDS = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "ntk": _ntk,
+}

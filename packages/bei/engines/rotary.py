@@ -1,0 +1,39 @@
+"""The angles by which each token's queries and keys are turned (architectures/rope.py has the frequencies)."""
+
+import numpy as np
+
+from bei.architectures.spec import Rotary
+
+
+class RotaryTable:
+    """cos | sin of every position so far. Safe from several threads."""
+
+    def __init__(self, rotary: Rotary):
+        self._rotary, self._table = rotary, _turns(rotary, np.array(rotary.frequencies, np.float32), 256)
+
+    def rows(self, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """positions: int[T], each token's in its sequence; lengths: int[T], its sequence's → float32[T, size], the
+        cosines of its pairs, then their sines."""
+        longest, table = int(lengths.max()), self._table
+        if longest > len(table):
+            frequencies = np.array(self._rotary.frequencies, np.float32)
+            table = self._table = _turns(self._rotary, frequencies, 1 << (longest - 1).bit_length())
+        rows = table[positions]
+        if self._rotary.dynamic:
+            for length in np.unique(lengths[lengths > self._rotary.dynamic.trained]):
+                own = lengths == length
+                rows[own] = _turns(self._rotary, _stretched(self._rotary, int(length)), int(length))[positions[own]]
+        return rows
+
+
+def _turns(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndarray:
+    angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
+    return np.concatenate([np.cos(angles), np.sin(angles)], 1) * np.float32(rotary.scale)
+
+
+def _stretched(rotary: Rotary, length: int) -> np.ndarray:
+    """The frequencies of a sequence longer than those of training (transformers, _compute_dynamic_ntk_parameters)."""
+    scaling, size = rotary.dynamic, rotary.size
+    grown = scaling.factor * length / scaling.trained - (scaling.factor - 1)
+    base = scaling.base * grown ** (size / (size - 2))
+    return (base ** -(np.arange(0, size, 2) / size)).astype(np.float32)

@@ -1,0 +1,166 @@
+"""Language models that rerank, end to end against transformers: their prompts as their cards have them."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForSequenceClassification
+
+from bei.checkpoint.load import read
+from bei.engines.torch.engine import TorchEngine
+from bei.errors import Invalid, SetupError
+from bei.service import Options
+from tests.tiny_models import random_model, write_json
+
+QUERY = "where do cats sit?"
+TEXTS = ["A cat sat on the mat.", "Dogs run; {braces} & more", "", "cat " * 30]
+SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<bos>"]
+WORDS = ["yes", "no", "Yes"]
+
+
+def byte_level() -> Tokenizer:
+    """Byte-level BPE that has whole tokens for the words that answer."""
+    vocab = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges = [("y", "e"), ("ye", "s"), ("n", "o"), ("Y", "e"), ("Ye", "s")]
+    vocab |= {a + b: len(vocab) + i for i, (a, b) in enumerate(merges)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
+    return tokenizer
+
+
+def save(folder, model, **config):
+    model.save_pretrained(folder)
+    byte_level().save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", config)
+    return folder
+
+
+def language_model(family: str, **options):
+    return random_model(family, 0, "ForCausalLM", vocab_size=320, max_position_embeddings=1024, **options)
+
+
+def qwen3(query: str, text: str, instruction: str | None) -> list[str]:
+    task = instruction or "Given a web search query, retrieve relevant passages that answer the query"
+    return [
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+        f"<Instruct>: {task}\n<Query>: {query}\n<Document>: {text}",
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    ]
+
+
+def mxbai(query: str, text: str, instruction: str | None) -> list[str]:
+    asked = f"query: {query}" if instruction is None else f"instruction: {instruction}\nquery: {query}"
+    return [
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n",
+        *(asked, "\n", f"document: {text}", "\n"),
+        "You are a search relevance expert who evaluates how well documents match search queries. For each "
+        "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+        "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ]
+
+
+def bge_gemma(query: str, text: str, instruction: str | None) -> list[str]:
+    task = instruction or (
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+        "prediction of either 'Yes' or 'No'."
+    )
+    return ["<bos>", f"A: {query}", "\n", f"B: {text}", "\n", task]
+
+
+CASES = {"qwen3": (qwen3, "yes", "no"), "qwen2": (mxbai, "1", "0"), "gemma": (bge_gemma, "Yes", None)}
+
+
+def expected(model, family: str, instruction: str | None = None) -> np.ndarray:
+    """Each prompt alone, the whole of the vocabulary's logits, and of them the two words'."""
+    tokenizer, (pieces, yes, no) = byte_level(), CASES[family]
+    scores = []
+    for text in TEXTS:
+        parts = pieces(QUERY, text, instruction)
+        ids = [id for piece in parts for id in tokenizer.encode(piece, add_special_tokens=False).ids]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1].numpy()
+        scores.append(logits[tokenizer.token_to_id(yes)] - (logits[tokenizer.token_to_id(no)] if no else 0))
+    return np.array(scores)
+
+
+def rerank(service, **options) -> np.ndarray:
+    return asyncio.run(service.rerank(QUERY, TEXTS, scoring="identity", options=Options(**options))).rows
+
+
+@pytest.fixture
+def start(start_service, tmp_path):
+    def start(model, name="org/tiny-rerank", template=None, **config):
+        checkpoint = read(save(tmp_path, model, **config), name, rerank_template=template)
+        return start_service(TorchEngine(checkpoint, precision="fp32", threads=1), checkpoint)
+
+    return start
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("instruction", [None, "Find rhymes."])
+def test_scores_are_those_of_the_reference(start, family, tied, instruction):
+    model = language_model(family, tie_word_embeddings=tied)
+    service = start(model)
+    assert (service.checkpoint.task, service.route) == ("reranker", "/rerank")
+    scores = rerank(service, instruction=instruction)
+    reference = expected(model, family, instruction)
+    assert np.abs(scores - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
+    probabilities = asyncio.run(service.rerank(QUERY, TEXTS, options=Options(instruction=instruction))).rows
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-reference)), atol=1e-4)
+
+
+def test_the_converted_form_scores_the_same(start, tmp_path):
+    model = language_model("qwen3")
+    ids = [byte_level().token_to_id(word) for word in ("yes", "no")]
+    converted = AutoModelForSequenceClassification.from_config(model.config, attn_implementation="eager").eval()
+    converted.config.id2label = {0: "yes"}
+    converted.model.load_state_dict(model.model.state_dict())
+    converted.score = torch.nn.Linear(48, 1, bias=False)
+    converted.score.weight.data = (model.lm_head.weight[ids[0]] - model.lm_head.weight[ids[1]])[None].detach()
+    scores, reference = rerank(start(converted)), expected(model, "qwen3")
+    assert np.abs(scores - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
+
+
+def test_the_document_is_cut_and_the_question_is_not(start):
+    model = language_model("qwen3")
+    service = start(model, model_max_length=400)
+    tokenizer = service._tokenizer
+    (whole, cut) = tokenizer.encode([(QUERY, "cat"), (QUERY, "cat " * 300)], truncate=True)
+    assert len(cut.ids) == 400
+    assert cut.ids[-20:] == whole.ids[-20:]
+    (limited,) = tokenizer.encode([(QUERY, "cat " * 300)], truncate=True, max_second_tokens=3)
+    assert limited.ids == whole.ids
+    with pytest.raises(Invalid, match="must have less than 400 tokens"):
+        tokenizer.encode([(QUERY, "cat " * 300)], truncate=False)
+
+
+def test_a_name_or_a_setting_makes_a_reranker(tmp_path):
+    folder = save(tmp_path, language_model("qwen3"))
+    assert read(folder, "org/tiny").task == "embedding"
+    assert read(folder, "org/Tiny-Reranker").task == "reranker"
+    assert read(folder, "org/Tiny-Reranker", rerank_template="none").task == "embedding"
+    assert read(folder, "org/tiny", rerank_template="mxbai").pair_template.yes == "1"
+
+
+def test_a_vocabulary_without_the_words_is_refused(tmp_path):
+    folder = save(tmp_path, language_model("qwen3"))
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(SetupError, match="no token 'yes'.*BEI_RERANK_TEMPLATE"):
+        read(folder, "org/rerank")
+
+
+def test_an_instruction_needs_a_template(start, start_service):
+    service = start_service()
+    with pytest.raises(Invalid, match="cannot be set with `prompt_name`"):
+        asyncio.run(service.embed(["a"], options=Options(prompt_name="query", instruction="b")))
+    with pytest.raises(Invalid, match="is for pairs"):
+        asyncio.run(start(language_model("qwen3")).classify(["a"], options=Options(instruction="b")))
