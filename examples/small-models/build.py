@@ -1,9 +1,10 @@
-"""Four small real models, made from wheels of PyPI into .models/: the same on every run, in about a minute and a half.
+"""Five small real models, made from wheels of PyPI into .models/: the same on every run, in about a minute and a half.
 
     pii         a tagger of 35 labels of personal data: 4-bit ONNX weights as safetensors
     splade      a sparse encoder, in sentence-transformers' layout
     reranker    MiniLM-L3 taught to find the article that belongs to a headline of the BBC's
     classifier  MiniLM-L3 taught the five sections of BBC News
+    smollm2     SmolLM2-135M, a language model: 4-bit GGUF weights as safetensors
 
 What each wheel holds is in README.md. Files are unzipped and never imported. A model is made in a temporary folder and
 renamed, so that one that is there is whole.
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 import transformers
 from onnx import numpy_helper
 from safetensors.torch import save_file
+from smollm2 import build_smollm2
 from tokenizers import Tokenizer
 
 from bei.checkpoint import wheels
@@ -282,6 +284,7 @@ BUILDERS: dict[str, Callable[[Path, Path], str]] = {
     "splade": build_splade,
     "reranker": build_reranker,
     "classifier": build_classifier,
+    "smollm2": build_smollm2,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""Real Llama weights against transformers: every hidden state of 200 real texts."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bei.checkpoint.load import read
+from bei.engines.base import Batch
+from bei.engines.native.engine import NativeEngine
+from bei.engines.torch.engine import TorchEngine
+from bei.tokenizer import Tokenizer
+from benchmarks.texts import text_sets
+from tests.engines.test_parity import cosines, reference
+from tests.small_models import small_model
+
+TOKENS = 96
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return read(small_model("smollm2"), "smollm2")
+
+
+@pytest.fixture(scope="module")
+def ids(checkpoint) -> list[list[int]]:
+    texts = [text for name in ("short", "mixed", "passage") for text in text_sets()[name]][:200]
+    assert len(texts) == 200
+    own = Tokenizer(checkpoint).encode(texts, truncate=True)
+    library = transformers.AutoTokenizer.from_pretrained(checkpoint.folder)
+    assert [encoding.ids for encoding in own] == library(texts)["input_ids"]
+    return [encoding.ids[:TOKENS] for encoding in own]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint, ids) -> np.ndarray:
+    model = transformers.LlamaModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    return reference(model, ids)
+
+
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_hidden_states_equal_transformers(checkpoint, ids, expected, engine, tmp_path):
+    made = (TorchEngine if engine == "torch" else NativeEngine)(checkpoint, precision="fp32", cache_dir=tmp_path)
+    parts = [made.run(Batch.pack(ids[i : i + 20], rows="tokens")) for i in range(0, len(ids), 20)]
+    assert cosines(np.concatenate(parts), expected).min() >= 0.99999
