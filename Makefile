@@ -23,6 +23,9 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
 
+docs: .venv/test.ok ## the table of models, docs/models.md, from the code
+	.venv/bin/python docs/models.py
+
 models: .models/ok ## five small real models in .models/: reranker, classifier, pii, splade, smollm2
 
 bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and against infinity's server, interleaved
@@ -85,4 +88,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test models bench clean
+.PHONY: help serve test docs models bench clean

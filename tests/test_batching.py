@@ -37,6 +37,13 @@ def test_cut_by_tokens_filled_from_behind_and_never_starved():
     assert q.tokens == 0
 
 
+def test_a_shared_beginning_does_not_count():
+    q, request = queue(), Request()
+    q.push([Entry(request, i, [1] * 120, shared=90) for i in range(5)])
+    assert [len(batch) for batch in drain(q)] == [3, 2]
+    assert q.tokens == 0
+
+
 def test_cut_by_size():
     q = queue()
     q.push(entries([1] * 20))

@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification
 
 from bei.checkpoint.load import read
+from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.service import Options
@@ -164,3 +165,17 @@ def test_an_instruction_needs_a_template(start, start_service):
         asyncio.run(service.embed(["a"], options=Options(prompt_name="query", instruction="b")))
     with pytest.raises(Invalid, match="is for pairs"):
         asyncio.run(start(language_model("qwen3")).classify(["a"], options=Options(instruction="b")))
+
+
+def test_a_request_computes_its_prompt_once(start_service, tmp_path):
+    model = language_model("qwen3")
+    checkpoint = read(save(tmp_path, model), "org/tiny-rerank")
+    engine = NativeEngine(checkpoint, precision="fp32", threads=1, cache_dir=tmp_path)
+    engine.token_budget = 100
+    batches = []
+    run = engine.run
+    engine.run = lambda batch: batches.append(len(batch)) or run(batch)
+    service = start_service(engine, checkpoint)
+    scores, reference = rerank(service), expected(model, "qwen3")
+    assert max(batches) > 1  # of some 400 tokens each
+    assert np.abs(scores - reference).max() <= 2e-5 * max(1, np.abs(reference).max())

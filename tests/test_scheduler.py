@@ -17,6 +17,7 @@ class StubEngine:
     """Rows are the sum of the ids; blocks, fails or gives NaN when told to."""
 
     name, device, precision, reason, streams, token_budget = "stub", "cpu", "fp32", "a test", 1, 1 << 20
+    shares_prefixes = False
 
     def __init__(self):
         self.go = threading.Event()

@@ -29,7 +29,8 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One encoding that waits: `index` is its place in the request, `queued` the time at which it was admitted."""
+    """One encoding that waits: `index` is its place in the request, `queued` the time at which it was admitted,
+    `shared` how many of its first tokens are those of all its request's entries, and computed once in a batch."""
 
     request: Request
     index: int
@@ -38,11 +39,17 @@ class Entry:
     prompt_tokens: int = 0
     attended: int | None = None
     rows: RowKind = "pooled"
+    shared: int = 0
     queued: float = 0.0
 
     @property
     def tokens(self) -> int:
         return len(self.ids)
+
+    @property
+    def cost(self) -> int:
+        """Tokens that are its own to compute."""
+        return len(self.ids) - self.shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ class Queue:
             entry.request.waiting += 1
             heapq.heappush(self._heap, (tag, self._arrivals, entry))
             self._arrivals += 1
-            tag += entry.tokens
+            tag += entry.cost
         self.tokens += tokens
 
     def take(self, now: float) -> Taken:
@@ -94,11 +101,12 @@ class Queue:
             tag, arrival, entry = heapq.heappop(self._heap)
             if entry.request.dropped or entry.request.deadline <= now:
                 taken.expired.append(entry)
-            elif not taken.batch or (entry.tokens <= room and entry.rows == taken.batch[0].rows):
+                continue
+            if not taken.batch or (entry.cost <= room and entry.rows == taken.batch[0].rows):
                 if not taken.batch:
                     self._virtual_time = max(self._virtual_time, tag)
                 taken.batch.append(entry)
-                room -= entry.tokens
+                room -= entry.cost
             else:
                 passed.append((tag, arrival, entry))
         for item in passed:

@@ -20,6 +20,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.task import Scoring, Task
 from bei.engines.base import Engine, RowKind
 from bei.engines.cpus import available_cpus
+from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
 from bei.scheduler import Outcome, Scheduler
 from bei.settings import DefaultRoute, Settings
@@ -375,8 +376,12 @@ class Service:
 
     async def _submit(self, encodings: Collection[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
         pending = _Pending(len(encodings), deadline)
+        shared = 0
+        if self.engine.shares_prefixes and kind == "pooled" and len(encodings) > 1:
+            shared = worth_sharing([encoding.ids for encoding in encodings])
         entries = [
-            Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind) for i, e in enumerate(encodings)
+            Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind, shared)
+            for i, e in enumerate(encodings)
         ]
         self._scheduler.submit(entries)
         try:

@@ -142,9 +142,10 @@ void run(int precision, const Kind& kind) {
   std::vector<int32_t> ids(ends.back()), types(ends.back());
   for (auto& id : ids) id = static_cast<int32_t>(rng() % vocab);
   for (auto& type : types) type = static_cast<int32_t>(rng() % 2);
+  const int32_t parents[] = {-1, -1, -1, 1, -1, 1};
   std::vector<const float*> turns;
   for (int size : rotary_sizes) turns.push_back(arrays.add<float>(static_cast<size_t>(size) * ids.size(), 0.5f));
-  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), turns.data(), 6};
+  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), turns.data(), kind.causal ? parents : nullptr, 6};
   const size_t width = more ? 5 : hidden, token_width = more ? 33 : hidden;
 
   BeiEncoder* encoder = bei_encoder_create(&model, 3);

@@ -36,7 +36,7 @@ FAMILIES: dict[str, Family] = {
     "modernbert": modernbert.MODERNBERT,
     "eurobert": eurobert.EUROBERT,
     "llama": llama.LLAMA,
-    "llama_bidirec": llama.LLAMA,
+    "llama_bidirec": llama.LLAMA_BIDIRECTIONAL,
     "mistral": llama.MISTRAL,
     "qwen2": qwen.QWEN2,
     "qwen3": qwen.QWEN3,

@@ -41,8 +41,11 @@ def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:
 
 
 def is_causal(config: Config) -> bool:
-    """False for a bidirectional variant, by its flags or by the name of its class (LlamaBidirectionalModel)."""
+    """False for a bidirectional variant: by its flags, by its model_type, or by the name of its class
+    (LlamaBidirectionalModel)."""
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        return False
+    if config.get("model_type") == "llama_bidirec":
         return False
     return not any("Bidirectional" in name for name in config.get("architectures") or ())
 

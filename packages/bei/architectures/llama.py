@@ -1,9 +1,11 @@
 """Llama (arXiv:2302.13971), and Mistral (arXiv:2310.06825), which sees no further than a window."""
 
+from dataclasses import replace
+
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
 from bei.architectures.family import Config, Family, read
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Pooling
 
 
 def _llama(config: Config) -> EncoderSpec:
@@ -18,4 +20,5 @@ def _mistral(config: Config) -> EncoderSpec:
 
 
 LLAMA = Family(_llama, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
+LLAMA_BIDIRECTIONAL = replace(LLAMA, pooling=Pooling(("mean",)))
 MISTRAL = Family(_mistral, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)

@@ -83,8 +83,13 @@ _BY_MODEL: dict[str, RerankTemplate] = {"qwen3": "qwen3", "qwen2": "mxbai", "gem
 def pair_template(config: Mapping[str, Any], name: str, asked: RerankTemplate | None) -> PairTemplate | None:
     """The template that the settings ask for; else, of a language model that calls itself a reranker, its kind's."""
     if asked is None and "rerank" in name.lower():
-        asked = _BY_MODEL.get(config.get("model_type", ""))
+        asked = template_of(config)
     return TEMPLATES.get(asked) if asked else None
+
+
+def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
+    """The one that rerankers of this kind of language model were trained with."""
+    return _BY_MODEL.get(config.get("model_type", ""))
 
 
 def judge(spec: EncoderSpec, template: PairTemplate, tokenizer_file: Path) -> Head:

@@ -69,6 +69,7 @@ class Batch:
 class Engine(Protocol):
     """`streams` batches may run at once; `run` is called from at most that many threads at a time.
 
+    `shares_prefixes` says that what sequences of a batch begin with alike is computed once.
     `token_budget` is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and
     `max_num_tokens` cuts batches. `reason` says why this device and precision, for people.
     """
@@ -79,6 +80,7 @@ class Engine(Protocol):
     reason: str
     streams: int
     token_budget: int
+    shares_prefixes: bool
 
     def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None, cache_dir: Path | None):
         """Upload the weights, or build what runs them into `cache_dir`, once. Raises SetupError where this engine

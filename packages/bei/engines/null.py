@@ -10,7 +10,7 @@ from bei.engines.base import Batch
 
 class NullEngine:
     name, device, precision, reason = "null", "cpu", "fp32", "no model is run"
-    streams, token_budget = 1, 1 << 20
+    streams, token_budget, shares_prefixes = 1, 1 << 20, False
 
     def __init__(
         self,

@@ -91,6 +91,7 @@ class Batch(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("input_ids", "token_types", "cu_seqlens", "prompt_tokens", "attended")),
         ("rotaries", POINTER(c_void_p)),
+        ("parents", c_void_p),
         ("sequences", c_int32),
     ]
 

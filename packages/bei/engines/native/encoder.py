@@ -9,6 +9,7 @@ from bei.architectures.spec import EncoderSpec
 from bei.engines.base import Batch
 from bei.engines.native import abi
 from bei.engines.native.model import model_of
+from bei.engines.prefixes import can_share, share
 from bei.engines.rotary import RotaryTable
 from bei.errors import EngineFailed, SetupError
 
@@ -38,6 +39,12 @@ class Encoder:
 
     def run(self, batch: Batch) -> np.ndarray:
         """float32[B, row_size], or float32[T, token_size]. Raises EngineFailed."""
+        shared = share(batch) if batch.rows == "pooled" and can_share(self._spec) else None
+        if shared is None:
+            return self._run(batch, np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.int32))
+        return self._run(shared.batch, shared.parents, shared.offsets)[shared.rows]
+
+    def _run(self, batch: Batch, parents: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         arrays = [
             np.ascontiguousarray(array, np.int32)
             for array in (batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended)
@@ -47,19 +54,23 @@ class Encoder:
         else:
             run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
         rows = np.empty(shape, np.float32)
-        turns = self._turns(batch)
+        turns = self._turns(batch, offsets)
         rotaries = abi.sequence(ctypes.c_void_p, list(map(abi.address, turns)))
-        status = run(self._handle, abi.Batch(*map(abi.address, arrays), rotaries, len(batch)), abi.address(rows))
+        status = run(
+            self._handle,
+            abi.Batch(*map(abi.address, arrays), rotaries, abi.address(parents), len(batch)),
+            abi.address(rows),
+        )
         if status:
             raise EngineFailed(f"native engine: {abi.ERRORS[status]}")
         return rows
 
-    def _turns(self, batch: Batch) -> list[np.ndarray]:
-        """Of each of the spec's rotaries: float32[T, size]."""
+    def _turns(self, batch: Batch, offsets: np.ndarray) -> list[np.ndarray]:
+        """Of each of the spec's rotaries: float32[T, size]. offsets: int[B], the position of each first token."""
         if not self._rotaries:
             return []
-        lengths = np.repeat(batch.lengths, batch.lengths)
-        positions = np.arange(len(lengths)) - np.repeat(batch.cu_seqlens[:-1], batch.lengths)
+        lengths = np.repeat(offsets + batch.lengths, batch.lengths)
+        positions = np.arange(len(lengths)) - np.repeat(batch.cu_seqlens[:-1] - offsets, batch.lengths)
         return [np.ascontiguousarray(table.rows(positions, lengths)) for table in self._rotaries]
 
     def __del__(self):

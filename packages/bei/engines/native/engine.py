@@ -20,6 +20,7 @@ from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
 from bei.engines.native.isa import Level, level
 from bei.engines.native.pack import pack_checkpoint
+from bei.engines.prefixes import can_share
 from bei.errors import SetupError
 
 log = logging.getLogger("bei")
@@ -45,11 +46,12 @@ class NativeEngine:
         """`isa` is the processor's best but for tests."""
         isa = isa or level()
         folder = cache_dir.expanduser() / "native"
-        _check(checkpoint.spec)
+        check(checkpoint.spec)
         self.streams = threads or available_cpus()
         self.device = f"cpu x {self.streams}, {isa.name}"
         self.precision, self.reason = _choose(isa, precision)
         self.token_budget = _token_budget(checkpoint.spec)
+        self.shares_prefixes = can_share(checkpoint.spec)
         try:
             loaded = library.load(isa, folder)
             arrays = _plan(checkpoint, self.precision, isa, loaded, folder)
@@ -63,7 +65,7 @@ class NativeEngine:
         return self._encoder.run(batch)
 
 
-def _check(spec: EncoderSpec) -> None:
+def check(spec: EncoderSpec) -> None:
     """Raises SetupError for a spec that the kernels do not express."""
     if not spec.layers:
         raise SetupError("the model has no layers")

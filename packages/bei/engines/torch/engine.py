@@ -22,6 +22,7 @@ class TorchEngine:
 
     name = "torch"
     streams = 1
+    shares_prefixes = False
 
     def __init__(
         self,

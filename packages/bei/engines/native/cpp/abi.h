@@ -69,10 +69,12 @@ typedef struct {
   float* input_peaks;
 } BeiModel;
 
-// engines/base.py says what each is; engines/rotary.py makes the tables, [tokens, size] each.
+// engines/base.py says what each is; engines/rotary.py makes the tables, [tokens, size] each. `parents`, null for none,
+// are the sequences that each one continues, negative for none (engines/prefixes.py).
 typedef struct {
   const int32_t *input_ids, *token_types, *cu_seqlens, *prompt_tokens, *attended;
   const float* const* rotaries;
+  const int32_t* parents;
   int32_t sequences;
 } BeiBatch;
 

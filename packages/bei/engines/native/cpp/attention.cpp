@@ -35,7 +35,7 @@ const uint32_t* pack_keys(const Head<T>& h, int first, int last, Buffer& buffer)
     const Panel panel = panel_of(start, columns, words);
     uint32_t* to = packed + panel.words + start % kPanel;
     const T* from[kLanes];
-    for (int i = 0; i < kLanes; i++) from[i] = h.keys.row(std::min(first + start + i, last - 1));
+    for (int i = 0; i < kLanes; i++) from[i] = h.key(std::min(first + start + i, last - 1));
     for (int w = 0; w < h.head_size / per; w++, to += panel.width)
       for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + w * per);
     if (h.head_size % per)  // half a word, of bf16
@@ -62,7 +62,7 @@ const uint32_t* pack_values(const Head<T>& h, int first, int last, Buffer& buffe
     const T* rows[per];
     for (int i = 0; i < per; i++) {
       const int key = first + w * per + i;
-      rows[i] = key < last ? h.values.row(key) : none.data();
+      rows[i] = key < last ? h.value(key) : none.data();
     }
     for (int start = 0; start < columns; start += kPanel) {
       const Panel panel = panel_of(start, columns, words);
@@ -117,7 +117,7 @@ void attend(const Head<T>& h, int head, int row, int rows, const Packed<T>& t) {
   constexpr int per = kPerWord<T>;
   const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = round_up(h.head_size, per) / per;
   const int start = (h.begin(row) - t.first) / kPanel * kPanel, stop = h.end(row + rows - 1) - t.first;
-  const T* queries = h.queries.row(row) + head * h.head_size;
+  const T* queries = h.queries.row(row - h.prefix) + head * h.head_size;
   for (int key = start; key < stop; key += kPanel) {
     const Panel panel = panel_of(key, columns, key_words);
     multiply<T>(queries, h.queries.stride * sizeof(T), rows, t.keys + panel.words, panel.width / kLanes, key_words,
@@ -142,7 +142,7 @@ void attend(const Head<T>& h, int head, int row, int rows, const Packed<T>& t) {
     multiply<T>(t.probabilities + start, t.stride * sizeof(T), rows, values, panel.width / kLanes, words, products,
                 panel.width);
     for (int i = 0; i < rows; i++) {
-      T* to = h.context.row(row + i) + head * h.head_size + column;
+      T* to = h.context.row(row - h.prefix + i) + head * h.head_size + column;
       for_vectors(std::min(panel.width, h.head_size - column), [&](int d, int lanes) {
         store_lanes(to + d, load(products + i * panel.width + d) * splat(1 / sums[i]), lanes);
       });

@@ -10,15 +10,19 @@ constexpr int kQueryChunk = 1024;  // rows: long sequences are shared among thre
 // and `context` side by side for each of `heads`. A token sees the keys before `attended` that stand no further than
 // `window` from it and, if `causal`, not after it. `bias[d]` is added to the score of the key that stands d after its
 // query, `bias_stride` further on for the next head; null for none.
+// The first `prefix` tokens have their keys and values elsewhere; the rows of the others begin after them.
 template <class T>
 struct Head {
-  Rows<const T> queries, keys, values;
+  Rows<const T> queries, keys, values, prefix_keys, prefix_values;
   Rows<T> context;
-  int tokens, attended, heads, head_size, window;
+  int prefix, tokens, attended, heads, head_size, window;
   bool causal;
   float scale, soft_cap;
   const float* bias;
   size_t bias_stride;
+
+  const T* key(int i) const { return i < prefix ? prefix_keys.row(i) : keys.row(i - prefix); }
+  const T* value(int i) const { return i < prefix ? prefix_values.row(i) : values.row(i - prefix); }
 
   // The first key that `row` sees, and the one after the last.
   int begin(int row) const { return std::max(0, std::min(row - window, attended - 1)); }

@@ -68,7 +68,10 @@ class EncoderIn final : public BeiEncoder {
     if (batch.sequences < 1 || batch.cu_seqlens[0] != 0) return false;
     for (int s = 0; s < batch.sequences; s++) {
       const int length = batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
-      if (!within(length - 1, model_.max_tokens) || !within(batch.attended[s] - 1, length)) return false;
+      const int parent = parent_of(batch, s);
+      if (parent >= s || (parent >= 0 && parent_of(batch, parent) >= 0)) return false;
+      if (length < 1 || !within(prefix_of(batch, s) + length - 1, model_.max_tokens)) return false;
+      if (!within(batch.attended[s] - 1, length)) return false;
       if (batch.prompt_tokens[s] < 0) return false;
     }
     for (int t = 0; t < batch.cu_seqlens[batch.sequences]; t++) {
@@ -83,6 +86,13 @@ class EncoderIn final : public BeiEncoder {
   struct Memory {
     RowBuffer x, qkv, context, pooled;
   };
+
+  // The sequence that this one continues, or -1; and how many tokens it has.
+  static int parent_of(const BeiBatch& batch, int sequence) { return batch.parents ? batch.parents[sequence] : -1; }
+  static int prefix_of(const BeiBatch& batch, int sequence) {
+    const int parent = parent_of(batch, sequence);
+    return parent < 0 ? 0 : batch.cu_seqlens[parent + 1] - batch.cu_seqlens[parent];
+  }
 
   // Rows of one key and value's heads in one sequence.
   struct Part {
@@ -283,8 +293,14 @@ class EncoderIn final : public BeiEncoder {
     head.keys = {qkv + key, run.qkv.stride};
     head.values = {qkv + key + model_.kv_heads * model_.head_size, run.qkv.stride};
     head.context = {run.context.row(start) + query, run.context.stride};
-    head.tokens = run.batch.cu_seqlens[part.sequence + 1] - start;
-    head.attended = run.batch.attended[part.sequence];
+    head.prefix = prefix_of(run.batch, part.sequence);
+    if (head.prefix) {
+      const Stored* prefix = run.qkv.row(run.batch.cu_seqlens[parent_of(run.batch, part.sequence)]);
+      head.prefix_keys = {prefix + key, run.qkv.stride};
+      head.prefix_values = {prefix + key + model_.kv_heads * model_.head_size, run.qkv.stride};
+    }
+    head.tokens = head.prefix + run.batch.cu_seqlens[part.sequence + 1] - start;
+    head.attended = head.prefix + run.batch.attended[part.sequence];
     head.heads = group;
     head.head_size = model_.head_size;
     head.window = window < 0 ? model_.max_tokens : window;
@@ -294,7 +310,7 @@ class EncoderIn final : public BeiEncoder {
     head.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
     const float* biases = model_.bias_by_distance;
     head.bias = biases ? biases + part.kv_head * group * head.bias_stride + model_.max_tokens - 1 : nullptr;
-    attention(head, part.first, part.last, scratch);
+    attention(head, head.prefix + part.first, head.prefix + part.last, scratch);
   }
 
   // From the attention's context to the layer's output, in x.

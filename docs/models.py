@@ -1,0 +1,115 @@
+"""Writes models.md, the table of what is served, from the code: `make docs`. tests/test_docs.py holds the two together."""
+
+from pathlib import Path
+
+from bei import architectures
+from bei.architectures.family import Family
+from bei.checkpoint.reranking import TEMPLATES, template_of
+from bei.engines.native import engine as native
+from bei.errors import SetupError
+
+FILE = Path(__file__).with_suffix(".md")
+MODELS = {
+    "bert": ("BERT", "all-MiniLM, bge, e5, gte, mxbai-embed, snowflake-arctic-embed, ms-marco-MiniLM"),
+    "roberta": ("RoBERTa", "all-distilroberta, roberta-base-go_emotions"),
+    "xlm-roberta": ("XLM-RoBERTa", "bge-m3 (dense), multilingual-e5, bge-reranker-v2-m3"),
+    "camembert": ("CamemBERT", "sentence-camembert"),
+    "electra": ("ELECTRA", "ms-marco-electra-base"),
+    "distilbert": ("DistilBERT", "multi-qa-distilbert, opensearch-neural-sparse"),
+    "mpnet": ("MPNet", "all-mpnet-base-v2, multi-qa-mpnet-base"),
+    "deberta-v2": ("DeBERTa v2, v3", "mxbai-rerank-v1, deberta-v3-base-zeroshot"),
+    "jina_bert": ("JinaBERT v2", "jina-embeddings-v2"),
+    "nomic_bert": ("NomicBERT", "nomic-embed-text-v1, v1.5"),
+    "new": ("GTE, new", "gte-multilingual-base, gte-large-en-v1.5, gte-multilingual-reranker"),
+    "gte": ("GTE, as transformers saves it", ""),
+    "modernbert": ("ModernBERT", "gte-modernbert-base, nomic modernbert-embed, gte-reranker-modernbert"),
+    "eurobert": ("EuroBERT", "EuroBERT-210m to 2.1B"),
+    "llama": ("Llama", "llama-embed-nemotron, Skywork-Reward-Llama"),
+    "llama_bidirec": ("Llama, bidirectional", "llama-nemoretriever"),
+    "mistral": ("Mistral", "e5-mistral-7b, SFR-Embedding-Mistral, Linq-Embed-Mistral"),
+    "qwen2": ("Qwen2", "gte-Qwen2, nomic-embed-code, mxbai-rerank-v2"),
+    "qwen3": ("Qwen3", "Qwen3-Embedding, Qwen3-Reranker"),
+    "gemma": ("Gemma", "bge-reranker-v2-gemma"),
+    "gemma2": ("Gemma 2", "bge-multilingual-gemma2"),
+    "gemma3_text": ("Gemma 3, text", "embeddinggemma-300m"),
+}
+_SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+CONFIG = {
+    **{"vocab_size": 64, "max_position_embeddings": 64, "head_dim": 16, "sliding_window": 8, "embedding_size": 64},
+    **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "hidden_act": "silu", "feed_forward_type": "geglu"},
+    **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
+    **_SIZES,
+}
+"""What every family can read."""
+HEAD = """<!-- Written by models.py: `make docs`. -->
+# Models
+An architecture is one file in `packages/bei/architectures/`, by `model_type` in config.json. Every one embeds (dense, or token by token for ColBERT); what else it does is its own heads.
+Weights are safetensors in float32, float16 or bfloat16. No code of a repository is run: modelling code that is not here is refused, and so is any tensor left over.
+
+`base_model` is what config.yaml says: `encoder` for causal models, `encoder_bert` for encoders.
+On a CPU `native` computes in bf16, int8 or fp32, and `torch` in bf16 or fp32 what native refuses (the log says so). On CUDA `torch` computes in bf16 or fp16.
+
+"""
+
+
+def tasks(family: Family, model_type: str) -> str:
+    found = ["embeddings, ColBERT"]
+    if "SequenceClassification" in family.heads:
+        found.append("rerankers and classifiers")
+    if "TokenClassification" in family.heads:
+        found.append("entities")
+    if "MaskedLM" in family.heads:
+        found.append("SPLADE")
+    template = template_of({"model_type": model_type})
+    if template:
+        found.append(f"yes or no by the language model (`{template}`)")
+    return "; ".join(found)
+
+
+def engines(family: Family) -> str:
+    try:
+        native.check(family.spec(CONFIG))
+    except SetupError:
+        return "torch: bf16, fp32, fp16"
+    return "native: bf16, int8, fp32; torch: bf16, fp32, fp16"
+
+
+def table() -> str:
+    known = {**architectures.FAMILIES}
+    rows = [
+        "| architecture | `model_type` | `base_model` | for example | tasks | engines and precisions |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model_type, family in known.items():
+        name, examples = MODELS[model_type]
+        base = (
+            "encoder"
+            if family.spec({**CONFIG, "model_type": model_type}).final_norm and "MaskedLM" not in family.heads
+            else "encoder_bert"
+        )
+        stated = "bert` with `position_embedding_type: alibi" if model_type == "jina_bert" else model_type
+        rows.append(
+            f"| {name} | `{stated}` | `{base}` | {examples} | {tasks(family, model_type)} | {engines(family)} |"
+        )
+    templates = [
+        f"| `{name}` | {'`' + of.yes + '`' + (f' against `{of.no}`' if of.no else '')} | {of.instruction or 'none'} |"
+        for name, of in TEMPLATES.items()
+    ]
+    return "\n".join(
+        [
+            HEAD + "\n".join(rows),
+            "",
+            "## Language models that rerank",
+            "A checkpoint `*ForCausalLM`, or a `*ForSequenceClassification` of one label converted from one, is asked in the words it was trained with where its name says `rerank`; `BEI_RERANK_TEMPLATE` chooses among these, or `none`.",
+            "`/rerank`, `/score` and pairs of `/predict` take an `instruction`; a single text of `/predict` is a prompt that the client rendered, and is read as it is.",
+            "",
+            "| template | score: the logit of | instruction unless the request has one |",
+            "|---|---|---|",
+            *templates,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    FILE.write_text(table())

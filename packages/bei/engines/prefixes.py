@@ -1,0 +1,77 @@
+"""Sequences of a causal batch that begin alike compute their beginning once: it sees nothing of what follows."""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bei.architectures.spec import EncoderSpec
+from bei.engines.base import Batch
+
+LEAST = 32  # tokens that are worth a sequence of their own
+
+
+@dataclass(frozen=True)
+class Shared:
+    """`batch` has the beginnings as sequences of their own, and of the others what follows; `parents`: int32[B], the
+    sequence that each continues, -1 for none; `rows`: the index in it of each sequence that was asked for."""
+
+    batch: Batch
+    parents: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int32[B]: the position of each sequence's first token."""
+        return np.where(self.parents < 0, 0, self.batch.lengths[self.parents])
+
+
+def can_share(spec: EncoderSpec) -> bool:
+    """Whether only the last token's state is asked for, and a state depends on nothing but what comes before it."""
+    alone = spec.position_offset is None and not any(rotary.dynamic for rotary in spec.rotaries)
+    return spec.causal and spec.pooling.modes == ("last",) and not spec.token_head and alone
+
+
+def share(batch: Batch) -> Shared | None:
+    """None where no two sequences begin with the same `LEAST` tokens."""
+    sequences = [batch.input_ids[a:b] for a, b in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)]
+    alike = defaultdict(list)
+    for i, ids in enumerate(sequences):
+        if len(ids) > LEAST:
+            alike[ids[:LEAST].tobytes()].append(i)
+    groups = [group for group in alike.values() if len(group) > 1]
+    if not groups:
+        return None
+    parents, cuts, beginnings = np.full(len(sequences), -1, np.int32), np.zeros(len(sequences), np.int64), []
+    for number, group in enumerate(groups):
+        length = _common([sequences[i] for i in group])
+        beginnings.append(sequences[group[0]][:length])
+        parents[group], cuts[group] = number, length
+    parts = [*beginnings, *(ids[cut:] for ids, cut in zip(sequences, cuts, strict=True))]
+    rows = np.arange(len(beginnings), len(parts))
+    shared = replace(
+        batch,
+        input_ids=np.concatenate(parts),
+        token_types=np.zeros(sum(map(len, parts)), np.int32),
+        cu_seqlens=np.cumsum([0, *map(len, parts)], dtype=np.int32),
+        prompt_tokens=np.zeros(len(parts), np.int32),
+        attended=np.array([len(part) for part in parts], np.int32),
+    )
+    return Shared(shared, np.concatenate([np.full(len(beginnings), -1, np.int32), parents]), rows)
+
+
+def worth_sharing(sequences: list[list[int]]) -> int:
+    """How many tokens all begin with and each has more than; 0 where they are fewer than `share` asks for."""
+    first, length = sequences[0], min(map(len, sequences)) - 1
+    for ids in sequences[1:]:
+        while length and ids[:length] != first[:length]:
+            length = next(i for i in range(length) if ids[i] != first[i])
+    return length if length >= LEAST else 0
+
+
+def _common(sequences: list[np.ndarray]) -> int:
+    first, length = sequences[0], min(map(len, sequences)) - 1
+    for ids in sequences[1:]:
+        differs = np.flatnonzero(ids[:length] != first[:length])
+        length = int(differs[0]) if len(differs) else length
+    return length
