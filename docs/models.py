@@ -1,8 +1,8 @@
-"""Writes models.md, the table of what is served, from the code: `make docs`. tests/test_docs.py holds the two together."""
+"""Writes models.md, the table of what is served, from the code: `make docs`. tests/test_docs.py holds them together."""
 
 from pathlib import Path
 
-from bei import architectures
+from bei.architectures import FAMILIES, decoder
 from bei.architectures.family import Family
 from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native
@@ -33,82 +33,71 @@ MODELS = {
     "gemma2": ("Gemma 2", "bge-multilingual-gemma2"),
     "gemma3_text": ("Gemma 3, text", "embeddinggemma-300m"),
 }
-_SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIG = {
-    **{"vocab_size": 64, "max_position_embeddings": 64, "head_dim": 16, "sliding_window": 8, "embedding_size": 64},
-    **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "hidden_act": "silu", "feed_forward_type": "geglu"},
+    **{"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"max_position_embeddings": 64, "embedding_size": 64, "head_dim": 16, "sliding_window": 8, "hidden_act": "silu"},
+    **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "feed_forward_type": "geglu"},
     **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
-    **_SIZES,
 }
 """What every family can read."""
-HEAD = """<!-- Written by models.py: `make docs`. -->
+TASKS = {
+    "SequenceClassification": "rerankers and classifiers",
+    "TokenClassification": "entities",
+    "MaskedLM": "SPLADE",
+}
+PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models
-An architecture is one file in `packages/bei/architectures/`, by `model_type` in config.json. Every one embeds (dense, or token by token for ColBERT); what else it does is its own heads.
-Weights are safetensors in float32, float16 or bfloat16. No code of a repository is run: modelling code that is not here is refused, and so is any tensor left over.
+An architecture is one file in `packages/bei/architectures/`, found by `model_type` in config.json. Every one embeds
+(dense, or token by token for ColBERT); what else it does is its own heads. Weights are safetensors in float32, float16
+or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
 
-`base_model` is what config.yaml says: `encoder` for causal models, `encoder_bert` for encoders.
-On a CPU `native` computes in bf16, int8 or fp32, and `torch` in bf16 or fp32 what native refuses (the log says so). On CUDA `torch` computes in bf16 or fp16.
+`base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses `torch` computes
+in bf16 or fp32, and the log says so. On CUDA `torch` computes in bf16 or fp16.
 
+| architecture | `model_type` | `base_model` | for example | tasks | engines |
+|---|---|---|---|---|---|
+{architectures}
+
+## Language models that rerank
+A checkpoint `*ForCausalLM`, or a `*ForSequenceClassification` of one label converted from one, is asked in the words it
+was trained with where its name says `rerank`; `BEI_RERANK_TEMPLATE` chooses among these, or `none`. `/rerank`, `/score`
+and pairs of `/predict` take an `instruction`; a single text of `/predict` is a prompt that the client rendered, and is
+read as it is.
+
+| template | score: the logit of | instruction, unless the request has one |
+|---|---|---|
+{templates}
 """
 
 
-def tasks(family: Family, model_type: str) -> str:
-    found = ["embeddings, ColBERT"]
-    if "SequenceClassification" in family.heads:
-        found.append("rerankers and classifiers")
-    if "TokenClassification" in family.heads:
-        found.append("entities")
-    if "MaskedLM" in family.heads:
-        found.append("SPLADE")
+def architecture(model_type: str, family: Family) -> str:
+    name, examples = MODELS[model_type]
+    stated = "bert` with `position_embedding_type: alibi" if model_type == "jina_bert" else model_type
+    base = "encoder" if family.heads is decoder.HEADS else "encoder_bert"
+    tasks = ["embeddings, ColBERT", *(TASKS[kind] for kind in family.heads)]
     template = template_of({"model_type": model_type})
     if template:
-        found.append(f"yes or no by the language model (`{template}`)")
-    return "; ".join(found)
+        tasks.append(f"yes or no by the language model (`{template}`)")
+    return f"| {name} | `{stated}` | `{base}` | {examples} | {'; '.join(tasks)} | {engines(family)} |"
 
 
 def engines(family: Family) -> str:
     try:
         native.check(family.spec(CONFIG))
     except SetupError:
-        return "torch: bf16, fp32, fp16"
-    return "native: bf16, int8, fp32; torch: bf16, fp32, fp16"
+        return "torch"
+    return "native, torch"
+
+
+def template(name: str) -> str:
+    of = TEMPLATES[name]
+    score = f"`{of.yes}` less that of `{of.no}`" if of.no else f"`{of.yes}`"
+    return f"| `{name}` | {score} | {of.instruction or 'none'} |"
 
 
 def table() -> str:
-    known = {**architectures.FAMILIES}
-    rows = [
-        "| architecture | `model_type` | `base_model` | for example | tasks | engines and precisions |",
-        "|---|---|---|---|---|---|",
-    ]
-    for model_type, family in known.items():
-        name, examples = MODELS[model_type]
-        base = (
-            "encoder"
-            if family.spec({**CONFIG, "model_type": model_type}).final_norm and "MaskedLM" not in family.heads
-            else "encoder_bert"
-        )
-        stated = "bert` with `position_embedding_type: alibi" if model_type == "jina_bert" else model_type
-        rows.append(
-            f"| {name} | `{stated}` | `{base}` | {examples} | {tasks(family, model_type)} | {engines(family)} |"
-        )
-    templates = [
-        f"| `{name}` | {'`' + of.yes + '`' + (f' against `{of.no}`' if of.no else '')} | {of.instruction or 'none'} |"
-        for name, of in TEMPLATES.items()
-    ]
-    return "\n".join(
-        [
-            HEAD + "\n".join(rows),
-            "",
-            "## Language models that rerank",
-            "A checkpoint `*ForCausalLM`, or a `*ForSequenceClassification` of one label converted from one, is asked in the words it was trained with where its name says `rerank`; `BEI_RERANK_TEMPLATE` chooses among these, or `none`.",
-            "`/rerank`, `/score` and pairs of `/predict` take an `instruction`; a single text of `/predict` is a prompt that the client rendered, and is read as it is.",
-            "",
-            "| template | score: the logit of | instruction unless the request has one |",
-            "|---|---|---|",
-            *templates,
-            "",
-        ]
-    )
+    rows = (architecture(model_type, family) for model_type, family in FAMILIES.items())
+    return PAGE.format(architectures="\n".join(rows), templates="\n".join(map(template, TEMPLATES)))
 
 
 if __name__ == "__main__":
