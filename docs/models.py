@@ -51,8 +51,8 @@ An architecture is one file in `packages/bei/architectures/`, found by `model_ty
 (dense, or token by token for ColBERT); what else it does is its own heads. Weights are safetensors in float32, float16
 or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
 
-`base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses `torch` computes
-in bf16 or fp32, and the log says so. On CUDA `torch` computes in bf16 or fp16.
+`base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses, `torch`
+computes in bf16 or fp32, and the log says so. On CUDA `torch` computes in bf16 or fp16.
 
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|
