@@ -12,7 +12,7 @@ FILE = Path(__file__).with_suffix(".md")
 MODELS = {
     "bert": ("BERT", "all-MiniLM, bge, e5, gte, mxbai-embed, snowflake-arctic-embed, ms-marco-MiniLM"),
     "roberta": ("RoBERTa", "all-distilroberta, roberta-base-go_emotions"),
-    "xlm-roberta": ("XLM-RoBERTa", "bge-m3 (dense), multilingual-e5, bge-reranker-v2-m3"),
+    "xlm-roberta": ("XLM-RoBERTa", "bge-m3, multilingual-e5, bge-reranker-v2-m3"),
     "camembert": ("CamemBERT", "sentence-camembert"),
     "electra": ("ELECTRA", "ms-marco-electra-base"),
     "distilbert": ("DistilBERT", "multi-qa-distilbert, opensearch-neural-sparse"),

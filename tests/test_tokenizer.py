@@ -211,3 +211,21 @@ def test_windows_are_the_library_s(length, room):
     assert parts == expected
     assert [i for part in inner(parts) for i in part] == list(range(length)), "each token in one window, none lost"
     assert all(set(own) <= set(part) for own, part in zip(inner(parts), parts, strict=True))
+
+
+@pytest.mark.parametrize("flags", [{}, {"add_bos_token": False}, {"add_eos_token": True}, {"add_bos_token": True}])
+def test_specials_that_the_config_adds(tmp_path, flags):
+    """As transformers' Llama tokenizers do, whose tokenizer.json may lack the end of e5-mistral's texts."""
+    folder = save(tmp_path, random_model("llama"))
+    library = Library.from_file(str(folder / "tokenizer.json"))
+    library.post_processor = processors.Sequence([])
+    library.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"bos_token": "[CLS]", "eos_token": "[SEP]", **flags})
+    tokenizer = Tokenizer(read(folder, "m"))
+    single, pair = (tokenizer.encode([item], truncate=True)[0].ids for item in ("the cat", ("the", "cat")))
+    before, after = ([id] if flags.get(flag) else [] for flag, id in (("add_bos_token", 2), ("add_eos_token", 3)))
+    body = [id for id in single if id > 4]
+    assert single == pair == [*before, *body, *after]
+    assert len(body) == 2
+    (tokens,) = tokenizer.tokenize(["the cat"], add_special_tokens=True)
+    assert [token.id for token in tokens] == single

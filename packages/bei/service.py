@@ -24,7 +24,7 @@ from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
 from bei.scheduler import Outcome, Scheduler
 from bei.settings import DefaultRoute, Settings
-from bei.tasks import entities, late_interaction, scores, sparse, vectors
+from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
 from bei.tasks.entities import Strategy
 from bei.tokenizer import Direction, Encoding, Input, Role, Token, Tokenizer
 
@@ -187,20 +187,35 @@ class Service:
 
     async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
         """A list of float32[tokens, D]: the last hidden state of every token, specials included; of a ColBERT model the
-        vectors that are compared, of documents unless the prompt is `query`."""
+        vectors that are compared, of documents unless the prompt is `query`; BGE-M3's multi-vectors."""
         if self._is("sparse"):
             raise WrongTask("`embed_all` is not available for SPLADE models; POST /embed_sparse")
         self._require("Model is not an embedding model", "embedding", "multi_vector")
         if self._is("embedding"):
-            return Answer(*await self._rows(inputs, options, kind="tokens"))
+            rows, usage = await self._rows(inputs, options, kind="tokens")
+            if self.checkpoint.m3 is not None:
+                rows = await self._off_loop(lambda: [m3.token_vectors(row, self.checkpoint.m3) for row in rows])
+            return Answer(rows, usage)
         role: Role = "query" if options.prompt_name == "query" else "document"
         encodings, rows, usage = await self._run(inputs, lambda: self._read(inputs, options, role), options.deadline)
         return Answer([row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True)], usage)
 
     async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
         """One sparse vector a text: a list of Terms."""
-        self._require("Model is not an embedding model with SPLADE pooling", "sparse")
-        return Answer(*await self._rows(inputs, options))
+        self._check_ready()
+        if self.checkpoint.m3 is None:
+            self._require("Model is not an embedding model with SPLADE pooling", "sparse")
+            return Answer(*await self._rows(inputs, options))
+        encodings, rows, usage = await self._run(
+            inputs, lambda: self._read(inputs, options), options.deadline, "tokens"
+        )
+
+        def weigh() -> list[sparse.Terms]:
+            heads, unused = self.checkpoint.m3, self._tokenizer.unused
+            pairs = zip(encodings, rows, strict=True)
+            return [m3.terms(states, encoding.ids, heads, unused) for encoding, states in pairs]
+
+        return Answer(await self._off_loop(weigh), usage)
 
     async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = Options()) -> Answer:
         """The cosine of the source to each sentence: float32[N]."""

@@ -12,6 +12,7 @@ from bei.architectures.family import Family, Head, HeadStage, Judgement, Rows
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Normalize, Pooling, Stage
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
+from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules, special_token, splade
 from bei.checkpoint.reranking import PairTemplate, judge, pair_template
 from bei.checkpoint.sources import fetch
@@ -47,7 +48,8 @@ class Checkpoint:
 
     `max_tokens` is the longest input in tokens, specials included; `token_types` says whether the second text of a pair
     has another type than the first. `dtype` is the stored precision of the weights.
-    `added_specials` go around a text, whatever its tokenizer.json says; `pair_template` makes one text of a pair.
+    `added_specials` go around a text, whatever its tokenizer.json says; `pair_template` makes one text of a pair; `m3`
+    are an embedder's heads for sparse and token vectors.
     `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
     """
 
@@ -69,6 +71,7 @@ class Checkpoint:
     late_interaction: LateInteraction | None = None
     pair_template: PairTemplate | None = None
     added_specials: Specials = Specials()
+    m3: M3 | None = None
 
 
 def load(settings: Settings) -> Checkpoint:
@@ -141,6 +144,7 @@ def read(
         late_interaction=late,
         pair_template=template if task == "reranker" else None,
         added_specials=_added_specials(modules.encoder),
+        m3=read_m3(folder, spec.hidden_size) if task == "embedding" else None,
     )
 
 

@@ -91,7 +91,7 @@ class Asked:
 class Tokenizer:
     """Safe to call from several threads. `max_tokens` counts specials and the prompt.
 
-    A tagger's has its `vocabulary`, token by id, and the id of its `unknown` token.
+    A tagger's has its `vocabulary`, token by id, and the id of its `unknown` token; BGE-M3's the ids of `unused` ones.
     """
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
@@ -106,6 +106,7 @@ class Tokenizer:
         self._single, self._pair = learn(self._library, 1, types=types), learn(self._library, 2, types=types)
         self._vocab_size = checkpoint.spec.vocab_size
         self._lowercase = checkpoint.lowercase
+        self.unused = set(_ids(self._library, checkpoint.m3.unused if checkpoint.m3 else ()))
         if checkpoint.task == "entities":
             self.vocabulary = _vocabulary(self._library)
             self.unknown = self._library.token_to_id(checkpoint.unknown_token or "")

@@ -1,0 +1,61 @@
+"""BGE-M3's two other heads (arXiv:2402.03216, §3.1), which lie beside its encoder."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bei.checkpoint.modules import special_token
+from bei.checkpoint.tensors import Tensors, scan
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+_UNUSED = ("cls_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True)
+class Head:
+    """x @ weight.T + bias. weight: float32[outputs, hidden]; bias: float32[outputs]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        return states @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class M3:
+    """`sparse` gives a token its weight, `colbert` its vector; `unused` are tokens that weigh nothing."""
+
+    sparse: Head
+    colbert: Head
+    unused: tuple[str, ...]
+
+
+def read_m3(folder: Path, hidden_size: int) -> M3 | None:
+    """None for a model without the heads, or with pickles of them only. Raises SetupError for heads that do not fit."""
+    files = [folder / f"{name}_linear.safetensors" for name in ("sparse", "colbert")]
+    if not all(file.exists() for file in files):
+        if all(file.with_suffix(".pt").exists() for file in files):
+            log.warning(
+                "%s and its like are pickles and are not read: dense vectors only. To have the others, for each: "
+                "python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('sparse_linear.pt', "
+                "weights_only=True), 'sparse_linear.safetensors')\"",
+                files[0].with_suffix(".pt"),
+            )
+        return None
+    sparse, colbert = (_head(file, hidden_size) for file in files)
+    if len(sparse.weight) != 1:
+        raise SetupError(f"{files[0]}: weight has {len(sparse.weight)} rows, not 1")
+    return M3(sparse, colbert, tuple(filter(None, (special_token(folder, name) for name in _UNUSED))))
+
+
+def _head(file: Path, hidden_size: int) -> Head:
+    found = scan([file])
+    if found.keys() != {"weight", "bias"} or found["weight"].shape[1:] != (hidden_size,):
+        raise SetupError(f"{file} must hold weight [outputs, {hidden_size}] and bias, nothing else")
+    tensors = Tensors({name: (tensor,) for name, tensor in found.items()})
+    return Head(*(tensors[name].astype(np.float32) for name in ("weight", "bias")))
