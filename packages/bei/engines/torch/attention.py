@@ -1,5 +1,6 @@
 """Attention over packed tokens: each group of equal lengths is dense calls, so no token attends to padding."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bei.engines.torch.layout import Group
 
-_SCORES = 1 << 24  # a mask's numbers at a time: long sequences take it in blocks of queries
+_SCORES = 1 << 24  # numbers of a mask, or of scores, at a time: long sequences take them in blocks of queries
 
 PositionScores = Callable[[Tensor, Tensor, slice, slice], Tensor]
 """(q, k, their positions) → scores that are added to q kᵀ."""
@@ -53,10 +54,15 @@ class Sight:
     def only_causal(self) -> bool:
         return self.causal and self.near is None and self.all_seen and self.table is None
 
-    def blocks(self, whole: bool) -> Iterator[tuple[slice, slice]]:
-        """Queries, and the keys that some of them see; `whole`: all at once, for no mask is needed."""
+    @property
+    def masked(self) -> bool:
+        return self.causal or self.near is not None or not self.all_seen or self.table is not None
+
+    def blocks(self, heads: int, whole: bool) -> Iterator[tuple[slice, slice]]:
+        """Queries, and the keys that some of them see: so many that `heads` numbers for each pair are not too many;
+        `whole`: all at once."""
         length = self.group.length
-        rows = length if whole else max(16, _SCORES // (self.group.count * length))
+        rows = length if whole else max(16, _SCORES // (self.group.count * heads * length))
         for first in range(0, length, rows):
             last = min(first + rows, length)
             start = 0 if self.near is None else max(0, first - self.near)
@@ -74,6 +80,8 @@ class Sight:
 
     def _hidden(self, queries: slice, keys: slice) -> Tensor | None:
         """[count or 1, 1, queries or 1, keys]; None where all is seen."""
+        if not self.causal and self.near is None and self.all_seen:
+            return None
         at = torch.arange(keys.start, keys.stop)
         distance = at - torch.arange(queries.start, queries.stop)[:, None]
         masks = []
@@ -83,10 +91,7 @@ class Sight:
             masks.append((distance.abs() > self.near)[None, None])
         if not self.all_seen:
             masks.append((at >= torch.from_numpy(self.attended)[:, None])[:, None, None])
-        hidden = None
-        for mask in masks:
-            hidden = mask if hidden is None else hidden | mask
-        return hidden
+        return functools.reduce(torch.logical_or, masks)
 
 
 def packed_attention(
@@ -107,11 +112,12 @@ def packed_attention(
         shape = (group.count, group.length)
         of_q, of_k, of_v = (x[group.tokens].unflatten(0, shape).transpose(1, 2) for x in (q, k, v))
         out = context[group.tokens].view(*shape, *q.shape[1:])
-        nothing_hidden = not sight.causal and sight.near is None and sight.all_seen and sight.table is None
-        for queries, keys in sight.blocks(whole=plain and (nothing_hidden or sight.only_causal)):
+        unmasked = plain and (sight.only_causal or not sight.masked)
+        heads = 1 if plain and sight.table is None else q.shape[1]
+        for queries, keys in sight.blocks(heads, whole=unmasked):
             block = (of_q[:, :, queries], of_k[:, :, keys], of_v[:, :, keys])
             if plain:
-                bias = None if sight.only_causal else sight.bias(queries, keys, q)
+                bias = None if unmasked else sight.bias(queries, keys, q)
                 gqa = q.shape[1] != k.shape[1]
                 attended = F.scaled_dot_product_attention(
                     *block, attn_mask=bias, is_causal=sight.only_causal, scale=scale, enable_gqa=gqa
