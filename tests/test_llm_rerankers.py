@@ -13,6 +13,7 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.service import Options
+from tests.api.test_answer import post
 from tests.tiny_models import random_model, write_json
 
 QUERY = "where do cats sit?"
@@ -157,6 +158,36 @@ def test_a_vocabulary_without_the_words_is_refused(tmp_path):
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(SetupError, match=r"no token 'yes'.*BEI_RERANK_TEMPLATE"):
         read(folder, "org/rerank")
+
+
+def test_every_route_takes_an_instruction(start):
+    model = language_model("qwen3")
+    service, instruction = start(model), {"instruction": "Find rhymes."}
+    reference = expected(model, "qwen3", "Find rhymes.")
+    raw = {**instruction, "raw_scores": True}
+    tei = post(service, "/rerank", {"query": QUERY, "texts": TEXTS, **raw})
+    cohere = post(service, "/v1/rerank", {"query": QUERY, "documents": TEXTS, **raw})["results"]
+    pairs = post(service, "/predict", {"inputs": [[QUERY, text] for text in TEXTS], **raw})
+    vllm = post(service, "/score", {"text_1": QUERY, "text_2": TEXTS, **instruction, "use_activation": False})["data"]
+    for scores in (
+        [row["score"] for row in tei],
+        [row["relevance_score"] for row in sorted(cohere, key=lambda row: row["index"])],
+        [row["score"] for (row,) in pairs],
+        [row["score"] for row in vllm],
+    ):
+        np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_that_the_client_rendered_is_read_as_it_is(start):
+    model = language_model("qwen3")
+    prompt = "".join(qwen3(QUERY, TEXTS[0], None))
+    (row,) = post(start(model), "/predict", {"inputs": prompt, "raw_scores": True})
+    ids = byte_level().encode(prompt, add_special_tokens=False).ids
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    yes, no = (byte_level().token_to_id(word) for word in ("yes", "no"))
+    assert row["label"] == "yes"
+    assert row["score"] == pytest.approx(float(logits[yes] - logits[no]), rel=1e-4)
 
 
 def test_an_instruction_needs_a_template(start, start_service):

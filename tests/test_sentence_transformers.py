@@ -30,8 +30,10 @@ MODES = [
 
 @pytest.fixture
 def tiny(tmp_path):
-    def build(*modules, family: str = "bert", **options) -> tuple[SentenceTransformer, object]:
-        base = save(tmp_path / "base", random_model(family), pooling=None)
+    def build(
+        *modules, family: str = "bert", config: dict | None = None, **options
+    ) -> tuple[SentenceTransformer, object]:
+        base = save(tmp_path / "base", random_model(family, **(config or {})), pooling=None)
         torch.manual_seed(1)
         stages = [Transformer(str(base), max_seq_length=48), *modules]
         SentenceTransformer(modules=stages, device="cpu", **options).save(str(tmp_path / "model"))
@@ -83,6 +85,24 @@ def test_prompts(tiny, start_service, include_prompt, mode):
     named = ours(start_service, checkpoint, normalize=True, prompt_name="document")
     np.testing.assert_allclose(named, reference.encode(TEXTS, prompt_name="document"), atol=1e-5)
     assert np.abs(default - named).max() > 1e-3
+
+
+def test_as_embeddinggemma(tiny, start_service):
+    dense = [Dense(48, 96, bias=False, activation_function=torch.nn.Identity())]
+    dense.append(Dense(96, 48, bias=False, activation_function=torch.nn.Identity()))
+    both_ways = {"use_bidirectional_attention": True}
+    reference, checkpoint = tiny(Pooling(48, "mean"), *dense, Normalize(), family="gemma3_text", config=both_ways)
+    assert not checkpoint.spec.causal
+    np.testing.assert_allclose(ours(start_service, checkpoint, normalize=True), reference.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "bert"])
+def test_an_instruction_is_a_prompt_in_full(tiny, start_service, family):
+    task = "then it was: "
+    pooling = Pooling(48, "lasttoken" if family == "qwen3" else "mean")
+    reference, checkpoint = tiny(pooling, Normalize(), family=family, prompts=PROMPTS, default_prompt_name="query")
+    rows = ours(start_service, checkpoint, normalize=True, instruction=task)
+    np.testing.assert_allclose(rows, reference.encode(TEXTS, prompt=task), atol=1e-5)
 
 
 def test_the_older_layout_gives_the_same(tiny, start_service, tmp_path):
