@@ -14,7 +14,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.service import Options
 from tests.api.test_answer import post
-from tests.tiny_models import random_model, write_json
+from tests.tiny_models import random_model, write_json, write_modules
 
 QUERY = "where do cats sit?"
 TEXTS = ["A cat sat on the mat.", "Dogs run; {braces} & more", "", "cat " * 30]
@@ -150,6 +150,21 @@ def test_a_name_or_a_setting_makes_a_reranker(tmp_path):
     assert read(folder, "org/Tiny-Reranker").task == "reranker"
     assert read(folder, "org/Tiny-Reranker", rerank_template="none").task == "embedding"
     assert read(folder, "org/tiny", rerank_template="mxbai").pair_template.yes == "1"
+
+
+def test_the_words_that_a_logit_score_names(tmp_path, start_service):
+    """sentence-transformers' CrossEncoder of a language model, whose template is in its tokenizer and not read."""
+    model = language_model("qwen3")
+    folder = save(tmp_path, model)
+    write_modules(folder, {"Transformer": "", "LogitScore": "1_LogitScore"})
+    yes, no = (byte_level().token_to_id(word) for word in ("yes", "no"))
+    write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": no, "false_token_id": yes})
+    with pytest.raises(SetupError, match="LogitScore needs the template"):
+        read(folder, "org/tiny")
+    checkpoint = read(folder, "org/tiny", rerank_template="qwen3")
+    service = start_service(TorchEngine(checkpoint, precision="fp32", threads=1), checkpoint)
+    reference = -expected(model, "qwen3")
+    assert np.abs(rerank(service) - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
 
 
 def test_a_vocabulary_without_the_words_is_refused(tmp_path):

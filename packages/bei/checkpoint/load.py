@@ -14,7 +14,7 @@ from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Normalize, Poo
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules, special_token, splade
-from bei.checkpoint.reranking import PairTemplate, judge, pair_template
+from bei.checkpoint.reranking import PairTemplate, judge, judgement_of, pair_template
 from bei.checkpoint.sources import fetch
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, head_kind, labels, scoring
 from bei.checkpoint.tensors import Tensor, Tensors, scan
@@ -116,7 +116,7 @@ def read(
     tokenizer_file = _tokenizer_file(folder, modules)
     judged = task == "reranker" and head_kind(config) is None
     if judged:
-        own = judge(family.spec(config), template, tokenizer_file)
+        own = judge(family.spec(config), modules.judgement or judgement_of(template, tokenizer_file))
     else:
         own = _own_head(family, config, modules, task, pooling)
     spec = _with_heads(family.spec(config), modules, own)

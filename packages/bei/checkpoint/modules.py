@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bei.architectures.family import Judgement
 from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
 from bei.checkpoint.tensors import Tensor, scan
 from bei.errors import SetupError
@@ -52,7 +53,8 @@ class Modules:
     """`encoder` is the folder of config.json; `tensors` are the stages' own, under our names.
 
     Stages before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
-    head comes first. `mask`: the folder of a MultiVectorMask. `judged`: a language model's logits are the score.
+    head comes first. `mask`: the folder of a MultiVectorMask. `judgement`: a language model's words whose logits are
+    the score.
     """
 
     encoder: Path
@@ -62,7 +64,7 @@ class Modules:
     tensors: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     sparse: bool = False
     mask: Path | None = None
-    judged: bool = False
+    judgement: Judgement | None = None
 
 
 def read_json(file: Path) -> Any:
@@ -80,7 +82,7 @@ def read_modules(folder: Path) -> Modules:
     rows = [
         (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
     ]
-    encoder, pooling, sparse, mask, judged = folder, None, False, None, False
+    encoder, pooling, sparse, mask, judgement = folder, None, False, None, None
     stages: dict[str, list[Stage]] = {"token_head": [], "head": []}
     tensors: dict[str, tuple[Tensor, ...]] = {}
     at = "token_head"
@@ -100,7 +102,7 @@ def read_modules(folder: Path) -> Modules:
             case "MultiVectorMask":
                 mask = path
             case "LogitScore":
-                judged = True
+                judgement = _judgement(path / "config.json")
             case "Dropout":
                 pass
             case other:
@@ -108,7 +110,7 @@ def read_modules(folder: Path) -> Modules:
     head = stages["head"]
     while head and head[-1] == Normalize():
         head.pop()  # the last norm is each request's own choice
-    return Modules(encoder, tuple(stages["token_head"]), pooling, tuple(head), tensors, sparse, mask, judged)
+    return Modules(encoder, tuple(stages["token_head"]), pooling, tuple(head), tensors, sparse, mask, judgement)
 
 
 def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> tuple[dict[str, list[Stage]], Pooling]:
@@ -118,6 +120,10 @@ def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> 
     if pooling_strategy == "sum":
         return {"token_head": saturation, "head": []}, Pooling(("sum",))
     return {"token_head": [], "head": saturation}, Pooling(("max",))
+
+
+def _judgement(file: Path) -> Judgement:
+    return Judgement(_require(file, "true_token_id"), read_json(file).get("false_token_id"))
 
 
 def _splade_config(file: Path) -> dict[str, str]:

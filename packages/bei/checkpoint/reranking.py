@@ -92,8 +92,14 @@ def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
     return _BY_MODEL.get(config.get("model_type", ""))
 
 
-def judge(spec: EncoderSpec, template: PairTemplate, tokenizer_file: Path) -> Head:
-    """The score in the logits of the last token. Raises SetupError for a vocabulary without the words."""
+def judge(spec: EncoderSpec, judgement: Judgement) -> Head:
+    """The score in the logits of the last token."""
+    stage = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
+    return Head(pooling=LAST, stages=(stage,), judgement=judgement)
+
+
+def judgement_of(template: PairTemplate, tokenizer_file: Path) -> Judgement:
+    """The template's words in the vocabulary. Raises SetupError where they are not."""
     vocabulary = read_json(tokenizer_file).get("model", {}).get("vocab", {})
     vocabulary = vocabulary if isinstance(vocabulary, dict) else {word: i for i, (word, _) in enumerate(vocabulary)}
     words = [word for word in (template.yes, template.no) if word is not None]
@@ -103,6 +109,4 @@ def judge(spec: EncoderSpec, template: PairTemplate, tokenizer_file: Path) -> He
             f"{tokenizer_file}: no token {missing[0]!r}, which its rerank template is answered by; "
             "set BEI_RERANK_TEMPLATE to another, or to none"
         )
-    ids = [vocabulary[word] for word in words]
-    stage = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
-    return Head(pooling=LAST, stages=(stage,), judgement=Judgement(*ids))
+    return Judgement(*(vocabulary[word] for word in words))

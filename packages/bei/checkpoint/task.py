@@ -21,7 +21,7 @@ def detect(config: Mapping[str, Any], modules: Modules, colbert: bool, splade: b
     SetupError where they contradict each other."""
     if modules.sparse:
         return "sparse"
-    if modules.judged and not judge:
+    if modules.judgement and not judge:
         raise SetupError("modules.json: a LogitScore needs the template it was trained with: set BEI_RERANK_TEMPLATE")
     if modules.pooling is not None:
         return "embedding"
