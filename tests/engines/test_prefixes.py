@@ -39,6 +39,16 @@ def test_nothing_is_lost(sequences):
     assert all(shared.parents[parent] < 0 for parent in shared.parents if parent >= 0)
 
 
+def test_two_queries_share_what_saves_more():
+    template, first, second = [7] * LEAST, [8] * 20, [9] * 20
+    queries = [[*template, *query, i] for query in (first, second) for i in (11, 12, 13)]
+    shared = share(Batch.pack(queries))
+    assert shared.batch.lengths.tolist() == [LEAST + 20] * 2 + [1] * 6
+    assert shared.parents.tolist() == [-1, -1, 0, 0, 0, 1, 1, 1]
+    alone = share(Batch.pack([[*template, i, i] for i in (11, 12, 13)]))
+    assert alone.batch.lengths.tolist() == [LEAST, 2, 2, 2]
+
+
 @given(SEQUENCES)
 def test_what_all_begin_with_is_worth_sharing(sequences):
     most = min(map(len, sequences)) - 1

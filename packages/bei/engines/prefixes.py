@@ -39,12 +39,11 @@ def share(batch: Batch) -> Shared | None:
     for i, ids in enumerate(sequences):
         if len(ids) > LEAST:
             alike[ids[:LEAST].tobytes()].append(i)
-    groups = [group for group in alike.values() if len(group) > 1]
+    groups = [part for group in alike.values() if len(group) > 1 for part in _groups(sequences, group)]
     if not groups:
         return None
     parents, cuts, beginnings = np.full(len(sequences), -1, np.int32), np.zeros(len(sequences), np.int64), []
-    for number, group in enumerate(groups):
-        length = _common([sequences[i] for i in group])
+    for number, (group, length) in enumerate(groups):
         beginnings.append(sequences[group[0]][:length])
         parents[group], cuts[group] = number, length
     parts = [*beginnings, *(ids[cut:] for ids, cut in zip(sequences, cuts, strict=True))]
@@ -67,6 +66,20 @@ def worth_sharing(sequences: list[list[int]]) -> int:
         while length and ids[:length] != first[:length]:
             length = next(i for i in range(length) if ids[i] != first[i])
     return length if length >= LEAST else 0
+
+
+def _groups(sequences: list[np.ndarray], alike: list[int]) -> list[tuple[list[int], int]]:
+    """Which of `alike` share a beginning, and how long it is: all of them, or, where that saves more tokens, those that
+    go on alike after it (two queries to one reranker have its template in common, and each with its documents more)."""
+    length = _common([sequences[i] for i in alike])
+    going_on = defaultdict(list)
+    for i in alike:
+        going_on[int(sequences[i][length])].append(i)
+    if len(going_on) == 1:
+        return [(alike, length)]
+    apart = [part for group in going_on.values() if len(group) > 1 for part in _groups(sequences, group)]
+    saved = sum((len(group) - 1) * shared for group, shared in apart)
+    return apart if saved > (len(alike) - 1) * length else [(alike, length)]
 
 
 def _common(sequences: list[np.ndarray]) -> int:
