@@ -17,7 +17,7 @@ from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules
 from bei.checkpoint.reranking import PairTemplate, judge, judgement_of, pair_template
 from bei.checkpoint.sources import fetch
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, head_kind, labels, scoring
-from bei.checkpoint.tensors import Tensor, Tensors, scan
+from bei.checkpoint.tensors import Tensor, Tensors, scan, with_scales
 from bei.errors import SetupError
 from bei.settings import PoolingSetting, RerankTemplate, Settings
 
@@ -202,7 +202,7 @@ def _tensors(
     folder: Path, family: Family, config: Mapping[str, Any], spec: EncoderSpec, head: Head
 ) -> dict[str, tuple[Tensor, ...]]:
     """Find each of our tensors in the checkpoint's files. Raises SetupError that lists what is missing or left over."""
-    stored = {_modern(name): tensor for name, tensor in scan(_weight_files(folder)).items()}
+    stored = {_modern(name): tensor for name, tensor in with_scales(scan(_weight_files(folder))).items()}
     names = dict(family.tensors(config, spec))
     (first,) = names["embeddings.token"]
     prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
@@ -282,9 +282,9 @@ def _check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) ->
         found = (sum(t.shape[0] for t in tensors), *tensors[0].shape[1:])
         if found != expected:
             raise SetupError(f"{tensors[0].file}: {tensors[0].name} has shape {found}, config.json says {expected}")
-        if tensors[0].dtype not in ("float32", "float16", "bfloat16"):
+        if tensors[0].dtype not in ("float32", "float16", "bfloat16") and tensors[0].scale is None:
             raise SetupError(
-                f"{tensors[0].file}: {tensors[0].name} is {tensors[0].dtype}; use float32, float16 or bfloat16"
+                f"{tensors[0].file}: {tensors[0].name} is {tensors[0].dtype}; use float32, float16, bfloat16 or fp8"
             )
 
 

@@ -1,25 +1,31 @@
 """Tensors of safetensors files under our names, read when asked for and checked before."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  teaches numpy the dtype bfloat16
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bei.errors import SetupError
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
+_FP8_MAX = 448.0
+_SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
+"""Stored beside a float8 weight; the last three are for caches, which encoders do not have."""
 
 
 @dataclass(frozen=True)
 class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
-    bfloat16; others as stored). `less` is a row of it that is subtracted, in float32."""
+    bfloat16, float8_e4m3fn; others as stored). `less` is a row of it that is subtracted, in float32. A float8 one is
+    worth what is stored times `scale`, one number or one a row; `input_scale` is what its product's inputs are divided
+    by."""
 
     file: Path
     name: str
@@ -27,6 +33,8 @@ class Tensor:
     dtype: str
     start: int = 0
     less: int | None = None
+    scale: "Tensor | None" = None
+    input_scale: "Tensor | None" = None
 
     def rows(self, start: int, stop: int, less: int | None = None) -> "Tensor":
         """Those of [start, stop) that it has."""
@@ -67,6 +75,24 @@ class Tensors(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._parts)
 
+    @property
+    def quantized_names(self) -> tuple[str, ...]:
+        """Ours of the matrices that are stored in float8, every part of them."""
+        return tuple(name for name, parts in self._parts.items() if all(part.scale for part in parts))
+
+    def quantized(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """A matrix as it is stored: float8_e4m3fn[rows, columns], and float32[rows], the scale of each; None for one
+        that is not stored so."""
+        parts = self._parts[name]
+        if not all(part.scale for part in parts):
+            return None
+        return np.concatenate([_stored(part) for part in parts]), np.concatenate([_scales(part) for part in parts])
+
+    def input_peak(self, name: str) -> float | None:
+        """The largest size of a matrix's inputs, where its checkpoint states it."""
+        scales = [part.input_scale for part in self._parts[name]]
+        return None if None in scales else max(float(_stored(scale).max()) for scale in scales) * _FP8_MAX
+
     def fingerprint(self, notes: Path) -> str:
         """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
         is the folder that keeps its hash for as long as the file system says that it is the same file."""
@@ -80,13 +106,53 @@ class Tensors(Mapping[str, np.ndarray]):
         return digest.hexdigest()
 
 
+def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same without the scales beside float8 weights (modelopt's and compressed-tensors' names), which their weights
+    have then. Raises SetupError for a format that is not read."""
+    weights = {name.removesuffix(".weight"): name for name, tensor in stored.items() if tensor.dtype == "float8_e4m3fn"}
+    for module, name in weights.items():
+        scale = stored.get(f"{module}.weight_scale")
+        rows = stored[name].shape[0]
+        if scale is None or int(np.prod(scale.shape)) not in (1, rows):
+            raise SetupError(f"{name} is float8 with no scale for it or for each row: a format that is not read here")
+        stored = {**stored, name: replace(stored[name], scale=scale, input_scale=stored.get(f"{module}.input_scale"))}
+    beside = {f"{module}.{scale}" for module in weights for scale in _SCALES}
+    return {name: tensor for name, tensor in stored.items() if name not in beside}
+
+
 def _read(tensor: Tensor) -> np.ndarray:
+    """Its worth: in the type that it is stored in, or float32."""
+    rows = _stored(tensor)
+    if tensor.scale is not None:
+        rows = rows.astype(np.float32) * _scales(tensor)[:, None]
+    if tensor.less is None:
+        return rows
+    return rows.astype(np.float32) - _read(replace(tensor, start=tensor.less, less=None, shape=(1, *tensor.shape[1:])))
+
+
+def _stored(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == "float8_e4m3fn":
+        return _float8_rows(tensor)
     with safe_open(tensor.file, "numpy") as opened:
-        stored = opened.get_slice(tensor.name)
-        rows = stored[tensor.start : tensor.start + tensor.shape[0]]
-        if tensor.less is None:
-            return rows
-        return rows.astype(np.float32) - stored[tensor.less : tensor.less + 1].astype(np.float32)
+        if not tensor.shape:
+            return opened.get_tensor(tensor.name)
+        return opened.get_slice(tensor.name)[tensor.start : tensor.start + tensor.shape[0]]
+
+
+def _float8_rows(tensor: Tensor) -> np.ndarray:
+    """safetensors gives numpy none of this type. Its file: the header's size, 8 bytes; the header, JSON; the data."""
+    with tensor.file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        first, _ = json.loads(opened.read(size))[tensor.name]["data_offsets"]
+        row = int(np.prod(tensor.shape[1:]))
+        opened.seek(8 + size + first + tensor.start * row)
+        return np.fromfile(opened, ml_dtypes.float8_e4m3fn, tensor.shape[0] * row).reshape(tensor.shape)
+
+
+def _scales(tensor: Tensor) -> np.ndarray:
+    """float32[rows]"""
+    scales = _stored(tensor.scale).astype(np.float32).reshape(-1)
+    return scales.repeat(tensor.shape[0]) if len(scales) == 1 else scales[tensor.start : tensor.start + tensor.shape[0]]
 
 
 def _content_hash(file: Path, notes: Path) -> str:
