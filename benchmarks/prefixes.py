@@ -7,7 +7,7 @@ import click
 import numpy as np
 
 from bei.checkpoint.load import read
-from bei.engines.base import Batch
+from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from benchmarks.cpu import random_weights
 
@@ -21,7 +21,7 @@ from benchmarks.cpu import random_weights
 def main(prefix: int, documents: int, tokens: int, repeats: int, work: Path) -> None:
     """Qwen3-0.6B's shape with random weights, bf16, one thread."""
     folder = random_weights(work / "qwen3-0.6b", "qwen3-0.6b")
-    engine = NativeEngine(read(folder, "qwen3"), precision="bf16", threads=1, cache_dir=work)
+    engine = NativeEngine(read(folder, "qwen3"), EngineOptions(precision="bf16", threads=1, cache_dir=work))
     rng = np.random.default_rng(0)
     first = rng.integers(1000, 30000, prefix).tolist()
     ids = [first + rng.integers(1000, 30000, tokens).tolist() for _ in range(documents)]

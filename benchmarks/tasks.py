@@ -21,6 +21,7 @@ import transformers
 from bei import api
 from bei.checkpoint import load as checkpoints
 from bei.checkpoint import wheels
+from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.service import Service
 from bei.settings import Settings
@@ -54,7 +55,7 @@ def start(folder: Path, precision: str) -> Service:
     }
     service = Service(Settings.load(config, environ={}))
     checkpoint = checkpoints.read(folder, "m")
-    service.start(checkpoint, TorchEngine(checkpoint, precision=precision))
+    service.start(checkpoint, TorchEngine(checkpoint, EngineOptions(precision=precision)))
     return service
 
 

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Engine
+from bei.engines.base import Calibration, Engine, EngineOptions
 from bei.engines.native.isa import processor_flags
 from bei.errors import SetupError
 from bei.settings import Settings
@@ -13,6 +13,7 @@ from bei.settings import Settings
 log = logging.getLogger("bei")
 
 ENGINES = {
+    "tensorrt": "bei.engines.tensorrt.engine:TensorRTEngine",
     "native": "bei.engines.native.engine:NativeEngine",
     "torch": "bei.engines.torch.engine:TorchEngine",
     "null": "bei.engines.null:NullEngine",
@@ -23,14 +24,11 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 
 def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
     """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
-    if settings.quantization != "no_quant":
-        log.warning("quantization_type %s: no engine here has it yet; serving in 16 bits", settings.quantization)
+    options = _options(settings)
     refusals = []
     for name in _fastest_first() if settings.engine == "auto" else (settings.engine,):
         try:
-            engine = _class(name)(
-                checkpoint, precision=settings.precision, threads=settings.threads, cache_dir=settings.cache_dir
-            )
+            engine = _class(name)(checkpoint, options)
         except SetupError as exc:
             log.warning("engine %s does not run here: %s", name, exc)
             refusals.append(f"{name}: {exc}")
@@ -41,9 +39,23 @@ def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
 
 
+def _options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        precision=settings.precision,
+        quantization=settings.quantization,
+        calibration=Calibration(settings.calib_dataset, settings.calib_size, settings.calib_max_seq_length),
+        threads=settings.threads,
+        cache_dir=settings.cache_dir,
+        max_num_tokens=settings.max_num_tokens,
+        max_batch_size=settings.max_batch_size,
+    )
+
+
 def _fastest_first() -> tuple[str, ...]:
-    """What `engine: auto` tries. torch alone uses a GPU, and the matrix tiles that some Intel processors have."""
-    return ("torch", "native") if _NVIDIA.exists() or "amx_bf16" in processor_flags() else ("native", "torch")
+    """What `engine: auto` tries. torch uses the matrix tiles that some Intel processors have, native does not."""
+    if _NVIDIA.exists():
+        return "tensorrt", "torch", "native"
+    return ("torch", "native") if "amx_bf16" in processor_flags() else ("native", "torch")
 
 
 def _class(name: str) -> type:

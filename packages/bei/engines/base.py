@@ -13,6 +13,7 @@ import numpy as np
 
 from bei.architectures.spec import Pooling
 from bei.checkpoint.load import Checkpoint
+from bei.settings.block import QuantizationType
 
 RowKind = Literal["pooled", "tokens"]
 
@@ -66,6 +67,32 @@ class Batch:
         return cls(input_ids, types, cu_seqlens, prompts, seen, rows)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The texts whose activations set scales: `quantization_config` of the trt_llm block."""
+
+    dataset: str = "abisee/cnn_dailymail"
+    texts: int = 1024
+    tokens: int = 1536
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What is asked of an engine. `max_num_tokens` and `max_batch_size` bound the batches that it will get; a sequence
+    longer than the first runs alone. `quantization` is BEI's quantization_type, for engines that have it."""
+
+    precision: str = "auto"
+    quantization: QuantizationType = QuantizationType.NO_QUANT
+    calibration: Calibration = Calibration()
+    threads: int | None = None
+    cache_dir: Path = Path("~/.cache/bei")
+    max_num_tokens: int = 16384
+    max_batch_size: int = 256
+
+
+DEFAULTS = EngineOptions()
+
+
 class Engine(Protocol):
     """`streams` batches may run at once; `run` is called from at most that many threads at a time.
 
@@ -82,8 +109,8 @@ class Engine(Protocol):
     token_budget: int
     shares_prefixes: bool
 
-    def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None, cache_dir: Path | None):
-        """Upload the weights, or build what runs them into `cache_dir`, once. Raises SetupError where this engine
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions):
+        """Upload the weights, or build what runs them into the cache, once. Raises SetupError where this engine
         cannot run the checkpoint on this machine."""
         ...
 

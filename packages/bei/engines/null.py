@@ -1,25 +1,16 @@
 """Hashes ids into rows: the whole stack without weights, for tests and to measure everything that is not the model."""
 
-from pathlib import Path
-
 import numpy as np
 
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Batch
+from bei.engines.base import DEFAULTS, Batch, EngineOptions
 
 
 class NullEngine:
     name, device, precision, reason = "null", "cpu", "fp32", "no model is run"
     streams, token_budget, shares_prefixes = 1, 1 << 20, False
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        precision: str = "auto",
-        threads: int | None = None,
-        cache_dir: Path | None = None,
-    ):
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         spec = checkpoint.spec
         self._tokens = np.sin(
             np.outer(np.arange(1, spec.vocab_size + 1), 1 + np.arange(spec.token_size)), dtype=np.float32

@@ -24,7 +24,8 @@ class Settings(BaseModel):
     """Every field may be set by an environment variable of its name (BEI_PORT) and by a flag.
 
     From the block: source, repo, revision, base_model, quantization, route, served_model_name, max_num_tokens (tokens a
-    batch, and so the longest text), max_batch_size (texts a batch), accelerator. The rest has its default here.
+    batch, and so the longest text), max_batch_size (texts a batch), calib_dataset, calib_size
+    (texts) and calib_max_seq_length (tokens) that calibrate a quantized engine. The rest has its default here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,8 +40,11 @@ class Settings(BaseModel):
     served_model_name: str
     max_num_tokens: Count
     max_batch_size: Count
+    calib_dataset: str
+    calib_size: Count
+    calib_max_seq_length: Count
 
-    engine: Literal["auto", "native", "torch", "null"] = "auto"
+    engine: Literal["auto", "tensorrt", "native", "torch", "null"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     threads: Count | None = None
     tokenization_workers: Count | None = None
@@ -131,6 +135,7 @@ def _from_block(block: TRTLLM) -> dict[str, Any]:
         "route": block.runtime.webserver_default_route,
         "max_num_tokens": block.build.max_num_tokens,
         "max_batch_size": block.build.max_batch_size,
+        **block.build.quantization_config.model_dump(include={"calib_dataset", "calib_size", "calib_max_seq_length"}),
     }
     if block.runtime.served_model_name:
         values["served_model_name"] = block.runtime.served_model_name

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bei.checkpoint.load import Checkpoint
+from bei.engines import plan
 from bei.engines.base import Batch
-from bei.engines.native import plan
 from bei.engines.native.encoder import Encoder
 from bei.engines.native.isa import Level
 from bei.engines.native.pack import pack_checkpoint

@@ -3,8 +3,7 @@
 import ctypes
 import hashlib
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,10 @@ from bei import __version__
 from bei.architectures.shapes import linear_sizes
 from bei.architectures.spec import Disentangled, EncoderSpec
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Batch
+from bei.engines import plan
+from bei.engines.base import DEFAULTS, Batch, EngineOptions
 from bei.engines.cpus import available_cpus
-from bei.engines.native import library, plan
+from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
 from bei.engines.native.isa import Level, level
@@ -34,22 +34,14 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        precision: str = "auto",
-        threads: int | None = None,
-        cache_dir: Path,
-        isa: Level | None = None,
-    ):
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
         """`isa` is the processor's best but for tests."""
         isa = isa or level()
-        folder = cache_dir.expanduser() / "native"
+        folder = options.cache_dir.expanduser() / "native"
         check(checkpoint.spec)
-        self.streams = threads or available_cpus()
+        self.streams = options.threads or available_cpus()
         self.device = f"cpu x {self.streams}, {isa.name}"
-        self.precision, self.reason = _choose(isa, precision)
+        self.precision, self.reason = _choose(isa, options.precision)
         self.token_budget = _token_budget(checkpoint.spec)
         self.shares_prefixes = can_share(checkpoint.spec)
         try:
@@ -97,18 +89,13 @@ def _plan(
     checkpoint: Checkpoint, precision: str, isa: Level, loaded: ctypes.CDLL, folder: Path
 ) -> Mapping[str, np.ndarray]:
     """The packed weights, mapped from the cache, or made into it."""
-    started = time.monotonic()
-    weights, made_by = checkpoint.tensors.fingerprint(folder), library.source_hash(Path(__file__).parent)
+    weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent, *library.OPTIONS)
     identity = (weights, checkpoint.spec, precision, isa, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
-    file = folder / f"{key[:32]}.plan"
-    arrays = plan.read(file, key)
-    found = arrays is not None
-    if not found:
+
+    def make() -> Iterator[tuple[str, np.ndarray]]:
         log.info("packing the weights in %s for %s ...", precision, isa.name)
         peaks = input_peaks(checkpoint, loaded, isa, folder) if precision == "int8" else {}
-        plan.write(file, key, pack_checkpoint(checkpoint, precision, isa, peaks))
-        arrays = plan.read(file, key)
-    megabytes, seconds = file.stat().st_size / 1e6, time.monotonic() - started
-    log.info("plan %s: %.0f MB, %s in %.2f s", file, megabytes, "mapped" if found else "made", seconds)
-    return arrays
+        return pack_checkpoint(checkpoint, precision, isa, peaks)
+
+    return plan.cached(folder / f"{key[:32]}.plan", key, make)

@@ -9,36 +9,27 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 from bei.engines.cpus import available_cpus
 from bei.engines.native.abi import Batch, Encoder, Linear, Model
 from bei.engines.native.isa import Level
+from bei.engines.plan import source_hash
 from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
 _SOURCES = Path(__file__).parent / "cpp"
-_OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
+_COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 _LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
+OPTIONS = (*_COMPILE, *_LINK)
 _LONGEST = "encoder"  # takes as long as all the others; two units, for most of a small file's time is its headers'
 _COMPILERS = ("c++", "g++", "clang++")
 
 
-@cache
-def source_hash(folder: Path = _SOURCES) -> str:
-    """Of every source file under `folder`, and of the compiler's options."""
-    digest = hashlib.sha256(repr((_OPTIONS, _LINK)).encode())
-    for file in sorted(folder.rglob("*.*")):
-        if file.suffix in (".py", ".cpp", ".h"):
-            digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def load(level: Level, folder: Path) -> ctypes.CDLL:
     """The library for a level, from `folder` or compiled into it. Raises SetupError where there is no compiler."""
-    file = folder / f"bei-{level.name}-{source_hash()}.so"
+    file = folder / f"bei-{level.name}-{source_hash(_SOURCES, *OPTIONS)}.so"
     if not _is_whole(file):
         _compile(level, file)
     try:
@@ -67,7 +58,7 @@ def _compile(level: Level, file: Path) -> None:
 
         def compile_one(unit: list[Path], target: Path) -> None:
             text = "".join(f'#include "{source}"\n' for source in unit)
-            _run([compiler, *_OPTIONS, *level.options, "-x", "c++", "-c", "-", "-o", str(target)], text)
+            _run([compiler, *_COMPILE, *level.options, "-x", "c++", "-c", "-", "-o", str(target)], text)
 
         with ThreadPoolExecutor(available_cpus()) as pool:
             list(pool.map(compile_one, units, objects))

@@ -1,0 +1,86 @@
+"""The texts that set the scales of a quantized engine: `quantization_config`'s, as packed batches."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Batch, Calibration
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+_BATCH_TOKENS = 8192
+_COLUMNS = ("text", "messages", "article")
+"""Baseten's docs ask for one of the first two; their own default data set has the third."""
+
+
+def calibration_batches(checkpoint: Checkpoint, calibration: Calibration) -> Iterator[Batch]:
+    """At most `calibration.texts` texts, cut to `calibration.tokens` tokens or to what the model reads. Raises
+    SetupError for a data set that is not there or has no text."""
+    texts = list(islice(_texts(calibration.dataset), calibration.texts))
+    if not texts:
+        raise SetupError(f"calib_dataset {calibration.dataset}: no text in it")
+    log.info("calibrating on %d texts of %s ...", len(texts), calibration.dataset)
+    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_file))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(min(calibration.tokens, checkpoint.max_tokens))
+    waiting: list[list[int]] = []
+    for encoding in tokenizer.encode_batch(texts):
+        if waiting and sum(map(len, waiting)) + len(encoding.ids) > _BATCH_TOKENS:
+            yield Batch.pack(waiting)
+            waiting = []
+        if encoding.ids:
+            waiting.append(encoding.ids)
+    if waiting:
+        yield Batch.pack(waiting)
+
+
+def _texts(dataset: str) -> Iterator[str]:
+    file = Path(dataset).expanduser()
+    if file.is_file():
+        return _from_file(file)
+    return _from_hub(dataset)
+
+
+def _from_file(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        match file.suffix:
+            case ".jsonl":
+                yield from _of_rows((json.loads(line) for line in lines if line.strip()), file.name)
+            case ".csv" | ".tsv":
+                rows = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
+                yield from _of_rows(rows, file.name)
+            case _:
+                yield from (line.strip() for line in lines if line.strip())
+
+
+def _from_hub(name: str) -> Iterator[str]:
+    """The split `train`, of the newest configuration where there are several."""
+    remedy = "or set quantization_config.calib_dataset to a file: .txt, .jsonl, .csv, .tsv"
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        missing = f"calib_dataset {name}: no such file, and datasets is not installed"
+        raise SetupError(f"{missing}; install it, {remedy}") from None
+    try:
+        configurations = datasets.get_dataset_config_names(name)
+        rows = datasets.load_dataset(name, configurations[-1], split="train", streaming=True)
+        yield from _of_rows(rows, name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as exc:
+        raise SetupError(f"calib_dataset {name}: {' '.join(str(exc).split())}; give another, {remedy}") from None
+
+
+def _of_rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
+    for row in rows:
+        column = next((column for column in _COLUMNS if row.get(column)), None)
+        if column is None:
+            raise SetupError(f"calib_dataset {name}: a row has none of the columns {', '.join(_COLUMNS)}")
+        value = row[column]
+        yield value if isinstance(value, str) else "\n".join(str(message["content"]) for message in value)

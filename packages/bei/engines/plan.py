@@ -1,0 +1,98 @@
+"""An engine's file: what it made of the weights once, mapped and shared between processes ever after.
+
+magic | offset of the table | arrays, each at a multiple of 64 bytes | table, JSON
+
+The table is {key, arrays: [[name, dtype, shape, offset], …]}.
+"""
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+log = logging.getLogger("bei")
+
+_HEAD = struct.Struct("<8sQ")
+_MAGIC = b"BEIPLAN1"
+_ALIGNMENT = 64
+
+
+@cache
+def source_hash(folder: Path, *options: str) -> str:
+    """Of every source file under `folder`, and of the options that it is compiled with."""
+    digest = hashlib.sha256(repr(options).encode())
+    for file in sorted(folder.rglob("*.*")):
+        if file.suffix in (".py", ".cpp", ".h"):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cached(file: Path, key: str, make: Callable[[], Iterable[tuple[str, np.ndarray]]]) -> Mapping[str, np.ndarray]:
+    """The arrays of a plan, mapped from `file`, or made into it; says which, and what it took."""
+    started = time.monotonic()
+    arrays = read(file, key)
+    found = arrays is not None
+    if not found:
+        write(file, key, make())
+        arrays = read(file, key)
+    megabytes, seconds = file.stat().st_size / 1e6, time.monotonic() - started
+    log.info("plan %s: %.0f MB, %s in %.2f s", file, megabytes, "mapped" if found else "made", seconds)
+    return arrays
+
+
+def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    with replacing(file) as out:
+        table = []
+        out.seek(_ALIGNMENT)
+        for name, array in arrays:
+            table.append([name, array.dtype.name, array.shape, out.tell()])
+            array.tofile(out)
+            out.write(bytes(-out.tell() % _ALIGNMENT))
+        end = out.tell()
+        out.write(json.dumps({"key": key, "arrays": table}).encode())
+        out.seek(0)
+        out.write(_HEAD.pack(_MAGIC, end))
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Atomic: processes that start at once each write, and the last rename wins."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".plan-", delete=False) as out:
+        try:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+            os.replace(out.name, file)
+        except BaseException:
+            os.unlink(out.name)
+            raise
+
+
+def read(file: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The arrays by name, mapped read-only; None for a file that is missing, cut short, of another key or no plan."""
+    try:
+        with file.open("rb") as opened:
+            magic, end = _HEAD.unpack(opened.read(_HEAD.size))
+            opened.seek(end)
+            table = json.loads(opened.read())
+            if magic != _MAGIC or table["key"] != key:
+                return None
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, struct.error):
+        return None
+    return {
+        name: np.frombuffer(mapped, dtype, int(np.prod(shape)), offset).reshape(shape)
+        for name, dtype, shape, offset in table["arrays"]
+    }
