@@ -9,21 +9,25 @@ class RotaryTable:
     """cos | sin of every position so far. Safe from several threads."""
 
     def __init__(self, rotary: Rotary):
-        self._rotary, self._table = rotary, _turns(rotary, np.array(rotary.frequencies, np.float32), 256)
+        self._rotary, self._table = rotary, turns(rotary, 256)
 
     def rows(self, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """positions: int[T], each token's in its sequence; lengths: int[T], its sequence's → float32[T, size], the
         cosines of its pairs, then their sines."""
         longest, table = int(lengths.max()), self._table
         if longest > len(table):
-            frequencies = np.array(self._rotary.frequencies, np.float32)
-            table = self._table = _turns(self._rotary, frequencies, 1 << (longest - 1).bit_length())
+            table = self._table = turns(self._rotary, 1 << (longest - 1).bit_length())
         rows = table[positions]
         if self._rotary.dynamic:
             for length in np.unique(lengths[lengths > self._rotary.dynamic.trained]):
                 own = lengths == length
                 rows[own] = _turns(self._rotary, _stretched(self._rotary, int(length)), int(length))[positions[own]]
         return rows
+
+
+def turns(rotary: Rotary, positions: int) -> np.ndarray:
+    """float32[positions, size]: cos | sin of each, for a sequence no longer than those of training."""
+    return _turns(rotary, np.array(rotary.frequencies, np.float32), positions)
 
 
 def _turns(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndarray:

@@ -1,16 +1,15 @@
 """torch: any CPU, and CUDA where there is one; the reference that other engines are held against."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Batch
+from bei.engines.base import DEFAULTS, Batch, EngineOptions
 from bei.engines.cpus import available_cpus
-from bei.engines.torch.encoder import Encoder
-from bei.engines.torch.head import Head
-from bei.engines.torch.layout import Layout
+from bei.engines.quantization import Quantization, fast_precision
+from bei.engines.torch.cuda import CUDAStreams
+from bei.engines.torch.inputs import Inputs
+from bei.engines.torch.model import Model
 from bei.engines.torch.weights import Weights
 from bei.errors import SetupError
 
@@ -18,44 +17,44 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """One batch at a time on all processors, or on the GPU."""
+    """One batch at a time on all processors; on a GPU two, so that one is copied while the other computes."""
 
     name = "torch"
-    streams = 1
     shares_prefixes = False
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        precision: str = "auto",
-        threads: int | None = None,
-        cache_dir: Path | None = None,
-    ):
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._threads = threads or available_cpus()
-        self.precision, self.reason = _choose(self._device, precision)
-        self.device = torch.cuda.get_device_name() if self._device.type == "cuda" else f"cpu x {self._threads}"
+        on_gpu = self._device.type == "cuda"
+        self._threads = options.threads or available_cpus()
+        precision, self.reason = _choose(self._device, checkpoint, options.precision)
+        quantization = Quantization()
+        if on_gpu:
+            quantization = Quantization.of(options.quantization, checkpoint, torch.cuda.get_device_capability())
+        if quantization.format == "fp4":
+            raise SetupError("fp4 is the tensorrt engine's")
+        self.precision = quantization.name or precision
+        self.device = torch.cuda.get_device_name() if on_gpu else f"cpu x {self._threads}"
         self.token_budget = _token_budget(self._device, checkpoint.spec.hidden_size)
-        weights = Weights(checkpoint, self._device, _DTYPES[self.precision])
-        self._encoder, self._head = Encoder(checkpoint.spec, weights), Head(checkpoint.spec, weights)
+        self.streams = 2 if on_gpu else 1
+        weights = Weights(checkpoint, self._device, _DTYPES[precision], quantization.products)
+        self._model = Model(checkpoint.spec, weights)
+        self._on_gpu = CUDAStreams(self._model, self.streams) if on_gpu else None
 
     def run(self, batch: Batch) -> np.ndarray:
+        if self._on_gpu is not None:
+            return self._on_gpu.run(batch)
         torch.set_num_threads(self._threads)  # torch keeps this per calling thread
         with torch.inference_mode():
-            layout = Layout.of(batch)
-            states = self._encoder(batch, layout)
-            if batch.rows == "tokens":
-                return layout.unsort_tokens(self._head.tokens(states)).cpu().numpy()
-            return layout.unsort_rows(self._head.rows(states, batch, layout)).cpu().numpy()
+            inputs = Inputs.of(batch, self._model.spec)
+            return inputs.layout.unsorted(self._model(inputs, batch.rows).numpy(), batch.rows)
 
 
-def _choose(device: torch.device, precision: str) -> tuple[str, str]:
+def _choose(device: torch.device, checkpoint: Checkpoint, precision: str) -> tuple[str, str]:
     """The precision and the reason for it. Raises SetupError for one that the device does not have."""
     if precision == "int8":
         raise SetupError("int8 is the native engine's")
     if device.type == "cuda":
-        fast = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        fast = fast_precision(checkpoint, torch.cuda.get_device_capability())
         return (fast, f"{fast} is native to this GPU") if precision == "auto" else (precision, "as asked")
     if precision == "fp16":
         raise SetupError("fp16 needs a GPU; on a CPU use bf16 or fp32")

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Log1pRelu, Norm, Normalize, Stage
-from bei.engines.base import Batch
+from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.layout import Layout
-from bei.engines.torch.linear import ACTIVATIONS, linear_class, spare_rows
+from bei.engines.torch.linear import ACTIVATIONS, read_linear, spare_rows
 from bei.engines.torch.norm import NormLayer
 from bei.engines.torch.pooling import pool
 from bei.engines.torch.weights import Weights
@@ -21,7 +21,7 @@ class Head:
     """States are float32 and sorted as `layout`, and so is what comes of them.
 
     A stage as wide as the encoder runs in the engine's precision; a narrower one, and all that follows pooling, in
-    float32: it is small, and its precision is the answer's.
+    float32: it is small, and its precision is the answer's. `streams`: tokens are pooled as they pass, chunk by chunk.
     """
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
@@ -33,7 +33,7 @@ class Head:
             for i, stage in enumerate(spec.token_head)
         ]
         self._stages = [_stage(stage, weights, f"head.{i}") for i, stage in enumerate(spec.head)]
-        self._streams = (
+        self.streams = (
             bool(spec.token_head) and spec.pooling.include_prompt and spec.pooling.modes in (("max",), ("sum",))
         )
 
@@ -43,12 +43,12 @@ class Head:
             states = stage(states)
         return states
 
-    def rows(self, states: Tensor, batch: Batch, layout: Layout) -> Tensor:
+    def rows(self, states: Tensor, inputs: Inputs) -> Tensor:
         """[T, hidden] → [B, spec.row_size]."""
-        if self._streams:
-            rows = self._streamed(states, layout)
+        if self.streams:
+            rows = self._streamed(states, inputs.layout)
         else:
-            rows = pool(self.tokens(states), batch, layout, self._pooling)
+            rows = pool(self.tokens(states), inputs, self._pooling)
         for stage in self._stages:
             rows = stage(rows)
         return rows
@@ -72,9 +72,7 @@ class Head:
 def _stage(stage: Stage, weights: Weights, name: str, wide: bool = False) -> Callable[[Tensor], Tensor]:
     match stage:
         case Dense(_, _, bias, activation) if wide:
-            matrix = weights.matrix(f"{name}.weight")
-            offset = weights.exact(f"{name}.bias") if bias else None
-            linear = linear_class(weights.device, weights.dtype)(matrix, offset, activation)
+            linear = read_linear(weights, name, bias, activation)
             return lambda rows: linear(rows.to(weights.dtype)).float()
         case Dense(_, _, bias, activation):
             weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias") if bias else None

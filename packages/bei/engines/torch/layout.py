@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from bei.engines.base import Batch
+from bei.engines.base import Batch, RowKind
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,8 @@ class Layout:
         )
         return cls(sequences, lengths, tokens, positions, owners, groups)
 
-    def unsort_rows(self, rows: Tensor) -> Tensor:
-        """Rows [B, ...] of sorted sequences, back in the order of the batch."""
-        return torch.empty_like(rows).index_copy_(0, torch.from_numpy(self.sequences).to(rows.device), rows)
-
-    def unsort_tokens(self, states: Tensor) -> Tensor:
-        """Token states [T, ...], back in the order of the batch."""
-        return torch.empty_like(states).index_copy_(0, torch.from_numpy(self.tokens).to(states.device), states)
+    def unsorted(self, rows: np.ndarray, kind: RowKind) -> np.ndarray:
+        """Rows of sorted sequences, or of their tokens, back in the order of the batch."""
+        found = np.empty_like(rows)
+        found[self.tokens if kind == "tokens" else self.sequences] = rows
+        return found

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bei.architectures.spec import Activation
+from bei.engines.torch.weights import Weights, float8_rows
+
+Product = Callable[[Tensor], Tensor]
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -58,7 +61,32 @@ class PackedLinear:
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, name, [], algorithm)
 
 
-def linear_class(device: torch.device, dtype: torch.dtype) -> type[Linear] | type[PackedLinear]:
+class Float8Linear:
+    """The same in eight bits: the weight's rows have each a scale, and so have the input's, found while it runs."""
+
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, activation: Activation, dtype: torch.dtype):
+        """weight: float8_e4m3fn[outputs, inputs]; scales: float32[outputs]; dtype: of what comes in and out."""
+        self._weight, self._scales = weight.t(), scales[None]
+        self._bias, self._dtype = None if bias is None else bias.to(dtype), dtype
+        self._activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        numbers, scales = float8_rows(x)
+        y = torch._scaled_mm(
+            numbers, self._weight, scale_a=scales[:, None], scale_b=self._scales, out_dtype=self._dtype
+        )
+        return self._activation(y if self._bias is None else y + self._bias)
+
+
+def read_linear(weights: Weights, name: str, bias: bool, activation: Activation = "identity") -> Product:
+    """The product of that name, in the precision that it runs in."""
+    offset = weights.exact(f"{name}.bias") if bias else None
+    if name in weights.float8:
+        return Float8Linear(*weights.eight_bits(f"{name}.weight"), offset, activation, weights.dtype)
+    return _linear_class(weights.device, weights.dtype)(weights.matrix(f"{name}.weight"), offset, activation)
+
+
+def _linear_class(device: torch.device, dtype: torch.dtype) -> type[Linear] | type[PackedLinear]:
     """PackedLinear where oneDNN has a kernel of this precision for this processor."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return Linear

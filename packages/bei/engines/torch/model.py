@@ -1,0 +1,25 @@
+"""An EncoderSpec with its weights: inputs to rows, on whatever device both are."""
+
+from torch import Tensor
+
+from bei.architectures.spec import EncoderSpec
+from bei.engines.base import RowKind
+from bei.engines.torch.encoder import Encoder
+from bei.engines.torch.head import Head
+from bei.engines.torch.inputs import Inputs
+from bei.engines.torch.weights import Weights
+
+
+class Model:
+    def __init__(self, spec: EncoderSpec, weights: Weights):
+        self.spec, self.device = spec, weights.device
+        self._encoder, self._head = Encoder(spec, weights), Head(spec, weights)
+
+    def __call__(self, inputs: Inputs, rows: RowKind) -> Tensor:
+        """float32[B, row_size], or float32[T, token_size], in the order of the inputs."""
+        states = self._encoder(inputs)
+        return self._head.tokens(states) if rows == "tokens" else self._head.rows(states, inputs)
+
+    def asks_the_host(self, inputs: Inputs) -> bool:
+        """Whether the way to pooled rows depends on more than tensors, and so cannot be recorded."""
+        return self._head.streams or not self._encoder.is_one_kernel(inputs)

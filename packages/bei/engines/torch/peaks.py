@@ -1,0 +1,38 @@
+"""How far the inputs of a model's products reach on texts: what static scales are set by."""
+
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor
+
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Batch
+from bei.engines.torch.encoder import Encoder
+from bei.engines.torch.inputs import Inputs
+from bei.engines.torch.weights import Weights
+from bei.errors import SetupError
+
+
+def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iterable[Batch]) -> dict[str, float]:
+    """The largest size of an input of each of the products (`layers.3.up`), as the checkpoint states it or seen on
+    `batches`, in bf16. Raises SetupError for one that is not finite."""
+    stated = {name: checkpoint.tensors.input_peak(f"{name}.weight") for name in products}
+    if all(peak is not None for peak in stated.values()):
+        return {name: float(peak) for name, peak in stated.items()}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seen: dict[str, Tensor] = {}
+
+    def observe(name: str, x: Tensor) -> None:
+        peak = x.abs().amax()
+        seen[name] = torch.maximum(seen[name], peak) if name in seen else peak
+
+    with torch.inference_mode():
+        encoder = Encoder(checkpoint.spec, Weights(checkpoint, device, torch.bfloat16), observe)
+        for batch in batches:
+            inputs = Inputs.of(batch, checkpoint.spec)
+            encoder(inputs if device.type == "cpu" else inputs.on(device))
+    peaks = {name: float(seen[name]) if peak is None else peak for name, peak in stated.items()}
+    broken = [name for name, peak in peaks.items() if not 0 <= peak < float("inf")]
+    if broken:
+        raise SetupError(f"calibration: the inputs of {broken[0]} are not finite; quantize another checkpoint")
+    return peaks
