@@ -1,0 +1,122 @@
+"""What differs between TensorRT 10, TensorRT 11 and TensorRT-RTX: the rest of this folder has one API."""
+
+import importlib
+import logging
+import time
+from functools import cache
+from types import ModuleType
+
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+_MODULES = ("tensorrt", "tensorrt_rtx")
+
+
+class API:
+    """One of the modules, and what it can do."""
+
+    def __init__(self, module: ModuleType):
+        self.trt = module
+        self.name = f"{module.__name__} {module.__version__}"
+        self.is_rtx = module.__name__ == "tensorrt_rtx"
+        self.has_packed_attention = hasattr(module, "AttentionIOForm")
+        self.has_lengths = hasattr(module.IAttention, "key_value_lengths")
+        self._logger = _logger(module)
+
+    def builder(self):
+        return self.trt.Builder(self._logger)
+
+    def runtime(self):
+        return self.trt.Runtime(self._logger)
+
+    def network(self, builder):
+        """Types come from the tensors: TensorRT 10 has to be asked for what is the only way later."""
+        return builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+
+    def attention(self, network, q, k, v, causal: bool):
+        softmax = self.trt.AttentionNormalizationOp.SOFTMAX
+        if hasattr(network, "add_attention_v2"):
+            kind = self.trt.CausalMaskKind
+            return network.add_attention_v2(q, k, v, softmax, kind.UPPER_LEFT if causal else kind.NONE)
+        return network.add_attention(q, k, v, softmax, causal)
+
+    def config(self, builder, target: str | None, timing: bytes):
+        """`target`: a compute capability of TensorRT-RTX's, "SM89", to build for ahead of time; None builds for the GPU
+        that is here."""
+        config = builder.create_builder_config()
+        config.clear_flag(self.trt.BuilderFlag.TF32)
+        config.progress_monitor = _progress(self.trt)
+        if target is not None:
+            if not self.is_rtx:
+                raise SetupError(f"{self.name} builds for the GPU that is here; only TensorRT-RTX builds for {target}")
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(self.trt.ComputeCapability, target), 0)
+        if not self.is_rtx:
+            config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
+        return config
+
+    def timing(self, config) -> bytes:
+        """What the builder learned of this GPU's kernels."""
+        return b"" if self.is_rtx else bytes(config.get_timing_cache().serialize())
+
+
+@cache
+def load() -> API:
+    """TensorRT, or TensorRT-RTX where only that is installed; tensorrt_llm brings the first. One a process, as there is
+    one logger. Raises SetupError."""
+    reasons = []
+    for name in _MODULES:
+        try:
+            return API(importlib.import_module(name))
+        except ModuleNotFoundError:
+            reasons.append(f"{name} is not installed")
+        except (ImportError, OSError, AttributeError) as exc:
+            reasons.append(f"{name}: {exc}")
+    raise SetupError(f"{'; '.join(reasons)}; pip install tensorrt-cu13, or tensorrt-rtx-cu13")
+
+
+def _logger(trt: ModuleType):
+    levels = {
+        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
+        trt.ILogger.ERROR: logging.ERROR,
+        trt.ILogger.WARNING: logging.WARNING,
+        trt.ILogger.INFO: logging.DEBUG,
+        trt.ILogger.VERBOSE: logging.NOTSET,
+    }
+
+    class Logger(trt.ILogger):
+        """Into ours."""
+
+        def __init__(self):
+            trt.ILogger.__init__(self)
+
+        def log(self, severity, message):
+            log.log(levels.get(severity, logging.DEBUG), "tensorrt: %s", message)
+
+    return Logger()
+
+
+def _progress(trt: ModuleType):
+    """Says how far a build has come, every few seconds."""
+    every = 5.0
+
+    class Progress(trt.IProgressMonitor):
+        def __init__(self):
+            trt.IProgressMonitor.__init__(self)
+            self._steps, self._said = {}, time.monotonic()
+
+        def phase_start(self, phase_name, parent_phase, num_steps):
+            self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name, step):
+            now = time.monotonic()
+            if now - self._said > every:
+                self._said = now
+                log.info("building: %s, step %d of %d", phase_name, step + 1, self._steps.get(phase_name, 0))
+            return True
+
+        def phase_finish(self, phase_name):
+            self._steps.pop(phase_name, None)
+
+    return Progress()

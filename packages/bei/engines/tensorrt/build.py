@@ -1,0 +1,89 @@
+"""From a checkpoint to the bytes of a plan. Needs no GPU where the target is named (TensorRT-RTX)."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bei.architectures.spec import EncoderSpec
+from bei.checkpoint.load import Checkpoint
+from bei.engines.tensorrt.api import API
+from bei.engines.tensorrt.graph import Graph
+from bei.engines.tensorrt.network import Attending, Network
+from bei.engines.tensorrt.products import Products
+from bei.engines.tensorrt.profiles import Profile
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a plan depends on, but for the weights. `all_seen`: no sequence has tokens that are not attended to.
+    `target`: a compute capability to build for ahead of time, None for the GPU that is here."""
+
+    spec: EncoderSpec
+    precision: str
+    quantized: Literal["fp8", "fp4"] | None
+    profiles: tuple[Profile, ...]
+    all_seen: bool
+    target: str | None = None
+
+    @property
+    def longest(self) -> int:
+        return self.profiles[-1].length
+
+
+def define(
+    api: API, builder, checkpoint: Checkpoint, recipe: Recipe, peaks: Mapping[str, float], packed: bool = True
+) -> tuple[Graph, Network]:
+    """The network of a recipe, with packed attention where it may have it and `packed` does not forbid it."""
+    graph = Graph(api, builder)
+    products = Products(graph, checkpoint.tensors, recipe.precision, recipe.quantized, peaks)
+    attending = Attending.of(recipe.spec, graph, recipe.all_seen, packed)
+    network = Network(graph, recipe.spec, checkpoint.tensors, products, attending, recipe.longest)
+    network.build()
+    return graph, network
+
+
+def build(
+    api: API, checkpoint: Checkpoint, recipe: Recipe, peaks: Mapping[str, float], timing: bytes = b""
+) -> tuple[np.ndarray, bytes]:
+    """The plan's bytes, and what was learned of the GPU's kernels. Raises SetupError."""
+    for packed in (True, False) if api.has_packed_attention else (False,):
+        builder = api.builder()
+        graph, network = define(api, builder, checkpoint, recipe, peaks, packed)
+        if packed and not network.attending.packed:
+            continue
+        config = api.config(builder, recipe.target, timing)
+        for profile in recipe.profiles:
+            config.add_optimization_profile(_optimization_profile(builder, network.inputs, profile))
+        plan = builder.build_serialized_network(graph.network, config)
+        if plan is not None:
+            return np.frombuffer(plan, np.uint8), api.timing(config)
+        if packed:
+            log.info("%s has no packed attention for this model and GPU; attention is padded", api.name)
+    raise SetupError(f"{api.name} cannot build this network; its reason is in the log")
+
+
+def _optimization_profile(builder, names: tuple[str, ...], most: Profile):
+    """From one token to the most, tuned for the most."""
+    profile = builder.create_optimization_profile()
+    for name in names:
+        shape = _shape(name, most)
+        profile.set_shape(name, _shape(name, Profile(1, 1, 1)), shape, shape)
+    return profile
+
+
+def _shape(name: str, of: Profile) -> tuple[int, ...]:
+    if name in ("input_ids", "token_types", "positions", "slots"):
+        return (of.tokens,)
+    if name in ("attended", "firsts", "lasts"):
+        return (of.sequences,)
+    if name == "cu_seqlens":
+        return (of.sequences + 1,)
+    if name == "steps":
+        return (of.length,)
+    return of.sequences, of.length

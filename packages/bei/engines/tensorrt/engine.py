@@ -1,0 +1,112 @@
+"""tensorrt: NVIDIA GPUs, by a plan that TensorRT builds from the spec once and the cache keeps."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bei import __version__
+from bei.architectures.shapes import linear_sizes
+from bei.checkpoint.load import Checkpoint
+from bei.engines import plan
+from bei.engines.base import DEFAULTS, Batch, EngineOptions
+from bei.engines.calibration import calibration_batches
+from bei.engines.quantization import Quantization, fast_precision
+from bei.engines.tensorrt import api as tensorrt
+from bei.engines.tensorrt.api import API
+from bei.engines.tensorrt.build import Recipe, build
+from bei.engines.tensorrt.execution import gpu, open_plan
+from bei.engines.tensorrt.network import check
+from bei.engines.tensorrt.profiles import profiles
+from bei.engines.tensorrt.runner import Runner
+from bei.engines.torch.peaks import input_peaks
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+
+class TensorRTEngine:
+    """Two batches at once, each on a stream of its own: one is copied and unpacked while the other computes."""
+
+    name = "tensorrt"
+    streams = 2
+    shares_prefixes = False
+
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
+        api = tensorrt.load()
+        self.device, capability = gpu()
+        quantization = Quantization.of(options.quantization, checkpoint, capability)
+        precision = options.precision
+        if precision == "auto":
+            precision = fast_precision(checkpoint, capability)
+        recipe = recipe_of(checkpoint, options, quantization, precision)
+        self.precision = quantization.name or recipe.precision
+        self.reason = f"{api.name}, compute capability {capability[0]}.{capability[1]}"
+        self.token_budget = max(profile.tokens for profile in recipe.profiles)
+        folder = options.cache_dir.expanduser() / "tensorrt"
+        try:
+            content = _plan(api, checkpoint, recipe, quantization, options, (self.device, capability), folder)
+        except OSError as exc:
+            raise SetupError(
+                f"{exc.filename or folder}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room"
+            ) from None
+        self._runner = Runner(checkpoint.spec, recipe.profiles, open_plan(api, content, self.streams))
+
+    def run(self, batch: Batch) -> np.ndarray:
+        return self._runner.run(batch)
+
+
+def recipe_of(
+    checkpoint: Checkpoint,
+    options: EngineOptions,
+    quantization: Quantization,
+    precision: str,
+    target: str | None = None,
+) -> Recipe:
+    """What is built for these options. Raises SetupError for a spec or a precision that TensorRT does not express."""
+    spec, longest = checkpoint.spec, checkpoint.max_tokens
+    check(spec, longest)
+    if precision == "int8":
+        raise SetupError("int8 is the native engine's; on a GPU set quantization_type fp8")
+    widest = max(spec.token_size, *(size for sizes in linear_sizes(spec).values() for size in sizes))
+    late = checkpoint.late_interaction
+    return Recipe(
+        spec,
+        precision,
+        quantization.format,
+        profiles(longest, options.max_num_tokens, options.max_batch_size, widest),
+        all_seen=late is None or late.attend or not late.expansion,
+        target=target,
+    )
+
+
+def _plan(
+    api: API,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    quantization: Quantization,
+    options: EngineOptions,
+    gpu: tuple[str, tuple[int, int]],
+    folder: Path,
+) -> np.ndarray:
+    """The plan's bytes, mapped from the cache, or built into it."""
+    weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent)
+    calibration = options.calibration if quantization.format else None
+    identity = (weights, recipe, quantization, calibration, gpu, api.name, made_by, __version__)
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()
+    timing = folder / f"{hashlib.sha256(repr((gpu, api.name)).encode()).hexdigest()[:32]}.timing"
+
+    def make() -> Iterator[tuple[str, np.ndarray]]:
+        log.info("building for %s by %s; this takes minutes, once ...", gpu[0], api.name)
+        peaks = {}
+        if quantization.format:
+            batches = calibration_batches(checkpoint, options.calibration)
+            peaks = input_peaks(checkpoint, quantization.products, batches)
+        content, learned = build(api, checkpoint, recipe, peaks, timing.read_bytes() if timing.exists() else b"")
+        with plan.replacing(timing) as out:
+            out.write(learned)
+        yield "plan", content
+
+    return plan.cached(folder / f"{key[:32]}.plan", key, make)["plan"]

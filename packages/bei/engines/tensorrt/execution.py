@@ -1,0 +1,66 @@
+"""A plan on the GPU: torch keeps the memory and the streams, TensorRT runs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bei.engines.tensorrt.api import API
+from bei.engines.tensorrt.runner import Call
+from bei.engines.torch.inputs import stage
+from bei.errors import SetupError
+
+
+class CUDAExecution:
+    """One context on a stream of its own, so that copies of one batch pass while another one computes."""
+
+    def __init__(self, engine):
+        """engine: an ICudaEngine"""
+        self._context, self._stream = engine.create_execution_context(), torch.cuda.Stream()
+        if self._context is None:
+            raise SetupError("TensorRT has no memory for its activations; set a smaller max_num_tokens")
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.inputs = tuple(name for name in names if engine.get_tensor_mode(name).name == "INPUT")
+        self._outputs = tuple(name for name in names if name not in self.inputs)
+
+    def run(self, calls: Sequence[Call], output: str) -> list[np.ndarray]:
+        with torch.cuda.stream(self._stream):
+            pairs = [self._enqueue(call, output) for call in calls]
+        self._stream.synchronize()
+        return [host.numpy() for host, _ in pairs]
+
+    def _enqueue(self, call: Call, output: str) -> tuple[Tensor, list[Tensor]]:
+        """The pinned memory that the answer will be in, and what has to live until it is."""
+        context, stream = self._context, self._stream.cuda_stream
+        if not context.set_optimization_profile_async(call.profile, stream):
+            raise RuntimeError(f"TensorRT refuses profile {call.profile}")
+        staged, views = stage(call.inputs, pin=True)
+        uploaded = staged.to("cuda", non_blocking=True)
+        for name, array in call.inputs.items():
+            if not context.set_input_shape(name, array.shape):
+                raise RuntimeError(f"TensorRT refuses {name} of shape {array.shape}")
+            context.set_tensor_address(name, uploaded.data_ptr() + views.offsets[name])
+        found = {name: torch.empty(tuple(context.get_tensor_shape(name)), device="cuda") for name in self._outputs}
+        for name, tensor in found.items():
+            context.set_tensor_address(name, tensor.data_ptr())
+        if not context.execute_async_v3(stream):
+            raise RuntimeError("TensorRT did not start; its reason is in the log")
+        host = torch.empty(found[output].shape, pin_memory=True)
+        host.copy_(found[output], non_blocking=True)
+        return host, [staged, uploaded, *found.values()]
+
+
+def open_plan(api: API, content: np.ndarray, streams: int) -> list[CUDAExecution]:
+    """uint8[…], a plan's bytes → an execution a stream. Raises SetupError for a plan that does not fit this GPU."""
+    engine = api.runtime().deserialize_cuda_engine(memoryview(content))
+    if engine is None:
+        raise SetupError(f"{api.name} cannot load its plan; the reason is in the log")
+    return [CUDAExecution(engine) for _ in range(streams)]
+
+
+def gpu() -> tuple[str, tuple[int, int]]:
+    """Its name, and its compute capability. Raises SetupError where there is none."""
+    if not torch.cuda.is_available():
+        raise SetupError("no NVIDIA GPU that CUDA can use is here")
+    return torch.cuda.get_device_name(), torch.cuda.get_device_capability()

@@ -1,0 +1,55 @@
+"""How a batch is cut for the shapes that a plan was built for. Pure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_SHORTEST, _GROWTH = 128, 4
+_PADDED_NUMBERS = 1 << 28  # of the widest padded tensor: 1 GiB in float32
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The most that one call takes: `tokens` in all, `sequences`, and `length` tokens of each. TensorRT plans memory
+    and chooses kernels for each of these; sequences of like lengths go together, so little is padding."""
+
+    tokens: int
+    sequences: int
+    length: int
+
+
+def profiles(longest: int, max_tokens: int, max_sequences: int, padded_width: int) -> tuple[Profile, ...]:
+    """From short texts to the `longest`, by increasing length. `padded_width` is how wide the widest tensor is that has
+    a row for each padded place."""
+    slots = max(longest, min(max(longest, max_tokens), _PADDED_NUMBERS // padded_width))
+    found, length = [], min(_SHORTEST, longest)
+    while True:
+        sequences = max(1, min(max_sequences, slots // length))
+        found.append(Profile(min(slots, sequences * length), sequences, length))
+        if length == longest:
+            return tuple(found)
+        length = min(length * _GROWTH, longest)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Sequences, by their index in the batch, that go in one call of profile number `profile`."""
+
+    profile: int
+    sequences: np.ndarray
+
+
+def chunks(lengths: np.ndarray, of: tuple[Profile, ...]) -> list[Chunk]:
+    """Every sequence once, shortest first. Raises ValueError for one that no profile takes."""
+    order = np.argsort(lengths, kind="stable")
+    found, start = [], 0
+    for i, profile in enumerate(of):
+        stop = int(np.searchsorted(lengths[order], profile.length, side="right"))
+        while start < stop:
+            room = np.searchsorted(np.cumsum(lengths[order[start:stop]]), profile.tokens, side="right")
+            taken = min(int(room), profile.sequences)
+            found.append(Chunk(i, order[start : start + taken]))
+            start += taken
+    if start < len(lengths):
+        raise ValueError(f"a sequence of {lengths[order[-1]]} tokens is longer than the plan takes, {of[-1].length}")
+    return found

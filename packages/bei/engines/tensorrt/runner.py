@@ -1,0 +1,66 @@
+"""A batch through a plan: cut for its profiles, executed, put back in order. What executes is handed in."""
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from bei.architectures.spec import EncoderSpec
+from bei.engines.base import Batch
+from bei.engines.tensorrt.inputs import inputs, select
+from bei.engines.tensorrt.profiles import Chunk, Profile, chunks
+
+
+@dataclass(frozen=True)
+class Call:
+    """One execution: the number of the profile, and the network's inputs by name."""
+
+    profile: int
+    inputs: dict[str, np.ndarray]
+
+
+class Execution(Protocol):
+    """Runs one batch at a time. `inputs` are the names that the network has."""
+
+    inputs: tuple[str, ...]
+
+    def run(self, calls: Sequence[Call], output: str) -> list[np.ndarray]:
+        """That output of each call: float32."""
+        ...
+
+
+class Runner:
+    """As many batches at once as there are executions, from any thread."""
+
+    def __init__(self, spec: EncoderSpec, profiles: tuple[Profile, ...], executions: Sequence[Execution]):
+        self._spec, self._profiles = spec, profiles
+        self._free: queue.SimpleQueue[Execution] = queue.SimpleQueue()
+        for execution in executions:
+            self._free.put(execution)
+
+    def run(self, batch: Batch) -> np.ndarray:
+        cut = chunks(batch.lengths, self._profiles)
+        parts = [select(batch, chunk.sequences) for chunk in cut]
+        execution = self._free.get()
+        try:
+            names, pooling = execution.inputs, self._spec.pooling
+            calls = [Call(c.profile, inputs(part, names, pooling)) for c, part in zip(cut, parts, strict=True)]
+            found = execution.run(calls, batch.rows)
+        finally:
+            self._free.put(execution)
+        return _in_order(batch, cut, parts, found)
+
+
+def _in_order(batch: Batch, cut: list[Chunk], parts: list[Batch], found: list[np.ndarray]) -> np.ndarray:
+    """The chunks' rows, where the batch has them."""
+    rows = np.concatenate(found)
+    order = np.concatenate([chunk.sequences for chunk in cut])
+    if batch.rows == "tokens":
+        lengths = np.concatenate([part.lengths for part in parts])
+        starts = np.cumsum(lengths) - lengths
+        order = np.repeat(batch.cu_seqlens[order] - starts, lengths) + np.arange(len(rows))
+    ordered = np.empty_like(rows)
+    ordered[order] = rows
+    return ordered
