@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError, WrongTask
 from bei.service import Options
@@ -51,7 +52,7 @@ def folder(tmp_path, model, heads):
 @pytest.fixture
 def service(start_service, folder):
     checkpoint = read(folder, "bge-m3")
-    return start_service(TorchEngine(checkpoint, precision="fp32", threads=1), checkpoint)
+    return start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
 
 
 def states(model, service) -> list[tuple[list[int], torch.Tensor]]:
@@ -93,7 +94,7 @@ def test_pickles_are_not_read(folder, caplog, start_service):
     with caplog.at_level(logging.WARNING, "bei"):
         checkpoint = read(folder, "bge-m3")
     assert "sparse_linear.pt and its like are pickles" in caplog.text
-    service = start_service(TorchEngine(checkpoint, precision="fp32", threads=1), checkpoint)
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
     with pytest.raises(WrongTask, match="SPLADE"):
         asyncio.run(service.embed_sparse(TEXTS))
 

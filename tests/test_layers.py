@@ -23,7 +23,11 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 SERVER = ("starlette", "uvicorn", "hypercorn", "granian", "fastapi", "h2")
-HOME = {"torch": "engines/torch/", "tensorrt": "engines/tensorrt/", **dict.fromkeys(SERVER, "server/")}
+HOME = {
+    "torch": ("engines/torch/", "engines/tensorrt/"),  # there it keeps the memory and the streams
+    "tensorrt": ("engines/tensorrt/",),
+    **dict.fromkeys(SERVER, ("server/",)),
+}
 PURE = {"batching", "errors", "tasks", "architectures"}
 IMPURE = {"threading", "asyncio", "concurrent", "time", "socket", "os", "pathlib", "httpx", "subprocess"}
 NEVER = {"pickle", "transformers", "sentence_transformers", "truss"}
@@ -49,7 +53,7 @@ def violations(inside: Path, source: str) -> list[str]:
         top, *rest = name.split(".")
         if top == "bei" and rest and rest[0] != "__version__" and rest[0] != here and RANK[rest[0]] >= RANK[here]:
             found.append(f"{inside} must not import {name}")
-        if not inside.as_posix().startswith(HOME.get(top, "")):
+        if not inside.as_posix().startswith(HOME.get(top, ("",))):
             found.append(f"{top} belongs in {HOME[top]}, not in {inside}")
         if here in PURE and top in IMPURE:
             found.append(f"{inside} is pure, and imports {top}")

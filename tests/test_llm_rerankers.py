@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification
 
 from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
@@ -100,7 +101,7 @@ def rerank(service, **options) -> np.ndarray:
 def start(start_service, tmp_path):
     def start(model, name="org/tiny-rerank", template=None, **config):
         checkpoint = read(save(tmp_path, model, **config), name, rerank_template=template)
-        return start_service(TorchEngine(checkpoint, precision="fp32", threads=1), checkpoint)
+        return start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
 
     return start
 
@@ -162,7 +163,7 @@ def test_the_words_that_a_logit_score_names(tmp_path, start_service):
     with pytest.raises(SetupError, match="LogitScore needs the template"):
         read(folder, "org/tiny")
     checkpoint = read(folder, "org/tiny", rerank_template="qwen3")
-    service = start_service(TorchEngine(checkpoint, precision="fp32", threads=1), checkpoint)
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
     reference = -expected(model, "qwen3")
     assert np.abs(rerank(service) - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
 
@@ -216,7 +217,7 @@ def test_an_instruction_needs_a_template(start, start_service):
 def test_a_request_computes_its_prompt_once(start_service, tmp_path):
     model = language_model("qwen3")
     checkpoint = read(save(tmp_path, model), "org/tiny-rerank")
-    engine = NativeEngine(checkpoint, precision="fp32", threads=1, cache_dir=tmp_path)
+    engine = NativeEngine(checkpoint, EngineOptions(precision="fp32", threads=1, cache_dir=tmp_path))
     engine.token_budget = 100
     batches = []
     run = engine.run

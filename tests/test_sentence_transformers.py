@@ -10,6 +10,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.service import Options
 from tests.tiny_models import FAMILIES, random_model, save, write_json
@@ -43,7 +44,7 @@ def tiny(tmp_path):
 
 
 def ours(start_service, checkpoint, normalize: bool, **options) -> np.ndarray:
-    service = start_service(TorchEngine(checkpoint, precision="fp32"), checkpoint)
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
     return asyncio.run(service.embed(TEXTS, normalize=normalize, options=Options(**options))).rows
 
 

@@ -14,6 +14,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.service import Options
 from tests.tiny_models import random_model, save, write_json
@@ -23,7 +24,7 @@ QUERIES = ["the cat", "a big dog ran then?", "tree " * 60]
 
 
 def service_of(start_service, checkpoint):
-    return start_service(TorchEngine(checkpoint, precision="fp32"), checkpoint)
+    return start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
 
 
 @pytest.mark.parametrize("strategy", ["max", "sum"])

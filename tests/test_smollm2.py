@@ -6,11 +6,15 @@ import torch
 import transformers
 
 from bei.checkpoint.load import read
-from bei.engines.base import Batch
+from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
+from bei.engines.quantization import Quantization
 from bei.engines.torch.engine import TorchEngine
+from bei.engines.torch.peaks import input_peaks
+from bei.settings.block import QuantizationType
 from bei.tokenizer import Tokenizer
 from benchmarks.texts import text_sets
+from tests.engines.conftest import Interpreted
 from tests.engines.test_parity import cosines, reference
 from tests.small_models import small_model
 
@@ -40,6 +44,22 @@ def expected(checkpoint, ids) -> np.ndarray:
 
 @pytest.mark.parametrize("engine", ["torch", "native"])
 def test_hidden_states_equal_transformers(checkpoint, ids, expected, engine, tmp_path):
-    made = (TorchEngine if engine == "torch" else NativeEngine)(checkpoint, precision="fp32", cache_dir=tmp_path)
+    made = (TorchEngine if engine == "torch" else NativeEngine)(
+        checkpoint, EngineOptions(precision="fp32", cache_dir=tmp_path)
+    )
     parts = [made.run(Batch.pack(ids[i : i + 20], rows="tokens")) for i in range(0, len(ids), 20)]
     assert cosines(np.concatenate(parts), expected).min() >= 0.99999
+
+
+@pytest.mark.parametrize(("asked", "mean", "least"), [("fp8", 0.995, 0.98), ("fp4", 0.93, 0.8)])
+def test_quantized_rows_are_near(checkpoint, ids, asked, mean, least):
+    """Of the network that TensorRT gets, computed by the interpreter; scales from other texts than those compared."""
+    pytest.importorskip("tensorrt_rtx")
+    texts, calibration = Batch.pack(ids[:40]), Batch.pack(ids[40:140])
+    quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))
+    peaks = input_peaks(checkpoint, quantization.products, [calibration])
+    options = EngineOptions(precision="bf16")
+    rows = Interpreted(checkpoint, options, quantization=quantization, peaks=peaks).run(texts)
+    near = cosines(rows, TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(texts))
+    assert near.mean() >= mean
+    assert near.min() >= least

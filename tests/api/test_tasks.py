@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
 from bei.service import Service
@@ -70,7 +71,7 @@ def checkpoints(tmp_path_factory):
 
 def start(checkpoint, **flags) -> Service:
     service = Service(Settings.load(tiny_config(), environ={}, **flags))
-    service.start(checkpoint, TorchEngine(checkpoint, precision="fp32"))
+    service.start(checkpoint, TorchEngine(checkpoint, EngineOptions(precision="fp32")))
     return service
 
 

@@ -1,20 +1,59 @@
-"""Every engine that runs here, the native one at each level of instructions that the processor has; what it refuses,
-the torch engine serves."""
+"""Every engine that runs here, the native one at each level of instructions that the processor has, and TensorRT's
+networks, interpreted; what one of them refuses, the torch engine serves."""
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from bei.architectures.spec import Disentangled
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Engine
+from bei.engines.base import Batch, Engine, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import levels
+from bei.engines.quantization import Quantization
+from bei.engines.tensorrt import api as tensorrt
+from bei.engines.tensorrt.build import define
+from bei.engines.tensorrt.engine import recipe_of
+from bei.engines.tensorrt.runner import Runner
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
+from tests.engines.tensorrt_interpreter import Interpreter
 
 Make = Callable[..., Engine]
 NATIVE = {f"native {level.name}": level for level in levels()}
+
+
+class Interpreted:
+    """The TensorRT engine with its network interpreted, and all but the launch as it is."""
+
+    name, device, reason, streams, shares_prefixes = "tensorrt", "cpu", "interpreted", 1, False
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: EngineOptions,
+        packed: bool = True,
+        quantization: Quantization | None = None,
+        peaks: dict[str, float] | None = None,
+    ):
+        recipe = recipe_of(checkpoint, options, quantization or Quantization(), options.precision)
+        self.precision, self.token_budget = recipe.precision, recipe.profiles[0].tokens
+        api = tensorrt.load()
+        graph, network = define(api, api.builder(), checkpoint, recipe, peaks or {}, packed)
+        self.attending = network.attending
+        self._runner = Runner(checkpoint.spec, recipe.profiles, [Interpreter(graph)])
+
+    def run(self, batch: Batch) -> np.ndarray:
+        return self._runner.run(batch)
+
+
+def interpreted(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
+    try:
+        return Interpreted(checkpoint, options)
+    except SetupError as exc:
+        assert "torch engine's" in str(exc)
+        return TorchEngine(checkpoint, options)
 
 
 @pytest.fixture(scope="session")
@@ -22,18 +61,21 @@ def native_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("native")
 
 
-@pytest.fixture(params=["torch", *NATIVE])
+@pytest.fixture(params=["torch", *NATIVE, "tensorrt"])
 def make(request, native_cache) -> Make:
     """make(checkpoint, precision=…, threads=…): an engine."""
 
     def make(checkpoint: Checkpoint, precision: str, threads: int | None = 1) -> Engine:
+        options = EngineOptions(precision=precision, threads=threads, cache_dir=native_cache)
         if request.param == "torch":
-            return TorchEngine(checkpoint, precision=precision, threads=threads)
-        native = {"threads": threads, "cache_dir": native_cache, "isa": NATIVE[request.param]}
+            return TorchEngine(checkpoint, options)
+        if request.param == "tensorrt":
+            return interpreted(checkpoint, options)
+        isa = NATIVE[request.param]
         if not isinstance(checkpoint.spec.relative_bias, Disentangled):
-            return NativeEngine(checkpoint, precision=precision, **native)
+            return NativeEngine(checkpoint, options, isa=isa)
         with pytest.raises(SetupError, match="torch engine's"):
-            NativeEngine(checkpoint, precision=precision, **native)
-        return TorchEngine(checkpoint, precision=precision, threads=threads)
+            NativeEngine(checkpoint, options, isa=isa)
+        return TorchEngine(checkpoint, options)
 
     return make

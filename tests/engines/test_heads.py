@@ -1,15 +1,29 @@
 """Every head of every family against transformers on tiny random models, token types and all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
 from tests.engines.test_parity import cosines, sequences
 from tests.tiny_models import ENCODERS, FAMILIES, VOCAB, random_model, save
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
+COLBERT = LateInteraction(
+    query_tokens=6,
+    document_tokens=None,
+    expansion=6,
+    attend=False,
+    mask="[MASK]",
+    skiplist=(),
+    skip_queries=False,
+    markers={},
+    mean=False,
+)
 CASES = [(family, seed) for family in FAMILIES for seed in range(3)]
 
 
@@ -69,7 +83,7 @@ def test_token_types_reach_a_pair(make, tmp_path):
 def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     """ColBERT's query expansion: the mask tokens are queries and no keys."""
     model = random_model(family)
-    checkpoint = read(save(tmp_path, model), "m")
+    checkpoint = replace(read(save(tmp_path, model), "m"), late_interaction=COLBERT)
     ids = [[2, 7, 8, 4, 4, 4], [2, 9, 4, 4, 4, 4], [2, 7, 8, 9, 10, 3], [2, 3]]
     attended = [3, 2, None, None]
     rows = make(checkpoint, precision="fp32").run(Batch.pack(ids, attended=attended, rows="tokens"))

@@ -87,10 +87,12 @@ def test_states_equal_transformers(make, tmp_path, family, seed, options):
     model = random_model(family, seed, **options)
     checkpoint = read(save(tmp_path, model), family)
     ids = sequences(seed)
-    states = make(checkpoint, precision="fp32").run(Batch.pack(ids, rows="tokens"))
+    engine = make(checkpoint, precision="fp32")
+    states = engine.run(Batch.pack(ids, rows="tokens"))
     expected = reference(model, ids)
     assert checkpoint.max_tokens == 64
-    assert np.abs(states - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    limit = 2e-5 if engine.name == "tensorrt" else 1e-5  # it multiplies queries, not scores
+    assert np.abs(states - expected).max() <= limit * max(1, np.abs(expected).max())
 
 
 def test_token_types_reach_the_model(make, tmp_path):

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 
+from bei.architectures import FAMILIES
 from bei.architectures.spec import Pooling
 from bei.engines import base
 from bei.engines.torch import pooling
+from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.layout import Layout
+from docs.models import CONFIG
 
 MODES = {
     "first": "cls",
@@ -25,6 +28,7 @@ MODES = {
 }
 COMBINATIONS = [(mode,) for mode in MODES] + list(itertools.combinations(MODES, 2)) + [tuple(MODES)]
 WIDTH = 6
+SPEC = FAMILIES["bert"].spec(CONFIG)
 
 
 def random_batch(lengths: list[int], prompts: list[int]) -> tuple[base.Batch, np.ndarray]:
@@ -39,9 +43,12 @@ def random_batch(lengths: list[int], prompts: list[int]) -> tuple[base.Batch, np
 )
 def test_device_equals_oracle(sizes, include_prompt, modes):
     batch, states = random_batch([n for n, _ in sizes], [p for _, p in sizes])
-    spec, layout = Pooling(modes, include_prompt), Layout.of(batch)
-    rows = layout.unsort_rows(pooling.pool(torch.from_numpy(states[layout.tokens]), batch, layout, spec))
-    np.testing.assert_allclose(rows.numpy(), base.pool(states, batch, spec), rtol=1e-5, atol=1e-5)
+    spec = Pooling(modes, include_prompt)
+    inputs = Inputs.of(batch, replace(SPEC, pooling=spec))
+    rows = pooling.pool(torch.from_numpy(states[inputs.layout.tokens]), inputs, spec)
+    np.testing.assert_allclose(
+        inputs.layout.unsorted(rows.numpy(), "pooled"), base.pool(states, batch, spec), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("include_prompt", [True, False])
@@ -80,5 +87,4 @@ def test_layout_is_a_permutation_in_groups_of_equal_length(lengths):
         block = batch.input_ids[layout.tokens][group.tokens].reshape(group.count, group.length)
         assert (block == block[:, :1]).all()
         assert all(lengths[i] == group.length for i in block[:, 0])
-    ids = torch.from_numpy(batch.input_ids[layout.tokens])
-    assert layout.unsort_tokens(ids).tolist() == batch.input_ids.tolist()
+    assert layout.unsorted(batch.input_ids[layout.tokens], "tokens").tolist() == batch.input_ids.tolist()

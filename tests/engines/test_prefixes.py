@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bei.checkpoint.load import read
-from bei.engines.base import Batch
+from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.prefixes import LEAST, share, worth_sharing
 from tests.tiny_models import CAUSAL, VOCAB, random_model, save
@@ -61,7 +61,7 @@ def engine(request, tmp_path_factory):
     folder = save(tmp_path_factory.mktemp("model"), random_model(request.param), pooling=LAST)
     cache = tmp_path_factory.mktemp("cache")
     return {
-        precision: NativeEngine(read(folder, "m"), precision=precision, threads=2, cache_dir=cache)
+        precision: NativeEngine(read(folder, "m"), EngineOptions(precision=precision, threads=2, cache_dir=cache))
         for precision in ("fp32", "bf16", "int8")
     }
 

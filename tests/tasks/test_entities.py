@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid
 from bei.service import Options
@@ -76,7 +77,7 @@ def pipeline(folder, strategy: str):
 @pytest.fixture
 def entities(tagger, start_service):
     checkpoint = read(tagger, "m")
-    service = start_service(TorchEngine(checkpoint, precision="fp32"), checkpoint)
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
 
     def run(inputs, **options):
         return asyncio.run(service.entities(inputs, **options)).rows

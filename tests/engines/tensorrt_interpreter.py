@@ -1,0 +1,215 @@
+"""A TensorRT network computed layer by layer on a CPU, each as NVIDIA's reference of the network API defines it.
+
+No GPU, no kernel, no optimizer: what is tested is that the network which is handed to TensorRT is the model.
+"""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bei.engines.small_floats import BLOCK
+from bei.engines.tensorrt.graph import Graph
+from bei.engines.tensorrt.runner import Call
+
+_TORCH = {
+    **{"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32},
+    **{"INT64": torch.int64, "BOOL": torch.bool, "FP8": torch.float8_e4m3fn},
+}
+_ELEMENTWISE = {
+    **{"SUM": torch.add, "PROD": torch.mul, "SUB": torch.sub, "DIV": torch.div, "MAX": torch.maximum},
+    **{"AND": torch.logical_and, "LESS": torch.lt, "GREATER": torch.gt},
+}
+_UNARY = {"SQRT": torch.sqrt, "ABS": torch.abs, "LOG": torch.log}
+_ACTIVATION = {
+    **{"GELU_ERF": F.gelu, "GELU_TANH": lambda x: F.gelu(x, approximate="tanh"), "RELU": F.relu},
+    **{"SIGMOID": torch.sigmoid, "TANH": torch.tanh},
+}
+_REDUCE = {"SUM": torch.sum, "AVG": torch.mean, "MAX": torch.amax}
+
+
+class Interpreter:
+    """An Execution (engines/tensorrt/runner.py)."""
+
+    def __init__(self, graph: Graph):
+        self._graph, self._trt, self._network = graph, graph.trt, graph.network
+        network = self._network
+        self.inputs = tuple(network.get_input(i).name for i in range(network.num_inputs))
+
+    def run(self, calls: list[Call], output: str) -> list[np.ndarray]:
+        return [self._run(call.inputs)[output].numpy() for call in calls]
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        network = self._network
+        values = {}
+        for i in range(network.num_inputs):
+            tensor = network.get_input(i)
+            array = inputs[tensor.name]
+            assert len(array.shape) == len(tensor.shape), tensor.name
+            values[tensor.name] = torch.from_numpy(array)
+            assert values[tensor.name].dtype == _TORCH[tensor.dtype.name], tensor.name
+        constants = iter(self._graph.constants)
+        for i in range(network.num_layers):
+            layer = network.get_layer(i)
+            kind = layer.type.name
+            layer.__class__ = self._class(kind)
+            found = [layer.get_input(j) for j in range(layer.num_inputs)]
+            args = [None if tensor is None else values[tensor.name] for tensor in found]
+            made = getattr(self, kind.lower())(layer, args, constants, values)
+            for j, value in enumerate(made if isinstance(made, tuple) else (made,)):
+                values[layer.get_output(j).name] = value
+                self._check(layer.get_output(j), value)
+        outputs = (network.get_output(i) for i in range(network.num_outputs))
+        return {tensor.name: values[tensor.name] for tensor in outputs}
+
+    def _class(self, kind: str) -> type:
+        """The bindings give the base class; a layer's own has its parameters."""
+        trt = self._trt
+        special = {"MATRIX_MULTIPLY": trt.IMatrixMultiplyLayer, "ELEMENTWISE": trt.IElementWiseLayer}
+        special |= {"SOFTMAX": trt.ISoftMaxLayer, "ATTENTION_INPUT": trt.IAttentionInputLayer}
+        special |= {"ATTENTION_OUTPUT": trt.IAttentionOutputLayer, "DYNAMIC_QUANTIZE": trt.IDynamicQuantizeLayer}
+        return special.get(kind) or getattr(trt, f"I{kind.title().replace('_', '')}Layer")
+
+    @staticmethod
+    def _check(tensor, value: Tensor) -> None:
+        """The type that TensorRT infers, and the shape where it is static."""
+        assert len(tensor.shape) == value.ndim, (tensor.name, tensor.shape, value.shape)
+        assert all(a in (-1, b) for a, b in zip(tensor.shape, value.shape, strict=True)), (tensor.shape, value.shape)
+        if tensor.dtype.name in _TORCH:
+            assert value.dtype == _TORCH[tensor.dtype.name], (tensor.name, tensor.dtype, value.dtype)
+
+    def constant(self, layer, args, constants, values):
+        array = next(constants)
+        match array.dtype.name:
+            case "bfloat16":
+                return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+            case "float8_e4m3fn":
+                return torch.from_numpy(array.view(np.uint8)).view(torch.float8_e4m3fn)
+            case "uint8":
+                codes = np.stack([array & 15, array >> 4], -1).reshape(len(array), -1)
+                return torch.from_numpy(codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32))
+        return torch.from_numpy(array)
+
+    def gather(self, layer, args, constants, values):
+        assert layer.axis == 0
+        assert layer.num_elementwise_dims == 0
+        return args[0][args[1].long()]
+
+    def cast(self, layer, args, constants, values):
+        return args[0].to(_TORCH[layer.to_type.name])
+
+    def identity(self, layer, args, constants, values):
+        return args[0]
+
+    def elementwise(self, layer, args, constants, values):
+        a, b = args
+        assert a.dtype == b.dtype
+        assert a.ndim == b.ndim
+        return _ELEMENTWISE[layer.op.name](a, b)
+
+    def unary(self, layer, args, constants, values):
+        return _UNARY[layer.op.name](args[0])
+
+    def activation(self, layer, args, constants, values):
+        return _ACTIVATION[layer.type.name](args[0])
+
+    def reduce(self, layer, args, constants, values):
+        axis = layer.axes.bit_length() - 1
+        assert layer.axes == 1 << axis
+        return _REDUCE[layer.op.name](args[0], axis, keepdim=layer.keep_dims)
+
+    def softmax(self, layer, args, constants, values):
+        return args[0].softmax(layer.axes.bit_length() - 1)
+
+    def select(self, layer, args, constants, values):
+        assert args[0].dtype == torch.bool
+        assert args[1].dtype == args[2].dtype
+        return torch.where(*args)
+
+    def matrix_multiply(self, layer, args, constants, values):
+        a, b = args
+        assert a.dtype == b.dtype
+        if layer.op1 == self._trt.MatrixOperation.TRANSPOSE:
+            b = b.transpose(-1, -2)
+        return a @ b
+
+    def shuffle(self, layer, args, constants, values):
+        x, order = args[0], tuple(layer.first_transpose)[: args[0].ndim]
+        if order != tuple(range(x.ndim)):
+            return x.permute(order)
+        return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(layer.reshape_dims)])
+
+    def concatenation(self, layer, args, constants, values):
+        return torch.cat(args, layer.axis)
+
+    def shape(self, layer, args, constants, values):
+        return torch.tensor(args[0].shape)
+
+    def slice(self, layer, args, constants, values):
+        start, size = args[1].tolist(), args[2].tolist()
+        return args[0][tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
+
+    def unsqueeze(self, layer, args, constants, values):
+        for axis in args[1].tolist():
+            args[0] = args[0].unsqueeze(axis)
+        return args[0]
+
+    def quantize(self, layer, args, constants, values):
+        x = (args[0].float() / args[1]).clamp(-448, 448)
+        return x.to(torch.float8_e4m3fn)
+
+    def dynamic_quantize(self, layer, args, constants, values):
+        x, scale = args
+        blocks = x.float().unflatten(-1, (-1, BLOCK))
+        scales = (blocks.abs().amax(-1) / 6 / scale).clamp(max=448).to(torch.float8_e4m3fn)
+        units = (scales.float() * scale)[..., None]
+        numbers = torch.where(units > 0, blocks / units, 0).clamp(-6, 6).numpy()
+        rounded = numbers.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        return torch.from_numpy(rounded).flatten(-2), scales
+
+    def dequantize(self, layer, args, constants, values):
+        x, scale = args[0].float(), args[1].float()
+        if scale.ndim == x.ndim and scale.ndim > 1:
+            scale = scale.repeat_interleave(BLOCK, -1)
+        elif scale.ndim == 1:
+            assert layer.axis == 0
+            scale = scale[:, None]
+        return (x * scale).to(_TORCH[layer.get_output(0).dtype.name])
+
+    def attention_input(self, layer, args, constants, values):
+        self._asked = layer.attention, args
+        return args[0]
+
+    def attention_output(self, layer, args, constants, values):
+        return self._attend(layer.attention, values)
+
+    def _attend(self, attention, values):
+        q, k, v = (values[attention.get_input(i).name] for i in range(3))
+        assert q.dtype == k.dtype == v.dtype
+        causal = attention.causal_kind.name == "UPPER_LEFT"
+        of = {name: getattr(attention, name) for name in ("mask", "query_lengths", "key_value_lengths")}
+        mask, cu_seqlens, lengths = (None if tensor is None else values[tensor.name] for tensor in of.values())
+        if attention.query_form.name == "PACKED_NHD":
+            assert mask is None
+            spans = zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)
+            parts = [self._softmax(*(x[a:b].transpose(0, 1)[None] for x in (q, k, v)), causal) for a, b in spans]
+            return torch.cat([part[0].transpose(0, 1) for part in parts])
+        added = torch.zeros((), dtype=torch.float32)
+        if mask is not None:
+            added = torch.where(mask, 0.0, -math.inf) if mask.dtype == torch.bool else mask.float()
+        if lengths is not None:
+            hidden = torch.arange(k.shape[2]) >= lengths[:, None]
+            added = added + torch.zeros(hidden.shape).masked_fill(hidden, -math.inf)[:, None, None]
+        return self._softmax(q, k, v, causal, added)
+
+    @staticmethod
+    def _softmax(q, k, v, causal, added=0.0):
+        """[batch, heads, tokens, size]; no scale: the network has multiplied q by it."""
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        scores = q.float() @ k.float().transpose(-1, -2) + added
+        if causal:
+            scores = scores + torch.full(scores.shape[-2:], -math.inf).triu(1)
+        return (scores.softmax(-1).to(v.dtype).float() @ v.float()).to(v.dtype)

@@ -1,0 +1,226 @@
+"""TensorRT: all but the launch. Its networks are computed by an interpreter (the parity suite runs on that, too), and
+built ahead of time, for GPUs that are not here, by TensorRT-RTX."""
+
+from copy import copy
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bei.architectures.spec import Pooling
+from bei.checkpoint.load import read
+from bei.engines import small_floats
+from bei.engines.base import Batch, EngineOptions, pool
+from bei.engines.quantization import Quantization
+from bei.engines.tensorrt.build import build
+from bei.engines.tensorrt.engine import TensorRTEngine, recipe_of
+from bei.engines.tensorrt.inputs import inputs, select
+from bei.engines.tensorrt.profiles import Profile, chunks, profiles
+from bei.engines.torch.engine import TorchEngine
+from bei.engines.torch.inputs import stage
+from bei.engines.torch.peaks import input_peaks
+from bei.errors import SetupError
+from bei.settings.block import QuantizationType
+from tests.engines.test_parity import cosines, sequences
+from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+
+pytest.importorskip("tensorrt_rtx")
+from bei.engines.tensorrt import api as tensorrt
+from tests.engines.conftest import Interpreted
+
+FP32 = EngineOptions(precision="fp32")
+SOFT_CAPPED = ("gemma2",)
+MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert")
+EXPRESSED = [family for family in FAMILIES if family != "deberta-v2"]
+
+
+@pytest.fixture(scope="module")
+def api():
+    return tensorrt.load()
+
+
+# Profiles and inputs
+
+
+@given(
+    st.lists(st.integers(1, 600), min_size=1, max_size=40),
+    st.integers(64, 4000),
+    st.integers(1, 16),
+    st.integers(1, 1 << 20),
+)
+def test_chunks_hold_every_sequence_once_and_fit(lengths, max_tokens, max_sequences, width):
+    of = profiles(600, max_tokens, max_sequences, width)
+    lengths = np.array(lengths)
+    cut = chunks(lengths, of)
+    assert sorted(np.concatenate([chunk.sequences for chunk in cut]).tolist()) == list(range(len(lengths)))
+    for chunk in cut:
+        profile, own = of[chunk.profile], lengths[chunk.sequences]
+        assert len(own) <= profile.sequences
+        assert own.max() <= profile.length
+        assert own.sum() <= profile.tokens
+
+
+def test_profiles_reach_from_short_texts_to_the_longest():
+    assert profiles(8192, 16384, 256, 4096) == (
+        *(Profile(16384, 128, 128), Profile(16384, 32, 512)),
+        *(Profile(16384, 8, 2048), Profile(16384, 2, 8192)),
+    )
+    assert profiles(100, 16384, 256, 4096) == (Profile(16300, 163, 100),)
+    assert profiles(8192, 4096, 256, 4096)[-1] == Profile(8192, 1, 8192), "one of the longest always fits"
+    assert profiles(512, 16384, 256, 30522)[0].tokens <= (1 << 28) // 30522, "SPLADE's rows are wide"
+
+
+def test_a_sequence_longer_than_the_plan_is_refused():
+    with pytest.raises(ValueError, match="of 700 tokens is longer than the plan takes, 600"):
+        chunks(np.array([3, 700]), profiles(600, 1000, 8, 64))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_inputs_pool_as_the_oracle_does(lengths, random):
+    rng = np.random.default_rng(random.randrange(1 << 32))
+    ids = [rng.integers(0, 50, n).tolist() for n in lengths]
+    batch = Batch.pack(ids, prompt_tokens=[random.randrange(n + 2) for n in lengths])
+    order = rng.permutation(len(ids))
+    batch = select(batch, order)
+    assert [batch.input_ids[a:b].tolist() for a, b in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)] == [
+        ids[i] for i in order
+    ]
+    states = rng.standard_normal((len(batch.input_ids), 3)).astype(np.float32)
+    for include in (True, False):
+        pooling = Pooling(("mean", "sum", "mean_sqrt_len", "weighted_mean", "max", "first", "last"), include)
+        names = ("sources", "firsts", "lasts", *(f"pool_{mode}" for mode in pooling.modes[:5]))
+        made = inputs(batch, names, pooling)
+        padded = states[made["sources"]]
+        rows = [(padded * made[f"pool_{mode}"][..., None]).sum(1) for mode in pooling.modes[:4]]
+        rows.append(np.where(made["pool_max"][..., None] > 0, padded, -np.inf).max(1))
+        rows += [states[made["firsts"]], states[made["lasts"]]]
+        np.testing.assert_allclose(np.concatenate(rows, 1), pool(states, batch, pooling), atol=1e-5)
+    back = inputs(batch, ("slots",), pooling)["slots"]
+    np.testing.assert_array_equal(padded.reshape(-1, 3)[back], states)
+
+
+def test_what_goes_to_the_gpu_is_one_block():
+    arrays = {"a": np.arange(3, dtype=np.int32), "b": np.ones((2, 2), np.float32)}
+    block, views = stage(arrays, pin=False)
+    for name, tensor in views(block.clone()).items():
+        assert views.offsets[name] % 256 == 0
+        np.testing.assert_array_equal(tensor.numpy(), arrays[name])
+
+
+# Numbers of eight and four bits
+
+
+def test_fp8_rows_are_within_half_a_unit():
+    weight = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32) * np.logspace(-4, 2, 5)[:, None]
+    weight[2] = 0
+    numbers, scales = small_floats.fp8(weight.astype(np.float32))
+    found = numbers.astype(np.float32) * scales[:, None]
+    assert (np.abs(found - weight) <= np.abs(weight) / 16 + scales[:, None] / 512).all()
+
+
+def test_fp4_is_what_tensorrt_reads():
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    weight[3] = 0
+    packed = small_floats.fp4(weight)
+    assert packed.nibbles.shape == (8, 32)
+    assert packed.scales.shape == (8, 4)
+    found = small_floats.unpack_fp4(packed)
+    assert cosines(found[weight.any(1)], weight[weight.any(1)]).min() > 0.99
+    grid = np.array([[0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.5, -1, -1.5, -2, -3, -4, -6, 0]], np.float32)
+    np.testing.assert_allclose(small_floats.unpack_fp4(small_floats.fp4(grid)), grid, rtol=1e-6)
+
+
+# Networks
+
+
+@pytest.mark.parametrize("family", EXPRESSED)
+def test_every_way_to_attend_gives_the_same(tmp_path, api, monkeypatch, family):
+    checkpoint = read(save(tmp_path, random_model(family)), "m")
+    batch = Batch.pack(sequences())
+    expected = TorchEngine(checkpoint, FP32).run(batch)
+    packed, padded = Interpreted(checkpoint, FP32), Interpreted(checkpoint, FP32, packed=False)
+    assert packed.attending.packed == (family not in (*MASKED, *SOFT_CAPPED))
+    older = copy(api)  # as TensorRT 10: no packed attention, no lengths, so all by a mask
+    older.has_packed_attention = older.has_lengths = False
+    monkeypatch.setattr(tensorrt, "load", lambda: older)
+    masked = Interpreted(checkpoint, FP32)
+    assert masked.attending.masked
+    for engine in (packed, padded, masked):
+        assert np.abs(engine.run(batch) - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_what_cannot_be_expressed_is_named(tmp_path):
+    checkpoint = read(save(tmp_path / "a", random_model("deberta-v2")), "m")
+    with pytest.raises(SetupError, match="disentangled attention"):
+        recipe_of(checkpoint, FP32, Quantization(), "bf16")
+    dynamic = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}}
+    folder = save(tmp_path / "b", random_model("llama", max_position_embeddings=32, **dynamic))
+    with pytest.raises(SetupError, match="dynamic scaling"):
+        recipe_of(read(folder, "m"), FP32, Quantization(), "bf16")
+    with pytest.raises(SetupError, match="int8 is the native engine's"):
+        recipe_of(read(folder, "m", max_num_tokens=32), FP32, Quantization(), "int8")
+
+
+def test_without_a_gpu_the_engine_says_so(tmp_path):
+    with pytest.raises(SetupError, match="no NVIDIA GPU"):
+        TensorRTEngine(read(save(tmp_path, random_model("bert")), "m"))
+
+
+# Builds, ahead of time
+
+
+@pytest.mark.parametrize("target", ["SM80", "SM89", "SM120"])
+@pytest.mark.parametrize("family", EXPRESSED)
+def test_every_architecture_builds(tmp_path, api, family, target):
+    plan = _build(api, read(save(tmp_path, _fused(family)), "m"), Quantization(), target)
+    assert len(plan) > 1000
+
+
+@pytest.mark.parametrize(("target", "asked"), [("SM89", "fp8"), ("SM120", "fp8_mlp_only"), ("SM120", "fp4")])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_every_quantized_architecture_builds(tmp_path, api, family, target, asked):
+    checkpoint = read(save(tmp_path, _fused(family)), "m")
+    quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))
+    assert len(quantization.products) == 2 * len(checkpoint.spec.layers) * (1 if asked == "fp8_mlp_only" else 2)
+    assert len(_build(api, checkpoint, quantization, target)) > 1000
+
+
+def _fused(family: str):
+    """Of sizes that fused attention and products of eight bits have."""
+    return random_model(family, hidden_size=128, intermediate_size=256, num_attention_heads=2, vocab_size=len(VOCAB))
+
+
+def _build(api, checkpoint, quantization: Quantization, target: str) -> np.ndarray:
+    recipe = recipe_of(checkpoint, EngineOptions(), quantization, "bf16", target)
+    return build(api, checkpoint, recipe, dict.fromkeys(quantization.products, 4.0))[0]
+
+
+# Quantization
+
+
+@pytest.mark.parametrize(("asked", "least"), [("fp8", 0.95), ("fp8_mlp_only", 0.97), ("fp4", 0.65)])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+def test_quantized_rows_are_near(tmp_path, family, asked, least):
+    """Random weights forgive little; test_smollm2.py has real ones."""
+    checkpoint = read(save(tmp_path, _fused(family)), "m")
+    batch = Batch.pack(sequences())
+    quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))
+    peaks = input_peaks(checkpoint, quantization.products, [batch])
+    assert min(peaks.values()) > 0
+    engine = Interpreted(checkpoint, EngineOptions(precision="bf16"), quantization=quantization, peaks=peaks)
+    exact = TorchEngine(checkpoint, FP32).run(batch)
+    assert cosines(engine.run(batch), exact).min() >= least
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "refusal"),
+    [
+        ("fp8", (8, 0), "FP8 quantization is only supported on L4, H100"),
+        ("fp4", (9, 0), "FP4 quantization is only supported on B200"),
+        ("weights_int8", (9, 0), "no engine has it"),
+    ],
+)
+def test_what_a_gpu_lacks_is_refused(tiny_checkpoint, asked, capability, refusal):
+    with pytest.raises(SetupError, match=refusal):
+        Quantization.of(QuantizationType(asked), tiny_checkpoint, capability)
