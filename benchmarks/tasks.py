@@ -19,8 +19,8 @@ import numpy as np
 import transformers
 
 from bei import api
-from bei.checkpoint import load as checkpoints
 from bei.checkpoint import wheels
+from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.service import Service
@@ -54,7 +54,7 @@ def start(folder: Path, precision: str) -> Service:
         "trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": {"source": "LOCAL", "repo": "m"}}}
     }
     service = Service(Settings.load(config, environ={}))
-    checkpoint = checkpoints.read(folder, "m")
+    checkpoint = read(folder, "m")
     service.start(checkpoint, TorchEngine(checkpoint, EngineOptions(precision=precision)))
     return service
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.batching import LOOKAHEAD, Entry, Queue, Request
+from bei.batching import BRIEF, LOOKAHEAD, Entry, Limits, Queue, Request
 from bei.errors import Overloaded
 
 BUDGET, SIZE = 100, 8
@@ -16,7 +16,7 @@ def entries(lengths: list[int], request: Request | None = None, rows: str = "poo
 
 
 def queue(max_queue_tokens: int = 1 << 30) -> Queue:
-    return Queue(BUDGET, SIZE, max_queue_tokens)
+    return Queue(Limits(BUDGET, SIZE, max_queue_tokens))
 
 
 def lengths(batch: list[Entry]) -> list[int]:
@@ -82,13 +82,40 @@ def test_one_kind_of_rows_a_batch():
 
 def test_dropped_and_expired_do_not_run():
     q = queue()
-    gone, late, fine = Request(dropped=True), Request(deadline=1.0), Request(deadline=3.0)
+    gone, late, fine = Request(), Request(deadline=1.0), Request(deadline=3.0)
     for request in (gone, late, fine):
         q.push(entries([4], request))
+    q.drop(gone)
+    assert (len(q), q.tokens) == (2, 8), "what nobody wants counts no more"
     taken = q.take(now=2.0)
     assert [entry.request for entry in taken.batch] == [fine]
-    assert {id(entry.request) for entry in taken.expired} == {id(gone), id(late)}
+    assert [entry.request for entry in taken.expired] == [late]
     assert q.tokens == 0
+
+
+def test_what_is_dropped_is_forgotten():
+    q = queue()
+    q.push(entries([50] * 10))
+    for _ in range(100):
+        q.push(bulk := entries([50] * 100))
+        q.drop(bulk[0].request)
+    assert len(q._heap) <= 2 * len(q) + LOOKAHEAD
+    assert sum(len(batch) for batch in drain(q)) == 10
+
+
+def test_a_brief_request_may_pass_out_of_turn():
+    q = queue()
+    q.push(entries([50] * 1000))
+    assert not q.take_brief(0)
+    q.push(first := entries([5, 6]))
+    q.push(late := entries([5], Request(deadline=1.0)))
+    q.push(rest := entries([BRIEF - 20, 20]))
+    taken = q.take_brief(2.0)
+    assert taken.batch == [*first, rest[0]]
+    assert taken.expired == late
+    assert q.take_brief(2.0).batch == [rest[1]]
+    assert not q.waits_brief()
+    assert len(q) == 1000
 
 
 def test_a_request_is_admitted_whole_or_not_at_all():
@@ -99,33 +126,43 @@ def test_a_request_is_admitted_whole_or_not_at_all():
     assert (len(q), q.tokens) == (2, 800)
 
 
+def test_texts_are_bounded_as_tokens_are():
+    q = Queue(Limits(BUDGET, SIZE, 1 << 30, size=3))
+    q.push(entries([1, 1]))
+    with pytest.raises(Overloaded):
+        q.push(entries([1, 1]))
+    q.push(entries([1]))
+
+
 requests = st.lists(st.integers(1, 150), min_size=1, max_size=12)
-steps = st.lists(st.one_of(requests, st.just("take"), st.just("drop")), max_size=40)
+steps = st.lists(st.one_of(requests, st.sampled_from(["take", "take brief", "drop"])), max_size=40)
 
 
 @given(steps)
 def test_nothing_is_lost_or_run_twice_and_no_batch_is_too_large(script):
-    q, pushed, seen = queue(), [], []
-    for step in script:
-        if step == "take":
-            taken = q.take(0.0)
-            check_batch(taken.batch)
-            assert all(not entry.request.dropped for entry in taken.batch)
-            seen += taken.batch + taken.expired
-        elif step == "drop" and pushed:
-            pushed[-1].request.dropped = True
-        elif isinstance(step, list):
-            made = entries(step)
-            q.push(made)
+    q, pushed, seen, dropped = queue(), [], [], []
+    for step in [*script, *["take"] * 500]:
+        if isinstance(step, list):
+            q.push(made := entries(step))
             pushed += made
-        waiting = [entry for entry in pushed if entry not in seen]
+        elif step == "drop" and pushed:
+            request = pushed[-1].request
+            q.drop(request)
+            dropped += [entry for entry in pushed if entry.request is request and entry not in (*seen, *dropped)]
+        elif step == "take brief":
+            batch = q.take_brief(0.0).batch
+            assert sum(lengths(batch)) <= BRIEF
+            seen += batch
+        elif step == "take" and len(q):
+            batch = q.take(0.0).batch
+            assert batch
+            check_batch(batch)
+            seen += batch
+        waiting = [entry for entry in pushed if entry not in (*seen, *dropped)]
         assert (len(q), q.tokens) == (len(waiting), sum(lengths(waiting)))
-    while len(q):
-        taken = q.take(0.0)
-        assert taken.batch or taken.expired
-        check_batch(taken.batch)
-        seen += taken.batch + taken.expired
-    assert len(seen) == len(pushed) == len({id(entry) for entry in seen})
+        if not waiting and step == "take":
+            break
+    assert len(seen) + len(dropped) == len(pushed) == len({id(entry) for entry in (*seen, *dropped)})
 
 
 def check_batch(batch: list[Entry]) -> None:

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from bei.batching import Entry, Queue, Request
+from bei.batching import Entry, Limits, Queue, Request
 from bei.engines.base import Batch
 from bei.errors import EngineFailed, Expired, NotReady
 from bei.scheduler import Scheduler
@@ -17,7 +17,7 @@ class StubEngine:
     """Rows are the sum of the ids; blocks, fails or gives NaN when told to."""
 
     name, device, precision, reason, streams, token_budget = "stub", "cpu", "fp32", "a test", 1, 1 << 20
-    shares_prefixes = False
+    shares_prefixes, has_brief_lane, fault = False, False, None
 
     def __init__(self):
         self.go = threading.Event()
@@ -66,7 +66,7 @@ class Inbox:
 @pytest.fixture
 def running():
     engine, inbox = StubEngine(), Inbox()
-    scheduler = Scheduler(engine, Queue(100, 4, 1 << 30), inbox)
+    scheduler = Scheduler(engine, Queue(Limits(100, 4, 1 << 30)), inbox)
     yield scheduler, engine, inbox
     engine.go.set()
     scheduler.close(LIMIT)
@@ -135,7 +135,7 @@ def test_what_expires_in_the_queue_is_told_so(running):
 
 def test_close_finishes_what_is_queued():
     engine, inbox = StubEngine(), Inbox()
-    scheduler = Scheduler(engine, Queue(100, 4, 1 << 30), inbox)
+    scheduler = Scheduler(engine, Queue(Limits(100, 4, 1 << 30)), inbox)
     engine.go.clear()
     scheduler.submit(entries(list(range(30))))
     closing = threading.Thread(target=scheduler.close, args=(LIMIT,))
@@ -148,7 +148,7 @@ def test_close_finishes_what_is_queued():
 
 def test_close_is_bounded_when_the_engine_hangs():
     engine, inbox = StubEngine(), Inbox()
-    scheduler = Scheduler(engine, Queue(100, 4, 1 << 30), inbox)
+    scheduler = Scheduler(engine, Queue(Limits(100, 4, 1 << 30)), inbox)
     engine.go.clear()
     scheduler.submit(entries([1]))
     assert engine.entered.acquire(timeout=LIMIT)

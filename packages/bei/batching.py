@@ -6,9 +6,13 @@ time is the service that each waiting request has had by right: a batch moves it
 wait. So a query that arrives behind a bulk of 2,048 texts waits for one batch, not for the bulk; and nothing starves,
 for under any flood of new requests virtual time passes every tag. What still fits the budget fills the batch, in order
 of tags; what does not keeps its place, and no more than LOOKAHEAD such entries are looked past.
+
+A brief request, of BRIEF tokens at most, may also be taken out of turn: by an engine that has room for it beside its
+batches (scheduler.py). It is paid for in virtual time like any other.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,15 +20,19 @@ from bei.engines.base import RowKind
 from bei.errors import Overloaded
 
 LOOKAHEAD = 32
+BRIEF = 128
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What the entries of one call share. `dropped`: nobody wants it any more; `waiting`: its entries in the queue."""
+    """What the entries of one call share. `waiting` of its entries are in the queue, with `tokens` in all; `cost` is
+    what all of them compute; `dropped`: nobody wants it any more."""
 
     deadline: float = float("inf")
     dropped: bool = False
     waiting: int = 0
+    tokens: int = 0
+    cost: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +49,7 @@ class Entry:
     rows: RowKind = "pooled"
     shared: int = 0
     queued: float = 0.0
+    taken: bool = False
 
     @property
     def tokens(self) -> int:
@@ -54,55 +63,83 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The next batch, and what fell out on the way to it: entries nobody waits for, or past their deadline."""
+    """The next batch, and what fell out on the way to it: entries past their deadline."""
 
     batch: list[Entry] = field(default_factory=list)
     expired: list[Entry] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.batch) + len(self.expired)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`batch_tokens` and `batch_size` cut a batch; `tokens` and `size` (entries) bound what waits."""
+
+    batch_tokens: int
+    batch_size: int
+    tokens: int
+    size: int = 1 << 30
+
 
 class Queue:
-    """`max_batch_tokens` and `max_batch_size` cut a batch; `max_queue_tokens` bounds what waits.
+    """An entry longer than a batch runs alone. A request larger than the queue is admitted when nothing else waits.
 
-    An entry longer than a batch runs alone. A request larger than the queue is admitted when nothing else waits.
+    `tokens` are those of what waits, and `len` its entries. What was dropped, or taken as brief, stays in the heap
+    until it is met there, or until it is the larger part.
     """
 
-    def __init__(self, max_batch_tokens: int, max_batch_size: int, max_queue_tokens: int):
-        self.max_batch_tokens = max_batch_tokens
-        self.max_batch_size = max_batch_size
-        self.max_queue_tokens = max_queue_tokens
+    def __init__(self, limits: Limits):
+        self.limits = limits
         self.tokens = 0
         self._heap: list[tuple[int, int, Entry]] = []
+        self._brief: deque[Entry] = deque()
         self._virtual_time = 0
         self._arrivals = 0
         self._requests = 0
+        self._size = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._size
 
     def push(self, entries: Iterable[Entry]) -> None:
         """Admit one request's entries, all or none. Raises Overloaded."""
         entries = list(entries)
         tokens = sum(entry.tokens for entry in entries)
-        if self._heap and self.tokens + tokens > self.max_queue_tokens:
-            raise Overloaded("Model is overloaded")
-        self._requests += 1
-        tag = self._virtual_time
+        over = self.tokens + tokens > self.limits.tokens or self._size + len(entries) > self.limits.size
+        if self._size and over:
+            raise Overloaded
+        request, tag = entries[0].request, self._virtual_time
         for entry in entries:
-            entry.request.waiting += 1
             heapq.heappush(self._heap, (tag, self._arrivals, entry))
             self._arrivals += 1
             tag += entry.cost
+        request.waiting, request.tokens, request.cost = len(entries), tokens, tag - self._virtual_time
+        if request.cost <= BRIEF:
+            self._brief.extend(entries)
+        self._requests += 1
+        self._size += len(entries)
         self.tokens += tokens
+
+    def drop(self, request: Request) -> None:
+        """Forget what waits of a request that nobody wants any more."""
+        request.dropped = True
+        self._requests -= request.waiting > 0
+        self._size -= request.waiting
+        self.tokens -= request.tokens
+        request.waiting = request.tokens = 0
+        self._sweep()
 
     def take(self, now: float) -> Taken:
         """Remove and return the next batch: empty only when the queue is."""
-        taken, passed, room = Taken(), [], self.max_batch_tokens
-        while self._heap and len(taken.batch) < self.max_batch_size and len(passed) < LOOKAHEAD:
+        taken, passed, room = Taken(), [], self.limits.batch_tokens
+        while self._heap and len(taken.batch) < self.limits.batch_size and len(passed) < LOOKAHEAD:
             tag, arrival, entry = heapq.heappop(self._heap)
-            if entry.request.dropped or entry.request.deadline <= now:
-                taken.expired.append(entry)
+            if _gone(entry):
                 continue
-            if not taken.batch or (entry.cost <= room and entry.rows == taken.batch[0].rows):
+            if entry.request.deadline <= now:
+                taken.expired.append(entry)
+            elif not taken.batch or (entry.cost <= room and entry.rows == taken.batch[0].rows):
                 if not taken.batch:
                     self._virtual_time = max(self._virtual_time, tag)
                 taken.batch.append(entry)
@@ -111,12 +148,52 @@ class Queue:
                 passed.append((tag, arrival, entry))
         for item in passed:
             heapq.heappush(self._heap, item)
-        self._virtual_time += -(-(self.max_batch_tokens - room) // max(1, self._requests))
-        self._forget(taken.batch + taken.expired)
+        self._served(self.limits.batch_tokens - room)
+        self._remove(taken)
         return taken
 
-    def _forget(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self.tokens -= entry.tokens
+    def take_brief(self, now: float) -> Taken:
+        """Remove and return entries of brief requests, oldest first, BRIEF tokens in all; empty where none wait."""
+        taken, room = Taken(), BRIEF
+        while self.waits_brief() and len(taken.batch) < self.limits.batch_size:
+            entry = self._brief.popleft()
+            if entry.request.deadline <= now:
+                taken.expired.append(entry)
+            elif entry.cost <= room and (not taken.batch or entry.rows == taken.batch[0].rows):
+                taken.batch.append(entry)
+                room -= entry.cost
+            else:
+                self._brief.appendleft(entry)
+                break
+        self._served(BRIEF - room)
+        self._remove(taken)
+        return taken
+
+    def waits_brief(self) -> bool:
+        """Whether an entry of a brief request waits."""
+        while self._brief and _gone(self._brief[0]):
+            self._brief.popleft()
+        return bool(self._brief)
+
+    def _served(self, tokens: int) -> None:
+        self._virtual_time += -(-tokens // max(1, self._requests))
+
+    def _remove(self, taken: Taken) -> None:
+        for entry in (*taken.batch, *taken.expired):
+            entry.taken = True
             entry.request.waiting -= 1
+            entry.request.tokens -= entry.tokens
             self._requests -= entry.request.waiting == 0
+            self._size -= 1
+            self.tokens -= entry.tokens
+        self._sweep()
+
+    def _sweep(self) -> None:
+        self.waits_brief()
+        if len(self._heap) > 2 * self._size + LOOKAHEAD:
+            self._heap = [item for item in self._heap if not _gone(item[2])]
+            heapq.heapify(self._heap)
+
+
+def _gone(entry: Entry) -> bool:
+    return entry.taken or entry.request.dropped

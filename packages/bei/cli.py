@@ -137,7 +137,7 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
 
 def _serve(settings: Settings) -> None:
     listener = listen.bind(settings.host, settings.port)
-    service = Service(settings)
+    service = Service(settings, isolated=True)
 
     def load() -> None:
         service.load()

@@ -13,12 +13,14 @@
   - Untokenizable           422  Tokenizer
   - WrongTask               424  Backend       the route does not fit the loaded model
   - EngineFailed            424  Backend
+    - EngineDied            424  Backend       the engine's process ended while it ran this
   - Overloaded              429  Overloaded    with Retry-After
   - ClientGone              499  Overloaded    logged, never sent
   - NotReady                503  Unhealthy
   - Expired                 504  Overloaded    the request's own deadline passed
 """
 
+import math
 from typing import ClassVar
 
 
@@ -98,12 +100,22 @@ class EngineFailed(Error):
     status = 424
 
 
+class EngineDied(EngineFailed):
+    pass
+
+
 class Overloaded(Error):
+    """`retry_after`: seconds in which what waits now will have run."""
+
     status, kind = 429, "Overloaded"
+
+    def __init__(self, message: str = "Model is overloaded", *, retry_after: float = 1.0):
+        super().__init__(message)
+        self.retry_after = retry_after
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"retry-after": "1"}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
 
 
 class ClientGone(Error):

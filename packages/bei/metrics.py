@@ -24,6 +24,7 @@ batch_tokens = Histogram("te_batch_next_tokens", "Tokens a batch", buckets=_TOKE
 queue_size = Gauge("te_queue_size", "Texts waiting")
 engine_seconds = Counter("bei_engine_seconds", "Seconds the engine was running batches")
 engine_tokens = Counter("bei_engine_tokens", "Tokens the engine has run")
+engine_restarts = Counter("bei_engine_restarts", "Engine processes that died and were replaced")
 ready = Gauge("bei_ready", "1 when the server answers requests")
 info = Gauge("bei_info", "Constant 1; what is served, and by which engine", ["model", "engine", "device", "precision"])
 

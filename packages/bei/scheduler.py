@@ -1,7 +1,8 @@
 """The threads that own the engine. All waiting happens here, and every wait has an end.
 
 `engine.streams` batches run at once and one more is prepared: there is one thread more than streams, each takes and
-packs a batch on its own, then waits for its turn at the engine. No hand-off, no timer, no polling.
+packs a batch on its own, then waits for its turn at the engine. No hand-off, no timer, no polling. Where the engine has
+a lane for it, one thread more runs brief requests that would else wait for a running batch to end.
 """
 
 import logging
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from bei import metrics
-from bei.batching import Entry, Queue
+from bei.batching import Entry, Queue, Request, Taken
 from bei.engines.base import Batch, Engine
-from bei.errors import EngineFailed, Error, Expired, NotReady
+from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
 
 log = logging.getLogger("bei")
+
+_SMOOTHING = 0.1  # of a batch's speed in the mean
 
 
 class Outcome:
@@ -41,13 +44,19 @@ class Scheduler:
 
     def __init__(self, engine: Engine, queue: Queue, deliver: Deliver, keep: Keep = np.asarray):
         self._engine, self._queue, self._deliver, self._keep = engine, queue, deliver, keep
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed, self._brief = threading.Condition(lock), threading.Condition(lock)
         self._turn = threading.Semaphore(engine.streams)
+        self._busy = 0  # batches taken in turn that have not ended
+        self._speed = 0.0  # tokens a second, of all streams
         self._closing = False
         self.last_success = 0.0
         self.failing = False
-        names = (f"engine-{i}" for i in range(engine.streams + 1))
-        self._threads = [threading.Thread(target=self._loop, name=name, daemon=True) for name in names]
+        lanes = [self._in_turn] * (engine.streams + 1) + [self._out_of_turn] * engine.has_brief_lane
+        self._threads = [
+            threading.Thread(target=self._loop, args=(lane,), name=f"engine-{i}", daemon=True)
+            for i, lane in enumerate(lanes)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -59,73 +68,122 @@ class Scheduler:
         with self._changed:
             if self._closing:
                 raise NotReady("the server is shutting down")
-            self._queue.push(entries)
+            try:
+                self._queue.push(entries)
+            except Overloaded:
+                raise Overloaded(retry_after=self.drains_in()) from None
+            self._notify()
+
+    def drop(self, request: Request) -> None:
+        """Run no more of a request."""
+        with self._changed:
+            self._queue.drop(request)
             metrics.queue_size.set(len(self._queue))
-            self._changed.notify()
+
+    def drains_in(self) -> float:
+        """Seconds in which what waits now will have run."""
+        return self._queue.tokens / self._speed if self._speed else 1.0
 
     def close(self, timeout: float = 30) -> None:
         """Finish what is queued, then stop. After `timeout` seconds the rest is answered NotReady."""
         with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+            self._stop()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._abandon(NotReady("the server is shutting down"))
 
-    def _loop(self) -> None:
+    def _stop(self) -> None:
+        self._closing = True
+        self._changed.notify_all()
+        self._brief.notify_all()
+
+    def _notify(self) -> None:
+        metrics.queue_size.set(len(self._queue))
+        if len(self._queue):
+            self._changed.notify()
+        if self._busy >= self._engine.streams and self._queue.waits_brief():
+            self._brief.notify()
+
+    def _loop(self, lane: Callable[[], bool]) -> None:
         try:
-            while (entries := self._next()) is not None:
-                self._run(entries)
+            while lane():
+                pass
         except BaseException as exc:
             # Never leave a client waiting for a thread that is gone.
             log.exception("engine thread died")
             with self._changed:
-                self._closing = self.failing = True
-                self._changed.notify_all()
+                self.failing = True
+                self._stop()
             self._abandon(EngineFailed(f"engine thread died: {exc}"))
 
-    def _next(self) -> list[Entry] | None:
-        """The next batch; None when closing and nothing waits."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or len(self._queue))
-                if not len(self._queue):
-                    return None
-                taken = self._queue.take(time.monotonic())
-                metrics.queue_size.set(len(self._queue))
-                if len(self._queue):
-                    self._changed.notify()
-            if taken.expired:
-                self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
+    def _in_turn(self) -> bool:
+        """Take the next batch, and run it when a stream is free; false when closing and nothing waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or len(self._queue))
+            if not len(self._queue):
+                return False
+            taken = self._queue.take(time.monotonic())
+            self._busy += 1
+            self._notify()
+        try:
+            self._expire(taken)
             if taken.batch:
-                return taken.batch
+                batch = _pack(taken.batch)
+                with self._turn:
+                    self._run(taken.batch, batch)
+        finally:
+            with self._changed:
+                self._busy -= 1
+        return True
 
-    def _run(self, entries: list[Entry]) -> None:
-        batch = Batch.pack(
-            [entry.ids for entry in entries],
-            [entry.token_types for entry in entries],
-            [entry.prompt_tokens for entry in entries],
-            [entry.attended for entry in entries],
-            entries[0].rows,
-        )
-        with self._turn:
-            started = time.monotonic()
-            try:
-                rows = self._engine.run(batch)
-            except BaseException as exc:
-                log.exception("engine failed on a batch of %d texts", len(entries))
-                self.failing = True
-                self._settle(entries, EngineFailed(f"engine failed: {type(exc).__name__}"))
-                if isinstance(exc, Exception):
-                    return
-                raise
-            seconds = time.monotonic() - started
+    def _out_of_turn(self) -> bool:
+        """Run what is brief beside the batches of all streams: it need not wait for one of them to end."""
+        with self._brief:
+            self._brief.wait_for(
+                lambda: self._closing or (self._busy >= self._engine.streams and self._queue.waits_brief())
+            )
+            if self._closing:
+                return False
+            taken = self._queue.take_brief(time.monotonic())
+            self._notify()
+        self._expire(taken)
+        if taken.batch:
+            self._run(taken.batch, _pack(taken.batch))
+        return True
+
+    def _run(self, entries: list[Entry], batch: Batch) -> None:
+        started = time.monotonic()
+        try:
+            rows = self._engine.run(batch)
+        except Exception as exc:
+            self._failed(entries, exc)
+            return
+        except BaseException as exc:
+            self._failed(entries, exc)
+            raise
+        seconds = time.monotonic() - started
         with self._changed:
             self.last_success = time.monotonic()
             self.failing = self.failing and self._closing  # a thread that died stays a failure
+            speed = len(batch.input_ids) / max(seconds, 1e-6) * self._engine.streams
+            self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
         self._deliver(self._outcomes(entries, batch, rows, started, seconds))
+
+    def _failed(self, entries: list[Entry], fault: BaseException) -> None:
+        """Fail a batch of one request; run the halves of another, so that only what breaks the engine fails. What ended
+        its process is not tried again."""
+        requests = list(dict.fromkeys(entry.request for entry in entries))
+        log.error("engine failed on %d texts of %d requests", len(entries), len(requests), exc_info=fault)
+        self.failing = True
+        if len(requests) == 1 or isinstance(fault, EngineDied) or not isinstance(fault, Exception):
+            message = fault.message if isinstance(fault, EngineFailed) else f"engine failed: {type(fault).__name__}"
+            self._settle(entries, EngineFailed(message))
+            return
+        first = set(requests[: len(requests) // 2])
+        for half in ([e for e in entries if e.request in first], [e for e in entries if e.request not in first]):
+            self._run(half, _pack(half))
 
     def _outcomes(
         self, entries: list[Entry], batch: Batch, rows: np.ndarray, started: float, seconds: float
@@ -142,6 +200,10 @@ class Scheduler:
             for entry, part, whole in zip(entries, parts, finite.tolist(), strict=True)
         ]
 
+    def _expire(self, taken: Taken) -> None:
+        if taken.expired:
+            self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
+
     def _settle(self, entries: Sequence[Entry], error: Error) -> None:
         self._deliver([Outcome(entry, error, 0.0, 0.0) for entry in entries])
 
@@ -150,3 +212,13 @@ class Scheduler:
             while len(self._queue):
                 taken = self._queue.take(float("-inf"))
                 self._settle(taken.batch + taken.expired, error)
+
+
+def _pack(entries: list[Entry]) -> Batch:
+    return Batch.pack(
+        [entry.ids for entry in entries],
+        [entry.token_types for entry in entries],
+        [entry.prompt_tokens for entry in entries],
+        [entry.attended for entry in entries],
+        entries[0].rows,
+    )

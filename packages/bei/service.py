@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from bei import engines, metrics
-from bei.batching import Entry, Queue, Request
-from bei.checkpoint import load as checkpoints
+from bei.batching import Entry, Limits, Queue, Request
+from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.task import Scoring, Task
 from bei.engines.base import Engine, RowKind
 from bei.engines.cpus import available_cpus
+from bei.engines.isolated import IsolatedEngine
 from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
 from bei.scheduler import Outcome, Scheduler
@@ -98,7 +99,6 @@ class _Pending(Request):
         if self.future.done():
             return
         if isinstance(outcome.result, Error):
-            self.dropped = True  # its other entries need not run
             self.future.set_exception(outcome.result)
             return
         self.outcomes[outcome.entry.index] = outcome
@@ -133,9 +133,11 @@ class Service:
     engine: Engine
     route: str
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, isolated: bool = False):
+        """`isolated`: the engine runs in a process of its own, and the service outlives it."""
         self.settings = settings
         self.state: State = "loading"
+        self._isolated: IsolatedEngine | None = IsolatedEngine(settings) if isolated else None
         self._scheduler: Scheduler | None = None
         self._running = 0
 
@@ -143,9 +145,10 @@ class Service:
         """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
         try:
             with _step(f"checkpoint {self.settings.repo}"):
-                checkpoint = checkpoints.load(self.settings)
+                checkpoint = sources.load(self.settings)
             with _step("engine"):
-                engine = engines.create(self.settings, checkpoint)
+                isolated = self._isolated
+                engine = isolated.load(checkpoint) if isolated else engines.create(self.settings, checkpoint)
             self.start(checkpoint, engine)
         except BaseException:
             self.state = "failed"
@@ -160,10 +163,10 @@ class Service:
         self.tokenization_workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.tokenization_workers, "tokenizer")
         budget = min(settings.max_num_tokens, engine.token_budget)
-        queue = Queue(budget, settings.max_batch_size, settings.max_queue_tokens)
+        limits = Limits(budget, settings.max_batch_size, settings.max_queue_tokens, settings.max_queue_texts)
         self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
         keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
-        self._scheduler = Scheduler(engine, queue, _deliver, keep)
+        self._scheduler = Scheduler(engine, Queue(limits), _deliver, keep)
         with _step("warm-up"):
             asyncio.run(self._probe())
         if self.state == "loading":  # else it was told to stop meanwhile
@@ -321,6 +324,8 @@ class Service:
         if self._scheduler is not None:
             self._scheduler.close()
             self._tokenizing.shutdown(wait=False)
+        if self._isolated is not None:
+            self._isolated.close()
 
     async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Answer:
         roles: dict[Role, list[str]] = {
@@ -405,7 +410,7 @@ class Service:
         except TimeoutError:
             raise Expired("the request's deadline passed") from None
         finally:
-            pending.dropped = True  # the client may have left; what has not run need not
+            self._scheduler.drop(pending)  # the client may have left; what has not run need not
 
     async def _probe(self) -> None:
         """One token through the whole path."""
@@ -417,7 +422,7 @@ class Service:
     @contextmanager
     def _admission(self) -> Iterator[None]:
         if self._running >= self.settings.max_concurrent_requests:
-            raise Overloaded("Model is overloaded")
+            raise Overloaded(retry_after=self._scheduler.drains_in())
         self._running += 1
         try:
             yield
@@ -432,6 +437,8 @@ class Service:
     def _check_ready(self) -> None:
         if self.state != "ready":
             raise NotReady(f"the model is {self.state}" if self.state != "failed" else "the model failed to load")
+        if self.engine.fault is not None:
+            raise NotReady(self.engine.fault)
 
     def _is(self, task: Task) -> bool:
         self._check_ready()

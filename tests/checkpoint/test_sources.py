@@ -22,8 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from bei.checkpoint import archive, sources, wheels
-from bei.checkpoint.load import load
-from bei.checkpoint.sources import fetch
+from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
 from bei.errors import SetupError
 from bei.settings import Settings

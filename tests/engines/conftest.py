@@ -28,6 +28,7 @@ class Interpreted:
     """The TensorRT engine with its network interpreted, and all but the launch as it is."""
 
     name, device, reason, streams, shares_prefixes = "tensorrt", "cpu", "interpreted", 1, False
+    has_brief_lane, fault = False, None
 
     def __init__(
         self,

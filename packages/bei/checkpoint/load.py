@@ -15,7 +15,6 @@ from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interac
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules, special_token, splade
 from bei.checkpoint.reranking import PairTemplate, judge, judgement_of, pair_template
-from bei.checkpoint.sources import fetch
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, head_kind, labels, scoring
 from bei.checkpoint.tensors import Tensor, Tensors, scan, with_scales
 from bei.errors import SetupError
@@ -74,11 +73,10 @@ class Checkpoint:
     m3: M3 | None = None
 
 
-def load(settings: Settings) -> Checkpoint:
-    """Fetch the checkpoint that the settings name, and read it. Raises SetupError, one line that names the remedy."""
-    fetched = fetch(settings)
+def read_for(settings: Settings, folder: Path, revision: str | None) -> Checkpoint:
+    """Read the folder that the settings' checkpoint was fetched into. Raises SetupError."""
     return read(
-        *(fetched.folder, settings.repo, fetched.revision),
+        *(folder, settings.repo, revision),
         max_num_tokens=settings.max_num_tokens,
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,

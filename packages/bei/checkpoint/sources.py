@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from pydantic import SecretStr
 
 from bei.checkpoint import archive, wheels
+from bei.checkpoint.load import Checkpoint, read_for
 from bei.errors import SetupError
 from bei.settings import Settings
 
@@ -46,6 +47,12 @@ class Fetched:
 
     folder: Path
     revision: str | None = None
+
+
+def load(settings: Settings) -> Checkpoint:
+    """Fetch the checkpoint that the settings name, and read it. Raises SetupError, one line that names the remedy."""
+    fetched = fetch(settings)
+    return read_for(settings, fetched.folder, fetched.revision)
 
 
 def fetch(settings: Settings) -> Fetched:

@@ -93,9 +93,14 @@ class EngineOptions:
 DEFAULTS = EngineOptions()
 
 
+FACTS = ("name", "device", "precision", "reason", "streams", "token_budget", "shares_prefixes", "has_brief_lane")
+"""Of an Engine."""
+
+
 class Engine(Protocol):
     """`streams` batches may run at once; `run` is called from at most that many threads at a time.
-
+    `has_brief_lane` says that one more, of a few tokens, may run beside them and need not wait for their end.
+    `fault` says why no batch can run now, where that is so.
     `shares_prefixes` says that what sequences of a batch begin with alike is computed once.
     `token_budget` is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and
     `max_num_tokens` cuts batches. `reason` says why this device and precision, for people.
@@ -108,6 +113,8 @@ class Engine(Protocol):
     streams: int
     token_budget: int
     shares_prefixes: bool
+    has_brief_lane: bool
+    fault: str | None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions):
         """Upload the weights, or build what runs them into the cache, once. Raises SetupError where this engine

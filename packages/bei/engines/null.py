@@ -8,7 +8,7 @@ from bei.engines.base import DEFAULTS, Batch, EngineOptions
 
 class NullEngine:
     name, device, precision, reason = "null", "cpu", "fp32", "no model is run"
-    streams, token_budget, shares_prefixes = 1, 1 << 20, False
+    streams, token_budget, shares_prefixes, has_brief_lane, fault = 1, 1 << 20, False, False, None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         spec = checkpoint.spec

@@ -62,6 +62,8 @@ class Settings(BaseModel):
     max_client_batch_size: Count = 2048
     max_concurrent_requests: Count = 2048
     max_queue_tokens: Count = 1 << 21
+    max_queue_texts: Count = 1 << 18
+    max_engine_restarts: Annotated[int, Field(ge=0)] = 5
     rerank_order: Literal["input", "score"] = "input"
     payload_limit: Count = 64_000_000
 
@@ -92,6 +94,11 @@ class Settings(BaseModel):
             raise SetupError(_one_line(exc, "setting ")) from None
         _refuse_unservable(settings)
         return settings
+
+    def without_secrets(self) -> Self:
+        """For a process that needs none."""
+        secrets = [name for name, value in self if isinstance(value, SecretStr)]
+        return self.model_copy(update=dict.fromkeys(secrets))
 
     @classmethod
     def from_file(cls, path: Path, **flags: Any) -> Self:

@@ -32,7 +32,7 @@ class NativeEngine:
     """A batch a thread: what waits is cut into as many small batches as there are threads, and threads without one help
     those that have a long one."""
 
-    name = "native"
+    name, has_brief_lane, fault = "native", True, None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
         """`isa` is the processor's best but for tests."""

@@ -32,7 +32,7 @@ class TensorRTEngine:
 
     name = "tensorrt"
     streams = 2
-    shares_prefixes = False
+    shares_prefixes, has_brief_lane, fault = False, False, None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         api = tensorrt.load()

@@ -20,7 +20,7 @@ class TorchEngine:
     """One batch at a time on all processors; on a GPU two, so that one is copied while the other computes."""
 
     name = "torch"
-    shares_prefixes = False
+    shares_prefixes, has_brief_lane, fault = False, False, None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,76 @@
+"""The process of an engine: `python -m bei.engines.child FD`, a socket to the process that wants its answers.
+
+It makes the engine that it is asked for, then runs batches that come on other sockets, a thread for each, until the
+first one closes. What it logs goes to the other side.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from bei import engines, wire
+from bei.checkpoint.load import read_for
+from bei.engines.base import FACTS, Batch, Engine
+from bei.errors import EngineFailed, SetupError
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+
+def main(descriptor: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which drains first
+        signal.signal(number, signal.SIG_IGN)
+    control = socket.socket(fileno=descriptor)
+    (settings, folder, revision, level), _ = wire.receive(control)
+    _log_to(control, level)
+    try:
+        engine = _make(Settings.model_validate_json(settings), Path(folder), revision)
+    except SetupError as exc:
+        wire.send(control, {"refusal": exc.message})
+        return
+    lanes = engine.streams + engine.has_brief_lane
+    wire.send(control, {"lanes": lanes, "facts": {name: getattr(engine, name) for name in FACTS}})
+    _, descriptors, _, _ = socket.recv_fds(control, 1, lanes)
+    for lane in descriptors:
+        threading.Thread(target=_serve, args=(engine, socket.socket(fileno=lane)), daemon=True).start()
+    control.recv(1)
+    os._exit(0)
+
+
+def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
+    return engines.create(settings, read_for(settings, folder, revision))
+
+
+def _serve(engine: Engine, lane: socket.socket) -> None:
+    """Answers each batch with its rows, or with what failed."""
+    while True:
+        try:
+            rows, arrays = wire.receive(lane)
+        except OSError:
+            return
+        try:
+            found, fault = [engine.run(Batch(*arrays, rows=rows))], None
+        except EngineFailed as exc:
+            found, fault = [], exc.message
+        except Exception as exc:
+            log.exception("engine failed")
+            found, fault = [], f"engine failed: {type(exc).__name__}"
+        wire.send(lane, fault, found)
+
+
+def _log_to(control: socket.socket, level: int) -> None:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            wire.send(control, {"log": [record.levelno, self.format(record)]})
+
+    log.addHandler(Handler())
+    log.setLevel(level)
+    log.propagate = False
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,195 @@
+"""An engine in a process of its own, which can die and be replaced while the server lives.
+
+A crash of a kernel, a driver or the machine's memory then costs the batches that ran. A batch and its rows pass through
+a socket, a lane for each batch that may run at once (figures: docs/design-notes.md, "A process for the engine").
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import numpy as np
+
+from bei import metrics, wire
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import FACTS, Batch
+from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a row, and before any
+_FAREWELL = 2.0  # seconds that it has to end by itself
+_LASTING = 10.0  # seconds that a process has to live for the next death to count as the first
+
+
+class IsolatedEngine:
+    """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be."""
+
+    fault: str | None = None
+
+    def __init__(self, settings: Settings):
+        """Starts the process, whose imports take as long as those of the server's own start; then `load`."""
+        self._settings = settings
+        self._changed = threading.Condition()
+        self._closing = False
+        self._child = _Child()
+
+    def load(self, checkpoint: Checkpoint) -> "IsolatedEngine":
+        """Blocking. Raises SetupError."""
+        self._asked = [
+            self._settings.without_secrets().model_dump_json(),
+            str(checkpoint.folder),
+            checkpoint.revision,
+            log.getEffectiveLevel(),
+        ]
+        for name, value in self._child.load(self._asked).items():
+            setattr(self, name, value)
+        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+        return self
+
+    def run(self, batch: Batch) -> np.ndarray:
+        """Raises EngineFailed; EngineDied where the process ended on the way."""
+        child, lane = self._hand_over(batch)
+        try:
+            fault, rows = wire.receive(lane)
+        except OSError:
+            lane.close()
+            raise EngineDied("the engine's process died while this ran") from None
+        with self._changed:
+            child.free.append(lane)
+            self._changed.notify()
+        if fault is not None:
+            raise EngineFailed(fault)
+        return rows[0]
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing, self.fault = True, "the server is shutting down"
+            self._changed.notify_all()
+        self._child.end()
+
+    def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
+        arrays = [batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended]
+        while True:
+            child, lane = self._take()
+            try:
+                wire.send(lane, batch.rows, arrays)
+                return child, lane
+            except OSError:  # it died before it had the batch; the next one may have it
+                lane.close()
+
+    def _take(self) -> tuple["_Child", socket.socket]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._child.free or self._child.is_last or self._closing)
+            if self._closing:
+                raise NotReady(self.fault)
+            if self._child.is_last:
+                raise EngineFailed(self.fault)
+            return self._child, self._child.free.pop()
+
+    def _watch(self) -> None:
+        """Replaces the process when it ends, until it has ended too often in a row."""
+        in_a_row = 0
+        while True:
+            self._child.listen()
+            how, lived = self._child.end(), time.monotonic() - self._child.ready_at
+            if self._closing:
+                return
+            in_a_row = 1 if lived > _LASTING else in_a_row + 1
+            if in_a_row > self._settings.max_engine_restarts:
+                self._give_up(f"the engine died {in_a_row} times in a row, at last by {how}; restart the server")
+                return
+            log.error("the engine's process died by %s; starting another", how)
+            with self._changed:
+                self.fault = "the engine is restarting"
+            metrics.engine_restarts.inc()
+            if in_a_row > 1:
+                time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (in_a_row - 2)))
+            try:
+                self._replace()
+            except SetupError as exc:
+                self._give_up(f"the engine died, and does not start again: {exc.message}")
+                return
+
+    def _replace(self) -> None:
+        started, child = time.monotonic(), _Child()
+        child.load(self._asked)
+        with self._changed:
+            self._child, self.fault = child, None
+            self._changed.notify_all()
+        log.info("the engine is back after %.2f s", time.monotonic() - started)
+
+    def _give_up(self, fault: str) -> None:
+        log.error("%s", fault)
+        with self._changed:
+            self._child.is_last, self.fault = True, fault
+            self._changed.notify_all()
+
+
+class _Child:
+    """One process. `free`: lanes on which no batch runs."""
+
+    def __init__(self):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-X", "faulthandler", "-m", "bei.engines.child", str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            )
+        self._control, self.free, self.is_last, self.ready_at = ours, [], False, 0.0
+
+    def load(self, asked: list) -> dict:
+        """Facts of the engine that it has made. Raises SetupError, in its words."""
+        try:
+            wire.send(self._control, asked)
+            made = self._next()
+            lanes = [socket.socketpair() for _ in range(made["lanes"])] if "lanes" in made else []
+            if lanes:
+                socket.send_fds(self._control, [b"."], [theirs.fileno() for _, theirs in lanes])
+        except OSError:
+            raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
+        if not lanes:
+            self.end()
+            raise SetupError(made["refusal"])
+        for ours, theirs in lanes:
+            theirs.close()
+            self.free.append(ours)
+        self.ready_at = time.monotonic()
+        return {name: made["facts"][name] for name in FACTS}
+
+    def listen(self) -> None:
+        """Pass its log on until it ends."""
+        try:
+            self._next()
+        except OSError:
+            return
+
+    def end(self) -> str:
+        """End it, where it has not; how it ended, in words."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+        try:
+            status = self._process.wait(_FAREWELL)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        for lane in self.free:
+            lane.close()
+        self.free.clear()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+    def _next(self) -> dict:
+        """The next message that is no log line."""
+        while True:
+            message, _ = wire.receive(self._control)
+            if "log" not in message:
+                return message
+            level, line = message["log"]
+            log.log(level, "%s", line)
