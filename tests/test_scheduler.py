@@ -1,13 +1,14 @@
 """Threads around a queue and an engine: everything is answered, once, whatever breaks. Every wait has a limit."""
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from bei.batching import Entry, Limits, Queue, Request
 from bei.engines.base import Batch
-from bei.errors import EngineFailed, Expired, NotReady
+from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
 from bei.scheduler import Scheduler
 
 LIMIT = 10.0  # seconds that any wait of these tests may take
@@ -25,6 +26,7 @@ class StubEngine:
         self.entered = threading.Semaphore(0)
         self.at_once, self.most_at_once = 0, 0
         self.batches: list[int] = []
+        self.seen: list[int] = []
         self._lock = threading.Lock()
 
     def run(self, batch: Batch) -> np.ndarray:
@@ -36,9 +38,12 @@ class StubEngine:
         with self._lock:
             self.at_once -= 1
         self.batches.append(len(batch))
+        self.seen += batch.input_ids.tolist()
         sums = np.add.reduceat(batch.input_ids, batch.cu_seqlens[:-1]).astype(np.float32)
         if (sums == 666).any():
             raise RuntimeError("secret detail")
+        if (sums == 555).any():
+            raise EngineDied("the engine's process died while this ran")
         if (sums == 999).any():
             raise SystemExit
         return np.where(sums == 777, np.nan, sums)[:, None]
@@ -63,13 +68,27 @@ class Inbox:
             return self.outcomes
 
 
-@pytest.fixture
-def running():
-    engine, inbox = StubEngine(), Inbox()
-    scheduler = Scheduler(engine, Queue(Limits(100, 4, 1 << 30)), inbox)
+@contextmanager
+def running_on(engine: StubEngine):
+    inbox = Inbox()
+    scheduler = Scheduler(engine, Queue(Limits(100, 4, 1 << 30, size=250)), inbox)
     yield scheduler, engine, inbox
     engine.go.set()
     scheduler.close(LIMIT)
+
+
+@pytest.fixture
+def running():
+    with running_on(StubEngine()) as parts:
+        yield parts
+
+
+@pytest.fixture
+def running_beside():
+    engine = StubEngine()
+    engine.has_brief_lane = True
+    with running_on(engine) as parts:
+        yield parts
 
 
 def entries(values: list[int], first: int = 0, request: Request | None = None) -> list[Entry]:
@@ -106,6 +125,57 @@ def test_an_engine_failure_fails_its_batch_and_no_other(running):
     scheduler.submit(entries([5], first=2))
     assert inbox.wait_for(3)[2] == 5
     assert not scheduler.failing
+
+
+def test_a_batch_that_fails_is_halved_until_what_breaks_it_is_alone(running):
+    scheduler, engine, inbox = running
+    engine.go.clear()
+    scheduler.submit(entries([1]))
+    assert engine.entered.acquire(timeout=LIMIT)
+    for i, value in enumerate([2, 666, 3, 4], start=1):
+        scheduler.submit(entries([value], first=i))
+    engine.go.set()
+    outcomes = inbox.wait_for(5)
+    assert isinstance(outcomes[2], EngineFailed)
+    assert [float(outcomes[i][0]) for i in (0, 1, 3, 4)] == [1, 2, 3, 4]
+    assert not scheduler.failing
+
+
+def test_what_ended_the_engine_s_process_is_not_tried_again(running):
+    scheduler, engine, inbox = running
+    engine.go.clear()
+    scheduler.submit(entries([1]))
+    assert engine.entered.acquire(timeout=LIMIT)
+    for i, value in enumerate([2, 555, 3], start=1):
+        scheduler.submit(entries([value], first=i))
+    engine.go.set()
+    inbox.wait_for(4)
+    assert isinstance(inbox.outcomes[2], EngineFailed)
+    assert engine.seen.count(555) == 1
+
+
+def test_a_brief_request_runs_beside_the_batches_of_all_streams(running_beside):
+    scheduler, engine, inbox = running_beside
+    engine.go.clear()
+    scheduler.submit(entries([1] * 200, first=10))  # a bulk
+    assert engine.entered.acquire(timeout=LIMIT)
+    scheduler.submit(entries([5]))
+    assert engine.entered.acquire(timeout=LIMIT)
+    assert engine.at_once == 2
+    engine.go.set()
+    assert inbox.wait_for(201)[0] == 5
+
+
+def test_retry_after_is_when_the_queue_will_have_run(running):
+    scheduler, engine, inbox = running
+    scheduler.submit(entries([1]))
+    inbox.wait_for(1)
+    engine.go.clear()
+    scheduler.submit(entries([1] * 60, first=1))
+    scheduler._speed = 2.0
+    with pytest.raises(Overloaded) as refused:
+        scheduler.submit(entries([1] * 200, first=100))
+    assert 20 <= int(refused.value.headers["retry-after"]) <= 30
 
 
 def test_a_row_that_is_not_finite_fails_alone(running):

@@ -39,6 +39,7 @@ class IsolatedEngine:
         self._settings = settings
         self._changed = threading.Condition()
         self._closing = False
+        self._watching: threading.Thread | None = None
         self._child = _Child()
 
     def load(self, checkpoint: Checkpoint) -> "IsolatedEngine":
@@ -51,7 +52,8 @@ class IsolatedEngine:
         ]
         for name, value in self._child.load(self._asked).items():
             setattr(self, name, value)
-        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
+        self._watching.start()
         return self
 
     def run(self, batch: Batch) -> np.ndarray:
@@ -63,7 +65,7 @@ class IsolatedEngine:
             lane.close()
             raise EngineDied("the engine's process died while this ran") from None
         with self._changed:
-            child.free.append(lane)
+            child.give_back(lane)
             self._changed.notify()
         if fault is not None:
             raise EngineFailed(fault)
@@ -73,6 +75,9 @@ class IsolatedEngine:
         with self._changed:
             self._closing, self.fault = True, "the server is shutting down"
             self._changed.notify_all()
+        self._child.hang_up()
+        if self._watching is not None:
+            self._watching.join()
         self._child.end()
 
     def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
@@ -171,17 +176,27 @@ class _Child:
         except OSError:
             return
 
-    def end(self) -> str:
-        """End it, where it has not; how it ended, in words."""
+    def give_back(self, lane: socket.socket) -> None:
+        if self._process.returncode is None:
+            self.free.append(lane)
+        else:
+            lane.close()
+
+    def hang_up(self) -> None:
+        """Tell it to end."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> str:
+        """End it, where it has not; how it ended, in words."""
+        self.hang_up()
         try:
             status = self._process.wait(_FAREWELL)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        for lane in self.free:
-            lane.close()
+        for free in (self._control, *self.free):
+            free.close()
         self.free.clear()
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 

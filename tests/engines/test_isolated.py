@@ -1,0 +1,156 @@
+"""An engine in a process of its own: the same rows, whatever becomes of the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bei import engines
+from bei.engines.base import FACTS, Batch
+from bei.engines.isolated import IsolatedEngine
+from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
+from bei.settings import Settings
+from tests.conftest import tiny_config
+
+LIMIT = 30.0  # seconds that any wait of these tests may take
+BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
+
+
+def children(of: int | None = None) -> list[int]:
+    """Engine processes of a process, of this one unless it is said."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == (of or os.getpid()) and b"bei.engines.child" in stat.with_name("cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def settings(tiny_folder) -> Settings:
+    return Settings.load(tiny_config(tiny_folder), environ={}, engine="null")
+
+
+@pytest.fixture
+def isolate(tiny_checkpoint, settings):
+    """isolate(**settings): a loaded engine, closed after the test."""
+    made = []
+
+    def make(**more) -> IsolatedEngine:
+        made.append(IsolatedEngine(settings.model_copy(update=more)))
+        return made[-1].load(tiny_checkpoint)
+
+    yield make
+    for engine in made:
+        engine.close()
+    assert children() == []
+
+
+def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread, list]:
+    """A batch on its way in a process that stands still; the process, the batch's thread, and what becomes of it."""
+    (process,), became = children(), []
+
+    def run() -> None:
+        try:
+            became.append(engine.run(BATCH))
+        except EngineFailed as exc:
+            became.append(exc)
+
+    os.kill(process, signal.SIGSTOP)
+    free = len(engine._child.free)
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: len(engine._child.free) < free)
+    return process, thread, became
+
+
+@pytest.mark.parametrize("name", ["null", "native"])
+def test_rows_and_facts_are_those_of_the_engine(isolate, settings, tiny_checkpoint, name, tmp_path):
+    asked = {"engine": name, "cache_dir": tmp_path, "precision": "fp32"}
+    isolated, own = isolate(**asked), engines.create(settings.model_copy(update=asked), tiny_checkpoint)
+    assert [getattr(isolated, fact) for fact in FACTS] == [getattr(own, fact) for fact in FACTS]
+    np.testing.assert_array_equal(isolated.run(BATCH), own.run(BATCH))
+    tokens = Batch.pack([[5, 6], [7]], rows="tokens")
+    np.testing.assert_array_equal(isolated.run(tokens), own.run(tokens))
+
+
+def test_what_the_engine_refuses_is_said_in_its_words(isolate):
+    with pytest.raises(SetupError, match="fp16 needs a GPU"):
+        isolate(engine="native", precision="fp16")
+
+
+def test_a_failure_of_the_engine_is_its_batch_s_alone(isolate):
+    engine = isolate()
+    with pytest.raises(EngineFailed, match="IndexError"):
+        engine.run(Batch.pack([[10**6]]))
+    assert engine.run(BATCH).shape == (3, 48)
+    assert engine.fault is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_death_costs_what_ran_and_nothing_after(isolate, number):
+    engine = isolate()
+    expected = engine.run(BATCH)
+    process, thread, became = stopped_while_it_runs(engine)
+    os.kill(process, number)
+    os.kill(process, signal.SIGCONT)
+    thread.join(LIMIT)
+    assert isinstance(became[0], EngineDied)
+    np.testing.assert_array_equal(engine.run(BATCH), expected)  # waits for the next process
+    assert engine.fault is None
+    assert children() != [process]
+
+
+def test_after_too_many_deaths_it_stays_down_and_says_why(isolate):
+    engine = isolate(max_engine_restarts=1)
+    for _ in range(2):
+        assert engine.run(BATCH).shape == (3, 48)
+        (process,) = children()
+        os.kill(process, signal.SIGABRT)
+        wait_until(lambda process=process: process not in children())
+    wait_until(lambda: engine.fault is not None and "in a row" in engine.fault)
+    assert "2 times in a row, at last by SIGABRT" in engine.fault
+    with pytest.raises(EngineFailed, match="in a row"):
+        engine.run(BATCH)
+
+
+def test_close_ends_the_process_and_what_waits(isolate):
+    engine = isolate()
+    _, thread, became = stopped_while_it_runs(engine)
+    engine.close()
+    thread.join(LIMIT)
+    assert isinstance(became[0], EngineDied)
+    with pytest.raises(NotReady):
+        engine.run(BATCH)
+
+
+def test_a_server_that_is_killed_leaves_no_process(tiny_folder):
+    code = (
+        "import sys, time; from pathlib import Path; from bei.engines.isolated import IsolatedEngine;"
+        "from bei.checkpoint.load import read; from bei.settings import Settings; from tests.conftest import *;"
+        f"folder = Path({str(tiny_folder)!r}); settings = Settings.load(tiny_config(folder), engine='null');"
+        "engine = IsolatedEngine(settings).load(read(folder, 'm')); print('ready', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as server:
+        assert server.stdout.readline() == b"ready\n"
+        (process,) = children(server.pid)
+        server.kill()
+    wait_until(lambda: not Path(f"/proc/{process}").exists())
