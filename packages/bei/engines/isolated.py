@@ -120,14 +120,19 @@ class IsolatedEngine:
             try:
                 self._replace()
             except SetupError as exc:
-                self._give_up(f"the engine died, and does not start again: {exc.message}")
+                if not self._closing:
+                    self._give_up(f"the engine died, and does not start again: {exc.message}")
                 return
 
     def _replace(self) -> None:
-        started, child = time.monotonic(), _Child()
-        child.load(self._asked)
+        started = time.monotonic()
         with self._changed:
-            self._child, self.fault = child, None
+            if self._closing:
+                return
+            self._child = _Child()
+        self._child.load(self._asked)
+        with self._changed:
+            self.fault = self.fault if self._closing else None
             self._changed.notify_all()
         log.info("the engine is back after %.2f s", time.monotonic() - started)
 
