@@ -9,7 +9,7 @@ from typing import Any
 
 from bei.errors import SetupError
 
-_ids: ContextVar[dict[str, str]] = ContextVar("ids", default={})  # noqa: B039  read, never written to
+_ids: ContextVar[tuple[str | None, str | None]] = ContextVar("ids", default=(None, None))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 access = logging.getLogger("bei.access")
@@ -17,9 +17,9 @@ access = logging.getLogger("bei.access")
 access.disabled = True
 
 
-def about(**ids: str | None) -> None:
+def about(request_id: str, trace_id: str | None) -> None:
     """Every line of this task, and of those it starts, carries these ids from now on."""
-    _ids.set({name: value for name, value in ids.items() if value})
+    _ids.set((request_id, trace_id))
 
 
 def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> None:
@@ -35,7 +35,8 @@ def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> N
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {**getattr(record, "fields", {}), **_ids.get()}
+    ids = zip(("request_id", "trace_id"), _ids.get(), strict=True)
+    return {**getattr(record, "fields", {}), **{name: value for name, value in ids if value}}
 
 
 def _escape(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Literal
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -39,16 +40,6 @@ _SHARES = [0.01, 0.02, 0.05, *(k / 10 for k in range(1, 11))]
 Cancellation = Literal["disconnect", "deadline", "drain"]
 
 
-def _durations(prefix: str, whose: str) -> tuple[Histogram, ...]:
-    """TEI's four: total, tokenization, queue, inference."""
-    return (
-        Histogram(f"{prefix}_duration", f"Seconds from arrival to answer {whose}", buckets=_SECONDS),
-        Histogram(f"{prefix}_tokenization_duration", f"Seconds to tokenize {whose}", buckets=_SECONDS),
-        Histogram(f"{prefix}_queue_duration", f"Seconds waiting, mean over the texts {whose}", buckets=_SECONDS),
-        Histogram(f"{prefix}_inference_duration", f"Seconds in the engine, mean {whose}", buckets=_SECONDS),
-    )
-
-
 request_count = Counter("te_request_count", "Requests to compute, answered or failed", ["method"])
 request_success = Counter("te_request_success", "Requests answered", ["method"])
 request_failure = Counter("te_request_failure", "Requests to compute that were refused or failed", ["err"])
@@ -56,9 +47,10 @@ embed_count = Counter("te_embed_count", "Texts to embed")
 embed_success = Counter("te_embed_success", "Texts embedded")
 predict_count = Counter("te_predict_count", "Texts and pairs to score, classify or tag")
 predict_success = Counter("te_predict_success", "Texts and pairs scored, classified or tagged")
-request_durations = _durations("te_request", "of a request")
-embed_durations = _durations("te_embed", "of a request to embed")
-predict_durations = _durations("te_predict", "of a request to score, classify or tag")
+request_duration = Histogram("te_request_duration", "Seconds to compute a request", buckets=_SECONDS)
+tokenization_duration = Histogram("te_request_tokenization_duration", "Seconds to tokenize", buckets=_SECONDS)
+queue_duration = Histogram("te_request_queue_duration", "Seconds waiting, mean over texts", buckets=_SECONDS)
+inference_duration = Histogram("te_request_inference_duration", "Seconds in the engine, mean", buckets=_SECONDS)
 input_length = Histogram("te_request_input_length", "Tokens a text", buckets=_LENGTHS)
 batch_size = Histogram("te_batch_next_size", "Texts a batch", buckets=_SIZES)
 batch_tokens = Histogram("te_batch_next_tokens", "Tokens a batch", buckets=_TOKENS)
@@ -68,8 +60,6 @@ requests = Counter("bei_requests", "Calls answered, of every route", ["path", "s
 requests_in_flight = Gauge("bei_requests_in_flight", "Requests to compute, not answered", multiprocess_mode="livesum")
 cancelled = Counter("bei_cancelled", "Requests given up before their answer", ["reason"])
 request_tokens = Counter("bei_request_tokens", "Tokens read: of the texts of requests answered, after truncation")
-request_bytes = Counter("bei_request_bytes", "Bytes of bodies received")
-reply_bytes = Counter("bei_reply_bytes", "Bytes of bodies sent")
 queue_tokens = Gauge("bei_queue_tokens", "Tokens waiting", multiprocess_mode="livesum")
 batch_fill = Histogram("bei_batch_fill", "Tokens of a batch over its budget", buckets=_SHARES)
 padded_tokens = Counter("bei_padded_tokens", "Tokens that padding each batch to its longest text would have run")
@@ -88,12 +78,13 @@ build_info = Gauge("bei_build_info", "Constant 1; which build", ["version", "pyt
 _BUILD = (__version__, platform.python_version())
 build_info.labels(*_BUILD).set(1)
 
-_DECLARED = [
-    metric
-    for named in list(globals().values())
-    for metric in (named if isinstance(named, tuple) else (named,))
-    if isinstance(metric, Counter | Gauge | Histogram)
-]
+_DECLARED = [named for named in globals().values() if isinstance(named, Counter | Gauge | Histogram)]
+
+
+@cache
+def _child(metric: Counter, *labels: object) -> Counter:
+    """`metric.labels`, which takes longer than to count."""
+    return metric.labels(*labels)
 
 
 def observe_engine(model: str, engine: str, device: str, precision: str, streams: int) -> None:
@@ -122,38 +113,38 @@ def observe_queue(texts: int, tokens: int) -> None:
     queue_tokens.set(tokens)
 
 
-def observe_answer(texts: int, tokens: int, seconds: tuple[float, float, float, float], *, scored: bool) -> None:
-    """One request answered; `seconds` in total, to tokenize, in the queue and in the engine."""
+def observe_answer(
+    texts: int, tokens: int, *, scored: bool, total: float, tokenization: float, queue: float, inference: float
+) -> None:
+    """One request answered; times in seconds, of the queue and the engine in the mean over its texts."""
     method = _method(texts)
-    request_count.labels(method).inc()
-    request_success.labels(method).inc()
+    _child(request_count, method).inc()
+    _child(request_success, method).inc()
     for counter in (predict_count, predict_success) if scored else (embed_count, embed_success):
         counter.inc(texts)
     request_tokens.inc(tokens)
-    of_task = predict_durations if scored else embed_durations
-    for everyone, of_these, value in zip(request_durations, of_task, seconds, strict=True):
-        everyone.observe(value)
-        of_these.observe(value)
+    request_duration.observe(total)
+    tokenization_duration.observe(tokenization)
+    queue_duration.observe(queue)
+    inference_duration.observe(inference)
 
 
 def observe_failure(texts: int, cause: str, *, scored: bool) -> None:
     """One request that was refused or failed; `texts` is 0 where it could not be read, `cause` one of TEI's words."""
-    request_failure.labels(cause).inc()
+    _child(request_failure, cause).inc()
     if texts:
-        request_count.labels(_method(texts)).inc()
+        _child(request_count, _method(texts)).inc()
         (predict_count if scored else embed_count).inc(texts)
 
 
-def observe_reply(path: str, status: int, received: int, sent: int) -> None:
-    """One call answered; `path` is a route's, or `other`; sizes in bytes."""
-    requests.labels(path, status).inc()
-    request_bytes.inc(received)
-    reply_bytes.inc(sent)
+def observe_reply(path: str, status: int) -> None:
+    """One call answered; `path` is a route's, or `other`."""
+    _child(requests, path, status).inc()
 
 
 def observe_cancelled(reason: Cancellation) -> None:
     """One request given up: its client left, its deadline passed, or the server stopped."""
-    cancelled.labels(reason).inc()
+    _child(cancelled, reason).inc()
 
 
 def _method(texts: int) -> str:
@@ -165,6 +156,7 @@ def share(folder: Path) -> None:
     of each is then of all of them. What was counted before is lost."""
     for metric in _DECLARED:
         metric.clear()
+    _child.cache_clear()
     os.environ[_FOLDER] = str(folder)
     values.ValueClass = values.get_value_class()
     for metric in _DECLARED:
@@ -179,15 +171,25 @@ def forget(pid: int) -> None:
 
 
 def exposition() -> bytes:
-    """Every metric in Prometheus' text format; TEI's counters without `_total`, as TEI's exporter writes them."""
+    """Every metric in Prometheus' text format, and in TEI's way where the name is TEI's.
+
+    Its counters are without `_total`; and te_embed_* or te_predict_* durations are those of te_request_*, for a server
+    has one model, of one task.
+    """
     registry = REGISTRY
     if _FOLDER in os.environ:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
-    return _TEI_COUNTER.sub(rb"\1", generate_latest(registry))
+    text = _TEI_COUNTER.sub(rb"\1", generate_latest(registry))
+    durations = _TEI_DURATION.findall(text)
+    for task in (b"embed", b"predict"):
+        if b"\nte_%s_count 0.0\n" % task not in text:
+            text += b"".join(line.replace(b"te_request", b"te_" + task, 1) for line in durations)
+    return text
 
 
 _TEI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?te_\w+)_total\b", re.MULTILINE)
+_TEI_DURATION = re.compile(rb"^(?:# (?:HELP|TYPE) )?te_request_(?:[a-z]+_)?duration.*\n", re.MULTILINE)
 
 
 def listen(host: str, port: int) -> None:

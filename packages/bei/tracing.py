@@ -60,17 +60,16 @@ def stop() -> None:
 
 def trace_id(headers: Mapping[str, str]) -> str | None:
     """The caller's, whether or not we trace."""
-    found = _TRACEPARENT.match(headers.get("traceparent", ""))
+    found = _TRACEPARENT.match(headers["traceparent"]) if "traceparent" in headers else None
     return found[1] if found else None
 
 
-def begin(name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]) -> "Trace | None":
-    """The trace of a request that arrived at that time.monotonic(); None unless traces are on."""
-    return None if _tracer is None else Trace(name, headers, arrived, attributes)
+def on() -> bool:
+    return _tracer is not None
 
 
 class Trace:
-    """One request's spans. Every time is a time.monotonic()."""
+    """One request's spans, while traces are on. Every time is a time.monotonic()."""
 
     def __init__(self, name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]):
         from opentelemetry import trace

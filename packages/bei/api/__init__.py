@@ -60,9 +60,9 @@ async def refuse(call: Call, error: Error) -> Reply:
 
 def lost(call: Call, error: ClientGone) -> None:
     """Notes that a client left: there is nobody to reply to."""
-    logs.about(request_id=call.request_id, trace_id=tracing.trace_id(call.headers))
+    logs.about(call.request_id, tracing.trace_id(call.headers))
     log.info("%d %s %s: %s", error.status, call.method, call.path, error)
-    metrics.observe_reply(_label(call), error.status, len(call.body), 0)
+    metrics.observe_reply(_label(call), error.status)
     metrics.observe_cancelled("disconnect")
 
 

@@ -32,7 +32,7 @@ class Call:
     def request_id(self) -> str:
         """The client's `x-request-id`, or one of ours where it has none that fits a line."""
         given = self.headers.get("x-request-id", "")
-        return given if _ID.fullmatch(given) else uuid4().hex
+        return given if given and _ID.fullmatch(given) else uuid4().hex
 
 
 def authorize(call: Call, settings: Settings) -> None:

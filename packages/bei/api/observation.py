@@ -20,15 +20,8 @@ class Observation:
         self._computing = False
         self._started = call.arrived
         self._texts, self._usage = 0, None
-        self._trace = tracing.begin(
-            f"{call.method} {path}",
-            call.headers,
-            call.arrived,
-            {"http.request.method": call.method, "http.route": path, "bei.request_id": call.request_id},
-        )
-        logs.about(
-            request_id=call.request_id, trace_id=self._trace.id if self._trace else tracing.trace_id(call.headers)
-        )
+        self._trace = self._begin_trace() if tracing.on() else None
+        logs.about(call.request_id, self._trace.id if self._trace else tracing.trace_id(call.headers))
 
     def __enter__(self) -> Self:
         return self
@@ -47,8 +40,15 @@ class Observation:
 
     def answered(self, texts: int, usage: Usage, *, scored: bool) -> None:
         self._texts, self._usage = texts, usage
-        seconds = (usage.total, usage.tokenization, usage.queue, usage.inference)
-        metrics.observe_answer(texts, usage.tokens, seconds, scored=scored)
+        metrics.observe_answer(
+            texts,
+            usage.tokens,
+            scored=scored,
+            total=usage.total,
+            tokenization=usage.tokenization,
+            queue=usage.queue,
+            inference=usage.inference,
+        )
 
     def failed(self, fault: BaseException, body: Any, *, scored: bool) -> None:
         """`body` is what was read of it, None if nothing."""
@@ -58,7 +58,7 @@ class Observation:
 
     def replied(self, reply: Reply) -> Reply:
         """The reply as it is sent: with the context of the trace, where there is one."""
-        metrics.observe_reply(self._path, reply.status, len(self._call.body), len(reply.body))
+        metrics.observe_reply(self._path, reply.status)
         now = time.monotonic()
         if logs.access.isEnabledFor(logging.INFO) and (self._call.method == "POST" or reply.status >= 400):
             self._log(reply, now)
@@ -79,6 +79,11 @@ class Observation:
             }
         level = logging.WARNING if reply.status >= 500 else logging.INFO
         logs.access.log(level, "%d %s %s", reply.status, self._call.method, self._call.path, extra={"fields": fields})
+
+    def _begin_trace(self) -> tracing.Trace:
+        call = self._call
+        attributes = {"http.request.method": call.method, "http.route": self._path, "bei.request_id": call.request_id}
+        return tracing.Trace(f"{call.method} {self._path}", call.headers, call.arrived, attributes)
 
     def _finish_trace(self, reply: Reply, now: float) -> None:
         attributes: dict[str, Any] = {"http.response.status_code": reply.status}
