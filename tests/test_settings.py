@@ -77,7 +77,7 @@ def test_names_and_secrets():
         (
             tiny_config(),
             {"BEI_PROT": "80"},
-            "environment variable BEI_PROT is not a setting; settings are BEI_ALLOW_PRIVATE_URLS",
+            "environment variable BEI_PROT is not a setting; settings are BEI_ACCESS_LOG",
         ),
         (tiny_config(), {"BEI_ENGINE": "cuda"}, "setting engine: .*'torch'.*, not 'cuda'"),
     ],

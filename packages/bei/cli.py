@@ -1,7 +1,6 @@
 """The command line: `bei serve | info | build`, and `text-embeddings-router` for those who start TEI's server."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -9,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import prometheus_client
 import yaml
 
-from bei import __version__
+from bei import __version__, logs, metrics, tracing
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError
 from bei.server import listen
@@ -85,6 +83,10 @@ _SERVER = _options(
     click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
     click.option("--tokenization-workers", type=int, help="Threads that tokenize.  [default: one a processor]"),
     click.option("--drain-seconds", type=float, help="Time for calls in flight after SIGTERM.  [default: 30]"),
+    click.option("--json-output", is_flag=True, default=None, help="Log lines as JSON."),
+    click.option("--access-log/--no-access-log", default=None, help="A log line for each request.  [default: none]"),
+    click.option("--otlp-endpoint", help="Send traces to this OpenTelemetry collector, as http://localhost:4317."),
+    click.option("--otlp-service-name", help="The name of this server in traces.  [default: bei]"),
 )
 
 
@@ -107,8 +109,9 @@ def serve(config: Path, log_level: str, **flags: Any) -> None:
     Routes: OpenAI's, TEI's, Cohere's and vLLM's for embeddings, rerank, classes and entities, as the model is for;
     /health, /metrics; GET /docs lists them all.
     """
-    _log_to_stderr(log_level)
-    _serve(Settings.from_file(config, **flags))
+    settings = Settings.from_file(config, **flags)
+    _observe(settings, log_level)
+    _serve(settings)
 
 
 @main.command()
@@ -116,7 +119,7 @@ def serve(config: Path, log_level: str, **flags: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
     """Say what would be served, by which engine and why, and every setting."""
-    _log_to_stderr("warning" if log_level == "info" else log_level)
+    logs.to_stderr("warning" if log_level == "info" else log_level)
     service = Service(Settings.from_file(config, **flags))
     service.load()
     facts = _facts(service)
@@ -128,11 +131,18 @@ def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
 @_MODEL
 def build(config: Path, log_level: str, **flags: Any) -> None:
     """Fetch and check the checkpoint and build the engine now, so that `serve` starts at once."""
-    _log_to_stderr(log_level)
+    logs.to_stderr(log_level)
     service = Service(Settings.from_file(config, **flags))
     service.load()
     service.close()
     click.echo(f"{service.settings.repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
+
+
+def _observe(settings: Settings, log_level: str) -> None:
+    """Logs and traces of this process, as the settings have them."""
+    logs.to_stderr(log_level, as_json=settings.json_output, requests=settings.access_log)
+    if settings.otlp_endpoint:
+        tracing.start(settings.otlp_endpoint, settings.otlp_service_name)
 
 
 def _serve(settings: Settings) -> None:
@@ -146,6 +156,7 @@ def _serve(settings: Settings) -> None:
     app = asgi(service)
     status = listen.serve(app, listener, load=load, on_stop=service.drain, drain_seconds=settings.drain_seconds)
     service.close()
+    tracing.stop()
     sys.exit(status)
 
 
@@ -221,25 +232,6 @@ def _in_words(checkpoint: Checkpoint) -> str:
     return f"{outputs['dimensions']} numbers{pooling}"
 
 
-def _log_to_stderr(level: str, as_json: bool = False) -> None:
-    handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-    handler.setFormatter(_JSONFormatter() if as_json else plain)
-    try:
-        logging.getLogger("bei").setLevel(level.upper())
-    except ValueError:
-        raise SetupError(f"--log-level {level!r}: use debug, info, warning or error") from None
-    logging.basicConfig(level="WARNING", handlers=[handler])
-
-
-class _JSONFormatter(logging.Formatter):
-    """One object a line, with TEI's names."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"timestamp": self.formatTime(record), "level": record.levelname, "message": record.getMessage()}
-        return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
-
-
 def _tei_option(name: str, **options: Any) -> Callable:
     """An option of TEI's, and the environment variable that TEI gives it."""
     return click.option(f"--{name}", envvar=name.upper().replace("-", "_"), show_default=True, **options)
@@ -265,6 +257,8 @@ def _tei_option(name: str, **options: Any) -> Callable:
 @_tei_option("api-key", help="Ask for this key.")
 @_tei_option("hf-token", help="For private and gated repositories.")
 @_tei_option("json-output", is_flag=True, help="Log lines as JSON.")
+@_tei_option("otlp-endpoint", help="Send traces to this OpenTelemetry collector, as http://localhost:4317.")
+@_tei_option("otlp-service-name", default="text-embeddings-inference.server", help="The name of this server in traces.")
 @_tei_option("prometheus-port", type=int, help="Serve /metrics there, too.")
 def text_embeddings_router(
     model_id: str | None,
@@ -275,7 +269,6 @@ def text_embeddings_router(
     max_batch_tokens: int,
     max_batch_requests: int | None,
     hf_token: str | None,
-    json_output: bool,
     prometheus_port: int | None,
     **flags: Any,
 ) -> None:
@@ -294,11 +287,11 @@ def text_embeddings_router(
     }
 
     def run() -> None:
-        _log_to_stderr(os.environ.get("LOG_LEVEL", "info"), json_output)
         environ = {**os.environ, **({"HF_TOKEN": hf_token} if hf_token else {})}
         settings = Settings.load(_config(model_id), environ=environ, **flags)
+        _observe(settings, os.environ.get("LOG_LEVEL", "info"))
         if prometheus_port:
-            prometheus_client.start_http_server(prometheus_port, hostname)
+            metrics.listen(hostname, prometheus_port)
         _serve(settings)
 
     _one_line_errors(run)

@@ -327,10 +327,10 @@ def test_metrics_keep_teis_names(service):
         lines = call(service, "/metrics", method="GET").body.decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
-    before = counted('te_request_count_total{method="batch"}'), counted('te_request_failure_total{err="validation"}')
+    before = counted('te_request_count{method="batch"}'), counted('te_request_failure{err="validation"}')
     post(service, "/embed", {"inputs": TEXTS})
     call(service, "/embed", {"inputs": 3})
-    after = counted('te_request_count_total{method="batch"}'), counted('te_request_failure_total{err="validation"}')
+    after = counted('te_request_count{method="batch"}'), counted('te_request_failure{err="validation"}')
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
     for name in ("te_request_duration", "te_queue_size", "te_batch_next_tokens", "bei_ready"):
         assert name in call(service, "/metrics", method="GET").body.decode()

@@ -1,21 +1,23 @@
 """Every route, whoever hosts it: a Call in, a Reply out. No web framework, so every host answers the same bytes."""
 
+import asyncio
 import logging
 from functools import cache
 from typing import Any
 
 import orjson
 
-from bei import metrics
+from bei import logs, metrics, tracing
 from bei.api import cohere, infinity, openai, openapi, operations, shared, tei, vllm
 from bei.api.bodies import parse
 from bei.api.call import Call, authorize, check_content_type
+from bei.api.observation import Observation
 from bei.api.reply import Reply, finish, render, render_error
 from bei.api.routes import Route
-from bei.errors import Error, Expired, MethodNotAllowed, NotFound, Overloaded, TooLarge, Untokenizable, WrongTask
-from bei.service import Service, Usage
+from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound
+from bei.service import Service
 
-__all__ = ["ROUTES", "Call", "Reply", "answer"]
+__all__ = ["ROUTES", "Call", "Reply", "answer", "lost", "refuse"]
 
 log = logging.getLogger("bei")
 
@@ -39,32 +41,55 @@ for _route in ROUTES:
 
 async def answer(service: Service, call: Call) -> Reply:
     """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception."""
-    try:
-        reply = await _route(service, call)
-    except Error as error:
-        metrics.request_failure.labels(_failure(error)).inc()
-        reply = render_error(error, call.path)
-    except Exception:
-        log.exception("unexpected fault in %s %s", call.method, call.path)
-        reply = render_error(Error("internal error; the server's log has the details"), call.path)
-    return await finish(reply, call)
+    with Observation(call, _label(call)) as seen:
+        try:
+            reply = await _route(service, call, seen)
+        except Error as error:
+            reply = render_error(error, call.path)
+        except Exception:
+            log.exception("unexpected fault in %s %s", call.method, call.path)
+            reply = render_error(Error("internal error; the server's log has the details"), call.path)
+        return seen.replied(await finish(reply, call))
 
 
-async def _route(service: Service, call: Call) -> Reply:
+async def refuse(call: Call, error: Error) -> Reply:
+    """The reply to a call that its host cannot hand over, or cannot wait for."""
+    with Observation(call, _label(call)) as seen:
+        return seen.replied(await finish(render_error(error, call.path), call))
+
+
+def lost(call: Call, error: ClientGone) -> None:
+    """Notes that a client left: there is nobody to reply to."""
+    logs.about(call.request_id, tracing.trace_id(call.headers))
+    log.info("%d %s %s: %s", error.status, call.method, call.path, error)
+    metrics.observe_reply(_label(call), error.status)
+    metrics.observe_cancelled("disconnect")
+
+
+async def _route(service: Service, call: Call, seen: Observation) -> Reply:
     route = _find(call)
     if not route.public:
         authorize(call, service.settings)
     if route.stands_for is not None:
         route = route.stands_for(service)
-    body = None
     if route.adapter is not None:
+        return await _compute(route, service, call, seen)
+    result = await route.handler(service, None, call)
+    return result if isinstance(result, Reply) else render(result, call, "")
+
+
+async def _compute(route: Route, service: Service, call: Call, seen: Observation) -> Reply:
+    body = None
+    try:
         check_content_type(call)
         body = parse(route.adapter, call.body)
-    result = await route.handler(service, body, call)
-    if isinstance(result, Reply):
-        return result
+        seen.computing()
+        result = await route.handler(service, body, call)
+    except (Exception, asyncio.CancelledError) as fault:
+        seen.failed(fault, body, scored=_scores(service))
+        raise
     if result.usage is not None:
-        _observe(result.texts, result.usage, service)
+        seen.answered(result.texts, result.usage, scored=_scores(service))
     return render(result, call, _device(service))
 
 
@@ -83,26 +108,11 @@ def _device(service: Service) -> str:
     return "cpu" if service.engine.device.startswith("cpu") else "gpu+optimized"
 
 
-def _observe(texts: int, usage: Usage, service: Service) -> None:
-    metrics.observe_texts(texts, scored=bool(service.checkpoint.labels))
-    metrics.request_duration.observe(usage.total)
-    metrics.tokenization_duration.observe(usage.tokenization)
-    metrics.queue_duration.observe(usage.queue)
-    metrics.inference_duration.observe(usage.inference)
+def _scores(service: Service) -> bool:
+    """Whether its model scores, classifies or tags, as far as it is loaded."""
+    return hasattr(service, "checkpoint") and bool(service.checkpoint.labels)
 
 
-def _failure(error: Error) -> str:
-    """TEI's label of a failed request."""
-    match error:
-        case TooLarge():
-            return "batch_size"
-        case Overloaded():
-            return "overloaded"
-        case Untokenizable():
-            return "tokenization"
-        case WrongTask():
-            return "model_type"
-        case Expired():
-            return "dropped"
-        case _:
-            return "validation" if error.kind in ("Validation", "Empty") else "inference"
+def _label(call: Call) -> str:
+    """The path under which a call is counted: what clients make up is `other`."""
+    return call.path if call.path in _BY_PATH else "other"

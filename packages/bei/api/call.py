@@ -2,15 +2,20 @@
 
 import hmac
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from uuid import uuid4
 
 from bei.errors import Invalid, Unauthorized, UnsupportedMediaType
 from bei.settings import Settings
 
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
 """Types under which clients send JSON; curl -d says it is a form."""
+
+_ID = re.compile(r"[!-~]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,12 @@ class Call:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def request_id(self) -> str:
+        """The client's `x-request-id`, or one of ours where it has none that fits a line."""
+        given = self.headers.get("x-request-id", "")
+        return given if given and _ID.fullmatch(given) else uuid4().hex
 
 
 def authorize(call: Call, settings: Settings) -> None:

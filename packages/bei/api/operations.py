@@ -72,7 +72,7 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 async def prometheus(service: Service, body: Any, call: Call) -> Reply:
-    return Reply(metrics.exposition(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+    return Reply(metrics.exposition(), headers={"content-type": metrics.CONTENT_TYPE})
 
 
 async def docs(service: Service, body: Any, call: Call) -> Reply:

@@ -6,7 +6,6 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import orjson
@@ -69,7 +68,7 @@ def render_error(error: Error, path: str) -> Reply:
 
 async def finish(reply: Reply, call: Call) -> Reply:
     """Request ids echoed, and the body compressed where the client asked for it."""
-    headers = {**reply.headers, "x-request-id": call.headers.get("x-request-id") or uuid4().hex}
+    headers = {**reply.headers, "x-request-id": call.request_id}
     headers |= {name: call.headers[name] for name in _ECHOED if name in call.headers}
     encoding = _encoding(call.headers.get("accept-encoding", "")) if len(reply.body) >= _COMPRESS_FROM else None
     if encoding is None:

@@ -1,18 +1,14 @@
 """The ASGI host of bei.api: reads a body within bounds, gives up when the client does, writes the reply."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from bei import api
+from bei import api, metrics
 from bei.api import Call, Reply
-from bei.api.reply import finish, render_error
 from bei.errors import ClientGone, NotReady, TooLarge
 from bei.service import Service
-
-log = logging.getLogger("bei")
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -31,15 +27,16 @@ def asgi(service: Service) -> Application:
             call = await _with_body(call, receive, service.settings.payload_limit)
             reply = await _answer_while_connected(service, call, receive)
         except TooLarge as error:
-            reply = await finish(render_error(error, call.path), call)
+            reply = await api.refuse(call, error)
             if scope["http_version"] != "2":  # the rest of the body may still come
                 reply = Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
         except asyncio.CancelledError:
             if scope["http_version"] == "2":  # the connection may be gone, and nobody left to take an answer
                 raise
-            reply = await finish(render_error(NotReady("the server stopped before the answer"), call.path), call)
+            metrics.observe_cancelled("drain")
+            reply = await api.refuse(call, NotReady("the server stopped before the answer"))
         except ClientGone as error:
-            log.info("%d %s %s: %s", error.status, call.method, call.path, error)
+            api.lost(call, error)
             return
         await _write(reply, scope, send)
 

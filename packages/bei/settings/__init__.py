@@ -55,6 +55,10 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     api_key: SecretStr | None = None
     drain_seconds: Annotated[float, Field(ge=0)] = 30
+    json_output: bool = False
+    access_log: bool = False
+    otlp_endpoint: str | None = None
+    otlp_service_name: str = "bei"
 
     auto_truncate: bool = True
     default_prompt: str | None = None

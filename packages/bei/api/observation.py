@@ -1,0 +1,132 @@
+"""One call as operators see it: its metrics, its line in the log, its trace."""
+
+import asyncio
+import logging
+import time
+from typing import Any, Self
+
+from bei import logs, metrics, tracing
+from bei.api.call import Call
+from bei.api.reply import Reply
+from bei.errors import Error, Expired, Overloaded, TooLarge, Untokenizable, WrongTask
+from bei.service import Usage
+
+
+class Observation:
+    """A context in which a call is answered; `path` is its route's, or `other`, so that metrics stay few."""
+
+    def __init__(self, call: Call, path: str):
+        self._call, self._path = call, path
+        self._computing = False
+        self._started = call.arrived
+        self._texts, self._usage = 0, None
+        self._trace = self._begin_trace() if tracing.on() else None
+        logs.about(call.request_id, self._trace.id if self._trace else tracing.trace_id(call.headers))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if self._computing:
+            metrics.requests_in_flight.dec()
+        if self._trace and kind is asyncio.CancelledError:
+            self._trace.end(time.monotonic(), {"error.type": "cancelled"}, failed=True)
+
+    def computing(self) -> None:
+        """It is read, and a model's work begins."""
+        self._computing = True
+        metrics.requests_in_flight.inc()
+        self._started = time.monotonic()
+
+    def answered(self, texts: int, usage: Usage, *, scored: bool) -> None:
+        self._texts, self._usage = texts, usage
+        metrics.observe_answer(
+            texts,
+            usage.tokens,
+            scored=scored,
+            total=usage.total,
+            tokenization=usage.tokenization,
+            queue=usage.queue,
+            inference=usage.inference,
+        )
+
+    def failed(self, fault: BaseException, body: Any, *, scored: bool) -> None:
+        """`body` is what was read of it, None if nothing."""
+        metrics.observe_failure(0 if body is None else _texts(body), _cause(fault), scored=scored)
+        if isinstance(fault, Expired):
+            metrics.observe_cancelled("deadline")
+
+    def replied(self, reply: Reply) -> Reply:
+        """The reply as it is sent: with the context of the trace, where there is one."""
+        metrics.observe_reply(self._path, reply.status)
+        now = time.monotonic()
+        if logs.access.isEnabledFor(logging.INFO) and (self._call.method == "POST" or reply.status >= 400):
+            self._log(reply, now)
+        if self._trace is None:
+            return reply
+        self._finish_trace(reply, now)
+        return Reply(reply.body, reply.status, {**reply.headers, "traceresponse": self._trace.response})
+
+    def _log(self, reply: Reply, now: float) -> None:
+        fields: dict[str, Any] = {"total_time": _milliseconds(now - self._call.arrived)}
+        if self._usage is not None:
+            fields |= {
+                "tokenization_time": _milliseconds(self._usage.tokenization),
+                "queue_time": _milliseconds(self._usage.queue),
+                "inference_time": _milliseconds(self._usage.inference),
+                "texts": self._texts,
+                "tokens": self._usage.tokens,
+            }
+        level = logging.WARNING if reply.status >= 500 else logging.INFO
+        logs.access.log(level, "%d %s %s", reply.status, self._call.method, self._call.path, extra={"fields": fields})
+
+    def _begin_trace(self) -> tracing.Trace:
+        call = self._call
+        attributes = {"http.request.method": call.method, "http.route": self._path, "bei.request_id": call.request_id}
+        return tracing.Trace(f"{call.method} {self._path}", call.headers, call.arrived, attributes)
+
+    def _finish_trace(self, reply: Reply, now: float) -> None:
+        attributes: dict[str, Any] = {"http.response.status_code": reply.status}
+        if self._usage is not None:
+            attributes |= {"bei.texts": self._texts, "bei.tokens": self._usage.tokens}
+            moment = self._started
+            for name, seconds in (
+                ("tokenize", self._usage.tokenization),
+                ("queue", self._usage.queue),
+                ("infer", self._usage.inference),
+            ):
+                self._trace.phase(name, moment, seconds)
+                moment += seconds
+            computed = self._started + self._usage.total
+            self._trace.phase("post-process", computed, now - computed)
+        self._trace.end(now, attributes, failed=reply.status >= 500)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2f}ms"
+
+
+def _texts(read: Any) -> int:
+    """How many texts a request has that failed: every body keeps them in its longest list."""
+    if isinstance(read, list):
+        return len(read)
+    return max(map(_texts, vars(read).values()), default=1) if hasattr(read, "__dict__") else 1
+
+
+def _cause(fault: BaseException) -> str:
+    """TEI's label of a failed request."""
+    match fault:
+        case TooLarge():
+            return "batch_size"
+        case Overloaded():
+            return "overloaded"
+        case Untokenizable():
+            return "tokenization"
+        case WrongTask():
+            return "model_type"
+        case Expired() | asyncio.CancelledError():
+            return "dropped"
+        case Error(kind="Validation" | "Empty"):
+            return "validation"
+        case _:
+            return "inference"

@@ -1,0 +1,100 @@
+"""OpenTelemetry traces over OTLP. The SDK is imported when `start` or `install` is called, and never otherwise.
+
+A request's spans are made when it is over, of times that were measured anyway. The context comes in as W3C
+`traceparent`, and goes out as `traceresponse` (w3c.github.io/trace-context, "Trace Context HTTP Response Headers").
+"""
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bei.errors import SetupError
+
+_tracer: Any = None
+_provider: Any = None
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+
+
+def start(endpoint: str, service_name: str) -> None:
+    """Send every request's trace to a collector: by gRPC, as TEI does, or where OTEL_EXPORTER_OTLP_PROTOCOL says
+    http/protobuf, to `endpoint`/v1/traces. Raises SetupError."""
+    protocol = os.environ.get(_PROTOCOL, "grpc")
+    try:
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        match protocol:
+            case "grpc":
+                from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            case "http/protobuf":
+                from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+                endpoint = f"{endpoint.rstrip('/')}/v1/traces"
+            case _:
+                raise SetupError(f"{_PROTOCOL}={protocol!r}: use grpc or http/protobuf")
+    except ImportError:
+        raise SetupError("--otlp-endpoint needs an extra: pip install 'bei[otel]'") from None
+    install(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service_name)
+
+
+def install(processor: Any, service_name: str) -> None:
+    """Hand every span to an OpenTelemetry SpanProcessor. OTEL_TRACES_SAMPLER and the like hold."""
+    global _tracer, _provider
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+    _provider = TracerProvider(resource=Resource.create({"service.name": service_name}), shutdown_on_exit=False)
+    _provider.add_span_processor(processor)
+    _tracer = _provider.get_tracer("bei")
+
+
+def stop() -> None:
+    """Send what is left, and trace no more."""
+    global _tracer, _provider
+    if _provider is not None:
+        _provider.shutdown()
+    _tracer = _provider = None
+
+
+def trace_id(headers: Mapping[str, str]) -> str | None:
+    """The caller's, whether or not we trace."""
+    found = _TRACEPARENT.match(headers["traceparent"]) if "traceparent" in headers else None
+    return found[1] if found else None
+
+
+def on() -> bool:
+    return _tracer is not None
+
+
+class Trace:
+    """One request's spans, while traces are on. Every time is a time.monotonic()."""
+
+    def __init__(self, name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]):
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._api = trace
+        self._epoch = time.time() - time.monotonic()
+        parent = TraceContextTextMapPropagator().extract(headers)
+        at = self._nanoseconds(arrived)
+        self._span = _tracer.start_span(name, parent, trace.SpanKind.SERVER, dict(attributes), start_time=at)
+        self._within = trace.set_span_in_context(self._span, parent)
+        context = self._span.get_span_context()
+        self.id = trace.format_trace_id(context.trace_id)
+        self.response = f"00-{self.id}-{trace.format_span_id(context.span_id)}-{context.trace_flags:02x}"
+
+    def phase(self, name: str, started: float, seconds: float) -> None:
+        """A span within the request's."""
+        span = _tracer.start_span(name, self._within, start_time=self._nanoseconds(started))
+        span.end(self._nanoseconds(started + seconds))
+
+    def end(self, ended: float, attributes: Mapping[str, Any], *, failed: bool) -> None:
+        self._span.set_attributes(attributes)
+        if failed:
+            self._span.set_status(self._api.StatusCode.ERROR)
+        self._span.end(self._nanoseconds(ended))
+
+    def _nanoseconds(self, moment: float) -> int:
+        return round((self._epoch + moment) * 1e9)

@@ -1,0 +1,141 @@
+"""What operators see of a call: counted once, logged on one line, and not to be forged by who sent it."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from bei import api, logs
+from bei.api import Call
+from bei.engines.null import NullEngine
+from bei.errors import ClientGone, TooLarge
+from tests.api.test_answer import TEXTS, call
+from tests.test_metrics import gained
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def service(start_service):
+    return start_service(max_client_batch_size=3)
+
+
+@pytest.fixture(params=["text", "json"])
+def lines(request, monkeypatch) -> Iterator[io.StringIO]:
+    """Where `logs.to_stderr` writes, with a line for each request."""
+    root, written = logging.getLogger(), io.StringIO()
+    kept, root.handlers = root.handlers, []
+    monkeypatch.setattr("sys.stderr", written)
+    logs.to_stderr("info", as_json=request.param == "json", requests=True)
+    yield written
+    root.handlers, logs.access.disabled = kept, True
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "failure", "texts"),
+    [
+        ("/embed", {"inputs": TEXTS}, 200, None, 2),
+        ("/embed", {"inputs": ["a"] * 4}, 413, "batch_size", 4),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"] * 9}}, 413, "batch_size", 9),
+        ("/predict", {"inputs": [["a"], ["b"]]}, 424, "model_type", 2),
+        ("/embed", {"inputs": "a", "prompt_name": "absent"}, 422, "validation", 1),
+        ("/embed", {"inputs": 3}, 422, "validation", 0),
+        ("/no/such/path", {}, 404, None, 0),
+    ],
+)
+def test_every_call_is_counted_once(service, path, body, status, failure, texts):
+    new = gained(lambda: call(service, path, body))
+    label = path if status != 404 else "other"
+    assert new.pop(f'bei_requests_total{{path="{label}",status="{status}"}}') == 1
+    assert new.get(f'te_request_failure{{err="{failure}"}}') == (1 if failure else None)
+    assert new.get("te_embed_count", 0) == texts
+    assert new.get("te_embed_success", 0) == (texts if status == 200 else 0)
+    method = "single" if texts == 1 else "batch"
+    assert new.get(f'te_request_count{{method="{method}"}}', 0) == bool(texts)
+    assert "bei_requests_in_flight" not in new
+
+
+def test_probes_are_no_requests_to_compute(service):
+    service.drain()
+    new = gained(lambda: call(service, "/health", method="GET"))
+    assert new.keys() == {'bei_requests_total{path="/health",status="503"}'}
+
+
+def test_a_fault_of_ours_is_an_inference_failure(service, monkeypatch):
+    monkeypatch.setattr(service, "embed", None)
+    new = gained(lambda: call(service, "/embed", {"inputs": "a"}))
+    assert new['te_request_failure{err="inference"}'] == 1
+    assert new['bei_requests_total{path="/embed",status="500"}'] == 1
+
+
+def test_deadlines_are_cancellations(service):
+    new = gained(lambda: call(service, "/embed", {"inputs": "a"}, request_timeout_ms="0"))
+    assert new['bei_cancelled_total{reason="deadline"}'] == new['te_request_failure{err="dropped"}'] == 1
+
+
+def test_a_call_that_is_cancelled_is_no_longer_in_flight(start_service, tiny_checkpoint):
+    async def leave() -> None:
+        answering = asyncio.ensure_future(api.answer(service, Call("POST", "/embed", b'{"inputs": ["a", "b"]}')))
+        await asyncio.sleep(0)
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+
+    service = start_service(NullEngine(tiny_checkpoint))
+    new = gained(lambda: asyncio.run(leave()))
+    assert new['te_request_failure{err="dropped"}'] == 1
+    assert "bei_requests_in_flight" not in new
+
+
+def test_what_the_host_says_is_counted_too():
+    small = Call("POST", "/embed")
+    new = gained(lambda: (asyncio.run(api.refuse(small, TooLarge("big"))), api.lost(small, ClientGone("gone"))))
+    assert new['bei_requests_total{path="/embed",status="413"}'] == 1
+    assert new['bei_requests_total{path="/embed",status="499"}'] == new['bei_cancelled_total{reason="disconnect"}'] == 1
+
+
+@pytest.mark.parametrize("given", ["req-1", "a" * 128])
+def test_a_client_s_request_id_is_echoed(service, given):
+    assert call(service, "/health/live", method="GET", x_request_id=given).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a\nb", "a" * 129, "é", "\x1b[2J"])
+def test_an_id_that_does_not_fit_a_line_is_replaced(service, given):
+    assert len(call(service, "/health/live", method="GET", x_request_id=given).headers["x-request-id"]) == 32
+
+
+def test_a_line_for_each_request(service, lines):
+    call(service, "/embed", {"inputs": TEXTS}, x_request_id="req-1", traceparent=PARENT)
+    call(service, "/embed", {"inputs": 3}, x_request_id="req-2")
+    call(service, "/health", method="GET", x_request_id="req-3")
+    first, second = lines.getvalue().splitlines()
+    for said in ("200 POST /embed", "req-1", "0af7651916cd43dd8448eb211c80319c", "queue_time", "tokens"):
+        assert said in first
+    assert "422 POST /embed" in second
+    assert "req-2" in second
+    if first.startswith("{"):
+        assert json.loads(first).keys() >= {"timestamp", "level", "message", "total_time", "texts", "request_id"}
+
+
+def test_no_line_unless_asked_for(service, lines):
+    logs.access.disabled = True
+    call(service, "/embed", {"inputs": TEXTS})
+    assert lines.getvalue() == ""
+
+
+def test_what_a_client_sends_forges_no_line(service, lines, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a\n12:00:00 INFO forged\x1b[2J")
+
+    monkeypatch.setattr(service, "embed", fail)
+    call(service, "/embed", {"inputs": "a"}, x_request_id="req-1")
+    call(service, "/a\r\n12:00:00 INFO forged\u2028\x1b[2J", {"inputs": "a"})
+    written = lines.getvalue()
+    assert "forged" in written
+    assert not any(line.startswith("12:00:00 INFO forged") for line in written.splitlines())
+    assert "\x1b" not in written
+    assert "\r" not in written
+    fault = next(line for line in written.splitlines() if "unexpected fault" in line)
+    assert "req-1" in fault
