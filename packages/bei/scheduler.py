@@ -78,7 +78,7 @@ class Scheduler:
         """Run no more of a request."""
         with self._changed:
             self._queue.drop(request)
-            metrics.queue_size.set(len(self._queue))
+            metrics.observe_queue(len(self._queue), self._queue.tokens)
 
     def drains_in(self) -> float:
         """Seconds in which what waits now will have run."""
@@ -99,7 +99,7 @@ class Scheduler:
         self._brief.notify_all()
 
     def _notify(self) -> None:
-        metrics.queue_size.set(len(self._queue))
+        metrics.observe_queue(len(self._queue), self._queue.tokens)
         if len(self._queue):
             self._changed.notify()
         if self._busy >= self._engine.streams and self._queue.waits_brief():
@@ -169,6 +169,9 @@ class Scheduler:
             speed = len(batch.input_ids) / max(seconds, 1e-6) * self._engine.streams
             self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
+        metrics.observe_packing(
+            len(batch), len(batch.input_ids), int(batch.lengths.max()), self._queue.limits.batch_tokens
+        )
         self._deliver(self._outcomes(entries, batch, rows, started, seconds))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:

@@ -172,7 +172,8 @@ class Service:
         if self.state == "loading":  # else it was told to stop meanwhile
             self.state = "ready"
             metrics.ready.set(1)
-        metrics.info.labels(settings.served_model_name, engine.name, engine.device, engine.precision).set(1)
+        facts = (engine.name, engine.device, engine.precision, engine.streams)
+        metrics.observe_engine(settings.served_model_name, *facts)
 
     async def embed(
         self,
