@@ -16,6 +16,7 @@ LAYERS = [
     "tokenizer batching",
     "tasks",
     "scheduler",
+    "remote",
     "service",
     "api",
     "server",

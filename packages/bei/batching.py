@@ -13,7 +13,7 @@ batches (scheduler.py). It is paid for in virtual time like any other.
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bei.engines.base import RowKind
@@ -25,10 +25,11 @@ BRIEF = 128
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What the entries of one call share. `waiting` of its entries are in the queue, with `tokens` in all; `cost` is
-    what all of them compute; `dropped`: nobody wants it any more."""
+    """What the entries of one call share. `receiver` is told what becomes of them. `waiting` of them are in the queue,
+    with `tokens` in all; `cost` is what all of them compute; `dropped`: nobody wants it any more."""
 
     deadline: float = float("inf")
+    receiver: Callable | None = None
     dropped: bool = False
     waiting: int = 0
     tokens: int = 0
@@ -74,12 +75,13 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`batch_tokens` and `batch_size` cut a batch; `tokens` and `size` (entries) bound what waits."""
+    """`batch_tokens` and `batch_size` cut a batch; `tokens`, `size` (entries) and `requests` bound what waits."""
 
     batch_tokens: int
     batch_size: int
     tokens: int
     size: int = 1 << 30
+    requests: int = 1 << 30
 
 
 class Queue:
@@ -106,8 +108,9 @@ class Queue:
         """Admit one request's entries, all or none. Raises Overloaded."""
         entries = list(entries)
         tokens = sum(entry.tokens for entry in entries)
-        over = self.tokens + tokens > self.limits.tokens or self._size + len(entries) > self.limits.size
-        if self._size and over:
+        limits = self.limits
+        over = self.tokens + tokens > limits.tokens or self._size + len(entries) > limits.size
+        if self._size and (over or self._requests >= limits.requests):
             raise Overloaded
         request, tag = entries[0].request, self._virtual_time
         for entry in entries:

@@ -10,11 +10,10 @@ from typing import Any
 import click
 import yaml
 
-from bei import __version__, logs, metrics, tracing
+from bei import __version__, logs, metrics
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError
-from bei.server import listen
-from bei.server.app import asgi
+from bei.server import listen, workers
 from bei.service import Service
 from bei.settings import Settings
 
@@ -72,6 +71,7 @@ _MODEL = _options(
 _SERVER = _options(
     click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
     click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
+    click.option("--workers", type=int, help="Processes that read, tokenize and answer.  [default: 1]"),
     click.option("--api-key", help="Ask for this key; better given as BEI_API_KEY."),
     click.option("--served-model-name", help="The name that answers carry.  [default: the repository]"),
     click.option("--auto-truncate/--no-auto-truncate", default=None, help="Cut long texts unasked.  [default: cut]"),
@@ -110,7 +110,7 @@ def serve(config: Path, log_level: str, **flags: Any) -> None:
     /health, /metrics; GET /docs lists them all.
     """
     settings = Settings.from_file(config, **flags)
-    _observe(settings, log_level)
+    workers.observe(settings, log_level)
     _serve(settings)
 
 
@@ -138,13 +138,6 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     click.echo(f"{service.settings.repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
 
 
-def _observe(settings: Settings, log_level: str) -> None:
-    """Logs and traces of this process, as the settings have them."""
-    logs.to_stderr(log_level, as_json=settings.json_output, requests=settings.access_log)
-    if settings.otlp_endpoint:
-        tracing.start(settings.otlp_endpoint, settings.otlp_service_name)
-
-
 def _serve(settings: Settings) -> None:
     listener = listen.bind(settings.host, settings.port)
     service = Service(settings, isolated=True)
@@ -153,11 +146,7 @@ def _serve(settings: Settings) -> None:
         service.load()
         click.echo(_banner(service, *listener.getsockname()[:2]))
 
-    app = asgi(service)
-    status = listen.serve(app, listener, load=load, on_stop=service.drain, drain_seconds=settings.drain_seconds)
-    service.close()
-    tracing.stop()
-    sys.exit(status)
+    sys.exit(workers.serve(service, listener, load))
 
 
 def _facts(service: Service) -> dict[str, Any]:
@@ -289,7 +278,7 @@ def text_embeddings_router(
     def run() -> None:
         environ = {**os.environ, **({"HF_TOKEN": hf_token} if hf_token else {})}
         settings = Settings.load(_config(model_id), environ=environ, **flags)
-        _observe(settings, os.environ.get("LOG_LEVEL", "info"))
+        workers.observe(settings, os.environ.get("LOG_LEVEL", "info"))
         if prometheus_port:
             metrics.listen(hostname, prometheus_port)
         _serve(settings)

@@ -65,7 +65,7 @@ batch_fill = Histogram("bei_batch_fill", "Tokens of a batch over its budget", bu
 padded_tokens = Counter("bei_padded_tokens", "Tokens that padding each batch to its longest text would have run")
 engine_seconds = Counter("bei_engine_seconds", "Seconds the engine was running batches, summed over its streams")
 engine_tokens = Counter("bei_engine_tokens", "Tokens the engine has run")
-engine_streams = Gauge("bei_engine_streams", "Batches the engine runs at once", multiprocess_mode="livesum")
+engine_streams = Gauge("bei_engine_streams", "Batches the engine runs at once", multiprocess_mode="livemax")
 engine_restarts = Counter("bei_engine_restarts", "Engines started again after one died")
 ready = Gauge("bei_ready", "1 when the server answers requests", multiprocess_mode="livemax")
 info = Gauge(

@@ -8,6 +8,7 @@ a lane for it, one thread more runs brief requests that would else wait for a ru
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,17 +34,28 @@ class Outcome:
 
 
 Deliver = Callable[[Sequence[Outcome]], None]
+
+
+def deliver(outcomes: Sequence[Outcome]) -> None:
+    """To the receivers of their requests, each once."""
+    by_receiver: dict[Callable, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_receiver[outcome.entry.request.receiver].append(outcome)
+    for receive, of_receiver in by_receiver.items():
+        receive(of_receiver)
+
+
 Keep = Callable[[np.ndarray], Any]
 
 
 class Scheduler:
-    """Runs what is submitted, in the order that the queue decides; hands the outcomes of each batch to `deliver`.
+    """Runs what is submitted, in the order that the queue decides; gives the outcomes of each batch to `hand_out`.
 
     An outcome holds `keep(row)` of its row, float32[D] or float32[tokens, D]: what is dropped there frees the batch.
     """
 
-    def __init__(self, engine: Engine, queue: Queue, deliver: Deliver, keep: Keep = np.asarray):
-        self._engine, self._queue, self._deliver, self._keep = engine, queue, deliver, keep
+    def __init__(self, engine: Engine, queue: Queue, hand_out: Deliver = deliver, keep: Keep = np.asarray):
+        self._engine, self._queue, self._hand_out, self._keep = engine, queue, hand_out, keep
         lock = threading.Lock()
         self._changed, self._brief = threading.Condition(lock), threading.Condition(lock)
         self._turn = threading.Semaphore(engine.streams)
@@ -172,7 +184,7 @@ class Scheduler:
         metrics.observe_packing(
             len(batch), len(batch.input_ids), int(batch.lengths.max()), self._queue.limits.batch_tokens
         )
-        self._deliver(self._outcomes(entries, batch, rows, started, seconds))
+        self._hand_out(self._outcomes(entries, batch, rows, started, seconds))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fail a batch of one request; run the halves of another, so that only what breaks the engine fails. What ended
@@ -208,7 +220,7 @@ class Scheduler:
             self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
 
     def _settle(self, entries: Sequence[Entry], error: Error) -> None:
-        self._deliver([Outcome(entry, error, 0.0, 0.0) for entry in entries])
+        self._hand_out([Outcome(entry, error, 0.0, 0.0) for entry in entries])
 
     def _abandon(self, error: Error) -> None:
         with self._changed:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from bei.engines.cpus import available_cpus
 from bei.engines.isolated import IsolatedEngine
 from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
+from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Outcome, Scheduler
 from bei.settings import DefaultRoute, Settings
 from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
@@ -86,12 +86,12 @@ class Options:
 class _Pending(Request):
     """A request on its way: one future, settled by its last outcome or its first error."""
 
-    __slots__ = ("future", "loop", "missing", "outcomes")
+    __slots__ = ("future", "missing", "outcomes")
 
     def __init__(self, entries: int, deadline: float):
-        super().__init__(deadline)
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[list[Outcome]] = self.loop.create_future()
+        loop = asyncio.get_running_loop()
+        super().__init__(deadline, _Loop(loop))
+        self.future: asyncio.Future[list[Outcome]] = loop.create_future()
         self.outcomes: list[Outcome | None] = [None] * entries
         self.missing = entries
 
@@ -107,14 +107,15 @@ class _Pending(Request):
             self.future.set_result(self.outcomes)
 
 
-def _deliver(outcomes: Sequence[Outcome]) -> None:
-    """From an engine's thread to the loops that wait: one wake-up a batch and loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        by_loop[outcome.entry.request.loop].append(outcome)
-    for loop, of_loop in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, of_loop)
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """A receiver of outcomes, from an engine's thread: one wake-up a batch."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(_settle, outcomes)
 
 
 def _settle(outcomes: Sequence[Outcome]) -> None:
@@ -130,7 +131,8 @@ class Service:
     """
 
     checkpoint: Checkpoint
-    engine: Engine
+    engine: Engine | RemoteEngine
+    scheduler: Scheduler | RemoteScheduler | None = None
     route: str
 
     def __init__(self, settings: Settings, isolated: bool = False):
@@ -138,7 +140,6 @@ class Service:
         self.settings = settings
         self.state: State = "loading"
         self._isolated: IsolatedEngine | None = IsolatedEngine(settings) if isolated else None
-        self._scheduler: Scheduler | None = None
         self._running = 0
 
     def load(self) -> None:
@@ -157,16 +158,28 @@ class Service:
     def start(self, checkpoint: Checkpoint, engine: Engine) -> None:
         """Serve a checkpoint on an engine: the second half of `load`."""
         settings = self.settings
+        limits = Limits(
+            min(settings.max_num_tokens, engine.token_budget),
+            settings.max_batch_size,
+            settings.max_queue_tokens,
+            settings.max_queue_texts,
+            settings.max_concurrent_requests,
+        )
+        keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
+        self.join(checkpoint, engine, Scheduler(engine, Queue(limits), keep=keep))
+
+    def join(
+        self, checkpoint: Checkpoint, engine: Engine | RemoteEngine, scheduler: Scheduler | RemoteScheduler
+    ) -> None:
+        """Serve a checkpoint on a scheduler that may be another process's."""
+        settings = self.settings
         self.checkpoint, self.engine = checkpoint, engine
         self.route = _route(settings, checkpoint)
         self._tokenizer = Tokenizer(checkpoint, _default_prompt(settings, checkpoint))
         self.tokenization_workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.tokenization_workers, "tokenizer")
-        budget = min(settings.max_num_tokens, engine.token_budget)
-        limits = Limits(budget, settings.max_batch_size, settings.max_queue_tokens, settings.max_queue_texts)
         self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
-        keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
-        self._scheduler = Scheduler(engine, Queue(limits), _deliver, keep)
+        self.scheduler = scheduler
         with _step("warm-up"):
             asyncio.run(self._probe())
         if self.state == "loading":  # else it was told to stop meanwhile
@@ -306,13 +319,18 @@ class Service:
         """Raises NotReady unless requests are answered and the engine finished a real forward in the last 30 s;
         runs one where it has not."""
         self._check_ready()
-        idle = time.monotonic() - self._scheduler.last_success
-        if self._scheduler.failing or idle > _PROBE_AFTER:
+        idle = time.monotonic() - self.scheduler.last_success
+        if self.scheduler.failing or idle > _PROBE_AFTER:
             try:
                 async with asyncio.timeout(_PROBE_TIMEOUT):
                     await self._probe()
             except (Error, TimeoutError) as exc:
                 raise NotReady(f"the engine does not answer: {exc}") from None
+
+    def on_fault(self, told: Callable[[], None]) -> None:
+        """Have `told` called when the engine's `fault` changes."""
+        if self._isolated is not None:
+            self._isolated.on_fault = told
 
     def drain(self) -> None:
         """Admit no more; what is queued goes on."""
@@ -322,8 +340,8 @@ class Service:
     def close(self) -> None:
         """Drain, wait for what is queued, and stop the threads."""
         self.drain()
-        if self._scheduler is not None:
-            self._scheduler.close()
+        if self.scheduler is not None:
+            self.scheduler.close()
             self._tokenizing.shutdown(wait=False)
         if self._isolated is not None:
             self._isolated.close()
@@ -404,14 +422,14 @@ class Service:
             Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind, shared)
             for i, e in enumerate(encodings)
         ]
-        self._scheduler.submit(entries)
+        self.scheduler.submit(entries)
         try:
             async with asyncio.timeout(None if deadline == float("inf") else deadline - time.monotonic()):
                 return await pending.future
         except TimeoutError:
             raise Expired("the request's deadline passed") from None
         finally:
-            self._scheduler.drop(pending)  # the client may have left; what has not run need not
+            self.scheduler.drop(pending)  # the client may have left; what has not run need not
 
     async def _probe(self) -> None:
         """One token through the whole path."""
@@ -423,7 +441,7 @@ class Service:
     @contextmanager
     def _admission(self) -> Iterator[None]:
         if self._running >= self.settings.max_concurrent_requests:
-            raise Overloaded(retry_after=self._scheduler.drains_in())
+            raise Overloaded(retry_after=self.scheduler.drains_in())
         self._running += 1
         try:
             yield

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -30,22 +31,23 @@ _LASTING = 10.0  # seconds that a process has to live for the next death to coun
 
 
 class IsolatedEngine:
-    """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be."""
-
-    fault: str | None = None
+    """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be. `on_fault` is
+    called when `fault` changes."""
 
     def __init__(self, settings: Settings):
         """Starts the process, whose imports take as long as those of the server's own start; then `load`."""
         self._settings = settings
+        self.fault: str | None = None
         self._changed = threading.Condition()
         self._closing = False
+        self.on_fault: Callable[[], None] = lambda: None
         self._watching: threading.Thread | None = None
         self._child = _Child()
 
     def load(self, checkpoint: Checkpoint) -> "IsolatedEngine":
         """Blocking. Raises SetupError."""
         self._asked = [
-            self._settings.without_secrets().model_dump_json(),
+            self._settings.redacted().model_dump_json(),
             str(checkpoint.folder),
             checkpoint.revision,
             log.getEffectiveLevel(),
@@ -112,8 +114,7 @@ class IsolatedEngine:
                 self._give_up(f"the engine died {in_a_row} times in a row, at last by {how}; restart the server")
                 return
             log.error("the engine's process died by %s; starting another", how)
-            with self._changed:
-                self.fault = "the engine is restarting"
+            self._set_fault("the engine is restarting")
             metrics.engine_restarts.inc()
             if in_a_row > 1:
                 time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (in_a_row - 2)))
@@ -131,16 +132,19 @@ class IsolatedEngine:
                 return
             self._child = _Child()
         self._child.load(self._asked)
-        with self._changed:
-            self.fault = self.fault if self._closing else None
-            self._changed.notify_all()
+        self._set_fault(None)
         log.info("the engine is back after %.2f s", time.monotonic() - started)
 
     def _give_up(self, fault: str) -> None:
         log.error("%s", fault)
+        self._child.is_last = True
+        self._set_fault(fault)
+
+    def _set_fault(self, fault: str | None) -> None:
         with self._changed:
-            self._child.is_last, self.fault = True, fault
+            self.fault = self.fault if self._closing else fault
             self._changed.notify_all()
+        self.on_fault()
 
 
 class _Child:

@@ -33,7 +33,7 @@ log = logging.getLogger("bei")
 KEEP_ALIVE_SECONDS = 75  # clients keep idle connections for 30 s and proxies for 60: the server must not close first
 MAX_HEAD = 1 << 16  # bytes of request line and headers
 _STREAMS = 256  # requests at once on an HTTP/2 connection, and what Baseten's client has in flight
-_BACKLOG = 2048
+BACKLOG = 2048
 _FAREWELL_SECONDS = 1.0  # for handlers to notice that their HTTP/2 client has gone, before they are cancelled
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*h2c\r\n", re.IGNORECASE)
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -82,7 +82,7 @@ def serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=drain_seconds,
     )

@@ -53,6 +53,7 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    workers: Count = 1
     api_key: SecretStr | None = None
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     json_output: bool = False
@@ -99,10 +100,9 @@ class Settings(BaseModel):
         _refuse_unservable(settings)
         return settings
 
-    def without_secrets(self) -> Self:
-        """For a process that needs none."""
-        secrets = [name for name, value in self if isinstance(value, SecretStr)]
-        return self.model_copy(update=dict.fromkeys(secrets))
+    def redacted(self) -> Self:
+        """Without secrets."""
+        return self.model_copy(update={"credential": None, "api_key": None})
 
     @classmethod
     def from_file(cls, path: Path, **flags: Any) -> Self:

@@ -1,0 +1,205 @@
+"""A scheduler in another process: HTTP workers read texts, one process queues and runs them, so that admission and
+fairness are of all.
+
+A worker's `RemoteScheduler` sends the entries of a request in one message; `Desk`, where the scheduler is, submits them
+and sends back what becomes of them, a message a batch.
+"""
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from bei import wire
+from bei.batching import Entry, Request
+from bei.engines.base import FACTS, Engine
+from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
+from bei.scheduler import Outcome, Scheduler, deliver
+from bei.tasks.sparse import Terms
+
+_ERRORS = {kind.__name__: kind for kind in (EngineDied, EngineFailed, Expired, NotReady, Overloaded)}
+
+
+class RemoteEngine:
+    """What a worker knows of the engine."""
+
+    fault: str | None = None
+
+    def __init__(self, facts: dict[str, Any]):
+        for name in FACTS:
+            setattr(self, name, facts[name])
+
+
+class RemoteScheduler:
+    """As Scheduler, for one worker; `line` leads to its Desk."""
+
+    def __init__(self, line: socket.socket, engine: RemoteEngine, on_loss: Callable[[], None]):
+        """`on_loss` is called when the line is lost, and not when it is closed here."""
+        self._line, self._engine, self._on_loss = line, engine, on_loss
+        self._closing = False
+        self._numbers = count()
+        self._lock = threading.Lock()
+        self._waiting: dict[int, list[Entry]] = {}
+        self._number_of: dict[Request, int] = {}
+        self.last_success = 0.0
+        self.failing = False
+        self._drains_in = 1.0
+        threading.Thread(target=self._listen, name="scheduler", daemon=True).start()
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """A refusal comes as the outcome of the first entry."""
+        request, number = entries[0].request, next(self._numbers)
+        asked = ["submit", number, request.deadline, entries[0].rows, entries[0].shared]
+        arrays = [
+            np.array([entry.tokens for entry in entries], np.int32),
+            np.concatenate([np.array(entry.ids, np.int32) for entry in entries]),
+            np.array([entry.prompt_tokens for entry in entries], np.int32),
+            np.array([entry.tokens if entry.attended is None else entry.attended for entry in entries], np.int32),
+            *([np.concatenate([_types(entry) for entry in entries])] if any(e.token_types for e in entries) else ()),
+        ]
+        with self._lock:
+            self._waiting[number], self._number_of[request] = list(entries), number
+            request.waiting = len(entries)
+            wire.send(self._line, asked, arrays)
+
+    def drop(self, request: Request) -> None:
+        with self._lock:
+            request.dropped = True
+            number = self._number_of.pop(request, None)
+            if self._waiting.pop(number, None) is not None and request.waiting:
+                wire.send(self._line, ["drop", number])
+
+    def drains_in(self) -> float:
+        """As it was when the last request was refused."""
+        return self._drains_in
+
+    def close(self) -> None:
+        """What is queued was waited for by those who asked."""
+        self._closing = True
+        with suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message, arrays = wire.receive(self._line)
+                if message[0] == "fault":
+                    self._engine.fault = message[1]
+                else:
+                    deliver(self._outcomes(message[1], arrays))
+        except OSError:
+            if not self._closing:
+                self._on_loss()
+
+    def _outcomes(self, told: list, arrays: list[np.ndarray]) -> list[Outcome]:
+        found, left = [], iter(arrays)
+        for number, index, waited, ran, error, parts in told:
+            result = self._result([next(left) for _ in range(parts)]) if error is None else self._error(*error)
+            entries = self._waiting.get(number)
+            if entries is None:  # dropped meanwhile
+                continue
+            entry = entries[index]
+            entry.request.waiting -= 1
+            found.append(Outcome(entry, result, waited, ran))
+        return found
+
+    def _error(self, kind: str, message: str, retry_after: float) -> Error:
+        self.failing = kind in ("EngineDied", "EngineFailed")
+        if kind == "Overloaded":
+            self._drains_in = retry_after
+            return Overloaded(message, retry_after=retry_after)
+        return _ERRORS[kind](message)
+
+    def _result(self, parts: list[np.ndarray]) -> Any:
+        self.last_success, self.failing = time.monotonic(), False
+        return parts[0] if len(parts) == 1 else Terms(*parts)
+
+
+class _Asked(Request):
+    """A worker's request: its number there, and how many of its entries have not been answered."""
+
+    __slots__ = ("missing", "number")
+
+    def __init__(self, number: int, entries: int, deadline: float, receiver: "Desk"):
+        super().__init__(deadline, receiver)
+        self.number, self.missing = number, entries
+
+
+class Desk:
+    """The scheduler as one worker has it, until `line` closes; what the worker waits for then is dropped."""
+
+    def __init__(self, line: socket.socket, scheduler: Scheduler, engine: Engine):
+        self._line, self._scheduler, self._engine = line, scheduler, engine
+        self._requests: dict[int, _Asked] = {}
+        self._outbox: queue.SimpleQueue[tuple[list, list[np.ndarray]] | None] = queue.SimpleQueue()
+        for run in (self._read, self._write):
+            threading.Thread(target=run, name="desk", daemon=True).start()
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        """What became of entries goes to the worker."""
+        told, arrays = [], []
+        for outcome in outcomes:
+            request, result = outcome.entry.request, outcome.result
+            request.missing -= 1
+            if not request.missing:
+                self._requests.pop(request.number, None)
+            error, parts = None, ()
+            if isinstance(result, Error):
+                error = [type(result).__name__, result.message, getattr(result, "retry_after", 0.0)]
+            else:
+                parts = (result.indices, result.values) if isinstance(result, Terms) else (result,)
+            told.append([request.number, outcome.entry.index, outcome.queue, outcome.inference, error, len(parts)])
+            arrays += parts
+        self._outbox.put((["outcomes", told], arrays))
+
+    def tell_fault(self) -> None:
+        """Why the engine cannot run, or that it can."""
+        self._outbox.put((["fault", self._engine.fault], []))
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message, arrays = wire.receive(self._line)
+                if message[0] == "submit":
+                    self._submit(*message[1:], arrays)
+                elif request := self._requests.pop(message[1], None):
+                    self._scheduler.drop(request)
+        except OSError:
+            for request in list(self._requests.values()):
+                self._scheduler.drop(request)
+            self._outbox.put(None)
+
+    def _submit(self, number: int, deadline: float, rows: str, shared: int, arrays: list[np.ndarray]) -> None:
+        lengths, ids, prompts, attended, *types = arrays
+        request = self._requests[number] = _Asked(number, len(lengths), deadline, self)
+        ends = np.cumsum(lengths).tolist()
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        ids, types = ids.tolist(), types[0].tolist() if types else None
+        entries = [
+            Entry(request, i, ids[span], types[span] if types else None, prompt, seen, rows, shared)
+            for i, (span, prompt, seen) in enumerate(zip(spans, prompts.tolist(), attended.tolist(), strict=True))
+        ]
+        try:
+            if self._engine.fault is not None:
+                raise NotReady(self._engine.fault)
+            self._scheduler.submit(entries)
+        except Error as refusal:
+            self([Outcome(entries[0], refusal, 0.0, 0.0)])
+
+    def _write(self) -> None:
+        try:
+            while (made := self._outbox.get()) is not None:
+                wire.send(self._line, *made)
+        except OSError:
+            pass
+        self._line.close()
+
+
+def _types(entry: Entry) -> np.ndarray:
+    return np.zeros(entry.tokens, np.int32) if entry.token_types is None else np.array(entry.token_types, np.int32)

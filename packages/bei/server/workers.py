@@ -1,0 +1,190 @@
+"""Several HTTP workers before one engine: each accepts, reads, tokenizes and answers in a process of its own.
+
+This process keeps the listening socket, the queue and the engine; what a worker has of them is a socket (bei.remote). A
+worker that dies is replaced; one whose server dies ends. `python -m bei.server.workers LINE LISTENER` is a worker.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from bei import logs, metrics, tracing, wire
+from bei.checkpoint.load import read_for
+from bei.engines.base import FACTS
+from bei.errors import SetupError
+from bei.remote import Desk, RemoteEngine, RemoteScheduler
+from bei.server import listen
+from bei.server.app import asgi
+from bei.service import Service
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+_PAUSE = 0.5  # seconds before a worker that died is replaced
+_MARGIN = 5.0  # seconds that a worker has beside those to drain
+
+
+def observe(settings: Settings, level: str) -> None:
+    """Logs and traces of this process, as the settings have them."""
+    logs.to_stderr(level, as_json=settings.json_output, requests=settings.access_log)
+    if settings.otlp_endpoint:
+        tracing.start(settings.otlp_endpoint, settings.otlp_service_name)
+
+
+def serve(service: Service, listener: socket.socket, load: Callable[[], None]) -> int:
+    """Serve until a signal, in this process or in `settings.workers` others; the exit status. `load` makes the service
+    ready, in a thread."""
+    if service.settings.workers > 1:
+        with tempfile.TemporaryDirectory(prefix="bei-metrics-") as folder:
+            metrics.share(Path(folder))
+            status = _Workers(service, listener).serve(load)
+    else:
+        status = _serve_here(service, listener, load)
+    service.close()
+    tracing.stop()
+    return status
+
+
+def _serve_here(service: Service, listener: socket.socket, load: Callable[[], None]) -> int:
+    seconds = service.settings.drain_seconds
+    return listen.serve(asgi(service), listener, load=load, on_stop=service.drain, drain_seconds=seconds)
+
+
+class _Workers:
+    def __init__(self, service: Service, listener: socket.socket):
+        self._service, self._listener = service, listener
+        self._status = 0
+        self._desks: list[Desk] = []
+        self._processes: set[subprocess.Popen] = set()
+        self._loaded, self._stopping = threading.Event(), threading.Event()
+
+    def serve(self, load: Callable[[], None]) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._listener.listen(listen.BACKLOG)
+        keepers = [threading.Thread(target=self._keep, args=(i,)) for i in range(self._service.settings.workers)]
+        for thread in (*keepers, threading.Thread(target=self._load, args=(load,), daemon=True)):
+            thread.start()
+        self._stopping.wait()
+        self._service.drain()
+        self._loaded.set()
+        for process in list(self._processes):
+            process.terminate()
+        for thread in keepers:
+            thread.join()
+        return self._status
+
+    def _on_signal(self, number: int, _) -> None:
+        if self._stopping.is_set():
+            for process in self._processes:
+                process.kill()
+            os._exit(128 + number)
+        self._stopping.set()
+
+    def _load(self, load: Callable[[], None]) -> None:
+        try:
+            load()
+        except SetupError as exc:
+            log.error("%s", exc)
+            self._fail()
+        except Exception:
+            log.exception("loading failed")
+            self._fail()
+        self._service.on_fault(lambda: [desk.tell_fault() for desk in self._desks])
+        self._loaded.set()
+
+    def _fail(self) -> None:
+        self._status = 2
+        self._stopping.set()
+
+    def _keep(self, number: int) -> None:
+        while not self._stopping.is_set():
+            ours, theirs = socket.socketpair()
+            with theirs:
+                process = self._start(theirs)
+            self._processes.add(process)
+            desk = self._introduce(ours)
+            status = self._wait(process)
+            self._processes.discard(process)
+            if desk is not None:
+                self._desks.remove(desk)
+            metrics.forget(process.pid)
+            if self._stopping.is_set():
+                return
+            log.error("worker %d ended with status %d; starting another", number, status)
+            self._stopping.wait(_PAUSE)
+
+    def _start(self, line: socket.socket) -> subprocess.Popen:
+        numbers = [line.fileno(), self._listener.fileno()]
+        return subprocess.Popen(
+            [sys.executable, "-m", "bei.server.workers", *map(str, numbers)],
+            pass_fds=numbers,
+            start_new_session=True,  # a terminal's Ctrl-C is for this process, which passes it on
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    def _introduce(self, line: socket.socket) -> Desk | None:
+        """Tell a worker what it is for, and, once there is one, of the model; None where it died before."""
+        service = self._service
+        key = service.settings.api_key
+        keys = [] if key is None else [key.get_secret_value()]
+        level = logging.getLevelName(log.getEffectiveLevel())
+        try:
+            wire.send(line, [service.settings.redacted().model_dump_json(), keys, level])
+            self._loaded.wait()
+            if self._stopping.is_set():
+                return None
+            checkpoint, engine = service.checkpoint, service.engine
+            facts = {name: getattr(engine, name) for name in FACTS}
+            wire.send(line, [str(checkpoint.folder), checkpoint.revision, facts])
+        except OSError:
+            line.close()
+            return None
+        desk = Desk(line, service.scheduler, engine)
+        desk.tell_fault()
+        self._desks.append(desk)
+        return desk
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        """Its status; once we stop it has to drain in time."""
+        while not self._stopping.is_set():
+            try:
+                return process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+        try:
+            return process.wait(self._service.settings.drain_seconds + _MARGIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def _work(line: socket.socket, listener: socket.socket) -> int:
+    (content, keys, level), _ = wire.receive(line)
+    settings = Settings.model_validate_json(content).model_copy(update={"api_key": SecretStr(keys[0]) if keys else None})
+    observe(settings, level)
+    service = Service(settings)
+
+    def load() -> None:
+        (folder, revision, facts), _ = wire.receive(line)
+        engine = RemoteEngine(facts)
+        scheduler = RemoteScheduler(line, engine, on_loss=lambda: os._exit(1))
+        service.join(read_for(settings, Path(folder), revision), engine, scheduler)
+
+    status = _serve_here(service, listener, load)
+    service.close()
+    tracing.stop()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(_work(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))
