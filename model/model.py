@@ -29,7 +29,7 @@ class Model:
 
     def load(self):
         settings = Settings.load(self._config, secrets=self._secrets)
-        self._service = Service(settings)
+        self._service = Service(settings, isolated=True)
         self._service.load()
         log.info(
             "on the Truss server predict answers as %s, embeddings as /v1/embeddings; on the full server only: %s",

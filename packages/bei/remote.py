@@ -94,6 +94,7 @@ class RemoteScheduler:
                 else:
                     deliver(self._outcomes(message[1], arrays))
         except OSError:
+            self._line.close()
             if not self._closing:
                 self._on_loss()
 

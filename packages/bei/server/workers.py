@@ -170,7 +170,8 @@ class _Workers:
 
 def _work(line: socket.socket, listener: socket.socket) -> int:
     (content, keys, level), _ = wire.receive(line)
-    settings = Settings.model_validate_json(content).model_copy(update={"api_key": SecretStr(keys[0]) if keys else None})
+    settings = Settings.model_validate_json(content)
+    settings = settings.model_copy(update={"api_key": SecretStr(keys[0]) if keys else None})
     observe(settings, level)
     service = Service(settings)
 

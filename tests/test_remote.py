@@ -1,0 +1,173 @@
+"""A worker's scheduler and the desk where the real one is, over a socket: the same answers, refusals and endings."""
+
+import asyncio
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from bei.engines.base import FACTS
+from bei.engines.null import NullEngine
+from bei.errors import EngineFailed, NotReady, Overloaded
+from bei.remote import Desk, RemoteEngine, RemoteScheduler
+from bei.service import Options, Service
+from bei.settings import Settings
+from tests.api.test_tasks import classifier, splade
+from tests.conftest import tiny_config
+from tests.test_service import Gate, run
+
+LIMIT = 20.0
+
+
+@pytest.fixture
+def join():
+    """join(service): a worker of it, and an event that is set when it loses its line."""
+    workers = []
+
+    def make(service: Service) -> tuple[Service, threading.Event]:
+        ours, theirs = socket.socketpair()
+        lost, engine = threading.Event(), RemoteEngine({name: getattr(service.engine, name) for name in FACTS})
+        desk = Desk(ours, service.scheduler, service.engine)
+        worker = Service(Settings.load(tiny_config(), environ={}))
+        worker.join(service.checkpoint, engine, RemoteScheduler(theirs, engine, on_loss=lost.set))
+        worker.desk = desk
+        workers.append(worker)
+        return worker, lost
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+TEXTS = ["the cat", "a big dog", "it", "the old red tree"]
+
+
+def test_answers_are_those_of_the_service(start_service, join):
+    service = start_service()
+    worker, _ = join(service)
+    np.testing.assert_array_equal(run(worker.embed(TEXTS)).rows, run(service.embed(TEXTS)).rows)
+    for ours, theirs in zip(run(worker.embed_tokens(TEXTS)).rows, run(service.embed_tokens(TEXTS)).rows, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    usage = run(worker.embed(TEXTS)).usage
+    assert usage.tokens == run(service.embed(TEXTS)).usage.tokens
+    assert usage.total >= usage.inference > 0
+
+
+def test_pairs_and_their_types(tmp_path, start_service, join):
+    service = start_service(checkpoint=classifier(tmp_path, ["relevant"]))
+    worker, _ = join(service)
+    ours, theirs = (run(which.rerank("a cat", TEXTS)).rows for which in (worker, service))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_sparse_terms(tmp_path, start_service, join):
+    service = start_service(checkpoint=splade(tmp_path))
+    worker, _ = join(service)
+    for ours, theirs in zip(run(worker.embed_sparse(TEXTS)).rows, run(service.embed_sparse(TEXTS)).rows, strict=True):
+        np.testing.assert_array_equal(ours.indices, theirs.indices)
+        np.testing.assert_array_equal(ours.values, theirs.values)
+
+
+def test_many_requests_of_two_workers_are_kept_apart(start_service, join):
+    service = start_service()
+    workers = [join(service)[0] for _ in range(2)]
+    texts = [f"the {word} cat" for word in ("old", "red", "big")] * 20
+    expected = run(service.embed(texts)).rows
+
+    async def ask(worker: Service) -> None:
+        answers = await asyncio.gather(*(worker.embed([text]) for text in texts))
+        np.testing.assert_allclose([answer.rows[0] for answer in answers], expected, atol=1e-6)
+
+    threads = [threading.Thread(target=run, args=(ask(worker),)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, join):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine, max_queue_tokens=20)
+    worker, _ = join(service)
+    engine.poison = run(worker.tokenize(["cat"], add_special_tokens=False))[0][0].id
+    with pytest.raises(EngineFailed, match="RuntimeError"):
+        run(worker.embed(["the cat"]))
+    assert worker.scheduler.failing
+    run(worker.embed(["the dog"]))
+    assert not worker.scheduler.failing
+    engine.go.clear()
+
+    async def overload() -> None:
+        waiting = []
+        while True:  # what runs, what is prepared, and what waits are admitted
+            waiting.append(asyncio.ensure_future(worker.embed(["the dog"] * 3)))
+            done, _ = await asyncio.wait(waiting, timeout=0.2)
+            if done:
+                engine.go.set()
+                results = await asyncio.gather(*waiting, return_exceptions=True)
+                refused = [result for result in results if isinstance(result, Exception)]
+                assert all(isinstance(result, Overloaded) for result in refused)
+                assert refused
+                return
+
+    run(overload())
+
+
+def test_a_fault_of_the_engine_is_told(start_service, join):
+    service = start_service()
+    worker, _ = join(service)
+    service.engine.fault = "the engine is restarting"
+    with pytest.raises(NotReady, match="restarting"):  # refused by the desk
+        run(worker.embed(["a"]))
+    worker.desk.tell_fault()
+    deadline = time.monotonic() + LIMIT
+    while worker.engine.fault is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(NotReady, match="restarting"):  # known to the worker
+        run(worker.embed(["a"]))
+
+
+def test_what_a_worker_no_longer_wants_does_not_run(tiny_checkpoint, start_service, join):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine)
+    worker, _ = join(service)
+    engine.go.clear()
+    engine.entered.clear()
+
+    async def leave() -> None:
+        busy = asyncio.ensure_future(worker.embed(["the cat"]))
+        await asyncio.to_thread(engine.entered.wait, LIMIT)
+        bulk = asyncio.ensure_future(worker.embed(["the old red tree"] * 1000))
+        while len(service.scheduler._queue) < 100:
+            await asyncio.sleep(0.01)
+        bulk.cancel()
+        while len(service.scheduler._queue):
+            await asyncio.sleep(0.01)
+        engine.go.set()
+        await busy
+
+    run(leave())
+
+
+def test_a_worker_that_dies_takes_its_requests_along(tiny_checkpoint, start_service, join):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine)
+    worker, lost = join(service)
+    engine.go.clear()
+    for text in ("the cat", "a dog", "the old red tree"):
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(worker.embed([text] * 300, options=Options()), 0.2))
+    queue = service.scheduler._queue
+    worker.scheduler._line.shutdown(socket.SHUT_RDWR)
+    assert lost.wait(LIMIT)
+    deadline = time.monotonic() + LIMIT
+    while len(queue):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    engine.go.set()
+    assert isinstance(service.engine, NullEngine)
+    run(service.embed(["a"]))
