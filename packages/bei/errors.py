@@ -125,6 +125,10 @@ class ClientGone(Error):
 class NotReady(Error):
     status, kind = 503, "Unhealthy"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "1"}
+
 
 class Expired(Error):
     status, kind = 504, "Overloaded"
