@@ -127,14 +127,14 @@ ROUTER = "import sys; from bei.cli import text_embeddings_router as r; r(sys.arg
     [
         (TRUSS_ENCODER, True),
         (f"--model-id FOLDER {TRUSS_ENCODER} --auto-truncate", False),
-        ("--model-id FOLDER --auto-truncate false --dtype float32 --json-output", True),
+        ("--model-id FOLDER --auto-truncate false --dtype float32 --json-output --prometheus-port PORT", True),
     ],
 )
 def test_text_embeddings_router_starts_with_the_flags_that_truss_generates(
     config, tmp_path, tiny_folder, flags, in_bundle
 ):
-    port = free_port()
-    words = [str(tiny_folder) if word == "FOLDER" else word for word in flags.split()]
+    port, metrics_port = free_port(), free_port()
+    words = [{"FOLDER": str(tiny_folder), "PORT": str(metrics_port)}.get(word, word) for word in flags.split()]
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -151,9 +151,9 @@ def test_text_embeddings_router_starts_with_the_flags_that_truss_generates(
         assert info["max_batch_tokens"] == 16384
         assert info["auto_truncate"] == ("false" not in flags)
         if "--json-output" in flags:
-            lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
-            assert all("message" in json.loads(line) for line in lines)
-            assert lines
+            messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+            assert messages[-1].endswith(f" is served on http://127.0.0.1:{port}")
+            assert httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text.count("\nbei_ready 1.0\n") == 1
     finally:
         process.terminate()
         assert process.wait(timeout=20) == 0

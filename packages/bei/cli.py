@@ -1,6 +1,7 @@
 """The command line: `bei serve | info | build`, and `text-embeddings-router` for those who start TEI's server."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from bei.errors import SetupError
 from bei.server import listen, workers
 from bei.service import Service
 from bei.settings import Settings
+
+log = logging.getLogger("bei")
 
 _TEI_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _TEI_POOLING = {"cls": "first", "mean": "mean", "last-token": "last", "splade": "splade"}
@@ -144,7 +147,11 @@ def _serve(settings: Settings) -> None:
 
     def load() -> None:
         service.load()
-        click.echo(_banner(service, *listener.getsockname()[:2]))
+        host, port = listener.getsockname()[:2]
+        if settings.json_output:
+            log.info("%s is served on http://%s:%d", settings.served_model_name, host, port)
+        else:
+            click.echo(_banner(service, host, port))
 
     sys.exit(workers.serve(service, listener, load))
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,11 @@ from typing import Any
 from bei.errors import SetupError
 
 _ids: ContextVar[tuple[str | None, str | None]] = ContextVar("ids", default=(None, None))
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+"""What ends or hides a line, or writes it backwards, as Python's literals have it."""
 
 access = logging.getLogger("bei.access")
 """One line a request; silent unless `to_stderr` is asked for it. `extra={"fields": {...}}` is logged as its fields."""
@@ -39,20 +42,17 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {**getattr(record, "fields", {}), **{name: value for name, value in ids if value}}
 
 
-def _escape(text: str) -> str:
-    """Control characters, and what else ends a line, as Python writes them."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
-
-
 class _Text(logging.Formatter):
     """`time level message field=value`; a traceback's lines are set in, so that none looks like a line of its own."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
-        return _escape(" ".join((line, *(f"{name}={value}" for name, value in _fields(record).items()))))
+        fields = (f"{name}={value}" for name, value in _fields(record).items())
+        return " ".join((line, *fields)).translate(_CONTROLS)
 
     def formatException(self, exc_info) -> str:
-        return "\n".join(f"  | {_escape(line)}" for line in super().formatException(exc_info).split("\n"))
+        lines = super().formatException(exc_info).split("\n")
+        return "\n".join(f"  | {line.translate(_CONTROLS)}" for line in lines)
 
 
 class _JSON(logging.Formatter):

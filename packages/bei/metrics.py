@@ -39,7 +39,6 @@ _SHARES = [0.01, 0.02, 0.05, *(k / 10 for k in range(1, 11))]
 
 Cancellation = Literal["disconnect", "deadline", "drain"]
 
-
 request_count = Counter("te_request_count", "Requests to compute, answered or failed", ["method"])
 request_success = Counter("te_request_success", "Requests answered", ["method"])
 request_failure = Counter("te_request_failure", "Requests to compute that were refused or failed", ["err"])

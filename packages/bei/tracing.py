@@ -86,7 +86,9 @@ class Trace:
         self.response = f"00-{self.id}-{trace.format_span_id(context.span_id)}-{context.trace_flags:02x}"
 
     def phase(self, name: str, started: float, seconds: float) -> None:
-        """A span within the request's."""
+        """A span within the request's, unless the sampler passed that over."""
+        if not self._span.is_recording():
+            return
         span = _tracer.start_span(name, self._within, start_time=self._nanoseconds(started))
         span.end(self._nanoseconds(started + seconds))
 

@@ -131,11 +131,10 @@ def test_what_a_client_sends_forges_no_line(service, lines, monkeypatch):
 
     monkeypatch.setattr(service, "embed", fail)
     call(service, "/embed", {"inputs": "a"}, x_request_id="req-1")
-    call(service, "/a\r\n12:00:00 INFO forged\u2028\x1b[2J", {"inputs": "a"})
+    call(service, "/a\r\n12:00:00 INFO forged\u2028\u202e\x1b[2J", {"inputs": "a"})
     written = lines.getvalue()
     assert "forged" in written
     assert not any(line.startswith("12:00:00 INFO forged") for line in written.splitlines())
-    assert "\x1b" not in written
-    assert "\r" not in written
+    assert not set(written) & set("\x1b\r\u2028\u202e")
     fault = next(line for line in written.splitlines() if "unexpected fault" in line)
     assert "req-1" in fault

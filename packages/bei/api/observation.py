@@ -107,7 +107,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _texts(read: Any) -> int:
-    """How many texts a request has that failed: every body keeps them in its longest list."""
+    """How many texts a request has that failed, as far as its body tells without its dialect: the longest list's."""
     if isinstance(read, list):
         return len(read)
     return max(map(_texts, vars(read).values()), default=1) if hasattr(read, "__dict__") else 1

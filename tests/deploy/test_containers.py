@@ -1,0 +1,115 @@
+"""Dockerfiles and the compose file. No daemon builds them here: what they name is looked up, what they run is run."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+import pytest
+import yaml
+
+from bei import api
+from bei.settings import Settings
+from tests.conftest import tiny_config
+from tests.servers import ROOT, serving
+
+DEPLOY = ROOT / "deploy"
+DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
+QUEUE_SECONDS = 30  # Scheduler.close gives what is queued so long
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Every instruction and its arguments, continuation lines joined."""
+    lines = (line for line in (DEPLOY / name).read_text().splitlines() if not line.startswith("#"))
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line]
+
+
+def given(name: str, instruction: str) -> list[str]:
+    return [arguments for which, arguments in instructions(name) if which == instruction]
+
+
+def environment(name: str) -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+)", " ".join(given(name, "ENV"))))
+
+
+def copied(name: str) -> list[str]:
+    """What comes from the repository."""
+    words = (arguments.split() for arguments in given(name, "COPY") if not arguments.startswith("--from"))
+    return [source for *sources, _ in words for source in sources]
+
+
+@pytest.mark.parametrize(("name", "source"), [(name, source) for name in DOCKERFILES for source in copied(name)])
+def test_what_is_copied_is_there_and_sent_to_the_builder(name, source):
+    assert (ROOT / source).exists()
+    rules = [line for line in (DEPLOY / f"{name}.dockerignore").read_text().splitlines() if not line.startswith("#")]
+    verdicts = [not rule.startswith("!") for rule in rules if fnmatch(source, rule.lstrip("!"))]
+    assert not verdicts[-1]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_it_is_no_root_and_stops_by_the_signal_that_drains(name):
+    users = given(name, "USER")
+    assert users[-1] == "1000:1000"
+    assert given(name, "STOPSIGNAL") == ["SIGTERM"]
+    assert [json.loads(words) for words in (*given(name, "ENTRYPOINT"), *given(name, "CMD"))] == [["bei"], ["serve"]]
+    assert all(
+        image.startswith("python:3.11-slim") or image in ("base AS baked", "base AS serve")
+        for image in given(name, "FROM")
+    )
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_its_environment_is_settings(name):
+    values = environment(name)
+    ours = {key: value for key, value in values.items() if key.startswith("BEI_")}
+    assert ours.pop("BEI_CONFIG") in [words.split()[-1] for words in given(name, "COPY")]
+    settings = Settings.load(tiny_config(), environ=ours)
+    assert (settings.host, str(settings.port)) == ("0.0.0.0", given(name, "EXPOSE")[0])
+    assert values["HOME"] in (*given(name, "VOLUME"), "/baked")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, tiny_folder) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "config.yaml").write_text(yaml.safe_dump(tiny_config(tiny_folder)))
+    with serving("--engine", "null", log=folder / "log", config=folder / "config.yaml") as url:
+        yield url
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_health_check_tells_a_ready_server_from_none(name, url):
+    (check,) = given(name, "HEALTHCHECK")
+    _, *command = json.loads(check.partition(" CMD ")[2])
+
+    def status(port: str) -> int:
+        return subprocess.run([sys.executable, *command], env={"BEI_PORT": port}, capture_output=True).returncode
+
+    assert status(url.rpartition(":")[2]) == 0
+    assert status("1") != 0
+    assert ':{os.environ["BEI_PORT"]}/health/ready' in command[1]
+    assert "/health/ready" in {route.path for route in api.ROUTES}
+
+
+def test_the_compose_file_mounts_what_is_there():
+    compose = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())
+    ours = compose["services"]["bei"]
+    assert (DEPLOY / ours["build"]["context"] / ours["build"]["dockerfile"]).exists()
+    for service in compose["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (DEPLOY / source).exists() if source.startswith(".") else source in compose["volumes"]
+        assert {config["source"] for config in service.get("configs", [])} <= compose["configs"].keys()
+    assert all(yaml.safe_load(config["content"]) for config in compose["configs"].values())
+
+
+def test_compose_runs_it_read_only_and_lets_it_drain():
+    ours = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())["services"]["bei"]
+    assert ours["read_only"]
+    assert {volume.split(":")[1] for volume in ours["volumes"]} >= set(given("Dockerfile", "VOLUME"))
+    drain = float(ours["environment"]["BEI_DRAIN_SECONDS"])
+    assert float(ours["stop_grace_period"].removesuffix("s")) > drain + QUEUE_SECONDS
+    values = {key: value for key, value in ours["environment"].items() if key.startswith("BEI_") and value}
+    Settings.load(tiny_config(), environ=values)

@@ -1,0 +1,82 @@
+"""What the dashboard, the autoscaler and docs/operations.md say of metrics is what a server exposes."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from bei import metrics
+from tests.servers import ROOT
+from tests.test_metrics import TIMES
+
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "bei.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+NAME = re.compile(r"\b(?:te|bei|process)_[a-z_]+")
+LABEL_OR_FORM = re.compile(r"_(?:bucket|sum|count)$")
+
+
+@pytest.fixture(scope="module")
+def exposed() -> dict[str, str]:
+    """Name of every family → its type, as the text has it."""
+    for scored in (False, True):
+        metrics.observe_answer(1, 1, scored=scored, **TIMES)
+    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition().decode(), re.MULTILINE))
+
+
+def queried(promql: str, exposed: dict[str, str]) -> list[str]:
+    """Families that a query names; a histogram is queried by its series."""
+    names = NAME.findall(re.sub(r'"[^"]*"', "", promql))
+    return [name if name in exposed else LABEL_OR_FORM.sub("", name) for name in names]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_queries_what_is_exposed(panel, exposed):
+    for target in panel["targets"]:
+        names = queried(target["expr"], exposed)
+        assert names
+        assert set(names) <= exposed.keys()
+        histograms = {name for name in names if exposed[name] == "histogram"}
+        assert all(re.search(rf"{name}_(bucket|sum|count)", target["expr"]) for name in histograms)
+        assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_the_panels_fill_a_grid():
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+    taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(taken)) == len(taken)
+    assert max(x for x, _ in taken) == 23
+
+
+def test_variables_are_those_that_queries_use(exposed):
+    defined = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z_]+)", json.dumps(DASHBOARD["panels"]))) - {"__rate_interval"}
+    assert used == defined.keys()
+    for name in ("job", "instance"):
+        assert queried(defined[name]["definition"], exposed) == ["bei_build_info"]
+
+
+def test_the_table_of_metrics_is_whole(exposed):
+    rows = re.findall(r"^\| (`[^|]+`) \| (counter|gauge|histogram) \|", OPERATIONS, re.MULTILINE)
+    table = {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+    assert table == {name: kind for name, kind in exposed.items() if name.startswith(("te_", "bei_"))}
+
+
+def test_the_questions_query_what_is_exposed(exposed):
+    queries = [query for query in re.findall(r"^\| [^|]+\? \| `([^`]+)` \|$", OPERATIONS, re.MULTILINE)]
+    assert len(queries) == 5
+    assert all(set(queried(query, exposed)) <= exposed.keys() for query in queries)
+
+
+def test_the_autoscaler_reads_what_is_exposed(exposed):
+    hpa, adapter = (
+        yaml.safe_load((ROOT / "deploy" / "kubernetes" / f"{name}.yaml").read_text())
+        for name in ("hpa", "prometheus-adapter")
+    )
+    (rule,) = adapter["rules"]["custom"]
+    (metric,) = hpa["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert name == rule["name"]["as"] == rule["seriesQuery"].partition("{")[0]
+    assert exposed[name] == "gauge"
