@@ -74,7 +74,11 @@ _MODEL = _options(
 _SERVER = _options(
     click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
     click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
-    click.option("--api-key", help="Ask for this key; better given as BEI_API_KEY."),
+    click.option("--api-key", help="Ask for this key, or one of several between commas; better as BEI_API_KEY."),
+    click.option("--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line."),
+    click.option("--protect-all", is_flag=True, default=None, help="Ask for a key at /health and /metrics, too."),
+    click.option("--tls-cert", type=click.Path(path_type=Path), help="Speak TLS: a certificate and its chain, PEM."),
+    click.option("--tls-key", type=click.Path(path_type=Path), help="Its key, PEM.  [default: in --tls-cert]"),
     click.option("--served-model-name", help="The name that answers carry.  [default: the repository]"),
     click.option("--auto-truncate/--no-auto-truncate", default=None, help="Cut long texts unasked.  [default: cut]"),
     click.option("--default-prompt", help="Text put before each input."),
@@ -83,6 +87,8 @@ _SERVER = _options(
     click.option("--max-client-batch-size", type=int, help="Texts a request.  [default: 2048]"),
     click.option("--max-concurrent-requests", type=int, help="Requests at once, then 429.  [default: 2048]"),
     click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
+    click.option("--max-bytes-in-flight", type=int, help="Bytes of all requests, then 429.  [default: 1073741824]"),
+    click.option("--max-connections", type=int, help="Connections; more are closed.  [default: 4096]"),
     click.option("--tokenization-workers", type=int, help="Threads that tokenize.  [default: one a processor]"),
     click.option("--drain-seconds", type=float, help="Time for calls in flight after SIGTERM.  [default: 30]"),
 )
@@ -132,10 +138,11 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service = Service(Settings.from_file(config, **flags))
     service.load()
     service.close()
-    click.echo(f"{service.settings.repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
+    click.echo(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
 
 
 def _serve(settings: Settings) -> None:
+    secure = listen.tls(settings.tls_cert, settings.tls_key)
     listener = listen.bind(settings.host, settings.port)
     service = Service(settings)
 
@@ -144,7 +151,14 @@ def _serve(settings: Settings) -> None:
         click.echo(_banner(service, *listener.getsockname()[:2]))
 
     app = asgi(service)
-    status = listen.serve(app, listener, load=load, on_stop=service.drain, drain_seconds=settings.drain_seconds)
+    status = listen.serve(
+        *(app, listener),
+        load=load,
+        on_stop=service.drain,
+        drain_seconds=settings.drain_seconds,
+        max_connections=settings.max_connections,
+        secure=secure,
+    )
     service.close()
     sys.exit(status)
 
@@ -200,15 +214,16 @@ def _banner(service: Service, host: str, port: int) -> str:
     settings, checkpoint = service.settings, service.checkpoint
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
     path, body = _TRY[checkpoint.task]
+    scheme = "https" if settings.tls_cert else "http"
     return f"""
   {settings.served_model_name}
     engine    {_engine(service)}
     task      {checkpoint.task}: {_in_words(checkpoint)}
     limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
-    listening http://{host}:{port} (routes: http://{host}:{port}/docs)
+    listening {scheme}://{host}:{port} (routes: {scheme}://{host}:{port}/docs)
 
   Try it:
-    curl -s{key} {host}:{port}{path} -d '{body}'
+    curl -s{key} {"https://" if settings.tls_cert else ""}{host}:{port}{path} -d '{body}'
 """
 
 
@@ -223,13 +238,29 @@ def _in_words(checkpoint: Checkpoint) -> str:
 
 def _log_to_stderr(level: str, as_json: bool = False) -> None:
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    plain = _LineFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     handler.setFormatter(_JSONFormatter() if as_json else plain)
     try:
         logging.getLogger("bei").setLevel(level.upper())
     except ValueError:
         raise SetupError(f"--log-level {level!r}: use debug, info, warning or error") from None
     logging.basicConfig(level="WARNING", handlers=[handler])
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+class _LineFormatter(logging.Formatter):
+    """A line a record, whatever a client or a file wrote into it; a traceback follows, indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = record.message.translate(_CONTROLS)
+        return super().formatMessage(record)
+
+    def formatException(self, exc_info: Any) -> str:
+        return "\n".join("  " + line.translate(_CONTROLS) for line in super().formatException(exc_info).splitlines())
 
 
 class _JSONFormatter(logging.Formatter):

@@ -7,6 +7,7 @@
   - Unauthorized            401  Validation
   - NotFound                404  Validation
   - MethodNotAllowed        405  Validation
+  - TooSlow                 408  Validation    a head or body that does not arrive
   - TooLarge                413  Validation    body or batch
   - UnsupportedMediaType    415  Validation
   - Invalid                 422  Validation    a field is wrong; `param` names it
@@ -14,6 +15,7 @@
   - WrongTask               424  Backend       the route does not fit the loaded model
   - EngineFailed            424  Backend
   - Overloaded              429  Overloaded    with Retry-After
+  - HeadTooLarge            431  Validation    of a request: bytes, or number of headers
   - ClientGone              499  Overloaded    logged, never sent
   - NotReady                503  Unhealthy
   - Expired                 504  Overloaded    the request's own deadline passed
@@ -74,6 +76,10 @@ class MethodNotAllowed(Error):
         return {"allow": ", ".join(self.allowed)}
 
 
+class TooSlow(Error):
+    status, kind = 408, "Validation"
+
+
 class TooLarge(Error):
     status, kind = 413, "Validation"
 
@@ -104,6 +110,10 @@ class Overloaded(Error):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": "1"}
+
+
+class HeadTooLarge(Error):
+    status, kind = 431, "Validation"
 
 
 class ClientGone(Error):

@@ -142,7 +142,7 @@ class Service:
     def load(self) -> None:
         """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
         try:
-            with _step(f"checkpoint {self.settings.repo}"):
+            with _step(f"checkpoint {self.settings.public_repo}"):
                 checkpoint = checkpoints.load(self.settings)
             with _step("engine"):
                 engine = engines.create(self.settings, checkpoint)

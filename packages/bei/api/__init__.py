@@ -15,7 +15,7 @@ from bei.api.routes import Route
 from bei.errors import Error, Expired, MethodNotAllowed, NotFound, Overloaded, TooLarge, Untokenizable, WrongTask
 from bei.service import Service, Usage
 
-__all__ = ["ROUTES", "Call", "Reply", "answer"]
+__all__ = ["ROUTES", "Call", "Reply", "admit", "answer"]
 
 log = logging.getLogger("bei")
 
@@ -29,7 +29,7 @@ async def _document(service: Service, body: Any, call: Call) -> Reply:
     return Reply(_openapi(), headers={"content-type": "application/json"})
 
 
-_OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET", public=True)
+_OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET")
 _DIALECTS = (openai, tei, cohere, vllm, infinity, shared, operations)
 ROUTES = (*(route for dialect in _DIALECTS for route in dialect.ROUTES), _OPENAPI_ROUTE)
 _BY_PATH: dict[str, dict[str, Route]] = {}
@@ -50,16 +50,22 @@ async def answer(service: Service, call: Call) -> Reply:
     return await finish(reply, call)
 
 
-async def _route(service: Service, call: Call) -> Reply:
+def admit(service: Service, call: Call) -> Route:
+    """The route of a call, by its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
+    UnsupportedMediaType."""
     route = _find(call)
-    if not route.public:
+    if service.settings.protect_all or not route.public:
         authorize(call, service.settings)
-    if route.stands_for is not None:
-        route = route.stands_for(service)
-    body = None
     if route.adapter is not None:
         check_content_type(call)
-        body = parse(route.adapter, call.body)
+    return route
+
+
+async def _route(service: Service, call: Call) -> Reply:
+    route = admit(service, call)
+    if route.stands_for is not None:
+        route = route.stands_for(service)
+    body = None if route.adapter is None else parse(route.adapter, call.body)
     result = await route.handler(service, body, call)
     if isinstance(result, Reply):
         return result

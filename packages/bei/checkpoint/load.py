@@ -78,7 +78,7 @@ def load(settings: Settings) -> Checkpoint:
     """Fetch the checkpoint that the settings name, and read it. Raises SetupError, one line that names the remedy."""
     fetched = fetch(settings)
     return read(
-        *(fetched.folder, settings.repo, fetched.revision),
+        *(fetched.folder, settings.public_repo, fetched.revision),
         max_num_tokens=settings.max_num_tokens,
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
