@@ -26,16 +26,18 @@ def asgi(service: Service) -> Application:
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         call = _head(scope)
         try:
-            body = await bodies.read(call, receive, wanted=_is_wanted(service, call, scope))
-            try:
-                call = Call(call.method, call.path, body, call.headers, call.arrived)
-                reply = await _answer_while_connected(service, call, receive)
-            finally:
-                bodies.free(body)
+            wanted = _is_wanted(service, call, scope)
+            if not wanted and "expect" in call.headers:  # it waits for our word before it sends
+                reply = _last(await api.answer(service, call), scope)
+            else:
+                body = await bodies.read(call, receive, wanted=wanted)
+                try:
+                    call = Call(call.method, call.path, body, call.headers, call.arrived)
+                    reply = await _answer_while_connected(service, call, receive)
+                finally:
+                    bodies.free(body)
         except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
-            reply = await finish(render_error(error, call.path), call)
-            if scope["http_version"] != "2":  # the rest of the body may still come
-                reply = Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
+            reply = _last(await finish(render_error(error, call.path), call), scope)
         except asyncio.CancelledError:
             if scope["http_version"] == "2":  # the connection may be gone, and nobody left to take an answer
                 raise
@@ -46,6 +48,13 @@ def asgi(service: Service) -> Application:
         await _write(reply, scope, send)
 
     return application
+
+
+def _last(reply: Reply, scope: Message) -> Reply:
+    """The last reply on a connection of HTTP/1.1: the rest of the call's body may still come."""
+    if scope["http_version"] == "2":
+        return reply
+    return Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
 
 
 def _head(scope: Message) -> Call:

@@ -27,10 +27,8 @@ class Bodies:
         Overloaded once the client has stopped sending, or has sent as much again as it may; TooSlow; ClientGone when it
         left."""
         refusal = self._refusal(_stated_length(call), 0)
-        if "expect" in call.headers and (refusal or not wanted):  # it waits for our word before it sends
-            if refusal:
-                raise refusal
-            return b""
+        if refusal and "expect" in call.headers:  # it waits for our word before it sends
+            raise refusal
         chunks: list[bytes] = []
         size, now = 0, asyncio.get_running_loop().time
         started = now()

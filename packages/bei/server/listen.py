@@ -26,7 +26,7 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as HypercornConfig
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from bei.api.reply import render_error
@@ -227,6 +227,7 @@ class _Unread:
 class _Http1(HttpToolsProtocol):
     """uvicorn's, with bounds on what it waits for and takes: a request's head, a client that reads its answer."""
 
+    _answering: RequestResponseCycle | None = None
     _head: int | None = None
     _hurry: asyncio.TimerHandle | None = None
 
@@ -238,7 +239,14 @@ class _Http1(HttpToolsProtocol):
         self._unread.stop()
         self._stop_hurry()
         self._unset_keepalive_if_required()
+        if self._answering is not None:  # of several in a pipeline uvicorn tells the last
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -343,7 +351,10 @@ class _Http2(asyncio.StreamReaderProtocol):
                 self._transport.abort()
                 raise ClientGone("the client does not read its answer") from None
 
-        await self._application(scope, receive, send_in_time)
+        try:
+            await self._application(scope, receive, send_in_time)
+        except ClientGone as error:
+            log.info("%d %s: %s", error.status, scope["path"], error)
 
     def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
