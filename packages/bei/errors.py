@@ -21,7 +21,17 @@
   - Expired                 504  Overloaded    the request's own deadline passed
 """
 
-from typing import ClassVar
+from reprlib import Repr
+from typing import Any, ClassVar
+
+_REPR = Repr()
+_REPR.maxlevel, _REPR.maxstring = 2, 80
+_SHORT = 120
+
+
+def short(value: Any) -> str:
+    """A value as an error quotes it: whatever it is, not long."""
+    return _REPR.repr(value)[:_SHORT]
 
 
 class Error(Exception):

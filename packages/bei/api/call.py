@@ -6,9 +6,8 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from reprlib import repr as short
 
-from bei.errors import Invalid, Unauthorized, UnsupportedMediaType
+from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
 from bei.settings import Settings
 
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")

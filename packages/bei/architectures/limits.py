@@ -4,11 +4,10 @@ it, and a value of another type would fail far from the file that it came from."
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from reprlib import repr as short
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _MOST = 2**31 - 1
 _LAYERS, _SIZE = 512, 1 << 16

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path, PurePosixPath
-from reprlib import repr as short
 from typing import IO
 
 import httpx
 
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings.secrets import without_secrets
 
 log = logging.getLogger("bei")

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from reprlib import repr as short
 from typing import Any
 
 from bei.architectures.family import Judgement
 from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
 from bei.checkpoint.tensors import Tensor, scan
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 log = logging.getLogger("bei")
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from reprlib import repr as short
 
 import fsspec
 import huggingface_hub
@@ -31,7 +30,7 @@ from pydantic import SecretStr
 
 from bei.checkpoint import archive, wheels
 from bei.checkpoint.modules import inside
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings import Settings
 
 log = logging.getLogger("bei")

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from reprlib import repr as short
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 from bei.settings.secrets import Keys, keys_of_file, split_keys, without_secrets
 
