@@ -75,7 +75,11 @@ _SERVER = _options(
     click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
     click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
     click.option("--workers", type=int, help="Processes that read, tokenize and answer.  [default: 1]"),
-    click.option("--api-key", help="Ask for this key; better given as BEI_API_KEY."),
+    click.option("--api-key", help="Ask for this key, or one of several between commas; better as BEI_API_KEY."),
+    click.option("--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line."),
+    click.option("--protect-all", is_flag=True, default=None, help="Ask for a key at /health and /metrics, too."),
+    click.option("--tls-cert", type=click.Path(path_type=Path), help="Speak TLS: a certificate and its chain, PEM."),
+    click.option("--tls-key", type=click.Path(path_type=Path), help="Its key, PEM.  [default: in --tls-cert]"),
     click.option("--served-model-name", help="The name that answers carry.  [default: the repository]"),
     click.option("--auto-truncate/--no-auto-truncate", default=None, help="Cut long texts unasked.  [default: cut]"),
     click.option("--default-prompt", help="Text put before each input."),
@@ -84,6 +88,8 @@ _SERVER = _options(
     click.option("--max-client-batch-size", type=int, help="Texts a request.  [default: 2048]"),
     click.option("--max-concurrent-requests", type=int, help="Requests at once, then 429.  [default: 2048]"),
     click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
+    click.option("--max-bytes-in-flight", type=int, help="Bytes of all requests, then 429.  [default: 1073741824]"),
+    click.option("--max-connections", type=int, help="Connections; more are closed.  [default: 4096]"),
     click.option("--tokenization-workers", type=int, help="Threads that tokenize.  [default: one a processor]"),
     click.option("--drain-seconds", type=float, help="Time for calls in flight after SIGTERM.  [default: 30]"),
     click.option("--json-output", is_flag=True, default=None, help="Log lines as JSON."),
@@ -138,10 +144,11 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service = Service(Settings.from_file(config, **flags))
     service.load()
     service.close()
-    click.echo(f"{service.settings.repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
+    click.echo(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
 
 
 def _serve(settings: Settings) -> None:
+    listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
     listener = listen.bind(settings.host, settings.port)
     service = Service(settings, isolated=True)
 
@@ -207,15 +214,16 @@ def _banner(service: Service, host: str, port: int) -> str:
     settings, checkpoint = service.settings, service.checkpoint
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
     path, body = _TRY[checkpoint.task]
+    scheme = "https" if settings.tls_cert else "http"
     return f"""
   {settings.served_model_name}
     engine    {_engine(service)}
     task      {checkpoint.task}: {_in_words(checkpoint)}
     limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
-    listening http://{host}:{port} (routes: http://{host}:{port}/docs)
+    listening {scheme}://{host}:{port} (routes: {scheme}://{host}:{port}/docs)
 
   Try it:
-    curl -s{key} {host}:{port}{path} -d '{body}'
+    curl -s{key} {"https://" if settings.tls_cert else ""}{host}:{port}{path} -d '{body}'
 """
 
 

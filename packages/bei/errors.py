@@ -7,6 +7,7 @@
   - Unauthorized            401  Validation
   - NotFound                404  Validation
   - MethodNotAllowed        405  Validation
+  - TooSlow                 408  Validation    a head or body that does not arrive
   - TooLarge                413  Validation    body or batch
   - UnsupportedMediaType    415  Validation
   - Invalid                 422  Validation    a field is wrong; `param` names it
@@ -15,13 +16,24 @@
   - EngineFailed            424  Backend
     - EngineDied            424  Backend       the engine's process ended while it ran this
   - Overloaded              429  Overloaded    with Retry-After
+  - HeadTooLarge            431  Validation    of a request: bytes, or number of headers
   - ClientGone              499  Overloaded    logged, never sent
   - NotReady                503  Unhealthy
   - Expired                 504  Overloaded    the request's own deadline passed
 """
 
 import math
-from typing import ClassVar
+from reprlib import Repr
+from typing import Any, ClassVar
+
+_REPR = Repr()
+_REPR.maxlevel, _REPR.maxstring = 2, 80
+_SHORT = 120
+
+
+def short(value: Any) -> str:
+    """A value as an error quotes it: whatever it is, not long."""
+    return _REPR.repr(value)[:_SHORT]
 
 
 class Error(Exception):
@@ -76,6 +88,10 @@ class MethodNotAllowed(Error):
         return {"allow": ", ".join(self.allowed)}
 
 
+class TooSlow(Error):
+    status, kind = 408, "Validation"
+
+
 class TooLarge(Error):
     status, kind = 413, "Validation"
 
@@ -116,6 +132,10 @@ class Overloaded(Error):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+class HeadTooLarge(Error):
+    status, kind = 431, "Validation"
 
 
 class ClientGone(Error):

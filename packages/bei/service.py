@@ -145,7 +145,7 @@ class Service:
     def load(self) -> None:
         """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
         try:
-            with _step(f"checkpoint {self.settings.repo}"):
+            with _step(f"checkpoint {self.settings.public_repo}"):
                 checkpoint = sources.load(self.settings)
             with _step("engine"):
                 isolated = self._isolated

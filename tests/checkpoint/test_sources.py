@@ -1,5 +1,6 @@
 """Each source becomes a folder, or one line that says what to do; nothing half-done is left behind."""
 
+import gzip
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import fsspec
@@ -121,6 +123,21 @@ def test_a_cached_snapshot_serves_when_the_hub_does_not_answer(monkeypatch, tmp_
     assert "using the cached org/tiny" in caplog.text
 
 
+@pytest.mark.parametrize("revision", ["../../etc", "/etc", "a/../../b", "..", ".", "a\nb", "", "-x/..", "a//../b"])
+@pytest.mark.parametrize("source", ["HF", "BASETEN_TRAINING"])
+def test_a_revision_that_leads_elsewhere(tmp_path, source, revision):
+    with pytest.raises(SetupError, match="is no branch, tag, commit"):
+        fetch(settings(source, "org/tiny", tmp_path, revision=revision))
+
+
+@pytest.mark.parametrize("repo", ["../../etc", "a/b/c", "org/../x", "/etc", "a" * 200])
+def test_a_repository_that_is_none(tmp_path, repo):
+    """The block refuses it, and so it does where a variable or a flag gives it."""
+    for given in ({"repo": repo}, {"repo": "org/tiny", "flag": repo}):
+        with pytest.raises(SetupError, match="is not a Hugging Face repository id"):
+            fetch(settings("HF", given["repo"], tmp_path).model_copy(update={"repo": repo}))
+
+
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +236,21 @@ def test_a_store_that_fails_is_one_line(monkeypatch, tmp_path, bucket):
     assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
 
 
+def test_a_store_cannot_name_a_file_elsewhere(monkeypatch, tmp_path):
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(sources.fsspec, "filesystem", lambda protocol, **options: memory)
+    monkeypatch.setattr(memory, "glob", lambda pattern, detail: {"/bucket/path/../../up.json": {"size": 1}})
+    with pytest.raises(SetupError, match=r"names '\.\./\.\./up\.json', which is not inside"):
+        fetch(settings("S3", "memory://bucket/path", tmp_path))
+
+
+def test_a_store_is_bounded(monkeypatch, tmp_path, bucket):
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(sources.fsspec, "filesystem", lambda protocol, **options: memory)
+    with pytest.raises(SetupError, match="is larger than 1000 bytes; see BEI_MAX_DOWNLOAD_BYTES"):
+        fetch(settings("S3", bucket, tmp_path, max_download_bytes=1000))
+
+
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     def filesystem(protocol, **options):
         raise ImportError("Install s3fs to access S3")
@@ -247,6 +279,17 @@ def with_member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 3) -> byte
         member.size = size if kind == tarfile.REGTYPE else 0
         tar.addfile(member, io.BytesIO(b"\0" * size) if kind == tarfile.REGTYPE else None)
     return buffer.getvalue()
+
+
+def with_extended_header(size: int) -> bytes:
+    """A few bytes that tell tarfile to read `size` of them into memory."""
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, size
+    return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + b"\0" * size)
+
+
+def many_members(count: int) -> bytes:
+    return gzip.compress(b"".join(tarfile.TarInfo(f"{i}.txt").tobuf() for i in range(count)) + b"\0" * 1024, 1)
 
 
 @pytest.fixture
@@ -296,6 +339,12 @@ def test_an_archive(web, tmp_path, tiny_folder, top):
         (with_member("device.json", tarfile.CHRTYPE), "a link or device"),
         (with_member("bomb.json", size=200_000), "unpacks to more than 100000 bytes"),
         (b"\0" * 200_000, "is larger than 100000 bytes"),
+        (with_member("holes.json", tarfile.GNUTYPE_SPARSE), "a file with holes"),
+        (with_extended_header(5_000_000), "has a header of 5000192 bytes"),
+        (many_members(10_001), "more than 10000 files"),
+        (gzip.compress(b"x" * 3000)[:40] + b"damaged" * 9, "is not a whole tar.gz"),
+        (with_member("nul\0.json/" + "x" * 300 + ".json"), "is not a whole tar.gz"),
+        (b"PK\3\4 a zip", "is not a whole tar.gz"),
         (b"not a tar", "is not a whole tar.gz"),
         (with_member("model.json", size=50_000)[:100], "is not a whole tar.gz"),
         ("ftp://elsewhere/x", "a REMOTE_URL is http or https"),
@@ -316,10 +365,56 @@ def test_a_bad_archive_leaves_nothing(web, tmp_path, page, message):
     assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "192.168.1.1"])
+def test_a_folder_in_an_archive_may_have_the_name_of_its_parent(web, tmp_path, tiny_folder):
+    url, pages = web
+    pages["/model.tar.gz"] = packed(tiny_folder, "1_Pooling/")
+    assert load(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)).spec.hidden_size == 48
+
+
+INSIDE = [
+    *("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "192.168.1.1", "0.0.0.0", "100.100.100.200"),
+    *("2130706433", "0x7f000001", "127.1", "168.63.129.16", "224.0.0.1", "[fd00:ec2::254]", "[fe80::1]", "[fec0::1]"),
+    *("[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::a00:1]", "[2002:a9fe:a9fe::1]", "[ff02::1]"),
+]
+
+
+@pytest.mark.parametrize("host", INSIDE)
 def test_addresses_inside_the_network_are_refused(tmp_path, host):
     with pytest.raises(SetupError, match="an address inside the network; set BEI_ALLOW_PRIVATE_URLS"):
         fetch(settings("REMOTE_URL", f"http://{host}:1/model.tar.gz", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("address", "public"), [("8.8.8.8", True), ("2606:4700::1111", True), ("64:ff9b::808:808", True), ("::1", False)]
+)
+def test_public_addresses(address, public):
+    assert archive.is_public(ip_address(address)) == public
+
+
+def test_a_name_is_looked_up_once(monkeypatch, tmp_path):
+    """A second answer, as of a server that rebinds its name to an address inside, is never asked for."""
+    asked, connected = [], []
+
+    def look_up(host, port, *args, **more):
+        asked.append(host)
+        return [(2, 1, 6, "", ("203.0.114.7" if len(asked) == 1 else "127.0.0.1", port))]
+
+    def send(client, request, **more):
+        connected.append((request.url.host, request.headers["host"], request.extensions["sni_hostname"]))
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(archive.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(httpx.Client, "send", send)
+    with pytest.raises(SetupError, match="cannot be downloaded: refused"):
+        fetch(settings("REMOTE_URL", "https://rebinding.test/model.tar.gz", tmp_path))
+    assert asked == ["rebinding.test"]
+    assert connected == [("203.0.114.7", "rebinding.test", "rebinding.test")]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "gopher://host/x", "data:,x"])
+def test_other_schemes_are_refused(tmp_path, url):
+    with pytest.raises(SetupError, match="a REMOTE_URL is http or https"):
+        fetch(settings("REMOTE_URL", url, tmp_path))
 
 
 def test_a_redirect_into_the_network_is_refused(web, tmp_path, monkeypatch):

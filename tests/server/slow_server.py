@@ -1,5 +1,7 @@
-"""A server whose engine takes its time; prints its port. Takes FOLDER LOAD_SECONDS BATCH_SECONDS [PAYLOAD_LIMIT]."""
+"""A server whose engine takes its time; prints its port. Takes FOLDER LOAD_SECONDS BATCH_SECONDS PATIENCE SETTINGS, as
+JSON; a PATIENCE above 0 is how many seconds it waits for clients."""
 
+import json
 import logging
 import sys
 import time
@@ -8,7 +10,7 @@ from pathlib import Path
 from bei.checkpoint.load import read
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
-from bei.server import listen
+from bei.server import bodies, listen
 from bei.server.app import asgi
 from bei.service import Service
 from bei.settings import Settings
@@ -16,8 +18,11 @@ from tests.conftest import tiny_config
 
 folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 logging.basicConfig(level="INFO")
-limits = {"payload_limit": int(sys.argv[4])} if len(sys.argv) > 4 else {}
-service = Service(Settings.load(tiny_config(folder), environ={}, **limits))
+if patience := float(sys.argv[4]):
+    listen.HEAD_SECONDS = listen.READING_SECONDS = bodies.SECONDS = patience
+    listen.READING_RATE = 1 << 30
+service = Service(Settings.load(tiny_config(folder), environ={}, **json.loads(sys.argv[5])))
+settings = service.settings
 
 
 class SlowEngine(NullEngine):
@@ -37,6 +42,14 @@ def load() -> None:
 
 listener = listen.bind("127.0.0.1", 0)
 print(listener.getsockname()[1], flush=True)  # noqa: T201  the test reads it
-status = listen.serve(asgi(service), listener, load=load, on_stop=service.drain, drain_seconds=5)
+status = listen.serve(
+    asgi(service),
+    listener,
+    load=load,
+    on_stop=service.drain,
+    drain_seconds=5,
+    max_connections=settings.max_connections,
+    secure=listen.tls(settings.tls_cert, settings.tls_key),
+)
 service.close()
 sys.exit(status)

@@ -2,66 +2,26 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from bei.errors import SetupError
 from bei.server import listen
-
-ROOT = Path(__file__).parents[2]
-LIMIT = 20.0
-
-
-class Running:
-    """The process of slow_server.py."""
-
-    def __init__(self, *arguments: object):
-        path = os.pathsep.join([str(ROOT / "packages"), str(ROOT)])
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(Path(__file__).with_name("slow_server.py")), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        self.port = int(self.process.stdout.readline() or 0)
-        assert self.port, self.process.stderr.read()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def wait_for_health(self, status: int = 200) -> None:
-        deadline = time.monotonic() + LIMIT
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/health").status_code == status:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.01)
-        raise AssertionError(f"no {status} from /health")
-
-    def stop(self) -> tuple[int, str]:
-        """Exit status after SIGTERM, and the log."""
-        self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=LIMIT)
-        return self.process.returncode, log
+from tests.server.running import LIMIT, Running
 
 
 @pytest.fixture
 def start(tiny_folder) -> Iterator[Callable[..., Running]]:
     started = []
 
-    def run(load_seconds: float = 0, batch_seconds: float = 0, *more: object) -> Running:
-        started.append(Running(tiny_folder, load_seconds, batch_seconds, *more))
+    def run(load_seconds: float = 0, batch_seconds: float = 0) -> Running:
+        started.append(Running(tiny_folder, load_seconds, batch_seconds))
         return started[-1]
 
     yield run
@@ -73,7 +33,7 @@ def start(tiny_folder) -> Iterator[Callable[..., Running]]:
 @pytest.fixture(scope="module")
 def server(tiny_folder) -> Iterator[Running]:
     """One for the tests that only ask; bodies of up to 1 MB."""
-    running = Running(tiny_folder, 0, 0, 1_000_000)
+    running = Running(tiny_folder, payload_limit=1_000_000)
     running.wait_for_health()
     yield running
     status, log = running.stop()

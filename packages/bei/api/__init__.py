@@ -17,7 +17,7 @@ from bei.api.routes import Route
 from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound
 from bei.service import Service
 
-__all__ = ["ROUTES", "Call", "Reply", "answer", "lost", "refuse"]
+__all__ = ["ROUTES", "Call", "Reply", "admit", "answer", "lost", "refuse"]
 
 log = logging.getLogger("bei")
 
@@ -31,7 +31,7 @@ async def _document(service: Service, body: Any, call: Call) -> Reply:
     return Reply(_openapi(), headers={"content-type": "application/json"})
 
 
-_OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET", public=True)
+_OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET")
 _DIALECTS = (openai, tei, cohere, vllm, infinity, shared, operations)
 ROUTES = (*(route for dialect in _DIALECTS for route in dialect.ROUTES), _OPENAPI_ROUTE)
 _BY_PATH: dict[str, dict[str, Route]] = {}
@@ -66,10 +66,19 @@ def lost(call: Call, error: ClientGone) -> None:
     metrics.observe_cancelled("disconnect")
 
 
-async def _route(service: Service, call: Call, seen: Observation) -> Reply:
+def admit(service: Service, call: Call) -> Route:
+    """The route of a call, by its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
+    UnsupportedMediaType."""
     route = _find(call)
-    if not route.public:
+    if service.settings.protect_all or not route.public:
         authorize(call, service.settings)
+    if route.adapter is not None:
+        check_content_type(call)
+    return route
+
+
+async def _route(service: Service, call: Call, seen: Observation) -> Reply:
+    route = admit(service, call)
     if route.stands_for is not None:
         route = route.stands_for(service)
     if route.adapter is not None:
@@ -81,7 +90,6 @@ async def _route(service: Service, call: Call, seen: Observation) -> Reply:
 async def _compute(route: Route, service: Service, call: Call, seen: Observation) -> Reply:
     body = None
     try:
-        check_content_type(call)
         body = parse(route.adapter, call.body)
         seen.computing()
         result = await route.handler(service, body, call)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from uuid import uuid4
 
-from bei.errors import Invalid, Unauthorized, UnsupportedMediaType
+from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
 from bei.settings import Settings
 
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
@@ -31,25 +31,35 @@ class Call:
     @cached_property
     def request_id(self) -> str:
         """The client's `x-request-id`, or one of ours where it has none that fits a line."""
-        given = self.headers.get("x-request-id", "")
-        return given if given and _ID.fullmatch(given) else uuid4().hex
+        return self.given_id("x-request-id") or uuid4().hex
+
+    def given_id(self, name: str) -> str | None:
+        """The client's own name for its request in header `name`; None without one, or for one that does not fit into a
+        header and a line of a log: 1 to 128 characters of printable ASCII."""
+        given = self.headers.get(name, "")
+        return given if _ID.fullmatch(given) else None
 
 
 def authorize(call: Call, settings: Settings) -> None:
-    """Raises Unauthorized unless the key is the server's: `Authorization: Bearer K` or `Api-Key K`."""
-    if settings.api_key is None:
+    """Raises Unauthorized unless a key is one of the server's: `Authorization: Bearer K` or `Api-Key K`. It is compared
+    with each of them, so the time says nothing of which one it is like."""
+    if not settings.api_key:
         return
-    scheme, _, key = call.headers.get("authorization", "").partition(" ")
-    wanted = settings.api_key.get_secret_value().encode()
-    if scheme.lower() not in ("bearer", "api-key") or not hmac.compare_digest(key.strip().encode(), wanted):
+    scheme, _, given = call.headers.get("authorization", "").partition(" ")
+    key = given.strip().encode()
+    found = [hmac.compare_digest(key, known.get_secret_value().encode()) for known in settings.api_key]
+    if scheme.lower() not in ("bearer", "api-key") or not any(found):
         raise Unauthorized("the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
 
 
 def check_content_type(call: Call) -> None:
-    """Raises UnsupportedMediaType for a body that says it is not JSON. Saying nothing is fine."""
+    """Raises UnsupportedMediaType for a body that says it is not JSON, or compressed. Saying nothing is fine."""
     kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in _JSON and not kind.endswith("+json"):
-        raise UnsupportedMediaType(f"content-type {kind!r} is not supported; send application/json")
+        raise UnsupportedMediaType(f"content-type {short(kind)} is not supported; send application/json")
+    encoding = call.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"content-encoding {short(encoding)} is not read; send the body as it is")
 
 
 def deadline(call: Call) -> float:
@@ -65,5 +75,5 @@ def _milliseconds(call: Call, name: str) -> float:
     if text is None:
         return math.inf
     if not text.isascii() or not text.isdigit():
-        raise Invalid(f"header `{name}` must be a number of milliseconds, not {text!r}", param=name)
+        raise Invalid(f"header `{name}` must be a number of milliseconds, not {short(text)}", param=name)
     return float(text)

@@ -39,6 +39,7 @@ _TEI_ERROR = {
 _ERRORS = {
     "400": "Not JSON, or empty",
     "401": "The API key is missing or wrong",
+    "408": "The body did not arrive in time",
     "413": "The body or the batch is too large",
     "415": "The body is not JSON",
     "422": "A field is wrong; the message names it",

@@ -30,7 +30,7 @@ async def info(service: Service, body: Any, call: Call) -> Result:
     settings, checkpoint, engine = service.settings, service.checkpoint, service.engine
     return Result(
         {
-            "model_id": settings.repo,
+            "model_id": settings.public_repo,
             "model_sha": checkpoint.revision,
             "model_dtype": _DTYPES[engine.precision],
             "served_model_name": settings.served_model_name,
@@ -90,5 +90,5 @@ ROUTES = (
     ),
     Route("/info", info, "The model, the engine and the limits", method="GET", response=dict[str, Any]),
     Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
-    Route("/docs", docs, "A page to try the routes", method="GET", public=True),
+    Route("/docs", docs, "A page to try the routes", method="GET"),
 )

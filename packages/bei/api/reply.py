@@ -18,6 +18,7 @@ from bei.service import Usage
 
 _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain
 _OFF_LOOP_FROM = 65536  # bytes; compressing less is quicker than a thread
+_MESSAGE = 2000  # characters of an error; some quote what the client sent
 _ECHOED = ("x-baseten-customer-request-id",)
 
 
@@ -57,11 +58,12 @@ def render(result: Result, call: Call, device: str) -> Reply:
 
 def render_error(error: Error, path: str) -> Reply:
     """OpenAI's clients read `error.message` or `message`, so /v1 and /v2 carry both; the rest is TEI's shape."""
+    message = error.message[:_MESSAGE]
     if path.startswith(("/v1/", "/v2/")):
-        shape = {"message": error.message, "type": error.kind, "param": error.param, "code": error.status}
-        value: dict[str, Any] = {"error": shape, "message": error.message, "type": error.kind, "code": error.status}
+        shape = {"message": message, "type": error.kind, "param": error.param, "code": error.status}
+        value: dict[str, Any] = {"error": shape, "message": message, "type": error.kind, "code": error.status}
     else:
-        value = {"error": error.message, "error_type": error.kind}
+        value = {"error": message, "error_type": error.kind}
     body = orjson.dumps(value, default=str)
     return Reply(body, error.status, {**error.headers, "content-type": "application/json"})
 
@@ -69,7 +71,7 @@ def render_error(error: Error, path: str) -> Reply:
 async def finish(reply: Reply, call: Call) -> Reply:
     """Request ids echoed, and the body compressed where the client asked for it."""
     headers = {**reply.headers, "x-request-id": call.request_id}
-    headers |= {name: call.headers[name] for name in _ECHOED if name in call.headers}
+    headers |= {name: given for name in _ECHOED if (given := call.given_id(name)) is not None}
     encoding = _encoding(call.headers.get("accept-encoding", "")) if len(reply.body) >= _COMPRESS_FROM else None
     if encoding is None:
         return Reply(reply.body, reply.status, headers)

@@ -5,15 +5,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from bei import architectures
 from bei.architectures.family import Family, Head, HeadStage, Judgement, Rows
+from bei.architectures.limits import check_counts, check_types
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Normalize, Pooling, Stage
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.m3 import M3, read_m3
-from bei.checkpoint.modules import Modules, read_json, read_limits, read_modules, special_token, splade
+from bei.checkpoint.modules import (
+    MAX_JSON,
+    Modules,
+    inside,
+    read_json,
+    read_limits,
+    read_modules,
+    special_token,
+    splade,
+)
 from bei.checkpoint.reranking import PairTemplate, judge, judgement_of, pair_template
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, head_kind, labels, scoring
 from bei.checkpoint.tensors import Tensor, Tensors, scan, with_scales
@@ -73,10 +83,22 @@ class Checkpoint:
     m3: M3 | None = None
 
 
+_FROM_JSON = (
+    "spec",
+    "max_tokens",
+    "lowercase",
+    "unknown_token",
+    "prompts",
+    "labels",
+    "late_interaction",
+    "added_specials",
+)
+
+
 def read_for(settings: Settings, folder: Path, revision: str | None) -> Checkpoint:
     """Read the folder that the settings' checkpoint was fetched into. Raises SetupError."""
     return read(
-        *(folder, settings.repo, revision),
+        *(folder, settings.public_repo, revision),
         max_num_tokens=settings.max_num_tokens,
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
@@ -96,6 +118,24 @@ def read(
     `pooling` is what a checkpoint without modules.json pools by, `rerank_template` how a language model is asked for a
     score; without one its name says whether it is (checkpoint/reranking.py). Raises SetupError.
     """
+    try:
+        checkpoint = _read(folder, name, revision, max_num_tokens, pooling, rerank_template)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
+        # Whoever made a checkpoint may have written anything into its JSON files.
+        raise SetupError(f"{folder} cannot be read: {type(exc).__name__}: {exc}; is one of its files broken?") from exc
+    for field_name in _FROM_JSON:
+        check_types(getattr(checkpoint, field_name), get_type_hints(Checkpoint)[field_name], field_name)
+    return checkpoint
+
+
+def _read(
+    folder: Path,
+    name: str,
+    revision: str | None,
+    max_num_tokens: int,
+    pooling: PoolingSetting | None,
+    rerank_template: RerankTemplate | None,
+) -> Checkpoint:
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
     if not config:
@@ -103,6 +143,7 @@ def read(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
         )
     family = architectures.family(config)
+    check_counts(config)
     stanford, pylate = architecture(config) == STANFORD_COLBERT, is_pylate(folder)
     template = pair_template(config, name, rerank_template)
     task = detect(config, modules, stanford or pylate, splade=pooling == "splade", judge=template is not None)
@@ -258,7 +299,7 @@ def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        return sorted({folder / file for file in read_json(index).get("weight_map", {}).values()})
+        return sorted({inside(folder, file, index.name) for file in read_json(index).get("weight_map", {}).values()})
     return [folder / "model.safetensors"]
 
 
@@ -289,6 +330,8 @@ def _check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) ->
 def _tokenizer_file(folder: Path, modules: Modules) -> Path:
     for file in (modules.encoder / "tokenizer.json", folder / "tokenizer.json"):
         if file.exists():
+            if file.stat().st_size > MAX_JSON:
+                raise SetupError(f"{file} is larger than {MAX_JSON} bytes, and so no model's")
             return file
     raise SetupError(
         f"{folder / 'tokenizer.json'} is missing; write it with "

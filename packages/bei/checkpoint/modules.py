@@ -7,15 +7,17 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bei.architectures.family import Judgement
 from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
 from bei.checkpoint.tensors import Tensor, scan
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 log = logging.getLogger("bei")
+
+MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 40 MB
 
 # In the order in which sentence-transformers concatenates the flags of its older layout.
 _MODES: dict[str, PoolingMode] = {
@@ -67,20 +69,40 @@ class Modules:
     judgement: Judgement | None = None
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file, {} where there is none. Raises SetupError for one that does not parse."""
-    if not file.exists():
-        return {}
+def read_json(file: Path, kind: type = dict) -> Any:
+    """The content of a JSON file, an empty `kind` where there is none. Raises SetupError for one that does not parse,
+    holds something else than a `kind`, or is larger than any model's."""
     try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError as exc:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_JSON + 1)
+    except FileNotFoundError:
+        return kind()
+    except OSError as exc:
+        raise SetupError(f"{file}: {exc.strerror}") from None
+    if len(content) > MAX_JSON:
+        raise SetupError(f"{file} is larger than {MAX_JSON} bytes, and so no model's")
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError) as exc:
         raise SetupError(f"{file} is not valid JSON ({exc}); download it again") from None
+    if not isinstance(value, kind):
+        raise SetupError(f"{file} holds a {type(value).__name__}, not a {kind.__name__}; download it again")
+    return value
+
+
+def inside(folder: Path, name: Any, said_by: str) -> Path:
+    """A file or folder of the checkpoint that one of its own files names. Raises SetupError for one that is elsewhere;
+    `said_by` is that file."""
+    if not isinstance(name, str) or "\0" in name or PurePosixPath(name).is_absolute() or ".." in name.split("/"):
+        raise SetupError(f"{said_by} names {short(name)}, which is not inside the checkpoint's folder")
+    return folder / name
 
 
 def read_modules(folder: Path) -> Modules:
     """Follow modules.json. Raises SetupError for a module that we do not have."""
     rows = [
-        (module["type"].rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / "modules.json")
+        (module["type"].rsplit(".", 1)[-1], inside(folder, module["path"], "modules.json"))
+        for module in read_json(folder / "modules.json", list)
     ]
     encoder, pooling, sparse, mask, judgement = folder, None, False, None, None
     stages: dict[str, list[Stage]] = {"token_head": [], "head": []}

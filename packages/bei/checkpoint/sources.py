@@ -7,6 +7,7 @@ into it, so that several processes may start at once and none sees half a checkp
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -28,12 +30,14 @@ from pydantic import SecretStr
 
 from bei.checkpoint import archive, wheels
 from bei.checkpoint.load import Checkpoint, read_for
-from bei.errors import SetupError
+from bei.checkpoint.modules import inside
+from bei.errors import SetupError, short
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
 WANTED = ("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata")
+_REVISION = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[\w.+@-][\w.+@/-]*")  # relative, and nothing in it leads up
 _CONVERT = (
     "convert it once: python -c \"from transformers import AutoModel as M, AutoTokenizer as T; r='{repo}'; "
     "M.from_pretrained(r).save_pretrained('model'); T.from_pretrained(r).save_pretrained('model')\" "
@@ -57,8 +61,10 @@ def load(settings: Settings) -> Checkpoint:
 
 def fetch(settings: Settings) -> Fetched:
     """The checkpoint that the settings name. Raises SetupError: one line with the remedy."""
+    if settings.revision is not None and not _REVISION.fullmatch(settings.revision):
+        raise SetupError(f"revision {short(settings.revision)} is no branch, tag, commit or name of a checkpoint")
     fetched = _SOURCES[settings.source](settings)
-    _require_safetensors(fetched.folder, settings.repo)
+    _require_safetensors(fetched.folder, settings.public_repo)
     return fetched
 
 
@@ -85,6 +91,8 @@ def _hugging_face(settings: Settings) -> Fetched:
         folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SetupError(_hub_refusal(settings, exc)) from None
+    except HFValidationError:
+        raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
         folder = _cached(settings, exc)
     return Fetched(Path(folder), Path(folder).name)
@@ -107,15 +115,32 @@ def _cached(settings: Settings, error: Exception) -> str:
         folder = huggingface_hub.snapshot_download(settings.repo, revision=settings.revision, local_files_only=True)
     except LocalEntryNotFoundError:
         raise SetupError(
-            f"{settings.repo} cannot be downloaded ({_short(error)}) and is not in the cache; "
+            f"{settings.repo} cannot be downloaded ({_short(error, settings)}) and is not in the cache; "
             "check the network and HF_HUB_OFFLINE, or serve a folder with source LOCAL"
         ) from None
-    log.warning("the hub does not answer (%s): using the cached %s", _short(error), settings.repo)
+    log.warning("the hub does not answer (%s): using the cached %s", _short(error, settings), settings.repo)
     return folder
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}" if str(error) else type(error).__name__
+def _short(error: Exception, settings: Settings) -> str:
+    """A library's error in a few words, without the secret, which it may quote."""
+    text = str(error)
+    for secret in _secrets(settings):
+        text = text.replace(secret, "***")
+    return f"{type(error).__name__}: {text.splitlines()[0][:120]}" if text else type(error).__name__
+
+
+def _secrets(settings: Settings) -> list[str]:
+    """The credential, and the values in it where it is JSON; the longest first, for one may hold another."""
+    if settings.credential is None:
+        return []
+    whole = settings.credential.get_secret_value()
+    try:
+        values = json.loads(whole)
+    except ValueError:
+        values = None
+    parts = map(str, values.values()) if isinstance(values, dict) else ()
+    return sorted(filter(None, (whole, *parts)), key=len, reverse=True)
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------
@@ -161,10 +186,14 @@ def _bucket(protocol: str, extra: str, options: Callable[[dict[str, str]], dict[
 
     def fetch_bucket(settings: Settings) -> Fetched:
         def download(folder: Path) -> None:
+            given = options(_secret(settings.credential, settings))
             try:
-                filesystem = fsspec.filesystem(protocol, **options(_secret(settings.credential, settings)))
+                filesystem = fsspec.filesystem(protocol, **given)
             except ImportError:
                 raise SetupError(f"source {settings.source} needs an extra: pip install 'bei[{extra}]'") from None
+            except Exception as exc:  # each has its own for a secret of the wrong form
+                reason = _short(exc, settings)
+                raise SetupError(f"the secret for source {settings.source} is not accepted ({reason})") from None
             _copy(filesystem, settings, folder)
 
         return Fetched(_once(settings, download))
@@ -188,18 +217,24 @@ def _secret(credential: SecretStr | None, settings: Settings) -> dict[str, str]:
 
 def _copy(filesystem: fsspec.AbstractFileSystem, settings: Settings, folder: Path) -> None:
     """What we read, and nothing else, from the prefix that `repo` names."""
-    root = filesystem._strip_protocol(settings.repo).rstrip("/")
+    root, repo = filesystem._strip_protocol(settings.repo).rstrip("/"), settings.public_repo
     try:
-        found = {path for pattern in WANTED for path in filesystem.glob(f"{root}/{pattern}")}
+        found = {
+            path: of for pattern in WANTED for path, of in filesystem.glob(f"{root}/{pattern}", detail=True).items()
+        }
+        if sum(of.get("size") or 0 for of in found.values()) > settings.max_download_bytes:
+            raise SetupError(f"{repo} is larger than {settings.max_download_bytes} bytes; see BEI_MAX_DOWNLOAD_BYTES")
         for path in sorted(found):
-            target = folder / path.removeprefix(root).lstrip("/")
+            target = inside(folder, path.removeprefix(root).lstrip("/"), repo)
             target.parent.mkdir(parents=True, exist_ok=True)
             log.info("downloading %s", path)
             filesystem.get_file(path, str(target))
+    except SetupError:
+        raise
     except Exception as exc:  # every filesystem raises its own
-        raise SetupError(f"{settings.repo} cannot be read ({_short(exc)}); check the path and the secret") from None
+        raise SetupError(f"{repo} cannot be read ({_short(exc, settings)}); check the path and the secret") from None
     if not found:
-        raise SetupError(f"{settings.repo} holds no *.json and no *.safetensors; check the path")
+        raise SetupError(f"{repo} holds no *.json and no *.safetensors; check the path")
 
 
 def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
@@ -222,8 +257,11 @@ def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
 @contextmanager
 def _beside(place: Path) -> Iterator[Path]:
     """A temporary folder on the same filesystem as `place`, gone afterwards unless it was renamed."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    except OSError as exc:
+        raise SetupError(f"{place.parent}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room") from None
     try:
         yield temporary
     finally:

@@ -54,7 +54,7 @@ def scan(files: list[Path]) -> dict[str, Tensor]:
                     found[name] = Tensor(file, name, tuple(view.get_shape()), dtype)
         except FileNotFoundError:
             raise SetupError(f"{file} is missing; download the checkpoint again") from None
-        except SafetensorError as exc:
+        except (SafetensorError, OSError) as exc:
             raise SetupError(f"{file} is truncated or not safetensors ({exc}); download it again") from None
     return found
 

@@ -1,35 +1,39 @@
-"""The ASGI host of bei.api: reads a body within bounds, gives up when the client does, writes the reply."""
+"""The ASGI host of bei.api: reads a body, gives up when the client does, writes the reply."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from bei import api, metrics
 from bei.api import Call, Reply
-from bei.errors import ClientGone, NotReady, TooLarge
+from bei.errors import ClientGone, Error, HeadTooLarge, NotReady, Overloaded, TooLarge, TooSlow
+from bei.server.bodies import Bodies, Message, Receive
 from bei.service import Service
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_DRAIN_SECONDS = 10.0
+MAX_HEADERS = 128
 
 
 def asgi(service: Service) -> Application:
     """The application; it speaks `http` and nothing else."""
+    bodies = Bodies(service.settings.payload_limit, service.settings.max_bytes_in_flight)
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         call = _head(scope)
         try:
-            call = await _with_body(call, receive, service.settings.payload_limit)
-            reply = await _answer_while_connected(service, call, receive)
-        except TooLarge as error:
-            reply = await api.refuse(call, error)
-            if scope["http_version"] != "2":  # the rest of the body may still come
-                reply = Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
+            wanted = _is_wanted(service, call, scope)
+            if not wanted and "expect" in call.headers:  # it waits for our word before it sends
+                reply = _last(await api.answer(service, call), scope)
+            else:
+                body = await bodies.read(call, receive, wanted=wanted)
+                try:
+                    call = Call(call.method, call.path, body, call.headers, call.arrived)
+                    reply = await _answer_while_connected(service, call, receive)
+                finally:
+                    bodies.free(body)
+        except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
+            reply = _last(await api.refuse(call, error), scope)
         except asyncio.CancelledError:
             if scope["http_version"] == "2":  # the connection may be gone, and nobody left to take an answer
                 raise
@@ -43,6 +47,13 @@ def asgi(service: Service) -> Application:
     return application
 
 
+def _last(reply: Reply, scope: Message) -> Reply:
+    """The last reply on a connection of HTTP/1.1: the rest of the call's body may still come."""
+    if scope["http_version"] == "2":
+        return reply
+    return Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
+
+
 def _head(scope: Message) -> Call:
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
@@ -50,33 +61,15 @@ def _head(scope: Message) -> Call:
     return Call(scope["method"], scope["path"], headers=headers)
 
 
-async def _with_body(call: Call, receive: Receive, limit: int) -> Call:
-    """Raises TooLarge once the client has stopped sending, or has sent as much again; ClientGone when it left."""
-    too_large = TooLarge(f"the body is larger than {limit} bytes")
-    stated = call.headers.get("content-length", "0")
-    over = stated.isdigit() and int(stated) > limit
-    if over and "expect" in call.headers:
-        raise too_large  # it waits for our word before it sends
-    chunks, size, give_up = [], 0, time.monotonic() + _DRAIN_SECONDS
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client left while it was sending")
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        over = over or size > limit
-        if over:
-            # A client that is not read never reads our answer: take what it sends, within reason.
-            chunks.clear()
-            if size > 2 * limit or time.monotonic() > give_up:
-                raise too_large
-        else:
-            chunks.append(chunk)
-        if not message.get("more_body"):
-            break
-    if over:
-        raise too_large
-    return Call(call.method, call.path, b"".join(chunks), call.headers, call.arrived)
+def _is_wanted(service: Service, call: Call, scope: Message) -> bool:
+    """Whether a body is worth keeping: not where the head alone is refused. Raises HeadTooLarge."""
+    if len(scope["headers"]) > MAX_HEADERS:
+        raise HeadTooLarge(f"the request has more than {MAX_HEADERS} headers")
+    try:
+        api.admit(service, call)
+    except Error:
+        return False
+    return True
 
 
 async def _answer_while_connected(service: Service, call: Call, receive: Receive) -> Reply:

@@ -55,8 +55,15 @@ def serve(service: Service, listener: socket.socket, load: Callable[[], None]) -
 
 
 def _serve_here(service: Service, listener: socket.socket, load: Callable[[], None]) -> int:
-    seconds = service.settings.drain_seconds
-    return listen.serve(asgi(service), listener, load=load, on_stop=service.drain, drain_seconds=seconds)
+    settings = service.settings
+    return listen.serve(
+        *(asgi(service), listener),
+        load=load,
+        on_stop=service.drain,
+        drain_seconds=settings.drain_seconds,
+        max_connections=settings.max_connections,
+        secure=listen.tls(settings.tls_cert, settings.tls_key),
+    )
 
 
 class _Workers:
@@ -135,8 +142,7 @@ class _Workers:
     def _introduce(self, line: socket.socket) -> Desk | None:
         """Tell a worker what it is for, and, once there is one, of the model; None where it died before."""
         service = self._service
-        key = service.settings.api_key
-        keys = [] if key is None else [key.get_secret_value()]
+        keys = [key.get_secret_value() for key in service.settings.api_key]
         level = logging.getLevelName(log.getEffectiveLevel())
         try:
             wire.send(line, [service.settings.redacted().model_dump_json(), keys, level])
@@ -171,7 +177,7 @@ class _Workers:
 def _work(line: socket.socket, listener: socket.socket) -> int:
     (content, keys, level), _ = wire.receive(line)
     settings = Settings.model_validate_json(content)
-    settings = settings.model_copy(update={"api_key": SecretStr(keys[0]) if keys else None})
+    settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, keys))})
     observe(settings, level)
     service = Service(settings)
 

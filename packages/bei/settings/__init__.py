@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
+from bei.settings.secrets import Keys, keys_of_file, split_keys, without_secrets
 
 Count = Annotated[int, Field(ge=1)]
 PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
@@ -17,6 +18,7 @@ RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "none"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
 _FROM_ELSEWHERE = ("credential",)  # secrets have their own ways in
+_NEVER_SHOWN = ("api_key", "repo")  # a key is a secret, and an address may hold one
 _OTHER_VARIABLES = ("BEI_CONFIG",)  # read by the command line, before there are settings
 
 
@@ -26,6 +28,8 @@ class Settings(BaseModel):
     From the block: source, repo, revision, base_model, quantization, route, served_model_name, max_num_tokens (tokens a
     batch, and so the longest text), max_batch_size (texts a batch), calib_dataset, calib_size
     (texts) and calib_max_seq_length (tokens) that calibrate a quantized engine. The rest has its default here.
+
+    `api_key` holds every key that is accepted, those of `api_key_file` among them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +58,11 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     workers: Count = 1
-    api_key: SecretStr | None = None
+    api_key: Annotated[Keys, BeforeValidator(split_keys)] = ()
+    api_key_file: Path | None = None
+    protect_all: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     json_output: bool = False
     access_log: bool = False
@@ -71,6 +79,8 @@ class Settings(BaseModel):
     max_engine_restarts: Annotated[int, Field(ge=0)] = 5
     rerank_order: Literal["input", "score"] = "input"
     payload_limit: Count = 64_000_000
+    max_bytes_in_flight: Count = 1 << 30
+    max_connections: Count = 4096
 
     cache_dir: Path = Path("~/.cache/bei")
     max_download_bytes: Count = 200_000_000_000
@@ -92,7 +102,9 @@ class Settings(BaseModel):
         values = _from_block(block) | _from_environment(environ) | {k: v for k, v in flags.items() if v is not None}
         name = block.build.checkpoint_repository.runtime_secret_name
         values["credential"] = _credential(name, secrets or {}, environ)
-        values.setdefault("served_model_name", values["repo"])
+        values.setdefault("served_model_name", without_secrets(str(values["repo"])))
+        if values.get("api_key_file"):
+            values["api_key"] = (*split_keys(values.get("api_key", ())), *keys_of_file(Path(values["api_key_file"])))
         try:
             settings = cls(**values)
         except ValidationError as exc:
@@ -100,9 +112,18 @@ class Settings(BaseModel):
         _refuse_unservable(settings)
         return settings
 
+    @property
+    def public_repo(self) -> str:
+        """`repo` as it may be shown: an address without what may be a secret in it."""
+        return without_secrets(self.repo)
+
+    @field_serializer("repo")
+    def _show_repo(self, repo: str) -> str:
+        return without_secrets(repo)
+
     def redacted(self) -> Self:
         """Without secrets."""
-        return self.model_copy(update={"credential": None, "api_key": None})
+        return self.model_copy(update={"credential": None, "api_key": ()})
 
     @classmethod
     def from_file(cls, path: Path, **flags: Any) -> Self:
@@ -111,7 +132,7 @@ class Settings(BaseModel):
             config = yaml.safe_load(path.read_text("utf-8"))
         except OSError as exc:
             raise SetupError(f"{path}: {exc.strerror}; name another file with --config") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no date that exists
             raise SetupError(f"{path} is not YAML: {' '.join(str(exc).split())}") from None
         if not isinstance(config, dict):
             raise SetupError(f"{path} holds no mapping; a config.yaml has a `trt_llm` block")
@@ -120,12 +141,12 @@ class Settings(BaseModel):
 
 def _block(config: Mapping[str, Any]) -> TRTLLM:
     """The block at top level, or under `model_metadata` as a pushed model.py has it."""
-    raw = config.get("trt_llm") or (config.get("model_metadata") or {}).get("trt_llm")
+    raw = config.get("trt_llm") or _mapping(config, "model_metadata").get("trt_llm")
     if raw is None:
         raise SetupError("config.yaml has no `trt_llm` block, neither at top level nor under `model_metadata`")
     try:
         block = TRTLLM.model_validate(raw)
-        check_hardware(block.build, (config.get("resources") or {}).get("accelerator"))
+        check_hardware(block.build, _mapping(config, "resources").get("accelerator"))
     except ValidationError as exc:
         raise SetupError(_one_line(exc, "trt_llm.")) from None
     except ValueError as exc:
@@ -133,6 +154,13 @@ def _block(config: Mapping[str, Any]) -> TRTLLM:
     if block.build.base_model == "decoder":
         raise SetupError("trt_llm.build.base_model: `decoder` generates text; set `encoder` or `encoder_bert` to embed")
     return block
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise SetupError(f"config.yaml: `{key}` must be a mapping, not {short(value)}")
+    return value
 
 
 def _from_block(block: TRTLLM) -> dict[str, Any]:
@@ -183,5 +211,7 @@ def _one_line(error: ValidationError, prefix: str) -> str:
     first, count = error.errors()[0], error.error_count()
     where = prefix + ".".join(str(part) for part in first["loc"]) if first["loc"] else prefix.rstrip(".")
     message = first["msg"].removeprefix("Value error, ")
-    given = f", not {first['input']!r}" if first["loc"] and not isinstance(first["input"], dict) else ""
+    secret = any(part in _NEVER_SHOWN for part in first["loc"])
+    shown = first["loc"] and not secret and not isinstance(first["input"], dict)
+    given = f", not {short(first['input'])}" if shown else ""
     return f"{where}: {message}{given}" + (f" (and {count - 1} more)" if count > 1 else "")

@@ -10,6 +10,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from bei.settings.secrets import without_secrets
+
 StrictInt = Annotated[int, Field(strict=True, ge=1)]
 BEI_MAX_NUM_TOKENS = 16384
 """What an `encoder` gets when `max_num_tokens` is not set."""
@@ -70,7 +72,8 @@ class CheckpointRepository(_Block):
             try:
                 validate_repo_id(self.repo)
             except HFValidationError as exc:
-                raise ValueError(f"`repo` is not a Hugging Face repository id: {exc}") from None
+                reason = str(exc).replace(self.repo, without_secrets(self.repo))
+                raise ValueError(f"`repo` is not a Hugging Face repository id: {reason}") from None
         return self
 
 

@@ -1,6 +1,7 @@
 """Texts, pairs or token ids to encodings: prompts, specials, truncation, windows. Never called on the event loop."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,10 +10,11 @@ from tokenizers import AddedToken, processors
 from tokenizers import Encoding as Read
 from tokenizers import Tokenizer as Library
 
+from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Checkpoint, Specials
-from bei.errors import Empty, Invalid, SetupError, Untokenizable
-from bei.tokenizer.template import Direction, cut, inner, learn, longest_first, windows
+from bei.errors import Empty, Error, Invalid, SetupError, Untokenizable
+from bei.tokenizer.template import Direction, Template, cut, inner, learn, longest_first, windows
 
 __all__ = ["Direction", "Encoding", "Input", "Role", "Token", "Tokenizer", "Windows"]
 
@@ -95,6 +97,16 @@ class Tokenizer:
     """
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
+        with _library_errors(f"{checkpoint.tokenizer_file} is not a tokenizer", SetupError):
+            self._set_up(checkpoint)
+        self._prompts = checkpoint.prompts.texts
+        self._default_prompt = default_prompt
+        self._max_tokens = checkpoint.max_tokens
+        expanded = self._late.expansion if self._late else 0
+        if self._max_tokens <= max(self._single.size, self._pair.size) or self._max_tokens < expanded:
+            raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
+
+    def _set_up(self, checkpoint: Checkpoint) -> None:
         self._library = _load(str(checkpoint.tokenizer_file))
         _ensure(self._library, checkpoint.added_specials)
         self._template = checkpoint.pair_template
@@ -105,17 +117,15 @@ class Tokenizer:
         types = checkpoint.token_types
         self._single, self._pair = learn(self._library, 1, types=types), learn(self._library, 2, types=types)
         self._vocab_size = checkpoint.spec.vocab_size
+        known = self._library.get_vocab(with_added_tokens=True).values()
+        self._may_leave_vocabulary = max(known) >= self._vocab_size
+        _check_specials((self._single, self._pair), self._mask if self._late else 0, checkpoint.spec)
         self._lowercase = checkpoint.lowercase
         self.unused = set(_ids(self._library, checkpoint.m3.unused if checkpoint.m3 else ()))
         if checkpoint.task == "entities":
-            self.vocabulary = _vocabulary(self._library)
+            self.vocabulary = _vocabulary(self._library, self._vocab_size)
             self.unknown = self._library.token_to_id(checkpoint.unknown_token or "")
             self._token_lengths = np.array([len(token) for token in self.vocabulary])
-        self._prompts = checkpoint.prompts.texts
-        self._default_prompt = default_prompt
-        self._max_tokens = checkpoint.max_tokens
-        if self._max_tokens <= max(self._single.size, self._pair.size):
-            raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
 
     def prompt(self, name: str | None) -> str | None:
         """The text of a prompt, of the default one without a name. Raises Invalid for a name that the model lacks."""
@@ -207,7 +217,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
         for i, item in enumerate(ids):
             self._check_ids(i, item)
-        return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
+        with _library_errors("tokenizer error", Untokenizable):
+            return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
     def _read(self, texts: list[str]) -> dict[str, list[int]]:
         """Ids without specials, of each distinct text."""
@@ -218,11 +229,11 @@ class Tokenizer:
         """`fast` leaves offsets out."""
         texts = [text.lower() for text in texts] if self._lowercase else texts
         encode = self._library.encode_batch_fast if fast else self._library.encode_batch
-        try:
-            return encode(texts, add_special_tokens=add_special_tokens)
-        except Exception as exc:
-            # The library raises bare exceptions: a lone surrogate, a word that its vocabulary cannot express.
-            raise Untokenizable(f"tokenizer error: {exc}") from None
+        with _library_errors("tokenizer error", Untokenizable):  # a lone surrogate, a word it cannot express
+            read = encode(texts, add_special_tokens=add_special_tokens)
+        if self._may_leave_vocabulary and any(max(one.ids, default=0) >= self._vocab_size for one in read):
+            raise Untokenizable("tokenizer error: tokenizer.json has tokens for which the model has no embedding")
+        return read
 
     def _finish_pair(
         self,
@@ -312,11 +323,28 @@ class Tokenizer:
             raise Invalid(f"token id {wrong} is outside the vocabulary of {self._vocab_size} (input {index})")
 
 
-def _load(file: str) -> Library:
+@contextmanager
+def _library_errors(what: str, kind: type[Error]) -> Iterator[None]:
+    """The library raises bare exceptions, and panics, which are none: they become errors of a `kind`."""
     try:
-        library = Library.from_file(file)
-    except Exception as exc:  # the library raises bare exceptions
-        raise SetupError(f"{file} is not a tokenizer ({exc}); download it again") from None
+        yield
+    except (Error, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:
+        raise kind(f"{what}: {exc}") from None
+
+
+def _check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) -> None:
+    """What is put around a text, or fills it up, must have its embedding. Raises SetupError."""
+    for template in templates:
+        ids = [mask, *(id for part in template.fixed for id in part)]
+        types = [*template.body_types, *(kind for part in template.fixed_types for kind in part)]
+        if max(ids) >= spec.vocab_size or max(types, default=0) >= max(1, spec.token_types):
+            raise SetupError("tokenizer.json puts tokens around a text, or types, for which the model has no embedding")
+
+
+def _load(file: str) -> Library:
+    library = Library.from_file(file)
     library.no_truncation()
     library.no_padding()
     return library
@@ -340,9 +368,9 @@ def _ensure(library: Library, specials: Specials) -> None:
     library.post_processor = around if own is None else processors.Sequence([own, around])
 
 
-def _vocabulary(library: Library) -> list[str]:
+def _vocabulary(library: Library, size: int) -> list[str]:
     tokens = {id: token for token, id in library.get_vocab(with_added_tokens=True).items()}
-    return [tokens.get(id, "") for id in range(max(tokens) + 1)]
+    return [tokens.get(id, "") for id in range(size)]
 
 
 def _texts(item: "Input | Asked", prompt: str) -> tuple[str, ...]:

@@ -1,0 +1,86 @@
+"""The bodies of all calls: bounded each, all together, and in the time that they take to arrive."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+from bei.api import Call
+from bei.errors import ClientGone, Error, Overloaded, TooLarge, TooSlow
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+SECONDS = 30.0  # for any body; a long one has a second more for each RATE bytes that have come
+RATE = 4096
+_DRAIN_SECONDS = 10.0
+
+
+class Bodies:
+    """`limit` bytes each, and `limit_together`, which lets one through whatever it is."""
+
+    def __init__(self, limit: int, limit_together: int):
+        self._limit, self._limit_together = limit, max(limit, limit_together)
+        self._held = 0
+
+    async def read(self, call: Call, receive: Receive, *, wanted: bool) -> bytes:
+        """The body, which is held until it is freed; of one that is not `wanted`, nothing. Raises TooLarge or
+        Overloaded once the client has stopped sending, or has sent as much again as it may; TooSlow; ClientGone when it
+        left."""
+        refusal = self._refusal(_stated_length(call), 0)
+        if refusal and "expect" in call.headers:  # it waits for our word before it sends
+            raise refusal
+        chunks: list[bytes] = []
+        size, now = 0, asyncio.get_running_loop().time
+        started = now()
+        try:
+            async with asyncio.timeout_at(started + SECONDS) as patience:
+                async for chunk in _chunks(receive):
+                    size += len(chunk)
+                    refusal = refusal or self._refusal(size, len(chunk) if wanted else 0)
+                    if refusal:
+                        # A client that is not read never reads our answer: take what it sends, within reason.
+                        self._free(chunks)
+                        if size > 2 * self._limit or now() > started + _DRAIN_SECONDS:
+                            raise refusal
+                    elif wanted:
+                        chunks.append(chunk)
+                        self._held += len(chunk)
+                    patience.reschedule(started + SECONDS + size / RATE)
+            if refusal:
+                raise refusal
+        except BaseException as exc:
+            self._free(chunks)
+            if isinstance(exc, TimeoutError):
+                raise TooSlow(f"the body came more slowly than {RATE} bytes a second") from None
+            raise
+        return b"".join(chunks)
+
+    def free(self, body: bytes) -> None:
+        self._held -= len(body)
+
+    def _free(self, chunks: list[bytes]) -> None:
+        self._held -= sum(map(len, chunks))
+        chunks.clear()
+
+    def _refusal(self, size: int, more: int) -> Error | None:
+        """Of a body of `size`, of which there are `more` bytes to keep."""
+        if size > self._limit:
+            return TooLarge(f"the body is larger than {self._limit} bytes")
+        if self._held + more > self._limit_together:
+            return Overloaded(f"the bodies of all requests are larger than {self._limit_together} bytes")
+        return None
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left while it was sending")
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+def _stated_length(call: Call) -> int:
+    stated = call.headers.get("content-length", "")
+    return int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 20 else 0

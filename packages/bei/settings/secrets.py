@@ -1,0 +1,54 @@
+"""Keys that clients must send, and addresses without the secrets that they may hold."""
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
+
+from bei.errors import SetupError
+
+Keys = tuple[SecretStr, ...]
+_KEY = re.compile(r"[!-+\--~]+")  # printable ASCII without blanks and commas: what a header can carry (RFC 6750, §2.1)
+
+
+def split_keys(value: Any) -> Any:
+    """One key, or several between commas. Raises ValueError, which does not quote them, for what cannot be a key."""
+    if not isinstance(value, str):
+        return value
+    keys = [key.strip() for key in value.split(",")]
+    if not all(map(_KEY.fullmatch, keys)):
+        raise ValueError("a key is printable ASCII without blanks and not empty; several stand between commas")
+    return tuple(map(SecretStr, keys))
+
+
+def keys_of_file(path: Path) -> Keys:
+    """One key a line; empty lines and those that begin with # are skipped. Raises SetupError."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except OSError as exc:
+        raise SetupError(f"setting api_key_file: {path}: {exc.strerror}") from None
+    except ValueError:
+        raise SetupError(f"setting api_key_file: {path} is not text") from None
+    keys = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+    wrong = next((number for number, key in keys if not _KEY.fullmatch(key)), None)
+    if wrong is not None:
+        raise SetupError(
+            f"setting api_key_file: {path}, line {wrong}: a key is printable ASCII without blanks and commas"
+        )
+    if not keys:
+        raise SetupError(f"setting api_key_file: {path} holds no key, so nobody could get in; write one a line")
+    return tuple(SecretStr(key) for _, key in keys)
+
+
+def without_secrets(text: str) -> str:
+    """An address without its user, query and fragment (a signed address has its signature there); other text as it
+    is."""
+    if "://" not in text:
+        return text
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text.partition("://")[0] + "://..."
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,51 @@
+"""The process of slow_server.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 20.0
+
+
+class Running:
+    """`settings` are of the server; `patience` is what its limits of time are set to, in seconds."""
+
+    def __init__(
+        self, folder: Path, load_seconds: float = 0, batch_seconds: float = 0, patience: float = 0, **settings: object
+    ):
+        arguments = [folder, load_seconds, batch_seconds, patience, json.dumps(settings)]
+        path = os.pathsep.join([str(ROOT / "packages"), str(ROOT)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(Path(__file__).with_name("slow_server.py")), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self.port = int(self.process.stdout.readline() or 0)
+        assert self.port, self.process.stderr.read()
+        self.url = f"http{'s' if 'tls_cert' in settings else ''}://127.0.0.1:{self.port}"
+
+    def wait_for_health(self, status: int = 200) -> None:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/health", verify=False).status_code == status:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.01)
+        raise AssertionError(f"no {status} from /health")
+
+    def stop(self) -> tuple[int, str]:
+        """Exit status after SIGTERM, and the log."""
+        self.process.send_signal(signal.SIGTERM)
+        _, log = self.process.communicate(timeout=LIMIT)
+        return self.process.returncode, log

@@ -1,0 +1,401 @@
+"""Hostile clients on a real socket: slow, endless, many, unreadable; and TLS."""
+
+import asyncio
+import json
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import httpx
+import pytest
+
+from bei.errors import SetupError
+from bei.server import app, listen
+from tests.server.running import LIMIT, Running
+
+PATIENCE = 0.5
+
+
+@pytest.fixture
+def start(tiny_folder) -> Iterator[Callable[..., Running]]:
+    with ExitStack() as stack:
+
+        def run(**options: object) -> Running:
+            running = Running(tiny_folder, **options)
+            stack.callback(running.process.communicate)
+            stack.callback(running.process.kill)
+            running.wait_for_health()
+            return running
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def hasty(tiny_folder) -> Iterator[Running]:
+    """A server that waits for half a second."""
+    running = Running(tiny_folder, patience=PATIENCE, payload_limit=8_000_000)
+    running.wait_for_health()
+    yield running
+    status, log = running.stop()
+    assert status == 0, log
+    assert "Traceback" not in log
+
+
+def connect(running: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT)
+
+
+def everything(sock: socket.socket) -> bytes:
+    """What comes until the server closes."""
+    received = b""
+    try:
+        while part := sock.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def status(reply: bytes) -> int:
+    return int(reply.split(b" ", 2)[1])
+
+
+def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> float:
+    """A byte every 50 ms until the server closes; how long that took."""
+    started = time.monotonic()
+    sock.setblocking(False)
+    while time.monotonic() < started + seconds:
+        try:
+            sock.send(data)
+            if sock.recv(1, socket.MSG_PEEK) is not None:
+                break
+        except BlockingIOError:
+            pass
+        except OSError:
+            break
+        time.sleep(0.05)
+    sock.setblocking(True)
+    sock.settimeout(LIMIT)
+    return time.monotonic() - started
+
+
+# -- heads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opening", [b"GET /health HTTP/1.1\r\nx: ", b"\r\n", b"GET /health HTTP/1.1\r\n\r\nGET /"])
+def test_a_slow_head_is_408(hasty, opening):
+    with connect(hasty) as sock:
+        sock.sendall(opening)
+        if b"\r\n\r\n" in opening:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        trickled = trickle(sock, b"\r\n" if opening == b"\r\n" else b"x")
+        reply = everything(sock)
+    assert PATIENCE * 0.8 < trickled < 10 * PATIENCE
+    assert status(reply) == 408
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error_type"] == "Validation"
+
+
+def test_a_slow_head_of_an_openai_route_has_its_shape(hasty):
+    with connect(hasty) as sock:
+        sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: ")
+        reply = everything(sock)
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == 408
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"y" * listen.MAX_HEAD, b"\r\n".join([b"a: b"] * 20_000)])
+def test_a_large_head_is_431(hasty, line):
+    with connect(hasty) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\n" + line)
+        reply = everything(sock)
+    assert status(reply) == 431
+    assert "larger than 65536 bytes" in json.loads(reply.partition(b"\r\n\r\n")[2])["error"]
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_many_headers_are_431(hasty, http2):
+    with httpx.Client(http1=not http2, http2=http2) as client:
+        few = {f"x-{i}": "y" for i in range(app.MAX_HEADERS - 20)}
+        assert client.get(f"{hasty.url}/health", headers=few).status_code == 200
+        reply = client.get(f"{hasty.url}/health", headers={f"x-{i}": "y" for i in range(app.MAX_HEADERS + 1)})
+    assert (reply.status_code, reply.json()["error_type"]) == (431, "Validation")
+
+
+def test_what_is_no_http_is_400_in_our_shape(hasty):
+    with connect(hasty) as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00 hello\r\n\r\n")
+        reply = everything(sock)
+    assert status(reply) == 400
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error_type"] == "Validation"
+
+
+# -- bodies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 4000", b"transfer-encoding: chunked"])
+def test_a_slow_body_is_408(hasty, framing):
+    with connect(hasty) as sock:
+        sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\n" + framing + b"\r\n\r\n")
+        trickled = trickle(sock, b"1\r\nx\r\n" if b"chunked" in framing else b"x")
+        reply = everything(sock)
+    assert PATIENCE * 0.8 < trickled < 10 * PATIENCE
+    assert status(reply) == 408
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == 408
+
+
+class Http2:
+    """One HTTP/2 connection, by hand."""
+
+    def __init__(self, running: Running, window: int | None = None):
+        self.sock = connect(running)
+        self.machine = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.machine.initiate_connection()
+        if window is not None:
+            self.machine.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+        self.send()
+
+    def send(self) -> None:
+        self.sock.sendall(self.machine.data_to_send())
+
+    def begin(self, path: str, end: bool = False, **headers: str) -> int:
+        stream = self.machine.get_next_available_stream_id()
+        pseudo = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "a"}
+        self.machine.send_headers(stream, list({**pseudo, **headers}.items()), end_stream=end)
+        self.send()
+        return stream
+
+    def events(self, seconds: float) -> list[h2.events.Event]:
+        """What happens until the server closes, or time is over."""
+        found, end = [], time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.sock.settimeout(left)
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                break
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return [*found, h2.events.ConnectionTerminated()]
+            found += self.machine.receive_data(data)
+            self.send()
+        return found
+
+    def status(self, events: list[h2.events.Event]) -> list[str]:
+        return [dict(event.headers)[":status"] for event in events if isinstance(event, h2.events.ResponseReceived)]
+
+
+def test_a_slow_body_over_http2_is_408(hasty):
+    client = Http2(hasty)
+    client.begin("/v1/embeddings")
+    events = client.events(4 * PATIENCE)
+    assert client.status(events) == ["408"]
+    client.sock.close()
+
+
+def test_a_body_at_a_fair_pace_takes_its_time(hasty):
+    body = json.dumps({"inputs": "the cat", "note": "x" * 40_000}).encode()
+    with connect(hasty) as sock:
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), 4000):  # above bodies.RATE, and beyond bodies.SECONDS
+            sock.sendall(body[start : start + 4000])
+            time.sleep(0.15)
+        assert sock.recv(12) == b"HTTP/1.1 200"
+
+
+def test_all_bodies_together_are_bounded(start):
+    running = start(payload_limit=4_000_000, max_bytes_in_flight=5_000_000)
+    head = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(running)) for _ in range(6)]
+        for client in clients:
+            client.sendall(head + b" " * 2_900_000)
+        time.sleep(0.5)
+        for client in clients[1:]:
+            client.sendall(b" " * 100_000)
+        assert [status(client.recv(65536)) for client in clients[1:]].count(429) == 5
+    for _ in range(3):  # what was held is free again
+        assert httpx.post(f"{running.url}/embed", json={"inputs": "a", "note": "x" * 3_900_000}).status_code == 200
+
+
+def test_many_slow_clients_take_little_memory(start):
+    running = start(max_connections=2000)
+    before = resident(running)
+    with ExitStack() as stack:
+        for i in range(900):
+            sock = stack.enter_context(connect(running))
+            sock.sendall(
+                b"GET /" if i % 2 else b"POST /embed HTTP/1.1\r\ncontent-length: 60000000\r\n\r\n" + b" " * 9000
+            )
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        assert resident(running) - before < 120_000_000
+    assert httpx.post(f"{running.url}/embed", json={"inputs": "a"}).status_code == 200
+
+
+def resident(running: Running) -> int:
+    text = Path(f"/proc/{running.process.pid}/status").read_text()
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text)[1])
+
+
+def test_a_body_without_a_key_is_not_kept(start):
+    running = start(payload_limit=60_000_000, api_key="k1")
+    before = resident(running)
+    with connect(running) as sock:
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 50000000\r\n\r\n" + b" " * 49_999_000)
+        time.sleep(0.2)
+        assert resident(running) - before < 20_000_000
+        sock.sendall(b" " * 1000)
+        assert status(sock.recv(65536)) == 401
+    with connect(running) as sock:
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 500\r\n\r\n")
+        assert status(sock.recv(65536)) == 401
+
+
+# -- answers that are not read ---------------------------------------------------------------------------------------
+
+LARGE = {"inputs": ["the cat sat on the mat"] * 2000}  # about 2 MB to answer
+
+
+def test_a_client_that_does_not_read_is_cut_off(hasty):
+    body = json.dumps(LARGE).encode()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", hasty.port))
+        sock.settimeout(LIMIT)
+        for _ in range(8):  # more than the kernel takes
+            sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(6 * PATIENCE)
+        with pytest.raises(OSError):
+            received = everything(sock)
+            assert received.count(b"HTTP/1.1 200") < 8
+            raise ConnectionResetError
+
+
+def test_an_http2_client_that_opens_no_window_is_cut_off(hasty):
+    client = Http2(hasty, window=0)
+    stream = client.begin("/embed", **{"content-length": str(len(json.dumps({"inputs": "a"})))})
+    client.machine.send_data(stream, json.dumps({"inputs": "a"}).encode(), end_stream=True)
+    client.send()
+    events = client.events(8 * PATIENCE)
+    assert client.status(events) == ["200"]
+    assert isinstance(events[-1], h2.events.ConnectionTerminated)
+    client.sock.close()
+
+
+# -- connections -----------------------------------------------------------------------------------------------------
+
+
+def test_connections_are_counted(start):
+    running = start(max_connections=5)
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(running)) for _ in range(5)]
+        for sock in held:
+            sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert status(sock.recv(65536)) == 200
+        with connect(running) as one_more:
+            assert everything(one_more) == b""
+        held[0].close()
+        time.sleep(0.2)
+        assert httpx.get(f"{running.url}/health").status_code == 200
+    exit_status, log = running.stop()
+    assert exit_status == 0
+    assert "a connection is refused: there are 5; see max_connections" in log
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------
+
+
+def certificate(folder: Path, *options: str) -> dict[str, str]:
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    words = "openssl req -x509 -newkey rsa:2048 -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        [*words.split(), *(options or ["-nodes"]), "-keyout", key, "-out", cert], check=True, capture_output=True
+    )
+    return {"tls_cert": str(cert), "tls_key": str(key)}
+
+
+@pytest.fixture(scope="module")
+def secure(tiny_folder, tmp_path_factory) -> Iterator[tuple[Running, ssl.SSLContext]]:
+    files = certificate(tmp_path_factory.mktemp("tls"))
+    running = Running(tiny_folder, patience=PATIENCE, **files)
+    running.wait_for_health()
+    yield running, ssl.create_default_context(cafile=files["tls_cert"])
+    exit_status, log = running.stop()
+    assert exit_status == 0, log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_both_protocols_over_tls(secure, http2):
+    running, trust = secure
+    with httpx.Client(verify=trust, http1=not http2, http2=http2) as client:
+        replies = [client.post(f"{running.url}/embed", json=LARGE) for _ in range(3)]
+        assert {(reply.status_code, reply.http_version) for reply in replies} == {
+            (200, "HTTP/2" if http2 else "HTTP/1.1")
+        }
+        assert client.post(f"{running.url}/embed", content=b"{").status_code == 400
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "h2"), (["http/1.1"], "http/1.1"), ([], None)])
+def test_alpn(secure, offered, chosen):
+    running, trust = secure
+    context = ssl.create_default_context(cadata=trust.get_ca_certs(binary_form=True)[0])
+    if offered:
+        context.set_alpn_protocols(offered)
+    with context.wrap_socket(connect(running), server_hostname="127.0.0.1") as sock:
+        assert sock.selected_alpn_protocol() == chosen
+
+
+def test_old_tls_and_plain_http_are_refused(secure):
+    running, _ = secure
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning):
+        old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with pytest.raises(OSError):
+        old.wrap_socket(connect(running))
+    with connect(running) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert not everything(sock).startswith(b"HTTP/1.1 200")
+
+
+def test_a_slow_head_over_tls_is_408(secure):
+    running, trust = secure
+    with trust.wrap_socket(connect(running), server_hostname="127.0.0.1") as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nx: ")
+        assert status(sock.recv(65536)) == 408
+
+
+def test_bad_certificates_are_one_line(tmp_path):
+    (tmp_path / "text").write_text("no PEM")
+    files = certificate(tmp_path, "-passout", "pass:secret")
+    with pytest.raises(SetupError, match="a key without a certificate"):
+        listen.tls(None, Path(files["tls_key"]))
+    for cert, key in [
+        (tmp_path / "text", None),
+        (tmp_path / "absent", None),
+        files.values(),
+        (files["tls_cert"], None),
+    ]:
+        with pytest.raises(SetupError, match="settings tls_cert and tls_key: ") as caught:
+            listen.tls(cert, key)
+        assert "\n" not in str(caught.value)
+
+
+def test_many_streams_over_tls(secure):
+    running, trust = secure
+
+    async def everyone() -> set[int]:
+        async with httpx.AsyncClient(verify=trust, http1=False, http2=True, timeout=LIMIT) as client:
+            posts = [client.post(f"{running.url}/embed", json={"inputs": f"the {i}"}) for i in range(50)]
+            return {reply.status_code for reply in await asyncio.gather(*posts)}
+
+    assert asyncio.run(everyone()) == {200}
