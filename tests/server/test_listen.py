@@ -154,18 +154,25 @@ def test_a_client_that_leaves_frees_its_work(start):
     assert log.count("499 POST /embed: the client left") == 20
 
 
-def test_sigterm_finishes_what_is_in_flight(start):
-    running = start(0, 1.0)
+def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start):
+    running = start(0, 2.0)
     running.wait_for_health()
     replies = []
     with httpx.Client(timeout=LIMIT) as client:
         working = threading.Thread(target=lambda: replies.append(client.post(f"{running.url}/embed", json=BODY)))
         working.start()
+        time.sleep(0.5)
+        running.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        status, log = running.stop()
+        refused = httpx.post(f"{running.url}/embed", json=BODY, timeout=LIMIT)
+        unhealthy = httpx.get(f"{running.url}/health/ready", timeout=LIMIT)
         working.join(LIMIT)
-    assert (status, replies[0].status_code) == (0, 200)
-    assert "SIGTERM: draining, 1 connections open" in log
+    for answer in (refused, unhealthy):
+        assert (answer.status_code, answer.headers["connection"], answer.headers["retry-after"]) == (503, "close", "1")
+    _, log = running.process.communicate(timeout=LIMIT)
+    assert (running.process.returncode, replies[0].status_code) == (0, 200)
+    assert replies[0].headers["connection"] == "close"
+    assert "SIGTERM: draining, 1 calls in flight" in log
 
 
 def test_sigterm_while_loading_ends_at_once(start):

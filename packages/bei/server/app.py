@@ -42,13 +42,13 @@ def asgi(service: Service) -> Application:
         except ClientGone as error:
             api.lost(call, error)
             return
-        await _write(reply, scope, send)
+        await _write(reply if service.state != "draining" else _last(reply, scope), scope, send)
 
     return application
 
 
 def _last(reply: Reply, scope: Message) -> Reply:
-    """The last reply on a connection of HTTP/1.1: the rest of the call's body may still come."""
+    """The last reply on a connection of HTTP/1.1: the rest of the call's body may still come, or the server ends."""
     if scope["http_version"] == "2":
         return reply
     return Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})

@@ -39,6 +39,7 @@ HEAD_SECONDS = 20.0  # from the first byte of a request's head to its last
 READING_SECONDS = 30.0  # for a client to read any answer; of a long one it has a second more for READING_RATE bytes
 READING_RATE = 4096
 MAX_HEAD = 1 << 16  # bytes of request line and headers
+_LOOK_SECONDS = 0.02
 _STREAMS = 256  # requests at once on an HTTP/2 connection, and what Baseten's client has in flight
 BACKLOG = 2048
 _FAREWELL_SECONDS = 1.0  # for handlers to notice that their HTTP/2 client has gone, before they are cancelled
@@ -99,12 +100,13 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status: 0, or 2 when `load` raised.
 
-    The port answers while `load` runs in a thread. At the first signal `on_stop` is called, no connection is accepted
-    any more, and calls in flight have `drain_seconds` to finish; a second ends the process at once. So does the first
+    The port answers while `load` runs in a thread. At the first signal `on_stop` is called, and calls in flight have
+    `drain_seconds` to finish: as long the port answers; a second signal ends the process at once. So does the first
     while `load` runs, for its downloads cannot be cancelled. With `secure` the port speaks TLS and nothing else.
     """
+    calls = _Calls(app)
     config = uvicorn.Config(
-        app,
+        calls,
         http=partial(_Opening, max_connections=max_connections),
         ws="none",
         lifespan="off",
@@ -118,7 +120,7 @@ def serve(
         timeout_graceful_shutdown=drain_seconds,
         ssl_context_factory=None if secure is None else lambda config, default: secure,
     )
-    server = _Server(config, on_stop)
+    server = _Server(config, calls, on_stop)
     loading = threading.Thread(target=server.run_load, args=(load,), name="load", daemon=True)
     loading.start()
     uvloop.run(server.serve(sockets=[listener]))
@@ -134,24 +136,50 @@ def _exit(status: int) -> None:
     os._exit(status)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's own raises the signal again once it has drained, and so ends 143 after SIGTERM."""
+class _Calls:
+    """An application that knows how many calls it has not answered."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]):
+    def __init__(self, app: ASGIApp):
+        self._app, self.open = app, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.open -= 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's own closes the port before it drains, raises the signal again after, and so ends 143 after SIGTERM."""
+
+    def __init__(self, config: uvicorn.Config, calls: _Calls, on_stop: Callable[[], None]):
         super().__init__(config)
-        self._on_stop = on_stop
+        self._calls, self._on_stop = calls, on_stop
+        self._draining: asyncio.Task[None] | None = None
+        self._told = False
         self.status = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
+        if self._told:
             os._exit(128 + sig)
-        self.should_exit = True
+        self._told = True
         # Not here: a handler may run while its own thread holds the lock of a logger or a metric.
         asyncio.get_running_loop().call_soon_threadsafe(self._stop, signal.Signals(sig).name)
 
     def _stop(self, name: str) -> None:
         self._on_stop()
-        log.info("%s: draining, %d connections open; again to stop at once", name, len(self.server_state.connections))
+        log.info("%s: draining, %d calls in flight; again to stop at once", name, self._calls.open)
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        """uvicorn's own shutdown, and the end of the port, once all calls are answered."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self.config.timeout_graceful_shutdown
+        while self._calls.open and now() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+        self.config.timeout_graceful_shutdown = max(0.0, deadline - now())
+        self.should_exit = True
 
     def run_load(self, load: Callable[[], None]) -> None:
         try:
