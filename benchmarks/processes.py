@@ -16,7 +16,7 @@ import httpx
 from benchmarks.http_load import ROOT, Running, free_port
 
 READY = 120.0  # seconds
-_ENGINE = "bei.engines.worker"  # the module of a process that holds the engine
+_ENGINE = "-m bei.engines."  # of a process that holds the engine
 _NO_WORKERS = (_ENGINE, "resource_tracker")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
