@@ -23,6 +23,7 @@ import orjson
 import uvloop
 
 from benchmarks.faulty_engine import poison
+from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, gone, served, stop
 from benchmarks.soak import listed
 from benchmarks.traffic import TASKS, Planned, Traffic, ids_of_all_lengths, texts_of_all_lengths
@@ -34,14 +35,15 @@ MOST_TEXTS = 8  # of a client's request
 CROWD = 20  # clients that leave, or are late, in one fault
 INPUTS = 200
 LIMIT = 60.0  # seconds after which a request hangs, and a server is not ready again
+PAUSE = 0.05  # seconds, of a client that was refused
 BETWEEN = 0.3  # seconds of good service between two faults
+LASTING = 12.0  # the same where an engine died: one that dies sooner counts as one that does not start
 SPARE = 8  # descriptors that a server may hold more than at first
 DRAIN = "SIGTERM"
 _READY = Ask("/health/ready", method="GET")
 _QUERY = Ask(TASK.path, orjson.dumps({"input": "What is Deep Learning?"}))
 
 SAFE = ("200",)
-BATCH_FAILS = ("200", "424")
 ENGINE_GONE = ("200", "424", "503", "429")
 WORKER_GONE = (*ENGINE_GONE, "lost")
 
@@ -88,8 +90,8 @@ class Clients:
             planned, sent = self._traffic.plan(self._rng, texts), time.monotonic()
             how = await self._ask(planned)
             self.ended.append(Ended(sent, time.monotonic(), how))
-            if how == "lost":
-                await asyncio.sleep(0.01)
+            if how != "200":
+                await asyncio.sleep(PAUSE)
 
     async def _ask(self, planned: Planned) -> str:
         try:
@@ -112,11 +114,12 @@ Inject = Callable[[Tree, Http1], Awaitable[Counter[str]]]
 @dataclass(frozen=True)
 class Fault:
     """`inject` does it and says what those who brought it about got, of which `victims` are good; `allowed` is what
-    others may see meanwhile."""
+    others may see meanwhile. `between` is how long good service lasts before it."""
 
     inject: Inject
     allowed: tuple[str, ...]
     victims: tuple[str, ...] = ()
+    between: float = BETWEEN
 
 
 def poisoned(fault: str) -> Inject:
@@ -175,18 +178,17 @@ async def _status(http: Http1, ask: Ask, limit: float = LIMIT) -> str:
 
 FAULTS = {
     "none": Fault(nothing, SAFE),
-    "engine exception": Fault(poisoned("exception"), BATCH_FAILS, ("424",)),
-    "out of memory": Fault(poisoned("memory"), BATCH_FAILS, ("424",)),
+    "engine exception": Fault(poisoned("exception"), SAFE, ("424",)),
+    "out of memory": Fault(poisoned("memory"), SAFE, ("424",)),
     "NaN rows": Fault(poisoned("nan"), SAFE, ("424",)),
     "engine stalls 2 s": Fault(poisoned("stall"), SAFE, ("200",)),
     "client gone": Fault(crowd_leaves, SAFE, ("200", "left")),
     "deadline": Fault(crowd_is_late, SAFE, ("200", "504")),
 }
 ENGINE_FAULTS = {
-    "none": Fault(nothing, SAFE),
-    "engine crashes in a batch": Fault(poisoned("crash"), ENGINE_GONE, ("424", "503")),
-    "engine gets SIGSEGV": Fault(killing(Tree.engine, signal.SIGSEGV), ENGINE_GONE),
-    "engine gets SIGKILL": Fault(killing(Tree.engine, signal.SIGKILL), ENGINE_GONE),
+    "engine crashes in a batch": Fault(poisoned("crash"), ENGINE_GONE, ("424", "503"), LASTING),
+    "engine gets SIGSEGV": Fault(killing(Tree.engine, signal.SIGSEGV), ENGINE_GONE, (), LASTING),
+    "engine gets SIGKILL": Fault(killing(Tree.engine, signal.SIGKILL), ENGINE_GONE, (), LASTING),
 }
 WORKER_FAULTS = {"HTTP worker gets SIGKILL": Fault(killing(_a_worker, signal.SIGKILL), WORKER_GONE)}
 
@@ -198,7 +200,7 @@ async def repeat(fault: Fault, server: Tree, traffic: Traffic, times: int) -> Se
     windows = []
     clients.begin()
     for _ in range(times):
-        await asyncio.sleep(BETWEEN)
+        await asyncio.sleep(fault.between)
         injected = time.monotonic()
         seen.victims += await fault.inject(server, http)
         if not await ready_again(server, http, whole, injected):
@@ -285,7 +287,9 @@ def show(name: str, seen: Seen) -> None:
 def main(times: int, chosen: Sequence[str], workers: int | None, work: Path, json_file: Path | None) -> None:
     """What faults cost the clients; exit status 1 where one costs more than it must."""
     flags = ["--engine", "native", *(["--workers", str(workers)] if workers else [])]
-    open_server = partial(served, TASK.config, *flags, log=work / "faults.log", module="benchmarks.faulty_server")
+    open_server = partial(
+        served, TASK.config, *flags, log=work / "faults.log", path=[ROOT / "benchmarks" / "faulty_site"]
+    )
     with open_server() as server:
         traffic = uvloop.run(learned(server))
         available = FAULTS | (ENGINE_FAULTS if server.engine() else {}) | (WORKER_FAULTS if server.workers() else {})

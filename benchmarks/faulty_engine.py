@@ -1,9 +1,9 @@
 """The native engine with faults that a request asks for: token ids that no text has, then which fault.
 
-A fault falls upon the batch that holds the request, whoever else is in it. `benchmarks.faulty_server` serves it.
+A fault falls upon the batch that holds the request, whoever else is in it. It takes the native engine's place in a
+process that has `faulty_site` first on its path, and in the children of one.
 """
 
-import os
 import signal
 import time
 
@@ -33,7 +33,7 @@ class FaultyEngine(NativeEngine):
         if "stall" in asked:
             time.sleep(STALL)
         if "crash" in asked:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         rows = super().run(batch)
         if "nan" in asked:
             rows = rows.copy()

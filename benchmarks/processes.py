@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from benchmarks.http_load import ROOT, Running, free_port
 READY = 120.0  # seconds
 _ENGINE = "-m bei.engines."  # of a process that holds the engine
 _NO_WORKERS = (_ENGINE, "resource_tracker")
+_PATH = (ROOT / "packages", ROOT)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -89,20 +90,21 @@ def _command(pid: int) -> str:
 
 
 @contextmanager
-def served(config: str, *flags: str, log: Path, module: str = "bei.cli") -> Iterator[Tree]:
-    """A server that is ready; what it says goes to `log`. SIGTERM ends it, or SIGKILL after half a minute."""
-    server = start(config, *flags, log=log, module=module)
+def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Iterator[Tree]:
+    """A server that is ready; what it says goes to `log`, and `path` is where it and its children look for modules
+    first. SIGTERM ends it, or SIGKILL after half a minute."""
+    server = start(config, *flags, log=log, path=path)
     try:
         yield server
     finally:
         stop(server)
 
 
-def start(config: str, *flags: str, log: Path, module: str = "bei.cli") -> Tree:
+def start(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Tree:
     port, started = free_port(), time.perf_counter()
     log.parent.mkdir(exist_ok=True, parents=True)
-    command = [sys.executable, "-m", module, "serve", "--config", str(ROOT / config), "--port", str(port), *flags]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT / 'packages'}:{ROOT}"}
+    command = [sys.executable, "-m", "bei.cli", "serve", "--config", str(ROOT / config), "--port", str(port), *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(map(str, [*path, *_PATH]))}
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=ROOT)
     while not ready(port):
@@ -139,5 +141,5 @@ def stop(server: Tree) -> int:
 def takes(flag: str) -> bool:
     """Whether `bei serve` has this flag."""
     command = [sys.executable, "-m", "bei.cli", "serve", "--help"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "packages")}
+    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, _PATH))}
     return flag in subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

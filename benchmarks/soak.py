@@ -50,6 +50,7 @@ class Minute:
     seconds: list[float] = field(default_factory=list)
     resident: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
+    overdue: float = 0.0  # seconds, the longest from a request's own deadline to its answer
     late: float = 0.0  # seconds, of an arrival that this program could not send in time
 
 
@@ -121,10 +122,10 @@ class Soak:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, kind: str, target: Target) -> None:
-        headers, limit = {}, self._limit
+        headers, limit, timeout = {}, self._limit, np.inf
         if kind == "deadline":
-            milliseconds = self._rng.choice(DEADLINES)
-            headers = {"request-timeout-ms": str(milliseconds)}
+            timeout = self._rng.choice(DEADLINES) / 1000
+            headers = {"request-timeout-ms": str(round(1000 * timeout))}
         elif kind == "left":
             limit = self._rng.exponential(0.1)
         planned = target.traffic.plan(self._rng, request_sizes(self._rng), headers)
@@ -138,6 +139,7 @@ class Soak:
         except Lost as exc:
             self._end(minute, kind, "lost", str(exc))
             return
+        minute.overdue = max(minute.overdue, reply.seconds - timeout)
         if reply.status == 200:
             try:
                 wrong = target.traffic.wrong(planned, reply)
@@ -175,13 +177,13 @@ class Soak:
 
     def _show(self, minute: Minute) -> None:
         if len(self.minutes) == 1:
-            click.echo(f"{'min':>4} {'p50 s':>7} {'p99 s':>7} {'max s':>7} {'MB':>7} {'fds':>5} {'late s':>6}  ends")
+            times = f"{'p50 s':>7} {'p99 s':>7} {'max s':>7}"
+            click.echo(f"{'min':>4} {times} {'MB':>7} {'fds':>5} {'overdue s':>9} {'late s':>6}  ends")
         p50, p99, most = np.percentile(minute.seconds or [np.nan], [50, 99, 100])
         memory, files = np.median(minute.resident or [np.nan]), np.median(minute.descriptors or [np.nan])
         times = f"{p50:7.2f} {p99:7.2f} {most:7.2f}"
-        click.echo(
-            f"{len(self.minutes):4} {times} {memory:7.0f} {files:5.0f} {minute.late:6.2f}  {listed(minute.ends)}"
-        )
+        rest = f"{memory:7.0f} {files:5.0f} {minute.overdue:9.2f} {minute.late:6.2f}"
+        click.echo(f"{len(self.minutes):4} {times} {rest}  {listed(minute.ends)}")
 
     def total(self) -> Counter[str]:
         return sum((minute.ends for minute in self.minutes), Counter())
@@ -301,6 +303,7 @@ def figures_of(minute: Minute) -> dict:
         "seconds": percentiles(minute.seconds),
         "resident_mb": percentiles(minute.resident),
         "descriptors": percentiles(minute.descriptors),
+        "overdue": minute.overdue,
         "late": minute.late,
     }
 
