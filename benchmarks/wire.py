@@ -21,7 +21,11 @@ _WINDOW = 1 << 24  # bytes of answers on their way over HTTP/2
 
 
 class Lost(Exception):
-    """The connection was refused or closed, and the request has no whole answer."""
+    """The connection was closed, and the request has no whole answer."""
+
+
+class Refused(Lost):
+    """There was no connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Http1:
         try:
             return (await loop.create_connection(lambda: _Connection(self.open), "127.0.0.1", self._port))[1]
         except OSError as exc:
-            raise Lost(f"not connected: {exc.strerror}") from None
+            raise Refused(f"not connected: {exc.strerror}") from None
 
     def close(self) -> None:
         for connection in list(self.open):
@@ -288,7 +292,7 @@ class Http2:
         try:
             return (await loop.create_connection(lambda: _Multiplexed(self.open), "127.0.0.1", self._port))[1]
         except OSError as exc:
-            raise Lost(f"not connected: {exc.strerror}") from None
+            raise Refused(f"not connected: {exc.strerror}") from None
 
     def close(self) -> None:
         for connection in list(self.open):

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.wire import Ask, Http1, Http2, Lost
 
+LIMIT = 60.0  # seconds that any wait of these tests may take
 OK = b"HTTP/1.1 200 OK\r\nX-A: b\r\ncontent-length: 2\r\n\r\nhi"
 
 
@@ -28,7 +29,7 @@ def against(answer: bytes, work: Callable[[int], Coroutine[Any, Any, Any]], *, c
             await writer.wait_closed()
 
     async def run() -> Any:
-        async with asyncio.timeout(10), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        async with asyncio.timeout(LIMIT), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
             try:
                 return await work(server.sockets[0].getsockname()[1])
             finally:
@@ -37,7 +38,7 @@ def against(answer: bytes, work: Callable[[int], Coroutine[Any, Any, Any]], *, c
     return asyncio.run(run())
 
 
-async def once(port: int, limit: float = 5) -> bytes:
+async def once(port: int, limit: float = LIMIT) -> bytes:
     http = Http1(port)
     try:
         return bytes((await http.ask(Ask("/", b"{}"), limit)).body)
@@ -71,9 +72,9 @@ def test_silence_ends_at_the_limit():
 def test_connections_are_kept_and_those_given_up_are_not():
     async def work(port: int) -> None:
         http = Http1(port)
-        await asyncio.gather(*(http.ask(Ask("/"), 5) for _ in range(3)))
+        await asyncio.gather(*(http.ask(Ask("/"), LIMIT) for _ in range(3)))
         assert len(http.open) == 3
-        reply = await http.ask(Ask("/"), 5)
+        reply = await http.ask(Ask("/"), LIMIT)
         assert len(http.open) == 3 and reply.headers["x-a"] == "b"
         with pytest.raises(TimeoutError):
             await http.ask(Ask("/"), 0)
@@ -88,7 +89,7 @@ def test_what_is_no_http2_is_lost():
     async def work(port: int) -> None:
         http = Http2(port)
         try:
-            await http.ask(Ask("/", b"{}"), 5)
+            await http.ask(Ask("/", b"{}"), LIMIT)
         finally:
             http.close()
 
