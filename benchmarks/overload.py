@@ -24,7 +24,7 @@ from benchmarks.http_load import http1
 from benchmarks.processes import Tree, served, takes
 from benchmarks.soak import listed, percentiles
 from benchmarks.texts import text_sets
-from benchmarks.wire import Ask, Http1, Lost
+from benchmarks.wire import Ask, Http1, Lost, Reply
 
 PATH = "/v1/embeddings"
 QUERY = Ask(PATH, orjson.dumps({"input": "What is Deep Learning?"}))
@@ -33,8 +33,7 @@ TIMES = 10  # the capacity
 PASSAGE_CLIENTS = 32  # that measure it
 BULK_IN_FLIGHT = 4
 PAUSE = 0.02  # seconds between two queries
-LIMIT = 120.0
-
+LIMIT = 120.0  # seconds after which a request hangs
 
 Ends = Counter[str]
 
@@ -45,9 +44,10 @@ async def queries(port: int, until: Awaitable[Any]) -> tuple[dict[str, Any], Any
     seconds: list[float] = []
     ends: Ends = Counter()
     while not during.done():
-        end, took = await ended(http, QUERY)
+        end, reply = await ended(http, QUERY)
         ends[end] += 1
-        seconds += [took] * (end == "200")
+        if end == "200":
+            seconds.append(reply.seconds)
         await asyncio.sleep(PAUSE)
     http.close()
     return {"ends": ends, **percentiles(seconds)}, await during
@@ -62,19 +62,15 @@ def _run(work: Callable[..., Coroutine], arguments: tuple) -> Any:
     return uvloop.run(work(*arguments))
 
 
-async def ended(http: Http1, ask: Ask) -> tuple[str, float]:
-    """How a request ended, and after how long."""
-    began = time.monotonic()
+async def ended(http: Http1, ask: Ask) -> tuple[str, Reply | None]:
+    """How a request ended: by its status, hung or lost."""
     try:
         reply = await http.ask(ask, LIMIT)
     except TimeoutError:
-        return "hung", LIMIT
+        return "hung", None
     except Lost:
-        return "lost", time.monotonic() - began
-    end = str(reply.status)
-    if reply.status == 429:
-        end += f", Retry-After {reply.headers.get('retry-after', 'missing')}"
-    return end, reply.seconds
+        return "lost", None
+    return str(reply.status), reply
 
 
 async def bulk(port: int, texts: int, a_request: int) -> Ends:
@@ -87,7 +83,7 @@ async def bulk(port: int, texts: int, a_request: int) -> Ends:
             start = left.pop()
             several = [pool[i % len(pool)] for i in range(start, min(start + a_request, texts))]
             ask = Ask(PATH, orjson.dumps({"input": several, "encoding_format": "base64"}))
-            while (end := (await ended(http, ask))[0]).startswith("429"):
+            while (end := (await ended(http, ask))[0]) == "429":
                 ends[end] += 1
                 await asyncio.sleep(1)
             ends[end] += 1
@@ -123,15 +119,17 @@ async def flood(port: int, rate: float, seconds: float) -> dict[str, Any]:
     ends: Ends = Counter()
     admitted: list[float] = []
     refused: list[float] = []
+    retry_after: list[float] = []
     tasks: set[asyncio.Task] = set()
 
     async def one(ask: Ask) -> None:
-        end, took = await ended(http, ask)
+        end, reply = await ended(http, ask)
         ends[end] += 1
         if end == "200":
-            admitted.append(took)
-        elif end.startswith("429"):
-            refused.append(took)
+            admitted.append(reply.seconds)
+        elif end == "429":
+            refused.append(reply.seconds)
+            retry_after.append(float(reply.headers.get("retry-after", "nan")))
 
     began = due = time.monotonic()
     while due < began + seconds:
@@ -147,6 +145,7 @@ async def flood(port: int, rate: float, seconds: float) -> dict[str, Any]:
         "sent_a_second": sum(ends.values()) / sent,
         "admitted": percentiles(admitted),
         "refused": percentiles(refused),
+        "retry_after": percentiles(retry_after),
         "ends": ends,
     }
 
@@ -169,7 +168,10 @@ async def measure(port: int, pool: Executor, texts: int, a_request: int, seconds
     show(f"a query, at {TIMES} x", found["among_flood"])
     click.echo(f"  {found['capacity']:.0f} passages a second are answered, {flooded['sent_a_second']:.0f} were sent")
     show("  those admitted", {"ends": flooded["ends"], **flooded["admitted"]})
-    show("  those refused", {"ends": {}, **flooded["refused"]})
+    show("  those refused, 429", {"ends": {}, **flooded["refused"]})
+    share, after = flooded["ends"]["429"] / flooded["ends"].total(), flooded["retry_after"]
+    seconds_after = ", ".join(f"{key} {value:.0f} s" for key, value in after.items())
+    click.echo(f"  {share:.0%} got 429, with Retry-After {seconds_after or 'nowhere'}")
     found["after"], _ = await queries(port, asyncio.sleep(2))
     show("a query, afterwards", found["after"])
     return found
