@@ -1,6 +1,7 @@
 """A server of ours as a tree of processes: started, watched from /proc, and hit by signals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 import click
 import httpx
 
-from benchmarks.http_load import ROOT, Running, free_port
+from benchmarks.http_load import ROOT, Running
 
 READY = 120.0  # seconds
 _ENGINE = "-m bei.engines."  # of a process that holds the engine
 _NO_WORKERS = (_ENGINE, "resource_tracker")
+_LISTENS = re.compile(r"listening http://[^ ]*:([0-9]+)")
 _PATH = (ROOT / "packages", ROOT)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -101,18 +103,19 @@ def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> It
 
 
 def start(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Tree:
-    port, started = free_port(), time.perf_counter()
+    """On a free port, which it says itself."""
+    started = time.perf_counter()
     log.parent.mkdir(exist_ok=True, parents=True)
-    command = [sys.executable, "-m", "bei.cli", "serve", "--config", str(ROOT / config), "--port", str(port), *flags]
+    command = [sys.executable, "-m", "bei.cli", "serve", "--config", str(ROOT / config), "--port", "0", *flags]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(map(str, [*path, *_PATH]))}
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=ROOT)
-    while not ready(port):
+    while not ((listens := _LISTENS.search(log.read_text())) and ready(int(listens[1]))):
         if process.poll() is not None or time.perf_counter() - started > READY:
             process.kill()
             raise click.ClickException(f"no server from {' '.join(command)}; see {log}")
         time.sleep(0.01)
-    return Tree(process, port, time.perf_counter() - started, log)
+    return Tree(process, int(listens[1]), time.perf_counter() - started, log)
 
 
 def ready(port: int) -> bool:
