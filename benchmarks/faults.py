@@ -1,0 +1,334 @@
+"""A table of faults, each injected many times under load: what clients saw, and when the server was ready again.
+
+The clients ask one request after another and never stop. A fault's moment is from its injection to the first time that
+readiness and a query are both answered 200; everything asked later must be 200 and equal to what its texts got alone.
+Run: python -m benchmarks.faults
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import orjson
+import uvloop
+
+from benchmarks.faulty_engine import poison
+from benchmarks.http_load import ROOT
+from benchmarks.processes import Tree, gone, served, stop
+from benchmarks.soak import listed
+from benchmarks.traffic import TASKS, Planned, Traffic, ids_of_all_lengths, texts_of_all_lengths
+from benchmarks.wire import Ask, Http1, Lost, Refused
+
+TASK = TASKS["embedding"]
+CLIENTS = 4
+MOST_TEXTS = 8  # of a client's request
+CROWD = 20  # clients that leave, or are late, in one fault
+INPUTS = 200
+LIMIT = 60.0  # seconds after which a request hangs, and a server is not ready again
+PAUSE = 0.05  # seconds, of a client that was refused
+BETWEEN = 0.3  # seconds of good service between two faults
+LASTING = 12.0  # the same where a process died: one that dies sooner counts as one that does not start
+SPARE = 8  # descriptors that a server may hold more than at first
+DRAIN = "SIGTERM"
+_READY = Ask("/health/ready", method="GET")
+_QUERY = Ask(TASK.path, orjson.dumps({"input": "What is Deep Learning?"}))
+
+SAFE = ("200",)
+ENGINE_GONE = ("200", "424", "503", "429")
+WORKER_GONE = (*ENGINE_GONE, "lost")
+
+
+@dataclass
+class Seen:
+    """Of one kind of fault: how the requests of its victims ended, of others during it, and of others apart from it;
+    seconds to ready again."""
+
+    victims: Counter[str] = field(default_factory=Counter)
+    during: Counter[str] = field(default_factory=Counter)
+    apart: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    sent: float
+    done: float
+    how: str
+
+
+class Clients:
+    """Who asks all the time."""
+
+    def __init__(self, traffic: Traffic, http: Http1):
+        self._traffic, self._http, self._rng = traffic, http, np.random.default_rng(0)
+        self.ended: list[Ended] = []
+        self._tasks: list[asyncio.Task] = []
+
+    def begin(self) -> None:
+        self._tasks = [asyncio.create_task(self._client()) for _ in range(CLIENTS)]
+
+    async def end(self) -> None:
+        """Once each has its last answer."""
+        tasks, self._tasks = self._tasks, []
+        await asyncio.gather(*tasks)
+
+    async def _client(self) -> None:
+        me = asyncio.current_task()
+        while me in self._tasks:
+            texts = 1 if self._rng.random() < 0.7 else int(self._rng.integers(2, MOST_TEXTS + 1))
+            planned, sent = self._traffic.plan(self._rng, texts), time.monotonic()
+            how = await self._ask(planned)
+            self.ended.append(Ended(sent, time.monotonic(), how))
+            if how != "200":
+                await asyncio.sleep(PAUSE)
+
+    async def _ask(self, planned: Planned) -> str:
+        try:
+            reply = await self._http.ask(planned.ask, LIMIT)
+        except TimeoutError:
+            return "hung"
+        except Refused:
+            return "refused"
+        except Lost:
+            return "lost"
+        if reply.status != 200:
+            return str(reply.status)
+        try:
+            return "wrong" if self._traffic.wrong(planned, reply) else "200"
+        except ValueError:
+            return "malformed"
+
+
+Inject = Callable[[Tree, Http1], Awaitable[Counter[str]]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`inject` does it and says what those who brought it about got, of which `victims` are good; `allowed` is what
+    others may see meanwhile. `between` is how long good service lasts before it."""
+
+    inject: Inject
+    allowed: tuple[str, ...]
+    victims: tuple[str, ...] = ()
+    between: float = BETWEEN
+
+
+def poisoned(fault: str) -> Inject:
+    body = orjson.dumps({"input": [poison(fault)]})
+
+    async def inject(server: Tree, http: Http1) -> Counter[str]:
+        return Counter([await _status(http, Ask(TASK.path, body))])
+
+    return inject
+
+
+def killing(find: Callable[[Tree], int | None], sig: signal.Signals) -> Inject:
+    async def inject(server: Tree, http: Http1) -> Counter[str]:
+        pid = find(server)
+        if pid is not None:  # else it has not come back, which the next requests tell
+            os.kill(pid, sig)
+            while not gone(pid):
+                await asyncio.sleep(0.001)
+        return Counter()
+
+    return inject
+
+
+def a_worker(server: Tree) -> int | None:
+    return min(server.workers(), default=None)
+
+
+async def nothing(server: Tree, http: Http1) -> Counter[str]:
+    return Counter()
+
+
+async def crowd_leaves(server: Tree, http: Http1) -> Counter[str]:
+    return await _crowd(http, Ask(TASK.path, _QUERY.body), 0.005)
+
+
+async def crowd_is_late(server: Tree, http: Http1) -> Counter[str]:
+    return await _crowd(http, Ask(TASK.path, _large(), {"request-timeout-ms": "5"}), LIMIT)
+
+
+def _large() -> bytes:
+    return orjson.dumps({"input": ["a text of some length that many ask for at once"] * 64})
+
+
+async def _crowd(http: Http1, ask: Ask, limit: float) -> Counter[str]:
+    return Counter(await asyncio.gather(*(_status(http, ask, limit) for _ in range(CROWD))))
+
+
+async def _status(http: Http1, ask: Ask, limit: float = LIMIT) -> str:
+    try:
+        return str((await http.ask(ask, limit)).status)
+    except TimeoutError:
+        return "hung" if limit == LIMIT else "left"
+    except Refused:
+        return "refused"
+    except Lost:
+        return "lost"
+
+
+FAULTS = {
+    "none": Fault(nothing, SAFE),
+    "engine exception": Fault(poisoned("exception"), SAFE, ("424",)),
+    "out of memory": Fault(poisoned("memory"), SAFE, ("424",)),
+    "NaN rows": Fault(poisoned("nan"), SAFE, ("424",)),
+    "engine stalls 2 s": Fault(poisoned("stall"), SAFE, ("200",)),
+    "client gone": Fault(crowd_leaves, SAFE, ("200", "left")),
+    "deadline": Fault(crowd_is_late, SAFE, ("200", "504")),
+}
+ENGINE_FAULTS = {
+    "engine crashes in a batch": Fault(poisoned("crash"), ENGINE_GONE, ("424", "503"), LASTING),
+    "engine gets SIGSEGV": Fault(killing(Tree.engine, signal.SIGSEGV), ENGINE_GONE, (), LASTING),
+    "engine gets SIGKILL": Fault(killing(Tree.engine, signal.SIGKILL), ENGINE_GONE, (), LASTING),
+}
+WORKER_FAULTS = {"HTTP worker gets SIGKILL": Fault(killing(a_worker, signal.SIGKILL), WORKER_GONE, (), LASTING)}
+
+
+async def repeat(fault: Fault, server: Tree, traffic: Traffic, times: int) -> Seen:
+    """A fault on one server, under load."""
+    http = Http1(server.port)
+    seen, clients, whole, idle = Seen(), Clients(traffic, http), parts(server), server.descriptors()
+    windows = []
+    clients.begin()
+    for _ in range(times):
+        await asyncio.sleep(fault.between)
+        injected = time.monotonic()
+        seen.victims += await fault.inject(server, http)
+        if not await ready_again(server, http, whole, injected):
+            seen.violations.append(f"not ready {LIMIT:.0f} s after a fault")
+            break
+        windows.append((injected, time.monotonic()))
+        seen.seconds.append(windows[-1][1] - injected)
+    await asyncio.sleep(BETWEEN)
+    await clients.end()
+    for one in clients.ended:
+        beside = any(one.sent < until and one.done > since for since, until in windows)
+        (seen.during if beside else seen.apart)[one.how] += 1
+    http.close()
+    await asyncio.sleep(1)
+    check(seen, fault.allowed, fault.victims)
+    if (held := server.descriptors()) > idle + SPARE:
+        seen.violations.append(f"{idle} descriptors before, {held} after")
+    return seen
+
+
+def check(seen: Seen, during: Sequence[str], victims: Sequence[str]) -> None:
+    """Add the ends that are not allowed to the violations."""
+    kinds = (
+        ("of others, meanwhile", seen.during, during),
+        ("apart from it", seen.apart, SAFE),
+        ("of its victims", seen.victims, victims),
+    )
+    for whose, ends, allowed in kinds:
+        bad = sorted((how, count) for how, count in ends.items() if how not in allowed)
+        seen.violations += [f"{count} {how} {whose}" for how, count in bad]
+
+
+def parts(server: Tree) -> tuple[int, bool]:
+    """How many workers it has, and whether an engine of its own process."""
+    return len(server.workers()), server.engine() is not None
+
+
+async def ready_again(server: Tree, http: Http1, whole: tuple[int, bool], since: float) -> bool:
+    """Once the server has all its parts, says it is ready, and answers."""
+    while time.monotonic() - since < LIMIT:
+        answered = await _status(http, _READY) == "200" and await _status(http, _QUERY) == "200"
+        if answered and parts(server) == whole:
+            return True
+        await asyncio.sleep(0.005)
+    return False
+
+
+async def drains(server: Tree, traffic: Traffic, seen: Seen) -> None:
+    """SIGTERM under load: what was sent before it (seen `during` it) must be answered 200, and the exit status be 0.
+    What was sent after it is its victims'; `seconds` are those to the end."""
+    http = Http1(server.port)
+    clients = Clients(traffic, http)
+    clients.begin()
+    await asyncio.sleep(3 * BETWEEN)
+    told = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    while server.process.poll() is None and time.monotonic() - told < LIMIT:
+        await asyncio.sleep(0.005)
+    seen.seconds.append(time.monotonic() - told)
+    await clients.end()
+    http.close()
+    if (status := stop(server)) != 0:
+        seen.violations.append(f"exit status {status}")
+    for one in clients.ended:
+        ends = seen.apart if one.done < told else seen.during if one.sent < told else seen.victims
+        ends[one.how] += 1
+
+
+def show(name: str, seen: Seen) -> None:
+    median, most = (np.median(seen.seconds), max(seen.seconds)) if seen.seconds else (np.nan, np.nan)
+    click.echo(
+        f"{name:26} {len(seen.seconds):5} {1000 * median:10.0f} {1000 * most:10.0f}  "
+        f"{listed(seen.victims):22} {listed(seen.during):40} {listed(seen.apart)}"
+    )
+    for violation in seen.violations:
+        click.echo(f"    VIOLATION {violation}")
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--times", default=20, help="each fault is injected")
+@click.option("--fault", "chosen", multiple=True, help="by its name in the table; else all")
+@click.option("--workers", type=int, help="HTTP workers of the server")
+@click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for the servers' logs")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")
+def main(times: int, chosen: Sequence[str], workers: int | None, work: Path, json_file: Path | None) -> None:
+    """What faults cost the clients; exit status 1 where one costs more than it must."""
+    flags = ["--engine", "native", *(["--workers", str(workers)] if workers else [])]
+    open_server = partial(
+        served, TASK.config, *flags, log=work / "faults.log", path=[ROOT / "benchmarks" / "faulty_site"]
+    )
+    with open_server() as server:
+        traffic = uvloop.run(learned(server))
+        available = FAULTS | (ENGINE_FAULTS if server.engine() else {}) | (WORKER_FAULTS if server.workers() else {})
+        for name in (ENGINE_FAULTS | WORKER_FAULTS).keys() - available.keys():
+            click.echo(f"{name}: left out, the server has no such process")
+    click.echo(
+        f"{'fault':26} {'times':>5} {'median ms':>10} {'max ms':>10}  {'the asker':22} {'others, meanwhile':40} apart"
+    )
+    table = {}
+    for name, fault in available.items():
+        if not chosen or name in chosen:
+            with open_server() as server:
+                table[name] = uvloop.run(repeat(fault, server, traffic, times))
+            show(name, table[name])
+    if not chosen or DRAIN in chosen:
+        table[DRAIN] = Seen()
+        for _ in range(times):
+            with open_server() as server:
+                uvloop.run(drains(server, traffic, table[DRAIN]))
+        check(table[DRAIN], SAFE, ("200", "503", "lost", "refused"))
+        show(DRAIN, table[DRAIN])
+    if json_file:
+        json_file.write_text(json.dumps({name: vars(seen) for name, seen in table.items()}, indent=1) + "\n")
+    sys.exit(any(seen.violations for seen in table.values()))
+
+
+async def learned(server: Tree) -> Traffic:
+    rng, http = np.random.default_rng(0), Http1(server.port)
+    inputs = texts_of_all_lengths(rng, INPUTS) + ids_of_all_lengths(rng, INPUTS // 10)
+    try:
+        return await Traffic.learn(TASK, http, inputs)
+    finally:
+        http.close()
+
+
+if __name__ == "__main__":
+    main()

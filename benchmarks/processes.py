@@ -1,0 +1,148 @@
+"""A server of ours as a tree of processes: started, watched from /proc, and hit by signals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import httpx
+
+from benchmarks.http_load import ROOT, Running
+
+READY = 120.0  # seconds
+_ENGINE = "-m bei.engines."  # of a process that holds the engine
+_NO_WORKERS = (_ENGINE, "resource_tracker")
+_LISTENS = re.compile(r"listening http://[^ ]*:([0-9]+)")
+_PATH = (ROOT / "packages", ROOT)
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Tree(Running):
+    """A server and its children. All that is read of a process that has just ended counts nothing."""
+
+    log: Path
+
+    def pids(self) -> list[int]:
+        """The server's first."""
+        found = [self.process.pid]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, _read(children).split())
+        return found
+
+    def resident(self) -> float:
+        """MB, the sum over the tree: what processes share counts in each."""
+        statm = (_read(Path(f"/proc/{pid}/statm")).split() for pid in self.pids())
+        return sum(int(fields[1]) for fields in statm if fields) * _PAGE / 1e6
+
+    def descriptors(self) -> int:
+        """Open files and sockets, the sum over the tree."""
+        return sum(_count(Path(f"/proc/{pid}/fd")) for pid in self.pids())
+
+    def engine(self) -> int | None:
+        """The process of the engine; None where the server's own runs it."""
+        return next((pid for pid in self.pids()[1:] if _ENGINE in _command(pid)), None)
+
+    def workers(self) -> list[int]:
+        """The children that answer HTTP."""
+        commands = {pid: _command(pid) for pid in self.pids()[1:]}
+        return [
+            pid for pid, command in commands.items() if command and not any(name in command for name in _NO_WORKERS)
+        ]
+
+    def cpu(self, thread: str = "*") -> float:
+        """Seconds of the whole tree, or of one thread of the server's own process."""
+        files = [file for pid in self.pids() for file in Path(f"/proc/{pid}/task").glob(f"{thread}/schedstat")]
+        return sum(int(times.split()[0]) for times in map(_read, files) if times) / 1e9
+
+    def tracebacks(self) -> int:
+        """How many the log has."""
+        return self.log.read_text(errors="replace").count("Traceback (most recent call last)")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, its parent's notice taken or not."""
+    return not _command(pid)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+
+
+def _count(folder: Path) -> int:
+    try:
+        return len(os.listdir(folder))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
+
+
+def _command(pid: int) -> str:
+    return _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
+
+
+@contextmanager
+def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Iterator[Tree]:
+    """A server that is ready; what it says goes to `log`, and `path` is where it and its children look for modules
+    first. SIGTERM ends it, or SIGKILL after half a minute."""
+    server = start(config, *flags, log=log, path=path)
+    try:
+        yield server
+    finally:
+        stop(server)
+
+
+def start(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Tree:
+    """On a free port, which it says itself."""
+    started = time.perf_counter()
+    log.parent.mkdir(exist_ok=True, parents=True)
+    command = [sys.executable, "-m", "bei.cli", "serve", "--config", str(ROOT / config), "--port", "0", *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(map(str, [*path, *_PATH]))}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=ROOT)
+    while not ((listens := _LISTENS.search(log.read_text())) and ready(int(listens[1]))):
+        if process.poll() is not None or time.perf_counter() - started > READY:
+            process.kill()
+            raise click.ClickException(f"no server from {' '.join(command)}; see {log}")
+        time.sleep(0.01)
+    return Tree(process, int(listens[1]), time.perf_counter() - started, log)
+
+
+def ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def stop(server: Tree) -> int:
+    """The exit status; 0 is a good end."""
+    if server.process.poll() is not None:
+        return server.process.returncode
+    children = server.pids()[1:]
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        return server.process.wait(30)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        for pid in children:
+            if "bei" in _command(pid):
+                os.kill(pid, signal.SIGKILL)
+        return server.process.wait()
+
+
+def takes(flag: str) -> bool:
+    """Whether `bei serve` has this flag."""
+    command = [sys.executable, "-m", "bei.cli", "serve", "--help"]
+    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, _PATH))}
+    return flag in subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
