@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.batching import BRIEF, LOOKAHEAD, Entry, Limits, Queue, Request
+from bei.batching import BRIEF, LOOKAHEAD, PATIENCE, Entry, Limits, Queue, Request
 from bei.errors import Overloaded
 
 BUDGET, SIZE = 100, 8
@@ -71,6 +71,23 @@ def test_a_bulk_is_not_starved_by_a_flood_of_queries(flood):
         queries -= sum(entry not in left for entry in batch)
         left -= set(batch)
     assert not left
+
+
+def test_what_has_waited_long_is_taken_by_age_every_other_batch():
+    q = queue()
+    q.push(bulk := entries([50] * 40))
+    for number in range(1, 100):  # two new queries for each batch: by fairness the bulk would get a hundredth
+        for made in (entries([50]), entries([50])):
+            for entry in made:
+                entry.queued = number
+            q.push(made)
+        batch = q.take(float(number)).batch
+        if number > PATIENCE + 1 and number % 2:
+            assert len([entry for entry in batch if entry in bulk]) == 2
+        bulk = [entry for entry in bulk if not entry.taken]
+        if not bulk:
+            break
+    assert number < 60
 
 
 def test_one_kind_of_rows_a_batch():
@@ -140,7 +157,7 @@ steps = st.lists(st.one_of(requests, st.sampled_from(["take", "take brief", "dro
 
 @given(steps)
 def test_nothing_is_lost_or_run_twice_and_no_batch_is_too_large(script):
-    q, pushed, seen, dropped = queue(), [], [], []
+    q, pushed, seen, dropped, clock = queue(), [], [], [], PATIENCE - 3.0
     for step in [*script, *["take"] * 500]:
         if isinstance(step, list):
             q.push(made := entries(step))
@@ -150,11 +167,11 @@ def test_nothing_is_lost_or_run_twice_and_no_batch_is_too_large(script):
             q.drop(request)
             dropped += [entry for entry in pushed if entry.request is request and entry not in (*seen, *dropped)]
         elif step == "take brief":
-            batch = q.take_brief(0.0).batch
+            batch = q.take_brief(clock).batch
             assert sum(lengths(batch)) <= BRIEF
             seen += batch
         elif step == "take" and len(q):
-            batch = q.take(0.0).batch
+            batch = q.take(clock := clock + 1.0).batch  # of those that were there before, all are old
             assert batch
             check_batch(batch)
             seen += batch

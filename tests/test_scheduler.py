@@ -178,6 +178,23 @@ def test_retry_after_is_when_the_queue_will_have_run(running):
     assert 20 <= int(refused.value.headers["retry-after"]) <= 30
 
 
+def test_no_more_is_admitted_than_runs_in_good_time():
+    engine, inbox = StubEngine(), Inbox()
+    scheduler = Scheduler(engine, Queue(Limits(4, 4, 1 << 30)), inbox, max_seconds=10.0)
+    scheduler._learn(4, 0.5)  # 8 tokens a second
+    engine.go.clear()
+    scheduler.submit(entries([1]))
+    assert engine.entered.acquire(timeout=LIMIT)
+    scheduler.submit(entries([1] * 500, first=1))  # alone, whatever it is
+    with pytest.raises(Overloaded) as refused:
+        scheduler.submit(entries([1], first=1000))
+    assert 50 <= refused.value.retry_after <= 63
+    scheduler._learn(1, 100.0)  # too small to tell
+    assert scheduler._speed == 8
+    engine.go.set()
+    scheduler.close(LIMIT)
+
+
 def test_a_row_that_is_not_finite_fails_alone(running):
     scheduler, _, inbox = running
     scheduler.submit(entries([1, 777, 3]))

@@ -7,20 +7,24 @@ wait. So a query that arrives behind a bulk of 2,048 texts waits for one batch, 
 for under any flood of new requests virtual time passes every tag. What still fits the budget fills the batch, in order
 of tags; what does not keeps its place, and no more than LOOKAHEAD such entries are looked past.
 
+Such fairness is among requests, so a bulk that shares an overloaded engine with a flood of queries would get the part
+of one of them. Whatever has waited for PATIENCE seconds is therefore taken in the order of arrival, every other batch.
+
 A brief request, of BRIEF tokens at most, may also be taken out of turn: by an engine that has room for it beside its
 batches (scheduler.py). It is paid for in virtual time like any other.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
 
 from bei.engines.base import RowKind
 from bei.errors import Overloaded
 
 LOOKAHEAD = 32
-BRIEF = 128
+BRIEF = 128  # tokens
+PATIENCE = 5.0  # seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -38,8 +42,9 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One encoding that waits: `index` is its place in the request, `queued` the time at which it was admitted,
-    `shared` how many of its first tokens are those of all its request's entries, and computed once in a batch."""
+    """One encoding that waits: `index` is its place in the request, `queued` the time at which it was admitted, before
+    it is pushed; `shared` how many of its first tokens are those of all its request's entries, and computed once in a
+    batch."""
 
     request: Request
     index: int
@@ -50,6 +55,8 @@ class Entry:
     rows: RowKind = "pooled"
     shared: int = 0
     queued: float = 0.0
+    tag: int = 0
+    arrival: int = 0
     taken: bool = False
 
     @property
@@ -87,15 +94,20 @@ class Limits:
 class Queue:
     """An entry longer than a batch runs alone. A request larger than the queue is admitted when nothing else waits.
 
-    `tokens` are those of what waits, and `len` its entries. What was dropped, or taken as brief, stays in the heap
-    until it is met there, or until it is the larger part.
+    `tokens` are those of what waits, and `len` its entries. What was dropped, or taken from elsewhere, stays in the
+    heap until it is met there, or until it is the larger part; so in the order of ages.
+
+    `most_tokens` may wait; the scheduler lowers it where the limit is more than the engine runs in good time.
     """
 
     def __init__(self, limits: Limits):
         self.limits = limits
+        self.most_tokens = limits.tokens
         self.tokens = 0
         self._heap: list[tuple[int, int, Entry]] = []
+        self._ages: deque[Entry] = deque()
         self._brief: deque[Entry] = deque()
+        self._old_turn = False
         self._virtual_time = 0
         self._arrivals = 0
         self._requests = 0
@@ -109,14 +121,16 @@ class Queue:
         entries = list(entries)
         tokens = sum(entry.tokens for entry in entries)
         limits = self.limits
-        over = self.tokens + tokens > limits.tokens or self._size + len(entries) > limits.size
+        over = self.tokens + tokens > self.most_tokens or self._size + len(entries) > limits.size
         if self._size and (over or self._requests >= limits.requests):
             raise Overloaded
         request, tag = entries[0].request, self._virtual_time
         for entry in entries:
-            heapq.heappush(self._heap, (tag, self._arrivals, entry))
+            entry.tag, entry.arrival = tag, self._arrivals
+            self._push(entry)
             self._arrivals += 1
             tag += entry.cost
+        self._ages.extend(entries)
         request.waiting, request.tokens, request.cost = len(entries), tokens, tag - self._virtual_time
         if request.cost <= BRIEF:
             self._brief.extend(entries)
@@ -135,25 +149,48 @@ class Queue:
 
     def take(self, now: float) -> Taken:
         """Remove and return the next batch: empty only when the queue is."""
-        taken, passed, room = Taken(), [], self.limits.batch_tokens
-        while self._heap and len(taken.batch) < self.limits.batch_size and len(passed) < LOOKAHEAD:
-            tag, arrival, entry = heapq.heappop(self._heap)
+        self._old_turn = not self._old_turn and bool(self._ages) and self._ages[0].queued + PATIENCE <= now
+        taken = Taken()
+        if self._old_turn:
+            room = self._fill(taken, self._ages, self._ages.popleft, self._ages.appendleft, now)
+        else:
+            room = self._fill(taken, self._heap, self._pop, self._push, now)
+            if taken.batch:
+                self._virtual_time = max(self._virtual_time, taken.batch[0].tag)
+        self._served(self.limits.batch_tokens - room)
+        self._remove(taken)
+        return taken
+
+    def _fill(
+        self,
+        taken: Taken,
+        waiting: Sized,
+        pop: Callable[[], Entry],
+        put_back: Callable[[Entry], None],
+        now: float,
+    ) -> int:
+        """Fill a batch from what waits, in its order; how many tokens would still fit."""
+        room, limits, passed = self.limits.batch_tokens, self.limits, []
+        while waiting and len(taken.batch) < limits.batch_size and len(passed) < LOOKAHEAD:
+            entry = pop()
             if _gone(entry):
                 continue
             if entry.request.deadline <= now:
                 taken.expired.append(entry)
             elif not taken.batch or (entry.cost <= room and entry.rows == taken.batch[0].rows):
-                if not taken.batch:
-                    self._virtual_time = max(self._virtual_time, tag)
                 taken.batch.append(entry)
                 room -= entry.cost
             else:
-                passed.append((tag, arrival, entry))
-        for item in passed:
-            heapq.heappush(self._heap, item)
-        self._served(self.limits.batch_tokens - room)
-        self._remove(taken)
-        return taken
+                passed.append(entry)
+        for entry in reversed(passed):
+            put_back(entry)
+        return room
+
+    def _pop(self) -> Entry:
+        return heapq.heappop(self._heap)[-1]
+
+    def _push(self, entry: Entry) -> None:
+        heapq.heappush(self._heap, (entry.tag, entry.arrival, entry))
 
     def take_brief(self, now: float) -> Taken:
         """Remove and return entries of brief requests, oldest first, BRIEF tokens in all; empty where none wait."""
@@ -193,8 +230,13 @@ class Queue:
 
     def _sweep(self) -> None:
         self.waits_brief()
-        if len(self._heap) > 2 * self._size + LOOKAHEAD:
-            self._heap = [item for item in self._heap if not _gone(item[2])]
+        while self._ages and _gone(self._ages[0]):
+            self._ages.popleft()
+        most = 2 * self._size + LOOKAHEAD
+        if len(self._ages) > most:
+            self._ages = deque(entry for entry in self._ages if not _gone(entry))
+        if len(self._heap) > most:
+            self._heap = [item for item in self._heap if not _gone(item[-1])]
             heapq.heapify(self._heap)
 
 

@@ -54,8 +54,17 @@ class Scheduler:
     An outcome holds `keep(row)` of its row, float32[D] or float32[tokens, D]: what is dropped there frees the batch.
     """
 
-    def __init__(self, engine: Engine, queue: Queue, hand_out: Deliver = deliver, keep: Keep = np.asarray):
+    def __init__(
+        self,
+        engine: Engine,
+        queue: Queue,
+        hand_out: Deliver = deliver,
+        keep: Keep = np.asarray,
+        max_seconds: float = float("inf"),
+    ):
+        """`max_seconds`: no more is admitted than the engine runs in these, a request that is alone excepted."""
         self._engine, self._queue, self._hand_out, self._keep = engine, queue, hand_out, keep
+        self._max_seconds = max_seconds
         lock = threading.Lock()
         self._changed, self._brief = threading.Condition(lock), threading.Condition(lock)
         self._turn = threading.Semaphore(engine.streams)
@@ -124,10 +133,13 @@ class Scheduler:
         except BaseException as exc:
             # Never leave a client waiting for a thread that is gone.
             log.exception("engine thread died")
-            with self._changed:
-                self.failing = True
-                self._stop()
+            self._die()
             self._abandon(EngineFailed(f"engine thread died: {exc}"))
+
+    def _die(self) -> None:
+        with self._changed:
+            self.failing = True
+            self._stop()
 
     def _in_turn(self) -> bool:
         """Take the next batch, and run it when a stream is free; false when closing and nothing waits."""
@@ -172,19 +184,28 @@ class Scheduler:
             self._failed(entries, exc)
             return
         except BaseException as exc:
+            self._die()
             self._failed(entries, exc)
             raise
         seconds = time.monotonic() - started
         with self._changed:
             self.last_success = time.monotonic()
             self.failing = self.failing and self._closing  # a thread that died stays a failure
-            speed = len(batch.input_ids) / max(seconds, 1e-6) * self._engine.streams
-            self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
+            self._learn(len(batch.input_ids), seconds)
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
         metrics.observe_packing(
             len(batch), len(batch.input_ids), int(batch.lengths.max()), self._queue.limits.batch_tokens
         )
         self._hand_out(self._outcomes(entries, batch, rows, started, seconds))
+
+    def _learn(self, tokens: int, seconds: float) -> None:
+        """How fast the engine is, of batches that are half full or more; and so how much may wait."""
+        limits = self._queue.limits
+        if 2 * tokens < limits.batch_tokens:
+            return
+        speed = tokens / max(seconds, 1e-6) * self._engine.streams
+        self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
+        self._queue.most_tokens = min(limits.tokens, self._speed * self._max_seconds)
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fail a batch of one request; run the halves of another, so that only what breaks the engine fails. What ended

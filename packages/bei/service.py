@@ -166,7 +166,8 @@ class Service:
             settings.max_concurrent_requests,
         )
         keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
-        self.join(checkpoint, engine, Scheduler(engine, Queue(limits), keep=keep))
+        scheduler = Scheduler(engine, Queue(limits), keep=keep, max_seconds=settings.max_queue_seconds)
+        self.join(checkpoint, engine, scheduler)
 
     def join(
         self, checkpoint: Checkpoint, engine: Engine | RemoteEngine, scheduler: Scheduler | RemoteScheduler
