@@ -29,9 +29,10 @@ def join():
     def make(service: Service) -> tuple[Service, threading.Event]:
         ours, theirs = socket.socketpair()
         lost, engine = threading.Event(), RemoteEngine({name: getattr(service.engine, name) for name in FACTS})
-        desk = Desk(ours, service.scheduler, service.engine)
+        desk = Desk(ours, service.scheduler, service.engine, on_joined=Desk.open)
         worker = Service(Settings.load(tiny_config(), environ={}))
-        worker.join(service.checkpoint, engine, RemoteScheduler(theirs, engine, on_loss=lost.set))
+        scheduler = RemoteScheduler(theirs, engine, on_loss=lost.set)
+        worker.join(service.checkpoint, engine, scheduler, scheduler.wait_until_open)
         worker.desk = desk
         workers.append(worker)
         return worker, lost

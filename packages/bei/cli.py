@@ -153,15 +153,14 @@ def _serve(settings: Settings) -> None:
     listener = listen.bind(settings.host, settings.port)
     service = Service(settings, isolated=True)
 
-    def load() -> None:
-        service.load()
+    def announce() -> None:
         host, port = listener.getsockname()[:2]
         if settings.json_output:
             log.info("%s is served on http://%s:%d", settings.served_model_name, host, port)
         else:
             click.echo(_banner(service, host, port))
 
-    sys.exit(workers.serve(service, listener, load))
+    sys.exit(workers.serve(service, listener, announce))
 
 
 def _facts(service: Service) -> dict[str, Any]:

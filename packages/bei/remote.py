@@ -50,6 +50,7 @@ class RemoteScheduler:
         self.last_success = 0.0
         self.failing = False
         self._drains_in = 1.0
+        self._open = threading.Event()
         threading.Thread(target=self._listen, name="scheduler", daemon=True).start()
 
     def submit(self, entries: Sequence[Entry]) -> None:
@@ -79,6 +80,12 @@ class RemoteScheduler:
         """As it was when the last request was refused."""
         return self._drains_in
 
+    def wait_until_open(self) -> None:
+        """Say that this worker could answer, and wait for the word to."""
+        with self._lock:
+            wire.send(self._line, ["joined"])
+        self._open.wait()
+
     def close(self) -> None:
         """What is queued was waited for by those who asked."""
         self._closing = True
@@ -91,6 +98,8 @@ class RemoteScheduler:
                 message, arrays = wire.receive(self._line)
                 if message[0] == "fault":
                     self._engine.fault = message[1]
+                elif message[0] == "open":
+                    self._open.set()
                 else:
                     deliver(self._outcomes(message[1], arrays))
         except OSError:
@@ -133,10 +142,11 @@ class _Asked(Request):
 
 
 class Desk:
-    """The scheduler as one worker has it, until `line` closes; what the worker waits for then is dropped."""
+    """The scheduler as one worker has it, until `line` closes; what the worker waits for then is dropped. `on_joined`
+    is called when the worker waits to be opened."""
 
-    def __init__(self, line: socket.socket, scheduler: Scheduler, engine: Engine):
-        self._line, self._scheduler, self._engine = line, scheduler, engine
+    def __init__(self, line: socket.socket, scheduler: Scheduler, engine: Engine, on_joined: Callable[["Desk"], None]):
+        self._line, self._scheduler, self._engine, self._on_joined = line, scheduler, engine, on_joined
         self._requests: dict[int, _Asked] = {}
         self._outbox: queue.SimpleQueue[tuple[list, list[np.ndarray]] | None] = queue.SimpleQueue()
         for run in (self._read, self._write):
@@ -163,12 +173,17 @@ class Desk:
         """Why the engine cannot run, or that it can."""
         self._outbox.put((["fault", self._engine.fault], []))
 
+    def open(self) -> None:
+        self._outbox.put((["open"], []))
+
     def _read(self) -> None:
         try:
             while True:
                 message, arrays = wire.receive(self._line)
                 if message[0] == "submit":
                     self._submit(*message[1:], arrays)
+                elif message[0] == "joined":
+                    self._on_joined(self)
                 elif request := self._requests.pop(message[1], None):
                     self._scheduler.drop(request)
         except OSError:

@@ -170,9 +170,13 @@ class Service:
         self.join(checkpoint, engine, scheduler)
 
     def join(
-        self, checkpoint: Checkpoint, engine: Engine | RemoteEngine, scheduler: Scheduler | RemoteScheduler
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine | RemoteEngine,
+        scheduler: Scheduler | RemoteScheduler,
+        before_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve a checkpoint on a scheduler that may be another process's."""
+        """Serve a checkpoint on a scheduler that may be another process's; `before_ready` is waited for."""
         settings = self.settings
         self.checkpoint, self.engine = checkpoint, engine
         self.route = _route(settings, checkpoint)
@@ -183,6 +187,7 @@ class Service:
         self.scheduler = scheduler
         with _step("warm-up"):
             asyncio.run(self._probe())
+        before_ready()
         if self.state == "loading":  # else it was told to stop meanwhile
             self.state = "ready"
             metrics.ready.set(1)

@@ -40,13 +40,18 @@ def observe(settings: Settings, level: str) -> None:
         tracing.start(settings.otlp_endpoint, settings.otlp_service_name)
 
 
-def serve(service: Service, listener: socket.socket, load: Callable[[], None]) -> int:
-    """Serve until a signal, in this process or in `settings.workers` others; the exit status. `load` makes the service
-    ready, in a thread."""
+def serve(service: Service, listener: socket.socket, announce: Callable[[], None]) -> int:
+    """Load, and serve until a signal, in this process or in `settings.workers` others; the exit status. `announce` is
+    called when all of them answer."""
+
+    def load() -> None:
+        service.load()
+        announce()
+
     if service.settings.workers > 1:
         with tempfile.TemporaryDirectory(prefix="bei-metrics-") as folder:
             metrics.share(Path(folder))
-            status = _Workers(service, listener).serve(load)
+            status = _Workers(service, listener, announce).serve()
     else:
         status = _serve_here(service, listener, load)
     service.close()
@@ -67,19 +72,21 @@ def _serve_here(service: Service, listener: socket.socket, load: Callable[[], No
 
 
 class _Workers:
-    def __init__(self, service: Service, listener: socket.socket):
-        self._service, self._listener = service, listener
+    def __init__(self, service: Service, listener: socket.socket, announce: Callable[[], None]):
+        self._service, self._listener, self._announce = service, listener, announce
         self._status = 0
         self._desks: list[Desk] = []
+        self._joined: list[Desk] | None = []  # that wait for the others; None once all are there
+        self._lock = threading.Lock()
         self._processes: set[subprocess.Popen] = set()
         self._loaded, self._stopping = threading.Event(), threading.Event()
 
-    def serve(self, load: Callable[[], None]) -> int:
+    def serve(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._listener.listen(listen.BACKLOG)
         keepers = [threading.Thread(target=self._keep, args=(i,)) for i in range(self._service.settings.workers)]
-        for thread in (*keepers, threading.Thread(target=self._load, args=(load,), daemon=True)):
+        for thread in (*keepers, threading.Thread(target=self._load, daemon=True)):
             thread.start()
         self._stopping.wait()
         self._service.drain()
@@ -97,9 +104,9 @@ class _Workers:
             os._exit(128 + number)
         self._stopping.set()
 
-    def _load(self, load: Callable[[], None]) -> None:
+    def _load(self) -> None:
         try:
-            load()
+            self._service.load()
         except SetupError as exc:
             log.error("%s", exc)
             self._fail()
@@ -145,7 +152,8 @@ class _Workers:
         keys = [key.get_secret_value() for key in service.settings.api_key]
         level = logging.getLevelName(log.getEffectiveLevel())
         try:
-            wire.send(line, [service.settings.redacted().model_dump_json(), keys, level])
+            is_late = self._joined is None
+            wire.send(line, [service.settings.redacted().model_dump_json(), keys, level, is_late])
             self._loaded.wait()
             if self._stopping.is_set():
                 return None
@@ -155,10 +163,24 @@ class _Workers:
         except OSError:
             line.close()
             return None
-        desk = Desk(line, service.scheduler, engine)
+        desk = Desk(line, service.scheduler, engine, self._on_joined)
         desk.tell_fault()
         self._desks.append(desk)
         return desk
+
+    def _on_joined(self, desk: Desk) -> None:
+        """The first workers open together, so that a server that says it is ready is; later ones at once."""
+        with self._lock:
+            if self._joined is None:
+                desk.open()
+                return
+            self._joined.append(desk)
+            if len(self._joined) < self._service.settings.workers:
+                return
+            for waiting in self._joined:
+                waiting.open()
+            self._joined = None
+        self._announce()
 
     def _wait(self, process: subprocess.Popen) -> int:
         """Its status; once we stop it has to drain in time."""
@@ -175,7 +197,7 @@ class _Workers:
 
 
 def _work(line: socket.socket, listener: socket.socket) -> int:
-    (content, keys, level), _ = wire.receive(line)
+    (content, keys, level, is_late), _ = wire.receive(line)
     settings = Settings.model_validate_json(content)
     settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, keys))})
     observe(settings, level)
@@ -185,9 +207,11 @@ def _work(line: socket.socket, listener: socket.socket) -> int:
         (folder, revision, facts), _ = wire.receive(line)
         engine = RemoteEngine(facts)
         scheduler = RemoteScheduler(line, engine, on_loss=lambda: os._exit(1))
-        service.join(read_for(settings, Path(folder), revision), engine, scheduler)
+        service.join(read_for(settings, Path(folder), revision), engine, scheduler, scheduler.wait_until_open)
 
-    status = _serve_here(service, listener, load)
+    if is_late:  # others answer meanwhile
+        load()
+    status = _serve_here(service, listener, (lambda: None) if is_late else load)
     service.close()
     tracing.stop()
     return status
