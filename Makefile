@@ -26,6 +26,10 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 docs: .venv/test.ok ## the table of models, docs/models.md, from the code
 	.venv/bin/python docs/models.py
 
+lock: .venv-clients/ok ## requirements.lock: what a server needs, pinned and hashed, from pyproject.toml
+	@.venv-clients/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade) -o requirements.lock
+
 models: .models/ok ## five small real models in .models/: reranker, classifier, pii, splade, smollm2
 
 bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and against infinity's server, interleaved
@@ -88,4 +92,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test docs models bench clean
+.PHONY: help serve test docs lock models bench clean

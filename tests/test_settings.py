@@ -79,6 +79,9 @@ def test_names_and_secrets():
             {"BEI_PROT": "80"},
             "environment variable BEI_PROT is not a setting; settings are BEI_ACCESS_LOG",
         ),
+        ({"trt_llm": None, "model_metadata": ["x"]}, {}, "config.yaml: `model_metadata` must be a mapping"),
+        ({**tiny_config(), "resources": "L4"}, {}, "config.yaml: `resources` must be a mapping, not 'L4'"),
+        ({**tiny_config(), "resources": {"accelerator": 1}}, {}, "`resources.accelerator` must be text as `L4`, not 1"),
         (tiny_config(), {"BEI_ENGINE": "cuda"}, "setting engine: .*'torch'.*, not 'cuda'"),
     ],
 )
@@ -88,10 +91,31 @@ def test_what_is_wrong_is_one_line(config, environ, message):
     assert "\n" not in str(caught.value)
 
 
+WRONG_FILES = [
+    ("a: [", "is not YAML"),
+    ("[" * 5000, "is not YAML"),
+    ("a: 2001-99-99", "is not YAML"),
+    ("a: 0x" + "f" * 9000 + "\nb: 1" + "0" * 9000, "is not YAML"),
+    ("a: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ("- a", "holds no mapping"),
+    ("", "holds no mapping"),
+]
+
+
+def test_what_a_file_of_aliases_expands_to_is_not_quoted(tmp_path):
+    lines = ["a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]")
+    (tmp_path / "config.yaml").write_text("\n".join([*lines, "trt_llm: {build: {max_num_tokens: *i}}"]))
+    with pytest.raises(SetupError, match=r"trt_llm\.build\.max_num_tokens: .*integer") as caught:
+        Settings.from_file(tmp_path / "config.yaml")
+    assert len(str(caught.value)) < 400
+
+
 def test_files(tmp_path):
     with pytest.raises(SetupError, match="No such file"):
         Settings.from_file(tmp_path / "absent.yaml")
-    for content, message in [("a: [", "is not YAML"), ("- a", "holds no mapping"), ("", "holds no mapping")]:
+    for content, message in WRONG_FILES:
         (tmp_path / "config.yaml").write_text(content)
         with pytest.raises(SetupError, match=message) as caught:
             Settings.from_file(tmp_path / "config.yaml")

@@ -16,7 +16,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError
 from bei.server import listen, workers
 from bei.service import Service
-from bei.settings import Settings
+from bei.settings import Settings, read_config
 
 log = logging.getLogger("bei")
 
@@ -312,9 +312,9 @@ def _config(model_id: str | None) -> Mapping[str, Any]:
     """The bundle's config.yaml where there is one; a bare block for --model-id without it."""
     places = [Path(os.environ["BEI_CONFIG"])] if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()]
     if places:
-        config = yaml.safe_load(places[0].read_text("utf-8"))
+        config = read_config(places[0])
         if model_id is not None:  # the default route is of the config's model, not of this one
-            block = (config or {}).get("trt_llm") or {}
+            block = config.get("trt_llm") or {}
             (block.get("runtime") or {}).pop("webserver_default_route", None)
         return config
     if model_id is None:

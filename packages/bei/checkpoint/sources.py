@@ -91,6 +91,8 @@ def _hugging_face(settings: Settings) -> Fetched:
         folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SetupError(_hub_refusal(settings, exc)) from None
+    except PermissionError as exc:
+        raise SetupError(f"{exc.filename}: {exc.strerror}; set HF_HOME to a folder that may be written to") from None
     except HFValidationError:
         raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:

@@ -129,15 +129,20 @@ class Settings(BaseModel):
     @classmethod
     def from_file(cls, path: Path, **flags: Any) -> Self:
         """Settings for a config.yaml on disk. Raises SetupError."""
-        try:
-            config = yaml.safe_load(path.read_text("utf-8"))
-        except OSError as exc:
-            raise SetupError(f"{path}: {exc.strerror}; name another file with --config") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no date that exists
-            raise SetupError(f"{path} is not YAML: {' '.join(str(exc).split())}") from None
-        if not isinstance(config, dict):
-            raise SetupError(f"{path} holds no mapping; a config.yaml has a `trt_llm` block")
-        return cls.load(config, **flags)
+        return cls.load(read_config(path), **flags)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.yaml. Raises SetupError."""
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as exc:
+        raise SetupError(f"{path}: {exc.strerror}; name another file with --config") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no date that exists
+        raise SetupError(f"{path} is not YAML: {' '.join(str(exc).split())}") from None
+    if not isinstance(config, dict):
+        raise SetupError(f"{path} holds no mapping; a config.yaml has a `trt_llm` block")
+    return config
 
 
 def _block(config: Mapping[str, Any]) -> TRTLLM:
@@ -147,7 +152,7 @@ def _block(config: Mapping[str, Any]) -> TRTLLM:
         raise SetupError("config.yaml has no `trt_llm` block, neither at top level nor under `model_metadata`")
     try:
         block = TRTLLM.model_validate(raw)
-        check_hardware(block.build, _mapping(config, "resources").get("accelerator"))
+        check_hardware(block.build, _accelerator(config))
     except ValidationError as exc:
         raise SetupError(_one_line(exc, "trt_llm.")) from None
     except ValueError as exc:
@@ -155,6 +160,13 @@ def _block(config: Mapping[str, Any]) -> TRTLLM:
     if block.build.base_model == "decoder":
         raise SetupError("trt_llm.build.base_model: `decoder` generates text; set `encoder` or `encoder_bert` to embed")
     return block
+
+
+def _accelerator(config: Mapping[str, Any]) -> str | None:
+    value = _mapping(config, "resources").get("accelerator")
+    if value is not None and not isinstance(value, str):
+        raise SetupError(f"config.yaml: `resources.accelerator` must be text as `L4`, not {short(value)}")
+    return value
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
