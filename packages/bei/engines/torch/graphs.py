@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bei.engines.torch.inputs import Inputs, stage
 
-_LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
+LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
 _SMALLEST = 16
 
 Arrays = Mapping[str, np.ndarray]
@@ -22,7 +22,7 @@ Forward = Callable[[Inputs], Tensor]
 
 def bucket(tokens: int, sequences: int) -> tuple[int, int] | None:
     """The shape that a batch is filled up to: powers of two; None for one too large."""
-    if tokens > _LARGEST:
+    if tokens > LARGEST:
         return None
     return max(_SMALLEST, 1 << (tokens - 1).bit_length()), 1 << (sequences - 1).bit_length()
 
