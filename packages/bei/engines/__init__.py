@@ -57,14 +57,15 @@ def _say_what_is_not_quantized(asked: QuantizationType, engine: Engine) -> None:
     if asked is QuantizationType.NO_QUANT:
         return
     if engine.precision != asked:
-        log.warning("quantization_type %s is for NVIDIA GPUs; %s serves in %s", asked, engine.name, engine.precision)
+        served = f"engine {engine.name} serves in {engine.precision}"
+        log.warning("quantization_type %s is not to be had here: %s", asked, served)
     elif asked.endswith("_kv"):
         log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])
 
 
 def _fastest_first(options: EngineOptions) -> tuple[str, ...]:
-    """What `engine: auto` tries. A GPU that lacks a quantization is refused, and no CPU stands in for it. torch uses the
-    matrix tiles that some Intel processors have, native does not."""
+    """What `engine: auto` tries. No CPU stands in for a GPU that lacks a quantization. torch uses the matrix tiles that
+    some Intel processors have, native does not."""
     if _NVIDIA.exists():
         quantized = options.quantization is not QuantizationType.NO_QUANT
         return ("tensorrt", "torch") if quantized else ("tensorrt", "torch", "native")

@@ -1,6 +1,7 @@
 """CUDA graphs: a small batch's hundreds of kernels, launched as one. A graph runs on one shape, so a batch is filled up
 to the next of a few: tokens that belong to no sequence, and sequences without tokens."""
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from bei.engines.torch.inputs import Inputs, stage
 
 LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
 _SMALLEST = 16
+_RECORDING = threading.Lock()
+"""Recording begins with a wait for the whole device, which breaks what another thread is recording."""
 
 Arrays = Mapping[str, np.ndarray]
 """Of `Inputs.tensors`."""
@@ -53,7 +56,7 @@ class Graph:
             forward(inputs)
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with _RECORDING, torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._rows = forward(inputs)
         self._graph, self.pool = graph, graph.pool()
 
