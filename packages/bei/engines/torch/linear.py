@@ -75,7 +75,8 @@ class Float8Linear:
         y = torch._scaled_mm(
             *(numbers, self._weight, scales[:, None], self._scales), out_dtype=self._dtype, use_fast_accum=True
         )
-        return _finished(y, self._bias, self._activation)
+        plain = self._bias is None and self._activation == "identity"
+        return y if plain else _finished(y, self._bias, self._activation)
 
 
 _float8_rows = fused(float8_rows)
