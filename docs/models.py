@@ -1,11 +1,13 @@
 """Writes models.md, the table of what is served, from the code: `make docs`. tests/test_docs.py holds them together."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from bei.architectures import FAMILIES, decoder
 from bei.architectures.family import Family
 from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native
+from bei.engines.tensorrt import network as tensorrt
 from bei.errors import SetupError
 
 FILE = Path(__file__).with_suffix(".md")
@@ -52,7 +54,8 @@ An architecture is one file in `packages/bei/architectures/`, found by `model_ty
 or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
 
 `base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses, `torch`
-computes in bf16 or fp32, and the log says so. On CUDA `torch` computes in bf16 or fp16.
+computes in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or fp4, and what
+it refuses, `torch` computes in bf16, fp16 or fp8. Neither has run on a GPU yet.
 
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|
@@ -82,11 +85,21 @@ def architecture(model_type: str, family: Family) -> str:
 
 
 def engines(family: Family) -> str:
+    spec = family.spec(CONFIG)
+    checks = {
+        "tensorrt": lambda: tensorrt.check(spec, spec.max_tokens),
+        "native": lambda: native.check(spec),
+        "torch": lambda: None,
+    }
+    return ", ".join(name for name, check in checks.items() if _passes(check))
+
+
+def _passes(check: Callable[[], None]) -> bool:
     try:
-        native.check(family.spec(CONFIG))
+        check()
     except SetupError:
-        return "torch"
-    return "native, torch"
+        return False
+    return True
 
 
 def template(name: str) -> str:

@@ -58,7 +58,8 @@ _MODEL = _options(
         help="The deployment: a Truss config.yaml with a trt_llm block.",
     ),
     click.option(
-        "--engine", help="auto, native, torch or null; auto takes the fastest that runs here.  [default: auto]"
+        "--engine",
+        help="auto, tensorrt, native, torch or null; auto takes the fastest that runs here.  [default: auto]",
     ),
     click.option("--precision", help="auto, fp32, bf16, fp16 or int8.  [default: auto]"),
     click.option("--threads", type=int, help="Processors to compute on.  [default: all that the container has]"),

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.quantization import Quantization
-from bei.engines.torch import varlen
-from bei.engines.torch.engine import TorchEngine
+from bei.engines.torch import encoder, fused, varlen
+from bei.engines.torch.engine import TorchEngine, _beside_fp8
 from bei.engines.torch.graphs import Graphs, bucket, fill
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.linear import Float8Linear
 from bei.engines.torch.model import Model
 from bei.engines.torch.varlen import Varlen
 from bei.engines.torch.weights import Weights, float8_rows
+from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.engines.test_parity import cosines, sequences
 from tests.tiny_models import FAMILIES, random_model, save
@@ -156,3 +157,72 @@ def test_eight_bits_are_near(tmp_path, family, asked):
     assert (
         cosines(inputs.layout.unsorted(rows, "pooled"), exact).min() >= 0.95
     )  # of random weights, which forgive little; test_smollm2.py has real ones
+
+
+def test_a_kernel_that_refuses_is_not_chosen(tmp_path, one_kernel, monkeypatch, caplog):
+    checkpoint = read(save(tmp_path, random_model("bert")), "m")
+
+    def only_without(*args, num_splits=None, **options):
+        if num_splits is not None:
+            raise RuntimeError("num_splits is not supported")
+        return flash(*args, num_splits=1, **options)
+
+    monkeypatch.setattr(varlen, "find", lambda: only_without)
+    assert not model_of(checkpoint).asks_the_host(Inputs.of(Batch.pack([[7, 8]]), checkpoint.spec))
+    assert "num_splits is not supported" in caplog.text
+
+    def never(*args, **options):
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer")
+
+    monkeypatch.setattr(varlen, "find", lambda: never)
+    assert model_of(checkpoint).asks_the_host(Inputs.of(Batch.pack([[7, 8]]), checkpoint.spec))
+
+
+@pytest.fixture
+def compiling(monkeypatch):
+    monkeypatch.setattr(fused, "_COMPILES", {"cpu"})
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3", "gemma3_text"])
+def test_what_is_traced_gives_the_same(tmp_path, monkeypatch, request, family):
+    checkpoint = read(save(tmp_path, random_model(family)), "m")
+    engine = TorchEngine(checkpoint, FP32)
+    batches = [Batch.pack(sequences()[:count], rows="tokens") for count in (2, 4, 9)]
+    expected = [engine.run(batch) for batch in batches]
+    request.getfixturevalue("compiling")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    for found, rows in zip(map(engine.run, batches), expected, strict=True):
+        assert np.abs(found - rows).max() <= 1e-5 * np.abs(rows).max()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert 0 < graphs <= 12, "sizes are variables from the second batch on"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the compiler's own
+def test_what_is_compiled_gives_the_same(compiling):
+    x, turns = torch.randn(5, 3, 16).bfloat16(), torch.randn(5, 12)
+    exact = encoder._turned.__wrapped__(x, None, turns, torch.float32)
+    torch.testing.assert_close(encoder._turned(x, None, turns, torch.float32), exact)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_without_a_compiler_it_runs_unfused(monkeypatch, caplog):
+    def refuse(function):
+        def call(*args):
+            raise torch._dynamo.exc.BackendCompilerFailed(refuse, RuntimeError("no Triton"), None)
+
+        return call
+
+    monkeypatch.setattr(fused, "_COMPILES", {"cpu"})
+    monkeypatch.setattr(torch, "compile", refuse)
+    double = fused.fused(lambda x: 2 * x)
+    for _ in range(2):
+        assert double(torch.ones(2)).tolist() == [2, 2]
+    assert caplog.text.count("runs unfused") == 1
+
+
+def test_fp8_computes_beside_bf16():
+    assert _beside_fp8("auto") == "bf16"
+    with pytest.raises(SetupError, match="beside bf16, not fp16"):
+        _beside_fp8("fp16")

@@ -9,6 +9,7 @@ from bei.engines.base import Calibration, Engine, EngineOptions
 from bei.engines.native.isa import processor_flags
 from bei.errors import SetupError
 from bei.settings import Settings
+from bei.settings.block import QuantizationType
 
 log = logging.getLogger("bei")
 
@@ -26,7 +27,7 @@ def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
     """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
     options = _options(settings)
     refusals = []
-    for name in _fastest_first() if settings.engine == "auto" else (settings.engine,):
+    for name in _fastest_first(options) if settings.engine == "auto" else (settings.engine,):
         try:
             engine = _class(name)(checkpoint, options)
         except SetupError as exc:
@@ -35,6 +36,7 @@ def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
             continue
         asked = "as asked" if settings.engine == name else "the fastest that runs here"
         log.info("engine %s: %s; %s on %s (%s)", name, asked, engine.precision, engine.device, engine.reason)
+        _say_what_is_not_quantized(options.quantization, engine)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
 
@@ -51,10 +53,22 @@ def _options(settings: Settings) -> EngineOptions:
     )
 
 
-def _fastest_first() -> tuple[str, ...]:
-    """What `engine: auto` tries. torch uses the matrix tiles that some Intel processors have, native does not."""
+def _say_what_is_not_quantized(asked: QuantizationType, engine: Engine) -> None:
+    if asked is QuantizationType.NO_QUANT:
+        return
+    if engine.precision != asked:
+        served = f"engine {engine.name} serves in {engine.precision}"
+        log.warning("quantization_type %s is not to be had here: %s", asked, served)
+    elif asked.endswith("_kv"):
+        log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])
+
+
+def _fastest_first(options: EngineOptions) -> tuple[str, ...]:
+    """What `engine: auto` tries. No CPU stands in for a GPU that lacks a quantization. torch uses the matrix tiles that
+    some Intel processors have, native does not."""
     if _NVIDIA.exists():
-        return "tensorrt", "torch", "native"
+        quantized = options.quantization is not QuantizationType.NO_QUANT
+        return ("tensorrt", "torch") if quantized else ("tensorrt", "torch", "native")
     return ("torch", "native") if "amx_bf16" in processor_flags() else ("native", "torch")
 
 

@@ -68,11 +68,15 @@ def load() -> API:
     reasons = []
     for name in _MODULES:
         try:
-            return API(importlib.import_module(name))
+            module = importlib.import_module(name)
         except ModuleNotFoundError:
             reasons.append(f"{name} is not installed")
-        except (ImportError, OSError, AttributeError) as exc:
+        except (ImportError, OSError) as exc:
             reasons.append(f"{name}: {exc}")
+        else:
+            if hasattr(module, "IAttention"):
+                return API(module)
+            reasons.append(f"{name} {module.__version__} has no attention layer; upgrade it")
     raise SetupError(f"{'; '.join(reasons)}; pip install tensorrt-cu13, or tensorrt-rtx-cu13")
 
 

@@ -17,7 +17,7 @@ from bei.engines.quantization import Quantization, fast_precision
 from bei.engines.tensorrt import api as tensorrt
 from bei.engines.tensorrt.api import API
 from bei.engines.tensorrt.build import Recipe, build
-from bei.engines.tensorrt.execution import gpu, open_plan
+from bei.engines.tensorrt.execution import GPU, gpu, open_plan
 from bei.engines.tensorrt.network import check
 from bei.engines.tensorrt.profiles import profiles
 from bei.engines.tensorrt.runner import Runner
@@ -36,7 +36,8 @@ class TensorRTEngine:
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         api = tensorrt.load()
-        self.device, capability = gpu()
+        here = gpu()
+        self.device, capability = here.name, here.capability
         quantization = Quantization.of(options.quantization, checkpoint, capability)
         precision = options.precision
         if precision == "auto":
@@ -47,15 +48,23 @@ class TensorRTEngine:
         self.token_budget = max(profile.tokens for profile in recipe.profiles)
         folder = options.cache_dir.expanduser() / "tensorrt"
         try:
-            content = _plan(api, checkpoint, recipe, quantization, options, (self.device, capability), folder)
+            content = _plan(api, checkpoint, recipe, quantization, options, here, folder)
         except OSError as exc:
             raise SetupError(
                 f"{exc.filename or folder}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room"
             ) from None
         self._runner = Runner(checkpoint.spec, recipe.profiles, open_plan(api, content, self.streams))
+        self._try()
 
     def run(self, batch: Batch) -> np.ndarray:
         return self._runner.run(batch)
+
+    def _try(self) -> None:
+        """A plan may load where its kernels do not run."""
+        try:
+            self.run(Batch.pack([[0]]))
+        except RuntimeError as exc:
+            raise SetupError(f"the plan does not run on {self.device}: {' '.join(str(exc).split())}") from None
 
 
 def recipe_of(
@@ -88,18 +97,18 @@ def _plan(
     recipe: Recipe,
     quantization: Quantization,
     options: EngineOptions,
-    gpu: tuple[str, tuple[int, int]],
+    here: GPU,
     folder: Path,
 ) -> np.ndarray:
     """The plan's bytes, mapped from the cache, or built into it."""
-    weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent)
+    weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parents[1])
     calibration = options.calibration if quantization.format else None
-    identity = (weights, recipe, quantization, calibration, gpu, api.name, made_by, __version__)
+    identity = (weights, recipe, quantization, calibration, here, api.name, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
-    timing = folder / f"{hashlib.sha256(repr((gpu, api.name)).encode()).hexdigest()[:32]}.timing"
+    timing = folder / f"{hashlib.sha256(repr((here, api.name)).encode()).hexdigest()[:32]}.timing"
 
     def make() -> Iterator[tuple[str, np.ndarray]]:
-        log.info("building for %s by %s; this takes minutes, once ...", gpu[0], api.name)
+        log.info("building for %s by %s; this takes minutes, once ...", here.name, api.name)
         peaks = {}
         if quantization.format:
             batches = calibration_batches(checkpoint, options.calibration)

@@ -1,6 +1,9 @@
 """A plan on the GPU: torch keeps the memory and the streams, TensorRT runs."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +13,17 @@ from bei.engines.tensorrt.api import API
 from bei.engines.tensorrt.runner import Call
 from bei.engines.torch.inputs import stage
 from bei.errors import SetupError
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What a plan is built for. `driver`: the branch of its driver, "580"; empty where the system does not say."""
+
+    name: str
+    capability: tuple[int, int]
+    driver: str
 
 
 class CUDAExecution:
@@ -33,7 +47,8 @@ class CUDAExecution:
     def _enqueue(self, call: Call, output: str) -> tuple[Tensor, list[Tensor]]:
         """The pinned memory that the answer will be in, and what has to live until it is."""
         context, stream = self._context, self._stream.cuda_stream
-        if not context.set_optimization_profile_async(call.profile, stream):
+        other = context.active_optimization_profile != call.profile
+        if other and not context.set_optimization_profile_async(call.profile, stream):
             raise RuntimeError(f"TensorRT refuses profile {call.profile}")
         staged, views = stage(call.inputs, pin=True)
         uploaded = staged.to("cuda", non_blocking=True)
@@ -59,8 +74,9 @@ def open_plan(api: API, content: np.ndarray, streams: int) -> list[CUDAExecution
     return [CUDAExecution(engine) for _ in range(streams)]
 
 
-def gpu() -> tuple[str, tuple[int, int]]:
-    """Its name, and its compute capability. Raises SetupError where there is none."""
+def gpu() -> GPU:
+    """Raises SetupError where there is none."""
     if not torch.cuda.is_available():
         raise SetupError("no NVIDIA GPU that CUDA can use is here")
-    return torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    found = re.search(r"Kernel Module.*?\s(\d+)\.", _DRIVER.read_text()) if _DRIVER.exists() else None
+    return GPU(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), found[1] if found else "")

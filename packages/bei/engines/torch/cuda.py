@@ -18,6 +18,7 @@ class CUDAStreams:
     """As many batches at once as there are streams, from any thread."""
 
     def __init__(self, model: Model, count: int):
+        torch.cuda.synchronize()  # streams of their own do not wait for the one that has made the weights
         self._free: queue.SimpleQueue[_Stream] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(_Stream(model))

@@ -1,20 +1,30 @@
 """The forward pass of an EncoderSpec over packed tokens."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import Alibi, Disentangled, EncoderSpec, LinearName, NormPlace, RelativeBias, Rotary
+from bei.architectures.spec import (
+    Activation,
+    Alibi,
+    Disentangled,
+    EncoderSpec,
+    LinearName,
+    NormPlace,
+    RelativeBias,
+    Rotary,
+)
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import turns
-from bei.engines.torch import varlen
 from bei.engines.torch.attention import BiasTable, Sight, packed_attention
 from bei.engines.torch.disentangled import PositionScores
+from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.linear import ACTIVATIONS, Product, read_linear, spare_rows
-from bei.engines.torch.norm import NormLayer
+from bei.engines.torch.norm import HeadNorms, NormLayer
 from bei.engines.torch.varlen import Varlen
 from bei.engines.torch.weights import Weights
 
@@ -28,7 +38,7 @@ class Encoder:
 
     def __init__(self, spec: EncoderSpec, weights: Weights, observe: Observe | None = None):
         """`observe` is called with the name of each product of a layer, and its input."""
-        self._spec = spec
+        self._spec, self._dtype = spec, weights.dtype
         self._embeddings = _Embeddings(spec, weights)
         positions = None
         if isinstance(spec.relative_bias, Disentangled):
@@ -37,15 +47,15 @@ class Encoder:
                 positions = NormLayer(spec.relative_bias.norm, weights, "relative_positions.norm")(positions)
         self._layers = [_Layer(spec, weights, i, positions, observe) for i in range(len(spec.layers))]
         self._final_norm = NormLayer(spec.norm, weights, "final_norm") if spec.final_norm else None
-        self._turns = {rotary: _Turns(rotary, i, weights.device) for i, rotary in enumerate(spec.rotaries)}
+        self._first_norm = _norm(spec, weights, 0, "attention_in")
+        self._turns = {rotary: _Turns(rotary, i, weights) for i, rotary in enumerate(spec.rotaries)}
         self._table = None
         if isinstance(spec.relative_bias, (RelativeBias, Alibi)):
             learned = isinstance(spec.relative_bias, RelativeBias)
             exact = weights.exact("relative_bias").cpu().numpy() if learned else None
             by_distance = torch.from_numpy(bias_by_distance(spec, exact))
             self._table = BiasTable(by_distance.to(weights.device, weights.dtype))
-        attend = varlen.find() if Varlen.expresses(spec, weights.device, weights.dtype) else None
-        self._varlen = None if attend is None else Varlen(spec, attend)
+        self._varlen = Varlen.of(spec, weights.device, weights.dtype)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """float32 states in the order of the inputs."""
@@ -53,8 +63,9 @@ class Encoder:
         turned_by: dict[Rotary | None, Tensor | None] = {None: None}
         for rotary, of in self._turns.items():
             turned_by[rotary] = F.pad(of(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
+        normed = _normed(x, self._first_norm, self._dtype)
         for layer, of in zip(self._layers, self._spec.layers, strict=True):
-            x = layer(x, turned_by[of.rotary], self._attention(inputs, of.window))
+            x, normed = layer(x, normed, turned_by[of.rotary], self._attention(inputs, of.window))
         x = x[: len(inputs["ids"])]
         return self._final_norm(x) if self._final_norm else x
 
@@ -76,17 +87,13 @@ class Encoder:
 class _Turns:
     """The rows by which a rotary turns each token: of a table on the device, or the inputs' own."""
 
-    def __init__(self, rotary: Rotary, number: int, device: torch.device):
-        self._rotary, self._name, self._device = rotary, f"turns.{number}", device
-        self._table = torch.empty(0, rotary.size, device=device)
+    def __init__(self, rotary: Rotary, number: int, weights: Weights):
+        self._rotary, self._name = rotary, f"turns.{number}"
+        if not rotary.dynamic:
+            self._table = torch.from_numpy(turns(rotary, weights.checkpoint.max_tokens)).to(weights.device)
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        if self._rotary.dynamic:
-            return inputs[self._name]
-        if inputs.longest > len(self._table):
-            rows = turns(self._rotary, 1 << (inputs.longest - 1).bit_length())
-            self._table = torch.from_numpy(rows).to(self._device)
-        return self._table[inputs["positions"]]
+        return inputs[self._name] if self._rotary.dynamic else self._table[inputs["positions"]]
 
 
 class _Embeddings:
@@ -130,46 +137,87 @@ class _Layer:
 
         self._qkv, self._out, self._down = read("qkv"), read("out"), read("down")
         self._up = read("up", "identity" if spec.gated else spec.activation)
-        self._norms = {place: NormLayer(spec.norm, weights, f"layers.{i}.{place}") for place in spec.layers[i].norms}
-        self._head_norms = [
-            NormLayer(spec.norm, weights, f"layers.{i}.{part}_norm") if spec.qk_norm else None
-            for part in ("query", "key")
-        ]
+        self._after_attention = _Norms(
+            *(_norm(spec, weights, i, place) for place in ("attention_out", "attention_end", "ffn_in"))
+        )
+        self._after_ffn = _Norms(
+            *(_norm(spec, weights, i, place) for place in ("ffn_out", "ffn_end")),
+            before=_norm(spec, weights, i + 1, "attention_in"),
+        )
+        self._head_norms = HeadNorms(spec, weights, i) if spec.qk_norm else None
         self._position_scores = None
         if positions is not None:
-            q, k, _ = self._split(self._qkv(positions.to(self._dtype)))
-            self._position_scores = PositionScores(spec.relative_bias, q.transpose(0, 1), k.transpose(0, 1))
+            qk, _ = self._split(self._qkv(positions.to(self._dtype)))
+            q, k = qk.transpose(0, 1).split((spec.heads, spec.kv_heads))
+            self._position_scores = PositionScores(spec.relative_bias, q, k)
 
-    def __call__(self, x: Tensor, turns: Tensor | None, attention: Attention) -> Tensor:
-        context = self._attended(self._norm("attention_in", x).to(self._dtype), turns, attention)
-        x = self._norm("attention_end", x.add_(self._norm("attention_out", self._out(context))))
-        inner = self._up(self._norm("ffn_in", x).to(self._dtype))
+    def __call__(self, x: Tensor, normed: Tensor, turns: Tensor | None, attention: Attention) -> tuple[Tensor, Tensor]:
+        """float32[T, hidden], and what the layer's products read of it → the same of the next layer."""
+        x, normed = _joined(x, self._out(self._attended(normed, turns, attention)), self._after_attention, self._dtype)
+        inner = self._up(normed)
         if self._spec.gated:
-            gate, up = inner.chunk(2, -1)
-            inner = ACTIVATIONS[self._spec.activation](gate) * up
-        return self._norm("ffn_end", x.add_(self._norm("ffn_out", self._down(inner))))
+            inner = _gated(inner, self._spec.activation)
+        return _joined(x, self._down(inner), self._after_ffn, self._dtype)
 
     def _attended(self, x: Tensor, turns: Tensor | None, attention: Attention) -> Tensor:
-        q, k, v = self._split(self._qkv(x))
-        q, k = (self._turn(part, norm, turns) for part, norm in zip((q, k), self._head_norms, strict=True))
+        qk, v = self._split(self._qkv(x))
+        if self._head_norms is not None or turns is not None:
+            qk = _turned(qk, self._head_norms, turns, self._dtype)
+        q, k = qk.split((self._spec.heads, self._spec.kv_heads), 1)
         return attention(q, k, v, self._position_scores)
 
-    def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
-        """[T, qkv_size] → [T, heads, size], and keys and values [T, kv_heads, size]."""
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """[T, qkv_size] → queries and keys [T, heads + kv_heads, size], values [T, kv_heads, size]."""
         spec = self._spec
-        parts = qkv.split((spec.query_size, spec.key_size, spec.key_size), -1)
-        return tuple(part.unflatten(-1, (-1, spec.head_size)) for part in parts)
+        heads = qkv.unflatten(-1, (-1, spec.head_size))
+        return heads.split((spec.heads + spec.kv_heads, spec.kv_heads), 1)
 
-    def _turn(self, x: Tensor, norm: NormLayer | None, turns: Tensor | None) -> Tensor:
-        """x: [T, heads, size], normed and rotated."""
-        if norm is not None:
-            x = norm(x.float())
-        if turns is not None:
-            cos, sin = turns[:, None].chunk(2, -1)
-            pairs = cos.shape[-1]
-            a, b, rest = x.float().split((pairs, pairs, x.shape[-1] - 2 * pairs), -1)
-            x = torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
-        return x.to(self._dtype)
 
-    def _norm(self, place: NormPlace, x: Tensor) -> Tensor:
-        return self._norms[place](x.float()) if place in self._norms else x
+@dataclass(frozen=True)
+class _Norms:
+    """Those where a residual is added: of what is added, of the sum, and of the sum as the next product reads it."""
+
+    added: NormLayer | None
+    end: NormLayer | None
+    before: NormLayer | None
+
+
+def _norm(spec: EncoderSpec, weights: Weights, layer: int, place: NormPlace) -> NormLayer | None:
+    """None where there is no such norm, or no such layer."""
+    has = layer < len(spec.layers) and place in spec.layers[layer].norms
+    return NormLayer(spec.norm, weights, f"layers.{layer}.{place}") if has else None
+
+
+def _read(x: Tensor, norm: NormLayer | None, dtype: torch.dtype) -> Tensor:
+    """The residual as a product reads it."""
+    return (x if norm is None else norm(x)).to(dtype)
+
+
+_normed = fused(_read)
+
+
+@fused
+def _joined(x: Tensor, added: Tensor, norms: _Norms, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The residual, float32[T, hidden], with what is added to it, and as the next product reads it."""
+    x = x + (added if norms.added is None else norms.added(added.float()))
+    x = x if norms.end is None else norms.end(x)
+    return x, _read(x, norms.before, dtype)
+
+
+@fused
+def _gated(inner: Tensor, activation: Activation) -> Tensor:
+    """[T, 2 * intermediate], the gate first → [T, intermediate]"""
+    gate, up = inner.chunk(2, -1)
+    return ACTIVATIONS[activation](gate) * up
+
+
+@fused
+def _turned(x: Tensor, norms: HeadNorms | None, turns: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[T, heads, size], normed and rotated by each token's row of `turns`."""
+    x = x.float() if norms is None else norms(x.float())
+    if turns is not None:
+        cos, sin = turns[:, None].chunk(2, -1)
+        pairs = cos.shape[-1]
+        a, b, rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), -1)
+        x = torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
+    return x.to(dtype)

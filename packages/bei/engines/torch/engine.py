@@ -8,6 +8,7 @@ from bei.engines.base import DEFAULTS, Batch, EngineOptions
 from bei.engines.cpus import available_cpus
 from bei.engines.quantization import Quantization, fast_precision
 from bei.engines.torch.cuda import CUDAStreams
+from bei.engines.torch.graphs import LARGEST
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.model import Model
 from bei.engines.torch.weights import Weights
@@ -32,13 +33,18 @@ class TorchEngine:
             quantization = Quantization.of(options.quantization, checkpoint, torch.cuda.get_device_capability())
         if quantization.format == "fp4":
             raise SetupError("fp4 is the tensorrt engine's")
+        if quantization.format:
+            precision = _beside_fp8(options.precision)
         self.precision = quantization.name or precision
         self.device = torch.cuda.get_device_name() if on_gpu else f"cpu x {self._threads}"
         self.token_budget = _token_budget(self._device, checkpoint.spec.hidden_size)
         self.streams = 2 if on_gpu else 1
         weights = Weights(checkpoint, self._device, _DTYPES[precision], quantization.products)
         self._model = Model(checkpoint.spec, weights)
-        self._on_gpu = CUDAStreams(self._model, self.streams) if on_gpu else None
+        self._on_gpu = None
+        if on_gpu:
+            self._on_gpu = CUDAStreams(self._model, self.streams)
+            self._warm_up(checkpoint.max_tokens)
 
     def run(self, batch: Batch) -> np.ndarray:
         if self._on_gpu is not None:
@@ -47,6 +53,23 @@ class TorchEngine:
         with torch.inference_mode():
             inputs = Inputs.of(batch, self._model.spec)
             return inputs.layout.unsorted(self._model(inputs, batch.rows).numpy(), batch.rows)
+
+    def _warm_up(self, longest: int) -> None:
+        """Kernels are compiled for the sizes of the first batch, and for any at the second; the third is recorded as
+        a graph."""
+        length = min(longest, 64)
+        try:
+            for texts in (2 * LARGEST // length, 3 * LARGEST // length, 1):
+                self.run(Batch.pack([[0] * length] * texts))
+        except RuntimeError as exc:
+            raise SetupError(f"a first batch fails on {self.device}: {' '.join(str(exc).split())}") from None
+
+
+def _beside_fp8(precision: str) -> str:
+    """What products of eight bits give."""
+    if precision not in ("auto", "bf16"):
+        raise SetupError(f"the torch engine's fp8 computes beside bf16, not {precision}; leave precision at auto")
+    return "bf16"
 
 
 def _choose(device: torch.device, checkpoint: Checkpoint, precision: str) -> tuple[str, str]:

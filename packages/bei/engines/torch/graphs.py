@@ -1,6 +1,7 @@
 """CUDA graphs: a small batch's hundreds of kernels, launched as one. A graph runs on one shape, so a batch is filled up
 to the next of a few: tokens that belong to no sequence, and sequences without tokens."""
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from bei.engines.torch.inputs import Inputs, stage
 
-_LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
+LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
 _SMALLEST = 16
+_RECORDING = threading.Lock()
+"""Recording begins with a wait for the whole device, which breaks what another thread is recording."""
 
 Arrays = Mapping[str, np.ndarray]
 """Of `Inputs.tensors`."""
@@ -22,7 +25,7 @@ Forward = Callable[[Inputs], Tensor]
 
 def bucket(tokens: int, sequences: int) -> tuple[int, int] | None:
     """The shape that a batch is filled up to: powers of two; None for one too large."""
-    if tokens > _LARGEST:
+    if tokens > LARGEST:
         return None
     return max(_SMALLEST, 1 << (tokens - 1).bit_length()), 1 << (sequences - 1).bit_length()
 
@@ -53,7 +56,7 @@ class Graph:
             forward(inputs)
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with _RECORDING, torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._rows = forward(inputs)
         self._graph, self.pool = graph, graph.pool()
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bei.architectures.spec import Activation
+from bei.engines.torch.fused import fused
 from bei.engines.torch.weights import Weights, float8_rows
 
 Product = Callable[[Tensor], Tensor]
@@ -67,15 +68,23 @@ class Float8Linear:
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, activation: Activation, dtype: torch.dtype):
         """weight: float8_e4m3fn[outputs, inputs]; scales: float32[outputs]; dtype: of what comes in and out."""
         self._weight, self._scales = weight.t(), scales[None]
-        self._bias, self._dtype = None if bias is None else bias.to(dtype), dtype
-        self._activation = ACTIVATIONS[activation]
+        self._bias, self._dtype, self._activation = bias, dtype, activation
 
     def __call__(self, x: Tensor) -> Tensor:
-        numbers, scales = float8_rows(x)
+        numbers, scales = _float8_rows(x)
         y = torch._scaled_mm(
-            numbers, self._weight, scale_a=scales[:, None], scale_b=self._scales, out_dtype=self._dtype
+            *(numbers, self._weight, scales[:, None], self._scales), out_dtype=self._dtype, use_fast_accum=True
         )
-        return self._activation(y if self._bias is None else y + self._bias)
+        plain = self._bias is None and self._activation == "identity"
+        return y if plain else _finished(y, self._bias, self._activation)
+
+
+_float8_rows = fused(float8_rows)
+
+
+@fused
+def _finished(y: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    return ACTIVATIONS[activation](y if bias is None else y + bias).to(y.dtype)
 
 
 def read_linear(weights: Weights, name: str, bias: bool, activation: Activation = "identity") -> Product:

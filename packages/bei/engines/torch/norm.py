@@ -1,9 +1,10 @@
 """The spec's norms, in float32."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import Norm
+from bei.architectures.spec import EncoderSpec, Norm
 from bei.engines.torch.weights import Weights
 
 
@@ -18,3 +19,17 @@ class NormLayer:
         if self._norm.kind == "rms":
             return F.rms_norm(x, self._weight.shape, self._weight, self._norm.eps)
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._norm.eps)
+
+
+class HeadNorms:
+    """Of a layer's queries and keys, each with weights of its own: float32[T, heads + kv_heads, size], query heads
+    first, each head over its size."""
+
+    def __init__(self, spec: EncoderSpec, weights: Weights, layer: int):
+        query, key = (weights.exact(f"layers.{layer}.{part}_norm.weight") for part in ("query", "key"))
+        of_heads = torch.cat([query.expand(spec.heads, -1), key.expand(spec.kv_heads, -1)])
+        self._norm, self._weight = spec.norm, of_heads + spec.norm.offset
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norm = F.rms_norm if self._norm.kind == "rms" else F.layer_norm
+        return norm(x, x.shape[-1:], eps=self._norm.eps) * self._weight

@@ -32,6 +32,9 @@ def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iter
             inputs = Inputs.of(batch, checkpoint.spec)
             encoder(inputs if device.type == "cpu" else inputs.on(device))
     peaks = {name: float(seen[name]) if peak is None else peak for name, peak in stated.items()}
+    del encoder
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # another library builds next, with memory of its own
     broken = [name for name, peak in peaks.items() if not 0 <= peak < float("inf")]
     if broken:
         raise SetupError(f"calibration: the inputs of {broken[0]} are not finite; quantize another checkpoint")

@@ -1,0 +1,74 @@
+"""What is asked of quantization_type, and what is said of it, with and without a GPU."""
+
+import logging
+
+import pytest
+
+from bei import engines
+from bei.checkpoint.load import read
+from bei.engines.null import NullEngine
+from bei.engines.quantization import Quantization, fast_precision
+from bei.errors import SetupError
+from bei.settings import Settings
+from bei.settings.block import QuantizationType
+from tests.conftest import tiny_config
+from tests.tiny_models import random_model, save
+
+
+def asking(quantization: str, **flags) -> Settings:
+    config = tiny_config()
+    config["trt_llm"]["build"] |= {"base_model": "encoder", "quantization_type": quantization}
+    return Settings.load(config, environ={}, **flags)
+
+
+class OnGPU(NullEngine):
+    """One that has every quantization."""
+
+    def __init__(self, checkpoint, options):
+        super().__init__(checkpoint)
+        self.precision = str(options.quantization)
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine", "said"),
+    [
+        ("fp8", NullEngine, "quantization_type fp8 is not to be had here: engine null serves in fp32"),
+        ("fp4_mlp_only", NullEngine, "quantization_type fp4_mlp_only is not to be had here"),
+        ("fp8_kv", OnGPU, "quantization_type fp8_kv: an encoder keeps no cache of keys and values; as fp8"),
+        ("fp8_mlp_only", OnGPU, ""),
+        ("no_quant", NullEngine, ""),
+    ],
+)
+def test_what_is_not_as_asked_is_said(tiny_checkpoint, monkeypatch, caplog, asked, engine, said):
+    monkeypatch.setattr(engines, "_class", lambda name: engine)
+    with caplog.at_level(logging.WARNING, "bei"):
+        engines.create(asking(asked, engine="null"), tiny_checkpoint)
+    assert said in caplog.text
+    assert bool(caplog.records) == bool(said)
+
+
+def test_no_cpu_stands_in_for_a_gpu_that_lacks_it(tiny_checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "_NVIDIA", tmp_path)
+
+    def ampere(name):
+        if name == "native":
+            return NullEngine
+        return lambda checkpoint, options: Quantization.of(options.quantization, checkpoint, (8, 0))
+
+    monkeypatch.setattr(engines, "_class", ampere)
+    with pytest.raises(SetupError, match=r"FP8 quantization is only supported on L4, H100.*; this GPU has 80"):
+        engines.create(asking("fp8"), tiny_checkpoint)
+
+
+def test_what_runs_in_fewer_bits(tmp_path):
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
+    checkpoint = read(save(tmp_path, random_model("llama", **sizes)), "m")
+    asked = (QuantizationType.FP8, QuantizationType.FP8_KV, QuantizationType.FP4_MLP_ONLY)
+    of = [Quantization.of(kind, checkpoint, (10, 0)) for kind in asked]
+    assert [(q.name, q.format, len(q.products)) for q in of] == [
+        ("fp8", "fp8", 12),
+        ("fp8_kv", "fp8", 12),
+        ("fp4_mlp_only", "fp4", 6),
+    ]
+    assert fast_precision(checkpoint, (9, 0)) == "bf16"
+    assert fast_precision(checkpoint, (7, 5)) == "fp16"
