@@ -17,6 +17,7 @@ LAYERS = [
     "tasks",
     "scheduler",
     "service",
+    "bulk",
     "api",
     "server",
     "cli",
@@ -27,6 +28,7 @@ HOME = {
     "torch": ("engines/torch/", "engines/tensorrt/"),  # there it keeps the memory and the streams
     "tensorrt": ("engines/tensorrt/",),
     **dict.fromkeys(SERVER, ("server/",)),
+    **dict.fromkeys(("pyarrow", "ray", "tqdm"), ("bulk/",)),
 }
 PURE = {"batching", "errors", "tasks", "architectures"}
 IMPURE = {"threading", "asyncio", "concurrent", "time", "socket", "os", "pathlib", "httpx", "subprocess"}

@@ -1,0 +1,79 @@
+"""The same parts on a Ray cluster: Ray Data gives them to actors, each with a model of its own.
+
+Input and output are paths that every node sees. Nothing but part numbers goes through Ray: an actor reads its part,
+writes it, and says what it cost; one that dies is started again, and what it had not written is done again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
+from bei.errors import SetupError
+
+
+def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iterator[Done]:
+    """Do the pending parts, in no order, and yield what each cost. `address` is `auto` for the cluster that this
+    machine is a node of, `local` for one made for this run, or host:port. Raises SetupError."""
+    _connect(address)
+    try:
+        needs, fitting = _resources(job.settings.threads)
+        if "num_gpus" not in needs:
+            job = replace(job, settings=job.settings.model_copy(update={"threads": needs["num_cpus"]}))
+        context = DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.execution_options.preserve_order = False
+        parts = ray.data.from_items([{"index": index} for index in pending], override_num_blocks=len(pending))
+        pool = ActorPoolStrategy(
+            size=min(workers or fitting, len(pending)),
+            max_concurrent_calls_per_actor=PARTS_AT_ONCE,
+            enable_true_multi_threading=True,
+        )
+        done = parts.map_batches(_Actor, fn_constructor_args=(job,), batch_size=None, compute=pool, **needs)
+        for row in done.iter_rows():
+            yield Done(row["rows"], row["tokens"])
+    except ray.exceptions.RayError as exc:
+        raise SetupError(_cause(exc)) from exc
+    finally:
+        ray.shutdown()
+
+
+class _Actor:
+    """A worker whose parts come and go as columns."""
+
+    def __init__(self, job: Job):
+        self._worker = Worker(job)
+
+    def __call__(self, parts: dict[str, Any]) -> dict[str, list[int]]:
+        done = [self._worker.embed(int(index)) for index in parts["index"]]
+        return {"rows": [one.rows for one in done], "tokens": [one.tokens for one in done]}
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as exc:
+        raise SetupError(f"--ray {address}: {' '.join(str(exc).split())}") from None
+
+
+def _resources(threads: int | None) -> tuple[dict[str, int], int]:
+    """What an actor asks for, and how many such actors the cluster holds: one a GPU; else one for so many threads, or a
+    node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if gpus:
+        return {"num_cpus": threads or 1, "num_gpus": 1}, gpus
+    processors = [int(node["CPU"]) for node in nodes if node.get("CPU")]
+    if not processors:
+        raise SetupError("--ray: the cluster has neither GPUs nor processors")
+    threads = threads or min(processors)
+    return {"num_cpus": threads}, max(1, sum(count // threads for count in processors))
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[-1]
