@@ -4,6 +4,9 @@ Input and output are paths that every node sees. Nothing but part numbers goes t
 writes it, and says what it cost; one that dies is started again, and what it had not written is done again.
 """
 
+import logging
+import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -53,10 +56,25 @@ class _Actor:
 
 
 def _connect(address: str) -> None:
+    _refuse_silence(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry, where it is for us to say
+    logging.getLogger("ray.data").setLevel("ERROR")
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as exc:
-        raise SetupError(f"--ray {address}: {' '.join(str(exc).split())}") from None
+        reason = " ".join(str(exc).split())
+        raise SetupError(f"--ray {address}: {reason}; where it asks for a token, set its RAY_AUTH_TOKEN") from None
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself waits for minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as exc:
+        raise SetupError(f"--ray {address}: {exc.strerror or exc}; is it the address of a cluster's head?") from None
 
 
 def _resources(threads: int | None) -> tuple[dict[str, int], int]:
