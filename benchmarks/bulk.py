@@ -93,7 +93,7 @@ def kills(rows: int, precision: str, work: Path, kills: int, seed: int) -> None:
 @_WORK
 @click.option("--repeats", default=3)
 def ray(rows: int, precision: str, work: Path, repeats: int) -> None:
-    """One worker of one thread against two, interleaved; texts a second from the first part that is done to the last."""
+    """One worker of one thread against two, interleaved; texts a second from the first part done to the last."""
     source, part_rows = fresh(work, rows), 1000
     rates: dict[int, list[float]] = {1: [], 2: []}
     for repeat in range(repeats):

@@ -54,8 +54,8 @@ def ray_address(tmp_path_factory) -> Iterator[str]:
         assert head.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
     yield address
-    head.terminate()
-    head.wait(timeout=60)
+    head.kill()  # its reaper ends the rest, at once
+    head.wait()
 
 
 def _port_above_workers() -> int:

@@ -24,8 +24,8 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
     _connect(address)
     try:
         needs, fitting = _resources(job.settings.threads)
-        if "num_gpus" not in needs:
-            job = replace(job, settings=job.settings.model_copy(update={"threads": needs["num_cpus"]}))
+        threads = dict.fromkeys(("threads", "tokenization_workers"), needs["num_cpus"])
+        job = replace(job, settings=job.settings.model_copy(update=threads))
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.execution_options.preserve_order = False
@@ -37,22 +37,36 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
         )
         done = parts.map_batches(_Actor, fn_constructor_args=(job,), batch_size=None, compute=pool, **needs)
         for row in done.iter_rows():
+            if row["refusal"]:
+                raise SetupError(row["refusal"])
             yield Done(row["rows"], row["tokens"])
     except ray.exceptions.RayError as exc:
-        raise SetupError(_cause(exc)) from exc
+        raise SetupError(f"--ray {address}: {' '.join(str(exc).split())[:300]}") from exc
     finally:
         ray.shutdown()
 
 
 class _Actor:
-    """A worker whose parts come and go as columns."""
+    """A worker whose parts come and go as columns. What it raises goes as data, too: Ray would wrap it in pages."""
 
     def __init__(self, job: Job):
-        self._worker = Worker(job)
+        os.environ["RAYON_NUM_THREADS"] = str(job.settings.threads)  # the tokenizer's, which else takes every processor
+        self._worker: Worker | None = None
+        self._refusal = ""
+        try:
+            self._worker = Worker(job)
+        except SetupError as exc:
+            self._refusal = exc.message
 
-    def __call__(self, parts: dict[str, Any]) -> dict[str, list[int]]:
-        done = [self._worker.embed(int(index)) for index in parts["index"]]
-        return {"rows": [one.rows for one in done], "tokens": [one.tokens for one in done]}
+    def __call__(self, parts: dict[str, Any]) -> dict[str, list[Any]]:
+        done, refusal = Done(0, 0), self._refusal
+        if self._worker is not None:
+            (index,) = parts["index"]
+            try:
+                done = self._worker.embed(int(index))
+            except SetupError as exc:
+                refusal = exc.message
+        return {"rows": [done.rows], "tokens": [done.tokens], "refusal": [refusal]}
 
 
 def _connect(address: str) -> None:
@@ -78,20 +92,15 @@ def _refuse_silence(address: str) -> None:
 
 
 def _resources(threads: int | None) -> tuple[dict[str, int], int]:
-    """What an actor asks for, and how many such actors the cluster holds: one a GPU; else one for so many threads, or a
-    node."""
+    """What an actor asks for, and how many such actors the cluster holds: one a GPU, with its share of the processors;
+    else one for so many threads, or a node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:
-        return {"num_cpus": threads or 1, "num_gpus": 1}, gpus
+        share = min(int(node.get("CPU", 1) // node["GPU"]) for node in nodes if node.get("GPU"))
+        return {"num_cpus": threads or max(1, share), "num_gpus": 1}, gpus
     processors = [int(node["CPU"]) for node in nodes if node.get("CPU")]
     if not processors:
         raise SetupError("--ray: the cluster has neither GPUs nor processors")
     threads = threads or min(processors)
     return {"num_cpus": threads}, max(1, sum(count // threads for count in processors))
-
-
-def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[-1]

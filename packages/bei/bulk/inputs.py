@@ -6,10 +6,11 @@ first one, and a part's place in its file is noted, so that nobody has to read w
 
 import csv
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO, StringIO
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, Protocol
@@ -21,7 +22,10 @@ import pyarrow.parquet as pq
 
 from bei.errors import SetupError
 
-csv.field_size_limit(1 << 30)
+_BATCH = 1024  # rows that are taken off a Parquet file at once, which may be long
+_BUFFER = 1 << 20  # bytes
+_LONGEST = 1 << 26  # bytes of a row
+csv.field_size_limit(_LONGEST)
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,12 @@ class Parquet:
         self._at = 0
 
     def scan(self, file: Path, column: str, rows: int) -> Iterator[tuple[Part, pa.Schema]]:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
             schema, first = parquet.schema_arrow, 0
             _require(file, schema.names, column)
             if not _holds_text(schema.field(column).type):
                 raise SetupError(f"{file}: column {column!r} is {schema.field(column).type}, not string")
-            for batch in parquet.iter_batches(rows, columns=[column], use_threads=False):
+            for batch in parquet.iter_batches(_BATCH, columns=[column], use_threads=False):
                 _check_column(file, first, batch.column(0), column)
                 first += len(batch)
         for start in range(0, first, rows):
@@ -137,15 +141,15 @@ class Parquet:
 
     def _group(self, row: int) -> int:
         """The first row of the row group that holds a row."""
-        return max(start for start in self._starts if start <= row)
+        return self._starts[bisect_right(self._starts, row) - 1]
 
     def _seek(self, part: Part) -> None:
-        parquet = pq.ParquetFile(part.file)
+        parquet = pq.ParquetFile(part.file, buffer_size=_BUFFER)
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-        self._file, self._starts = part.file, [sum(sizes[:i]) for i in range(len(sizes))]
+        self._file, self._starts = part.file, list(accumulate(sizes[:-1], initial=0))
         self._at = self._group(part.first)
         groups = [i for i, start in enumerate(self._starts) if start >= self._at]
-        self._batches = parquet.iter_batches(row_groups=groups, use_threads=False)
+        self._batches = parquet.iter_batches(_BATCH, row_groups=groups, use_threads=False)
         self._rest: pa.RecordBatch | None = None
 
     def _take(self, rows: int) -> Iterator[pa.RecordBatch]:
@@ -199,14 +203,17 @@ class _Lines:
         return [column]
 
     def records(self, stream: BinaryIO) -> Iterator[bytes]:
-        record, quotes = b"", 0
+        lines, size, quotes = [], 0, 0
         for line in stream:
-            record += line
+            lines.append(line)
+            size += len(line)
+            if size > _LONGEST:
+                raise SetupError(f"{stream.name}: a row is longer than 64 MB: {lines[0][:40]!r}; is a quote left open?")
             quotes += line.count(b'"') if self.quoted else 0
             if quotes % 2 == 0 and (self.blank_lines_are_rows or not line.isspace()):
-                yield record
-                record, quotes = b"", 0
-        if record.strip():
+                yield b"".join(lines)
+                lines, size, quotes = [], 0, 0
+        if record := b"".join(lines).strip():
             yield record
 
     def table(self, part: Part, records: list[bytes], names: list[str], column: str) -> pa.Table:
@@ -234,7 +241,7 @@ class JSONL(_Lines):
             _check(part.file, part.first + i, row.get(column), column)
         try:
             return pa.Table.from_struct_array(pa.array(rows))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as exc:
             raise SetupError(f"{part}: a field has several types: {_brief(exc)}") from None
 
     def _object(self, part: Part, i: int, record: bytes) -> dict[str, Any]:
@@ -269,9 +276,11 @@ class CSV(_Lines):
 
     def _fields(self, part: Part, i: int, record: bytes, names: list[str]) -> list[str]:
         rows = csv.reader(StringIO(_decoded(part, i, record).lstrip("\r\n"), newline=""), delimiter=self.delimiter)
-        fields = next(rows)
+        fields, *more = rows
+        where = f"{part.file}: row {part.first + i + 1}"
+        if more:
+            raise SetupError(f"{where} has a quote inside a field without quotes; quote the field, and double it")
         if len(fields) != len(names):
-            where = f"{part.file}: row {part.first + i + 1}"
             raise SetupError(f"{where} has {len(fields)} fields, and the first line {len(names)} names")
         return fields
 
@@ -306,9 +315,9 @@ def _require(file: Path, columns: list[str], column: str) -> None:
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The same rows under all columns of the input: null where these have none."""
-    missing = [pa.nulls(len(table), field.type) for field in schema if field.name not in table.column_names]
-    for field in [field for field in schema if field.name not in table.column_names]:
-        table = table.append_column(field, missing.pop(0))
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     return table.select(schema.names).cast(schema)
 
 

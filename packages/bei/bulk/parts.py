@@ -42,12 +42,10 @@ class Parts:
 
     def agree(self, precision: str) -> None:
         """Raises SetupError where another worker of this job computes in another precision."""
-        place, own = self.folder / "_precision", self.folder / f".{uuid4().hex}.unfinished"
-        own.write_text(precision)
-        with suppress(FileExistsError):
-            os.link(own, place)
-        own.unlink()
-        agreed = place.read_text()
+        place = self.folder / "_precision"
+        with suppress(FileExistsError), place.open("x") as first:
+            first.write(precision)
+        agreed = place.read_text() or precision
         if agreed != precision:
             raise SetupError(
                 f"{self.folder} was begun in {agreed}, this machine computes in {precision}: set --precision"
@@ -57,7 +55,10 @@ class Parts:
     def claim(self, output: Path, identity: Identity) -> Iterator[None]:
         """Nobody else begins or ends the job of this folder meanwhile. Raises SetupError where another process does, or
         where the parts that are there belong to another job."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise SetupError(f"{output} cannot be written: {exc.strerror}") from None
         self._refuse_strangers(output)
         with (self.folder / "_job.json").open("a+") as job:
             try:

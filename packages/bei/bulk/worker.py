@@ -54,12 +54,12 @@ class Worker:
         """Read a part, compute its vectors and write both. Raises SetupError that names the part's rows."""
         job = self._job
         part = job.input.parts[index]
-        table = self._readers[part.file.suffix].read(part, job.input.schema, job.input.column)
         try:
+            table = self._readers[part.file.suffix].read(part, job.input.schema, job.input.column)
             vectors, tokens = asyncio.run(self._vectors(table[job.input.column].to_pylist()))
-        except Error as exc:
-            raise SetupError(f"{part}: {exc}") from exc
-        job.parts.write(index, table.append_column(EMBEDDING, _column(vectors)))
+            job.parts.write(index, table.append_column(EMBEDDING, _column(vectors)))
+        except (Error, OSError, pa.ArrowException) as exc:
+            raise SetupError(f"{part}: {' '.join(str(exc).split())}") from exc
         return Done(part.rows, tokens)
 
     async def _vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
