@@ -78,6 +78,7 @@ def test_imports_point_down(path):
         ("engines/null.py", "from bei.scheduler import Scheduler"),
         ("batching.py", "import time"),
         ("service.py", "import torch"),
+        ("service.py", "import pyarrow"),
         ("api/openai.py", "from starlette.responses import Response"),
         ("checkpoint/load.py", "def read():\n    import pickle"),
     ],

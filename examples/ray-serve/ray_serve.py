@@ -3,6 +3,7 @@
 serve run ray_serve:app config=../../config.yaml threads=4
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ async def to_the_model(scope: Any, receive: Any, send: Any) -> None:
 class Replica:
     """A model and its server. Requests batch together inside the engine, so one replica takes many at once."""
 
-    def __init__(self, settings: Settings):
+    async def __init__(self, settings: Settings):
         self.service = Service(settings)
-        self.service.load()
+        await asyncio.to_thread(self.service.load)
         self.bei = asgi(self.service)
 
     async def check_health(self) -> None:

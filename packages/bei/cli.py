@@ -1,4 +1,4 @@
-"""The command line: `bei serve | info | build`, and `text-embeddings-router` for those who start TEI's server."""
+"""The command line: `bei serve | embed | info | build`, and `text-embeddings-router` for those who start TEI's."""
 
 import json
 import logging
@@ -142,9 +142,7 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
 @click.option("--dimensions", type=int, help="Numbers a vector.  [default: all]")
 @click.option("--normalize/--no-normalize", default=True, show_default=True, help="Vectors of length 1.")
 @click.option("--prompt-name", help="The model's prompt to put before each text.")
-@click.option(
-    "--part-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows that are kept at once."
-)
+@click.option("--part-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows a file of progress.")
 @click.option("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, local, or host:port.")
 @click.option("--workers", type=click.IntRange(1), help="Models on the cluster.  [default: one a GPU, or one a node]")
 @_MODEL
