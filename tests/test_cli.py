@@ -31,7 +31,7 @@ def run(*arguments: str, **environment: str):
     return CliRunner().invoke(cli.main, list(arguments), env=environment)
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["info"], ["build"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["embed"], ["info"], ["build"]])
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0

@@ -18,6 +18,7 @@ LAYERS = [
     "scheduler",
     "remote",
     "service",
+    "bulk",
     "api",
     "server",
     "cli",
@@ -28,6 +29,7 @@ HOME = {
     "torch": ("engines/torch/", "engines/tensorrt/"),  # there it keeps the memory and the streams
     "tensorrt": ("engines/tensorrt/",),
     **dict.fromkeys(SERVER, ("server/",)),
+    **dict.fromkeys(("pyarrow", "ray", "tqdm"), ("bulk/",)),
 }
 PURE = {"batching", "errors", "tasks", "architectures"}
 IMPURE = {"threading", "asyncio", "concurrent", "time", "socket", "os", "pathlib", "httpx", "subprocess"}
@@ -77,6 +79,7 @@ def test_imports_point_down(path):
         ("engines/null.py", "from bei.scheduler import Scheduler"),
         ("batching.py", "import time"),
         ("service.py", "import torch"),
+        ("service.py", "import pyarrow"),
         ("api/openai.py", "from starlette.responses import Response"),
         ("checkpoint/load.py", "def read():\n    import pickle"),
     ],

@@ -1,4 +1,4 @@
-"""The command line: `bei serve | info | build`, and `text-embeddings-router` for those who start TEI's server."""
+"""The command line: `bei serve | embed | info | build`, and `text-embeddings-router` for those who start TEI's."""
 
 import json
 import logging
@@ -147,6 +147,59 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service.load()
     service.close()
     click.echo(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
+
+
+@main.command()
+@click.argument("input", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--column", default="text", show_default=True, help="Where the texts are.")
+@click.option("--dimensions", type=int, help="Numbers a vector.  [default: all]")
+@click.option("--normalize/--no-normalize", default=True, show_default=True, help="Vectors of length 1.")
+@click.option("--prompt-name", help="The model's prompt to put before each text.")
+@click.option("--part-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows a file of progress.")
+@click.option("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, local, or host:port.")
+@click.option("--workers", type=click.IntRange(1), help="Models on the cluster.  [default: one a GPU, or one a node]")
+@_MODEL
+def embed(
+    config: Path,
+    log_level: str,
+    input: Path,
+    output: Path,
+    column: str,
+    dimensions: int | None,
+    normalize: bool,
+    prompt_name: str | None,
+    part_rows: int,
+    ray: str | None,
+    workers: int | None,
+    **flags: Any,
+) -> None:
+    """Embed the texts of INPUT, a .parquet, .jsonl, .csv, .tsv or .txt file or a folder of such, into OUTPUT.
+
+    OUTPUT is a .parquet file with the input's columns and `embedding`, an .npy file, or a folder of Parquet files; rows
+    keep their order. Whatever ends a run, the same command goes on where it stopped.
+    """
+    _log_to_stderr(log_level)
+    try:
+        from bei import bulk
+    except ModuleNotFoundError as exc:
+        raise SetupError(f"{exc.name} is not installed: pip install 'bei[{'ray' if ray else 'bulk'}]'") from None
+    if workers and not ray:
+        raise SetupError("--workers is for --ray; on this machine use --threads")
+    settings = Settings.from_file(config, **flags)
+    rows = bulk.embed(
+        settings,
+        input,
+        output,
+        column=column,
+        dimensions=dimensions,
+        normalize=normalize,
+        prompt_name=prompt_name,
+        part_rows=part_rows,
+        ray=ray,
+        workers=workers,
+    )
+    click.echo(f"{output}: {rows} rows")
 
 
 def _serve(settings: Settings) -> None:

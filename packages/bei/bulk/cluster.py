@@ -1,0 +1,106 @@
+"""The same parts on a Ray cluster: Ray Data gives them to actors, each with a model of its own.
+
+Input and output are paths that every node sees. Nothing but part numbers goes through Ray: an actor reads its part,
+writes it, and says what it cost; one that dies is started again, and what it had not written is done again.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
+from bei.errors import SetupError
+
+
+def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iterator[Done]:
+    """Do the pending parts, in no order, and yield what each cost. `address` is `auto` for the cluster that this
+    machine is a node of, `local` for one made for this run, or host:port. Raises SetupError."""
+    _connect(address)
+    try:
+        needs, fitting = _resources(job.settings.threads)
+        threads = dict.fromkeys(("threads", "tokenization_workers"), needs["num_cpus"])
+        job = replace(job, settings=job.settings.model_copy(update=threads))
+        context = DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.execution_options.preserve_order = False
+        parts = ray.data.from_items([{"index": index} for index in pending], override_num_blocks=len(pending))
+        pool = ActorPoolStrategy(
+            size=min(workers or fitting, len(pending)),
+            max_concurrent_calls_per_actor=PARTS_AT_ONCE,
+            enable_true_multi_threading=True,
+        )
+        done = parts.map_batches(_Actor, fn_constructor_args=(job,), batch_size=None, compute=pool, **needs)
+        for row in done.iter_rows():
+            if row["refusal"]:
+                raise SetupError(row["refusal"])
+            yield Done(row["rows"], row["tokens"])
+    except ray.exceptions.RayError as exc:
+        raise SetupError(f"--ray {address}: {' '.join(str(exc).split())[:300]}") from exc
+    finally:
+        ray.shutdown()
+
+
+class _Actor:
+    """A worker whose parts come and go as columns. What it raises goes as data, too: Ray would wrap it in pages."""
+
+    def __init__(self, job: Job):
+        os.environ["RAYON_NUM_THREADS"] = str(job.settings.threads)  # the tokenizer's, which else takes every processor
+        self._worker: Worker | None = None
+        self._refusal = ""
+        try:
+            self._worker = Worker(job)
+        except SetupError as exc:
+            self._refusal = exc.message
+
+    def __call__(self, parts: dict[str, Any]) -> dict[str, list[Any]]:
+        done, refusal = Done(0, 0), self._refusal
+        if self._worker is not None:
+            (index,) = parts["index"]
+            try:
+                done = self._worker.embed(int(index))
+            except SetupError as exc:
+                refusal = exc.message
+        return {"rows": [done.rows], "tokens": [done.tokens], "refusal": [refusal]}
+
+
+def _connect(address: str) -> None:
+    _refuse_silence(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry, where it is for us to say
+    logging.getLogger("ray.data").setLevel("ERROR")
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as exc:
+        reason = " ".join(str(exc).split())
+        raise SetupError(f"--ray {address}: {reason}; where it asks for a token, set its RAY_AUTH_TOKEN") from None
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself waits for minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as exc:
+        raise SetupError(f"--ray {address}: {exc.strerror or exc}; is it the address of a cluster's head?") from None
+
+
+def _resources(threads: int | None) -> tuple[dict[str, int], int]:
+    """What an actor asks for, and how many such actors the cluster holds: one a GPU, with its share of the processors;
+    else one for so many threads, or a node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if gpus:
+        share = min(int(node.get("CPU", 1) // node["GPU"]) for node in nodes if node.get("GPU"))
+        return {"num_cpus": threads or max(1, share), "num_gpus": 1}, gpus
+    processors = [int(node["CPU"]) for node in nodes if node.get("CPU")]
+    if not processors:
+        raise SetupError("--ray: the cluster has neither GPUs nor processors")
+    threads = threads or min(processors)
+    return {"num_cpus": threads}, max(1, sum(count // threads for count in processors))

@@ -1,0 +1,105 @@
+"""What is done so far: a folder with one Parquet file for each part that is, and `_job.json`, which says of what.
+
+A part's file is written beside its place and renamed, so that it is there whole or not at all, and its name is all that
+has to be remembered: a run killed at any moment goes on with the parts that have none.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bei.errors import SetupError
+
+Identity = Mapping[str, Any]
+"""What decides the vectors: the rows, the model and how it reads them. JSON."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of `count` in a folder that every worker sees."""
+
+    folder: Path
+    count: int
+
+    def place(self, index: int) -> Path:
+        return self.folder / f"part-{index:06d}.parquet"
+
+    def pending(self) -> list[int]:
+        return [index for index in range(self.count) if not self.place(index).exists()]
+
+    def write(self, index: int, table: pa.Table) -> None:
+        with replacing(self.place(index)) as unfinished:
+            pq.write_table(table, unfinished, row_group_size=len(table), use_dictionary=False)
+
+    def agree(self, precision: str) -> None:
+        """Raises SetupError where another worker of this job computes in another precision."""
+        place = self.folder / "_precision"
+        with suppress(FileExistsError), place.open("x") as first:
+            first.write(precision)
+        agreed = place.read_text() or precision
+        if agreed != precision:
+            raise SetupError(
+                f"{self.folder} was begun in {agreed}, this machine computes in {precision}: set --precision"
+            )
+
+    @contextmanager
+    def claim(self, output: Path, identity: Identity) -> Iterator[None]:
+        """Nobody else begins or ends the job of this folder meanwhile. Raises SetupError where another process does, or
+        where the parts that are there belong to another job."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise SetupError(f"{output} cannot be written: {exc.strerror}") from None
+        self._refuse_strangers(output)
+        with (self.folder / "_job.json").open("a+") as job:
+            try:
+                fcntl.flock(job, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SetupError(f"{output} is being written by another process") from None
+            job.seek(0)
+            begun = job.read()
+            if any(self.folder.glob("part-*.parquet")):
+                check(output, json.loads(begun), identity)
+            else:
+                (self.folder / "_precision").unlink(missing_ok=True)
+                job.truncate(0)
+                job.write(json.dumps(identity, indent=2) + "\n")
+                job.flush()
+                os.fsync(job.fileno())
+            for left in self.folder.glob(".*.unfinished"):
+                left.unlink()
+            yield
+
+    def _refuse_strangers(self, output: Path) -> None:
+        if not (self.folder / "_job.json").exists() and any(self.folder.iterdir()):
+            raise SetupError(f"{output} is a folder with other files in it; name a new one")
+
+
+def check(output: Path, found: Identity, wanted: Identity) -> None:
+    """Raises SetupError that names what another job's output differs in."""
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            has, needs = (json.dumps(value)[:24].strip('"') for value in (found.get(name), wanted[name]))
+            raise SetupError(
+                f"{output} belongs to another job: its `{name}` is {has}, here it is {needs}; "
+                "remove it, or name another output"
+            )
+
+
+@contextmanager
+def replacing(place: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A file to write in `folder`, or beside its place; then on disk, and under its own name once it is whole."""
+    unfinished = (folder or place.parent) / f".{uuid4().hex}.unfinished"
+    yield unfinished
+    with unfinished.open("rb") as written:
+        os.fsync(written.fileno())
+    unfinished.replace(place)

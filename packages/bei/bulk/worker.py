@@ -1,0 +1,102 @@
+"""One loaded model that turns parts of the input into parts of the output, alone or as one of many."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from bei.bulk.inputs import Input, reader
+from bei.bulk.outputs import EMBEDDING
+from bei.bulk.parts import Parts
+from bei.errors import Error, SetupError
+from bei.service import Options, Service
+from bei.settings import Settings
+
+PARTS_AT_ONCE = 3  # one is read, one computed, one written: the engine never waits for a file
+_REQUESTS_AT_ONCE = 16  # of a part; with _TEXTS and _CHARACTERS a bound on what waits, and enough for many cores
+_TEXTS = 256
+_CHARACTERS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do, for whoever does it; plain data."""
+
+    settings: Settings
+    input: Input
+    parts: Parts
+    dimensions: int | None
+    normalize: bool
+    prompt_name: str | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a part cost."""
+
+    rows: int
+    tokens: int
+
+
+class Worker:
+    """Loads the model; then `embed` may be called by PARTS_AT_ONCE threads. Raises SetupError."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self._readers = {suffix: reader(suffix) for suffix in {part.file.suffix for part in job.input.parts}}
+        self._service = Service(_unhurried(job.settings))
+        self._service.load()
+        job.parts.agree(self._service.engine.precision)
+
+    def embed(self, index: int) -> Done:
+        """Read a part, compute its vectors and write both. Raises SetupError that names the part's rows."""
+        job = self._job
+        part = job.input.parts[index]
+        try:
+            table = self._readers[part.file.suffix].read(part, job.input.schema, job.input.column)
+            vectors, tokens = asyncio.run(self._vectors(table[job.input.column].to_pylist()))
+            job.parts.write(index, table.append_column(EMBEDDING, _column(vectors)))
+        except (Error, OSError, pa.ArrowException) as exc:
+            raise SetupError(f"{part}: {' '.join(str(exc).split())}") from exc
+        return Done(part.rows, tokens)
+
+    async def _vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """float32[texts, D], and how many tokens were read."""
+        permits, job = asyncio.Semaphore(_REQUESTS_AT_ONCE), self._job
+
+        async def request(some: Sequence[str]):
+            async with permits:
+                options = Options(prompt_name=job.prompt_name)
+                return await self._service.embed(
+                    some, dimensions=job.dimensions, normalize=job.normalize, options=options
+                )
+
+        answers = await asyncio.gather(
+            *(request(some) for some in _requests(texts, job.settings.max_client_batch_size))
+        )
+        return np.concatenate([answer.rows for answer in answers]), sum(answer.usage.tokens for answer in answers)
+
+    def close(self) -> None:
+        self._service.close()
+
+
+def _unhurried(settings: Settings) -> Settings:
+    """Nobody is turned away: the worker itself bounds what waits."""
+    return settings.model_copy(update={"max_queue_tokens": 1 << 62})
+
+
+def _requests(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """All texts in their order, so many at a time."""
+    begin, characters = 0, 0
+    for i, text in enumerate(texts):
+        if i > begin and (i - begin == min(_TEXTS, most) or characters + len(text) > _CHARACTERS):
+            yield texts[begin:i]
+            begin, characters = i, 0
+        characters += len(text)
+    yield texts[begin:]
+
+
+def _column(vectors: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(vectors).reshape(-1), vectors.shape[1])

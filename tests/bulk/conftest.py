@@ -1,0 +1,63 @@
+"""A config.yaml of a tiny embedding model, the command as users run it, and a Ray of one node."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import tiny_config
+from tests.servers import ROOT, free_port
+
+QUIET = {
+    **os.environ,
+    **{"PYTHONPATH": str(ROOT / "packages"), "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"},
+    **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},  # of the cluster that is started here
+}
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory, tiny_folder) -> Path:
+    file = tmp_path_factory.mktemp("bulk") / "config.yaml"
+    file.write_text(yaml.safe_dump(tiny_config(tiny_folder)))
+    return file
+
+
+@pytest.fixture(scope="session")
+def command(config) -> Command:
+    """The words of a `bei embed`."""
+
+    def words(source: Path, output: Path, *flags: str) -> list[str]:
+        embed = [sys.executable, "-m", "bei.cli", "embed", str(source), str(output), "--config", str(config)]
+        return [*embed, "--engine", "native", "--precision", "fp32", "--threads", "1", "--log-level", "warning", *flags]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def ray_address(tmp_path_factory) -> Iterator[str]:
+    address, log = f"127.0.0.1:{_port_above_workers()}", tmp_path_factory.mktemp("ray") / "log"
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus", "2", "--block"]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"]
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            [*start, *quiet, "--port", address.partition(":")[2]], env=QUIET, stdout=output, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + 120
+    while "Ray runtime started" not in log.read_text():
+        assert head.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    yield address
+    head.kill()  # its reaper ends the rest, at once
+    head.wait()
+
+
+def _port_above_workers() -> int:
+    """Ray gives 10002 to 19999 to its workers, and refuses one of these for itself."""
+    return next(port for port in iter(free_port, None) if port > 19999)

@@ -1,0 +1,192 @@
+"""The command in a process of its own: what it writes, what it refuses, and that SIGKILL costs no row."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from bei import bulk, cli
+from bei.service import Options, Service
+from bei.settings import Settings
+from tests.bulk.conftest import QUIET
+from tests.conftest import tiny_config
+from tests.tiny_models import WORDS, random_model, save, write_json
+
+FLAGS = ("--engine", "native", "--precision", "fp32", "--threads", "1", "--log-level", "warning")
+
+
+def texts(count):
+    return [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 2 + i % 9)) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    file = tmp_path_factory.mktemp("source") / "in.parquet"
+    pq.write_table(pa.table({"id": range(500), "text": texts(500)}), file)
+    return file
+
+
+@pytest.fixture
+def invoke(config):
+    def run(*arguments):
+        return CliRunner().invoke(cli.main, ["embed", *map(str, arguments), "--config", str(config), *FLAGS])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def service(config):
+    service = Service(Settings.from_file(config, engine="native", precision="fp32", threads=1))
+    service.load()
+    yield service
+    service.close()
+
+
+def vectors(table):
+    column = table["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(table), -1)
+
+
+def test_parquet_keeps_columns_and_order(invoke, source, tmp_path, service):
+    result = invoke(source, tmp_path / "out.parquet", "--part-rows", "64")
+    assert result.exit_code == 0, result.output
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.drop(["embedding"]).to_pylist() == pq.read_table(source).to_pylist()
+    np.testing.assert_array_equal(vectors(table), asyncio.run(service.embed(texts(500))).rows)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--dimensions", "8"), ("--no-normalize",)])
+def test_npy_and_a_folder_hold_the_same(invoke, source, tmp_path, service, flags):
+    for output in ("out.npy", "out"):
+        assert invoke(source, tmp_path / output, "--part-rows", "100", *flags).exit_code == 0
+    found = np.load(tmp_path / "out.npy")
+    options = {"dimensions": 8 if "8" in flags else None, "normalize": "--no-normalize" not in flags}
+    np.testing.assert_array_equal(found, asyncio.run(service.embed(texts(500), **options)).rows)
+    np.testing.assert_array_equal(vectors(pq.read_table(tmp_path / "out")), found)
+    assert json.loads((tmp_path / "out.npy.json").read_text())["model"]
+
+
+def test_a_prompt(tmp_path, tiny_folder):
+    model = save(tmp_path / "model", random_model("bert"))
+    write_json(model / "config_sentence_transformers.json", {"prompts": {"query": "the old "}})
+    (tmp_path / "in.txt").write_text("cat\ndog\n")
+    settings = Settings.load(tiny_config(model), environ={}, engine="native", precision="fp32", threads=1)
+    assert bulk.embed(settings, tmp_path / "in.txt", tmp_path / "out.npy", prompt_name="query") == 2
+    service = Service(settings)
+    service.load()
+    rows = asyncio.run(service.embed(["cat", "dog"], options=Options(prompt_name="query"))).rows
+    service.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), rows)
+
+
+def test_long_texts_go_in_requests_of_bounded_size():
+    from bei.bulk.worker import _requests
+
+    some = ["a" * length for length in (70_000, 1, 30_000, 30_000, 30_000, *[1] * 300)]
+    cut = list(_requests(some, most=100))
+    assert [text for request in cut for text in request] == some
+    assert [len(request) for request in cut] == [1, 3, 100, 100, 100, 1]
+
+
+def test_again_is_nothing_to_do_and_another_job_is_refused(invoke, source, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("the cat\n")
+    for output in (tmp_path / "out.parquet", tmp_path / "out.npy", tmp_path / "out"):
+        assert invoke(source, output).exit_code == 0
+        written = output.stat().st_mtime_ns
+        assert invoke(source, output).exit_code == 0
+        assert output.is_dir() or output.stat().st_mtime_ns == written
+        refused = invoke(other, output)
+        assert refused.exit_code == 2
+        assert "belongs to another job: its `input` is" in refused.stderr
+        assert "its `dimensions` is null, here it is 8" in invoke(source, output, "--dimensions", "8").stderr
+    foreign = tmp_path / "mine.npy"
+    np.save(foreign, np.zeros(3))
+    assert "mine.npy exists, and is not of `bei embed`" in invoke(source, foreign).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("absent.csv", "out.npy"), "absent.csv: No such file or folder"),
+        (("IN", "out.csv"), "write to a file that ends with .parquet or .npy, or to a folder"),
+        (("IN", "out.npy", "--column", "body"), "has no column 'body'; it has id, text: choose one with --column"),
+        (("IN", "out.npy", "--dimensions", "49"), "--dimensions must be between 1 and 48, not 49"),
+        (("IN", "out.npy", "--prompt-name", "q"), "--prompt-name 'q' is not one of the model's prompts: none"),
+        (("IN", "out.npy", "--workers", "2"), "--workers is for --ray; on this machine use --threads"),
+        (("IN", "out.npy", "--ray", "127.0.0.1:1"), "--ray 127.0.0.1:1: Connection refused"),
+    ],
+)
+def test_what_is_wrong_is_one_line(invoke, source, tmp_path, arguments, message):
+    source_or, output, *flags = arguments
+    result = invoke(source if source_or == "IN" else source_or, tmp_path / output, *flags)
+    assert result.exit_code == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("bei: ")]
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("head", "flags", "task", "route"),
+    [
+        ("ForSequenceClassification", {}, "classifier", "/predict"),
+        ("ForMaskedLM", {"pooling": "splade"}, "sparse", "/embed_sparse"),
+    ],
+)
+def test_other_models_are_told_where_to_go(tmp_path, head, flags, task, route):
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}}
+    model = save(tmp_path / "model", random_model("bert", 0, head, **names), pooling=None)
+    settings = Settings.load(tiny_config(model), environ={}, **flags)
+    (tmp_path / "in.txt").write_text("cat\n")
+    with pytest.raises(bulk.SetupError, match=f"its task is {task}: .* POST {route}"):
+        bulk.embed(settings, tmp_path / "in.txt", tmp_path / "out.npy")
+
+
+def test_a_text_that_the_model_refuses_is_named_with_its_rows(tmp_path, tiny_folder):
+    (tmp_path / "in.txt").write_text("cat\n" * 5 + "dog " * 99 + "\n")
+    settings = Settings.load(tiny_config(tiny_folder), environ={}, engine="null", auto_truncate=False)
+    with pytest.raises(bulk.SetupError, match=r"in.txt: rows 5 to 6: .*must have less than 64 tokens"):
+        bulk.embed(settings, tmp_path / "in.txt", tmp_path / "out.npy", part_rows=2)
+
+
+def test_killed_by_sigkill_again_and_again(command, tmp_path):
+    """Each run is killed once it has written more, wherever it is then; the bytes are those of an unbroken run."""
+    source = tmp_path / "in.csv"
+    source.write_text("text,id\n" + "".join(f"{text},{i}\n" for i, text in enumerate(texts(3000))))
+    whole, broken = tmp_path / "whole.parquet", tmp_path / "broken.parquet"
+    flags = ("--part-rows", "100")
+    subprocess.run(command(source, whole, *flags), env=QUIET, check=True, timeout=120, stderr=subprocess.DEVNULL)
+    parts = broken.with_name("broken.parquet.parts")
+    for target in (1, 8, 20):
+        process = subprocess.Popen(command(source, broken, *flags), env=QUIET, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(parts.glob("part-*"))) < target:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    subprocess.run(command(source, broken, *flags), env=QUIET, check=True, timeout=120, stderr=subprocess.DEVNULL)
+    assert broken.read_bytes() == whole.read_bytes()
+    assert pq.read_table(broken)["id"].to_pylist() == [str(i) for i in range(3000)]
+    assert not parts.exists()
+
+
+def test_a_kill_between_the_end_and_the_last_rename_or_after_it(invoke, source, tmp_path, monkeypatch):
+    output = tmp_path / "out.npy"
+    monkeypatch.setattr(bulk.Output, "drop", lambda *_: None)
+    assert invoke(source, output, "--part-rows", "100").exit_code == 0
+    monkeypatch.undo()
+    made, parts = output.read_bytes(), tmp_path / "out.npy.parts"
+    assert parts.exists()  # as if killed after the rename
+    assert invoke(source, output, "--part-rows", "100").exit_code == 0
+    assert not parts.exists() and output.read_bytes() == made
+
+
+def test_the_server_imports_none_of_it():
+    code = "import bei.cli, sys; sys.exit(any(name in sys.modules for name in ('pyarrow', 'ray', 'tqdm')))"
+    assert subprocess.run([sys.executable, "-c", code], env=QUIET).returncode == 0

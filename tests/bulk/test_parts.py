@@ -1,0 +1,96 @@
+"""The bookkeeping of a run that may be killed at any moment."""
+
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bei.bulk import parts as bookkeeping
+from bei.bulk.parts import Parts
+from bei.errors import SetupError
+
+IDENTITY = {"model": "a", "rows": 4}
+
+
+class Killed(BaseException):
+    """What SIGKILL looks like from outside: nothing after it runs."""
+
+
+def run(parts, output, order, kill_at):
+    """Writes what is pending in some order, and dies before, in or after the step `kill_at`."""
+    steps = iter(range(1_000_000))
+
+    def step():
+        if next(steps) == kill_at:
+            raise Killed
+
+    written = []
+    with parts.claim(output, IDENTITY):
+        pending = parts.pending()
+        for index in sorted(pending, key=lambda i: order[i]):
+            step()
+            with bookkeeping.replacing(parts.place(index)) as unfinished:
+                unfinished.write_bytes(b"torn")
+                step()
+                pq.write_table(pa.table({"index": [index]}), unfinished)
+                step()
+            written.append(index)
+    return written
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 6), st.lists(st.integers(0, 20), max_size=5), st.randoms())
+def test_every_part_is_written_once_whatever_is_killed(tmp_path_factory, count, kills, random):
+    output = tmp_path_factory.mktemp("job") / "out"
+    parts, done = Parts(output, count), set()
+    order = random.sample(range(count), count)
+    for kill_at in [*kills, -1]:
+        before = {index: parts.place(index).stat().st_mtime_ns for index in done}
+        with suppress(Killed):
+            run(parts, output, order, kill_at)
+        assert {index: parts.place(index).stat().st_mtime_ns for index in done} == before
+        done = set(range(count)) - set(parts.pending())
+    assert done == set(range(count))
+    assert [pq.read_table(parts.place(i))["index"].to_pylist() for i in range(count)] == [[i] for i in range(count)]
+    with parts.claim(output, IDENTITY):
+        assert not list(output.glob("*unfinished"))
+
+
+def test_parts_of_another_job_are_refused_and_an_empty_job_is_not(tmp_path):
+    parts = Parts(tmp_path / "out", 2)
+    with parts.claim(tmp_path / "out", {"model": "b"}):
+        pass
+    with parts.claim(tmp_path / "out", IDENTITY):
+        parts.write(0, pa.table({"a": [1]}))
+    with (
+        pytest.raises(SetupError, match="belongs to another job: its `model` is a, here it is b; remove it"),
+        parts.claim(tmp_path / "out", {"model": "b"}),
+    ):
+        pass
+
+
+def test_one_at_a_time(tmp_path):
+    parts = Parts(tmp_path / "out", 2)
+    with (
+        parts.claim(tmp_path / "out", IDENTITY),
+        pytest.raises(SetupError, match="being written by another process"),
+        parts.claim(tmp_path / "out", IDENTITY),
+    ):
+        pass
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(SetupError, match="a folder with other files"), Parts(tmp_path, 1).claim(tmp_path, IDENTITY):
+        pass
+
+
+def test_workers_agree_on_a_precision(tmp_path):
+    parts = Parts(tmp_path, 1)
+    parts.agree("bf16")
+    parts.agree("bf16")
+    with pytest.raises(SetupError, match="begun in bf16, this machine computes in fp32: set --precision"):
+        parts.agree("fp32")
