@@ -179,7 +179,7 @@ def embed(
     OUTPUT is a .parquet file with the input's columns and `embedding`, an .npy file, or a folder of Parquet files; rows
     keep their order. Whatever ends a run, the same command goes on where it stopped.
     """
-    _log_to_stderr(log_level)
+    logs.to_stderr(log_level)
     try:
         from bei import bulk
     except ModuleNotFoundError as exc:

@@ -1,6 +1,7 @@
 """One loaded model that turns parts of the input into parts of the output, alone or as one of many."""
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,8 @@ class Worker:
 
 def _unhurried(settings: Settings) -> Settings:
     """Nobody is turned away: the worker itself bounds what waits."""
-    return settings.model_copy(update={"max_queue_tokens": 1 << 62})
+    limits = {"max_queue_tokens": 1 << 62, "max_queue_texts": 1 << 62, "max_queue_seconds": math.inf}
+    return settings.model_copy(update=limits)
 
 
 def _requests(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
