@@ -215,7 +215,7 @@ def test_buckets(monkeypatch, tmp_path, bucket, source):
         asked.append((protocol, options))
         return fsspec.get_filesystem_class("memory")()
 
-    monkeypatch.setattr(sources.fsspec, "filesystem", filesystem)
+    monkeypatch.setattr(fsspec, "filesystem", filesystem)
     wanted = settings(source, bucket, tmp_path, secret=json.dumps(SECRETS[source]))
     folder = fetch(wanted).folder
     assert load(wanted).spec.hidden_size == 48
@@ -229,7 +229,7 @@ def test_buckets(monkeypatch, tmp_path, bucket, source):
 
 def test_a_store_that_fails_is_one_line(monkeypatch, tmp_path, bucket):
     memory = fsspec.filesystem("memory")
-    monkeypatch.setattr(sources.fsspec, "filesystem", lambda protocol, **options: memory)
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
     monkeypatch.setattr(memory, "get_file", lambda *args: (_ for _ in ()).throw(PermissionError("denied\nat once")))
     with pytest.raises(SetupError, match=r"cannot be read \(PermissionError: denied\); check the path and the secret"):
         fetch(settings("S3", bucket, tmp_path))
@@ -238,7 +238,7 @@ def test_a_store_that_fails_is_one_line(monkeypatch, tmp_path, bucket):
 
 def test_a_store_cannot_name_a_file_elsewhere(monkeypatch, tmp_path):
     memory = fsspec.filesystem("memory")
-    monkeypatch.setattr(sources.fsspec, "filesystem", lambda protocol, **options: memory)
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
     monkeypatch.setattr(memory, "glob", lambda pattern, detail: {"/bucket/path/../../up.json": {"size": 1}})
     with pytest.raises(SetupError, match=r"names '\.\./\.\./up\.json', which is not inside"):
         fetch(settings("S3", "memory://bucket/path", tmp_path))
@@ -246,7 +246,7 @@ def test_a_store_cannot_name_a_file_elsewhere(monkeypatch, tmp_path):
 
 def test_a_store_is_bounded(monkeypatch, tmp_path, bucket):
     memory = fsspec.filesystem("memory")
-    monkeypatch.setattr(sources.fsspec, "filesystem", lambda protocol, **options: memory)
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
     with pytest.raises(SetupError, match="is larger than 1000 bytes; see BEI_MAX_DOWNLOAD_BYTES"):
         fetch(settings("S3", bucket, tmp_path, max_download_bytes=1000))
 
@@ -255,7 +255,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     def filesystem(protocol, **options):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(sources.fsspec, "filesystem", filesystem)
+    monkeypatch.setattr(fsspec, "filesystem", filesystem)
     with pytest.raises(SetupError, match=r"source S3 needs an extra: pip install 'bei\[s3\]'"):
         fetch(settings("S3", "s3://bucket/path", tmp_path))
 

@@ -15,20 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import fsspec
-import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from pydantic import SecretStr
 
-from bei.checkpoint import archive, wheels
+from bei.checkpoint import wheels
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.checkpoint.modules import inside
 from bei.errors import SetupError, short
@@ -79,52 +70,7 @@ def _require_safetensors(folder: Path, repo: str) -> None:
         raise SetupError(f"{repo}: no *.safetensors ({has}); {_CONVERT.format(repo=repo)}")
 
 
-# -- Hugging Face ----------------------------------------------------------------------------------------------------
-
-
-def _hugging_face(settings: Settings) -> Fetched:
-    if settings.revision in (None, "main") and (found := wheels.find(settings.repo)):
-        return Fetched(found)
-    token = settings.credential.get_secret_value() if settings.credential else None
-    arguments = {"revision": settings.revision, "allow_patterns": list(WANTED), "token": token}
-    try:
-        folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
-        raise SetupError(_hub_refusal(settings, exc)) from None
-    except PermissionError as exc:
-        raise SetupError(f"{exc.filename}: {exc.strerror}; set HF_HOME to a folder that may be written to") from None
-    except HFValidationError:
-        raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
-        folder = _cached(settings, exc)
-    return Fetched(Path(folder), Path(folder).name)
-
-
-def _hub_refusal(settings: Settings, error: Exception) -> str:
-    secret = "set HF_TOKEN, or the secret that `runtime_secret_name` names"
-    match error:
-        case GatedRepoError():
-            return f"{settings.repo} is gated: ask for access on its page, and {secret}"
-        case RevisionNotFoundError():
-            return f"{settings.repo} has no revision {settings.revision!r}; see the branches and tags on its page"
-        case _:
-            return f"{settings.repo} is not on the hub, or is private: check the name, or {secret}"
-
-
-def _cached(settings: Settings, error: Exception) -> str:
-    """An earlier download, when the hub does not answer."""
-    try:
-        folder = huggingface_hub.snapshot_download(settings.repo, revision=settings.revision, local_files_only=True)
-    except LocalEntryNotFoundError:
-        raise SetupError(
-            f"{settings.repo} cannot be downloaded ({_short(error, settings)}) and is not in the cache; "
-            "check the network and HF_HUB_OFFLINE, or serve a folder with source LOCAL"
-        ) from None
-    log.warning("the hub does not answer (%s): using the cached %s", _short(error, settings), settings.repo)
-    return folder
-
-
-def _short(error: Exception, settings: Settings) -> str:
+def quote(error: Exception, settings: Settings) -> str:
     """A library's error in a few words, without the secret, which it may quote."""
     text = str(error)
     for secret in _secrets(settings):
@@ -143,6 +89,17 @@ def _secrets(settings: Settings) -> list[str]:
         values = None
     parts = map(str, values.values()) if isinstance(values, dict) else ()
     return sorted(filter(None, (whole, *parts)), key=len, reverse=True)
+
+
+# Libraries are imported where a source needs them: together they take as long as the rest of a start.
+
+
+def _hugging_face(settings: Settings) -> Fetched:
+    if settings.revision in (None, "main") and (found := wheels.find(settings.repo)):
+        return Fetched(found)
+    from bei.checkpoint import hub
+
+    return hub.fetch(settings)
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------
@@ -175,6 +132,8 @@ def _is_stage(folder: Path) -> bool:
 
 
 def _remote_url(settings: Settings) -> Fetched:
+    from bei.checkpoint import archive
+
     def download(folder: Path) -> None:
         archive.download(
             settings.repo, folder, max_bytes=settings.max_download_bytes, allow_private=settings.allow_private_urls
@@ -187,6 +146,8 @@ def _bucket(protocol: str, extra: str, options: Callable[[dict[str, str]], dict[
     """A source on an fsspec filesystem; `options` turns the secret's JSON into the filesystem's arguments."""
 
     def fetch_bucket(settings: Settings) -> Fetched:
+        import fsspec
+
         def download(folder: Path) -> None:
             given = options(_secret(settings.credential, settings))
             try:
@@ -194,7 +155,7 @@ def _bucket(protocol: str, extra: str, options: Callable[[dict[str, str]], dict[
             except ImportError:
                 raise SetupError(f"source {settings.source} needs an extra: pip install 'bei[{extra}]'") from None
             except Exception as exc:  # each has its own for a secret of the wrong form
-                reason = _short(exc, settings)
+                reason = quote(exc, settings)
                 raise SetupError(f"the secret for source {settings.source} is not accepted ({reason})") from None
             _copy(filesystem, settings, folder)
 
@@ -217,8 +178,8 @@ def _secret(credential: SecretStr | None, settings: Settings) -> dict[str, str]:
     return value
 
 
-def _copy(filesystem: fsspec.AbstractFileSystem, settings: Settings, folder: Path) -> None:
-    """What we read, and nothing else, from the prefix that `repo` names."""
+def _copy(filesystem: Any, settings: Settings, folder: Path) -> None:
+    """What we read, and nothing else, from the prefix that `repo` names. filesystem: an fsspec.AbstractFileSystem"""
     root, repo = filesystem._strip_protocol(settings.repo).rstrip("/"), settings.public_repo
     try:
         found = {
@@ -234,7 +195,7 @@ def _copy(filesystem: fsspec.AbstractFileSystem, settings: Settings, folder: Pat
     except SetupError:
         raise
     except Exception as exc:  # every filesystem raises its own
-        raise SetupError(f"{repo} cannot be read ({_short(exc, settings)}); check the path and the secret") from None
+        raise SetupError(f"{repo} cannot be read ({quote(exc, settings)}); check the path and the secret") from None
     if not found:
         raise SetupError(f"{repo} holds no *.json and no *.safetensors; check the path")
 
