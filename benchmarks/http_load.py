@@ -41,6 +41,8 @@ class Load:
 
 @dataclass(frozen=True)
 class Running:
+    """A server and its children. What is read of a process that has just ended counts nothing."""
+
     process: subprocess.Popen
     port: int
     start: float  # seconds from fork to the first accepted connection
@@ -48,18 +50,35 @@ class Running:
     def connect(self, timeout: float = LIMIT) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
+    def pids(self) -> list[int]:
+        """The server's first."""
+        found = [self.process.pid]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, read(children).split())
+        return found
+
     def cpu(self, thread: str = "*") -> float:
-        """Seconds, of all its threads, to the nanosecond; /proc/PID/stat counts in hundredths."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob(f"{thread}/schedstat")
-        return sum(int(file.read_text().split()[0]) for file in threads) / 1e9
+        """Seconds of all threads, or of one of the server's own, to the nanosecond; /proc/PID/stat counts in
+        hundredths."""
+        files = [file for pid in self.pids() for file in Path(f"/proc/{pid}/task").glob(f"{thread}/schedstat")]
+        return sum(int(times.split()[0]) for times in map(read, files) if times) / 1e9
 
     def main_cpu(self) -> float:
         """Of its main thread, which has the event loop."""
         return self.cpu(str(self.process.pid))
 
     def resident(self) -> float:
-        """MB."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        """MB, the sum over all: what processes share counts in each."""
+        statm = (read(Path(f"/proc/{pid}/statm")).split() for pid in self.pids())
+        return sum(int(fields[1]) for fields in statm if fields) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
 
 
 def free_port() -> int:

@@ -14,34 +14,18 @@ from pathlib import Path
 import click
 import httpx
 
-from benchmarks.http_load import ROOT, Running
+from benchmarks.http_load import ROOT, Running, read
 
 READY = 120.0  # seconds
 _ENGINE = "-m bei.engines."  # of a process that holds the engine
 _NO_WORKERS = (_ENGINE, "resource_tracker")
 _LISTENS = re.compile(r"listening http://[^ ]*:([0-9]+)")
 _PATH = (ROOT / "packages", ROOT)
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Tree(Running):
-    """A server and its children. All that is read of a process that has just ended counts nothing."""
-
     log: Path
-
-    def pids(self) -> list[int]:
-        """The server's first."""
-        found = [self.process.pid]
-        for pid in found:
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, _read(children).split())
-        return found
-
-    def resident(self) -> float:
-        """MB, the sum over the tree: what processes share counts in each."""
-        statm = (_read(Path(f"/proc/{pid}/statm")).split() for pid in self.pids())
-        return sum(int(fields[1]) for fields in statm if fields) * _PAGE / 1e6
 
     def descriptors(self) -> int:
         """Open files and sockets, the sum over the tree."""
@@ -58,11 +42,6 @@ class Tree(Running):
             pid for pid, command in commands.items() if command and not any(name in command for name in _NO_WORKERS)
         ]
 
-    def cpu(self, thread: str = "*") -> float:
-        """Seconds of the whole tree, or of one thread of the server's own process."""
-        files = [file for pid in self.pids() for file in Path(f"/proc/{pid}/task").glob(f"{thread}/schedstat")]
-        return sum(int(times.split()[0]) for times in map(_read, files) if times) / 1e9
-
     def tracebacks(self) -> int:
         """How many the log has."""
         return self.log.read_text(errors="replace").count("Traceback (most recent call last)")
@@ -73,13 +52,6 @@ def gone(pid: int) -> bool:
     return not _command(pid)
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ""
-
-
 def _count(folder: Path) -> int:
     try:
         return len(os.listdir(folder))
@@ -88,7 +60,7 @@ def _count(folder: Path) -> int:
 
 
 def _command(pid: int) -> str:
-    return _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
+    return read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
 
 
 @contextmanager
