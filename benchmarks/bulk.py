@@ -93,18 +93,19 @@ def kills(rows: int, precision: str, work: Path, kills: int, seed: int) -> None:
 @_WORK
 @click.option("--repeats", default=3)
 def ray(rows: int, precision: str, work: Path, repeats: int) -> None:
-    """One worker of one thread against two, interleaved; texts a second from the first part done to the last."""
-    source, part_rows = fresh(work, rows), 1000
+    """One worker of one thread against two, interleaved; texts a second from the first model loaded to the end."""
+    source = fresh(work, rows)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for repeat in range(repeats):
         for workers in rates:
             output = work / f"{repeat}-{workers}"
-            flags = f"--precision {precision} --ray local --threads 1 --workers {workers} --part-rows {part_rows}"
+            flags = f"--precision {precision} --ray local --threads 1 --workers {workers} --part-rows 1000"
             timed(source, output, *flags.split())
-            done = sorted(part.stat().st_mtime for part in output.glob("part-*.parquet"))
-            rates[workers].append((rows - part_rows) / (done[-1] - done[0]))
+            done = max(part.stat().st_mtime for part in output.glob("part-*.parquet"))
+            rates[workers].append(rows / (done - (output / "_precision").stat().st_mtime))
     found = {
         "processor": processor(),
+        "load_average": round(os.getloadavg()[1], 1),
         "rows": rows,
         "precision": precision,
         "texts_a_second": {workers: [round(rate) for rate in each] for workers, each in rates.items()},

@@ -12,7 +12,7 @@ from bei.bulk.outputs import EMBEDDING, Output
 from bei.bulk.parts import Identity, Parts
 from bei.bulk.progress import Progress
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
-from bei.checkpoint import load as checkpoints
+from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Invalid, SetupError
 from bei.service import ROUTES
@@ -53,7 +53,7 @@ def embed(
     """
     target = Output(output.absolute())
     settings = _anywhere(settings)
-    checkpoint = checkpoints.load(settings)
+    checkpoint = sources.load(settings)
     _check(checkpoint, dimensions, prompt_name)
     rows = scan(input.absolute(), column, part_rows)
     _check_columns(rows, input)
