@@ -20,6 +20,7 @@ folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), flo
 logging.basicConfig(level="INFO")
 if patience := float(sys.argv[4]):
     listen.HEAD_SECONDS = listen.READING_SECONDS = bodies.SECONDS = patience
+    listen.KEEP_ALIVE_SECONDS = listen._HTTP2.keep_alive_timeout = 3 * patience
     listen.READING_RATE = 1 << 30
 service = Service(Settings.load(tiny_config(folder), environ={}, **json.loads(sys.argv[5])))
 settings = service.settings

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import h2.config
@@ -185,7 +185,8 @@ class Http2:
             if not data:
                 return [*found, h2.events.ConnectionTerminated()]
             found += self.machine.receive_data(data)
-            self.send()
+            with suppress(ConnectionError):  # the next read says that the server has closed
+                self.send()
         return found
 
     def status(self, events: list[h2.events.Event]) -> list[str]:
@@ -309,6 +310,53 @@ def test_connections_are_counted(start):
     assert "a connection is refused: there are 5; see max_connections" in log
 
 
+@pytest.mark.parametrize("first", [b"", b"PRI * HT", b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"])
+def test_a_connection_without_a_call_ends(hasty, first):
+    started = time.monotonic()
+    with connect(hasty) as sock:
+        sock.sendall(first)
+        assert (b"200" in everything(sock)) == first.startswith(b"GET")
+    assert 2 * PATIENCE < time.monotonic() - started < 12 * PATIENCE
+
+
+@pytest.mark.parametrize("trickled", [b"", b"\x00\x40\x00\x01\x04\x00\x00\x00\x01"])
+def test_an_http2_connection_without_a_call_ends(hasty, trickled):
+    """Nor does the head of a call that never comes whole keep it."""
+    client = Http2(hasty)
+    client.sock.sendall(trickled)
+    started = time.monotonic()
+    if trickled:
+        trickle_on = started + 12 * PATIENCE
+        with pytest.raises(OSError):
+            while time.monotonic() < trickle_on:
+                client.sock.sendall(b"\x82")
+                time.sleep(0.05)
+    else:
+        assert isinstance(client.events(12 * PATIENCE)[-1], h2.events.ConnectionTerminated)
+    assert 2 * PATIENCE < time.monotonic() - started < 12 * PATIENCE
+    client.sock.close()
+
+
+def test_a_drain_does_not_wait_for_an_http2_connection_without_a_call(start):
+    running = start()
+    client = Http2(running)
+    client.events(0.3)
+    exit_status, log = running.stop()
+    assert exit_status == 0
+    assert "timeout graceful shutdown exceeded" not in log
+    client.sock.close()
+
+
+def test_a_large_head_over_http2_ends_the_connection(hasty):
+    client = Http2(hasty)
+    client.machine.config.header_encoding = None
+    client.begin("/embed", end=True, **{f"x-{i}": "y" * 1000 for i in range(100)})
+    events = client.events(6 * PATIENCE)
+    assert isinstance(events[-1], h2.events.ConnectionTerminated)
+    assert client.status(events) == []
+    client.sock.close()
+
+
 # -- TLS -------------------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +436,12 @@ def test_bad_certificates_are_one_line(tmp_path):
         with pytest.raises(SetupError, match="settings tls_cert and tls_key: ") as caught:
             listen.tls(cert, key)
         assert "\n" not in str(caught.value)
+
+
+def test_an_idle_connection_over_tls_ends(secure):
+    running, trust = secure
+    with trust.wrap_socket(connect(running), server_hostname="127.0.0.1") as sock:
+        assert sock.recv(1) == b""
 
 
 def test_many_streams_over_tls(secure):

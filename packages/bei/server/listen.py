@@ -345,6 +345,8 @@ class _Http2(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._connections.add(self)
         self._transport, self._unread = transport, _Unread(transport)
+        # hypercorn waits for a first call for ever, and through a drain.
+        self._uncalled = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, transport.abort)
         super().connection_made(transport)
 
     def eof_received(self) -> bool:
@@ -353,6 +355,7 @@ class _Http2(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unread.stop()
+        self._uncalled.cancel()
         self._connections.discard(self)
         super().connection_lost(exc)
         asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, self._conversation.cancel)
@@ -367,9 +370,13 @@ class _Http2(asyncio.StreamReaderProtocol):
 
     def shutdown(self) -> None:
         self._draining = asyncio.ensure_future(self._context.terminated.set())
+        if not self._uncalled.cancelled():
+            self._transport.close()
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
         """The application, for a client that takes its answers: one that opens no window for them is gone."""
+
+        self._uncalled.cancel()
 
         async def send_in_time(message: Any) -> None:
             try:
