@@ -58,9 +58,9 @@ class Check:
 
 
 class Checker:
-    def __init__(self, work: Path, longest: int, texts: int):
+    def __init__(self, engines: list[str], work: Path, longest: int, texts: int):
         """`longest`: tokens of the longest text; `texts`: of the largest batch."""
-        self._work, self._longest, self._texts = work, longest, texts
+        self._engines, self._work, self._longest, self._texts = engines, work, longest, texts
 
     def run(self, families: list[str], models: Path) -> Iterator[Check]:
         with TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ class Checker:
         tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_file))
         tokenizer.no_padding()
         batch = Batch.pack([encoding.ids for encoding in tokenizer.encode_batch(golden["texts"])])
-        for name in KINDS:
+        for name in self._engines:
             engine, why = self._engine(name, checkpoint, "bf16")
             value = None if engine is None else float(_cosines(engine.run(batch), np.array(golden["vectors"])).min())
             yield Check("golden vectors of minilm", name, "bf16", value, COSINE_BF16, why)
@@ -126,7 +126,7 @@ class Checker:
         over: Callable[[np.ndarray], float] = np.min,
     ) -> Iterator[Check]:
         expected = _on_cpu(checkpoint, batches)
-        for name in KINDS:
+        for name in self._engines:
             engine, why = self._engine(name, checkpoint, precision)
             value = None
             if engine is not None:
@@ -161,18 +161,19 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @click.command(context_settings={"show_default": True})
+@click.option("--engines", default=",".join(KINDS))
 @click.option("--families", default=",".join(FAMILIES))
 @click.option("--longest", default=32_768, help="tokens of the longest text")
 @click.option("--texts", default=512, help="of the largest batch")
 @click.option("--models", type=click.Path(path_type=Path), default=".models", help="where `make models` makes smollm2")
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for weights and plans")
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/gpu", help="folder of the figures")
-def main(families: str, longest: int, texts: int, models: Path, work: Path, out: Path) -> None:
+def main(engines: str, families: str, longest: int, texts: int, models: Path, work: Path, out: Path) -> None:
     """Compares rows with those of the CPU."""
     for made in (work, out):
         made.mkdir(exist_ok=True)
     checks = []
-    for check in Checker(work, longest, texts).run(families.split(","), models):
+    for check in Checker(engines.split(","), work, longest, texts).run(families.split(","), models):
         checks.append(check)
         value = f"refused: {check.refused}" if check.value is None else f"{check.value:.7f}, limit {check.limit}"
         click.echo(f"{'ok  ' if check.passes else 'OFF '} {check.what:28} {check.engine:9} {check.precision:5} {value}")

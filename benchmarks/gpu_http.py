@@ -58,7 +58,7 @@ def config(path: Path, quantization: str, calibration: Path, work: Path) -> Path
     return file
 
 
-def measure(engine: str, file: Path, work: Path, rounds: int, requests: int) -> dict[str, Any]:
+def measure(engine: str, file: Path, work: Path, counts: list[int], rounds: int, requests: int) -> dict[str, Any]:
     flags = ["--config", str(file), "--engine", engine, "--cache-dir", str(work / "http-cache")]
     os.environ["PYTHONPATH"] = str(ROOT / "packages")
     started = time.perf_counter()
@@ -73,7 +73,7 @@ def measure(engine: str, file: Path, work: Path, rounds: int, requests: int) -> 
             server = stack.enter_context(serving(command, port))
         figures["seconds_to_first_answer"] = server.start
         stack.enter_context(cores(server=False))
-        for clients in CLIENTS:
+        for clients in counts:
             loads = [http1(server, clients, max(requests, 2 * clients)) for _ in range(rounds)]
             figures["clients"][str(clients)] = dataclasses.asdict(max(loads, key=lambda load: load.rate))
     return figures
@@ -82,25 +82,26 @@ def measure(engine: str, file: Path, work: Path, rounds: int, requests: int) -> 
 @click.command(context_settings={"show_default": True})
 @click.option("--model", type=click.Choice([*MODELS]), required=True)
 @click.option("--engines", default=",".join(ENGINES))
+@click.option("--clients", default=",".join(map(str, CLIENTS)))
 @click.option("--rounds", default=3, help="the best is kept")
 @click.option("--requests", default=2000, help="a round")
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for weights and plans")
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/gpu", help="folder of the figures")
-def main(model: str, engines: str, rounds: int, requests: int, work: Path, out: Path) -> None:
+def main(model: str, engines: str, clients: str, rounds: int, requests: int, work: Path, out: Path) -> None:
     """Requests a second, latency, and how long building and starting take."""
     for made in (work, out):
         made.mkdir(exist_ok=True)
     path, calibration = folder(model, work), calibration_texts(work)
     result: dict[str, Any] = {"model": model, **machine(), "cores": len(os.sched_getaffinity(0)), "servers": {}}
+    counts = [int(count) for count in clients.split(",")]
     for name in engines.split(","):
         engine, quantization = ENGINES[name]
         file = config(path, quantization, calibration, work)
-        result["servers"][name] = figures = measure(engine, file, work, rounds, requests)
+        result["servers"][name] = figures = measure(engine, file, work, counts, rounds, requests)
         click.echo(f"{model}, {name}: {figures.get('refused') or ''}")
-        for clients, load in figures.get("clients", {}).items():
-            click.echo(
-                f"  {clients:>3} clients {load['rate']:8.0f} requests/s {load['p50']:8.2f} ms, {load['p99']:8.2f}"
-            )
+        for count, load in figures.get("clients", {}).items():
+            times = f"{load['p50']:8.2f} ms, {load['p99']:8.2f}"
+            click.echo(f"  {count:>3} clients {load['rate']:8.0f} requests/s {times}")
     (out / f"http-{model}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

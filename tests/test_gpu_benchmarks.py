@@ -60,22 +60,11 @@ def test_speed(work):
 
 
 def test_http(work):
-    places = ("--work", work, "--out", work / "out")
-    run(
-        gpu_http.main,
-        "--model",
-        "tiny-bert",
-        "--engines",
-        "torch bf16,tensorrt bf16",
-        "--rounds",
-        1,
-        "--requests",
-        64,
-        *places,
-    )
+    few = ("--engines", "torch bf16", "--clients", "1,2", "--rounds", 1, "--requests", 16)
+    run(gpu_http.main, "--model", "tiny-bert", *few, "--work", work, "--out", work / "out")
     servers = json.loads((work / "out" / "http-tiny-bert.json").read_text())["servers"]
     assert servers["torch bf16"]["seconds_to_first_answer"] > 0
-    assert set(servers["torch bf16"]["clients"]) == {"1", "8", "64"}
+    assert set(servers["torch bf16"]["clients"]) == {"1", "2"}
 
 
 def test_operations_are_counted(tiny_checkpoint):

@@ -2,6 +2,7 @@
 networks, interpreted; what one of them refuses, the torch engine serves."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.engines.tensorrt_interpreter import Interpreter
 
 Make = Callable[..., Engine]
 NATIVE = {f"native {level.name}": level for level in levels()}
+TENSORRT = ["tensorrt"] if find_spec("tensorrt_rtx") else []  # for x86-64 Linux only
 
 
 class Interpreted:
@@ -71,7 +73,7 @@ def native_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("native")
 
 
-@pytest.fixture(params=["torch", *NATIVE, "tensorrt"])
+@pytest.fixture(params=["torch", *NATIVE, *TENSORRT])
 def make(request, native_cache) -> Make:
     """make(checkpoint, precision=…, threads=…): an engine."""
 

@@ -60,6 +60,15 @@ def test_no_cpu_stands_in_for_a_gpu_that_lacks_it(tiny_checkpoint, monkeypatch, 
         engines.create(asking("fp8"), tiny_checkpoint)
 
 
+def test_what_tensorrt_refuses_torch_serves(tiny_checkpoint, monkeypatch, tmp_path, caplog):
+    """A driver is here, and no GPU that works: torch's own choice is the CPU."""
+    monkeypatch.setattr(engines, "_NVIDIA", tmp_path)
+    with caplog.at_level(logging.WARNING, "bei"):
+        assert engines.create(asking("fp8"), tiny_checkpoint).name == "torch"
+    assert "engine tensorrt does not run here: " in caplog.text
+    assert "quantization_type fp8 is not to be had here: engine torch serves in" in caplog.text
+
+
 def test_what_runs_in_fewer_bits(tmp_path):
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
     checkpoint = read(save(tmp_path, random_model("llama", **sizes)), "m")
