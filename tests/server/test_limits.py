@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from bei.errors import SetupError
-from bei.server import app, listen
+from bei.server import app, connections, listen
 from tests.server.running import LIMIT, Running
 
 PATIENCE = 0.5
@@ -110,7 +110,7 @@ def test_a_slow_head_of_an_openai_route_has_its_shape(hasty):
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == 408
 
 
-@pytest.mark.parametrize("line", [b"x: " + b"y" * listen.MAX_HEAD, b"\r\n".join([b"a: b"] * 20_000)])
+@pytest.mark.parametrize("line", [b"x: " + b"y" * connections.MAX_HEAD, b"\r\n".join([b"a: b"] * 20_000)])
 def test_a_large_head_is_431(hasty, line):
     with connect(hasty) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\n" + line)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from bei.errors import SetupError
-from bei.server import listen
+from bei.server import connections, listen
 from tests.server.running import LIMIT, Running
 
 
@@ -98,7 +98,7 @@ def test_keep_alive_and_pipelining(server):
             received += sock.recv(65536)
         sock.sendall(request)
         assert sock.recv(12) == b"HTTP/1.1 200"
-    assert listen.KEEP_ALIVE_SECONDS >= 60
+    assert connections.KEEP_ALIVE_SECONDS >= 60
 
 
 def test_head_has_no_body(server):
