@@ -93,7 +93,14 @@ _SERVER = _options(
     click.option("--max-bytes-in-flight", type=int, help="Bytes of all requests, then 429.  [default: 1073741824]"),
     click.option("--max-connections", type=int, help="Connections; more are closed.  [default: 4096]"),
     click.option("--tokenization-workers", type=int, help="Threads that tokenize.  [default: one a processor]"),
-    click.option("--drain-seconds", type=float, help="Time for calls in flight after SIGTERM.  [default: 30]"),
+    click.option(
+        *("--drain-seconds", "--drain-timeout", "drain_seconds"),
+        type=float,
+        help="Time for calls in flight after SIGTERM.  [default: 30]",
+    ),
+    click.option(
+        "--max-engine-restarts", type=int, help="Deaths of the engine in a row, then it stays down.  [default: 5]"
+    ),
     click.option("--json-output", is_flag=True, default=None, help="Log lines as JSON."),
     click.option("--access-log/--no-access-log", default=None, help="A log line for each request.  [default: none]"),
     click.option("--otlp-endpoint", help="Send traces to this OpenTelemetry collector, as http://localhost:4317."),
