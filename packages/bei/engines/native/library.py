@@ -58,12 +58,12 @@ def _compile(level: Level, file: Path) -> None:
 
         def compile_one(unit: list[Path], target: Path) -> None:
             text = "".join(f'#include "{source}"\n' for source in unit)
-            _run([compiler, *_COMPILE, *level.options, "-x", "c++", "-c", "-", "-o", str(target)], text)
+            _run([compiler, *_COMPILE, *level.options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
 
         with ThreadPoolExecutor(available_cpus()) as pool:
             list(pool.map(compile_one, units, objects))
         linked = Path(temporary) / file.name
-        _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)])
+        _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
         content = linked.read_bytes()
         linked.write_bytes(
             content + hashlib.sha256(content).digest()
@@ -87,8 +87,10 @@ def _compiler() -> str:
     return found
 
 
-def _run(command: list[str], text: str = "") -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+def _run(command: list[str], temporary: str, text: str = "") -> None:
+    """The compiler, whose own temporary files go where it may write: /tmp may be read-only."""
+    environment = {**os.environ, "TMPDIR": temporary}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     if done.returncode:
         error = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
         raise SetupError(f"{command[0]} cannot compile the native engine: {error}")
