@@ -244,10 +244,14 @@ class Scheduler:
         self._hand_out([Outcome(entry, error, 0.0, 0.0) for entry in entries])
 
     def _abandon(self, error: Error) -> None:
+        abandoned: set[Request] = set()
         with self._changed:
             while len(self._queue):
                 taken = self._queue.take(float("-inf"))
-                self._settle(taken.batch + taken.expired, error)
+                abandoned |= {entry.request for entry in taken.batch}
+                self._settle(taken.batch, error)
+        for _ in abandoned:
+            metrics.observe_cancelled("drain")
 
 
 def _pack(entries: list[Entry]) -> Batch:

@@ -110,6 +110,20 @@ def test_embed(service):
     assert np.linalg.norm(raw[0]) != pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("path", "field"), [("/embed", "inputs"), ("/embed_all", "inputs"), ("/v1/embeddings", "input")]
+)
+def test_large_answers_are_as_small_ones(service, path, field):
+    """They are written in pieces."""
+    texts = [f"the {word}" for word in ("cat", "dog", "tree")] * 60
+
+    def rows(of: list[str]) -> list:
+        answer = post(service, path, {field: of})
+        return [row["embedding"] for row in answer["data"]] if path == "/v1/embeddings" else answer
+
+    assert rows(texts) == [row for i in range(0, len(texts), 3) for row in rows(texts[i : i + 3])]
+
+
 def test_embed_all_similarity_tokenize_decode(service):
     assert [len(text) for text in post(service, "/embed_all", {"inputs": TEXTS})] == [4, 5]
     body = {"inputs": {"source_sentence": "the cat", "sentences": ["the cat", "a dog"]}, "parameters": None}

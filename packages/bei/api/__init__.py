@@ -84,7 +84,7 @@ async def _route(service: Service, call: Call, seen: Observation) -> Reply:
     if route.adapter is not None:
         return await _compute(route, service, call, seen)
     result = await route.handler(service, None, call)
-    return result if isinstance(result, Reply) else render(result, call, "")
+    return result if isinstance(result, Reply) else await render(result, call, "")
 
 
 async def _compute(route: Route, service: Service, call: Call, seen: Observation) -> Reply:
@@ -98,7 +98,7 @@ async def _compute(route: Route, service: Service, call: Call, seen: Observation
         raise
     if result.usage is not None:
         seen.answered(result.texts, result.usage, scored=_scores(service))
-    return render(result, call, _device(service))
+    return await render(result, call, _device(service))
 
 
 def _find(call: Call) -> Route:

@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from bei.errors import Error
 from bei.service import Usage
 
 _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain
+_PIECE = 64  # arrays, about 0.7 ms of 384 numbers each
 _OFF_LOOP_FROM = 65536  # bytes; compressing less is quicker than a thread
 _MESSAGE = 2000  # characters of an error; some quote what the client sent
 _ECHOED = ("x-baseten-customer-request-id",)
@@ -45,14 +46,18 @@ def vector(row: np.ndarray, encoding: Literal["float", "base64"]) -> np.ndarray 
     return b64encode(row.astype("<f4", copy=False).tobytes()).decode() if encoding == "base64" else row
 
 
-def render(result: Result, call: Call, device: str) -> Reply:
+async def render(result: Result, call: Call, device: str) -> Reply:
     """As msgpack where the client asks for it and not for JSON first, else as JSON."""
     headers = _compute_headers(result.usage, device) if result.usage else {}
     accepted = [part.partition(";")[0].strip() for part in call.headers.get("accept", "").split(",")]
     if accepted[0] in ("application/msgpack", "application/x-msgpack"):
         body = ormsgpack.packb(result.value, default=_plain, option=ormsgpack.OPT_SERIALIZE_NUMPY)
         return Reply(body, headers={**headers, "content-type": "application/msgpack"})
-    body = orjson.dumps(result.value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    value = result.value
+    if result.texts > _PIECE:
+        value = list(value) if isinstance(value, np.ndarray) else value
+        await _write_arrays(value)
+    body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     return Reply(body, headers={**headers, "content-type": "application/json"})
 
 
@@ -107,6 +112,24 @@ def _compute_headers(usage: Usage, device: str) -> dict[str, str]:
     }
     counts = {"x-compute-characters": str(usage.characters), "x-compute-tokens": str(usage.tokens)}
     return {"x-compute-type": device, **counts, **{name: str(round(1000 * s)) for name, s in times.items()}}
+
+
+async def _write_arrays(value: Any) -> None:
+    """Replace the arrays of a large answer by their JSON, some at a time: others have the loop in between."""
+    for count, (holder, key, array) in enumerate(_arrays(value), 1):
+        holder[key] = orjson.Fragment(orjson.dumps(array, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY))
+        if count % _PIECE == 0:
+            await asyncio.sleep(0)
+
+
+def _arrays(value: Any) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Each array within dicts and lists, with what holds it and under which key."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(items):
+        if isinstance(item, np.ndarray):
+            yield value, key, item
+        else:
+            yield from _arrays(item)
 
 
 def _plain(value: Any) -> Any:
