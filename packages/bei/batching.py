@@ -19,11 +19,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
 
-from bei.engines.base import RowKind
+from bei.engines.base import BRIEF, RowKind
 from bei.errors import Overloaded
 
 LOOKAHEAD = 32
-BRIEF = 128  # tokens
 PATIENCE = 5.0  # seconds
 
 

@@ -16,6 +16,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.settings.block import QuantizationType
 
 RowKind = Literal["pooled", "tokens"]
+BRIEF = 128  # tokens of a batch that an engine's brief lane takes
 
 
 @dataclass(frozen=True, slots=True)

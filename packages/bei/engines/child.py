@@ -20,6 +20,8 @@ from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
+_NICENESS = 5
+
 
 def main(descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which drains first
@@ -32,11 +34,11 @@ def main(descriptor: int) -> None:
     except SetupError as exc:
         wire.send(control, {"refusal": exc.message})
         return
-    lanes = engine.streams + engine.has_brief_lane
-    wire.send(control, {"lanes": lanes, "facts": {name: getattr(engine, name) for name in FACTS}})
-    _, descriptors, _, _ = socket.recv_fds(control, 1, lanes)
-    for lane in descriptors:
-        threading.Thread(target=_serve, args=(engine, socket.socket(fileno=lane)), daemon=True).start()
+    wire.send(control, {"facts": {name: getattr(engine, name) for name in FACTS}})
+    _, descriptors, _, _ = socket.recv_fds(control, 1, engine.streams + 1)
+    for number, lane in enumerate(descriptors):
+        yields = number < engine.streams and engine.has_brief_lane
+        threading.Thread(target=_serve, args=(engine, socket.socket(fileno=lane), yields), daemon=True).start()
     control.recv(1)
     os._exit(0)
 
@@ -45,8 +47,11 @@ def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
     return engines.create(settings, read_for(settings, folder, revision))
 
 
-def _serve(engine: Engine, lane: socket.socket) -> None:
-    """Answers each batch with its rows, or with what failed."""
+def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:
+    """Answers each batch with its rows, or with what failed. `yields`: to those of this machine who have little to do,
+    as the lane of brief batches and the server that reads requests."""
+    if yields:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     while True:
         try:
             rows, arrays = wire.receive(lane)

@@ -19,7 +19,7 @@ import numpy as np
 
 from bei import metrics, wire
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import FACTS, Batch
+from bei.engines.base import BRIEF, Batch
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
 
@@ -68,7 +68,7 @@ class IsolatedEngine:
             raise EngineDied("the engine's process died while this ran") from None
         with self._changed:
             child.give_back(lane)
-            self._changed.notify()
+            self._changed.notify_all()
         if fault is not None:
             raise EngineFailed(fault)
         return rows[0]
@@ -85,21 +85,27 @@ class IsolatedEngine:
     def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
         arrays = [batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended]
         while True:
-            child, lane = self._take()
+            child, lane = self._take(is_brief=len(batch.input_ids) <= BRIEF)
             try:
                 wire.send(lane, batch.rows, arrays)
                 return child, lane
             except OSError:  # it died before it had the batch; the next one may have it
                 lane.close()
 
-    def _take(self) -> tuple["_Child", socket.socket]:
+    def _take(self, is_brief: bool) -> tuple["_Child", socket.socket]:
+        """A lane that is free, for a brief batch its own first."""
+
+        def free() -> list[socket.socket]:
+            child = self._child
+            return child.free_brief if is_brief and child.free_brief else child.free
+
         with self._changed:
-            self._changed.wait_for(lambda: self._child.free or self._child.is_last or self._closing)
+            self._changed.wait_for(lambda: free() or self._child.is_last or self._closing)
             if self._closing:
                 raise NotReady(self.fault)
             if self._child.is_last:
                 raise EngineFailed(self.fault)
-            return self._child, self._child.free.pop()
+            return self._child, free().pop()
 
     def _watch(self) -> None:
         """Replaces the process when it ends, until it has ended too often in a row."""
@@ -148,7 +154,7 @@ class IsolatedEngine:
 
 
 class _Child:
-    """One process. `free`: lanes on which no batch runs."""
+    """One process. `free`: lanes on which no batch runs; `free_brief`: the one of brief batches, while none does."""
 
     def __init__(self):
         ours, theirs = socket.socketpair()
@@ -157,26 +163,34 @@ class _Child:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
             )
-        self._control, self.free, self.is_last, self.ready_at = ours, [], False, 0.0
+        self._control, self.is_last, self.ready_at = ours, False, 0.0
+        self.free: list[socket.socket] = []
+        self.free_brief: list[socket.socket] = []
+        self._brief: socket.socket | None = None
 
     def load(self, asked: list) -> dict:
         """Facts of the engine that it has made. Raises SetupError, in its words."""
         try:
             wire.send(self._control, asked)
             made = self._next()
-            lanes = [socket.socketpair() for _ in range(made["lanes"])] if "lanes" in made else []
-            if lanes:
-                socket.send_fds(self._control, [b"."], [theirs.fileno() for _, theirs in lanes])
+            if "refusal" not in made:
+                self._open_lanes(made["facts"]["streams"], made["facts"]["has_brief_lane"])
         except OSError:
             raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
-        if not lanes:
+        if "refusal" in made:
             self.end()
             raise SetupError(made["refusal"])
-        for ours, theirs in lanes:
-            theirs.close()
-            self.free.append(ours)
         self.ready_at = time.monotonic()
-        return {name: made["facts"][name] for name in FACTS}
+        return made["facts"]
+
+    def _open_lanes(self, streams: int, has_brief_lane: bool) -> None:
+        pairs = [socket.socketpair() for _ in range(streams + has_brief_lane)]
+        socket.send_fds(self._control, [b"."], [theirs.fileno() for _, theirs in pairs])
+        for _, theirs in pairs:
+            theirs.close()
+        lanes = [ours for ours, _ in pairs]
+        self.free, self.free_brief = lanes[:streams], lanes[streams:]
+        self._brief = lanes[streams] if has_brief_lane else None
 
     def listen(self) -> None:
         """Pass its log on until it ends."""
@@ -186,10 +200,12 @@ class _Child:
             return
 
     def give_back(self, lane: socket.socket) -> None:
-        if self._process.returncode is None:
-            self.free.append(lane)
-        else:
+        if self._process.returncode is not None:
             lane.close()
+        elif lane is self._brief:
+            self.free_brief.append(lane)
+        else:
+            self.free.append(lane)
 
     def hang_up(self) -> None:
         """Tell it to end."""
@@ -204,9 +220,10 @@ class _Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        for free in (self._control, *self.free):
+        for free in (self._control, *self.free, *self.free_brief):
             free.close()
         self.free.clear()
+        self.free_brief.clear()
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
     def _next(self) -> dict:
