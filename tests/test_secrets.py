@@ -14,9 +14,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bei import api, cli
+from bei import api, cli, logs
 from bei.api import Call
-from bei.checkpoint import sources
 from bei.checkpoint.sources import fetch
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
@@ -145,7 +144,7 @@ def test_a_store_s_error_that_quotes_the_secret(monkeypatch, tmp_path, caplog, s
         raise PermissionError("x" * 110 + f" key {CANARY} of {secret} is wrong")
 
     memory = fsspec.filesystem("memory")
-    monkeypatch.setattr(sources.fsspec, "filesystem", fail if when == "filesystem" else lambda *a, **o: memory)
+    monkeypatch.setattr(fsspec, "filesystem", fail if when == "filesystem" else lambda *a, **o: memory)
     monkeypatch.setattr(memory, "glob", fail)
     wanted = Settings.load(
         config(source, "memory://a/b"), environ={}, secrets={"hf_access_token": secret}, cache_dir=tmp_path
@@ -222,11 +221,11 @@ def record(*args: object, exc_info: object = None) -> logging.LogRecord:
 
 
 def test_a_log_line_stays_one_line():
-    line = cli._LineFormatter("%(levelname)s %(message)s").format(record(HOSTILE))
+    line = logs._Text("%(levelname)s %(message)s").format(record(HOSTILE))
     assert line.isprintable()
-    assert line.startswith(r"INFO path GET /x\x0a12:00:00 INFO all is well\x0d\x1b[2J\x00\x85")
-    assert json.loads(cli._JSONFormatter().format(record(HOSTILE)))["message"] == f"path {HOSTILE}"
-    assert "\n" not in cli._JSONFormatter().format(record(HOSTILE))
+    assert line.startswith(r"INFO path GET /x\n12:00:00 INFO all is well\r\x1b[2J\x00\x85")
+    assert json.loads(logs._JSON().format(record(HOSTILE)))["message"] == f"path {HOSTILE}"
+    assert "\n" not in logs._JSON().format(record(HOSTILE))
 
 
 def test_a_traceback_cannot_pass_for_a_log_line():
@@ -234,7 +233,7 @@ def test_a_traceback_cannot_pass_for_a_log_line():
         raise ValueError(HOSTILE)
     except ValueError as exc:
         given = record("a", exc_info=(type(exc), exc, exc.__traceback__))
-    first, *rest = cli._LineFormatter("%(levelname)s %(message)s").format(given).splitlines()
+    first, *rest = logs._Text("%(levelname)s %(message)s").format(given).splitlines()
     assert first == "INFO path a"
     assert rest
     assert all(line.startswith("  ") and line.isprintable() for line in rest)

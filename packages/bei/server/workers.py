@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from bei import logs, metrics, tracing, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS
+from bei.engines.isolated import environment
 from bei.errors import SetupError
 from bei.remote import Desk, RemoteEngine, RemoteScheduler
 from bei.server import listen
@@ -126,6 +127,8 @@ class _Workers:
             with theirs:
                 process = self._start(theirs)
             self._processes.add(process)
+            if self._stopping.is_set():  # since before it was known
+                process.terminate()
             desk = self._introduce(ours)
             status = self._wait(process)
             self._processes.discard(process)
@@ -143,7 +146,7 @@ class _Workers:
             [sys.executable, "-m", "bei.server.workers", *map(str, numbers)],
             pass_fds=numbers,
             start_new_session=True,  # a terminal's Ctrl-C is for this process, which passes it on
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=environment(),
         )
 
     def _introduce(self, line: socket.socket) -> Desk | None:
@@ -156,6 +159,7 @@ class _Workers:
             wire.send(line, [service.settings.redacted().model_dump_json(), keys, level, is_late])
             self._loaded.wait()
             if self._stopping.is_set():
+                line.close()
                 return None
             checkpoint, engine = service.checkpoint, service.engine
             facts = {name: getattr(engine, name) for name in FACTS}
