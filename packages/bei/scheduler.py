@@ -16,7 +16,7 @@ import numpy as np
 
 from bei import metrics
 from bei.batching import Entry, Queue, Request, Taken
-from bei.engines.base import Batch, Engine
+from bei.engines.base import BRIEF, Batch, Engine
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
 
 log = logging.getLogger("bei")
@@ -69,6 +69,7 @@ class Scheduler:
         self._changed, self._brief = threading.Condition(lock), threading.Condition(lock)
         self._turn = threading.Semaphore(engine.streams)
         self._busy = 0  # batches taken in turn that have not ended
+        self._long = 0  # those of them that have texts of requests which are not brief
         self._speed = 0.0  # tokens a second, of all streams
         self._closing = False
         self.last_success = 0.0
@@ -123,8 +124,13 @@ class Scheduler:
         metrics.observe_queue(len(self._queue), self._queue.tokens)
         if len(self._queue):
             self._changed.notify()
-        if self._busy >= self._engine.streams and self._queue.waits_brief():
+        if self._is_held_up():
             self._brief.notify()
+
+    def _is_held_up(self) -> bool:
+        """Whether something brief waits for the texts of a long request. Behind others like it, it is better off in a
+        batch with them."""
+        return self._long > 0 and self._busy >= self._engine.streams and self._queue.waits_brief()
 
     def _loop(self, lane: Callable[[], bool]) -> None:
         try:
@@ -148,7 +154,9 @@ class Scheduler:
             if not len(self._queue):
                 return False
             taken = self._queue.take(time.monotonic())
+            is_long = any(entry.request.cost > BRIEF for entry in taken.batch)
             self._busy += 1
+            self._long += is_long
             self._notify()
         try:
             self._expire(taken)
@@ -159,14 +167,13 @@ class Scheduler:
         finally:
             with self._changed:
                 self._busy -= 1
+                self._long -= is_long
         return True
 
     def _out_of_turn(self) -> bool:
         """Run what is brief beside the batches of all streams: it need not wait for one of them to end."""
         with self._brief:
-            self._brief.wait_for(
-                lambda: self._closing or (self._busy >= self._engine.streams and self._queue.waits_brief())
-            )
+            self._brief.wait_for(lambda: self._closing or self._is_held_up())
             if self._closing:
                 return False
             taken = self._queue.take_brief(time.monotonic())
