@@ -73,6 +73,14 @@ def test_a_bulk_is_not_starved_by_a_flood_of_queries(flood):
     assert not left
 
 
+def test_brief_requests_and_others_may_be_kept_apart():
+    q = Queue(Limits(1000, SIZE, 1 << 30, brief_apart=True))
+    q.push(entries([50] * 5))
+    q.push(entries([5]))
+    q.push(entries([6]))
+    assert [lengths(batch) for batch in drain(q)] == [[50] * 5, [5, 6]]
+
+
 def test_what_has_waited_long_is_taken_by_age_every_other_batch():
     q = queue()
     q.push(bulk := entries([50] * 40))

@@ -71,7 +71,8 @@ class Inbox:
 @contextmanager
 def running_on(engine: StubEngine):
     inbox = Inbox()
-    scheduler = Scheduler(engine, Queue(Limits(100, 4, 1 << 30, size=250)), inbox)
+    limits = Limits(100, 4, 1 << 30, size=250, brief_apart=engine.has_brief_lane)
+    scheduler = Scheduler(engine, Queue(limits), inbox)
     yield scheduler, engine, inbox
     engine.go.set()
     scheduler.close(LIMIT)

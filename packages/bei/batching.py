@@ -11,7 +11,7 @@ Such fairness is among requests, so a bulk that shares an overloaded engine with
 of one of them. Whatever has waited for PATIENCE seconds is therefore taken in the order of arrival, every other batch.
 
 A brief request, of BRIEF tokens at most, may also be taken out of turn: by an engine that has room for it beside its
-batches (scheduler.py). It is paid for in virtual time like any other.
+batches (scheduler.py), and then never shares a batch with longer ones. It is paid for in virtual time like any other.
 """
 
 import heapq
@@ -37,6 +37,10 @@ class Request:
     waiting: int = 0
     tokens: int = 0
     cost: int = 0
+
+    @property
+    def is_brief(self) -> bool:
+        return self.cost <= BRIEF
 
 
 @dataclass(slots=True, eq=False)
@@ -81,13 +85,15 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`batch_tokens` and `batch_size` cut a batch; `tokens`, `size` (entries) and `requests` bound what waits."""
+    """`batch_tokens` and `batch_size` cut a batch; `tokens`, `size` (entries) and `requests` bound what waits. With
+    `brief_apart` no batch has texts of brief requests and of others."""
 
     batch_tokens: int
     batch_size: int
     tokens: int
     size: int = 1 << 30
     requests: int = 1 << 30
+    brief_apart: bool = False
 
 
 class Queue:
@@ -131,7 +137,7 @@ class Queue:
             tag += entry.cost
         self._ages.extend(entries)
         request.waiting, request.tokens, request.cost = len(entries), tokens, tag - self._virtual_time
-        if request.cost <= BRIEF:
+        if request.is_brief:
             self._brief.extend(entries)
         self._requests += 1
         self._size += len(entries)
@@ -176,7 +182,7 @@ class Queue:
                 continue
             if entry.request.deadline <= now:
                 taken.expired.append(entry)
-            elif not taken.batch or (entry.cost <= room and entry.rows == taken.batch[0].rows):
+            elif not taken.batch or (entry.cost <= room and self._go_together(taken.batch[0], entry)):
                 taken.batch.append(entry)
                 room -= entry.cost
             else:
@@ -184,6 +190,9 @@ class Queue:
         for entry in reversed(passed):
             put_back(entry)
         return room
+
+    def _go_together(self, a: Entry, b: Entry) -> bool:
+        return a.rows == b.rows and (not self.limits.brief_apart or a.request.is_brief == b.request.is_brief)
 
     def _pop(self) -> Entry:
         return heapq.heappop(self._heap)[-1]

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,12 @@ class Scheduler:
         self._engine, self._queue, self._hand_out, self._keep = engine, queue, hand_out, keep
         self._max_seconds = max_seconds
         lock = threading.Lock()
-        self._changed, self._brief = threading.Condition(lock), threading.Condition(lock)
-        self._turn = threading.Semaphore(engine.streams)
-        self._busy = 0  # batches taken in turn that have not ended
-        self._long = 0  # those of them that have texts of requests which are not brief
+        self._changed, self._brief, self._ended = (threading.Condition(lock) for _ in range(3))
+        self._taken = 0  # batches taken in turn that have not ended
+        self._running = self._long = (
+            0  # batches that run, the brief lane's excepted; those of requests that are not brief
+        )
+        self._in_lane = False  # whether the brief lane runs one
         self._speed = 0.0  # tokens a second, of all streams
         self._closing = False
         self.last_success = 0.0
@@ -130,7 +133,7 @@ class Scheduler:
     def _is_held_up(self) -> bool:
         """Whether something brief waits for the texts of a long request. Behind others like it, it is better off in a
         batch with them."""
-        return self._long > 0 and self._busy >= self._engine.streams and self._queue.waits_brief()
+        return self._long > 0 and self._taken >= self._engine.streams and self._queue.waits_brief()
 
     def _loop(self, lane: Callable[[], bool]) -> None:
         try:
@@ -154,20 +157,13 @@ class Scheduler:
             if not len(self._queue):
                 return False
             taken = self._queue.take(time.monotonic())
-            is_long = any(entry.request.cost > BRIEF for entry in taken.batch)
-            self._busy += 1
-            self._long += is_long
+            self._taken += 1
             self._notify()
         try:
-            self._expire(taken)
-            if taken.batch:
-                batch = _pack(taken.batch)
-                with self._turn:
-                    self._run(taken.batch, batch)
+            self._finish(taken)
         finally:
             with self._changed:
-                self._busy -= 1
-                self._long -= is_long
+                self._taken -= 1
         return True
 
     def _out_of_turn(self) -> bool:
@@ -178,10 +174,43 @@ class Scheduler:
                 return False
             taken = self._queue.take_brief(time.monotonic())
             self._notify()
-        self._expire(taken)
-        if taken.batch:
-            self._run(taken.batch, _pack(taken.batch))
+        self._finish(taken)
         return True
+
+    def _finish(self, taken: Taken) -> None:
+        if taken.expired:
+            self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
+        if taken.batch:
+            batch = _pack(taken.batch)
+            with self._turn(batch, taken.batch[0].request.is_brief):
+                self._run(taken.batch, batch)
+
+    @contextmanager
+    def _turn(self, batch: Batch, is_brief: bool) -> Iterator[None]:
+        """A stream for a batch, or the brief lane where it may have it and streams are long taken."""
+        fits = is_brief and self._engine.has_brief_lane and len(batch.input_ids) <= BRIEF
+
+        def has_lane() -> bool:
+            return fits and self._long > 0 and not self._in_lane
+
+        with self._ended:
+            self._ended.wait_for(lambda: self._running < self._engine.streams or has_lane())
+            in_lane = self._running >= self._engine.streams
+            if in_lane:
+                self._in_lane = True
+            else:
+                self._running += 1
+                self._long += not is_brief
+        try:
+            yield
+        finally:
+            with self._ended:
+                if in_lane:
+                    self._in_lane = False
+                else:
+                    self._running -= 1
+                    self._long -= not is_brief
+                self._ended.notify_all()
 
     def _run(self, entries: list[Entry], batch: Batch) -> None:
         started = time.monotonic()
@@ -242,10 +271,6 @@ class Scheduler:
             Outcome(entry, self._keep(part) if whole else broken, started - entry.queued, seconds)
             for entry, part, whole in zip(entries, parts, finite.tolist(), strict=True)
         ]
-
-    def _expire(self, taken: Taken) -> None:
-        if taken.expired:
-            self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
 
     def _settle(self, entries: Sequence[Entry], error: Error) -> None:
         self._hand_out([Outcome(entry, error, 0.0, 0.0) for entry in entries])

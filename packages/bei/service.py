@@ -164,6 +164,7 @@ class Service:
             settings.max_queue_tokens,
             settings.max_queue_texts,
             settings.max_concurrent_requests,
+            engine.has_brief_lane,
         )
         keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(engine, Queue(limits), keep=keep, max_seconds=settings.max_queue_seconds)

@@ -31,6 +31,7 @@ from bei.settings import Settings
 log = logging.getLogger("bei")
 
 _PAUSE = 0.5  # seconds before a worker that died is replaced
+_SWITCH = 0.0005  # seconds that a thread at a bulk's texts keeps the interpreter from one at a query
 _MARGIN = 5.0  # seconds that a worker has beside those to drain
 
 
@@ -62,6 +63,7 @@ def serve(service: Service, listener: socket.socket, announce: Callable[[], None
 
 def _serve_here(service: Service, listener: socket.socket, load: Callable[[], None]) -> int:
     settings = service.settings
+    sys.setswitchinterval(_SWITCH)
     return listen.serve(
         *(asgi(service), listener),
         load=load,
