@@ -2,12 +2,12 @@
 
 import hmac
 import math
+import random
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from uuid import uuid4
 
 from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
 from bei.settings import Settings
@@ -31,7 +31,7 @@ class Call:
     @cached_property
     def request_id(self) -> str:
         """The client's `x-request-id`, or one of ours where it has none that fits a line."""
-        return self.given_id("x-request-id") or uuid4().hex
+        return self.given_id("x-request-id") or f"{random.getrandbits(128):032x}"
 
     def given_id(self, name: str) -> str | None:
         """The client's own name for its request in header `name`; None without one, or for one that does not fit into a

@@ -5,6 +5,7 @@ cost. So the first bytes of a connection choose (figures: docs/design-notes.md, 
 """
 
 import asyncio
+import contextvars
 import logging
 import os
 import signal
@@ -143,7 +144,8 @@ class _Server(uvicorn.Server):
             os._exit(128 + sig)
         self._told = True
         # Not here: a handler may run while its own thread holds the lock of a logger or a metric.
-        asyncio.get_running_loop().call_soon_threadsafe(self._stop, signal.Signals(sig).name)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(self._stop, signal.Signals(sig).name, context=contextvars.Context())  # of no request
 
     def _stop(self, name: str) -> None:
         self._on_stop()
