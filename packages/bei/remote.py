@@ -148,6 +148,7 @@ class Desk:
     def __init__(self, line: socket.socket, scheduler: Scheduler, engine: Engine, on_joined: Callable[["Desk"], None]):
         self._line, self._scheduler, self._engine, self._on_joined = line, scheduler, engine, on_joined
         self._requests: dict[int, _Asked] = {}
+        self._lock = threading.Lock()
         self._outbox: queue.SimpleQueue[tuple[list, list[np.ndarray]] | None] = queue.SimpleQueue()
         for run in (self._read, self._write):
             threading.Thread(target=run, name="desk", daemon=True).start()
@@ -157,9 +158,10 @@ class Desk:
         told, arrays = [], []
         for outcome in outcomes:
             request, result = outcome.entry.request, outcome.result
-            request.missing -= 1
-            if not request.missing:
-                self._requests.pop(request.number, None)
+            with self._lock:  # several batches may end at once
+                request.missing -= 1
+                if not request.missing:
+                    self._requests.pop(request.number, None)
             error, parts = None, ()
             if isinstance(result, Error):
                 error = [type(result).__name__, result.message, getattr(result, "retry_after", 0.0)]
