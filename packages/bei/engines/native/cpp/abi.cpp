@@ -18,13 +18,24 @@ int32_t guarded(Run run) {
   }
 }
 
+std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
+  switch (model.precision) {
+    case BEI_BF16:
+      return bei::make_bf16_encoder(model, threads);
+    case BEI_INT8:
+      return bei::make_int8_encoder(model, threads);
+    default:
+      return bei::make_fp32_encoder(model, threads);
+  }
+}
+
 }  // namespace
 
 extern "C" {
 
 BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) {
   try {
-    return bei::make_encoder(*model, threads).release();
+    return make_encoder(*model, threads).release();
   } catch (const std::exception&) {
     return nullptr;
   }

@@ -1,3 +1,5 @@
+// The encoder in one precision. A file for each makes it, so that they are compiled side by side.
+#pragma once
 #include "encoder.h"
 
 #include "activation.h"
@@ -398,16 +400,4 @@ class EncoderIn final : public BeiEncoder {
 };
 
 }  // namespace
-
-std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
-  switch (model.precision) {
-    case BEI_BF16:
-      return std::make_unique<EncoderIn<Bf16>>(model, threads);
-    case BEI_INT8:
-      return std::make_unique<EncoderIn<Int8>>(model, threads);
-    default:
-      return std::make_unique<EncoderIn<Fp32>>(model, threads);
-  }
-}
-
 }  // namespace bei
