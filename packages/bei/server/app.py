@@ -1,7 +1,8 @@
 """The ASGI host of bei.api: reads a body, gives up when the client does, writes the reply."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from bei import api, metrics
 from bei.api import Call, Reply
@@ -29,7 +30,8 @@ def asgi(service: Service) -> Application:
                 body = await bodies.read(call, receive, wanted=wanted)
                 try:
                     call = Call(call.method, call.path, body, call.headers, call.arrived)
-                    reply = await _answer_while_connected(service, call, receive)
+                    async with _connected(receive):
+                        reply = await api.answer(service, call)
                 finally:
                     bodies.free(body)
         except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
@@ -72,23 +74,27 @@ def _is_wanted(service: Service, call: Call, scope: Message) -> bool:
     return True
 
 
-async def _answer_while_connected(service: Service, call: Call, receive: Receive) -> Reply:
-    """The reply, or ClientGone as soon as the connection closes: nothing is computed for nobody."""
-    answering = asyncio.ensure_future(api.answer(service, call))
-    watching = asyncio.ensure_future(_disconnect(receive))
-    try:
-        await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return answering.result()
-        raise ClientGone("the client left before the answer")
-    finally:
+@asynccontextmanager
+async def _connected(receive: Receive) -> AsyncIterator[None]:
+    """Ends what is done within, by ClientGone, as soon as the connection closes: nothing is computed for nobody."""
+    answering, gone = asyncio.current_task(), False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
         answering.cancel()
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and not answering.uncancel():
+            raise ClientGone("the client left before the answer") from None
+        raise
+    finally:
         watching.cancel()
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _write(reply: Reply, scope: Message, send: Send) -> None:

@@ -45,7 +45,8 @@ class Bodies:
                     elif wanted:
                         chunks.append(chunk)
                         self._held += len(chunk)
-                    patience.reschedule(started + SECONDS + size / RATE)
+                    if size > RATE:
+                        patience.reschedule(started + SECONDS + size / RATE)
             if refusal:
                 raise refusal
         except BaseException as exc:
