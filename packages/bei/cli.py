@@ -88,7 +88,7 @@ _SERVER = _options(
     click.option("--rerank-order", help="input, or score for best first as TEI (haystack needs it).  [default: input]"),
     click.option("--max-client-batch-size", type=int, help="Texts a request.  [default: 2048]"),
     click.option("--max-concurrent-requests", type=int, help="Requests at once, then 429.  [default: 2048]"),
-    click.option("--max-queue-seconds", type=float, help="Work that may wait, then 429.  [default: 30]"),
+    click.option("--max-queue-seconds", type=float, help="Work that may wait, then 429.  [default: 20]"),
     click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
     click.option("--max-bytes-in-flight", type=int, help="Bytes of all requests, then 429.  [default: 1073741824]"),
     click.option("--max-connections", type=int, help="Connections; more are closed.  [default: 4096]"),

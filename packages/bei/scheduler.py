@@ -227,15 +227,17 @@ class Scheduler:
         with self._changed:
             self.last_success = time.monotonic()
             self.failing = self.failing and self._closing  # a thread that died stays a failure
-            self._learn(len(batch.input_ids), seconds)
         metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
         metrics.observe_packing(
             len(batch), len(batch.input_ids), int(batch.lengths.max()), self._queue.limits.batch_tokens
         )
         self._hand_out(self._outcomes(entries, batch, rows, started, seconds))
+        with self._changed:
+            self._learn(len(batch.input_ids), time.monotonic() - started)
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        """How fast the engine is, of batches that are half full or more; and so how much may wait."""
+        """How fast batches come and go, of those that are half full or more; and so how much may wait. `seconds` are
+        all those for which one had its stream."""
         limits = self._queue.limits
         if 2 * tokens < limits.batch_tokens:
             return

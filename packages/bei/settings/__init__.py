@@ -76,7 +76,7 @@ class Settings(BaseModel):
     max_concurrent_requests: Count = 2048
     max_queue_tokens: Count = 1 << 21
     max_queue_texts: Count = 1 << 18
-    max_queue_seconds: Annotated[float, Field(gt=0)] = 30
+    max_queue_seconds: Annotated[float, Field(gt=0)] = 20
     max_engine_restarts: Annotated[int, Field(ge=0)] = 5
     rerank_order: Literal["input", "score"] = "input"
     payload_limit: Count = 64_000_000
