@@ -56,7 +56,7 @@ def service(start_service, folder):
 
 
 def states(model, service) -> list[tuple[list[int], torch.Tensor]]:
-    ids = [encoding.ids for encoding in service._tokenizer.encode(TEXTS, truncate=True)]
+    ids = [encoding.ids.tolist() for encoding in service._tokenizer.encode(TEXTS, truncate=True)]
     with torch.no_grad():
         return [(of, model(torch.tensor([of])).last_hidden_state[0]) for of in ids]
 

@@ -32,8 +32,8 @@ def ids(checkpoint) -> list[list[int]]:
     assert len(texts) == 200
     own = Tokenizer(checkpoint).encode(texts, truncate=True)
     library = transformers.AutoTokenizer.from_pretrained(checkpoint.folder)
-    assert [encoding.ids for encoding in own] == library(texts)["input_ids"]
-    return [encoding.ids[:TOKENS] for encoding in own]
+    assert [encoding.ids.tolist() for encoding in own] == library(texts)["input_ids"]
+    return [encoding.ids[:TOKENS].tolist() for encoding in own]
 
 
 @pytest.fixture(scope="module")

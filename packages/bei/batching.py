@@ -16,8 +16,10 @@ batches (scheduler.py), and then never shares a batch with longer ones. It is pa
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from bei.engines.base import BRIEF, RowKind
 from bei.errors import Overloaded
@@ -51,8 +53,8 @@ class Entry:
 
     request: Request
     index: int
-    ids: list[int]
-    token_types: list[int] | None = None
+    ids: Sequence[int] | np.ndarray
+    token_types: Sequence[int] | np.ndarray | None = None
     prompt_tokens: int = 0
     attended: int | None = None
     rows: RowKind = "pooled"

@@ -59,11 +59,12 @@ class RemoteScheduler:
         asked = ["submit", number, request.deadline, entries[0].rows, entries[0].shared]
         arrays = [
             np.array([entry.tokens for entry in entries], np.int32),
-            np.concatenate([np.array(entry.ids, np.int32) for entry in entries]),
+            np.concatenate([entry.ids for entry in entries]),
             np.array([entry.prompt_tokens for entry in entries], np.int32),
             np.array([entry.tokens if entry.attended is None else entry.attended for entry in entries], np.int32),
-            *([np.concatenate([_types(entry) for entry in entries])] if any(e.token_types for e in entries) else ()),
         ]
+        if any(entry.token_types is not None for entry in entries):
+            arrays.append(np.concatenate([_types(entry) for entry in entries]))
         with self._lock:
             self._waiting[number], self._number_of[request] = list(entries), number
             request.waiting = len(entries)
@@ -198,9 +199,8 @@ class Desk:
         request = self._requests[number] = _Asked(number, len(lengths), deadline, self)
         ends = np.cumsum(lengths).tolist()
         spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        ids, types = ids.tolist(), types[0].tolist() if types else None
         entries = [
-            Entry(request, i, ids[span], types[span] if types else None, prompt, seen, rows, shared)
+            Entry(request, i, ids[span], types[0][span] if types else None, prompt, seen, rows, shared)
             for i, (span, prompt, seen) in enumerate(zip(spans, prompts.tolist(), attended.tolist(), strict=True))
         ]
         try:
@@ -220,4 +220,4 @@ class Desk:
 
 
 def _types(entry: Entry) -> np.ndarray:
-    return np.zeros(entry.tokens, np.int32) if entry.token_types is None else np.array(entry.token_types, np.int32)
+    return np.zeros(entry.tokens, np.int32) if entry.token_types is None else entry.token_types

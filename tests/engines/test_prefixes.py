@@ -53,7 +53,7 @@ def test_two_queries_share_what_saves_more():
 def test_what_all_begin_with_is_worth_sharing(sequences):
     most = min(map(len, sequences)) - 1
     longest = next(n for n in range(most, -1, -1) if all(ids[:n] == sequences[0][:n] for ids in sequences))
-    assert worth_sharing(sequences) == (longest if longest >= LEAST else 0)
+    assert worth_sharing([np.array(ids) for ids in sequences]) == (longest if longest >= LEAST else 0)
 
 
 @pytest.fixture(scope="module", params=CAUSAL)

@@ -5,7 +5,6 @@ A batch is tokens laid end to end with no padding; sequence b owns tokens cu_seq
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -46,8 +45,8 @@ class Batch:
     @classmethod
     def pack(
         cls,
-        ids: Sequence[Sequence[int]],
-        token_types: Sequence[Sequence[int] | None] | None = None,
+        ids: Sequence[Sequence[int] | np.ndarray],
+        token_types: Sequence[Sequence[int] | np.ndarray | None] | None = None,
         prompt_tokens: Sequence[int] | None = None,
         attended: Sequence[int | None] | None = None,
         rows: RowKind = "pooled",
@@ -55,7 +54,7 @@ class Batch:
         """Lay sequences end to end; a missing type is 0, a missing prompt has no tokens, all are attended to."""
         cu_seqlens = np.zeros(len(ids) + 1, np.int32)
         np.cumsum([len(s) for s in ids], out=cu_seqlens[1:])
-        input_ids = np.fromiter(chain.from_iterable(ids), np.int32, int(cu_seqlens[-1]))
+        input_ids = np.concatenate([np.asarray(s, np.int32) for s in ids])
         types = np.zeros(len(input_ids), np.int32)
         for start, of in zip(cu_seqlens, token_types or (), strict=False):
             if of is not None:

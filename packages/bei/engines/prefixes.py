@@ -59,12 +59,9 @@ def share(batch: Batch) -> Shared | None:
     return Shared(shared, np.concatenate([np.full(len(beginnings), -1, np.int32), parents]), rows)
 
 
-def worth_sharing(sequences: list[list[int]]) -> int:
+def worth_sharing(sequences: list[np.ndarray]) -> int:
     """How many tokens all begin with and each has more than; 0 where they are fewer than `share` asks for."""
-    first, length = sequences[0], min(map(len, sequences)) - 1
-    for ids in sequences[1:]:
-        while length and ids[:length] != first[:length]:
-            length = next(i for i in range(length) if ids[i] != first[i])
+    length = _common(sequences)
     return length if length >= LEAST else 0
 
 

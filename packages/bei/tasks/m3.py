@@ -9,8 +9,9 @@ from bei.tasks.sparse import Terms
 from bei.tasks.vectors import unit
 
 
-def terms(states: np.ndarray, ids: list[int], heads: M3, unused: Collection[int]) -> Terms:
-    """states: float32[tokens, hidden] → the greatest weight of each token that occurs, where it is above zero."""
+def terms(states: np.ndarray, ids: np.ndarray, heads: M3, unused: Collection[int]) -> Terms:
+    """states: float32[tokens, hidden], ids: int32[tokens] → the greatest weight of each token that occurs, where it is
+    above zero."""
     weights = heads.sparse(states)[:, 0]
     weights[np.isin(ids, list(unused))] = 0
     indices, owners = np.unique(ids, return_inverse=True)

@@ -23,18 +23,21 @@ Input = str | list[int] | tuple[str, str]
 
 Role = Literal["query", "document"]
 
+_PIECE = 128  # texts that the library reads at once: what it makes of each is large, a hundred bytes a token
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """`ids` with specials; `prompt_tokens` of them are the prompt's and the specials before it; `types` None are all 0.
+    """ids: int32[tokens], with specials; `prompt_tokens` of them are the prompt's and the specials before it; types:
+    int32[tokens], None where all are 0. Arrays, for requests that wait hold many.
 
     Of a ColBERT model: the leading `attended` tokens are seen by all; `scored`: bool[tokens], those that are compared.
     """
 
-    ids: list[int]
+    ids: np.ndarray
     characters: int
     prompt_tokens: int = 0
-    types: list[int] | None = None
+    types: np.ndarray | None = None
     attended: int | None = None
     scored: np.ndarray | None = None
 
@@ -180,7 +183,7 @@ class Tokenizer:
                 continue
             if isinstance(item, list):
                 self._check_ids(i, item)
-            body = bodies[prompt + item] if isinstance(item, str) else item
+            body = bodies[prompt + item] if isinstance(item, str) else np.array(item, np.int32)
             limit = self._limit(role)
             self._check_length(i, len(body) + self._single.size, limit, truncate)
             ids, types = self._single.wrap(cut(body, limit - self._single.size, direction))
@@ -220,27 +223,29 @@ class Tokenizer:
         with _library_errors("tokenizer error", Untokenizable):
             return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def _read(self, texts: list[str]) -> dict[str, list[int]]:
-        """Ids without specials, of each distinct text."""
+    def _read(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """int32[tokens], without specials, of each distinct text."""
         distinct = list(dict.fromkeys(texts))
-        return {text: read.ids for text, read in zip(distinct, self._encode(distinct, fast=True), strict=True)}
+        read = self._encode(distinct, fast=True)
+        return {text: np.array(one.ids, np.int32) for text, one in zip(distinct, read, strict=True)}
 
-    def _encode(self, texts: list[str], *, add_special_tokens: bool = False, fast: bool = False) -> list[Read]:
+    def _encode(self, texts: list[str], *, add_special_tokens: bool = False, fast: bool = False) -> Iterator[Read]:
         """`fast` leaves offsets out."""
         texts = [text.lower() for text in texts] if self._lowercase else texts
         encode = self._library.encode_batch_fast if fast else self._library.encode_batch
-        with _library_errors("tokenizer error", Untokenizable):  # a lone surrogate, a word it cannot express
-            read = encode(texts, add_special_tokens=add_special_tokens)
-        if self._may_leave_vocabulary and any(max(one.ids, default=0) >= self._vocab_size for one in read):
-            raise Untokenizable("tokenizer error: tokenizer.json has tokens for which the model has no embedding")
-        return read
+        for start in range(0, len(texts), _PIECE):
+            with _library_errors("tokenizer error", Untokenizable):  # a lone surrogate, a word it cannot express
+                read = encode(texts[start : start + _PIECE], add_special_tokens=add_special_tokens)
+            if self._may_leave_vocabulary and any(max(one.ids, default=0) >= self._vocab_size for one in read):
+                raise Untokenizable("tokenizer error: tokenizer.json has tokens for which the model has no embedding")
+            yield from read
 
     def _finish_pair(
         self,
         index: int,
         item: tuple[str, str],
-        first: list[int],
-        second: list[int],
+        first: np.ndarray,
+        second: np.ndarray,
         truncate: bool,
         direction: Direction,
     ) -> Encoding:
@@ -261,12 +266,14 @@ class Tokenizer:
         return Asked(len(query) + len(item[1]), *self._template.pieces(query, document, instruction))
 
     def _finish_asked(
-        self, index: int, item: "Asked", bodies: dict[str, list[int]], truncate: bool, direction: Direction
+        self, index: int, item: "Asked", bodies: dict[str, np.ndarray], truncate: bool, direction: Direction
     ) -> Encoding:
-        prefix, body, suffix = ([id for piece in part for id in bodies[piece]] for part in item.parts)
+        nothing = np.zeros(0, np.int32)
+        prefix, body, suffix = (np.concatenate([nothing, *(bodies[of] for of in part)]) for part in item.parts)
         fixed = len(prefix) + len(suffix)
         self._check_length(index, len(body) + fixed, self._max_tokens, truncate)
-        return Encoding(prefix + cut(body, self._max_tokens - fixed, direction) + suffix, item.characters)
+        ids = np.concatenate([prefix, cut(body, self._max_tokens - fixed, direction), suffix])
+        return Encoding(ids, item.characters)
 
     def _limit(self, role: Role | None) -> int:
         if self._late is None or role is None:
@@ -282,25 +289,25 @@ class Tokenizer:
             scored = ~np.isin(ids, self._skipped)
         if role == "query" and len(ids) < late.expansion:
             attended = None if late.attend else len(ids)
-            ids = ids + [self._mask] * (late.expansion - len(ids))
+            ids = np.append(ids, np.full(late.expansion - len(ids), self._mask, np.int32))
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
         return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
 
     def _windows(self, text: str, read: Read) -> Iterator[tuple[Encoding, np.ndarray]]:
         """Each window, and int64[6, tokens]: its ids, starts, ends, and whether special, continuing and inner."""
-        offsets = np.array(read.offsets, np.int64).reshape(-1, 2).T
-        continues = self._continues(text, np.array(read.ids, np.int64), *offsets)
+        offsets, read_ids = np.array(read.offsets, np.int64).reshape(-1, 2).T, np.array(read.ids, np.int32)
+        continues = self._continues(text, read_ids, *offsets)
         before, after = len(self._single.fixed[0]), len(self._single.fixed[1])
         room = self._max_tokens - self._single.size
-        parts = windows(len(read.ids), room, overlap=room // 4)
+        parts = windows(len(read_ids), room, overlap=room // 4)
         for part, own in zip(parts, inner(parts), strict=True):
             here, body = slice(part.start, part.stop), slice(before, before + len(part))
-            ids, types = self._single.wrap(read.ids[here])
+            ids, types = self._single.wrap(read_ids[here])
             columns = np.zeros((6, len(ids)), np.int64)
             columns[0], columns[3] = ids, 1
             columns[1:3, body], columns[3, body], columns[4, body] = offsets[:, here], 0, continues[here]
             start = own.start - part.start + (before if part.start else 0)
-            stop = own.stop - part.start + before + (after if part.stop == len(read.ids) else 0)
+            stop = own.stop - part.start + before + (after if part.stop == len(read_ids) else 0)
             columns[5, start:stop] = 1
             yield Encoding(ids, 0 if part.start else len(text), types=types), columns
 

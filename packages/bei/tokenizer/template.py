@@ -1,13 +1,15 @@
-"""Special tokens around one text or two, and what is cut so that they fit. Lists of ids only; no library state.
+"""Special tokens around one text or two, and what is cut so that they fit. Ids only; no library state.
 
 The library keeps truncation as state of the whole tokenizer, so we leave it off and cut here, as it would.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 from tokenizers import Encoding as Probe
 from tokenizers import Tokenizer as Library
 
@@ -16,11 +18,11 @@ Direction = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Template:
-    """`fixed` are the special ids before, between and after the `texts` bodies; `fixed_types` and `body_types` are
-    token types."""
+    """`fixed` are the special ids before, between and after the bodies; `fixed_types` and `body_types` are token types:
+    int32[specials] each, and a number a body."""
 
-    fixed: tuple[list[int], ...]
-    fixed_types: tuple[list[int], ...]
+    fixed: tuple[np.ndarray, ...]
+    fixed_types: tuple[np.ndarray, ...]
     body_types: tuple[int, ...]
 
     @property
@@ -28,13 +30,17 @@ class Template:
         """Special tokens."""
         return sum(map(len, self.fixed))
 
-    def wrap(self, *bodies: list[int]) -> tuple[list[int], list[int] | None]:
-        """Ids with specials, and their types; None where all are 0."""
-        ids, types = list(self.fixed[0]), list(self.fixed_types[0])
-        for i, body in enumerate(bodies):
-            ids += body + self.fixed[i + 1]
-            types += [self.body_types[i]] * len(body) + self.fixed_types[i + 1]
-        return ids, types if any(types) else None
+    @cached_property
+    def _has_types(self) -> bool:
+        return any(self.body_types) or any(map(np.any, self.fixed_types))
+
+    def wrap(self, *bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """int32[tokens] each: ids with specials, and their types; None where all are 0."""
+        ids = _alternate(self.fixed, bodies)
+        if not self._has_types:
+            return ids, None
+        types = [np.full(len(body), kind, np.int32) for body, kind in zip(bodies, self.body_types, strict=True)]
+        return ids, _alternate(self.fixed_types, types)
 
 
 def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
@@ -45,13 +51,17 @@ def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
     ends = [0, *(at for span in spans for at in (span[0], span[-1] + 1)), len(probe.ids)]
     fixed = [slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
     return Template(
-        tuple(probe.ids[part] for part in fixed),
-        tuple(type_ids[part] for part in fixed),
+        tuple(np.array(probe.ids[part], np.int32) for part in fixed),
+        tuple(np.array(type_ids[part], np.int32) for part in fixed),
         tuple(type_ids[span[0]] for span in spans),
     )
 
 
-def cut(body: list[int], room: int, direction: Direction) -> list[int]:
+def _alternate(fixed: Sequence[np.ndarray], bodies: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([fixed[0], *(part for pair in zip(bodies, fixed[1:], strict=True) for part in pair)])
+
+
+def cut(body: np.ndarray, room: int, direction: Direction) -> np.ndarray:
     return body[:room] if direction == "right" else body[max(0, len(body) - room) :]
 
 
