@@ -1,6 +1,7 @@
 """The async face: who is admitted, what is answered, and that nobody is forgotten."""
 
 import asyncio
+import gc
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bei.batching import Request
 from bei.engines.null import NullEngine
 from bei.errors import Empty, EngineFailed, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge
 from bei.service import Options, Service
@@ -154,6 +156,22 @@ def test_a_deadline_ends_the_wait_while_the_engine_is_busy(start_service, tiny_c
     with pytest.raises(Expired):
         run(service.embed(["the cat"], options=Options(deadline=time.monotonic() + 0.05)))
     engine.go.set()
+
+
+def test_a_request_that_is_answered_is_not_held(start_service):
+    def held() -> int:
+        return sum(issubclass(type(one), Request) for one in gc.get_objects())
+
+    service = start_service()
+    gc.collect()
+    before = held()
+    gc.disable()
+    try:
+        for _ in range(20):
+            run(service.embed(["the cat", "a dog"]))
+        assert held() - before <= len(service.scheduler._threads), "each thread may hold the last that it ran"
+    finally:
+        gc.enable()
 
 
 def test_a_failing_engine_is_not_ready_until_it_works_again(start_service, tiny_checkpoint):

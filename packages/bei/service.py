@@ -84,16 +84,19 @@ class Options:
 
 
 class _Pending(Request):
-    """A request on its way: one future, settled by its last outcome or its first error."""
+    """A request on its way: one future, settled by its last outcome or its first error; `queue` and `inference` are
+    seconds, the sums over its entries. It holds no entry, which would hold it: such a ring, with all its rows, stays
+    until the collector comes by."""
 
-    __slots__ = ("future", "missing", "outcomes")
+    __slots__ = ("future", "inference", "missing", "queue", "rows")
 
     def __init__(self, entries: int, deadline: float):
         loop = asyncio.get_running_loop()
         super().__init__(deadline, _Loop(loop))
-        self.future: asyncio.Future[list[Outcome]] = loop.create_future()
-        self.outcomes: list[Outcome | None] = [None] * entries
+        self.future: asyncio.Future[list[Any]] = loop.create_future()
+        self.rows: list[Any] = [None] * entries
         self.missing = entries
+        self.queue = self.inference = 0.0
 
     def settle(self, outcome: Outcome) -> None:
         if self.future.done():
@@ -101,10 +104,12 @@ class _Pending(Request):
         if isinstance(outcome.result, Error):
             self.future.set_exception(outcome.result)
             return
-        self.outcomes[outcome.entry.index] = outcome
+        self.rows[outcome.entry.index] = outcome.result
+        self.queue += outcome.queue
+        self.inference += outcome.inference
         self.missing -= 1
         if not self.missing:
-            self.future.set_result(self.outcomes)
+            self.future.set_result(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,14 +419,15 @@ class Service:
         with self._admission():
             encodings = read() if _is_brief(inputs) else await self._off_loop(read)
             tokenized = time.monotonic()
-            outcomes = await self._submit(encodings, kind or self._kind, deadline)
+            pending = _Pending(len(encodings), deadline)
+            rows = await self._submit(pending, encodings, kind or self._kind)
         for encoding in encodings:
             metrics.input_length.observe(len(encoding.ids))
-        usage = _usage(encodings, outcomes, started, tokenized)
-        return encodings, [outcome.result for outcome in outcomes], usage
+        return encodings, rows, _usage(encodings, pending, started, tokenized)
 
-    async def _submit(self, encodings: Collection[Encoding], kind: RowKind, deadline: float) -> list[Outcome]:
-        pending = _Pending(len(encodings), deadline)
+    async def _submit(self, pending: _Pending, encodings: Collection[Encoding], kind: RowKind) -> list[Any]:
+        """What is kept of each row."""
+        deadline = pending.deadline
         shared = 0
         if self.engine.shares_prefixes and kind == "pooled" and len(encodings) > 1:
             shared = worth_sharing([encoding.ids for encoding in encodings])
@@ -440,7 +446,7 @@ class Service:
 
     async def _probe(self) -> None:
         """One token through the whole path."""
-        await self._submit(self._tokenizer.encode(["a"], truncate=True), self._kind, float("inf"))
+        await self._submit(_Pending(1, float("inf")), self._tokenizer.encode(["a"], truncate=True), self._kind)
 
     async def _off_loop(self, work):
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
@@ -515,13 +521,13 @@ def _default_prompt(settings: Settings, checkpoint: Checkpoint) -> str | None:
     return None if name is None else prompts.texts[name]
 
 
-def _usage(encodings: Collection[Encoding], outcomes: Sequence[Outcome], started: float, tokenized: float) -> Usage:
+def _usage(encodings: Collection[Encoding], pending: _Pending, started: float, tokenized: float) -> Usage:
     return Usage(
         characters=sum(encoding.characters for encoding in encodings),
         tokens=sum(len(encoding.ids) for encoding in encodings),
         tokenization=tokenized - started,
-        queue=sum(outcome.queue for outcome in outcomes) / len(outcomes),
-        inference=sum(outcome.inference for outcome in outcomes) / len(outcomes),
+        queue=pending.queue / len(encodings),
+        inference=pending.inference / len(encodings),
         total=time.monotonic() - started,
     )
 
