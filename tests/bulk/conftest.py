@@ -40,7 +40,7 @@ def command(config) -> Command:
     return words
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_address(tmp_path_factory) -> Iterator[str]:
     address, log = f"127.0.0.1:{_port_above_workers()}", tmp_path_factory.mktemp("ray") / "log"
     start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus", "2", "--block"]
