@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import h2.config
 import h2.connection
@@ -18,6 +19,9 @@ import httptools
 IDLE = 55.0  # seconds after which a kept connection is not used again: no server may have closed it before 60
 STREAMS = 64  # at once on an HTTP/2 connection
 _WINDOW = 1 << 24  # bytes of answers on their way over HTTP/2
+
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 class Lost(Exception):
@@ -117,6 +121,18 @@ class _Connection(asyncio.Protocol):
         return self in self._open and not self.transport.is_closing() and time.monotonic() - self.used < IDLE
 
 
+async def _connected(protocol: _P, open_connections: set[_P], port: int) -> _P:
+    """Raises Refused."""
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: protocol, "127.0.0.1", port)
+    except OSError as exc:
+        raise Refused(f"not connected: {exc.strerror}") from None
+    except asyncio.CancelledError:  # uvloop closes what it had made, and tells nobody
+        open_connections.discard(protocol)
+        raise
+    return protocol
+
+
 class Http1:
     """As many kept connections as there are requests at once."""
 
@@ -153,11 +169,7 @@ class Http1:
         return None
 
     async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            return (await loop.create_connection(lambda: _Connection(self.open), "127.0.0.1", self._port))[1]
-        except OSError as exc:
-            raise Refused(f"not connected: {exc.strerror}") from None
+        return await _connected(_Connection(self.open), self.open, self._port)
 
     def close(self) -> None:
         for connection in list(self.open):
@@ -286,13 +298,9 @@ class Http2:
                 connection.reset(stream)
 
     async def _connect(self) -> _Multiplexed:
-        loop = asyncio.get_running_loop()
         for stale in [one for one in self.open if not one.streams]:
             stale.transport.close()
-        try:
-            return (await loop.create_connection(lambda: _Multiplexed(self.open), "127.0.0.1", self._port))[1]
-        except OSError as exc:
-            raise Refused(f"not connected: {exc.strerror}") from None
+        return await _connected(_Multiplexed(self.open), self.open, self._port)
 
     def close(self) -> None:
         for connection in list(self.open):
