@@ -43,6 +43,12 @@ def tiny_checkpoint(tiny_folder) -> Checkpoint:
     return read(tiny_folder, "tiny")
 
 
+@pytest.fixture(scope="session")
+def native_cache(tmp_path_factory) -> Path:
+    """Where the native engine's library is compiled once."""
+    return tmp_path_factory.mktemp("native")
+
+
 @pytest.fixture
 def start_service(tiny_checkpoint) -> Iterator[StartService]:
     """start_service(engine=None, **settings): a ready service, closed after the test."""

@@ -214,10 +214,10 @@ def test_an_instruction_needs_a_template(start, start_service):
         asyncio.run(start(language_model("qwen3")).classify(["a"], options=Options(instruction="b")))
 
 
-def test_a_request_computes_its_prompt_once(start_service, tmp_path):
+def test_a_request_computes_its_prompt_once(start_service, tmp_path, native_cache):
     model = language_model("qwen3")
     checkpoint = read(save(tmp_path, model), "org/tiny-rerank")
-    engine = NativeEngine(checkpoint, EngineOptions(precision="fp32", threads=1, cache_dir=tmp_path))
+    engine = NativeEngine(checkpoint, EngineOptions(precision="fp32", threads=1, cache_dir=native_cache))
     engine.token_budget = 100
     batches = []
     run = engine.run

@@ -72,11 +72,6 @@ def _is_one_more(case) -> bool:
 _ONCE = {"tensorrt", *list(NATIVE)[1:]}
 
 
-@pytest.fixture(scope="session")
-def native_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("native")
-
-
 @pytest.fixture(params=["torch", *NATIVE, *TENSORRT])
 def make(request, native_cache) -> Make:
     """make(checkpoint, precision=…, threads=…): an engine."""

@@ -82,8 +82,8 @@ def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread
 
 
 @pytest.mark.parametrize("name", ["null", "native"])
-def test_rows_and_facts_are_those_of_the_engine(isolate, settings, tiny_checkpoint, name, tmp_path):
-    asked = {"engine": name, "cache_dir": tmp_path, "precision": "fp32"}
+def test_rows_and_facts_are_those_of_the_engine(isolate, settings, tiny_checkpoint, name, native_cache):
+    asked = {"engine": name, "cache_dir": native_cache, "precision": "fp32"}
     isolated, own = isolate(**asked), engines.create(settings.model_copy(update=asked), tiny_checkpoint)
     assert [getattr(isolated, fact) for fact in FACTS] == [getattr(own, fact) for fact in FACTS]
     np.testing.assert_array_equal(isolated.run(BATCH), own.run(BATCH))

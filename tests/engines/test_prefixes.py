@@ -57,13 +57,13 @@ def test_what_all_begin_with_is_worth_sharing(sequences):
 
 
 @pytest.fixture(scope="module", params=CAUSAL)
-def engine(request, tmp_path_factory):
+def engine(request, tmp_path_factory, native_cache):
     folder = save(tmp_path_factory.mktemp("model"), random_model(request.param), pooling=LAST)
-    cache = tmp_path_factory.mktemp("cache")
-    return {
-        precision: NativeEngine(read(folder, "m"), EngineOptions(precision=precision, threads=2, cache_dir=cache))
-        for precision in ("fp32", "bf16", "int8")
-    }
+
+    def make(precision: str) -> NativeEngine:
+        return NativeEngine(read(folder, "m"), EngineOptions(precision=precision, threads=2, cache_dir=native_cache))
+
+    return {precision: make(precision) for precision in ("fp32", "bf16", "int8")}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -1,4 +1,4 @@
-"""Entities against transformers' TokenClassificationPipeline on the same model: 500 texts of every kind."""
+"""Entities against transformers' TokenClassificationPipeline on the same model: 250 texts of every kind."""
 
 import asyncio
 import random
@@ -87,7 +87,7 @@ def entities(tagger, start_service):
 
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
 def test_equal_the_pipeline_s(tagger, entities, strategy):
-    inputs = texts(500)
+    inputs = texts(250)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of its own heuristic for tokenizers without a prefix
         expected = pipeline(tagger, strategy)(inputs)
@@ -105,7 +105,7 @@ def test_equal_the_pipeline_s(tagger, entities, strategy):
 
 
 def test_none_is_every_token_with_its_best_label(tagger, entities):
-    inputs = [text for text in texts(500) if len(text) < 60]
+    inputs = [text for text in texts(250) if len(text) < 60]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = pipeline(tagger, "none")(inputs, ignore_labels=[])
