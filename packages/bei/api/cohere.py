@@ -214,7 +214,7 @@ def _rerank_route(path: str, version: str) -> Route:
         answer={
             "id": _ID,
             "object": "rerank",
-            "results": [{"index": 0, "relevance_score": 0.8370452, "document": {"text": _NEWS[0]}}],
+            "results": [{"index": 0, "relevance_score": 0.6653267, "document": {"text": _NEWS[0]}}],
             "meta": {"api_version": {"version": version}, "billed_units": {"input_tokens": 40, "search_units": 1}},
             "model": "small-reranker",
             "usage": {"prompt_tokens": 40, "total_tokens": 40},

@@ -56,7 +56,7 @@ _RERANK = Route(
     body=AnyRerank,
     response=list[Rank] | RankedList,
     example={"query": "Striker scores twice in cup final", "texts": _NEWS},
-    answer=[{"index": 0, "score": 0.8370452}, {"index": 1, "score": 0.038070776}],
+    answer=[{"index": 0, "score": 0.6653267}, {"index": 1, "score": 0.1157033}],
 )
 _EMBED = Route("/", embed, "", body=AnyEmbed)
 _BY_DEFAULT_ROUTE = {
