@@ -55,12 +55,12 @@ def test_what_the_small_models_have_learned():
     assert figures["classifier"]["right"] >= 0.85, "of articles it never saw, in 5 sections"
 
 
-def test_a_thousand_documents_in_one_request(task_urls, sentences):
-    query, documents = "A man is playing a guitar.", sentences[:1000]
+def test_hundreds_of_documents_in_one_request(task_urls, sentences):
+    query, documents = "A man is playing a guitar.", sentences[:300]
     ranks = post(task_urls["reranker"], "/rerank", query=query, texts=documents, raw_scores=True)
-    assert [rank["index"] for rank in ranks] == list(range(1000))
+    assert [rank["index"] for rank in ranks] == list(range(300))
     kind = transformers.AutoModelForSequenceClassification
-    expected = logits("reranker", kind, [query] * 1000, documents)[:, 0]
+    expected = logits("reranker", kind, [query] * 300, documents)[:, 0]
     np.testing.assert_allclose([rank["score"] for rank in ranks], expected, atol=1e-4)
 
 
@@ -95,10 +95,10 @@ def test_2048_texts_in_one_request(task_urls, sentences):
 
 def long_text() -> str:
     words = " ".join(text for text in texts_of_every_kind(60, seed=1))
-    return (words * (1 + 100_000 // len(words)))[:100_000]
+    return (words * (1 + 40_000 // len(words)))[:40_000]
 
 
-def test_a_text_of_100_000_characters(task_urls):
+def test_a_text_of_40_000_characters(task_urls):
     text = long_text()
     for server, path, body in (
         ("embedding", "/embed", {"inputs": text}),
@@ -122,11 +122,11 @@ def test_a_text_of_100_000_characters(task_urls):
 def test_sixty_four_large_requests_at_once(task_urls, sentences):
     """The answer to each is what it is alone; those that are refused for load say so, and nothing else fails."""
     rng = random.Random(0)
-    texts, text = sentences[:200], long_text()
+    texts, text = sentences[:100], long_text()
     bodies = {
         ("reranker", "/rerank"): {"query": "a man", "texts": texts},
         ("classifier", "/predict"): {"inputs": [[text] for text in texts]},
-        ("pii", "/predict_tokens"): {"inputs": [text[:20_000]], "aggregation_strategy": "simple"},
+        ("pii", "/predict_tokens"): {"inputs": [text[:5_000]], "aggregation_strategy": "simple"},
         ("embedding", "/embed"): {"inputs": texts, "dimensions": 8},
     }
     alone = {key: post(task_urls[key[0]], key[1], **body) for key, body in bodies.items()}
@@ -188,8 +188,8 @@ def test_the_examples_of_the_openapi_document_are_true_answers(task_urls, route)
 @pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
 def test_personal_data_as_the_pipeline_finds_it(task_urls, sentences, strategy):
     people = ["Maria Schmidt", "John Baker", "Zoë Müller", "O'Neill"]
-    texts = [f"{text} I am {people[i % 4]}, call +49 30 {100000 + i}." for i, text in enumerate(sentences[:150])]
-    texts += [text for text in texts_of_every_kind(100) if len(text) < 1000]
+    texts = [f"{text} I am {people[i % 4]}, call +49 30 {100000 + i}." for i, text in enumerate(sentences[:80])]
+    texts += [text for text in texts_of_every_kind(40) if len(text) < 1000]
     pipeline = transformers.pipeline(
         "token-classification", model=str(small_model("pii")), aggregation_strategy=strategy, device="cpu"
     )
@@ -203,7 +203,7 @@ def test_personal_data_as_the_pipeline_finds_it(task_urls, sentences, strategy):
         np.testing.assert_allclose(scores, [e["score"] for e in expected], atol=1e-4)
         assert all(e["token"] == text[e["start"] : e["end"]] for e in entities)
         found += len(entities)
-    assert found > 300
+    assert found > 150
 
 
 def test_sparse_vectors_as_sentence_transformers(task_urls, sentences):
