@@ -203,7 +203,7 @@ def test_personal_data_as_the_pipeline_finds_it(task_urls, sentences, strategy):
         np.testing.assert_allclose(scores, [e["score"] for e in expected], atol=1e-4)
         assert all(e["token"] == text[e["start"] : e["end"]] for e in entities)
         found += len(entities)
-    assert found > 150
+    assert found > 120
 
 
 def test_sparse_vectors_as_sentence_transformers(task_urls, sentences):
