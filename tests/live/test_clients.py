@@ -27,7 +27,7 @@ def two_thousand() -> list[str]:
 
 
 def test_sixty_four_openai_clients_at_once(url, two_thousand):
-    texts = two_thousand[:1000]
+    texts = two_thousand[::5]
 
     async def client(share: list[int]) -> dict[int, list[float]]:
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=9, timeout=300) as openai:
@@ -44,7 +44,7 @@ def test_sixty_four_openai_clients_at_once(url, two_thousand):
     rows = {i: row for part in asyncio.run(everyone()) for i, row in part.items()}
     assert sorted(rows) == list(range(len(texts)))
     together = np.array([rows[i] for i in range(len(texts))], np.float32)
-    with httpx.Client() as http:
+    with httpx.Client(timeout=60) as http:
         alone = [http.post(f"{url}/embed", json={"inputs": text}).json()[0] for text in texts]
     assert cosines(np.array(alone), together).min() >= 0.9999
 
