@@ -1,5 +1,7 @@
 """Every config.yaml here passes what `truss push` checks, and builds a context; so does the bundle itself."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,16 +29,32 @@ def test_all_examples_are_here():
     }
 
 
+@pytest.fixture(scope="module")
+def context_of(in_truss, tmp_path_factory) -> Callable[[Path], Path]:
+    """What would be pushed of a folder; of each it is built once."""
+
+    @cache
+    def build(folder: Path) -> Path:
+        context = tmp_path_factory.mktemp("bundle") / "context"
+        in_truss(BUILD, str(context), str(folder))
+        return context
+
+    return build
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.parent.name)
-def test_push_accepts_it_and_a_context_builds(config, in_truss, tmp_path):
+def test_push_accepts_it_and_a_context_builds(config, in_truss, context_of):
     in_truss(CHECK, str(config))
-    in_truss(BUILD, str(tmp_path / "context"), str(config.parent))
-    assert (tmp_path / "context" / "Dockerfile").exists()
+    assert (context_of(config.parent) / "Dockerfile").exists()
 
 
-def test_the_start_command_of_an_encoder_is_one_of_ours(in_truss, tmp_path):
-    in_truss(BUILD, str(tmp_path / "context"), str(ROOT))
-    supervisor = (tmp_path / "context" / "supervisord.conf").read_text()
+def test_the_start_command_of_an_encoder_is_one_of_ours(context_of):
+    context = context_of(ROOT)
+    supervisor = (context / "supervisord.conf").read_text()
     assert "text-embeddings-router --model-id /tmp/bei-model --port 7997" in supervisor
-    assert (tmp_path / "context" / "packages" / "bei" / "service.py").exists()
-    assert (tmp_path / "context" / "model" / "model.py").exists()
+    assert (context / "packages" / "bei" / "service.py").exists()
+    assert (context / "model" / "model.py").exists()
+
+
+def test_what_make_has_made_is_not_pushed(context_of):
+    assert not [path for path in context_of(ROOT).iterdir() if path.name.startswith((".venv", ".models", ".bench"))]
