@@ -6,8 +6,9 @@ PORT ?= 8080
 
 PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
 TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
-# Of libraries that are large, tests import a little: what they do is compiled then.
+# Of libraries that are large, tests import a little: what they do is compiled then, once.
 FOR_TESTS := install --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 
 # Environments are made side by side.
 MAKEFLAGS += --jobs

@@ -11,6 +11,7 @@ from bei.engines.base import Engine
 from bei.engines.null import NullEngine
 from bei.service import Service
 from bei.settings import Settings
+from tests.configs import tiny_config
 from tests.servers import ROOT, serving
 from tests.small_models import small_model
 from tests.tiny_models import random_model, save
@@ -24,13 +25,6 @@ TASK_SERVERS = {
     "splade": ("examples/small-splade/config.yaml", ()),
 }
 StartService = Callable[..., Service]
-
-
-def tiny_config(folder: Path | str = "tiny") -> dict:
-    """A config.yaml's content that names a folder."""
-    repository = {"source": "LOCAL", "repo": str(folder)}
-    build = {"base_model": "encoder_bert", "checkpoint_repository": repository}
-    return {"trt_llm": {"build": build}}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bei import cli
 from bei.service import ROUTES, Service
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.servers import free_port, wait_until_ready
 from tests.tiny_models import random_model, save
 

@@ -15,7 +15,7 @@ from bei.remote import Desk, RemoteEngine, RemoteScheduler
 from bei.service import Options, Service
 from bei.settings import Settings
 from tests.api.test_tasks import classifier, splade
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.test_service import Gate, run
 
 LIMIT = 20.0

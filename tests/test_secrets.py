@@ -22,7 +22,7 @@ from bei.engines.null import NullEngine
 from bei.errors import SetupError
 from bei.service import Service
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.server.running import Running
 
 CANARY = "canary-7f3a91"

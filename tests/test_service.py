@@ -16,7 +16,7 @@ from bei.engines.null import NullEngine
 from bei.errors import Empty, EngineFailed, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge
 from bei.service import Options, Service
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 
 LIMIT = 20.0
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.servers import ROOT, free_port, wait_until_ready
 
 NOBODY = 65534

@@ -20,7 +20,7 @@ from bei.api import Call, Reply
 from bei.engines.null import NullEngine
 from bei.service import Service
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 
 TEXTS = ["the cat", "a big dog"]
 

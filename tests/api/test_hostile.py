@@ -11,7 +11,7 @@ from bei.engines.null import NullEngine
 from bei.service import Service
 from bei.settings import Settings
 from tests.api.test_answer import call
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from bei.service import Service
 from bei.settings import Settings
 from bei.tasks.late_interaction import maxsim
 from tests.api.test_answer import PATHS, bodies, call, post
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.test_sentence_transformers_kinds import multi_vector
 from tests.tiny_models import random_model, save, write_json
 

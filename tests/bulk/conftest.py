@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.servers import ROOT, free_port
 
 QUIET = {

@@ -16,7 +16,7 @@ from bei import bulk, cli
 from bei.service import Options, Service
 from bei.settings import Settings
 from tests.bulk.conftest import QUIET
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.tiny_models import WORDS, random_model, save, write_json
 
 FLAGS = ("--engine", "native", "--precision", "fp32", "--threads", "1", "--log-level", "warning")

@@ -12,7 +12,7 @@ import yaml
 
 from bei import api
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.servers import ROOT, serving
 
 DEPLOY = ROOT / "deploy"

@@ -8,7 +8,7 @@ import yaml
 
 from bei import api
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.deploy.test_containers import QUEUE_SECONDS, environment, given
 from tests.servers import ROOT
 

@@ -32,7 +32,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
 from bei.errors import EngineFailed, SetupError
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.engines.test_parity import cosines, sequences
 from tests.tiny_models import FAMILIES, VOCAB, random_model, save
 

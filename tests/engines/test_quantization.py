@@ -11,7 +11,7 @@ from bei.engines.quantization import Quantization, fast_precision
 from bei.errors import SetupError
 from bei.settings import Settings
 from bei.settings.block import QuantizationType
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.tiny_models import random_model, save
 
 

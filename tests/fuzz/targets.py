@@ -31,7 +31,7 @@ from bei.errors import Error
 from bei.service import Service
 from bei.settings import Settings
 from bei.tokenizer import Tokenizer
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 from tests.fuzz.values import as_json, damaged, mutated, values
 from tests.tiny_models import random_model, write_json
 from tests.tiny_models import save as save_model

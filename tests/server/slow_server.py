@@ -14,7 +14,7 @@ from bei.server import bodies, connections, http2, listen
 from bei.server.app import asgi
 from bei.service import Service
 from bei.settings import Settings
-from tests.conftest import tiny_config
+from tests.configs import tiny_config
 
 folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 logging.basicConfig(level="INFO")
