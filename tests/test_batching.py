@@ -144,11 +144,35 @@ def test_a_brief_request_may_pass_out_of_turn():
 
 
 def test_a_request_is_admitted_whole_or_not_at_all():
-    q = queue(max_queue_tokens=10)
-    q.push(entries([400, 400]))  # nothing waits: however large, it is admitted
+    q = queue(max_queue_tokens=1000)
+    q.push(entries([400, 400, 400]))  # nothing waits: however large, it is admitted
     with pytest.raises(Overloaded, match="Model is overloaded"):
-        q.push(entries([1]))
-    assert (len(q), q.tokens) == (2, 800)
+        q.push(entries([100, 100]))
+    assert (len(q), q.tokens) == (3, 1200)
+
+
+@pytest.mark.parametrize("bulk", [750, 4000])
+def test_what_brief_requests_may_have_is_taken_by_no_other(bulk):
+    q = queue(max_queue_tokens=1000)
+    q.push(long := entries([bulk]))
+    assert not has_room(q, BRIEF + 1)
+    for _ in range(2):
+        q.push(entries([100]))
+    assert has_room(q, 50) and not has_room(q, 51)
+    q.drop(long[0].request)
+    assert has_room(q, 750) and not has_room(q, 751)
+    for _ in range(8):
+        q.push(entries([100]))  # they may have the place of others
+    assert not has_room(q, 1)
+
+
+def has_room(q: Queue, tokens: int) -> bool:
+    try:
+        q.push(made := entries([tokens]))
+    except Overloaded:
+        return False
+    q.drop(made[0].request)
+    return True
 
 
 def test_texts_are_bounded_as_tokens_are():

@@ -188,11 +188,22 @@ def test_no_more_is_admitted_than_runs_in_good_time():
     assert engine.entered.acquire(timeout=LIMIT)
     scheduler.submit(entries([1] * 500, first=1))  # alone, whatever it is
     with pytest.raises(Overloaded) as refused:
-        scheduler.submit(entries([1], first=1000))
+        scheduler.submit(entries([1] * 129, first=1000))
     assert 50 <= refused.value.retry_after <= 63
     scheduler._learn(1, 100.0)  # too small to tell
     assert scheduler._speed == 8
     engine.go.set()
+    scheduler.close(LIMIT)
+
+
+def test_a_first_batch_that_was_slow_is_made_up_for():
+    queue = Queue(Limits(1000, 4, 1 << 30))
+    scheduler = Scheduler(StubEngine(), queue, Inbox(), max_seconds=10.0)
+    scheduler._learn(1000, 1000.0)
+    assert queue.most_tokens < 1000
+    for _ in range(200):  # batches of what may wait, 100 tokens a second
+        scheduler._learn(min(1000, int(queue.most_tokens)), min(1000, int(queue.most_tokens)) / 100)
+    assert queue.most_tokens > 900
     scheduler.close(LIMIT)
 
 

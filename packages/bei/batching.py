@@ -12,6 +12,7 @@ of one of them. Whatever has waited for PATIENCE seconds is therefore taken in t
 
 A brief request, of BRIEF tokens at most, may also be taken out of turn: by an engine that has room for it beside its
 batches (scheduler.py), and then never shares a batch with longer ones. It is paid for in virtual time like any other.
+A part of what may wait is kept for such requests, so that a bulk that fills the rest turns no query away.
 """
 
 import heapq
@@ -26,6 +27,7 @@ from bei.errors import Overloaded
 
 LOOKAHEAD = 32
 PATIENCE = 5.0  # seconds
+FOR_BRIEF = 0.25  # of what may wait
 
 
 @dataclass(slots=True, eq=False)
@@ -104,13 +106,15 @@ class Queue:
     `tokens` are those of what waits, and `len` its entries. What was dropped, or taken from elsewhere, stays in the
     heap until it is met there, or until it is the larger part; so in the order of ages.
 
-    `most_tokens` may wait; the scheduler lowers it where the limit is more than the engine runs in good time.
+    `most_tokens` may wait, a part of them brief requests' own; the scheduler lowers it where the limit is more than the
+    engine runs in good time.
     """
 
     def __init__(self, limits: Limits):
         self.limits = limits
         self.most_tokens = limits.tokens
         self.tokens = 0
+        self._brief_tokens = 0
         self._heap: list[tuple[int, int, Entry]] = []
         self._ages: deque[Entry] = deque()
         self._brief: deque[Entry] = deque()
@@ -126,31 +130,39 @@ class Queue:
     def push(self, entries: Iterable[Entry]) -> None:
         """Admit one request's entries, all or none. Raises Overloaded."""
         entries = list(entries)
-        tokens = sum(entry.tokens for entry in entries)
-        limits = self.limits
-        over = self.tokens + tokens > self.most_tokens or self._size + len(entries) > limits.size
-        if self._size and (over or self._requests >= limits.requests):
-            raise Overloaded
         request, tag = entries[0].request, self._virtual_time
+        tokens, cost = sum(entry.tokens for entry in entries), sum(entry.cost for entry in entries)
+        if self._size and not self._has_room(len(entries), tokens, is_brief=cost <= BRIEF):
+            raise Overloaded
         for entry in entries:
             entry.tag, entry.arrival = tag, self._arrivals
             self._push(entry)
             self._arrivals += 1
             tag += entry.cost
         self._ages.extend(entries)
-        request.waiting, request.tokens, request.cost = len(entries), tokens, tag - self._virtual_time
+        request.waiting, request.tokens, request.cost = len(entries), tokens, cost
         if request.is_brief:
             self._brief.extend(entries)
+            self._brief_tokens += tokens
         self._requests += 1
         self._size += len(entries)
         self.tokens += tokens
+
+    def _has_room(self, size: int, tokens: int, *, is_brief: bool) -> bool:
+        """For one more request. Whatever waits of others, they take no more from a brief one than they may have."""
+        if self._size + size > self.limits.size or self._requests >= self.limits.requests:
+            return False
+        others, most_of_others = self.tokens - self._brief_tokens, self.most_tokens * (1 - FOR_BRIEF)
+        if is_brief:
+            return min(others, most_of_others) + self._brief_tokens + tokens <= self.most_tokens
+        return others + tokens <= most_of_others and self.tokens + tokens <= self.most_tokens
 
     def drop(self, request: Request) -> None:
         """Forget what waits of a request that nobody wants any more."""
         request.dropped = True
         self._requests -= request.waiting > 0
         self._size -= request.waiting
-        self.tokens -= request.tokens
+        self._forget(request, request.tokens)
         request.waiting = request.tokens = 0
         self._sweep()
 
@@ -235,8 +247,13 @@ class Queue:
             entry.request.tokens -= entry.tokens
             self._requests -= entry.request.waiting == 0
             self._size -= 1
-            self.tokens -= entry.tokens
+            self._forget(entry.request, entry.tokens)
         self._sweep()
+
+    def _forget(self, request: Request, tokens: int) -> None:
+        self.tokens -= tokens
+        if request.is_brief:
+            self._brief_tokens -= tokens
 
     def _sweep(self) -> None:
         self.waits_brief()

@@ -101,6 +101,8 @@ class Scheduler:
 
     def drop(self, request: Request) -> None:
         """Run no more of a request."""
+        if not request.waiting:
+            return
         with self._changed:
             self._queue.drop(request)
             metrics.observe_queue(len(self._queue), self._queue.tokens)
@@ -236,10 +238,10 @@ class Scheduler:
             self._learn(len(batch.input_ids), time.monotonic() - started)
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        """How fast batches come and go, of those that are half full or more; and so how much may wait. `seconds` are
-        all those for which one had its stream."""
+        """How fast batches come and go, and so how much may wait; of those that are half of what one may be, for small
+        ones are slow. `seconds` are all those for which one had its stream."""
         limits = self._queue.limits
-        if 2 * tokens < limits.batch_tokens:
+        if 2 * tokens < min(limits.batch_tokens, self._queue.most_tokens):
             return
         speed = tokens / max(seconds, 1e-6) * self._engine.streams
         self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)

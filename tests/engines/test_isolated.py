@@ -142,7 +142,8 @@ def test_close_ends_the_process_and_what_waits(isolate):
 def test_a_server_that_is_killed_leaves_no_process(tiny_folder):
     code = (
         "import sys, time; from pathlib import Path; from bei.engines.isolated import IsolatedEngine;"
-        "from bei.checkpoint.load import read; from bei.settings import Settings; from tests.configs import tiny_config;"
+        "from bei.checkpoint.load import read; from bei.settings import Settings;"
+        "from tests.configs import tiny_config;"
         f"folder = Path({str(tiny_folder)!r}); settings = Settings.load(tiny_config(folder), engine='null');"
         "engine = IsolatedEngine(settings).load(read(folder, 'm')); print('ready', flush=True); time.sleep(60)"
     )
