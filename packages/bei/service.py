@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from bei import engines, metrics
+from bei import engines, memory, metrics
 from bei.batching import Entry, Limits, Queue, Request
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
@@ -183,6 +183,7 @@ class Service:
         before_ready: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve a checkpoint on a scheduler that may be another process's; `before_ready` is waited for."""
+        memory.give_back_large_blocks()
         settings = self.settings
         self.checkpoint, self.engine = checkpoint, engine
         self.route = _route(settings, checkpoint)

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from bei import engines, wire
+from bei import engines, memory, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS, Batch, Engine
 from bei.errors import EngineFailed, SetupError
@@ -26,6 +26,7 @@ _NICENESS = 5
 def main(descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which drains first
         signal.signal(number, signal.SIG_IGN)
+    memory.give_back_large_blocks()
     control = socket.socket(fileno=descriptor)
     (settings, folder, revision, level), _ = wire.receive(control)
     _log_to(control, level)

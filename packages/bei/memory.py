@@ -1,0 +1,19 @@
+"""What the C library does with memory that is freed."""
+
+import ctypes
+from contextlib import suppress
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGE = 1 << 20  # bytes
+
+
+def give_back_large_blocks() -> None:
+    """Give each block of a megabyte or more back to the system when it is freed, from now on, in this process.
+
+    glibc would take its size for one that is asked for again, and keep up to 32 MB of such in heaps that seldom shrink
+    (mallopt(3), M_MMAP_THRESHOLD). Other C libraries have no such setting.
+    """
+    with suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_TRIM_THRESHOLD, 4 * _LARGE)
