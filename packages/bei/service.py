@@ -479,7 +479,8 @@ class Service:
 
     def _require(self, refusal: str, *tasks: Task) -> None:
         """Raises WrongTask, in TEI's words and with the route that fits, unless the model is for one of `tasks`."""
-        if not any(self._is(task) for task in tasks):
+        self._check_ready()
+        if self.checkpoint.task not in tasks:
             raise WrongTask(f"{refusal}; its task is {self.checkpoint.task}: POST {self.route}")
 
     def _check_size(self, inputs: Sequence[object]) -> None:

@@ -18,9 +18,9 @@ _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-
 _ID = re.compile(r"[!-~]{1,128}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """`headers` have lower-case names; `arrived` is a time.monotonic()."""
+    """`headers` have lower-case names; `arrived` is a time.monotonic(). A host may add the `body` last."""
 
     method: str
     path: str

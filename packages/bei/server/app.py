@@ -27,13 +27,12 @@ def asgi(service: Service) -> Application:
             if not wanted and "expect" in call.headers:  # it waits for our word before it sends
                 reply = _last(await api.answer(service, call), scope)
             else:
-                body = await bodies.read(call, receive, wanted=wanted)
+                call.body = await bodies.read(call, receive, wanted=wanted)
                 try:
-                    call = Call(call.method, call.path, body, call.headers, call.arrived)
                     async with _connected(receive):
                         reply = await api.answer(service, call)
                 finally:
-                    bodies.free(body)
+                    bodies.free(call.body)
         except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
             reply = _last(await api.refuse(call, error), scope)
         except asyncio.CancelledError:

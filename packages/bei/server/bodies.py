@@ -1,7 +1,7 @@
 """The bodies of all calls: bounded each, all together, and in the time that they take to arrive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from bei.api import Call
@@ -34,7 +34,9 @@ class Bodies:
         started = now()
         try:
             async with asyncio.timeout_at(started + SECONDS) as patience:
-                async for chunk in _chunks(receive):
+                more = True
+                while more:
+                    chunk, more = _part(await receive())
                     size += len(chunk)
                     refusal = refusal or self._refusal(size, len(chunk) if wanted else 0)
                     if refusal:
@@ -72,14 +74,11 @@ class Bodies:
         return None
 
 
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client left while it was sending")
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+def _part(message: Message) -> tuple[bytes, bool]:
+    """A part of a body, and whether more will come. Raises ClientGone."""
+    if message["type"] == "http.disconnect":
+        raise ClientGone("the client left while it was sending")
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _stated_length(call: Call) -> int:
