@@ -27,6 +27,7 @@ from benchmarks.wire import Http1, Http2, Lost
 INPUTS = 400
 IDS = 60
 CALIBRATING = 16  # clients that ask one request after another while capacity is measured
+PAUSE = 1.0  # seconds after which such a client that was refused asks again
 OVERLOAD = 2.0
 KINDS = {"plain": 0.75, "deadline": 0.15, "left": 0.10}
 GARBAGE = 0.1  # of all that arrives, on top
@@ -77,17 +78,19 @@ class Soak:
         self.examples: dict[str, str] = {}  # of each bad end, the first
 
     async def capacity(self, seconds: float) -> float:
-        """Plain requests a second that are answered when nobody asks before the last answer came."""
+        """Plain requests a second that are answered 200 when nobody asks before the last answer came."""
         self.minutes = [Minute()]
-        until, answered = time.monotonic() + seconds, 0
+        until = time.monotonic() + seconds
 
         async def client(number: int) -> None:
-            nonlocal answered
             while time.monotonic() < until:
-                await self._ask("plain", self._targets[number % len(self._targets)])
-                answered += time.monotonic() < until
+                if await self._ask("plain", self._targets[number % len(self._targets)]) != "200":
+                    await asyncio.sleep(PAUSE)
 
-        await asyncio.gather(*(client(number) for number in range(CALIBRATING)))
+        clients = asyncio.gather(*map(client, range(CALIBRATING)))
+        await asyncio.sleep(seconds)
+        answered = self.minutes[0].ends["200"]
+        await clients
         return answered / seconds
 
     async def run(self, rate: float, minutes: float) -> None:
@@ -121,7 +124,14 @@ class Soak:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, kind: str, target: Target) -> None:
+    async def _ask(self, kind: str, target: Target) -> str:
+        """How one request ended."""
+        minute = self.minutes[-1]
+        end, detail = await self._result(minute, kind, target)
+        self._end(minute, kind, end, detail)
+        return end
+
+    async def _result(self, minute: Minute, kind: str, target: Target) -> tuple[str, str]:
         headers, limit, timeout = {}, self._limit, np.inf
         if kind == "deadline":
             timeout = self._rng.choice(DEADLINES) / 1000
@@ -130,31 +140,26 @@ class Soak:
             limit = self._rng.exponential(0.1)
         planned = target.traffic.plan(self._rng, request_sizes(self._rng), headers)
         http = target.http2 if self._rng.random() < HTTP2 else target.http1
-        minute = self.minutes[-1]
         try:
             reply = await http.ask(planned.ask, limit)
         except TimeoutError:
-            self._end(minute, kind, "left" if kind == "left" else "hung", f"{len(planned.picks)} texts")
-            return
+            return "left" if kind == "left" else "hung", f"{len(planned.picks)} texts"
         except Lost as exc:
-            self._end(minute, kind, "lost", str(exc))
-            return
+            return "lost", str(exc)
         minute.overdue = max(minute.overdue, reply.seconds - timeout)
         if reply.status == 200:
             try:
                 wrong = target.traffic.wrong(planned, reply)
             except ValueError as exc:
-                self._end(minute, kind, "malformed", str(exc))
-                return
-            self._end(minute, kind, "wrong" if wrong else "200", f"{wrong} of {len(planned.picks)} {planned.form}")
+                return "malformed", str(exc)
             if kind == "plain":
                 minute.seconds.append(reply.seconds)
-        elif reply.status == 429 and not reply.headers.get("retry-after", "").isdigit():
-            self._end(minute, kind, "no Retry-After", "")
-        elif reply.status in (429, 503) or (reply.status == 504 and kind == "deadline"):
-            self._end(minute, kind, str(reply.status), "")
-        else:
-            self._end(minute, kind, "unasked", f"{reply.status} {bytes(reply.body[:200])!r}")
+            return "wrong" if wrong else "200", f"{wrong} of {len(planned.picks)} {planned.form}"
+        if reply.status == 429 and not reply.headers.get("retry-after", "").isdigit():
+            return "no Retry-After", ""
+        if reply.status in (429, 503) or (reply.status == 504 and kind == "deadline"):
+            return str(reply.status), ""
+        return "unasked", f"{reply.status} {bytes(reply.body[:200])!r}"
 
     async def _throw(self, name: str, throw: Throw) -> None:
         minute = self.minutes[-1]
