@@ -131,8 +131,8 @@ class Queue:
         """Admit one request's entries, all or none. Raises Overloaded."""
         entries = list(entries)
         request, tag = entries[0].request, self._virtual_time
-        tokens, cost = sum(entry.tokens for entry in entries), sum(entry.cost for entry in entries)
-        if self._size and not self._has_room(len(entries), tokens, is_brief=cost <= BRIEF):
+        tokens, request.cost = sum(entry.tokens for entry in entries), sum(entry.cost for entry in entries)
+        if self._size and not self._has_room(len(entries), tokens, is_brief=request.is_brief):
             raise Overloaded
         for entry in entries:
             entry.tag, entry.arrival = tag, self._arrivals
@@ -140,7 +140,7 @@ class Queue:
             self._arrivals += 1
             tag += entry.cost
         self._ages.extend(entries)
-        request.waiting, request.tokens, request.cost = len(entries), tokens, cost
+        request.waiting, request.tokens = len(entries), tokens
         if request.is_brief:
             self._brief.extend(entries)
             self._brief_tokens += tokens
