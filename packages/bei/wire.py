@@ -1,7 +1,7 @@
 """Messages with arrays over a stream socket: what the processes of one server say to each other.
 
-bytes of the head, 4, and of the arrays, 8 | head, msgpack: [message, [[dtype, shape], …]] | arrays, each at a
-multiple of 8 bytes
+bytes of the head and of all that follows, 8 each | head, msgpack: [message, [[dtype, shape], …]] | arrays; the head and
+each array are filled up to a multiple of 8 bytes
 """
 
 import socket
@@ -12,58 +12,49 @@ from typing import Any
 import numpy as np
 import ormsgpack
 
-SIZES = struct.Struct("<IQ")
-_ALIGNMENT = 8
+_SIZES = struct.Struct("<QQ")
+_FILLING = [bytes(-size % 8) for size in range(8)]
 _JOINED = 1 << 16  # bytes; copying less is quicker than another call
-
-
-def parts(message: Any, arrays: Sequence[np.ndarray] = ()) -> list[Any]:
-    """The message as buffers that follow each other."""
-    arrays = [np.ascontiguousarray(array) for array in arrays]
-    head = ormsgpack.packb([message, [[array.dtype.str, array.shape] for array in arrays]])
-    found: list[Any] = [SIZES.pack(len(head), sum(map(_padded, arrays))), head]
-    for array in arrays:
-        found += [array.reshape(-1).view(np.uint8).data, bytes(_padded(array) - array.nbytes)]
-    return found
-
-
-def read(head: bytes | bytearray, content: bytes | bytearray) -> tuple[Any, list[np.ndarray]]:
-    """The message and its arrays, which are views of `content`."""
-    message, described = ormsgpack.unpackb(head)
-    arrays, start = [], 0
-    for dtype, shape in described:
-        array = np.frombuffer(content, dtype, int(np.prod(shape)), start).reshape(shape)
-        arrays.append(array)
-        start += _padded(array)
-    return message, arrays
 
 
 def send(to: socket.socket, message: Any, arrays: Sequence[np.ndarray] = ()) -> None:
     """Raises OSError where the other side is gone."""
-    made = parts(message, arrays)
-    if sum(map(len, made)) <= _JOINED:
-        to.sendall(b"".join(made))
-    else:
-        for part in made:
-            to.sendall(part)
+    head = ormsgpack.packb([message, [[array.dtype.str, array.shape] for array in arrays]])
+    parts, size = [b"", head, _filling(len(head))], _filled(len(head))
+    for array in arrays:
+        parts += [np.ascontiguousarray(array), _filling(array.nbytes)]
+        size += _filled(array.nbytes)
+    parts[0] = _SIZES.pack(len(head), size)
+    for part in [b"".join(parts)] if size <= _JOINED else parts:
+        to.sendall(part)
 
 
 def receive(source: socket.socket) -> tuple[Any, list[np.ndarray]]:
-    """Raises OSError where the other side is gone."""
-    head, content = SIZES.unpack(_exactly(source, SIZES.size))
-    return read(_exactly(source, head), _exactly(source, content))
+    """The message and its arrays, which share memory. Raises OSError where the other side is gone."""
+    head, size = _SIZES.unpack(_exactly(source, _SIZES.size))
+    content = _exactly(source, size)
+    message, described = ormsgpack.unpackb(memoryview(content)[:head])
+    arrays, start = [], _filled(head)
+    for dtype, shape in described:
+        array = np.ndarray(shape, dtype, content, start)
+        arrays.append(array)
+        start += _filled(array.nbytes)
+    return message, arrays
 
 
-def _padded(array: np.ndarray) -> int:
-    return array.nbytes + -array.nbytes % _ALIGNMENT
+def _filling(size: int) -> bytes:
+    return _FILLING[size % 8]
+
+
+def _filled(size: int) -> int:
+    return size + -size % 8
 
 
 def _exactly(source: socket.socket, count: int) -> bytearray:
-    buffer = bytearray(count)
-    view = memoryview(buffer)
-    while view:
-        received = source.recv_into(view)
-        if not received:
+    buffer, received = bytearray(count), 0
+    while received < count:
+        more = source.recv_into(memoryview(buffer)[received:])
+        if not more:
             raise ConnectionResetError("the other side is gone")
-        view = view[received:]
+        received += more
     return buffer
