@@ -18,7 +18,7 @@ import numpy as np
 
 from bei import wire
 from bei.batching import Entry, Request
-from bei.engines.base import FACTS, Engine
+from bei.engines.base import FACTS, Engine, RowKind
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
 from bei.scheduler import Outcome, Scheduler, deliver
 from bei.tasks.sparse import Terms
@@ -55,14 +55,11 @@ class RemoteScheduler:
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """A refusal comes as the outcome of the first entry."""
-        request, number = entries[0].request, next(self._numbers)
-        asked = ["submit", number, request.deadline, entries[0].rows, entries[0].shared]
-        arrays = [
-            np.array([entry.tokens for entry in entries], np.int32),
-            np.concatenate([entry.ids for entry in entries]),
-            np.array([entry.prompt_tokens for entry in entries], np.int32),
-            np.array([entry.tokens if entry.attended is None else entry.attended for entry in entries], np.int32),
-        ]
+        first, number = entries[0], next(self._numbers)
+        request = first.request
+        each = [(entry.tokens, entry.prompt_tokens, entry.attended) for entry in entries]
+        asked = ["submit", number, request.deadline, first.rows, first.shared, each]
+        arrays = [np.concatenate([entry.ids for entry in entries])]
         if any(entry.token_types is not None for entry in entries):
             arrays.append(np.concatenate([_types(entry) for entry in entries]))
         with self._lock:
@@ -194,15 +191,17 @@ class Desk:
                 self._scheduler.drop(request)
             self._outbox.put(None)
 
-    def _submit(self, number: int, deadline: float, rows: str, shared: int, arrays: list[np.ndarray]) -> None:
-        lengths, ids, prompts, attended, *types = arrays
-        request = self._requests[number] = _Asked(number, len(lengths), deadline, self)
-        ends = np.cumsum(lengths).tolist()
-        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        entries = [
-            Entry(request, i, ids[span], types[0][span] if types else None, prompt, seen, rows, shared)
-            for i, (span, prompt, seen) in enumerate(zip(spans, prompts.tolist(), attended.tolist(), strict=True))
-        ]
+    def _submit(
+        self, number: int, deadline: float, rows: RowKind, shared: int, each: list[Sequence], arrays: list[np.ndarray]
+    ) -> None:
+        ids, types = arrays[0], arrays[1] if len(arrays) > 1 else None
+        request = self._requests[number] = _Asked(number, len(each), deadline, self)
+        entries, start = [], 0
+        for i, (tokens, prompt, attended) in enumerate(each):
+            span = slice(start, start + tokens)
+            own_types = None if types is None else types[span]
+            entries.append(Entry(request, i, ids[span], own_types, prompt, attended, rows, shared))
+            start += tokens
         try:
             if self._engine.fault is not None:
                 raise NotReady(self._engine.fault)
