@@ -98,6 +98,16 @@ class _Pending(Request):
         self.missing = entries
         self.queue = self.inference = 0.0
 
+    def start_timer(self) -> asyncio.TimerHandle | None:
+        """After which the future is Expired."""
+        if self.deadline == float("inf"):
+            return None
+        return self.future.get_loop().call_later(self.deadline - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(Expired("the request's deadline passed"))
+
     def settle(self, outcome: Outcome) -> None:
         if self.future.done():
             return
@@ -213,7 +223,7 @@ class Service:
         self._require("Model is not an embedding model", "embedding")
         vectors.check(dimensions, self.checkpoint.spec.row_size)
         rows, usage = await self._rows(inputs, options)
-        return Answer(vectors.finish(np.stack(rows), dimensions=dimensions, normalize=normalize), usage)
+        return Answer(vectors.finish(np.array(rows), dimensions=dimensions, normalize=normalize), usage)
 
     async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
         """A list of float32[tokens, D]: the last hidden state of every token, specials included; of a ColBERT model the
@@ -251,7 +261,7 @@ class Service:
         """The cosine of the source to each sentence: float32[N]."""
         self._require("Model is not an embedding model", "embedding")
         rows, usage = await self._rows([source, *sentences], options)
-        return Answer(vectors.similarities(rows[0], np.stack(rows[1:])), usage)
+        return Answer(vectors.similarities(rows[0], np.array(rows[1:])), usage)
 
     async def rerank(
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = Options()
@@ -268,12 +278,12 @@ class Service:
         self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
         if self._is("reranker"):
             logits, usage = await self._rows(pairs, options)
-            return Answer(scores.activate(np.stack(logits), scoring or self.checkpoint.scoring)[:, 0], usage)
+            return Answer(scores.activate(np.array(logits), scoring or self.checkpoint.scoring)[:, 0], usage)
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         _, rows, usage = await self._run(pairs, lambda: self._read(texts, options), options.deadline)
-        row = dict(zip(texts, vectors.unit(np.stack(rows)), strict=True))
+        row = dict(zip(texts, vectors.unit(np.array(rows)), strict=True))
         return Answer(np.array([row[a] @ row[b] for a, b in pairs], np.float32), usage)
 
     async def classify(
@@ -282,7 +292,7 @@ class Service:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("Model is not a classifier model", "classifier", "reranker")
         logits, usage = await self._rows(inputs, options)
-        return Answer(scores.activate(np.stack(logits), scoring or self.checkpoint.scoring), usage)
+        return Answer(scores.activate(np.array(logits), scoring or self.checkpoint.scoring), usage)
 
     async def entities(
         self,
@@ -428,7 +438,6 @@ class Service:
 
     async def _submit(self, pending: _Pending, encodings: Collection[Encoding], kind: RowKind) -> list[Any]:
         """What is kept of each row."""
-        deadline = pending.deadline
         shared = 0
         if self.engine.shares_prefixes and kind == "pooled" and len(encodings) > 1:
             shared = worth_sharing([encoding.ids for encoding in encodings])
@@ -437,12 +446,12 @@ class Service:
             for i, e in enumerate(encodings)
         ]
         self.scheduler.submit(entries)
+        timer = pending.start_timer()
         try:
-            async with asyncio.timeout(None if deadline == float("inf") else deadline - time.monotonic()):
-                return await pending.future
-        except TimeoutError:
-            raise Expired("the request's deadline passed") from None
+            return await pending.future
         finally:
+            if timer is not None:
+                timer.cancel()
             self.scheduler.drop(pending)  # the client may have left; what has not run need not
 
     async def _probe(self) -> None:
