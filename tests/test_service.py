@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import random
 import threading
 import time
@@ -158,20 +159,37 @@ def test_a_deadline_ends_the_wait_while_the_engine_is_busy(start_service, tiny_c
     engine.go.set()
 
 
-def test_a_request_that_is_answered_is_not_held(start_service):
+@pytest.mark.parametrize("end", ["answered", "expired", "failed", "invalid"])
+def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, monkeypatch, end):
     def held() -> int:
         return sum(issubclass(type(one), Request) for one in gc.get_objects())
 
-    service = start_service()
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine)
+    if end == "failed":
+        engine.poison = service._tokenizer.encode(["cat"], truncate=True)[0].ids[1]
+    monkeypatch.setattr(logging.getLogger("bei"), "disabled", True)  # pytest keeps what is logged, with its frames
+    options = Options(
+        deadline=time.monotonic() if end == "expired" else float("inf"),
+        prompt_name="none" if end == "invalid" else None,
+    )
+
+    async def ask() -> str:
+        try:
+            await service.embed(["the cat", "a dog"], options=options)
+        except Error as error:
+            return type(error).__name__
+        return "Answer"
+
     gc.collect()
     before = held()
     gc.disable()
     try:
-        for _ in range(20):
-            run(service.embed(["the cat", "a dog"]))
+        ends = {run(ask()) for _ in range(20)}
         assert held() - before <= len(service.scheduler._threads), "each thread may hold the last that it ran"
     finally:
         gc.enable()
+    assert ends == {{"answered": "Answer", "expired": "Expired", "failed": "EngineFailed", "invalid": "Invalid"}[end]}
 
 
 def test_a_failing_engine_is_not_ready_until_it_works_again(start_service, tiny_checkpoint):

@@ -84,32 +84,38 @@ class Options:
 
 
 class _Pending(Request):
-    """A request on its way: one future, settled by its last outcome or its first error; `queue` and `inference` are
-    seconds, the sums over its entries. It holds no entry, which would hold it: such a ring, with all its rows, stays
-    until the collector comes by."""
+    """A request on its way: one future, settled by its last outcome or its first error, and waited for once; `queue`
+    and `inference` are seconds, the sums over its entries. It holds no entry, nor an error, whose traceback holds it:
+    such a ring, with all its rows, stays until the collector comes by."""
 
     __slots__ = ("future", "inference", "missing", "queue", "rows")
 
     def __init__(self, entries: int, deadline: float):
         loop = asyncio.get_running_loop()
         super().__init__(deadline, _Loop(loop))
-        self.future: asyncio.Future[list[Any]] = loop.create_future()
+        self.future: asyncio.Future[list[Any]] | None = loop.create_future()
         self.rows: list[Any] = [None] * entries
         self.missing = entries
         self.queue = self.inference = 0.0
 
-    def start_timer(self) -> asyncio.TimerHandle | None:
-        """After which the future is Expired."""
-        if self.deadline == float("inf"):
-            return None
-        return self.future.get_loop().call_later(self.deadline - time.monotonic(), self._expire)
+    async def wait(self) -> list[Any]:
+        """What is kept of each row. Raises Expired, or the error of an outcome."""
+        timer = None
+        if self.deadline < float("inf"):
+            timer = self.future.get_loop().call_later(self.deadline - time.monotonic(), self._expire)
+        try:
+            return await self.future
+        finally:
+            self.future = None
+            if timer is not None:
+                timer.cancel()
 
     def _expire(self) -> None:
         if not self.future.done():
             self.future.set_exception(Expired("the request's deadline passed"))
 
     def settle(self, outcome: Outcome) -> None:
-        if self.future.done():
+        if self.future is None or self.future.done():
             return
         if isinstance(outcome.result, Error):
             self.future.set_exception(outcome.result)
@@ -446,12 +452,9 @@ class Service:
             for i, e in enumerate(encodings)
         ]
         self.scheduler.submit(entries)
-        timer = pending.start_timer()
         try:
-            return await pending.future
+            return await pending.wait()
         finally:
-            if timer is not None:
-                timer.cancel()
             self.scheduler.drop(pending)  # the client may have left; what has not run need not
 
     async def _probe(self) -> None:
