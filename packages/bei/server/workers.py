@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from bei import logs, metrics, tracing, wire
+from bei import logs, memory, metrics, tracing, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS
 from bei.engines.isolated import environment
@@ -48,6 +48,7 @@ def serve(service: Service, listener: socket.socket, announce: Callable[[], None
 
     def load() -> None:
         service.load()
+        memory.settle()
         announce()
 
     if service.settings.workers > 1:
@@ -116,6 +117,7 @@ class _Workers:
         except Exception:
             log.exception("loading failed")
             self._fail()
+        memory.settle()
         self._service.on_fault(lambda: [desk.tell_fault() for desk in self._desks])
         self._loaded.set()
 
@@ -214,6 +216,7 @@ def _work(line: socket.socket, listener: socket.socket) -> int:
         engine = RemoteEngine(facts)
         scheduler = RemoteScheduler(line, engine, on_loss=lambda: os._exit(1))
         service.join(read_for(settings, Path(folder), revision), engine, scheduler, scheduler.wait_until_open)
+        memory.settle()
 
     if is_late:  # others answer meanwhile
         load()
