@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from bei import wire
 from bei.engines.base import FACTS
 from bei.engines.null import NullEngine
 from bei.errors import EngineFailed, NotReady, Overloaded
@@ -87,6 +88,24 @@ def test_many_requests_of_two_workers_are_kept_apart(start_service, join):
     for thread in threads:
         thread.join(LIMIT)
         assert not thread.is_alive()
+
+
+def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkeypatch):
+    worker, _ = join(start_service())
+    asked, send = [], wire.send
+
+    def spy(line, message, arrays=()):
+        if line is worker.scheduler._line:
+            asked.append([kind for kind, *_ in message])
+        send(line, message, arrays)
+
+    monkeypatch.setattr(wire, "send", spy)
+
+    async def ask() -> None:
+        await asyncio.gather(*(worker.embed([text]) for text in TEXTS))
+
+    run(ask())
+    assert asked == [["submit"] * len(TEXTS)]
 
 
 def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, join):

@@ -1,15 +1,16 @@
 """A scheduler in another process: HTTP workers read texts, one process queues and runs them, so that admission and
 fairness are of all.
 
-A worker's `RemoteScheduler` sends the entries of a request in one message; `Desk`, where the scheduler is, submits them
-and sends back what becomes of them, a message a batch.
+A worker's `RemoteScheduler` sends all that a turn of its loop asks in one message; `Desk`, where the scheduler is,
+submits it and sends back what becomes of it, a message a batch.
 """
 
+import asyncio
 import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -47,6 +48,8 @@ class RemoteScheduler:
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Entry]] = {}
         self._number_of: dict[Request, int] = {}
+        self._asked: list[list] = []
+        self._arrays: list[np.ndarray] = []
         self.last_success = 0.0
         self.failing = False
         self._drains_in = 1.0
@@ -58,21 +61,33 @@ class RemoteScheduler:
         first, number = entries[0], next(self._numbers)
         request = first.request
         each = [(entry.tokens, entry.prompt_tokens, entry.attended) for entry in entries]
-        asked = ["submit", number, request.deadline, first.rows, first.shared, each]
         arrays = [np.concatenate([entry.ids for entry in entries])]
         if any(entry.token_types is not None for entry in entries):
             arrays.append(np.concatenate([_types(entry) for entry in entries]))
         with self._lock:
             self._waiting[number], self._number_of[request] = list(entries), number
             request.waiting = len(entries)
-            wire.send(self._line, asked, arrays)
+            self._ask(["submit", number, request.deadline, first.rows, first.shared, each, len(arrays)], arrays)
 
     def drop(self, request: Request) -> None:
         with self._lock:
             request.dropped = True
             number = self._number_of.pop(request, None)
             if self._waiting.pop(number, None) is not None and request.waiting:
-                wire.send(self._line, ["drop", number])
+                self._ask(["drop", number])
+
+    def _ask(self, asked: list, arrays: Sequence[np.ndarray] = ()) -> None:
+        """With what else this turn of the loop asks: a message costs more than what it says."""
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._asked.append(asked)
+        self._arrays += arrays
+
+    def _send(self) -> None:
+        with self._lock, suppress(OSError):  # who listens is told, too
+            asked, self._asked = self._asked, []
+            arrays, self._arrays = self._arrays, []
+            wire.send(self._line, asked, arrays)
 
     def drains_in(self) -> float:
         """As it was when the last request was refused."""
@@ -81,7 +96,7 @@ class RemoteScheduler:
     def wait_until_open(self) -> None:
         """Say that this worker could answer, and wait for the word to."""
         with self._lock:
-            wire.send(self._line, ["joined"])
+            wire.send(self._line, [["joined"]])
         self._open.wait()
 
     def close(self) -> None:
@@ -180,21 +195,33 @@ class Desk:
         try:
             while True:
                 message, arrays = wire.receive(self._line)
-                if message[0] == "submit":
-                    self._submit(*message[1:], arrays)
-                elif message[0] == "joined":
-                    self._on_joined(self)
-                elif request := self._requests.pop(message[1], None):
-                    self._scheduler.drop(request)
+                left = iter(arrays)
+                for kind, *asked in message:
+                    self._take(kind, asked, left)
         except OSError:
             for request in list(self._requests.values()):
                 self._scheduler.drop(request)
             self._outbox.put(None)
 
+    def _take(self, kind: str, asked: list, arrays: Iterator[np.ndarray]) -> None:
+        if kind == "submit":
+            *what, parts = asked
+            self._submit(*what, *[next(arrays) for _ in range(parts)])
+        elif kind == "joined":
+            self._on_joined(self)
+        elif request := self._requests.pop(asked[0], None):
+            self._scheduler.drop(request)
+
     def _submit(
-        self, number: int, deadline: float, rows: RowKind, shared: int, each: list[Sequence], arrays: list[np.ndarray]
+        self,
+        number: int,
+        deadline: float,
+        rows: RowKind,
+        shared: int,
+        each: list[Sequence],
+        ids: np.ndarray,
+        types: np.ndarray | None = None,
     ) -> None:
-        ids, types = arrays[0], arrays[1] if len(arrays) > 1 else None
         request = self._requests[number] = _Asked(number, len(each), deadline, self)
         entries, start = [], 0
         for i, (tokens, prompt, attended) in enumerate(each):
