@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,8 @@ class Running:
         return found
 
     def cpu(self, thread: str = "*") -> float:
-        """Seconds of all threads, or of one of the server's own, to the nanosecond; /proc/PID/stat counts in
-        hundredths."""
-        files = [file for pid in self.pids() for file in Path(f"/proc/{pid}/task").glob(f"{thread}/schedstat")]
-        return sum(int(times.split()[0]) for times in map(read, files) if times) / 1e9
+        """Seconds of all threads, or of one of the server's own."""
+        return cpu_seconds(self.pids(), thread)
 
     def main_cpu(self) -> float:
         """Of its main thread, which has the event loop."""
@@ -72,6 +70,12 @@ class Running:
         """MB, the sum over all: what processes share counts in each."""
         statm = (read(Path(f"/proc/{pid}/statm")).split() for pid in self.pids())
         return sum(int(fields[1]) for fields in statm if fields) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_seconds(pids: Iterable[int], thread: str = "*") -> float:
+    """To the nanosecond; /proc/PID/stat counts in hundredths."""
+    files = [file for pid in pids for file in Path(f"/proc/{pid}/task").glob(f"{thread}/schedstat")]
+    return sum(int(times.split()[0]) for times in map(read, files) if times) / 1e9
 
 
 def read(file: Path) -> str:

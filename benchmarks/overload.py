@@ -21,7 +21,7 @@ import uvloop
 
 from benchmarks.cpu import processor
 from benchmarks.http_load import http1
-from benchmarks.processes import Tree, served, takes
+from benchmarks.processes import Tree, served
 from benchmarks.soak import listed, percentiles
 from benchmarks.texts import text_sets
 from benchmarks.wire import Ask, Http1, Lost, Reply
@@ -194,7 +194,7 @@ def short_texts(server: Tree) -> dict[int, float]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--workers", default="1,2,4", help="numbers of HTTP workers to try, where `bei serve` has that flag")
+@click.option("--workers", default="1,2,4", help="numbers of HTTP workers to try")
 @click.option("--seconds", default=20.0, help="of each part but the bulk")
 @click.option("--bulk-texts", default=100_000)
 @click.option("--bulk-request", default=1000, help="texts a request")
@@ -206,17 +206,16 @@ def main(
 ) -> None:
     """p50, p99 and max of single queries, in ms."""
     figures = {"processor": processor(), "workers": {}}
-    for count in map(int, workers.split(",")) if takes("--workers") else [None]:
-        flags = [] if count is None else ["--workers", str(count)]
-        click.echo(f"{'as it is' if count is None else f'{count} workers'}: {'p50':>22} {'p99':>9} {'max':>9}")
+    for count in workers.split(","):
+        click.echo(f"{count} workers: {'p50':>22} {'p99':>9} {'max':>9}")
         spawned = multiprocessing.get_context("spawn")
         with (
-            served(config, *flags, log=work / "overload.log") as server,
+            served(config, "--workers", count, log=work / "overload.log") as server,
             ProcessPoolExecutor(1, mp_context=spawned) as pool,
         ):
             rates = short_texts(server)
             found = uvloop.run(measure(server.port, pool, bulk_texts, bulk_request, seconds))
-        figures["workers"][str(count or 1)] = {"short_texts_a_second": rates, **found}
+        figures["workers"][count] = {"short_texts_a_second": rates, **found}
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 

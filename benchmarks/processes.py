@@ -111,10 +111,3 @@ def stop(server: Tree) -> int:
             if "bei" in _command(pid):
                 os.kill(pid, signal.SIGKILL)
         return server.process.wait()
-
-
-def takes(flag: str) -> bool:
-    """Whether `bei serve` has this flag."""
-    command = [sys.executable, "-m", "bei.cli", "serve", "--help"]
-    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, _PATH))}
-    return flag in subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
