@@ -265,7 +265,7 @@ async def idle(targets: Sequence[Target]) -> int:
 )
 @click.option("--calibrate", default=30.0, help="seconds in which capacity is measured")
 @click.option("--rate", type=float, help="well-formed requests a second, instead of twice the capacity")
-@click.option("--limit", default=60.0, help="seconds after which a request hangs")
+@click.option("--limit", default=180.0, help="seconds after which a request hangs")
 @click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2")
 @click.option("--seed", default=0)
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for the servers' logs")
