@@ -108,6 +108,34 @@ def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkey
     assert asked == [["submit"] * len(TEXTS)]
 
 
+def test_a_loop_that_stands_still_keeps_no_other_waiting(start_service, join):
+    worker, _ = join(start_service())
+    loop = asyncio.new_event_loop()
+    asking = loop.create_task(worker.embed(["the cat"]))
+    loop.call_soon(loop.stop)  # before what it asked is sent
+    loop.run_forever()
+    assert run(worker.embed(["a big dog"])).rows.shape == (1, 48)
+    assert loop.run_until_complete(asking).rows.shape == (1, 48)
+    loop.close()
+
+
+@pytest.mark.parametrize("fault", [OSError("no buffers"), MemoryError()])
+def test_a_line_on_which_nothing_can_be_sent_is_lost(start_service, join, monkeypatch, fault):
+    worker, lost = join(start_service())
+
+    def fail(line, message, arrays=()):
+        raise fault
+
+    monkeypatch.setattr(wire, "send", fail)
+
+    async def ask() -> None:
+        asking = asyncio.ensure_future(worker.embed(["the cat"]))
+        assert await asyncio.to_thread(lost.wait, LIMIT)
+        asking.cancel()
+
+    run(ask())
+
+
 def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, join):
     engine = Gate(tiny_checkpoint)
     service = start_service(engine, max_queue_tokens=20)

@@ -50,6 +50,7 @@ class RemoteScheduler:
         self._number_of: dict[Request, int] = {}
         self._asked: list[list] = []
         self._arrays: list[np.ndarray] = []
+        self._sends_in: asyncio.AbstractEventLoop | None = None
         self.last_success = 0.0
         self.failing = False
         self._drains_in = 1.0
@@ -78,16 +79,23 @@ class RemoteScheduler:
 
     def _ask(self, asked: list, arrays: Sequence[np.ndarray] = ()) -> None:
         """With what else this turn of the loop asks: a message costs more than what it says."""
-        if not self._asked:
-            asyncio.get_running_loop().call_soon(self._send)
         self._asked.append(asked)
         self._arrays += arrays
+        loop = asyncio.get_running_loop()
+        if self._sends_in is not loop:
+            self._sends_in = loop
+            loop.call_soon(self._send)
 
     def _send(self) -> None:
-        with self._lock, suppress(OSError):  # who listens is told, too
-            asked, self._asked = self._asked, []
-            arrays, self._arrays = self._arrays, []
-            wire.send(self._line, asked, arrays)
+        with self._lock:
+            asked, arrays = self._asked, self._arrays
+            self._asked, self._arrays, self._sends_in = [], [], None
+            try:
+                wire.send(self._line, asked, arrays)
+            except Exception as exc:
+                self._hang_up()  # half of it may have gone; who listens is told
+                if not isinstance(exc, OSError):
+                    raise
 
     def drains_in(self) -> float:
         """As it was when the last request was refused."""
@@ -102,6 +110,9 @@ class RemoteScheduler:
     def close(self) -> None:
         """What is queued was waited for by those who asked."""
         self._closing = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
@@ -199,6 +210,8 @@ class Desk:
                 for kind, *asked in message:
                     self._take(kind, asked, left)
         except OSError:
+            pass
+        finally:
             for request in list(self._requests.values()):
                 self._scheduler.drop(request)
             self._outbox.put(None)
@@ -206,7 +219,8 @@ class Desk:
     def _take(self, kind: str, asked: list, arrays: Iterator[np.ndarray]) -> None:
         if kind == "submit":
             *what, parts = asked
-            self._submit(*what, *[next(arrays) for _ in range(parts)])
+            # Copies, else one request would hold the memory of all that came with it.
+            self._submit(*what, *[next(arrays).copy() for _ in range(parts)])
         elif kind == "joined":
             self._on_joined(self)
         elif request := self._requests.pop(asked[0], None):

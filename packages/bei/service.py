@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -135,7 +135,7 @@ class _Loop:
     loop: asyncio.AbstractEventLoop
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # it has closed, and nobody waits
             self.loop.call_soon_threadsafe(_settle, outcomes)
 
 

@@ -14,7 +14,7 @@ import ormsgpack
 
 _SIZES = struct.Struct("<QQ")
 _FILLING = [bytes(-size % 8) for size in range(8)]
-_JOINED = 1 << 16  # bytes; copying less is quicker than another call
+_JOINED = 1 << 16  # bytes of a part, in the mean; copying less is quicker than another call
 
 
 def send(to: socket.socket, message: Any, arrays: Sequence[np.ndarray] = ()) -> None:
@@ -25,7 +25,7 @@ def send(to: socket.socket, message: Any, arrays: Sequence[np.ndarray] = ()) -> 
         parts += [np.ascontiguousarray(array), _filling(array.nbytes)]
         size += _filled(array.nbytes)
     parts[0] = _SIZES.pack(len(head), size)
-    for part in [b"".join(parts)] if size <= _JOINED else parts:
+    for part in [b"".join(parts)] if size <= _JOINED * len(parts) else parts:
         to.sendall(part)
 
 
