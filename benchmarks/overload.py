@@ -20,15 +20,13 @@ import orjson
 import uvloop
 
 from benchmarks.cpu import processor
-from benchmarks.http_load import http1
-from benchmarks.processes import Tree, served
+from benchmarks.processes import served
 from benchmarks.soak import listed, percentiles
 from benchmarks.texts import text_sets
 from benchmarks.wire import Ask, Http1, Lost, Reply
 
 PATH = "/v1/embeddings"
 QUERY = Ask(PATH, orjson.dumps({"input": "What is Deep Learning?"}))
-SHORT_CLIENTS = (8, 64)
 TIMES = 10  # the capacity
 PASSAGE_CLIENTS = 32  # that measure it
 BULK_IN_FLIGHT = 4
@@ -182,17 +180,6 @@ def show(name: str, figures: dict[str, Any]) -> None:
     click.echo(f"  {name:22} {times}  {listed(figures['ends'])}")
 
 
-def short_texts(server: Tree) -> dict[int, float]:
-    """A second, by the number of clients."""
-    rates = {}
-    for clients in SHORT_CLIENTS:
-        load = http1(server, clients, 2000)
-        rates[clients] = load.rate
-        figures = f"{load.rate:.0f} a second, p50 {load.p50:.1f} ms, p99 {load.p99:.1f} ms"
-        click.echo(f"  {clients} clients of a short text: {figures}")
-    return rates
-
-
 @click.command(context_settings={"show_default": True})
 @click.option("--workers", default="1,2,4", help="numbers of HTTP workers to try")
 @click.option("--seconds", default=20.0, help="of each part but the bulk")
@@ -213,9 +200,8 @@ def main(
             served(config, "--workers", count, log=work / "overload.log") as server,
             ProcessPoolExecutor(1, mp_context=spawned) as pool,
         ):
-            rates = short_texts(server)
             found = uvloop.run(measure(server.port, pool, bulk_texts, bulk_request, seconds))
-        figures["workers"][count] = {"short_texts_a_second": rates, **found}
+        figures["workers"][count] = found
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 

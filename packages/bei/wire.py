@@ -13,7 +13,6 @@ import numpy as np
 import ormsgpack
 
 _SIZES = struct.Struct("<QQ")
-_FILLING = [bytes(-size % 8) for size in range(8)]
 _JOINED = 1 << 16  # bytes of a part, in the mean; copying less is quicker than another call
 
 
@@ -43,7 +42,7 @@ def receive(source: socket.socket) -> tuple[Any, list[np.ndarray]]:
 
 
 def _filling(size: int) -> bytes:
-    return _FILLING[size % 8]
+    return bytes(-size % 8)
 
 
 def _filled(size: int) -> int:
