@@ -29,7 +29,10 @@ from benchmarks.texts import text_sets
 
 HERE = Path(__file__).parent
 BASELINE = "sentence-transformers fp32"
-OURS = ("ours bf16", "ours int8", "ours fp32", "ours torch bf16", BASELINE, "sentence-transformers bf16")
+OURS = (
+    *("ours bf16", "ours int8", "ours fp32", "ours torch bf16", "ours torch fp32"),
+    *(BASELINE, "sentence-transformers bf16"),
+)
 PEERS = (
     *("infinity torch fp32", "infinity optimum int8", "onnxruntime int8"),
     *("OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16"),
@@ -171,7 +174,9 @@ def plot(figures: Mapping[str, Any], file: Path) -> None:
 @click.option("--engines", default=",".join((*OURS, *PEERS)), help="the baseline is always run")
 @click.option("--peers-python", default=".venv-peers/bin/python", help="a Python with the peers; skipped where absent")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures, and a plot beside them")
-@click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for exported models")
+@click.option(
+    "--work", type=click.Path(path_type=Path, resolve_path=True), default=".benchmarks", help="for exported models"
+)
 def main(
     model: str,
     threads: int,

@@ -128,6 +128,7 @@ ENGINES: dict[str, Load] = {
     "ours int8": ours("native", "int8"),
     "ours fp32": ours("native", "fp32"),
     "ours torch bf16": ours("torch", "bf16"),
+    "ours torch fp32": ours("torch", "fp32"),
     "sentence-transformers fp32": sentence_transformers("float32"),
     "sentence-transformers bf16": sentence_transformers("bfloat16"),
     "infinity torch fp32": infinity("torch"),

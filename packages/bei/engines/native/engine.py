@@ -75,14 +75,17 @@ def _token_budget(spec: EncoderSpec) -> int:
 
 
 def _choose(isa: Level, precision: str) -> tuple[str, str]:
-    """The precision and the reason for it. Raises SetupError for one that processors do not have."""
+    """The precision and the reason for it. Raises SetupError for one that processors do not have.
+
+    bf16 is the fastest that is exact: where no instruction multiplies it, it is half of what fp32 reads.
+    """
     if precision == "fp16":
         raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
     if precision != "auto":
         return precision, "as asked"
     if isa.has_bf16:
         return "bf16", "the processor multiplies bf16 natively"
-    return "fp32", "the processor has no bf16 instructions"
+    return "bf16", "weights of 16 bits; the processor computes in fp32"
 
 
 def _plan(

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "activation.h"
+#include "tile.h"
 
 namespace bei {
 namespace {
@@ -45,9 +46,12 @@ const uint32_t* pack_keys(const Head<T>& h, int first, int last, Buffer& buffer)
 }
 
 // One word of each column, from the rows of values that share it.
-void pack_words(const float* const* rows, int n, uint32_t* to) { std::memcpy(to, rows[0], n * sizeof(float)); }
+inline void pack_words(const float* const* rows, int n, uint32_t* to) {
+  float* words = reinterpret_cast<float*>(to);
+  for_vectors(n, [&](int d, int lanes) { store_lanes(words + d, load_lanes(rows[0] + d, lanes), lanes); });
+}
 
-void pack_words(const bf16* const* rows, int n, uint32_t* to) {
+inline void pack_words(const bf16* const* rows, int n, uint32_t* to) {
   for (int d = 0; d < n; d++) to[d] = rows[0][d].bits | static_cast<uint32_t>(rows[1][d].bits) << 16;
 }
 
@@ -76,25 +80,28 @@ const uint32_t* pack_values(const Head<T>& h, int first, int last, Buffer& buffe
   return packed;
 }
 
-F exp2_for(F x, float) { return exp2(x); }
-F exp2_for(F x, bf16) { return quick_exp2(x); }
+inline F exp2_for(F x, float) { return exp2(x); }
+inline F exp2_for(F x, bf16) { return quick_exp2(x); }
 
-// One row of scores to probabilities short of their sum, which is returned. `bias` is the one of the first key.
+// One row of scores to probabilities short of their sum, which is returned. `scale` is positive, `bias` the one of the
+// first key.
 template <class T>
 float softmax(float* scores, int keys, float scale, float soft_cap, const float* bias, T* probabilities) {
-  constexpr float log2_e = 1.44269504f;
+  if (soft_cap > 0 || bias) {
+    for_vectors(keys, [&](int i, int lanes) {
+      F score = load(scores + i) * splat(scale);
+      if (soft_cap > 0) score = splat(soft_cap) * tanh(score * splat(1 / soft_cap));
+      if (bias) score = score + load_lanes(bias + i, lanes);
+      store(scores + i, score);
+    });
+    scale = 1;
+  }
   F most = splat(-INFINITY);
-  for_vectors(keys, [&](int i, int lanes) {
-    F score = load(scores + i) * splat(scale);
-    if (soft_cap > 0) score = splat(soft_cap) * tanh(score * splat(1 / soft_cap));
-    if (bias) score = score + load_lanes(bias + i, lanes);
-    store(scores + i, score);
-    most = max(most, select_first(lanes, score, most));
-  });
-  const F from = splat(-largest(most) * log2_e);
+  for_vectors(keys, [&](int i, int lanes) { most = max(most, select_first(lanes, load(scores + i), most)); });
+  const F by = splat(scale * 1.44269504f), from = splat(-largest(most)) * by;  // e^x is 2^(x log2(e))
   F sums = zero();
   for_vectors(keys, [&](int i, int lanes) {
-    const F p = select_first(lanes, exp2_for(fma(load(scores + i), splat(log2_e), from), T{}), zero());
+    const F p = select_first(lanes, exp2_for(fma(load(scores + i), by, from), T{}), zero());
     sums = sums + p;
     store(probabilities + i, p);
   });
@@ -166,6 +173,8 @@ void attention(const Head<T>& h, int first, int last, Scratch& scratch) {
 }
 
 template void attention<float>(const Head<float>&, int, int, Scratch&);
+#ifdef __AVX512BF16__
 template void attention<bf16>(const Head<bf16>&, int, int, Scratch&);
+#endif
 
 }  // namespace bei

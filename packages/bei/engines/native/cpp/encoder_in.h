@@ -19,12 +19,12 @@ struct Fp32 {
   using Stored = float;
 };
 struct Bf16 {
-  using Operand = bf16;
-  using Stored = bf16;
+  using Operand = Half;
+  using Stored = Half;
 };
 struct Int8 {
   using Operand = uint8_t;
-  using Stored = bf16;
+  using Stored = Half;
 };
 
 template <class P>
@@ -203,7 +203,7 @@ class EncoderIn final : public BeiEncoder {
     if (!project) return;
     const Rows<Operand> operands = scratch.operands.get<Operand>(rows, size);
     for (int row = 0; row < rows; row++) to_operands(sums.row(row), model_.project, operands, row);
-    linear(model_.project, operands, rows,
+    linear(model_.project, operands, rows, scratch,
            [&](int row, int column, F v) { store(run.x.row(first + row) + column, v); });
   }
 
@@ -227,7 +227,7 @@ class EncoderIn final : public BeiEncoder {
 
   void project_qkv(const Run& run, int i, int first, int rows, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
-    linear(layer.qkv, inputs(run, layer.attention_in, layer.qkv, 2 * i, first, rows, scratch), rows,
+    linear(layer.qkv, inputs(run, layer.attention_in, layer.qkv, 2 * i, first, rows, scratch), rows, scratch,
            [&](int row, int column, F v) { store(run.qkv.row(first + row) + column, v); });
     if (layer.rotary < 0 && !layer.query_norm.weight) return;
     for (int row = first; row < first + rows; row++) {
@@ -323,17 +323,17 @@ class EncoderIn final : public BeiEncoder {
     normalize_x(run, layer.attention_end, first, rows);
     const Rows<Operand> operands = inputs(run, layer.ffn_in, layer.up, 2 * i + 1, first, rows, scratch);
     const Rows<Stored> inner = scratch.inner.get<Stored>(rows, model_.intermediate_size);
-    with_activation(layer.up.activation, sizeof(Stored) < 4, [&](auto activation) {
+    with_activation(layer.up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
       if (model_.gated) {
         F gate = zero();
-        linear(layer.up, operands, rows, [&](int row, int column, F v) {
+        linear(layer.up, operands, rows, scratch, [&](int row, int column, F v) {
           if (column / kLanes % 2 == 0)
             gate = v;
           else
             store(inner.row(row) + (column - kLanes) / 2, activation(gate) * v);
         });
       } else {
-        linear(layer.up, operands, rows,
+        linear(layer.up, operands, rows, scratch,
                [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
       }
     });
@@ -346,13 +346,13 @@ class EncoderIn final : public BeiEncoder {
                 Scratch& scratch) const {
     const Rows<Operand> operands = as_operands(a, weights, rows, scratch.inner_operands);
     if (!norm.weight) {
-      return linear(weights, operands, rows, [&](int row, int column, F v) {
+      return linear(weights, operands, rows, scratch, [&](int row, int column, F v) {
         float* x = run.x.row(first + row) + column;
         store(x, load(x) + v);
       });
     }
     const Rows<float> outputs = scratch.outputs.get<float>(rows, weights.outputs);
-    linear(weights, operands, rows, [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
+    linear(weights, operands, rows, scratch, [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
     for (int row = 0; row < rows; row++) {
       normalize(norm, outputs.row(row), outputs.row(row));
       float* x = run.x.row(first + row);

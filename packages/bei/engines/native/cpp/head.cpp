@@ -8,8 +8,8 @@ namespace {
 
 // The activation has a pass of its own: these rows are few, and short of it the code is compiled once.
 template <class T>
-void dense(const BeiLinear& weights, const Rows<T>& operands, int rows, const Rows<float>& out) {
-  linear(weights, operands, rows, [&](int row, int column, F v) { store(out.row(row) + column, v); });
+void dense(const BeiLinear& weights, const Rows<T>& operands, int rows, const Rows<float>& out, Scratch& scratch) {
+  linear(weights, operands, rows, scratch, [&](int row, int column, F v) { store(out.row(row) + column, v); });
   if (weights.activation == BEI_IDENTITY) return;
   with_activation(weights.activation, false, [&](auto activation) {
     for (int row = 0; row < rows; row++) {
@@ -23,7 +23,7 @@ template <class T>
 void rounded_dense(const BeiLinear& weights, const Rows<float>& x, int rows, const Rows<float>& out, Scratch& scratch) {
   const Rows<T> operands = scratch.operands.get<T>(rows, weights.inputs);
   for (int row = 0; row < rows; row++) to_operands(x.row(row), weights, operands, row);
-  dense(weights, operands, rows, out);
+  dense(weights, operands, rows, out, scratch);
 }
 
 void apply_stage(const BeiStage& stage, const Rows<float>& x, int width, int rows, const Rows<float>& out,
@@ -32,11 +32,11 @@ void apply_stage(const BeiStage& stage, const Rows<float>& x, int width, int row
     case BEI_DENSE:
       switch (stage.linear.precision) {
         case BEI_BF16:
-          return rounded_dense<bf16>(stage.linear, x, rows, out, scratch);
+          return rounded_dense<Half>(stage.linear, x, rows, out, scratch);
         case BEI_INT8:
           return rounded_dense<uint8_t>(stage.linear, x, rows, out, scratch);
         default:
-          return dense(stage.linear, x, rows, out);
+          return dense(stage.linear, x, rows, out, scratch);
       }
     case BEI_LAYER_NORM:
       for (int row = 0; row < rows; row++) layer_norm(stage.norm, x.row(row), out.row(row));

@@ -1,5 +1,6 @@
 // What follows the layers: stages on rows of floats, and pooling.
 #pragma once
+#include "abi.h"
 #include "memory.h"
 
 namespace bei {

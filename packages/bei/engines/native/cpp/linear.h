@@ -3,19 +3,10 @@
 #include <algorithm>
 
 #include "abi.h"
+#include "memory.h"
 #include "tile.h"
 
 namespace bei {
-
-// Rows of operands, `stride` numbers apart. Bytes are (x / scale) + zero, with a scale and a zero for each row.
-template <class T>
-struct Rows {
-  T* data;
-  int stride;
-  float *scales = nullptr, *zeros = nullptr;
-
-  T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
-};
 
 // One vector of each, for the columns at hand.
 struct Affine {
@@ -32,16 +23,32 @@ inline F finish(F sums, const Affine& column, const Rows<T>&, int) {
   return sums + column.bias;
 }
 
+// A panel of bf16 as one of floats.
+inline const float* widen(const uint32_t* panel, int width, int words, Buffer& buffer) {
+  float* const floats = buffer.get<float>(2 * static_cast<size_t>(words) * width);
+  for (int w = 0; w < words; w++)
+    for (int j = 0; j < width; j += kLanes) {
+      const W pairs = load_words(panel + w * width + j);
+      store(floats + 2 * w * width + j, low_half(pairs));
+      store(floats + (2 * w + 1) * width + j, high_half(pairs));
+    }
+  return floats;
+}
+
 // Calls sink(row, column, values) once for every vector of a * weights + bias; the last vector of a row may reach beyond
 // `outputs`, with zeros of the packing. Rows are cut evenly: seven are four and three, not six and one.
 template <class T, class Sink>
-void linear(const BeiLinear& weights, const Rows<T>& a, int rows, Sink sink) {
-  const int words = round_up(weights.inputs, kPerWord<T>) / kPerWord<T>;
+void linear(const BeiLinear& weights, const Rows<T>& a, int rows, Scratch& scratch, Sink sink) {
+  const bool widens = std::is_same_v<T, float> && weights.precision == BEI_BF16;
+  const auto words_of = [&](int per_word) { return round_up(weights.inputs, per_word) / per_word; };
+  const int words = words_of(kPerWord<T>), packed_words = widens ? words_of(kPerWord<bf16>) : words;
   const int columns = round_up(weights.outputs, kLanes), tiles = (rows + kRows - 1) / kRows;
   alignas(64) Sum<T> sums[kRows * kPanel];
   for (int column = 0; column < columns; column += kPanel) {
     const int width = std::min(kPanel, columns - column), vectors = width / kLanes;
-    const void* panel = static_cast<const char*>(weights.panels) + static_cast<size_t>(column) * words * 4;
+    const uint32_t* packed = static_cast<const uint32_t*>(weights.panels) + static_cast<size_t>(column) * packed_words;
+    const void* panel = packed;
+    if (widens) panel = widen(packed, width, packed_words, scratch.panel);
     Affine affine[kVectors];
     for (int j = 0; j < vectors; j++) {
       const int at = column + j * kLanes;

@@ -6,7 +6,7 @@
 #include <new>
 #include <vector>
 
-#include "linear.h"
+#include "vec.h"
 
 namespace bei {
 
@@ -34,6 +34,16 @@ class Buffer {
   size_t size_ = 0;
 };
 
+// Rows of operands, `stride` numbers apart. Bytes are (x / scale) + zero, with a scale and a zero for each row.
+template <class T>
+struct Rows {
+  T* data;
+  int stride;
+  float *scales = nullptr, *zeros = nullptr;
+
+  T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
+};
+
 // Room for rows of operands of `width` numbers, padded to whole vectors.
 class RowBuffer {
  public:
@@ -53,6 +63,7 @@ class RowBuffer {
 // What one thread needs besides the batch.
 struct Scratch {
   Buffer keys, values, scores, probabilities;  // attention
+  Buffer panel;                                // of a matrix, widened
   RowBuffer operands, inner, inner_operands;   // a block of rows
   RowBuffer normed, outputs;                   // what goes in, and what comes out before its norm
   RowBuffer stages[2];                         // heads

@@ -62,7 +62,9 @@ void multiply(const void* a, size_t stride, int rows, const void* panel, int vec
 }
 
 template void multiply<float>(const void*, size_t, int, const void*, int, int, float*, size_t);
-template void multiply<bf16>(const void*, size_t, int, const void*, int, int, float*, size_t);
 template void multiply<uint8_t>(const void*, size_t, int, const void*, int, int, int32_t*, size_t);
+#ifdef __AVX512BF16__
+template void multiply<bf16>(const void*, size_t, int, const void*, int, int, float*, size_t);
+#endif
 
 }  // namespace bei

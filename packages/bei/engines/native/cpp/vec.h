@@ -13,6 +13,13 @@ struct bf16 {
   uint16_t bits;
 };
 
+// What a matrix in bf16 is multiplied by: bf16 where an instruction does that, else floats, and the matrix is widened.
+#ifdef __AVX512BF16__
+using Half = bf16;
+#else
+using Half = float;
+#endif
+
 template <class T>
 constexpr T round_up(T n, T multiple) {
   return (n + multiple - 1) / multiple * multiple;

@@ -45,14 +45,6 @@ inline F select_first(int n, F x, F rest) { return _mm256_blendv_ps(rest, x, _mm
 
 inline F widen(__m128i bits) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)); }
 
-inline __m128i narrow(F v) {
-  const __m256i bits = _mm256_castps_si256(v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-  const __m256i high = _mm256_srli_epi32(rounded, 16);
-  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-}
-
 inline __m128i to_bytes(F v) {
   const __m256i words = _mm256_cvtps_epi32(v);
   const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
@@ -70,7 +62,6 @@ inline F load_part(const bf16* p, int n) {
 }
 
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
-inline void store(bf16* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v)); }
 inline void store(int32_t* p, W v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline void store(uint8_t* p, F v) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), to_bytes(v)); }
 template <class T>
@@ -88,13 +79,10 @@ inline W splat_word(const void* p) {
 }
 inline F as_floats(W w) { return _mm256_castsi256_ps(w); }
 
-inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
+inline F low_half(W w) { return as_floats(_mm256_slli_epi32(w, 16)); }
+inline F high_half(W w) { return as_floats(_mm256_and_si256(w, _mm256_set1_epi32(static_cast<int>(0xffff0000)))); }
 
-inline F dot(F acc, W a, W b, bf16) {
-  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-  acc = dot(acc, _mm256_and_si256(a, high), _mm256_and_si256(b, high), 0.f);
-  return dot(acc, _mm256_slli_epi32(a, 16), _mm256_slli_epi32(b, 16), 0.f);
-}
+inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
 inline W dot(W acc, W a, W b, uint8_t) {
 #ifdef __AVXVNNI__

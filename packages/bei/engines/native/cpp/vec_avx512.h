@@ -27,18 +27,6 @@ inline F select_first(int n, F x, F rest) { return _mm512_mask_mov_ps(rest, firs
 
 inline F widen(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
 
-// Round to nearest, ties to even.
-inline __m256i narrow(F v) {
-#ifdef __AVX512BF16__
-  return (__m256i)_mm512_cvtneps_pbh(v);
-#else
-  const __m512i bits = _mm512_castps_si512(v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-#endif
-}
-
 inline __m128i to_bytes(F v) {
   return _mm512_cvtusepi32_epi8(_mm512_max_epi32(_mm512_cvtps_epi32(v), _mm512_setzero_si512()));
 }
@@ -50,11 +38,9 @@ inline F load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n
 inline F load_part(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
 
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
-inline void store(bf16* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(v)); }
 inline void store(int32_t* p, W v) { _mm512_storeu_si512(p, v); }
 inline void store(uint8_t* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bytes(v)); }
 inline void store_part(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
-inline void store_part(bf16* p, F v, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(v)); }
 inline void store_part(uint8_t* p, F v, int n) { _mm_mask_storeu_epi8(p, first(n), to_bytes(v)); }
 
 inline W load_words(const void* p) { return _mm512_load_si512(p); }
@@ -65,21 +51,14 @@ inline W splat_word(const void* p) {
 }
 inline F as_floats(W w) { return _mm512_castsi512_ps(w); }
 
+// The first and the second of two bf16.
+inline F low_half(W w) { return as_floats(_mm512_slli_epi32(w, 16)); }
+inline F high_half(W w) { return as_floats(_mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000)))); }
+
 // acc + a * b, lane by lane, where a lane is one float,
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
-// two bf16,
-inline F dot(F acc, W a, W b, bf16) {
-#ifdef __AVX512BF16__
-  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
-#else
-  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000));
-  acc = dot(acc, _mm512_and_si512(a, high), _mm512_and_si512(b, high), 0.f);
-  return dot(acc, _mm512_slli_epi32(a, 16), _mm512_slli_epi32(b, 16), 0.f);
-#endif
-}
-
-// or four bytes: unsigned in a, signed in b, summed in 32 bits.
+// four bytes: unsigned in a, signed in b, summed in 32 bits,
 inline W dot(W acc, W a, W b, uint8_t) {
 #ifdef __AVX512VNNI__
   return _mm512_dpbusd_epi32(acc, a, b);
@@ -88,6 +67,16 @@ inline W dot(W acc, W a, W b, uint8_t) {
   return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 #endif
 }
+
+// or two bf16.
+#ifdef __AVX512BF16__
+inline F dot(F acc, W a, W b, bf16) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+
+// Round to nearest, ties to even.
+inline __m256i narrow(F v) { return (__m256i)_mm512_cvtneps_pbh(v); }
+inline void store(bf16* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(v)); }
+inline void store_part(bf16* p, F v, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(v)); }
+#endif
 
 #ifdef __AVX512VNNI__
 constexpr float kByteLevels = 255;

@@ -1,0 +1,65 @@
+"""The levels of instructions that this processor lacks, with functions in their place (emulated.h): slow, but the same
+kernels as run on a processor that has them."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bei.checkpoint.load import read
+from bei.engines.base import Batch, EngineOptions
+from bei.engines.native.engine import NativeEngine
+from bei.engines.native.isa import LEVELS, Level, level, levels
+from tests.engines.test_native import TOLERANCE, linear_error
+from tests.engines.test_parity import cosines, reference, sequences
+from tests.tiny_models import FAMILIES, random_model, save
+
+
+@dataclass(frozen=True)
+class Emulated(Level):
+    @property
+    def options(self) -> list[str]:
+        """Of the processor's own level, without optimization that takes longer than the tests."""
+        lacks = (feature for feature in self.features if feature not in level().features)
+        header = str(Path(__file__).with_name("emulated.h"))
+        return [*level().options, "-O1", "-Wno-psabi", "-include", header, *(f"-DEMULATE_{f.upper()}" for f in lacks)]
+
+
+def emulated(lacking: Level) -> Emulated:
+    parts = {field.name: getattr(lacking, field.name) for field in fields(Level)}
+    return Emulated(**parts | {"name": f"{lacking.name}_emulated"})
+
+
+LACKING = [emulated(lacking) for lacking in LEVELS if lacking not in levels()]
+each_level = pytest.mark.parametrize("isa", LACKING, ids=lambda isa: isa.name)
+
+
+@each_level
+@pytest.mark.parametrize("precision", TOLERANCE)
+@given(rows=st.integers(1, 15), inputs=st.integers(1, 90), outputs=st.integers(1, 150), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_linear(native_cache, isa, precision, rows, inputs, outputs, seed):
+    assert linear_error(rows, inputs, outputs, seed, precision, isa, native_cache) <= TOLERANCE[precision]
+
+
+@each_level
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta-v2"])
+def test_families(native_cache, tmp_path, isa, family):
+    """fp32 equals transformers, bf16 and int8 are near it, and a row is what it is alone."""
+    model = random_model(family)
+    checkpoint, ids = read(save(tmp_path, model), family), sequences()
+
+    def run(precision: str, ids: list[list[int]], rows: str = "pooled") -> np.ndarray:
+        options = EngineOptions(precision=precision, threads=1, cache_dir=native_cache)
+        return NativeEngine(checkpoint, options, isa=isa).run(Batch.pack(ids, rows=rows))
+
+    expected = reference(model, ids)
+    assert np.abs(run("fp32", ids, "tokens") - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    exact = run("fp32", ids)
+    for precision, worst in (("bf16", 0.9995), ("int8", 0.98)):
+        together = run(precision, ids)
+        assert cosines(exact, together).min() >= worst
+        np.testing.assert_array_equal(run(precision, ids[3:4]), together[3:4])
