@@ -338,6 +338,16 @@ def test_int8_is_near(family, tmp_path, engine):
     assert cosines(exact, rounded).mean() >= 0.995
 
 
+@pytest.mark.parametrize("isa", levels(), ids=lambda level: level.name)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_int8_does_not_saturate(native_cache, isa, sign):
+    """Two products of the largest bytes are more than the 16 bits that AVX2 adds them in."""
+    weight, x = np.full((20, 90), sign, np.float32), np.full((7, 90), 3, np.float32)
+    x[:, 1] = 0
+    y = run_linear(weight, None, x, "int8", "identity", isa, native_cache / "native")
+    np.testing.assert_allclose(y, sign * 3.0 * 89, rtol=1e-2)
+
+
 # Threads
 
 

@@ -28,6 +28,10 @@ class Level:
         return "avx512_bf16" in self.features
 
     @property
+    def has_vnni(self) -> bool:
+        return any(feature.endswith("vnni") for feature in self.features)
+
+    @property
     def options(self) -> list[str]:
         """Of the compiler."""
         return ["-m" + feature.replace("_", "") for feature in self.features]

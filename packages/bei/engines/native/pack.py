@@ -13,6 +13,7 @@ from bei.engines.native.isa import Level
 from bei.engines.relative_bias import bias_by_distance
 
 _PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
+_PAIR = 32767 / 255 - 1  # what two weights may sum up to beside bytes of 255, short of their rounding
 Arrays = Iterator[tuple[str, np.ndarray]]
 
 
@@ -124,6 +125,8 @@ def pack_linear(
         padded = padded.astype(ml_dtypes.bfloat16)
     if precision == "int8":
         scales = np.maximum(np.abs(padded).max(1), 1e-12) / 127
+        if not level.has_vnni:
+            scales = np.maximum(scales, _largest_pair(padded) / _PAIR)
         padded = np.rint(padded / scales[:, None]).astype(np.int8)
         packed["scales"], packed["sums"] = scales, padded.sum(1, dtype=np.float32)
     whole = columns // level.panel * level.panel
@@ -131,6 +134,12 @@ def pack_linear(
     rest = padded[whole:].reshape(1, columns - whole, words, per_word)
     packed["panels"] = np.concatenate([panels.swapaxes(1, 2).ravel() for panels in (full, rest)])
     return packed
+
+
+def _largest_pair(weight: np.ndarray) -> np.ndarray:
+    """Of each row: how far two neighbours of one sign, whose products one instruction adds, reach together."""
+    pairs = weight.reshape(len(weight), -1, 2)
+    return np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
 
 
 def _smooth(weight: np.ndarray, input_peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,9 +29,9 @@ inline void to_operands(const S* x, const BeiLinear& weights, const Rows<uint8_t
     low = min(low, v), high = max(high, v);
   });
   const float least = smallest(low);
-  const float scale = std::max((largest(high) - least) / kByteLevels, 1e-12f), offset = std::nearbyint(-least / scale);
+  const float scale = std::max((largest(high) - least) / 255, 1e-12f), offset = std::nearbyint(-least / scale);
   to.scales[row] = scale, to.zeros[row] = offset;
-  const F by = splat(1.f / scale), from = splat(offset), most = splat(kByteLevels);
+  const F by = splat(1.f / scale), from = splat(offset), most = splat(255);
   for_vectors(weights.inputs, [&](int i, int lanes) {
     store_lanes(to.row(row) + i, min(fma(scaled(i, lanes), by, from), most), lanes);
   });

@@ -93,10 +93,4 @@ inline W dot(W acc, W a, W b, uint8_t) {
 #endif
 }
 
-#ifdef __AVXVNNI__
-constexpr float kByteLevels = 255;
-#else
-constexpr float kByteLevels = 127;
-#endif
-
 }  // namespace bei

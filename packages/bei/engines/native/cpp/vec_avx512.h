@@ -63,7 +63,7 @@ inline W dot(W acc, W a, W b, uint8_t) {
 #ifdef __AVX512VNNI__
   return _mm512_dpbusd_epi32(acc, a, b);
 #else
-  const __m512i pairs = _mm512_maddubs_epi16(a, b);
+  const __m512i pairs = _mm512_maddubs_epi16(a, b);  // pack.py's scales keep two products within its 16 bits
   return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 #endif
 }
@@ -76,12 +76,6 @@ inline F dot(F acc, W a, W b, bf16) { return _mm512_dpbf16_ps(acc, (__m512bh)a, 
 inline __m256i narrow(F v) { return (__m256i)_mm512_cvtneps_pbh(v); }
 inline void store(bf16* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(v)); }
 inline void store_part(bf16* p, F v, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(v)); }
-#endif
-
-#ifdef __AVX512VNNI__
-constexpr float kByteLevels = 255;
-#else
-constexpr float kByteLevels = 127;  // two products of 7 by 8 bits fit the 16 that maddubs has for them
 #endif
 
 }  // namespace bei
