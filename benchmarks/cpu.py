@@ -85,43 +85,21 @@ class Worker:
         self._process.wait()
 
 
-def measure(workers: Mapping[str, Worker], texts: list[str], repeats: int, peaks: Mapping[str, Peak]) -> dict[str, Any]:
-    """name → medians of cpu and wall seconds, ratios to the baseline, and cosines to its vectors."""
-    seconds = {name: {"cpu": [], "wall": []} for name in workers}
-    for _ in range(repeats):
-        for name, worker in workers.items():
-            took = worker.embed(texts)
-            for kind in ("cpu", "wall"):
-                seconds[name][kind].append(took[kind])
-        for peak in peaks.values():
-            peak.measure()
-    vectors = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for i, (name, worker) in enumerate(workers.items()):
-            file = Path(folder) / f"{i}.npy"
-            seconds[name]["rss"] = worker.embed(texts, file)["rss"]
-            vectors[name] = np.load(file)
-    baseline = seconds[BASELINE]
-    return {
-        name: {
-            **{kind: float(np.median(took[kind])) for kind in ("cpu", "wall")},
-            **{f"{kind}_ratio": float(np.median(np.divide(baseline[kind], took[kind]))) for kind in ("cpu", "wall")},
-            "best_cpu": min(took["cpu"]),
-            "cosine_mean": float((vectors[name] * vectors[BASELINE]).sum(1).mean()),
-            "cosine_min": float((vectors[name] * vectors[BASELINE]).sum(1).min()),
-            "rss_mb": took["rss"],
-        }
-        for name, took in seconds.items()
-    }
+Speeds = Mapping[str, list[float]]
+"""Of products by precision, as Peak measures them, one a repetition."""
 
 
-def fractions(spec: EncoderSpec, lengths: list[int], peaks: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of one thread that the model's products alone would take at the machine's peak, by our precision: the
-    layers' in that precision, attention's in bf16."""
-    per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
-    linear = 2 * len(spec.layers) * per_token * sum(lengths)
-    attention = 4 * spec.query_size * sum(seen(spec, layer, n) for layer in spec.layers for n in lengths)
-    return {f"ours {name}": (linear / peaks[name] + attention / peaks["bf16"]) / 1e9 for name in ("bf16", "int8")}
+class Products:
+    """What a model multiplies for texts of these lengths."""
+
+    def __init__(self, spec: EncoderSpec, lengths: list[int]):
+        per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
+        self._linear = 2 * len(spec.layers) * per_token * sum(lengths)
+        self._attention = 4 * spec.query_size * sum(seen(spec, layer, n) for layer in spec.layers for n in lengths)
+
+    def seconds(self, precision: str, speeds: Speeds) -> np.ndarray:
+        """Of one thread, at each repetition's speed: the layers' in this precision, attention's in bf16."""
+        return (self._linear / np.array(speeds[precision]) + self._attention / np.array(speeds["bf16"])) / 1e9
 
 
 def seen(spec: EncoderSpec, layer: Layer, length: int) -> int:
@@ -130,8 +108,44 @@ def seen(spec: EncoderSpec, layer: Layer, length: int) -> int:
     return sum(before) * (1 if spec.causal else 2) + length
 
 
-def show(title: str, tokens: int, results: Mapping[str, Mapping[str, float]]) -> None:
-    click.echo(f"\n{title}")
+def measure(
+    workers: Mapping[str, Worker], texts: list[str], repeats: int, peaks: Mapping[str, Peak], products: Products
+) -> tuple[dict[str, Any], Speeds]:
+    """name → medians of cpu and wall seconds, ratios to the baseline, and cosines to its vectors; ours: of the peak."""
+    seconds = {name: {"cpu": [], "wall": []} for name in workers}
+    speeds = {precision: [] for precision in peaks}
+    for _ in range(repeats):
+        for precision, peak in peaks.items():
+            speeds[precision].append(peak.measure())
+        for name, worker in workers.items():
+            took = worker.embed(texts)
+            for kind in ("cpu", "wall"):
+                seconds[name][kind].append(took[kind])
+    vectors = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (name, worker) in enumerate(workers.items()):
+            file = Path(folder) / f"{i}.npy"
+            seconds[name]["rss"] = worker.embed(texts, file)["rss"]
+            vectors[name] = np.load(file)
+    baseline = seconds[BASELINE]
+    shares = {f"ours {precision}": products.seconds(precision, speeds) for precision in peaks}
+    results = {
+        name: {
+            **{kind: float(np.median(took[kind])) for kind in ("cpu", "wall")},
+            **{f"{kind}_ratio": float(np.median(np.divide(baseline[kind], took[kind]))) for kind in ("cpu", "wall")},
+            **({"of_peak": float(np.median(shares[name] / took["cpu"]))} if name in shares else {}),
+            "cosine_mean": float((vectors[name] * vectors[BASELINE]).sum(1).mean()),
+            "cosine_min": float((vectors[name] * vectors[BASELINE]).sum(1).min()),
+            "rss_mb": took["rss"],
+        }
+        for name, took in seconds.items()
+    }
+    return results, speeds
+
+
+def show(title: str, tokens: int, results: Mapping[str, Mapping[str, float]], speeds: Speeds) -> None:
+    of_products = ", ".join(f"{np.median(of):.0f} in {precision}" for precision, of in speeds.items())
+    click.echo(f"\n{title}; products' GFLOP/s: {of_products}")
     heads = f"{'tok/cpu-s':>10} {'ratio':>7} {'tok/s':>8} {'ratio':>7} {'of peak':>7} {'cosine mean, min':>19} RSS MB"
     click.echo(f"  {'engine':28} {heads}")
     for name, r in results.items():
@@ -206,15 +220,14 @@ def main(
     for name in sets.split(","):
         texts = text_sets()[name][: None if model == "minilm" else FEWER.get(name)]
         lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-        results = measure(workers, texts, repeats, peaks)
-        figures["peak_gflops"] = {precision: peak.measure() for precision, peak in peaks.items()}
-        for engine, seconds in fractions(spec, lengths, figures["peak_gflops"]).items():
-            if engine in results:
-                results[engine]["of_peak"] = seconds / results[engine]["best_cpu"]
-        show(f"{name}: {len(texts)} texts, {sum(lengths)} tokens, {threads} threads", sum(lengths), results)
-        figures["sets"][name] = {"texts": len(texts), "tokens": sum(lengths), "engines": results}
+        results, speeds = measure(workers, texts, repeats, peaks, Products(spec, lengths))
+        show(f"{name}: {len(texts)} texts, {sum(lengths)} tokens, {threads} threads", sum(lengths), results, speeds)
+        figures["sets"][name] = {
+            **{"texts": len(texts), "tokens": sum(lengths), "engines": results},
+            "peak_gflops": {precision: float(np.median(of)) for precision, of in speeds.items()},
+        }
     figures["load_seconds"] = {name: worker.load for name, worker in workers.items()}
-    click.echo(f"\npeak of one thread, GFLOP/s: {figures['peak_gflops']}; seconds to load: {figures['load_seconds']}")
+    click.echo(f"\nseconds to load: {figures['load_seconds']}")
     for worker in workers.values():
         worker.close()
     if json_file:
