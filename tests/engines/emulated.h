@@ -1,5 +1,5 @@
-// The instructions that vec_avx512.h names, and AVX-VNNI's, in plain C++: for processors that lack them. What each does is
-// Intel's Intrinsics Guide's. In our namespace they come before the compiler's own, which are of the same names.
+// The instructions that vec_avx512.h names, in plain C++, for processors that lack them. What each does is Intel's
+// Intrinsics Guide's. In our namespace they come before the compiler's own, which are of the same names.
 #pragma once
 #include <immintrin.h>
 
@@ -60,18 +60,6 @@ inline float widened(uint16_t bits) {
   float x;
   std::memcpy(&x, &word, sizeof x);
   return x;
-}
-
-template <class V>
-V dpbusd(V acc, V a, V b) {
-  const auto sums = as<int32_t>(acc);
-  const auto x = as<uint8_t>(a);
-  const auto y = as<int8_t>(b);
-  return make<V, int32_t>([&](int i) {
-    int32_t sum = sums[i];
-    for (int j = 4 * i; j < 4 * i + 4; j++) sum += x[j] * y[j];
-    return sum;
-  });
 }
 
 }  // namespace emulated
@@ -171,9 +159,16 @@ inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
   return emulated::make<__m512i, int32_t>([&](int i) { return x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1]; });
 }
 
-inline __m512i _mm512_dpbusd_epi32(__m512i acc, __m512i a, __m512i b) { return emulated::dpbusd(acc, a, b); }
-inline __m256i _mm256_dpbusd_avx_epi32(__m256i acc, __m256i a, __m256i b) { return emulated::dpbusd(acc, a, b); }
-
+inline __m512i _mm512_dpbusd_epi32(__m512i acc, __m512i a, __m512i b) {
+  const auto sums = emulated::as<int32_t>(acc);
+  const auto x = emulated::as<uint8_t>(a);
+  const auto y = emulated::as<int8_t>(b);
+  return emulated::make<__m512i, int32_t>([&](int i) {
+    int32_t sum = sums[i];
+    for (int j = 4 * i; j < 4 * i + 4; j++) sum += x[j] * y[j];
+    return sum;
+  });
+}
 inline __m512 _mm512_dpbf16_ps(__m512 acc, __m512bh a, __m512bh b) {
   const auto x = emulated::as<uint16_t>(a), y = emulated::as<uint16_t>(b);
   const auto product = [&](int i) { return emulated::widened(x[i]) * emulated::widened(y[i]); };
@@ -196,7 +191,4 @@ inline __m256bh _mm512_cvtneps_pbh(__m512 x) {
 #endif
 #ifdef EMULATE_AVX512_BF16
 #define __AVX512BF16__ 1
-#endif
-#ifdef EMULATE_AVX_VNNI
-#define __AVXVNNI__ 1
 #endif
