@@ -39,7 +39,7 @@ inline const float* widen(const uint32_t* panel, int width, int words, Buffer& b
 // `outputs`, with zeros of the packing. Rows are cut evenly: seven are four and three, not six and one.
 template <class T, class Sink>
 void linear(const BeiLinear& weights, const Rows<T>& a, int rows, Scratch& scratch, Sink sink) {
-  const bool widens = std::is_same_v<T, float> && weights.precision == BEI_BF16;
+  const bool widens = std::is_same_v<T, float> && std::is_same_v<T, Half> && weights.precision == BEI_BF16;
   const auto words_of = [&](int per_word) { return round_up(weights.inputs, per_word) / per_word; };
   const int words = words_of(kPerWord<T>), packed_words = widens ? words_of(kPerWord<bf16>) : words;
   const int columns = round_up(weights.outputs, kLanes), tiles = (rows + kRows - 1) / kRows;
