@@ -169,6 +169,7 @@ inline __m512i _mm512_dpbusd_epi32(__m512i acc, __m512i a, __m512i b) {
     return sum;
   });
 }
+
 inline __m512 _mm512_dpbf16_ps(__m512 acc, __m512bh a, __m512bh b) {
   const auto x = emulated::as<uint16_t>(a), y = emulated::as<uint16_t>(b);
   const auto product = [&](int i) { return emulated::widened(x[i]) * emulated::widened(y[i]); };
@@ -180,7 +181,6 @@ inline __m256bh _mm512_cvtneps_pbh(__m512 x) {
 }
 
 }  // namespace bei
-
 
 // Only now: before it, the compiler's own header would take them for the processor's.
 #ifdef EMULATE_AVX512F

@@ -1,7 +1,7 @@
 """The levels of instructions that this processor lacks, with functions in their place (emulated.h): slow, but the same
 kernels as run on a processor that has them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,7 @@ class Emulated(Level):
 
 
 def emulated(lacking: Level) -> Emulated:
-    parts = {field.name: getattr(lacking, field.name) for field in fields(Level)}
-    return Emulated(**parts | {"name": f"{lacking.name}_emulated"})
+    return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.lanes, lacking.panel)
 
 
 OWN = ("avx512_bf16", "avx512")  # the levels between have nothing that one of these does not run
