@@ -1,0 +1,84 @@
+"""The library's tokenizer: read from its file, and made to agree with what else a checkpoint says."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as Library
+
+from bei.architectures.spec import EncoderSpec
+from bei.checkpoint.colbert import LateInteraction
+from bei.checkpoint.load import Specials
+from bei.errors import Error, SetupError
+from bei.tokenizer.template import Template
+
+
+@contextmanager
+def library_errors(what: str, kind: type[Error]) -> Iterator[None]:
+    """The library raises bare exceptions, and panics, which are none: they become errors of a `kind`."""
+    try:
+        yield
+    except (Error, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:
+        raise kind(f"{what}: {exc}") from None
+
+
+def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) -> None:
+    """What is put around a text, or fills it up, must have its embedding. Raises SetupError."""
+    for template in templates:
+        ids = [mask, *(id for part in template.fixed for id in part)]
+        types = [*template.body_types, *(kind for part in template.fixed_types for kind in part)]
+        if max(ids) >= spec.vocab_size or max(types, default=0) >= max(1, spec.token_types):
+            raise SetupError("tokenizer.json puts tokens around a text, or types, for which the model has no embedding")
+
+
+def load(file: str) -> Library:
+    library = Library.from_file(file)
+    library.no_truncation()
+    library.no_padding()
+    return library
+
+
+def ensure(library: Library, specials: Specials) -> None:
+    """Put the specials around a text where the library does not."""
+    ids = library.encode("a").ids
+    ends = [(0, specials.first), (-1, specials.last)]
+    first, last = (token if token and ids[at] != library.token_to_id(token) else None for at, token in ends)
+    known = [(token, library.token_to_id(token)) for token in (first, last) if token]
+    if not known:
+        return
+    if any(id is None for _, id in known):
+        raise SetupError("tokenizer_config.json adds a token that tokenizer.json lacks; save the tokenizer again")
+    before, after = [[f"{token}:0"] if token else [] for token in (first, last)]
+    around = processors.TemplateProcessing(
+        single=[*before, "$A:0", *after], pair=[*before, "$A:0", "$B:0", *after], special_tokens=known
+    )
+    own = library.post_processor
+    library.post_processor = around if own is None else processors.Sequence([own, around])
+
+
+def vocabulary(library: Library, size: int) -> list[str]:
+    tokens = {id: token for token, id in library.get_vocab(with_added_tokens=True).items()}
+    return [tokens.get(id, "") for id in range(size)]
+
+
+def keep_whole(library: Library, markers: Sequence[str]) -> None:
+    """Markers such as `[unused0]` were put in as one token: read them as one (sentence-transformers,
+    MultiVectorEncoder._register_prefix_tokens)."""
+    for marker in markers:
+        whole = next((part for part in (marker, *marker.split()[:1]) if library.token_to_id(part) is not None), None)
+        if whole is not None and library.encode(whole, add_special_tokens=False).tokens != [whole]:
+            library.add_special_tokens([AddedToken(whole, normalized=False, special=True)])
+
+
+def mask_id(library: Library, late: LateInteraction) -> int:
+    """Raises SetupError where queries are filled up and the vocabulary has no such token."""
+    found = library.token_to_id(late.mask or "[MASK]")
+    if found is None and late.expansion:
+        raise SetupError(f"query expansion needs the token {late.mask or '[MASK]'}, which tokenizer.json lacks")
+    return found or 0
+
+
+def ids_of(library: Library, tokens: Sequence[str]) -> list[int]:
+    return [id for id in map(library.token_to_id, tokens) if id is not None]
