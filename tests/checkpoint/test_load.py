@@ -133,6 +133,44 @@ def test_old_names_prefixes_heads_and_shards(folder):
         read(folder, "m")
 
 
+def test_a_tensor_is_read_from_the_shard_that_the_index_names(folder):
+    """Shards may hold older copies, and tensors of other models, which the index does not name."""
+    stored = load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.attention.self.query.bias"
+    stale = {name: stored[name] + 1, "encoder.layer.9.strange": np.zeros(1, np.float32)}
+    for first, second in (("a", "b"), ("b", "a")):
+        rest = {other: array for other, array in stored.items() if other != name}
+        save_file({name: stored[name]}, folder / f"{first}.safetensors")
+        save_file({**rest, **stale}, folder / f"{second}.safetensors")
+        places = {n: f"{first if n == name else second}.safetensors" for n in stored}
+        write_json(folder / "model.safetensors.index.json", {"weight_map": places})
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        bias = read(folder, "m").tensors["layers.0.qkv.bias"]
+        np.testing.assert_array_equal(bias[:48], stored[name])
+
+
+def test_a_tensor_that_its_shard_lacks_is_missing(folder):
+    stored = load_file(folder / "model.safetensors")
+    (first, *others) = stored
+    save_file({name: stored[name] for name in others}, folder / "a.safetensors")
+    save_file({first: stored[first]}, folder / "b.safetensors")
+    places = {**dict.fromkeys(stored, "a.safetensors"), "of.nobody": "b.safetensors"}
+    write_json(folder / "model.safetensors.index.json", {"weight_map": places})
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(SetupError, match=rf"(missing: |no tensor '){first}"):
+        read(folder, "m")
+    write_json(folder / "model.safetensors.index.json", {"weight_map": {**places, first: "b.safetensors"}})
+    read(folder, "m")
+
+
+def test_two_stored_tensors_never_pass_for_one(folder):
+    stored = load_file(folder / "model.safetensors")
+    norm = stored["embeddings.LayerNorm.weight"]
+    save_file({**stored, "embeddings.LayerNorm.gamma": norm + 1}, folder / "model.safetensors")
+    with pytest.raises(SetupError, match=r"embeddings\.LayerNorm\.(weight|gamma) and .* are one tensor of the model"):
+        read(folder, "m")
+
+
 def drop(folder, key):
     stored = load_file(folder / "model.safetensors")
     stored.pop(key)

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -241,13 +241,13 @@ def _tensors(
     folder: Path, family: Family, config: Mapping[str, Any], spec: EncoderSpec, head: Head
 ) -> dict[str, tuple[Tensor, ...]]:
     """Find each of our tensors in the checkpoint's files. Raises SetupError that lists what is missing or left over."""
-    stored = {_modern(name): tensor for name, tensor in with_scales(scan(_weight_files(folder))).items()}
+    stored = _renamed(with_scales(_stored(folder)), _modern)
     names = dict(family.tensors(config, spec))
     (first,) = names["embeddings.token"]
     prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
     if prefix is None:
         raise SetupError(f"{folder}: no tensor {first!r} in its safetensors files; is config.json's model_type right?")
-    stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
+    stored = _renamed(stored, lambda name: name.removeprefix(prefix))
     for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
         names |= _head_names(part, stages, stored)
     if head.judgement is not None:
@@ -296,11 +296,25 @@ def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
     return Head(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _stored(folder: Path) -> dict[str, Tensor]:
+    """The tensors in the encoder's files. Where there is an index, each is the one in the shard that it names; a shard
+    may hold more, which are not the model's."""
     index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return sorted({inside(folder, file, index.name) for file in read_json(index).get("weight_map", {}).values()})
-    return [folder / "model.safetensors"]
+    if not index.exists():
+        return scan([folder / "model.safetensors"])
+    places = {name: inside(folder, file, index.name) for name, file in read_json(index).get("weight_map", {}).items()}
+    shards = {file: scan([file]) for file in sorted(set(places.values()))}
+    return {name: shards[file][name] for name, file in places.items() if name in shards[file]}
+
+
+def _renamed(stored: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Raises SetupError where two of them come to one name."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        first = found.setdefault(rename(name), tensor)
+        if first is not tensor:
+            raise SetupError(f"{tensor.file}: {first.name} and {name} are one tensor of the model; remove one of them")
+    return found
 
 
 def _modern(name: str) -> str:
