@@ -11,7 +11,7 @@ from typing import Any
 import click
 import yaml
 
-from bei import __version__, logs, metrics
+from bei import __version__, logs, metrics, processes
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError
 from bei.server import listen, workers
@@ -29,6 +29,7 @@ class _Program(click.Group):
     """Turns a SetupError into one line on stderr and exit status 2."""
 
     def invoke(self, context: click.Context) -> Any:
+        processes.keep_libraries_isolated()
         return _one_line_errors(lambda: super(_Program, self).invoke(context))
 
 
@@ -352,6 +353,7 @@ def text_embeddings_router(
     }
 
     def run() -> None:
+        processes.keep_libraries_isolated()
         environ = {**os.environ, **({"HF_TOKEN": hf_token} if hf_token else {})}
         settings = Settings.load(_config(model_id), environ=environ, **flags)
         workers.observe(settings, os.environ.get("LOG_LEVEL", "info"))

@@ -89,7 +89,7 @@ def test_the_health_check_tells_a_ready_server_from_none(name, url):
 
     assert status(url.rpartition(":")[2]) == 0
     assert status("1") != 0
-    assert ':{os.environ["BEI_PORT"]}/health/ready' in command[1]
+    assert ':{os.environ["BEI_PORT"]}/health/ready' in command[-1]
     assert "/health/ready" in {route.path for route in api.ROUTES}
 
 

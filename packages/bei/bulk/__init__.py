@@ -71,10 +71,11 @@ def embed(
 
 
 def _anywhere(settings: Settings) -> Settings:
-    """With a model's folder named so that workers elsewhere than here find it."""
-    if settings.source != "LOCAL":
-        return settings
-    return settings.model_copy(update={"repo": str(Path(settings.repo).expanduser().absolute())})
+    """With its folders named so that workers elsewhere than here find them."""
+    places = {"cache_dir": settings.cache_dir.expanduser().absolute()}
+    if settings.source == "LOCAL":
+        places["repo"] = str(Path(settings.repo).expanduser().absolute())
+    return settings.model_copy(update=places)
 
 
 def _check(checkpoint: Checkpoint, dimensions: int | None, prompt_name: str | None) -> None:

@@ -8,12 +8,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from bei import processes
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.errors import SetupError
 
@@ -74,7 +76,8 @@ def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry, where it is for us to say
     logging.getLogger("ray.data").setLevel("ERROR")
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        with chdir(processes.HOME):  # Ray's workers import from where its driver stands
+            ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as exc:
         reason = " ".join(str(exc).split())
         raise SetupError(f"--ray {address}: {reason}; where it asks for a token, set its RAY_AUTH_TOKEN") from None

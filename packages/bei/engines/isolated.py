@@ -5,20 +5,17 @@ a socket, a lane for each batch that may run at once (figures: docs/design-notes
 """
 
 import logging
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
-from bei import metrics, wire
+from bei import metrics, processes, wire
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import BRIEF, Batch
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
@@ -29,12 +26,6 @@ log = logging.getLogger("bei")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a row, and before any
 _FAREWELL = 2.0  # seconds that it has to end by itself
 _LASTING = 10.0  # seconds that a process has to live for the next death to count as the first
-
-
-def environment() -> dict[str, str]:
-    """In which a process imports what this one does; Truss has its bundle on sys.path for a while only."""
-    here = Path(__file__).parents[2]
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
 
 
 class IsolatedEngine:
@@ -166,8 +157,7 @@ class _Child:
     def __init__(self):
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-X", "faulthandler", "-m", "bei.engines.child", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment())
+            self._process = processes.start("bei.engines.child", theirs.fileno(), pass_fds=[theirs.fileno()])
         self._control, self.is_last, self.ready_at = ours, False, 0.0
         self.free: list[socket.socket] = []
         self.free_brief: list[socket.socket] = []

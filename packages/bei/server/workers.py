@@ -17,10 +17,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from bei import logs, memory, metrics, tracing, wire
+from bei import logs, memory, metrics, processes, tracing, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS
-from bei.engines.isolated import environment
 from bei.errors import SetupError
 from bei.remote import Desk, RemoteEngine, RemoteScheduler
 from bei.server import listen
@@ -146,12 +145,8 @@ class _Workers:
 
     def _start(self, line: socket.socket) -> subprocess.Popen:
         numbers = [line.fileno(), self._listener.fileno()]
-        return subprocess.Popen(
-            [sys.executable, "-m", "bei.server.workers", *map(str, numbers)],
-            pass_fds=numbers,
-            start_new_session=True,  # a terminal's Ctrl-C is for this process, which passes it on
-            env=environment(),
-        )
+        # A terminal's Ctrl-C is for this process, which passes it on.
+        return processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
 
     def _introduce(self, line: socket.socket) -> Desk | None:
         """Tell a worker what it is for, and, once there is one, of the model; None where it died before."""

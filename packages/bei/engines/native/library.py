@@ -51,7 +51,7 @@ def _compile(level: Level, file: Path) -> None:
     compiler = _compiler()
     started = time.monotonic()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=file.parent.absolute()) as temporary:
         sources = sorted(_SOURCES.glob("*.cpp"))
         units = [[source for source in sources if (source.stem in _FIRST_UNIT) == first] for first in (True, False)]
         objects = [Path(temporary) / f"{i}.o" for i in range(len(units))]
@@ -79,18 +79,22 @@ def _is_whole(file: Path) -> bool:
 
 
 def _compiler() -> str:
+    """Its whole name. An entry of PATH that is empty, or `.`, would be the folder where the server was started."""
     named = os.environ.get("CXX")
-    found = shutil.which(named) if named else next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if found is None:
+    path = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
+    found = [shutil.which(name, path=path) for name in ([named] if named else _COMPILERS)]
+    compiler = next(filter(None, found), None)
+    if compiler is None:
         looked_for = f"CXX={named}" if named else ", ".join(_COMPILERS)
         raise SetupError(f"no C++ compiler ({looked_for}); install one (Debian: apt-get install g++)")
-    return found
+    return os.path.abspath(compiler)
 
 
 def _run(command: list[str], temporary: str, text: str = "") -> None:
-    """The compiler, whose own temporary files go where it may write: /tmp may be read-only."""
+    """The compiler, in a folder of its own: it looks for headers and programs where it stands, and /tmp may be
+    read-only."""
     environment = {**os.environ, "TMPDIR": temporary}
-    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, cwd=temporary)
     if done.returncode:
         error = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
         raise SetupError(f"{command[0]} cannot compile the native engine: {error}")
