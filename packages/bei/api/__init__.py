@@ -9,7 +9,7 @@ import orjson
 
 from bei import logs, metrics, tracing
 from bei.api import cohere, infinity, openai, openapi, operations, shared, tei, vllm
-from bei.api.bodies import parse
+from bei.api.bodies import read
 from bei.api.call import Call, authorize, check_content_type
 from bei.api.observation import Observation
 from bei.api.reply import Reply, finish, render, render_error
@@ -90,7 +90,7 @@ async def _route(service: Service, call: Call, seen: Observation) -> Reply:
 async def _compute(route: Route, service: Service, call: Call, seen: Observation) -> Reply:
     body = None
     try:
-        body = parse(route.adapter, call.body)
+        body = await read(route.adapter, call.body, service.settings)
         seen.computing()
         result = await route.handler(service, body, call)
     except (Exception, asyncio.CancelledError) as fault:

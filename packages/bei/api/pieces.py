@@ -1,0 +1,198 @@
+"""Large JSON: its values are counted before any is made, and it is read in pieces, between which other threads run.
+
+One call of a parser holds the interpreter's lock until it ends: for 64 MB of objects, half a minute. So numpy, which
+does not hold it, first finds what stands outside strings; from there a body is refused, or cut at commas.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic_core import from_json
+
+from bei.errors import Invalid, Malformed, TooLarge
+
+_CHUNK = 1 << 20  # bytes that are looked at in one go
+_PIECE = 1 << 20  # bytes that are parsed in one go, about 3 ms of text and 20 ms of numbers
+_LONGEST = len(r"\ud83d\ude00")  # bytes of a character, at most
+_DEPTH = 8  # of what is read in pieces; what is deeper is read whole
+_KEY = re.compile(rb'\s*"(?:[^"\\]|\\.){0,1000}"\s*:\s*')
+_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_COMMA, _OPEN, _CLOSE = 1, 2, 3
+_KINDS = np.zeros(256, np.uint8)
+for _kind, _characters in ((_COMMA, b","), (_OPEN, b"[{"), (_CLOSE, b"]}")):
+    _KINDS[list(_characters)] = _kind
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of one body: how many lists, objects and strings it may have, and how many numbers beside them."""
+
+    nodes: int
+    numbers: int
+
+    def check(self, nodes: int, commas: int) -> None:
+        """Raises TooLarge."""
+        if nodes > self.nodes:
+            raise TooLarge(
+                f"the body has more than {self.nodes} JSON strings, lists and objects; send fewer texts in a request "
+                "(max_client_batch_size)"
+            )
+        if commas > self.nodes + self.numbers:
+            raise TooLarge(
+                f"the body has more than {self.nodes + self.numbers} JSON values; send fewer token ids in a request "
+                "(max_queue_tokens)"
+            )
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Commas and brackets outside strings, in order: where they are, int64[n], their kinds, uint8[n], and how many
+    brackets are open behind each, int64[n]."""
+
+    at: np.ndarray
+    kinds: np.ndarray
+    depths: np.ndarray
+
+
+def check(raw: bytes, bounds: Bounds) -> None:
+    """Raises TooLarge for a body with more values than it may have."""
+    data = np.frombuffer(raw, np.uint8)
+    opened, quotes, commas = (
+        sum(int(np.count_nonzero(data == ord(c))) for c in characters) for characters in ("[{", '"', ",")
+    )
+    if opened + quotes // 2 > bounds.nodes or commas > bounds.nodes + bounds.numbers:  # as if there were no strings
+        for _ in _marks(raw, bounds):
+            pass
+
+
+def read(raw: bytes, bounds: Bounds) -> Any:
+    """The value of a large body. Raises TooLarge, Malformed, or Invalid for what is not UTF-8."""
+    found = list(_marks(raw, bounds))
+    at, kinds = (np.concatenate(column) for column in zip(*found, strict=True))
+    if not len(at):
+        raise Invalid("the body must be a JSON object")
+    depths = np.cumsum((kinds == _OPEN).astype(np.int64) - (kinds == _CLOSE))
+    outside = raw[: at[0]] + raw[at[-1] + 1 :]
+    if depths[-1] != 0 or (depths[:-1] < 1).any() or outside.strip(b" \t\r\n"):
+        raise Malformed("malformed JSON: its brackets do not match, or something stands outside of them")
+    return _container(raw, _Marks(at, kinds, depths), 0, len(at) - 1, 0)
+
+
+def _marks(raw: bytes, bounds: Bounds) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Where marks are and of which kinds, chunk after chunk. Raises TooLarge."""
+    data = np.frombuffer(raw, np.uint8)
+    inside, escaping, opened, ends, commas = False, False, 0, 0, 0
+    for start in range(0, len(data), _CHUNK):
+        part = data[start : start + _CHUNK]
+        quotes, escaping = _quotes(part, escaping)
+        in_string = np.logical_xor.accumulate(quotes) ^ inside
+        inside = bool(in_string[-1])
+        kinds = np.take(_KINDS, part)
+        kinds[in_string] = 0
+        where = np.flatnonzero(kinds)
+        kinds = kinds[where]
+        opened += int(np.count_nonzero(kinds == _OPEN))
+        ends += int(np.count_nonzero(quotes))  # of strings
+        commas += int(np.count_nonzero(kinds == _COMMA))
+        bounds.check(opened + ends // 2, commas)
+        yield where + start, kinds
+
+
+def _quotes(part: np.ndarray, escaping: bool) -> tuple[np.ndarray, bool]:
+    """bool[n]: quotes that begin or end a string; and whether the first byte of the next part is escaped. Of a run of
+    backslashes an odd number escapes what follows it."""
+    quotes = part == _QUOTE
+    slashes = np.flatnonzero(part == _BACKSLASH)
+    if not len(slashes) or slashes[0] > 0:
+        quotes[0] &= not escaping
+    if not len(slashes):
+        return quotes, False
+    last = np.append(np.diff(slashes) > 1, True)
+    ends = slashes[last]
+    lengths = np.diff(np.flatnonzero(last), prepend=-1)
+    lengths[0] += escaping and slashes[0] == 0
+    escaped = ends[lengths % 2 == 1] + 1
+    carried = bool(len(escaped)) and escaped[-1] == len(part)
+    quotes[escaped[:-1] if carried else escaped] = False
+    return quotes, carried
+
+
+def _container(raw: bytes, marks: _Marks, first: int, last: int, level: int) -> Any:
+    """The list or object from the mark `first` to the mark `last`."""
+    at = marks.at
+    if at[last] - at[first] <= _PIECE or level == _DEPTH:
+        return _parse(raw[at[first] : at[last] + 1], int(at[first]))
+    inner = slice(first + 1, last)
+    commas = np.flatnonzero((marks.kinds[inner] == _COMMA) & (marks.depths[inner] == marks.depths[first]))
+    ends = np.concatenate([[first], commas + first + 1, [last]])
+    made: Any = {} if raw[at[first]] == ord("{") else []
+    for start, stop, alone in _groups(ends, at[ends]):
+        part = _part(raw, marks, (first, last), (start, stop), level if alone else None)
+        if not part and len(ends) > 2:
+            raise Malformed(f"malformed JSON: a value is missing at byte {at[stop]}")
+        made.update(part) if isinstance(made, dict) else made.extend(part)
+    return made
+
+
+def _groups(ends: np.ndarray, at: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+    """From one end of values to another a piece away, and whether there is one value between them."""
+    start = 0
+    while start < len(ends) - 1:
+        stop = max(start + 1, int(np.searchsorted(at, at[start] + _PIECE, "right")) - 1)
+        yield int(ends[start]), int(ends[stop]), stop == start + 1
+        start = stop
+
+
+def _part(raw: bytes, marks: _Marks, whole: tuple[int, int], span: tuple[int, int], level: int | None) -> Any:
+    """A list or object of the values in `span` of a `whole` one. At a `level`, for which there is one value, that is
+    read in pieces itself."""
+    at, (start, stop) = marks.at, span
+    opening, closing = (raw[at[end] : at[end] + 1] for end in whole)
+    begin, end = int(at[start]), int(at[stop])
+    if level is None or end - begin <= _PIECE:
+        return _parse(opening + raw[begin + 1 : end] + closing, begin)
+    if stop > start + 1:
+        before, after = raw[begin + 1 : at[start + 1]], raw[at[stop - 1] + 1 : end]
+        value = _container(raw, marks, start + 1, stop - 1, level + 1)
+    else:
+        text = raw[begin + 1 : end]
+        key = _KEY.match(text) if opening == b"{" else None
+        before, after = text[: key.end()] if key else b"", b""
+        value = _long(text[len(before) :].strip(), begin)
+    shell = _parse(opening + before + b" 0 " + after + closing, begin)
+    return dict.fromkeys(shell, value) if isinstance(shell, dict) else [value]
+
+
+def _long(piece: bytes, start: int) -> Any:
+    """A long value without marks; a string is parsed a piece after the other. One that is cut within an escape or a
+    character is no JSON, so the cut moves back until it is."""
+    if piece[:1] != b'"' or piece[-1:] != b'"':
+        return _parse(piece, start)
+    parts, begin, last = [], 1, len(piece) - 1
+    while begin < last:
+        part, begin = _beginning(piece, begin, min(begin + _PIECE, last), start)
+        parts.append(part)
+    return "".join(parts)
+
+
+def _beginning(piece: bytes, begin: int, stop: int, start: int) -> tuple[str, int]:
+    """What stands from `begin` to `stop` or a little before, and where it ends."""
+    for end in range(stop, max(begin, stop - _LONGEST), -1):
+        with suppress(Malformed, Invalid):
+            return _parse(b'"' + piece[begin:end] + b'"', start), end
+    return _parse(b'"' + piece[begin:stop] + b'"', start), stop
+
+
+def _parse(piece: bytes, start: int = 0) -> Any:
+    try:
+        return from_json(piece)
+    except ValueError as exc:
+        try:
+            piece.decode()
+        except UnicodeDecodeError:
+            raise Invalid("the body is not valid UTF-8") from None
+        raise Malformed(f"malformed JSON: {exc}" + (f", of the part from byte {start} on" if start else "")) from None
