@@ -32,8 +32,19 @@ _SHORT = 120
 
 
 def short(value: Any) -> str:
-    """A value as an error quotes it: whatever it is, not long."""
+    """A value as an error quotes it: whatever it is, not long, and without a character that a terminal would obey."""
     return _REPR.repr(value)[:_SHORT]
+
+
+def one_line(text: object, most: int = _SHORT) -> str:
+    """Text of a file, a library or the network as a message shows it: on a line, printable, of `most` characters."""
+    words = printable(" ".join(str(text)[: 8 * most].split()))
+    return words if len(words) <= most else f"{words[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Text with every character that ends or hides a line, or moves a terminal, as Python's literals have it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Error(Exception):

@@ -1,15 +1,18 @@
 """Each source becomes a folder, or one line that says what to do; nothing half-done is left behind."""
 
+import errno
 import gzip
 import io
 import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 import fsspec
@@ -22,8 +25,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bei.checkpoint import archive, sources, wheels
+from bei.checkpoint import archive, pace, sources, wheels
 from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
 from bei.errors import SetupError
@@ -133,9 +138,9 @@ def test_a_revision_that_leads_elsewhere(tmp_path, source, revision):
 @pytest.mark.parametrize("repo", ["../../etc", "a/b/c", "org/../x", "/etc", "a" * 200])
 def test_a_repository_that_is_none(tmp_path, repo):
     """The block refuses it, and so it does where a variable or a flag gives it."""
-    for given in ({"repo": repo}, {"repo": "org/tiny", "flag": repo}):
+    for block in (repo, "org/tiny"):
         with pytest.raises(SetupError, match="is not a Hugging Face repository id"):
-            fetch(settings("HF", given["repo"], tmp_path).model_copy(update={"repo": repo}))
+            fetch(settings("HF", block, tmp_path).model_copy(update={"repo": repo}))
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------
@@ -288,8 +293,29 @@ def with_extended_header(size: int) -> bytes:
     return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + b"\0" * size)
 
 
+def nested_headers(kind: bytes) -> bytes:
+    """A header of a header of a header, each of which tarfile reads in the call of the one before."""
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = kind, 512
+    content = b"11 path=abc\n" if kind == tarfile.XHDTYPE else b"abc"
+    return gzip.compress((header.tobuf(tarfile.GNU_FORMAT) + content.ljust(512, b"\0")) * 5000)
+
+
 def many_members(count: int) -> bytes:
     return gzip.compress(b"".join(tarfile.TarInfo(f"{i}.txt").tobuf() for i in range(count)) + b"\0" * 1024, 1)
+
+
+DRIPS = b"dripping"
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """An answer of a byte every now and then."""
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        for _ in range(100):
+            handler.wfile.write(b"\x1f")
+            time.sleep(0.1)
 
 
 @pytest.fixture
@@ -300,6 +326,8 @@ def web() -> Iterator[tuple[str, dict[str, bytes | str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             page = pages.get(self.path)
+            if page is DRIPS:
+                return drip(self)
             self.send_response(404 if page is None else 302 if isinstance(page, str) else 200)
             if isinstance(page, str):
                 self.send_header("location", page)
@@ -340,6 +368,10 @@ def test_an_archive(web, tmp_path, tiny_folder, top):
         (with_member("bomb.json", size=200_000), "unpacks to more than 100000 bytes"),
         (b"\0" * 200_000, "is larger than 100000 bytes"),
         (with_member("holes.json", tarfile.GNUTYPE_SPARSE), "a file with holes"),
+        (with_member("a/" * 3000 + "x.json"), "cannot be unpacked: File name too long"),
+        (nested_headers(tarfile.XHDTYPE), "has headers of headers"),
+        (nested_headers(tarfile.XGLTYPE), "has headers of headers"),
+        (nested_headers(tarfile.GNUTYPE_LONGNAME), "has headers of headers"),
         (with_extended_header(5_000_000), "has a header of 5000192 bytes"),
         (many_members(10_001), "more than 10000 files"),
         (gzip.compress(b"x" * 3000)[:40] + b"damaged" * 9, "is not a whole tar.gz"),
@@ -363,6 +395,49 @@ def test_a_bad_archive_leaves_nothing(web, tmp_path, page, message):
     with pytest.raises(SetupError, match=message) as caught:
         fetch(wanted)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("inner", ["", ".top/", "archive.tar.gz/", "content/"])
+@pytest.mark.parametrize("top", [".top/", "archive.tar.gz/", "m/", "./.top/"])
+def test_a_folder_in_an_archive_may_have_any_name(web, tmp_path, tiny_folder, top, inner):
+    url, pages = web
+    pages["/model.tar.gz"] = packed(tiny_folder, f"{top}other.json/{inner}")
+    (tmp_path / "into").mkdir()
+    archive.download(f"{url}/model.tar.gz", tmp_path / "into", max_bytes=10**7, allow_private=True)
+    (found,) = (tmp_path / "into").rglob("modules.json")
+    assert (found.parent / "config.json").read_bytes() == (tiny_folder / "config.json").read_bytes()
+    assert len(list((tmp_path / "into").iterdir())) == 1, "nothing of the download itself is left"
+
+
+def test_a_full_disk_is_named(web, tmp_path, tiny_folder, monkeypatch):
+    url, pages = web
+    pages["/model.tar.gz"] = packed(tiny_folder)
+    wanted = settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for name in ("_save", "_unpack"):
+        with monkeypatch.context() as patch, pytest.raises(SetupError, match=r": No space left on device$"):
+            patch.setattr(archive, name, lambda *_: (_ for _ in ()).throw(full))
+            fetch(wanted)
+
+
+def test_a_download_that_drips_is_left(web, tmp_path, tiny_folder, monkeypatch):
+    """A server that sends a byte now and then, each in time for a timeout of reads; a store that never ends."""
+    monkeypatch.setattr(pace, "WINDOW_SECONDS", 1)
+    url, pages = web
+    pages["/model.tar.gz"] = DRIPS
+    with pytest.raises(SetupError, match=r"model.tar.gz is not downloaded: \d+ bytes came in 1 s, and 1048576 are the"):
+        fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True))
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
+    monkeypatch.setattr(memory, "glob", lambda *_, **__: time.sleep(20))
+    with pytest.raises(SetupError, match=r"memory://bucket is not downloaded: 0 bytes came in 1 s"):
+        fetch(settings("S3", "memory://bucket", tmp_path))
+    monkeypatch.setattr(pace, "WINDOW_BYTES", 0)
+    monkeypatch.setattr(pace, "MOST_SECONDS", 2)
+    with pytest.raises(SetupError, match=r"model.tar.gz was not downloaded in \S+ hours"):
+        fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True))
     assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
 
 
@@ -386,10 +461,41 @@ def test_addresses_inside_the_network_are_refused(tmp_path, host):
 
 
 @pytest.mark.parametrize(
-    ("address", "public"), [("8.8.8.8", True), ("2606:4700::1111", True), ("64:ff9b::808:808", True), ("::1", False)]
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("64:ff9b::808:808", True),
+        ("2002:808:808::1", True),
+        ("::1", False),
+        ("::127.0.0.1", False),
+        ("::8.8.8.8", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("::ffff:8.8.8.8", False),
+        ("64:ff9b:1::808:808", False),
+        ("2001:0:808:808::1", False),
+        ("2001:db8::1", False),
+        ("3fff::1", False),
+        ("5f00::1", False),
+        ("4000::1", False),
+        ("192.0.0.192", False),
+        ("192.88.99.1", False),
+        ("255.255.255.255", False),
+    ],
 )
 def test_public_addresses(address, public):
     assert archive.is_public(ip_address(address)) == public
+
+
+ADDRESSES = st.integers(0, 2**128 - 1).map(IPv6Address) | st.sampled_from(archive._INSIDE_IPV4).flatmap(
+    lambda network: st.integers(0, network.num_addresses - 1).map(lambda i: network[i])
+)
+
+
+@given(ADDRESSES | st.integers(0, 2**32 - 1).map(ip_address))
+def test_what_python_knows_as_special_is_no_public_address(address):
+    if archive.is_public(address) and address not in archive._NAT64:
+        assert address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def test_a_name_is_looked_up_once(monkeypatch, tmp_path):

@@ -158,7 +158,6 @@ def _unpack(content: bytes) -> None:
         file.write_bytes(content)
         with suppress(Error):
             archive.unpack(file, folder, max_bytes=LIMIT, shown="it")
-            archive._strip_top(folder)
         assert sorted(path.name for path in root.iterdir()) == ["archive.tar.gz", "into"], "written outside"
         found = [path for path in folder.rglob("*") if not path.is_dir()]
         assert all(path.is_file() and not path.is_symlink() for path in found)

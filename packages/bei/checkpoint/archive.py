@@ -5,6 +5,7 @@ import logging
 import shutil
 import socket
 import tarfile
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from typing import IO
 
 import httpx
 
-from bei.errors import SetupError, short
+from bei.checkpoint.pace import kept_pace
+from bei.errors import SetupError, one_line, short
 from bei.settings.secrets import without_secrets
 
 log = logging.getLogger("bei")
@@ -25,8 +27,17 @@ _MAX_REDIRECTS = 5
 _MAX_MEMBERS = 10_000
 _PROGRESS_SECONDS = 5
 _CHUNK = 1 << 20
-_AZURE_HOST = ip_address("168.63.129.16")  # of every virtual machine there, under a public address
-_TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # to IPv4 (RFC 6052, RFC 8215)
+# IANA's registries of special addresses, whatever edition of them this Python has. Of IPv6 nothing else than 2000::/3
+# is given out, so what is not in it is no public address, known as special or not.
+_AZURE_HOST = "168.63.129.16/32"  # of every virtual machine there
+_INSIDE_IPV4 = (
+    *map(ip_network, ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12")),
+    *map(ip_network, ("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15")),
+    *map(ip_network, ("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3", _AZURE_HOST)),
+)
+_PUBLIC_IPV6 = ip_network("2000::/3")
+_SPECIAL_IPV6 = tuple(map(ip_network, ("2001::/23", "2001:db8::/32", "3fff::/20")))  # the first holds Teredo
+_NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: an address of IPv4 is its end
 
 
 def download(url: str, folder: Path, *, max_bytes: int, allow_private: bool) -> None:
@@ -35,21 +46,30 @@ def download(url: str, folder: Path, *, max_bytes: int, allow_private: bool) -> 
     `max_bytes` bounds both what is sent and what is unpacked. Raises SetupError, which shows no more of the address
     than is no secret.
     """
-    archive, shown = folder / "archive.tar.gz", without_secrets(url)
-    try:
+    shown = without_secrets(url)
+    with tempfile.TemporaryDirectory(dir=folder) as place, tempfile.TemporaryDirectory(dir=folder) as content:
+        archive = Path(place) / "archive.tar.gz"
+        _fetch(url, archive, shown, max_bytes=max_bytes, allow_private=allow_private)
+        unpack(archive, Path(content), max_bytes=max_bytes, shown=shown)
+        for child in _top(Path(content)).iterdir():
+            child.rename(folder / child.name)
+
+
+def _fetch(url: str, archive: Path, shown: str, *, max_bytes: int, allow_private: bool) -> None:
+    def save() -> None:
         with _get(url, allow_private) as response, archive.open("wb") as file:
             _save(response, file, shown, max_bytes)
+
+    try:
+        kept_pace(save, archive.parent, shown)
     except httpx.HTTPStatusError as exc:
         refused = f"{exc.response.status_code} {exc.response.reason_phrase}"
-        raise SetupError(f"{shown} cannot be downloaded: {refused}") from None
-    except httpx.HTTPError as exc:
-        reason = str(exc).partition("\n")[0] or type(exc).__name__
-        raise SetupError(f"{shown} cannot be downloaded: {reason}") from None
+        raise SetupError(f"{shown} cannot be downloaded: {one_line(refused)}") from None
+    except (httpx.HTTPError, OSError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        raise SetupError(f"{shown} cannot be downloaded: {one_line(reason)}") from None
     except (httpx.InvalidURL, ValueError):
         raise SetupError(f"{shown} cannot be downloaded: it is no address, or leads to none") from None
-    unpack(archive, folder, max_bytes=max_bytes, shown=shown)
-    archive.unlink()
-    _strip_top(folder)
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
@@ -57,8 +77,14 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
     try:
         with gzip.open(archive) as content, tarfile.open(fileobj=_InParts(content), mode="r:") as tar:
             _unpack(tar, folder, max_bytes)
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error) as exc:
-        raise SetupError(f"{shown} is not a whole tar.gz: {exc}") from None
+    except RecursionError:
+        raise SetupError(f"{shown} is not unpacked: a file in it has headers of headers") from None
+    except OSError as exc:
+        if exc.errno is None:
+            raise SetupError(f"{shown} is not a whole tar.gz: {one_line(exc)}") from None
+        raise SetupError(f"{shown} cannot be unpacked: {exc.strerror}") from None
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error) as exc:
+        raise SetupError(f"{shown} is not a whole tar.gz: {one_line(exc)}") from None
 
 
 class _InParts:
@@ -99,7 +125,7 @@ def _pinned(client: httpx.Client, url: httpx.URL) -> httpx.Request:
     try:
         found = socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise SetupError(f"{url.host} cannot be resolved: {exc}") from None
+        raise SetupError(f"{url.host} cannot be resolved: {one_line(exc)}") from None
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
         if not is_public(ip_address(address.partition("%")[0])):
@@ -117,20 +143,18 @@ def _pinned(client: httpx.Client, url: httpx.URL) -> httpx.Request:
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Not private, loopback, link-local (where clouds keep their metadata), reserved or multicast; nor one of IPv6 that
     stands for such an address of IPv4."""
-    if not address.is_global or address.is_multicast or address == _AZURE_HOST or getattr(address, "is_site_local", 0):
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _INSIDE_IPV4)
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+    if address not in _PUBLIC_IPV6 or any(address in network for network in _SPECIAL_IPV6):
         return False
-    return address.version == 4 or all(map(is_public, _ipv4_within(address)))
-
-
-def _ipv4_within(address: IPv6Address) -> Iterator[IPv4Address]:
-    yield from filter(None, (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())))
-    if any(address in network for network in _TRANSLATED):
-        yield IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour is None or is_public(address.sixtofour)
 
 
 def _save(response: httpx.Response, file: IO[bytes], url: str, max_bytes: int) -> None:
     stated, received, logged = int(response.headers.get("content-length", 0)), 0, time.monotonic()
-    for chunk in response.iter_raw(_CHUNK):
+    for chunk in response.iter_raw():
         received += len(chunk)
         if max(received, stated) > max_bytes:
             raise SetupError(f"{url} is larger than {max_bytes} bytes; raise BEI_MAX_DOWNLOAD_BYTES to allow it")
@@ -165,11 +189,7 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
         tar.members.clear()  # else it keeps them all
 
 
-def _strip_top(folder: Path) -> None:
-    """Archives often hold one folder that holds everything."""
+def _top(folder: Path) -> Path:
+    """Where the files are: archives often hold one folder that holds everything."""
     children = list(folder.iterdir())
-    if len(children) == 1 and children[0].is_dir():
-        top = children[0].rename(folder / ".top")  # a child may have its name
-        for child in top.iterdir():
-            child.rename(folder / child.name)
-        top.rmdir()
+    return children[0] if len(children) == 1 and children[0].is_dir() else folder

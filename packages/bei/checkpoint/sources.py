@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from bei.checkpoint import wheels
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.checkpoint.modules import inside
+from bei.checkpoint.pace import kept_pace
 from bei.errors import SetupError, short
 from bei.settings import Settings
 
@@ -157,7 +158,7 @@ def _bucket(protocol: str, extra: str, options: Callable[[dict[str, str]], dict[
             except Exception as exc:  # each has its own for a secret of the wrong form
                 reason = quote(exc, settings)
                 raise SetupError(f"the secret for source {settings.source} is not accepted ({reason})") from None
-            _copy(filesystem, settings, folder)
+            kept_pace(lambda: _copy(filesystem, settings, folder), folder, settings.public_repo)
 
         return Fetched(_once(settings, download))
 
