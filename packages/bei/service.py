@@ -63,10 +63,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a task gave, one row a text or pair; each method says of what type."""
+    """What a task gave, one row a text or pair; each method says of what type. `order`: int[...] as the scores are, the
+    places of the pairs or of the labels, best first."""
 
     rows: Any
     usage: Usage
+    order: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -283,22 +285,27 @@ class Service:
         `scoring` makes a cross-encoder's scores of its logits in another way than its own."""
         self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
         if self._is("reranker"):
-            logits, usage = await self._rows(pairs, options)
-            return Answer(scores.activate(np.array(logits), scoring or self.checkpoint.scoring)[:, 0], usage)
+            rows, usage = await self._rows(pairs, options)
+            logits = np.array(rows)
+            found = scores.activate(logits, scoring or self.checkpoint.scoring)[:, 0]
+            return Answer(found, usage, scores.best_first(logits[:, 0]))
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         _, rows, usage = await self._run(pairs, lambda: self._read(texts, options), options.deadline)
         row = dict(zip(texts, vectors.unit(np.array(rows)), strict=True))
-        return Answer(np.array([row[a] @ row[b] for a, b in pairs], np.float32), usage)
+        cosines = np.array([row[a] @ row[b] for a, b in pairs], np.float32)
+        return Answer(cosines, usage, scores.best_first(cosines))
 
     async def classify(
         self, inputs: Sequence[Input], *, scoring: Scoring | None = None, options: Options = Options()
     ) -> Answer:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("Model is not a classifier model", "classifier", "reranker")
-        logits, usage = await self._rows(inputs, options)
-        return Answer(scores.activate(np.array(logits), scoring or self.checkpoint.scoring), usage)
+        rows, usage = await self._rows(inputs, options)
+        logits = np.array(rows)
+        found = scores.activate(logits, scoring or self.checkpoint.scoring)
+        return Answer(found, usage, scores.best_first(logits))
 
     async def entities(
         self,
@@ -394,7 +401,8 @@ class Service:
                 [late_interaction.maxsim(queries[q], documents[d], mean=mean) for q, d in pairs], np.float32
             )
 
-        return Answer(await self._off_loop(compare), usage)
+        found = await self._off_loop(compare)
+        return Answer(found, usage, scores.best_first(found))
 
     async def _rows(
         self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None

@@ -8,6 +8,7 @@ import ormsgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
@@ -83,6 +84,24 @@ def services(checkpoints):
         service.close()
 
 
+@pytest.fixture(scope="module")
+def sure(tmp_path_factory):
+    """A reranker and a classifier of several labels at once, whose logits are all above 17."""
+
+    def build(kind: str, labels: list[str], **options) -> Service:
+        folder = tmp_path_factory.mktemp(kind)
+        classifier(folder, labels, **options)
+        stored = load_file(folder / "model.safetensors")
+        save_file({**stored, "classifier.bias": stored["classifier.bias"] + 30}, folder / "model.safetensors")
+        return start(read(folder, "tiny"), rerank_order="score")
+
+    several = {"problem_type": "multi_label_classification"}
+    services = {"reranker": build("reranker", ["yes"]), "classifier": build("classifier", ["a", "b", "c"], **several)}
+    yield services
+    for service in services.values():
+        service.close()
+
+
 @pytest.fixture
 def reranker(services):
     return services["reranker"]
@@ -133,6 +152,34 @@ def test_rerank_best_first_where_the_settings_say_so(checkpoints, reranker):
     assert scores == sorted(scores, reverse=True)
     in_order = post(reranker, "/rerank", {"query": QUERY, "texts": TEXTS})
     assert near(sorted(answer, key=lambda rank: rank["index"]), in_order)
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
+def test_scores_that_are_all_1_are_ranked_by_their_logits(sure, path):
+    """A sigmoid of more than 17 is 1 in float32."""
+    service = sure["reranker"]
+    texts = TEXTS[::-1]
+    raw = post(service, "/rerank", {"query": QUERY, "texts": texts, "raw_scores": True})
+    order = [rank["index"] for rank in raw]
+    assert raw[-1]["score"] > 17
+    assert order != sorted(order)
+    answer = post(service, path, {"query": QUERY, "texts" if path == "/rerank" else "documents": texts})
+    ranks = answer if path == "/rerank" else answer["results"]
+    assert [rank["index"] for rank in ranks] == order
+    assert {rank.get("score", rank.get("relevance_score")) for rank in ranks} == {1.0}
+
+
+@pytest.mark.parametrize(("path", "key"), [("/predict", "inputs"), ("/classify", "input")])
+def test_labels_that_are_all_1_are_ranked_by_their_logits(sure, path, key):
+    service = sure["classifier"]
+    text = "the cat" if path == "/predict" else ["the cat"]
+    raw, answer = (post(service, path, {key: text, "raw_scores": raw}) for raw in (True, False))
+    raw, answer = (value["data"][0] if path == "/classify" else value for value in (raw, answer))
+    names = [prediction["label"] for prediction in raw]
+    assert min(prediction["score"] for prediction in raw) > 17
+    assert names != sorted(names)
+    assert [prediction["label"] for prediction in answer] == names
+    assert {prediction["score"] for prediction in answer} == {1.0}
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])

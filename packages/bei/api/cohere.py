@@ -12,7 +12,6 @@ from bei.api.call import Call, deadline
 from bei.api.openai import TokenUsage, token_usage
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
-from bei.api.tei import best_first
 from bei.errors import Empty, Invalid
 from bei.service import Options, Service, Usage
 
@@ -133,7 +132,7 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
             "relevance_score": answer.rows[i],
             **({"document": {"text": body.documents[i]}} if with_documents else {}),
         }
-        for i in best_first(answer.rows)[: body.top_n or None]
+        for i in answer.order[: body.top_n or None].tolist()
     ]
     value = {
         "id": str(uuid4()),

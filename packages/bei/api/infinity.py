@@ -39,7 +39,7 @@ async def classify(service: Service, body: Classify, call: Call) -> Result:
         "object": "classify",
         "created": int(time.time()),
         "model": service.settings.served_model_name,
-        "data": [predictions(row, service.checkpoint.labels) for row in answer.rows],
+        "data": predictions(answer, service.checkpoint.labels),
         "usage": token_usage(answer.usage),
     }
     return Result(value, answer.usage, len(body.input))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
-import numpy as np
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -14,7 +13,7 @@ from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
-from bei.service import Service
+from bei.service import Answer, Service
 from bei.tasks.entities import Entity, Strategy
 from bei.tokenizer import Input
 
@@ -228,16 +227,11 @@ async def rerank(service: Service, body: Rerank, call: Call) -> Result:
         body.query, body.texts, scoring=scoring(body.raw_scores), options=body.options(deadline(call))
     )
     by_score = service.settings.rerank_order == "score"
-    order = best_first(answer.rows) if by_score else range(len(body.texts))
+    order = answer.order.tolist() if by_score else range(len(body.texts))
     ranks = [
         {"index": i, "score": answer.rows[i], **({"text": body.texts[i]} if body.return_text else {})} for i in order
     ]
     return Result(ranks, answer.usage, len(ranks))
-
-
-def best_first(scores: np.ndarray) -> list[int]:
-    """The places of float32[N], greatest first; equal ones in their order."""
-    return np.argsort(-scores, kind="stable").tolist()
 
 
 async def predict(service: Service, body: Predict, call: Call) -> Result:
@@ -248,14 +242,15 @@ async def predict(service: Service, body: Predict, call: Call) -> Result:
         scoring=functions.get(parameters.function_to_apply) or scoring(body.raw_scores),
         options=body.options(deadline(call)),
     )
-    rows = [predictions(row, service.checkpoint.labels)[: parameters.top_k] for row in answer.rows]
+    rows = [row[: parameters.top_k] for row in predictions(answer, service.checkpoint.labels)]
     nested = body.inputs.nested or "parameters" in body.model_fields_set
     return Result(rows if nested else rows[0], answer.usage, len(rows))
 
 
-def predictions(scores: np.ndarray, labels: Sequence[str]) -> list[Prediction]:
-    """Every label, best first."""
-    return [{"label": labels[i], "score": scores[i]} for i in best_first(scores)]
+def predictions(answer: Answer, labels: Sequence[str]) -> list[list[Prediction]]:
+    """Every label of each text, best first."""
+    pairs = zip(answer.rows, answer.order.tolist(), strict=True)
+    return [[{"label": labels[i], "score": scores[i]} for i in order] for scores, order in pairs]
 
 
 async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:

@@ -1,4 +1,4 @@
-"""Logits to scores."""
+"""Logits to scores, and what is best."""
 
 import numpy as np
 
@@ -15,3 +15,9 @@ def activate(logits: np.ndarray, scoring: Scoring) -> np.ndarray:
             return powers / powers.sum(-1, keepdims=True)
         case "identity":
             return logits
+
+
+def best_first(logits: np.ndarray) -> np.ndarray:
+    """int[..., N], the places of float32[..., N], greatest first; equal ones in their order. Of scores it says less: a
+    sigmoid of more than 17 is 1 in float32."""
+    return np.argsort(-logits, axis=-1, kind="stable")
