@@ -269,3 +269,72 @@ def service_for_property(tiny_checkpoint):
     service.start(tiny_checkpoint, engine)
     yield service, engine
     service.close()
+
+
+class Slow:
+    """A tokenizer's library that waits for `go` at each piece, and counts them."""
+
+    def __init__(self, library):
+        self._library = library
+        self.go, self.entered, self.pieces = threading.Event(), threading.Event(), 0
+
+    def __getattr__(self, name):
+        return getattr(self._library, name)
+
+    def encode_batch_fast(self, texts, **options):
+        self.pieces += 1
+        self.entered.set()
+        assert self.go.wait(LIMIT)
+        return self._library.encode_batch_fast(texts, **options)
+
+    encode_batch = encode_batch_fast
+
+
+MANY = [f"the cat {i}" for i in range(2000)]
+
+
+@pytest.mark.parametrize("method", ["embed", "embed_tokens", "tokenize"])
+@pytest.mark.parametrize("leaves_by", ["cancel", "deadline"])
+def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_service, method, leaves_by):
+    service = start_service(max_concurrent_requests=1)
+    slow = service._tokenizer._library = Slow(service._tokenizer._library)
+    by_deadline = leaves_by == "deadline"
+    if by_deadline and method == "tokenize":
+        return
+    more = {"options": Options(deadline=time.monotonic() + 0.1)} if by_deadline else {}
+
+    async def scenario():
+        asking = asyncio.ensure_future(getattr(service, method)(MANY, **more))
+        await asyncio.to_thread(slow.entered.wait, LIMIT)
+        if by_deadline:
+            await asyncio.sleep(0.2)
+        else:
+            asking.cancel()
+            await asyncio.sleep(0.01)
+        assert not asking.done()
+        with pytest.raises(Overloaded):
+            await service.embed(["the dog"])
+        slow.go.set()
+        with pytest.raises(Expired if by_deadline else asyncio.CancelledError):
+            await asking
+        assert slow.pieces == 1
+        assert len((await service.embed(["the dog"])).rows) == 1
+
+    run(scenario())
+
+
+def test_a_short_text_does_not_wait_behind_long_ones(start_service):
+    service = start_service(tokenization_workers=1)
+    library = service._tokenizer._library
+    slow = service._tokenizer._library = Slow(library)
+
+    async def scenario():
+        bulk = asyncio.ensure_future(service.embed(["the cat " * 10_000]))
+        await asyncio.to_thread(slow.entered.wait, LIMIT)
+        service._tokenizer._library = library
+        assert len((await service.embed(["the dog " * 100])).rows) == 1
+        assert not bulk.done()
+        slow.go.set()
+        await bulk
+
+    run(scenario())

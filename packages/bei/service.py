@@ -28,14 +28,17 @@ from bei.settings import DefaultRoute, Settings
 from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
 from bei.tasks.entities import Strategy
 from bei.tokenizer import Direction, Encoding, Input, Role, Token, Tokenizer
+from bei.work import off_loop
 
 log = logging.getLogger("bei")
 
 E = TypeVar("E", bound=Collection[Encoding])
+R = TypeVar("R")
 State = Literal["loading", "ready", "failed", "draining"]
 _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check runs one of its own
 _PROBE_TIMEOUT = 30.0
 _BRIEF = 400  # characters, about 0.1 ms
+_BULK = 1 << 16  # characters or token ids, about 20 ms
 
 ROUTES: dict[Task, tuple[str, ...]] = {
     "embedding": ("/v1/embeddings",),
@@ -208,6 +211,7 @@ class Service:
         self._tokenizer = Tokenizer(checkpoint, _default_prompt(settings, checkpoint))
         self.tokenization_workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.tokenization_workers, "tokenizer")
+        self._tokenizing_bulk = ThreadPoolExecutor(self.tokenization_workers, "tokenizer-bulk")
         self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
         self.scheduler = scheduler
         with _step("warm-up"):
@@ -342,14 +346,18 @@ class Service:
         self._check_ready()
         self._check_size(texts)
         prompt = self._tokenizer.prompt(prompt_name)
-        return await self._off_loop(
-            lambda: self._tokenizer.tokenize(texts, add_special_tokens=add_special_tokens, prompt=prompt)
-        )
+        with self._admission():
+            return await self._off_loop(
+                lambda: self._tokenizer.tokenize(texts, add_special_tokens=add_special_tokens, prompt=prompt), of=texts
+            )
 
     async def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool = True) -> list[str]:
         self._check_ready()
         self._check_size(ids)
-        return await self._off_loop(lambda: self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+        with self._admission():
+            return await self._off_loop(
+                lambda: self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens), of=ids
+            )
 
     async def check(self) -> None:
         """Raises NotReady unless requests are answered and the engine finished a real forward in the last 30 s;
@@ -378,7 +386,8 @@ class Service:
         self.drain()
         if self.scheduler is not None:
             self.scheduler.close()
-            self._tokenizing.shutdown(wait=False)
+            for pool in (self._tokenizing, self._tokenizing_bulk):
+                pool.shutdown(wait=False)
         if self._isolated is not None:
             self._isolated.close()
 
@@ -442,13 +451,21 @@ class Service:
         started = time.monotonic()
         self._check_size(inputs)
         with self._admission():
-            encodings = read() if _is_brief(inputs) else await self._off_loop(read)
+            encodings = read() if _is_brief(inputs) else await self._read_in_time(inputs, read, deadline)
             tokenized = time.monotonic()
             pending = _Pending(len(encodings), deadline)
             rows = await self._submit(pending, encodings, kind or self._kind)
         for encoding in encodings:
             metrics.input_length.observe(len(encoding.ids))
         return encodings, rows, _usage(encodings, pending, started, tokenized)
+
+    async def _read_in_time(self, inputs: Sequence[object], read: Callable[[], E], deadline: float) -> E:
+        seconds = None if deadline == float("inf") else deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._off_loop(read, of=inputs)
+        except TimeoutError:
+            raise Expired("the request's deadline passed while its texts were read") from None
 
     async def _submit(self, pending: _Pending, encodings: Collection[Encoding], kind: RowKind) -> list[Any]:
         """What is kept of each row."""
@@ -469,8 +486,9 @@ class Service:
         """One token through the whole path."""
         await self._submit(_Pending(1, float("inf")), self._tokenizer.encode(["a"], truncate=True), self._kind)
 
-    async def _off_loop(self, work):
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
+    async def _off_loop(self, work: Callable[[], R], *, of: Sequence[object] = ()) -> R:
+        """`of`: the inputs that it reads. Large ones have threads of their own: no other request waits behind them."""
+        return await off_loop(self._tokenizing_bulk if _size(of) > _BULK else self._tokenizing, work)
 
     @contextmanager
     def _admission(self) -> Iterator[None]:
@@ -514,6 +532,11 @@ class Service:
 def _is_brief(inputs: Sequence[object]) -> bool:
     """One text that is tokenized in less time than a thread takes to be asked."""
     return len(inputs) == 1 and isinstance(inputs[0], str) and len(inputs[0]) <= _BRIEF
+
+
+def _size(inputs: Sequence[Any]) -> int:
+    """Characters and token ids of texts, pairs and lists of ids."""
+    return sum(sum(map(len, item)) if isinstance(item, tuple) else len(item) for item in inputs)
 
 
 def _route(settings: Settings, checkpoint: Checkpoint) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import TypeVar
 
@@ -24,8 +25,8 @@ def check() -> None:
 
 
 async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
-    """What `work` gives, from a thread of the pool. Whoever is cancelled first waits until the work has ended, for it
-    holds what was counted for it; whoever is cancelled twice does not."""
+    """What `work` gives, from a thread of the pool. Whoever is cancelled still waits for its end: what was counted for
+    it, it holds until then."""
     context, unwanted = copy_context(), threading.Event()
     context.run(_unwanted.set, unwanted)
     job = pool.submit(context.run, work)
@@ -34,7 +35,15 @@ async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
         unwanted.set()
-        if not job.cancel():
-            await asyncio.wait([ended])
-            ended.cancelled() or ended.exception()  # asyncio complains of an error that nobody has seen
+        job.cancel()  # unless it runs
+        await _ended(ended)
         raise
+
+
+async def _ended(future: asyncio.Future) -> None:
+    """Whatever becomes of it, and however often whoever waits is cancelled."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    if not future.cancelled():
+        future.exception()  # asyncio complains of one that nobody has looked at

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Encoding as Read
 
+from bei import work
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
@@ -179,6 +180,7 @@ class Tokenizer:
         texts = [text.lower() for text in texts] if self._lowercase else texts
         encode = self._library.encode_batch_fast if fast else self._library.encode_batch
         for start in range(0, len(texts), _PIECE):
+            work.check()
             with library_errors("tokenizer error", Untokenizable):  # a lone surrogate, a word it cannot express
                 read = encode(texts[start : start + _PIECE], add_special_tokens=add_special_tokens)
             if self._may_leave_vocabulary and any(max(one.ids, default=0) >= self._vocab_size for one in read):

@@ -1,0 +1,89 @@
+"""Work in threads counts until it ends, and ends when nobody waits."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bei.work import Unwanted, check, off_loop
+
+LIMIT = 20.0
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(1) as made:
+        yield made
+
+
+def test_what_it_gives_and_raises(pool):
+    assert asyncio.run(off_loop(pool, lambda: check() or 3)) == 3
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(off_loop(pool, lambda: 1 // 0))
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_whoever_leaves_waits_for_the_end_of_a_piece(pool, times):
+    entered, go, pieces = threading.Event(), threading.Event(), []
+
+    def read():
+        for piece in range(10):
+            check()
+            pieces.append(piece)
+            entered.set()
+            assert go.wait(LIMIT)
+
+    async def scenario():
+        asking = asyncio.ensure_future(off_loop(pool, read))
+        await asyncio.to_thread(entered.wait, LIMIT)
+        for _ in range(times):
+            asking.cancel()
+            await asyncio.sleep(0.01)
+        assert not asking.done()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(scenario())
+    assert pieces == [0]
+
+
+def test_what_has_not_begun_never_does(pool):
+    entered, go = threading.Event(), threading.Event()
+    begun = []
+
+    async def scenario():
+        first = asyncio.ensure_future(off_loop(pool, lambda: entered.set() or go.wait(LIMIT)))
+        second = asyncio.ensure_future(off_loop(pool, lambda: begun.append(1)))
+        await asyncio.to_thread(entered.wait, LIMIT)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        go.set()
+        assert await first
+
+    asyncio.run(scenario())
+    assert not begun
+
+
+def test_the_error_of_work_that_nobody_wants_is_seen_by_nobody(pool, caplog):
+    entered, go = threading.Event(), threading.Event()
+
+    def fail():
+        entered.set()
+        assert go.wait(LIMIT)
+        check()
+
+    async def scenario():
+        asking = asyncio.ensure_future(off_loop(pool, fail))
+        await asyncio.to_thread(entered.wait, LIMIT)
+        asking.cancel()
+        await asyncio.sleep(0.01)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(scenario())
+    assert not caplog.records
+    assert issubclass(Unwanted, Exception)
