@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
@@ -34,6 +34,7 @@ log = logging.getLogger("bei")
 
 E = TypeVar("E", bound=Collection[Encoding])
 R = TypeVar("R")
+_Side = dict[str, tuple[Encoding, Any]]  # text → as it was read, and its row
 State = Literal["loading", "ready", "failed", "draining"]
 _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check runs one of its own
 _PROBE_TIMEOUT = 30.0
@@ -77,14 +78,16 @@ class Answer:
 @dataclass(frozen=True)
 class Options:
     """How texts are read. `truncate` None means the server's own default; `instruction` goes before texts as it is, or
-    into the template of pairs; `max_document_tokens` cuts the second text of each pair; `deadline` is a
-    time.monotonic()."""
+    into the template of pairs; `max_tokens` cuts sooner than the model, and `max_document_tokens` the second text of
+    each pair; `deadline` is a time.monotonic()."""
 
     truncate: bool | None = None
     truncation_direction: Direction = "right"
     prompt_name: str | None = None
     instruction: str | None = None
+    max_tokens: int | None = None
     max_document_tokens: int | None = None
+    add_special_tokens: bool = True
     deadline: float = float("inf")
 
 
@@ -295,10 +298,11 @@ class Service:
             return Answer(found, usage, scores.best_first(logits[:, 0]))
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        _, rows, usage = await self._run(pairs, lambda: self._read(texts, options), options.deadline)
-        row = dict(zip(texts, vectors.unit(np.array(rows)), strict=True))
-        cosines = np.array([row[a] @ row[b] for a, b in pairs], np.float32)
+        *sides, usage = await self._sides(pairs, options)
+        first, second = (
+            dict(zip(side, vectors.unit(np.array([row for _, row in side.values()])), strict=True)) for side in sides
+        )
+        cosines = np.array([first[a] @ second[b] for a, b in pairs], np.float32)
         return Answer(cosines, usage, scores.best_first(cosines))
 
     async def classify(
@@ -335,10 +339,10 @@ class Service:
 
         return Answer(await self._off_loop(find), usage)
 
-    def prompt_name(self, candidates: Sequence[str | None]) -> str | None:
-        """The first of the candidates that the model has a prompt for."""
+    def prompts(self) -> Mapping[str, str]:
+        """The model's prompts by name."""
         self._check_ready()
-        return next((name for name in candidates if name in self.checkpoint.prompts.texts), None)
+        return self.checkpoint.prompts.texts
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
@@ -391,20 +395,40 @@ class Service:
         if self._isolated is not None:
             self._isolated.close()
 
-    async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Answer:
-        roles: dict[Role, list[str]] = {
-            "query": list(dict.fromkeys(query for query, _ in pairs)),
-            "document": list(dict.fromkeys(document for _, document in pairs)),
+    async def _sides(self, pairs: Sequence[tuple[str, str]], options: Options) -> tuple[_Side, _Side, Usage]:
+        """The first texts of the pairs, and the second ones, each read once."""
+        sides: dict[Role, list[str]] = {
+            "query": list(dict.fromkeys(first for first, _ in pairs)),
+            "document": list(dict.fromkeys(second for _, second in pairs)),
         }
+        late = self._is("multi_vector")
 
         def read() -> list[Encoding]:
-            return [encoding for role, texts in roles.items() for encoding in self._read(texts, options, role)]
+            queries = self._read(sides["query"], options, "query" if late else None)
+            return queries + self._read(sides["document"], self._of_documents(options), "document" if late else None)
 
         encodings, rows, usage = await self._run(pairs, read, options.deadline)
+        found = zip(encodings, rows, strict=True)
+        first, second = ({text: next(found) for text in texts} for texts in sides.values())
+        return first, second, usage
+
+    def _of_documents(self, options: Options) -> Options:
+        """How documents are read that are not the second text of a pair."""
+        if options.max_document_tokens is None:
+            return options
+        tokenizer = self._narrowed(options)
+        late = self.checkpoint.task == "multi_vector"
+        prompt = tokenizer.role_prompt("document") if late else self._prompt(options)
+        most = options.max_document_tokens + tokenizer.around(prompt)
+        return replace(options, truncate=True, max_tokens=min(most, options.max_tokens or most))
+
+    async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Answer:
+        *sides, usage = await self._sides(pairs, options)
 
         def compare() -> np.ndarray:
-            kept = (row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True))
-            queries, documents = ({text: next(kept) for text in texts} for texts in roles.values())
+            queries, documents = (
+                {text: row[encoding.scored] for text, (encoding, row) in side.items()} for side in sides
+            )
             mean = self.checkpoint.late_interaction.mean
             return np.array(
                 [late_interaction.maxsim(queries[q], documents[d], mean=mean) for q, d in pairs], np.float32
@@ -424,19 +448,29 @@ class Service:
             raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
         pairs = any(isinstance(item, tuple) for item in inputs)
         if options.instruction is not None:
-            self._check_instruction(options, pairs)
-        prompt = self._tokenizer.prompt(options.prompt_name) if options.instruction is None else options.instruction
-        return self._tokenizer.encode(
+            self._check_instruction(options, pairs, role)
+        tokenizer = self._narrowed(options)
+        return tokenizer.encode(
             inputs,
             truncate=self.settings.auto_truncate if options.truncate is None else options.truncate,
             direction=options.truncation_direction,
-            prompt=self._tokenizer.role_prompt(role) if role and not options.prompt_name else prompt,
+            prompt=tokenizer.role_prompt(role) if role and not options.prompt_name else self._prompt(options),
             instruction=options.instruction,
             role=role,
             max_second_tokens=options.max_document_tokens,
         )
 
-    def _check_instruction(self, options: Options, pairs: bool) -> None:
+    def _narrowed(self, options: Options) -> Tokenizer:
+        if options.max_tokens is None and options.add_special_tokens:
+            return self._tokenizer
+        return self._tokenizer.narrowed(options.max_tokens, options.add_special_tokens)
+
+    def _prompt(self, options: Options) -> str | None:
+        return self._tokenizer.prompt(options.prompt_name) if options.instruction is None else options.instruction
+
+    def _check_instruction(self, options: Options, pairs: bool, role: Role | None) -> None:
+        if role is not None:
+            raise Invalid("`instruction`: a ColBERT model takes none", param="instruction")
         if options.prompt_name is not None:
             raise Invalid("`instruction` cannot be set with `prompt_name`; send one of them", param="instruction")
         if pairs and self.checkpoint.pair_template is None:

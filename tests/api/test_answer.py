@@ -77,7 +77,7 @@ def test_base64_is_little_endian_float32(service):
         },
         {"input": "the cat", "dimensions": 0, "modality": "text"},
         {"input": "the cat", "prompt_name": None, "truncation_direction": "Right", "normalize": True},
-        {"input": "the cat", "truncation_direction": "left", "model": 3},
+        {"input": "the cat", "truncation_direction": "left", "model": "any"},
         {"input": [10, 11]},
         {"input": [[10, 11], [12]]},
         {"input": ["the cat", [10, 11]]},

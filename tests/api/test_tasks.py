@@ -417,7 +417,7 @@ def test_cohere_s_embed(services):
     ("body", "status", "message"),
     [
         ({"texts": []}, 400, "`texts` cannot be empty"),
-        ({"images": ["x"]}, 422, "`texts` is required"),
+        ({"images": ["x"]}, 422, "`images` ['x'] is not possible here"),
         ({"texts": ["a"], "embedding_types": ["int8"]}, 422, "`embedding_types` int8 and uint8 need a calibration"),
         ({"texts": ["a"], "output_dimension": 99}, 422, "`dimensions` must be between 1 and 48"),
         ({"texts": ["a " * 99], "truncate": "NONE"}, 422, "`inputs` must have less than 64 tokens"),

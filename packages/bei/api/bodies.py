@@ -1,19 +1,12 @@
-"""What the bodies of all dialects are made of: inputs, and how texts are read.
-
-Unknown fields are ignored and null means unset, for clients send both.
-"""
+"""The inputs of all dialects, and how a body is read."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
-    StrictBool,
     StrictInt,
-    StrictStr,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -21,9 +14,7 @@ from pydantic import (
 
 from bei.api import pieces
 from bei.api.pieces import Bounds
-from bei.checkpoint.task import Scoring
 from bei.errors import Invalid, Malformed
-from bei.service import Options
 from bei.settings import Settings
 from bei.tokenizer import Input
 from bei.work import off_loop
@@ -65,7 +56,7 @@ Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"
 Dimensions = Annotated[StrictInt, Field(ge=0)] | None
 """0 and null are all of them."""
 
-MaxTokens = Annotated[StrictInt, Field(ge=0)] | None
+MaxTokens = TopN = Annotated[StrictInt, Field(ge=0)] | None
 """0 and null are no limit."""
 
 Texts = Annotated[
@@ -74,30 +65,6 @@ Texts = Annotated[
 IdLists = Annotated[
     list[list[int]], PlainValidator(_id_lists), WithJsonSchema({"anyOf": [_IDS, {"type": "array", "items": _IDS}]})
 ]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class Reading(Body):
-    """How texts are read. `truncate` unset is the server's default; `instruction` is a prompt in full, or what a
-    language model is asked of a pair."""
-
-    truncate: StrictBool | None = None
-    truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
-    prompt_name: StrictStr | None = None
-    instruction: StrictStr | None = None
-
-    def options(self, deadline: float) -> Options:
-        direction = "left" if (self.truncation_direction or "").lower() == "left" else "right"
-        return Options(self.truncate, direction, self.prompt_name, self.instruction, deadline=deadline)
-
-
-def scoring(raw_scores: bool | None) -> Scoring | None:
-    """Logits as they are, or the model's own scores."""
-    return "identity" if raw_scores else None
-
 
 B = TypeVar("B")
 

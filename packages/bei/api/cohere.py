@@ -4,16 +4,17 @@ from typing import Annotated, Any, Literal, NotRequired
 from uuid import uuid4
 
 import numpy as np
-from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
+from pydantic import AliasChoices, Field, PlainValidator, StrictBool, StrictStr, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Body, Dimensions, MaxTokens, scoring
-from bei.api.call import Call, deadline
+from bei.api.bodies import TopN
+from bei.api.call import Call
 from bei.api.openai import TokenUsage, token_usage
+from bei.api.readings import Pairs, Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
 from bei.errors import Empty, Invalid
-from bei.service import Options, Service, Usage
+from bei.service import Service, Usage
 
 _TEXT = {"type": "string"}
 _TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}
@@ -33,32 +34,21 @@ DocumentTexts = Annotated[
 ]
 
 
-class CohereRerank(Body):
-    """Unset or 0, `top_n` is all; documents longer than `max_tokens_per_doc` are cut to it."""
-
-    instruction: StrictStr | None = None
+class CohereRerank(Pairs):
+    """Unset or 0, `top_n` (Voyage's `top_k`) is all."""
 
     query: StrictStr
     documents: DocumentTexts
-    model: Any = None
-    top_n: Annotated[StrictInt, Field(ge=0)] | None = None
+    top_n: TopN = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: StrictBool | None = None
-    max_tokens_per_doc: MaxTokens = None
-    raw_scores: StrictBool | None = None
 
 
 EmbeddingType = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 
 
-class CohereEmbed(Body):
-    """`input_type` chooses among the model's prompts. `truncate` NONE refuses long texts, START and END cut there."""
-
+class CohereEmbed(Vectors):
     texts: list[StrictStr]
-    model: Any = None
-    input_type: StrictStr | None = None
     embedding_types: list[EmbeddingType] | None = None
-    output_dimension: Dimensions = None
-    truncate: Literal["NONE", "START", "END"] | None = None
 
 
 class DocumentText(TypedDict):
@@ -121,10 +111,8 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
     """Best first. The bare path never carries documents: its clients disagree on their shape."""
     if not body.documents:
         raise Empty("`documents` cannot be empty")
-    options = Options(
-        instruction=body.instruction, max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call)
-    )
-    answer = await service.rerank(body.query, body.documents, scoring=scoring(body.raw_scores), options=options)
+    options = body.options(service, call)
+    answer = await service.rerank(body.query, body.documents, scoring=body.scoring(), options=options)
     with_documents = body.return_documents and call.path != "/rerank"
     results = [
         {
@@ -155,13 +143,7 @@ async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
             "ubinary",
             param="embedding_types",
         )
-    options = Options(
-        truncate=None if body.truncate is None else body.truncate != "NONE",
-        truncation_direction="left" if body.truncate == "START" else "right",
-        prompt_name=service.prompt_name(_PROMPT_NAMES.get(body.input_type, (body.input_type,))),
-        deadline=deadline(call),
-    )
-    answer = await service.embed(body.texts, dimensions=body.output_dimension, options=options)
+    answer = await service.embed(body.texts, **body.finish(), options=body.options(service, call))
     types = body.embedding_types or (["float"] if _version(call) == "2" else [])
     value = {
         "id": str(uuid4()),
@@ -171,13 +153,6 @@ async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
         "meta": _meta(call, answer.usage),
     }
     return Result(value, answer.usage, len(body.texts))
-
-
-# What models call the prompts for Cohere's input types.
-_PROMPT_NAMES: dict[str | None, tuple[str | None, ...]] = {
-    "search_query": ("search_query", "query"),
-    "search_document": ("search_document", "document", "passage"),
-}
 
 
 def _as_type(rows: np.ndarray, kind: EmbeddingType) -> Any:

@@ -1,25 +1,23 @@
 """The dialect of infinity where it is not OpenAI's or Cohere's: classify."""
 
 import time
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
-from pydantic import StrictBool
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Body, Texts, scoring
-from bei.api.call import Call, deadline
+from bei.api.bodies import Texts
+from bei.api.call import Call
 from bei.api.openai import TokenUsage, token_usage
+from bei.api.readings import Reading, Scored
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.api.tei import PREDICT, Prediction, predictions
-from bei.service import Options, Service
+from bei.service import Service
 
 
-class Classify(Body):
+class Classify(Reading, Scored):
     input: Texts
-    model: Any = None
-    raw_scores: StrictBool | None = None
 
 
 class Classification(TypedDict):
@@ -32,8 +30,7 @@ class Classification(TypedDict):
 
 
 async def classify(service: Service, body: Classify, call: Call) -> Result:
-    options = Options(deadline=deadline(call))
-    answer = await service.classify(body.input, scoring=scoring(body.raw_scores), options=options)
+    answer = await service.classify(body.input, scoring=body.scoring(), options=body.options(service, call))
     value = {
         "id": f"classify-{uuid4().hex}",
         "object": "classify",

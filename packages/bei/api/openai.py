@@ -1,26 +1,31 @@
 """OpenAI's dialect: embeddings and the list of models."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import StrictBool
+from pydantic import BeforeValidator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Dimensions, Inputs, Reading
-from bei.api.call import Call, deadline
+from bei.api.bodies import Inputs
+from bei.api.call import Call
+from bei.api.readings import Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
 from bei.service import Service, Usage
 
+Encoding = Literal["float", "base64"]
 
-class OpenAIEmbeddings(Reading):
-    """OpenAI's, and beyond it `prompt_name`, `truncate` and `normalize`."""
+
+def _only(value: Any) -> Any:
+    """Jina's list of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+class OpenAIEmbeddings(Vectors):
+    """OpenAI's, with Jina's `embedding_type`, and what every embedding route reads."""
 
     input: Inputs
-    model: Any = None
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Dimensions = None
-    normalize: StrictBool | None = None
-    user: Any = None
+    encoding_format: Encoding | None = None
+    embedding_type: Annotated[Encoding | None, BeforeValidator(_only)] = None
 
 
 class Embedding(TypedDict):
@@ -58,13 +63,8 @@ def token_usage(usage: Usage) -> TokenUsage:
 
 
 async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Result:
-    answer = await service.embed(
-        body.input,
-        dimensions=body.dimensions,
-        normalize=body.normalize is not False,
-        options=body.options(deadline(call)),
-    )
-    encoding = body.encoding_format or "float"
+    answer = await service.embed(body.input, **body.finish(), options=body.options(service, call))
+    encoding = "base64" if "base64" in (body.encoding_format, body.embedding_type) else "float"
     data = [
         {"object": "embedding", "index": i, "embedding": vector(row, encoding)} for i, row in enumerate(answer.rows)
     ]

@@ -7,30 +7,33 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Body, Dimensions, IdLists, Inputs, Reading, Texts, scoring
+from bei.api.bodies import IdLists, Inputs, Texts, TopN
 from bei.api.call import Call, deadline
+from bei.api.fields import Body, Part, agreed
+from bei.api.readings import Pairs, Reading, Scored, Side, Vectors
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
-from bei.service import Answer, Service
+from bei.service import Answer, Options, Service
 from bei.tasks.entities import Entity, Strategy
 from bei.tokenizer import Input
 
 _TEXT = {"type": "string"}
 
 
-class Embed(Reading):
+class Embed(Vectors):
     inputs: Inputs
-    normalize: StrictBool | None = None
-    dimensions: Dimensions = None
 
 
 class EmbedAll(Reading):
+    """TEI's client sends `normalize`, too, and the values stay as the model has them, as TEI's do."""
+
     inputs: Inputs
+    normalize: StrictBool | None = None
 
 
-class SimilarityInputs(Body):
+class SimilarityInputs(Part):
     source_sentence: StrictStr
     sentences: list[StrictStr]
 
@@ -51,13 +54,13 @@ class Decode(Body):
     skip_special_tokens: StrictBool | None = None
 
 
-class Rerank(Reading):
-    """`truncate` unset is the server's default, as everywhere."""
+class Rerank(Pairs):
+    """Of more texts than `top_n` the best are answered; unset or 0, all."""
 
     query: StrictStr
     texts: list[StrictStr]
-    raw_scores: StrictBool | None = None
     return_text: StrictBool | None = None
+    top_n: TopN = None
 
 
 @dataclass(frozen=True)
@@ -93,18 +96,17 @@ PredictInputs = Annotated[
 ]
 
 
-class ClassificationParameters(Body):
+class ClassificationParameters(Part):
     """huggingface_hub's."""
 
     top_k: Annotated[StrictInt, Field(ge=1)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
 
 
-class Predict(Reading):
+class Predict(Reading, Scored):
     """With the key `parameters`, whatever it holds, the answer is nested."""
 
     inputs: PredictInputs
-    raw_scores: StrictBool | None = None
     parameters: ClassificationParameters | None = None
 
 
@@ -127,18 +129,20 @@ Documents = Annotated[
 ]
 
 
-class EntityParameters(Body):
+class EntityParameters(Part):
     """How tokens become entities. `ignore_labels` are left out when they do; unset, `O` is."""
 
     aggregation_strategy: Strategy | None = None
     ignore_labels: list[StrictStr] | None = None
 
 
-class PredictTokens(EntityParameters, Reading):
+class PredictTokens(EntityParameters, Body):
     """`parameters` is huggingface_hub's place for the same. Texts longer than the model are read in windows, unless
-    `truncate` is false."""
+    `truncate` is false; so nothing is cut, from whatever `truncation_direction`."""
 
     inputs: Documents
+    truncate: StrictBool | None = None
+    truncation_direction: Side | None = None
     raw_scores: StrictBool | None = None
     parameters: EntityParameters | None = None
 
@@ -176,22 +180,17 @@ class EntityToken(TypedDict):
 
 
 async def embed(service: Service, body: Embed, call: Call) -> Result:
-    answer = await service.embed(
-        body.inputs,
-        dimensions=body.dimensions,
-        normalize=body.normalize is not False,
-        options=body.options(deadline(call)),
-    )
+    answer = await service.embed(body.inputs, **body.finish(), options=body.options(service, call))
     return Result(answer.rows, answer.usage, len(body.inputs))
 
 
 async def embed_all(service: Service, body: EmbedAll, call: Call) -> Result:
-    answer = await service.embed_tokens(body.inputs, options=body.options(deadline(call)))
+    answer = await service.embed_tokens(body.inputs, options=body.options(service, call))
     return Result(answer.rows, answer.usage, len(body.inputs))
 
 
 async def embed_sparse(service: Service, body: EmbedAll, call: Call) -> Result:
-    answer = await service.embed_sparse(body.inputs, options=body.options(deadline(call)))
+    answer = await service.embed_sparse(body.inputs, options=body.options(service, call))
     rows = [
         [{"index": i, "value": v} for i, v in zip(terms.indices.tolist(), terms.values, strict=True)]
         for terms in answer.rows
@@ -200,7 +199,7 @@ async def embed_sparse(service: Service, body: EmbedAll, call: Call) -> Result:
 
 
 async def similarity(service: Service, body: Similarity, call: Call) -> Result:
-    options = (body.parameters or Reading()).options(deadline(call))
+    options = (body.parameters or Reading()).options(service, call)
     sentences = body.inputs.sentences
     if not sentences:
         raise Empty("`inputs.sentences` cannot be empty")
@@ -223,11 +222,9 @@ async def rerank(service: Service, body: Rerank, call: Call) -> Result:
     """In the order of the texts, as BEI; best first, as TEI, where the settings say so."""
     if not body.texts:
         raise Empty("`texts` cannot be empty")
-    answer = await service.rerank(
-        body.query, body.texts, scoring=scoring(body.raw_scores), options=body.options(deadline(call))
-    )
-    by_score = service.settings.rerank_order == "score"
-    order = answer.order.tolist() if by_score else range(len(body.texts))
+    answer = await service.rerank(body.query, body.texts, scoring=body.scoring(), options=body.options(service, call))
+    best = answer.order[: body.top_n or None].tolist()
+    order = best if service.settings.rerank_order == "score" else sorted(best)
     ranks = [
         {"index": i, "score": answer.rows[i], **({"text": body.texts[i]} if body.return_text else {})} for i in order
     ]
@@ -239,8 +236,8 @@ async def predict(service: Service, body: Predict, call: Call) -> Result:
     functions: dict[str | None, Scoring] = {"sigmoid": "sigmoid", "softmax": "softmax", "none": "identity"}
     answer = await service.classify(
         body.inputs.inputs,
-        scoring=functions.get(parameters.function_to_apply) or scoring(body.raw_scores),
-        options=body.options(deadline(call)),
+        scoring=functions.get(parameters.function_to_apply) or body.scoring(),
+        options=body.options(service, call),
     )
     rows = [row[: parameters.top_k] for row in predictions(answer, service.checkpoint.labels)]
     nested = body.inputs.nested or "parameters" in body.model_fields_set
@@ -255,13 +252,16 @@ def predictions(answer: Answer, labels: Sequence[str]) -> list[list[Prediction]]
 
 async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:
     inside = body.parameters or EntityParameters()
-    ignored = body.ignore_labels if body.ignore_labels is not None else inside.ignore_labels
+    ignored, strategy = (
+        agreed({name: getattr(body, name), f"parameters.{name}": getattr(inside, name)})
+        for name in ("ignore_labels", "aggregation_strategy")
+    )
     answer = await service.entities(
         body.inputs,
-        strategy=body.aggregation_strategy or inside.aggregation_strategy or "none",
+        strategy=strategy or "none",
         raw_scores=bool(body.raw_scores),
         ignore_labels=("O",) if ignored is None else ignored,
-        options=body.options(deadline(call)),
+        options=Options(truncate=body.truncate, deadline=deadline(call)),
     )
     rows = [[_entity(entity) for entity in entities] for entities in answer.rows]
     return Result(rows, answer.usage, len(rows))

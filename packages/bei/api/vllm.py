@@ -1,31 +1,28 @@
 """The dialect of vLLM: scores of pairs."""
 
 import time
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
-from pydantic import AliasChoices, Field, StrictBool, StrictStr
+from pydantic import AliasChoices, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Body, MaxTokens, Texts, scoring
-from bei.api.call import Call, deadline
+from bei.api.bodies import Texts
+from bei.api.call import Call
 from bei.api.openai import TokenUsage, token_usage
+from bei.api.readings import Pairs
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.errors import Invalid
-from bei.service import Options, Service
+from bei.service import Service
 
 
-class Score(Body):
+class Score(Pairs):
     """One text against one or many, or as many against as many. Also read: `queries` and `documents` or `items`,
-    `data_1` and `data_2`. `use_activation` false gives a cross-encoder's logits."""
+    `data_1` and `data_2`."""
 
     text_1: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
     text_2: Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
-    model: Any = None
-    use_activation: StrictBool | None = None
-    max_tokens_per_doc: MaxTokens = None
-    instruction: StrictStr | None = None
 
 
 class ScoreItem(TypedDict):
@@ -51,10 +48,7 @@ async def score(service: Service, body: Score, call: Call) -> Result:
             param="text_1",
         )
     pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
-    options = Options(
-        instruction=body.instruction, max_document_tokens=body.max_tokens_per_doc or None, deadline=deadline(call)
-    )
-    answer = await service.score(pairs, scoring=scoring(body.use_activation is False), options=options)
+    answer = await service.score(pairs, scoring=body.scoring(), options=body.options(service, call))
     value = {
         "id": f"score-{uuid4().hex}",
         "object": "list",

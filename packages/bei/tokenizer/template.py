@@ -4,10 +4,10 @@ The library keeps truncation as state of the whole tokenizer, so we leave it off
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from tokenizers import Encoding as Probe
@@ -29,6 +29,11 @@ class Template:
     def size(self) -> int:
         """Special tokens."""
         return sum(map(len, self.fixed))
+
+    def bare(self) -> Self:
+        """Without its special tokens."""
+        nothing = tuple(part[:0] for part in self.fixed)
+        return replace(self, fixed=nothing, fixed_types=nothing)
 
     @cached_property
     def _has_types(self) -> bool:

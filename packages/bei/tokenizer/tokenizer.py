@@ -1,7 +1,9 @@
 """Texts, pairs or token ids to encodings: prompts, specials, truncation, windows. Never called on the event loop."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from tokenizers import Encoding as Read
@@ -92,6 +94,26 @@ class Tokenizer:
     def role_prompt(self, role: Role) -> str | None:
         """The prompt that a ColBERT model puts before a query or a document."""
         return self._prompts.get(role)
+
+    def narrowed(self, max_tokens: int | None, add_special_tokens: bool) -> Self:
+        """This tokenizer, whose `encode` cuts at `max_tokens` where that is sooner, or puts no special tokens around a
+        text. Raises Invalid where no text fits into so few."""
+        other = copy(self)
+        if not add_special_tokens:
+            other._single, other._pair = self._single.bare(), self._pair.bare()
+        if max_tokens is not None:
+            other._max_tokens = min(max_tokens, self._max_tokens)
+            room = max(other._single.size, other._pair.size)
+            if other._max_tokens <= room:
+                raise Invalid(
+                    f"`truncate_prompt_tokens` {max_tokens} leaves no room for a text beside {room} special tokens",
+                    param="truncate_prompt_tokens",
+                )
+        return other
+
+    def around(self, prompt: str | None) -> int:
+        """Tokens that stand around a text beside its own: special ones and the prompt's."""
+        return self._single.size + (len(self._read([prompt])[prompt]) if prompt else 0)
 
     def encode(
         self,

@@ -1,0 +1,125 @@
+"""The fields that change an answer, of every family: a body reads one, or refuses it by name.
+
+A field that no family knows is ignored, and null means unset, for clients send both.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, StrictStr, model_validator
+
+from bei.errors import Invalid, short
+
+CHANGING: Mapping[str, tuple[Any, ...]] = {
+    # how a text is read: TEI, Cohere, Voyage, vLLM, Jina, NVIDIA, SGLang
+    "truncate": (),
+    "truncation": (),
+    "truncation_direction": ("right", "Right"),
+    "truncation_side": ("right",),
+    "truncate_prompt_tokens": (),
+    "max_tokens": (),
+    "max_tokens_per_doc": (0,),
+    "max_tokens_per_query": (0,),
+    "max_chunks_per_doc": (),
+    "overlap_tokens": (),
+    "stride": (),
+    "add_special_tokens": (True,),
+    "skip_special_tokens": (True,),
+    "prompt_name": (),
+    "instruction": (),
+    "instruct": (),
+    "input_type": (),
+    "task": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (False,),
+    "continue_final_message": (False,),
+    "lora_path": (),
+    "embed_overrides": (),
+    # what else is read beside the texts: vLLM, infinity, Cohere
+    "messages": (),
+    "images": (),
+    "modality": ("text",),
+    "rank_fields": (),
+    # how vectors are finished and written: OpenAI, TEI, vLLM, Voyage, Jina, Cohere, NVIDIA, llama.cpp
+    "dimensions": (0,),
+    "output_dimension": (0,),
+    "normalize": (),
+    "normalized": (),
+    "embd_normalize": (),
+    "encoding_format": ("float",),
+    "embedding_type": ("float", ["float"]),
+    "embedding_types": (["float"],),
+    "embed_dtype": ("float32",),
+    "endianness": ("little", "native"),
+    "output_dtype": ("float",),
+    "late_chunking": (False,),
+    "late_chunking_params": (),
+    "chunks": (),
+    "return_multivector": (False,),
+    # how scores are made, and which are answered: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub
+    "use_activation": (),
+    "raw_scores": (False,),
+    "function_to_apply": (),
+    "apply_softmax": (False,),
+    "label_token_ids": (),
+    "item_first": (False,),
+    "top_n": (0,),
+    "top_k": (0,),
+    "aggregation_strategy": ("none",),
+    "ignore_labels": (),
+    "parameters": ({},),
+}
+"""Field → the values of it that ask for nothing."""
+
+
+class Part(BaseModel):
+    """A JSON object in a body."""
+
+    model_config = ConfigDict(extra="ignore")
+    unread: ClassVar[frozenset[str]] = frozenset(CHANGING)
+    synonyms: ClassVar[tuple[frozenset[str], ...]] = ()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        names = [_names(name, field.validation_alias) for name, field in cls.model_fields.items()]
+        cls.unread = frozenset(CHANGING).difference(*names)
+        cls.synonyms = tuple(of for of in names if len(of) > 1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, sent: Any) -> Any:
+        if isinstance(sent, dict):
+            for name in sent.keys() & cls.unread:
+                if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
+                    raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
+            for names in cls.synonyms:
+                if len(twice := sorted(names & sent.keys())) > 1:
+                    raise Invalid(f"`{twice[0]}` and `{twice[1]}` say the same; send one of them", param=twice[0])
+        return sent
+
+
+def _names(name: str, alias: Any) -> frozenset[str]:
+    return frozenset(map(str, alias.choices)) if isinstance(alias, AliasChoices) else frozenset((name,))
+
+
+def _asks_nothing(value: Any, nothing: tuple[Any, ...]) -> bool:
+    return any(type(value) is type(of) and value == of for of in nothing)
+
+
+class Body(Part):
+    """With one model served, any name of it is taken."""
+
+    model: StrictStr | None = None
+
+
+T = TypeVar("T")
+
+
+def agreed(given: Mapping[str, T | None]) -> T | None:
+    """What the fields say that are set, by name. Raises Invalid where one contradicts another."""
+    said = [(name, value) for name, value in given.items() if value is not None]
+    for name, value in said[1:]:
+        if value != said[0][1]:
+            raise Invalid(f"`{name}` contradicts `{said[0][0]}`; send one of them", param=name)
+    return said[0][1] if said else None

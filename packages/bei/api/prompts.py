@@ -1,0 +1,29 @@
+"""What clients call the kinds of text, and what models call the prompts for them."""
+
+from collections.abc import Mapping
+
+from bei.errors import Invalid, short
+
+_QUERY = ("query", "search_query", "retrieval.query", "Retrieval-query", "s2p_query")
+_DOCUMENT = ("document", "passage", "search_document", "retrieval.passage", "Retrieval-document", "corpus")
+_KINDS = (
+    _QUERY,
+    _DOCUMENT,
+    ("text-matching", "STS", "s2s_query"),
+    ("classification", "Classification"),
+    ("clustering", "separation", "Clustering"),
+    *((f"{code}.query", f"{code}_query") for code in ("nl2code", "code2code", "code2nl", "code2completion", "qa")),
+    *((f"{code}.passage", f"{code}_document") for code in ("nl2code", "code2code", "code2nl", "code2completion", "qa")),
+)
+
+
+def of_kind(texts: Mapping[str, str], field: str, kind: str) -> str | None:
+    """The name among the model's prompts for a kind of text, as `field` says it: Cohere's, NVIDIA's and Voyage's
+    `input_type`, Jina's `task`. None for a model without prompts, which reads every kind alike, and for queries and
+    documents where it has a prompt for the others only. Raises Invalid."""
+    names = next((names for names in _KINDS if kind in names), None)
+    found = next((name for name in (kind, *(names or ())) if name in texts), None)
+    if found is not None or names in (_QUERY, _DOCUMENT) or (names and not any(texts.values())):
+        return found
+    known = sorted(texts) or sorted(names[0] for names in _KINDS)
+    raise Invalid(f"`{field}` {short(kind)} has no prompt; there are {', '.join(known)}", param=field)

@@ -1,0 +1,134 @@
+"""What bodies ask of texts, vectors and scores, in the words of every family: see fields.py for the whole of it."""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
+
+from bei.api import prompts
+from bei.api.bodies import Dimensions, MaxTokens
+from bei.api.call import Call, deadline
+from bei.api.fields import Body, agreed
+from bei.checkpoint.task import Scoring
+from bei.errors import Invalid
+from bei.service import Options, Service
+from bei.tokenizer import Direction
+
+
+def _truncate(value: Any) -> bool | Direction:
+    """Whether a text is cut, and from which end where Cohere and NVIDIA say so."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.upper() in _TRUNCATE:
+        return _TRUNCATE[value.upper()]
+    raise ValueError("must be true, false, NONE, START or END")
+
+
+_TRUNCATE: dict[str, bool | Direction] = {"NONE": False, "START": "left", "END": "right"}
+Truncate = Annotated[
+    bool | Direction,
+    PlainValidator(_truncate),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": list(_TRUNCATE)}]}),
+]
+Side = Literal["left", "right", "Left", "Right"]
+
+
+class Cut(Body):
+    """How long texts are cut. Unset is the server's default; `truncate_prompt_tokens` cuts to so many, specials
+    included, and -1 to as many as the model reads. `add_special_tokens` false reads texts without them."""
+
+    truncate: Truncate | None = None
+    truncation: StrictBool | None = None
+    truncate_prompt_tokens: Annotated[StrictInt, Field(ge=-1)] | None = None
+    truncation_direction: Side | None = None
+    truncation_side: Side | None = None
+    add_special_tokens: StrictBool | None = None
+
+    def options(self, service: Service, call: Call) -> Options:
+        """Raises Invalid where two fields contradict each other, or name no prompt."""
+        sides = {"truncation_direction": self.truncation_direction, "truncation_side": self.truncation_side}
+        side = agreed({name: of and of.lower() for name, of in sides.items()} | {"truncate": self._end()})
+        most = self.truncate_prompt_tokens
+        return Options(
+            truncate=agreed(
+                {
+                    "truncate": None if self.truncate is None else bool(self.truncate),
+                    "truncation": self.truncation,
+                    "truncate_prompt_tokens": None if most is None else True,
+                }
+            ),
+            truncation_direction=side or "right",
+            max_tokens=None if most == -1 else most,
+            add_special_tokens=self.add_special_tokens is not False,
+            deadline=deadline(call),
+        )
+
+    def _end(self) -> Direction | None:
+        return self.truncate if isinstance(self.truncate, str) else None
+
+
+_PROMPTS = ("prompt_name", "instruction", "input_type", "task")
+
+
+class Reading(Cut):
+    """With the model's prompt: by its name, in full (`instruction`), or for what the text is (`input_type` of Cohere,
+    NVIDIA and Voyage, `task` of Jina)."""
+
+    prompt_name: StrictStr | None = None
+    instruction: StrictStr | None = None
+    input_type: StrictStr | None = None
+    task: StrictStr | None = None
+
+    def options(self, service: Service, call: Call) -> Options:
+        cut = super().options(service, call)
+        sent = [name for name in _PROMPTS if getattr(self, name) is not None]
+        if len(sent) > 1:
+            raise Invalid(f"`{sent[1]}` cannot be set with `{sent[0]}`; send one of them", param=sent[1])
+        name = self.prompt_name
+        if sent and sent[0] in ("input_type", "task"):
+            name = prompts.of_kind(service.prompts(), sent[0], getattr(self, sent[0]))
+        return replace(cut, prompt_name=name, instruction=self.instruction)
+
+
+class Vectors(Reading):
+    """How embeddings are finished. llama.cpp's `embd_normalize` is 2 or -1."""
+
+    dimensions: Dimensions = None
+    output_dimension: Dimensions = None
+    normalize: StrictBool | None = None
+    normalized: StrictBool | None = None
+    use_activation: StrictBool | None = None
+    embd_normalize: Literal[2, -1] | None = None
+
+    def finish(self) -> dict[str, Any]:
+        """Arguments for `Service.embed`."""
+        of_llama = None if self.embd_normalize is None else self.embd_normalize == 2
+        unit = agreed(
+            {name: getattr(self, name) for name in ("normalize", "normalized", "use_activation")}
+            | {"embd_normalize": of_llama}
+        )
+        sizes = {name: getattr(self, name) or None for name in ("dimensions", "output_dimension")}
+        return {"normalize": unit is not False, "dimensions": agreed(sizes)}
+
+
+class Scored(Body):
+    """`raw_scores` true, or vLLM's `use_activation` false, answers logits as they are."""
+
+    raw_scores: StrictBool | None = None
+    use_activation: StrictBool | None = None
+
+    def scoring(self) -> Scoring | None:
+        """Of logits; None is the model's own."""
+        activated = None if self.use_activation is None else not self.use_activation
+        return "identity" if agreed({"raw_scores": self.raw_scores, "use_activation": activated}) else None
+
+
+class Pairs(Cut, Scored):
+    """`instruction` is what a language model is asked of a pair; the second text is cut to `max_tokens_per_doc`."""
+
+    instruction: StrictStr | None = None
+    max_tokens_per_doc: MaxTokens = None
+
+    def options(self, service: Service, call: Call) -> Options:
+        cut = super().options(service, call)
+        return replace(cut, instruction=self.instruction, max_document_tokens=self.max_tokens_per_doc or None)

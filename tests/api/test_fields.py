@@ -1,0 +1,310 @@
+"""Every field that changes an answer, of every family, on every route: obeyed, as numbers show, or refused by name."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bei.api import ROUTES
+from bei.api.fields import CHANGING
+from bei.checkpoint.load import Prompts
+from tests.api.test_answer import call, post
+from tests.api.test_tasks import KINDS, OWN, near, refused, start
+
+LONG = " ".join(["the cat sat on the mat", "a big dog ran", "it was red and blue"] * 8)  # more than the 64 tokens read
+TEXTS = [LONG, "a big dog", "the cat sat on the mat"]
+PROMPTS = Prompts({"query": "then ", "passage": "it was "})
+
+EMBED = {"inputs": TEXTS}
+SIMILARITY = {"inputs": {"source_sentence": TEXTS[1], "sentences": TEXTS}}
+RERANK, DOCUMENTS = {"query": TEXTS[2], "texts": TEXTS}, {"query": TEXTS[2], "documents": TEXTS}
+PREDICT, SCORE = {"inputs": [[text] for text in TEXTS]}, {"text_1": TEXTS[2], "text_2": TEXTS}
+BODIES = [
+    *(("embedding", path, {"input": TEXTS}) for path in ("/v1/embeddings", "/embeddings", "/", "/invocations")),
+    *(("embedding", path, EMBED) for path in ("/embed", "/embed_all", "/", "/invocations")),
+    *(("embedding", path, {"texts": TEXTS}) for path in ("/v1/embed", "/v2/embed")),
+    *(("embedding", path, SIMILARITY) for path in ("/similarity", "/")),
+    ("embedding", "/tokenize", EMBED),
+    ("embedding", "/decode", {"ids": [[2, 5, 7, 3]]}),
+    ("sparse", "/embed_sparse", EMBED),
+    ("sparse", "/", EMBED),
+    ("multi_vector", "/embed_all", EMBED),
+    *(("reranker", path, RERANK) for path in ("/rerank", "/", "/invocations")),
+    *(("reranker", path, DOCUMENTS) for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/")),
+    ("multi_vector", "/rerank", RERANK),
+    ("multi_vector", "/v2/rerank", DOCUMENTS),
+    *(("reranker", path, SCORE) for path in ("/score", "/v1/score")),
+    ("embedding", "/score", SCORE),
+    ("multi_vector", "/score", SCORE),
+    ("classifier", "/predict", PREDICT),
+    ("reranker", "/predict", {"inputs": [[TEXTS[2], text] for text in TEXTS]}),
+    ("classifier", "/", PREDICT),
+    ("classifier", "/classify", {"input": TEXTS}),
+    ("entities", "/predict_tokens", {"inputs": TEXTS, "aggregation_strategy": "simple"}),
+    ("entities", "/", {"inputs": TEXTS}),
+]
+VALUES = {
+    "truncate": (False, "NONE", "none", "START", "Start"),
+    "truncation": (False,),
+    "truncation_direction": ("left", "Left"),
+    "truncation_side": ("left",),
+    "truncate_prompt_tokens": (5,),
+    "max_tokens": (4,),
+    "max_tokens_per_doc": (2,),
+    "max_tokens_per_query": (2,),
+    "max_chunks_per_doc": (1,),
+    "overlap_tokens": (2,),
+    "stride": (2,),
+    "add_special_tokens": (False,),
+    "skip_special_tokens": (False,),
+    "prompt_name": ("query",),
+    "instruction": ("it was ",),
+    "instruct": ("it was ",),
+    "input_type": ("query", "search_document", "passage"),
+    "task": ("retrieval.query", "retrieval.passage", "embed"),
+    "chat_template": ("{{ messages }}",),
+    "chat_template_kwargs": ({"a": 1},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (True,),
+    "lora_path": ("a",),
+    "embed_overrides": ([[1.0]],),
+    "messages": ([{"role": "user", "content": "a"}],),
+    "images": (["data:"],),
+    "modality": ("image",),
+    "rank_fields": (["title"],),
+    "dimensions": (8,),
+    "output_dimension": (8,),
+    "normalize": (False,),
+    "normalized": (False,),
+    "embd_normalize": (-1, 1),
+    "encoding_format": ("base64", "bytes"),
+    "embedding_type": ("base64", ["base64"], "binary"),
+    "embedding_types": (["base64"], ["int8"]),
+    "embed_dtype": ("float16",),
+    "endianness": ("big",),
+    "output_dtype": ("int8", "binary"),
+    "late_chunking": (True,),
+    "late_chunking_params": ({"chunk_size": 2},),
+    "chunks": ([[0, 1]],),
+    "return_multivector": (True,),
+    "use_activation": (False,),
+    "raw_scores": (True,),
+    "function_to_apply": ("none",),
+    "apply_softmax": (True,),
+    "label_token_ids": ([1, 2],),
+    "item_first": (True,),
+    "top_n": (1,),
+    "top_k": (1,),
+    "aggregation_strategy": ("max",),
+    "ignore_labels": (["PER"],),
+    "parameters": ({"truncate": False}, {"top_k": 1}, {"aggregation_strategy": "max"}),
+}
+NO_EFFECT = {
+    # TEI's client sends it, and TEI reads it at neither
+    ("normalize", "/embed_all"),
+    ("normalize", "/embed_sparse"),
+    ("normalize", "/"),  # of the sparse model
+    # windows, where nothing is cut
+    ("truncation_direction", "/predict_tokens"),
+    ("truncation_direction", "/"),
+    # MaxSim and cosines have no activation
+    ("use_activation", "/score"),
+    ("use_activation", "/rerank"),
+    ("use_activation", "/v2/rerank"),
+    ("raw_scores", "/score"),
+    ("raw_scores", "/rerank"),
+    ("raw_scores", "/v2/rerank"),
+    # its words are of one token: to all strategies the same (test_entities.py has the others)
+    ("aggregation_strategy", "/predict_tokens"),
+    # labels are left out of entities, and not of tokens
+    ("ignore_labels", "/"),
+}
+AS_EVER = {
+    "multi_vector": ("search_document", "passage", "retrieval.passage"),  # it reads texts as documents unasked
+    "reranker": ({"top_k": 1},),  # of one label
+}
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    services = {}
+    for kind, build in KINDS.items():
+        checkpoint = build(tmp_path_factory.mktemp(kind))
+        services[kind] = start(checkpoint if kind == "multi_vector" else replace(checkpoint, prompts=PROMPTS))
+    yield services
+    for service in services.values():
+        service.close()
+
+
+def plain(answer):
+    """Without what is another one in every answer, and what only echoes."""
+    if isinstance(answer, dict):
+        return {key: plain(value) for key, value in answer.items() if key not in ("id", "created", "usage", "meta")}
+    return [plain(item) for item in answer] if isinstance(answer, list) else answer
+
+
+def outcome(service, path: str, body: dict, name: str, baseline) -> str:
+    reply = call(service, path, body)
+    answer = json.loads(reply.body)
+    if reply.status == 200:
+        return "ignored" if near(plain(answer), baseline) else "obeyed"
+    assert reply.status == 422, (body, answer)
+    message = answer["message"] if path.startswith(("/v1/", "/v2/")) else answer["error"]
+    inner = body["parameters"] if name == "parameters" else {}
+    long = (name.startswith("trunc") or "truncate" in inner) and "tokens. Given" in message
+    if name in ("input_type", "task") and "`prompt_name` cannot be set with dual inputs" in message:
+        return "refused"
+    return "obeyed" if long else "refused" if any(f"{of}`" in message for of in (name, *inner)) else message
+
+
+def test_the_matrix_has_every_route_and_every_field():
+    assert {path for _, path, _ in BODIES} == {route.path for route in ROUTES if route.method == "POST"}
+    assert set(VALUES) == set(CHANGING)
+
+
+@pytest.mark.parametrize(("kind", "path", "body"), BODIES, ids=lambda of: of if isinstance(of, str) else "-".join(of))
+def test_no_field_that_changes_an_answer_is_ignored(services, kind, path, body):
+    service = services[kind]
+    baseline = plain(post(service, path, body))
+    found, ignored = {}, []
+    for name, values in VALUES.items():
+        for value in values:
+            said = found[(name, str(value))] = outcome(service, path, {**body, name: value}, name, baseline)
+            assert said in ("obeyed", "refused", "ignored"), (name, value, said)
+            known = (name, path) in NO_EFFECT or value in AS_EVER.get(kind, ())
+            if said == "ignored" and not known:
+                ignored.append((name, value))
+        assert call(service, path, {**body, name: None}).status == 200, name
+    assert ignored == []
+    assert "refused" in found.values()
+    assert "obeyed" in found.values()
+
+
+@pytest.mark.parametrize(("kind", "path", "body"), BODIES, ids=lambda of: of if isinstance(of, str) else "-".join(of))
+def test_what_asks_for_nothing_is_taken_everywhere(services, kind, path, body):
+    baseline = plain(post(services[kind], path, body))
+    for name, values in CHANGING.items():
+        for value in values:
+            shape = name == "embedding_types" or (name == "parameters" and "predict" in OWN[kind][0])
+            if name not in body and not shape:
+                assert near(plain(post(services[kind], path, {**body, name: value})), baseline), (name, value)
+
+
+@pytest.mark.parametrize(("kind", "path", "body"), BODIES, ids=lambda of: of if isinstance(of, str) else "-".join(of))
+def test_a_model_that_is_no_name_is_refused_everywhere(services, kind, path, body):
+    for model in (3, True, ["m"], {}):
+        assert refused(services[kind], path, {**body, "model": model}) == (422, "`model` should be a valid string")
+
+
+def test_a_field_that_no_family_knows_is_ignored(services):
+    for kind, path, body in BODIES:
+        more = {**body, "a_field_of_tomorrow": {"x": [1, 2]}, "user": 3, "metadata": {}}
+        assert near(plain(post(services[kind], path, more)), plain(post(services[kind], path, body)))
+
+
+# -- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def embed(service, text: str, **more) -> list[float]:
+    return post(service, "/v1/embeddings", {"input": text, **more})["data"][0]["embedding"]
+
+
+def test_texts_are_cut_to_as_many_tokens_as_asked(services, tmp_path):
+    service = services["embedding"]
+    assert embed(service, LONG, truncate_prompt_tokens=5) == pytest.approx(embed(service, "the cat sat"), abs=1e-5)
+    left = embed(service, LONG, truncate_prompt_tokens=5, truncation_side="left")
+    assert left == pytest.approx(embed(service, "red and blue"), abs=1e-5)
+    assert embed(service, LONG, truncate_prompt_tokens=9999) == pytest.approx(embed(service, LONG), abs=1e-5)
+    assert embed(service, LONG, truncate="end") == pytest.approx(embed(service, LONG), abs=1e-5)
+    strict = start(service.checkpoint, auto_truncate=False)
+    try:
+        assert refused(strict, "/v1/embeddings", {"input": LONG})[0] == 422
+        for cut in ({"truncate_prompt_tokens": -1}, {"truncation": True}, {"truncate": "END"}):
+            assert embed(strict, LONG, **cut) == pytest.approx(embed(service, LONG), abs=1e-5)
+    finally:
+        strict.close()
+
+
+def test_without_special_tokens_a_text_is_its_own(services):
+    body = {"inputs": ["the cat", [5, 7]], "add_special_tokens": False}
+    rows = post(services["embedding"], "/embed_all", body)
+    assert [len(row) for row in rows] == [2, 2]
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "multi_vector", "reranker"])
+def test_documents_are_cut_and_queries_are_not(services, kind):
+    def score(query: str, document: str, **more) -> float:
+        return post(services[kind], "/score", {"text_1": query, "text_2": document, **more})["data"][0]["score"]
+
+    query, document = "a big dog ran", "the cat sat on the mat"
+    cut = score(query, document, max_tokens_per_doc=2)
+    assert cut == pytest.approx(score(query, "the cat"), abs=1e-5)
+    assert cut != pytest.approx(score(query, document), abs=1e-5)
+
+
+def test_kinds_of_text_are_the_model_s_prompts(services):
+    service = services["embedding"]
+    query, passage = (embed(service, "the cat", prompt_name=name) for name in ("query", "passage"))
+    for kind in ({"input_type": "search_query"}, {"input_type": "query"}, {"task": "retrieval.query"}):
+        assert embed(service, "the cat", **kind) == pytest.approx(query, abs=1e-6)
+    for kind in ({"input_type": "search_document"}, {"input_type": "document"}, {"task": "retrieval.passage"}):
+        assert embed(service, "the cat", **kind) == pytest.approx(passage, abs=1e-6)
+
+
+def test_a_symmetric_model_reads_every_kind_of_text_alike(services):
+    """Of sentence-transformers 5 even those have two empty prompts."""
+    for texts in ({}, {"query": "", "document": ""}):
+        service = start(replace(services["embedding"].checkpoint, prompts=Prompts(texts)))
+        try:
+            plain_row = embed(service, "the cat")
+            for kind in ("search_query", "passage", "classification", "text-matching"):
+                assert embed(service, "the cat", input_type=kind) == pytest.approx(plain_row, abs=1e-6)
+            status, message = refused(service, "/v1/embeddings", {"input": "a", "task": "serch"})
+            assert (status, "`task` 'serch' has no prompt" in message) == (422, True)
+        finally:
+            service.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"truncate": "END", "truncation_direction": "left"}, "`truncate` contradicts `truncation_direction`"),
+        ({"truncate": False, "truncation": True}, "`truncation` contradicts `truncate`"),
+        ({"truncate": False, "truncate_prompt_tokens": 9}, "`truncate_prompt_tokens` contradicts `truncate`"),
+        ({"truncate_prompt_tokens": 2}, "`truncate_prompt_tokens` 2 leaves no room"),
+        ({"truncate_prompt_tokens": 0}, "`truncate_prompt_tokens` 0 leaves no room"),
+        ({"truncate_prompt_tokens": -2}, "`truncate_prompt_tokens` should be greater than or equal to -1"),
+        ({"truncate": "middle"}, "`truncate` must be true, false, NONE, START or END"),
+        ({"normalize": True, "use_activation": False}, "`use_activation` contradicts `normalize`"),
+        ({"embd_normalize": -1, "normalized": True}, "`embd_normalize` contradicts `normalized`"),
+        ({"dimensions": 8, "output_dimension": 9}, "`output_dimension` contradicts `dimensions`"),
+        ({"input_type": "query", "prompt_name": "query"}, "`input_type` cannot be set with `prompt_name`"),
+        ({"input_type": "classification"}, "`input_type` 'classification' has no prompt; there are passage, query"),
+        ({"embedding_type": ["float", "base64"]}, "`embedding_type` should be 'float' or 'base64'"),
+        ({"late_chunking": True}, "`late_chunking` True is not possible here; leave it out"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(services, fields, message):
+    found = refused(services["embedding"], "/v1/embeddings", {"input": "the cat", **fields})
+    assert (found[0], found[1][: len(message)]) == (422, message)
+
+
+def test_two_names_of_one_field_are_refused(services):
+    found = refused(services["reranker"], "/v2/rerank", {**DOCUMENTS, "top_n": 1, "top_k": 2})
+    assert found == (422, "`top_k` and `top_n` say the same; send one of them")
+    found = refused(services["reranker"], "/score", {**SCORE, "queries": "a"})
+    assert found == (422, "`queries` and `text_1` say the same; send one of them")
+
+
+def test_the_best_in_the_order_of_the_texts(services):
+    ranks = post(services["reranker"], "/rerank", RERANK)
+    best = sorted(sorted(ranks, key=lambda rank: -rank["score"])[:2], key=lambda rank: rank["index"])
+    assert near(post(services["reranker"], "/rerank", {**RERANK, "top_n": 2}), best)
+
+
+def test_nested_parameters_are_held_to_the_same(services):
+    body = {"inputs": "the cat", "parameters": {"stride": 3}}
+    found = refused(services["entities"], "/predict_tokens", body)
+    assert found == (422, "`stride` 3 is not possible here; leave it out")
