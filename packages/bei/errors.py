@@ -18,6 +18,7 @@
   - Overloaded              429  Overloaded    with Retry-After
   - HeadTooLarge            431  Validation    of a request: bytes, or number of headers
   - ClientGone              499  Overloaded    logged, never sent
+  - Unimplemented           501  Validation    a part of HTTP that is not served
   - NotReady                503  Unhealthy
   - Expired                 504  Overloaded    the request's own deadline passed
 """
@@ -151,6 +152,10 @@ class HeadTooLarge(Error):
 
 class ClientGone(Error):
     status, kind = 499, "Overloaded"
+
+
+class Unimplemented(Error):
+    status, kind = 501, "Validation"
 
 
 class NotReady(Error):

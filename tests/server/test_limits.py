@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from bei.errors import SetupError
-from bei.server import app, connections, listen
+from bei.server import app, http1, listen
+from benchmarks.attacks import attacks
 from tests.server.running import LIMIT, Running
 
 PATIENCE = 0.5
@@ -110,7 +111,7 @@ def test_a_slow_head_of_an_openai_route_has_its_shape(hasty):
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == 408
 
 
-@pytest.mark.parametrize("line", [b"x: " + b"y" * connections.MAX_HEAD, b"\r\n".join([b"a: b"] * 20_000)])
+@pytest.mark.parametrize("line", [b"x: " + b"y" * http1.MAX_HEAD, b"\r\n".join([b"a: b"] * 20_000)])
 def test_a_large_head_is_431(hasty, line):
     with connect(hasty) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\n" + line)
@@ -134,6 +135,51 @@ def test_what_is_no_http_is_400_in_our_shape(hasty):
         reply = everything(sock)
     assert status(reply) == 400
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error_type"] == "Validation"
+
+
+JAVA = (  # as java.net.http.HttpClient of OpenJDK 17 begins on a port without TLS
+    b"POST /embed HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 17\r\nHost: 127.0.0.1\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+    b"User-Agent: Java-http-client/17.0.9\r\n\r\n"
+)
+APACHE = (  # as Apache HttpClient 5.4
+    b"POST /embed HTTP/1.1\r\nAccept-Encoding: gzip, x-gzip, deflate\r\nHost: 127.0.0.1\r\nContent-Length: 17\r\n"
+    b"Connection: keep-alive, Upgrade\r\nUpgrade: TLS/1.2\r\nUser-Agent: Apache-HttpClient/5.4\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("head", [JAVA, APACHE])
+def test_an_upgrade_is_ignored_and_the_body_read(hasty, head):
+    body = b'{"inputs": "cat"}'
+    with connect(hasty) as sock:
+        for part in (head[:100], head[100:], body, head + body):
+            sock.sendall(part)
+            time.sleep(0.05)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 2:
+            received += sock.recv(65536)
+    assert received.count(b"HTTP/1.1 200 ") == 2
+
+
+@pytest.mark.parametrize("key", [{}, {"api_key": "k1"}])
+def test_a_pipeline_waits_outside(start, key):
+    running = start(**key)
+    before, requests = resident(running), b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000
+    with connect(running) as sock:
+        sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            for _ in range(1000):
+                sock.sendall(requests)
+        assert resident(running) - before < 20_000_000
+        assert httpx.get(f"{running.url}/health", timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize("name", attacks("http"))
+def test_attacks_leave_a_server_that_answers(hasty, name):
+    before = resident(hasty)
+    asyncio.run(attacks("http")[name](hasty.port, time.monotonic() + 0.5))
+    assert httpx.post(f"{hasty.url}/embed", json={"inputs": "cat"}, timeout=5).status_code == 200
+    assert resident(hasty) - before < 100_000_000
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------
@@ -417,6 +463,7 @@ def test_old_tls_and_plain_http_are_refused(secure):
 
 def test_a_slow_head_over_tls_is_408(secure):
     running, trust = secure
+    trust.set_alpn_protocols(["http/1.1"])
     with trust.wrap_socket(connect(running), server_hostname="127.0.0.1") as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nx: ")
         assert status(sock.recv(65536)) == 408

@@ -1,4 +1,4 @@
-"""Sockets and signals: HTTP/1.1 and HTTP/2 prior knowledge on one port (connections.py); SIGTERM drains and exits 0.
+"""Sockets and signals: HTTP/1.1 and HTTP/2 prior knowledge on one port (opening.py); SIGTERM drains and exits 0.
 
 uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; hypercorn has, at several times the
 cost. So the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
@@ -24,7 +24,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from bei.errors import SetupError
-from bei.server import connections
+from bei.server import connections, opening
 
 log = logging.getLogger("bei")
 
@@ -86,7 +86,7 @@ def serve(
     calls = _Calls(app)
     config = uvicorn.Config(
         calls,
-        http=partial(connections.Opening, max_connections=max_connections),
+        http=partial(opening.Opening, max_connections=max_connections),
         ws="none",
         lifespan="off",
         log_config=None,

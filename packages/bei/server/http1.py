@@ -1,0 +1,250 @@
+"""HTTP/1.1: uvicorn's protocol, one message at a time, with bounds on what a client sends and how long that takes."""
+
+import asyncio
+import re
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from bei.api.reply import render_error
+from bei.errors import Error, HeadTooLarge, Malformed, TooSlow, Unimplemented
+from bei.server import connections
+
+MAX_HEAD = 1 << 16  # bytes of request line and headers; of all that stands around the bytes of a chunked body, too
+_TURN = 1 << 14  # bytes of a chunked body that are parsed at a time; as chunks of one byte they take 2 ms
+_LINGER_SECONDS = 2.0  # in which a client may read why its connection ends, while it still sends
+_BLANK = re.compile(rb"[\r\n]*")
+_UPGRADE = re.compile(rb"\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee](?=[ \t]*:)")
+
+
+class _Flow(FlowControl):
+    """Reading stays paused while it is held, whoever waits for more."""
+
+    held = False
+
+    def hold(self) -> None:
+        self.held = True
+        self.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class Http1(HttpToolsProtocol):
+    """uvicorn's. Its parser never sees a second message before the first is answered: what follows waits as bytes, and
+    reading is paused. llhttp cannot stop within what it is given, so it is given pieces that end where a message may
+    end: after the empty line of a head, after `content-length` bytes, after an empty line in a chunked body."""
+
+    _unparsed, _at = b"", 0  # what came, and where the part begins that the parser has not seen
+    _whole = True  # the last message that began has ended
+    _in_head = False
+    _head = 0  # bytes of the head so far; in a chunked body, those since the last that were body
+    _left: int | None = 0  # bytes of a body that are to come; None of one in chunks
+    _refused = False
+    _hurry: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        self._unread = connections.Unread(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unread.stop()
+        self._stop_hurry()
+        self._unset_keepalive_if_required()
+        self._forget()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.start()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.stop()
+
+    # -- from bytes to messages ---------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        kept = max(self._at - 3, 0)  # an empty line may begin in what is parsed
+        self._unparsed, self._at = self._unparsed[kept:] + data, self._at - kept
+        self._read_in_time()
+
+    def _read_in_time(self) -> None:
+        self._unset_keepalive_if_required()
+        self._read_on()
+        if self._is_waiting() and self._hurry is None:  # for the end of a head, or for a head after something else
+            self._hurry = self.loop.call_later(connections.HEAD_SECONDS, self._lose_patience)
+
+    def _read_on(self) -> None:
+        """Parse what has come, as far as a message that has no answer yet."""
+        turn = _TURN
+        while self._at < len(self._unparsed) and not self.transport.is_closing():
+            if turn <= 0:
+                self.loop.call_soon(self._read_on)
+            if turn <= 0 or self._is_answering():
+                return self.flow.hold()
+            end = self._end_of_head() if self._whole or self._in_head else self._end_in_body()
+            if end <= self._at:
+                break
+            if self._left is None:
+                turn -= end - self._at
+            piece, self._at = memoryview(self._unparsed)[self._at : end], end
+            self._parse(piece)
+        if self._at == len(self._unparsed):
+            self._unparsed, self._at = self._unparsed[-3:], min(self._at, 3)
+        self.flow.held = False
+        if self._is_idle() or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
+
+    def _is_answering(self) -> bool:
+        return self._whole and not self._is_idle()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _end_of_head(self) -> int:
+        """Where the head ends; until it is whole, where its last whole line does. Too large a head is refused."""
+        if self._whole:
+            self._at, self._head = _BLANK.match(self._unparsed, self._at).end(), 0
+            if not self._unparsed[self._at : self._at + 1].isupper():  # no method begins so: the parser may refuse it
+                return len(self._unparsed)
+        data, at = self._unparsed, self._at
+        blank = at if self._in_head and data.startswith(b"\r\n", at) else data.find(b"\n\r\n", at) + 1
+        if self._head + (blank or len(data)) - at > MAX_HEAD:
+            self._refuse(HeadTooLarge(f"the request's head is larger than {MAX_HEAD} bytes"))
+            return self._at
+        end = blank + 2 if blank else max(data.rfind(b"\n", at) + 1, at)
+        self._head += end - at
+        self._ignore_upgrade(max(at - 1, 0), end)
+        return end
+
+    def _ignore_upgrade(self, start: int, end: int) -> None:
+        """A server may ignore `Upgrade` (RFC 9110, §7.8); llhttp takes it for the end of HTTP, and the body with it."""
+        if _UPGRADE.search(self._unparsed, start, end):
+            head = _UPGRADE.sub(b"\nignored", self._unparsed[start:end])
+            self._unparsed = self._unparsed[:start] + head + self._unparsed[end:]
+
+    def _end_in_body(self) -> int:
+        at, data = self._at, self._unparsed
+        if self._left is not None:
+            end = min(at + self._left, len(data))
+            self._left -= end - at
+            return end
+        line = data.find(b"\r\n\r\n", max(at - 3, 0), at + _TURN)
+        end = line + 4 if line >= 0 else min(at + _TURN, len(data))
+        self._head += end - at
+        if self._head > MAX_HEAD:
+            self._refuse(HeadTooLarge(f"more than {MAX_HEAD} bytes of a chunked body are not body"))
+            return at
+        return end
+
+    def _parse(self, piece: memoryview) -> None:
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserError as exc:
+            cause = exc.__context__
+            self._refuse(cause if isinstance(cause, Error) else Malformed(f"the request is not HTTP/1.1: {exc}"))
+
+    def on_message_begin(self) -> None:
+        if not self._is_idle():
+            raise Malformed("a message begins within another")  # never; else the framing would be another's, too
+        self._whole, self._in_head = False, True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # and not in a trailer
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_hurry()
+        self._left = self._length_of_body()
+        super().on_headers_complete()
+
+    def _length_of_body(self) -> int | None:
+        """In bytes; None of one in chunks. Raises Malformed or Unimplemented where llhttp is laxer than RFC 9112."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise Malformed(f"HTTP/{version} in a request line is not answered; send HTTP/1.1")
+        if self.parser.should_upgrade():
+            raise Unimplemented("CONNECT is not answered")
+        codings, length = [], 0
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                codings.append(value)
+            elif name == b"content-length":
+                length = int(value)
+        if codings and version == "1.0":
+            raise Malformed("HTTP/1.0 has no transfer-encoding")
+        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+            raise Unimplemented("of transfer-encodings, chunked is read and no other")
+        return None if codings else length
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+        super().on_message_complete()
+
+    # -- and to answers -----------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():  # once its client has read the answer, which it may never do
+            self._forget()
+            self.timeout_keep_alive_task = self.loop.call_later(connections.READING_SECONDS, self.transport.abort)
+        elif self._at < len(self._unparsed):
+            self._read_in_time()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.transport.abort()
+
+    def _is_waiting(self) -> bool:
+        return not self._refused and not self.transport.is_closing() and self._is_idle()
+
+    def _lose_patience(self) -> None:
+        self._refuse(TooSlow(f"the request's head took more than {connections.HEAD_SECONDS:g} s"))
+
+    def _stop_hurry(self) -> None:
+        if self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None
+
+    def _forget(self) -> None:
+        self._unparsed, self._at = b"", 0
+
+    def _refuse(self, error: Error) -> None:
+        """Answer what cannot become a call, or the call whose body cannot be read; and end the connection."""
+        self._refused = True
+        self._stop_hurry()
+        self._forget()
+        if not self._is_idle():
+            if self.cycle.response_started:
+                return self.transport.close()
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(_rendered(error, "" if self._whole else self.url.decode("latin-1")))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Read on a little: what closes upon unread bytes resets, and its client may never see the answer."""
+        if not self.transport.can_write_eof():
+            return self.transport.close()
+        self.transport.write_eof()
+        self.flow.held = False
+        self.flow.resume_reading()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+
+def _rendered(error: Error, path: str) -> bytes:
+    reply = render_error(error, path)
+    headers = {**reply.headers, "content-length": str(len(reply.body)), "connection": "close"}
+    lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
+    return b"".join((STATUS_LINE[reply.status], *lines, b"\r\n", reply.body))

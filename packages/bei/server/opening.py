@@ -1,0 +1,66 @@
+"""Connections: which protocol is spoken on one, and how many there are."""
+
+import asyncio
+import logging
+from typing import Any
+
+from uvicorn.server import ServerState
+
+from bei.server import connections
+from bei.server.http1 import Http1
+
+log = logging.getLogger("bei")
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Opening(asyncio.Protocol):
+    """A connection until HTTP/1.1 or HTTP/2 is chosen: by ALPN over TLS, else by its first bytes (RFC 9113, §3). No
+    `Upgrade` leads from one to the other. uvicorn makes one for each."""
+
+    def __init__(self, server_state: ServerState, max_connections: int, **more: Any):
+        self._given = {"server_state": server_state, **more}
+        self._connections, self._max_connections = server_state.connections, max_connections
+        self._opening = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._silence = asyncio.get_running_loop().call_later(connections.KEEP_ALIVE_SECONDS, transport.abort)
+        if len(self._connections) >= self._max_connections:
+            log.warning("a connection is refused: there are %d; see max_connections", len(self._connections))
+            transport.abort()
+        else:
+            self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._silence.cancel()
+        self._connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._opening += data
+        secure = self._transport.get_extra_info("ssl_object")
+        if secure is not None:
+            self._become(http2=secure.selected_alpn_protocol() == "h2")
+        elif self._opening.startswith(_PREFACE) or not _PREFACE.startswith(self._opening):
+            self._become(http2=self._opening.startswith(_PREFACE))
+
+    def _become(self, *, http2: bool) -> None:
+        self._leave()
+        protocol = _protocol(http2)(**self._given)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._opening)
+
+    def shutdown(self) -> None:
+        self._transport.close()
+
+
+def _protocol(http2: bool) -> type[asyncio.Protocol]:
+    if not http2:
+        return Http1
+    from bei.server.http2 import Http2  # a tenth of a start, which few servers need
+
+    return Http2
