@@ -52,6 +52,7 @@ PAGE = """<!-- Written by models.py: `make docs`. -->
 An architecture is one file in `packages/bei/architectures/`, found by `model_type` in config.json. Every one embeds
 (dense, or token by token for ColBERT); what else it does is its own heads. Weights are safetensors in float32, float16
 or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
+sentence-transformers' `truncate_dim` and `max_active_dims` hold where a request asks for no `dimensions`.
 
 `base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses, `torch`
 computes in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or fp4, and what

@@ -88,6 +88,19 @@ def test_prompts(tiny, start_service, include_prompt, mode):
     assert np.abs(default - named).max() > 1e-3
 
 
+def test_vectors_that_the_model_itself_cuts(tiny, start_service):
+    reference, checkpoint = tiny(Pooling(48, "mean"), Normalize(), truncate_dim=16)
+    expected = reference.encode(TEXTS, normalize_embeddings=True)
+    assert (expected.shape, checkpoint.dimensions) == ((5, 16), 16)
+    np.testing.assert_allclose(ours(start_service, checkpoint, normalize=True), expected, atol=1e-5)
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    assert asyncio.run(service.embed(TEXTS, dimensions=48)).rows.shape == (5, 48)  # who asks for more gets it
+    cosines = reference.similarity(expected[:1], expected[1:])[0]
+    pairs = [(TEXTS[0], text) for text in TEXTS[1:]]
+    np.testing.assert_allclose(asyncio.run(service.score(pairs)).rows, cosines, atol=1e-5)
+    np.testing.assert_allclose(asyncio.run(service.similarity(TEXTS[0], TEXTS[1:])).rows, cosines, atol=1e-5)
+
+
 def test_as_embeddinggemma(tiny, start_service):
     dense = [Dense(48, 96, bias=False, activation_function=torch.nn.Identity())]
     dense.append(Dense(96, 48, bias=False, activation_function=torch.nn.Identity()))

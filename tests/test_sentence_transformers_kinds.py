@@ -47,6 +47,19 @@ def test_sparse(tmp_path, start_service, strategy, activation):
             np.testing.assert_allclose(dense, row, atol=2e-5)
 
 
+def test_a_sparse_model_s_own_limit_of_terms(tmp_path, start_service):
+    base = save(tmp_path / "base", random_model("bert", 0, "ForMaskedLM"), pooling=None)
+    SparseEncoder(str(base), device="cpu", max_active_dims=5).save(str(tmp_path / "model"))
+    reference, checkpoint = SparseEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    expected = reference.encode(TEXTS, convert_to_sparse_tensor=False).numpy()
+    for terms, row in zip(
+        asyncio.run(service_of(start_service, checkpoint).embed_sparse(TEXTS)).rows, expected, strict=True
+    ):
+        assert terms.indices.tolist() == np.flatnonzero(row).tolist()
+        np.testing.assert_allclose(terms.values, row[terms.indices], atol=2e-5)
+        assert len(terms.indices) <= 5
+
+
 def test_the_older_sparse_layout(tmp_path):
     """sentence-transformers 5: a module MLMTransformer, and no `transformer_task`."""
     base = save(tmp_path / "base", random_model("bert", 0, "ForMaskedLM"), pooling=None)

@@ -161,7 +161,7 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
 @click.argument("input", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--column", default="text", show_default=True, help="Where the texts are.")
-@click.option("--dimensions", type=int, help="Numbers a vector.  [default: all]")
+@click.option("--dimensions", type=int, help="Numbers a vector.  [default: as the model says, else all]")
 @click.option("--normalize/--no-normalize", default=True, show_default=True, help="Vectors of length 1.")
 @click.option("--prompt-name", help="The model's prompt to put before each text.")
 @click.option("--part-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows a file of progress.")
@@ -250,7 +250,8 @@ def _outputs(checkpoint: Checkpoint) -> dict[str, Any]:
         case "multi_vector":
             return {"dimensions": checkpoint.spec.token_size}
         case _:
-            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": checkpoint.spec.row_size}
+            dimensions = checkpoint.dimensions or checkpoint.spec.row_size
+            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": dimensions}
 
 
 def _engine(service: Service) -> str:

@@ -195,7 +195,7 @@ class Service:
             settings.max_concurrent_requests,
             engine.has_brief_lane,
         )
-        keep = sparse.terms if checkpoint.task == "sparse" else np.asarray
+        keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(engine, Queue(limits), keep=keep, max_seconds=settings.max_queue_seconds)
         self.join(checkpoint, engine, scheduler)
 
@@ -234,10 +234,11 @@ class Service:
         normalize: bool = True,
         options: Options = Options(),
     ) -> Answer:
-        """One vector a text: float32[N, dimensions]."""
+        """One vector a text: float32[N, dimensions], those of the model itself unless some are asked for."""
         self._require("Model is not an embedding model", "embedding")
         vectors.check(dimensions, self.checkpoint.spec.row_size)
         rows, usage = await self._rows(inputs, options)
+        dimensions = dimensions or self.checkpoint.dimensions
         return Answer(vectors.finish(np.array(rows), dimensions=dimensions, normalize=normalize), usage)
 
     async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
@@ -276,7 +277,8 @@ class Service:
         """The cosine of the source to each sentence: float32[N]."""
         self._require("Model is not an embedding model", "embedding")
         rows, usage = await self._rows([source, *sentences], options)
-        return Answer(vectors.similarities(rows[0], np.array(rows[1:])), usage)
+        found = np.array(rows)[:, : self.checkpoint.dimensions]
+        return Answer(vectors.similarities(found[0], found[1:]), usage)
 
     async def rerank(
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = Options()
@@ -299,9 +301,7 @@ class Service:
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
         *sides, usage = await self._sides(pairs, options)
-        first, second = (
-            dict(zip(side, vectors.unit(np.array([row for _, row in side.values()])), strict=True)) for side in sides
-        )
+        first, second = (dict(zip(side, self._units(side), strict=True)) for side in sides)
         cosines = np.array([first[a] @ second[b] for a, b in pairs], np.float32)
         return Answer(cosines, usage, scores.best_first(cosines))
 
@@ -411,6 +411,10 @@ class Service:
         found = zip(encodings, rows, strict=True)
         first, second = ({text: next(found) for text in texts} for texts in sides.values())
         return first, second, usage
+
+    def _units(self, side: _Side) -> np.ndarray:
+        """The embeddings of one side, of length 1: float32[texts, dimensions]."""
+        return vectors.unit(np.array([row for _, row in side.values()])[:, : self.checkpoint.dimensions])
 
     def _of_documents(self, options: Options) -> Options:
         """How documents are read that are not the second text of a pair."""

@@ -52,6 +52,16 @@ def test_prompts(folder):
         read(folder, "m")
 
 
+def test_sizes_of_the_answer(folder):
+    file = folder / "config_sentence_transformers.json"
+    edit(file, truncate_dim=5000, max_active_dims=7)
+    assert (read(folder, "m").dimensions, read(folder, "m").max_terms) == (48, 7)
+    for wrong in (0, -1, 1.5, "16", True, [16]):
+        edit(file, truncate_dim=wrong)
+        with pytest.raises(SetupError, match=r"`truncate_dim` must be a whole number of at least 1, not "):
+            read(folder, "m")
+
+
 def test_both_layouts_of_pooling(folder):
     flags = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True, "include_prompt": False}
     write_json(folder / "1_Pooling" / "config.json", flags)

@@ -21,6 +21,7 @@ from bei.checkpoint.modules import (
     read_json,
     read_limits,
     read_modules,
+    read_size,
     special_token,
     splade,
 )
@@ -60,6 +61,7 @@ class Checkpoint:
     `added_specials` go around a text, whatever its tokenizer.json says; `pair_template` makes one text of a pair; `m3`
     are an embedder's heads for sparse and token vectors.
     `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
+    `dimensions` are those of an embedding that is asked for without, None for all; a sparse one has `max_terms`.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Checkpoint:
     pair_template: PairTemplate | None = None
     added_specials: Specials = Specials()
     m3: M3 | None = None
+    dimensions: int | None = None
+    max_terms: int | None = None
 
 
 _FROM_JSON = (
@@ -164,6 +168,7 @@ def _read(
     limits = read_limits(modules.encoder)
     late = None if task != "multi_vector" else read_late_interaction(folder, modules, limits, stanford)
     scored = task in ("reranker", "classifier", "entities")
+    dimensions = read_size(folder, "truncate_dim")
     return Checkpoint(
         name=name,
         revision=revision,
@@ -184,6 +189,8 @@ def _read(
         pair_template=template if task == "reranker" else None,
         added_specials=_added_specials(modules.encoder),
         m3=read_m3(folder, spec.hidden_size) if task == "embedding" else None,
+        dimensions=min(dimensions, spec.row_size) if dimensions else None,
+        max_terms=read_size(folder, "max_active_dims"),
     )
 
 

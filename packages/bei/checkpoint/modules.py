@@ -217,6 +217,17 @@ def read_limits(folder: Path) -> Mapping[str, Any]:
     return next((read_json(folder / name) for name in _LENGTH_FILES if (folder / name).exists()), {})
 
 
+def read_size(folder: Path, key: str) -> int | None:
+    """How much of its answer a model gives: `truncate_dim` or `max_active_dims` of config_sentence_transformers.json.
+    Raises SetupError."""
+    size = read_json(folder / "config_sentence_transformers.json").get(key)
+    if size is not None and (type(size) is not int or size < 1):
+        raise SetupError(
+            f"config_sentence_transformers.json: `{key}` must be a whole number of at least 1, not {short(size)}"
+        )
+    return size
+
+
 def special_token(folder: Path, name: str) -> str | None:
     """`mask_token` or `unk_token` of tokenizer_config.json."""
     token = read_json(folder / "tokenizer_config.json").get(name)

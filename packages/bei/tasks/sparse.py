@@ -13,7 +13,10 @@ class Terms:
     values: np.ndarray
 
 
-def terms(row: np.ndarray) -> Terms:
-    """float32[vocabulary] → its terms."""
+def terms(row: np.ndarray, most: int | None = None) -> Terms:
+    """float32[vocabulary] → its terms, the `most` greatest of them."""
     indices = np.flatnonzero(row)
+    if most is not None and len(indices) > most:
+        greatest = np.argpartition(-np.abs(row[indices]), most)[:most]
+        indices = np.sort(indices[greatest])
     return Terms(indices, row[indices])
