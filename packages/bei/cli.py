@@ -189,13 +189,13 @@ def embed(
     """
     logs.to_stderr(log_level)
     try:
-        from bei import bulk
+        from bei.bulk import run
     except ModuleNotFoundError as exc:
         raise SetupError(f"{exc.name} is not installed: pip install 'bei[{'ray' if ray else 'bulk'}]'") from None
     if workers and not ray:
         raise SetupError("--workers is for --ray; on this machine use --threads")
     settings = Settings.from_file(config, **flags)
-    rows = bulk.embed(
+    rows = run.embed(
         settings,
         input,
         output,

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from bei import bulk, cli
+from bei import cli
+from bei.bulk import run as bulk
 from bei.service import Options, Service
 from bei.settings import Settings
 from tests.bulk.conftest import QUIET

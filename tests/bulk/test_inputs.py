@@ -1,6 +1,8 @@
 """What is read, part by part, and what is refused and named."""
 
 import json
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bei.bulk import inputs
+from bei import processes
+from bei.bulk import inputs, parquet
+from bei.bulk.first_read import first_read
 from bei.bulk.inputs import reader, scan
 from bei.errors import SetupError
 
@@ -105,7 +109,14 @@ def test_marks_and_line_ends_of_windows(tmp_path):
             "row 2 has a quote inside a field without quotes",
         ),
         ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', "row 2: 'text' is 5, not a text"),
-        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "row 2: 'text' is null, not a text"),
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "row 2 has no column 'text'; it has body: choose one with"),
+        ("a.jsonl", b'{"text": null}\n', "row 1: 'text' is null, not a text"),
+        ("a.jsonl", b'{"text": "a", "x": ' + b"[" * 33 + b"]" * 33 + b"}", "column 'x' nests more than 32 lists"),
+        ("a.jsonl", b'{"text": "a", "x": ' + b'{"a":' * 120 + b"1" + b"}" * 120 + b"}", "'x' nests more than 32"),
+        ("a.jsonl", b'{"text": "a", "x": ' + b"[" * 2000 + b"]" * 2000 + b"}", "row 1 is not JSON"),
+        ("a.csv", b",".join(b"c%d" % i for i in range(10_001)) + b"\n", "has 10001 columns, and 10000 are the most"),
+        ("a.csv", b"text,a\x1b[2Jb\n1\n", "row 1 has 1 fields"),
+        ("a.csv", b"a\x1b[2Jb,c\n1,2\n", r"has no column 'text'; it has a\\x1b\[2Jb, c: choose"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "row 2 is not JSON"),
         ("a.jsonl", b'{"text": "a"}\n[]\n', "row 2 is not a JSON object"),
         ("a.jsonl", b'{"text": "a", "id": 1}\n{"text": "b", "id": "x"}\n', "rows 1 to 2: a field has several types"),
@@ -119,6 +130,88 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SetupError, match=message):
         scan(tmp_path / name, "text", 10)
+
+
+def test_columns_are_counted_over_all_rows(tmp_path):
+    """Each row has few, all rows many; and it takes a time that grows with them, not with their square."""
+    rows = [{"text": "a", **{f"{i}_{k}": 1 for k in range(1000)}} for i in range(11)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SetupError, match="has 10001 columns, and 10000 are the most"):
+        scan(tmp_path / "a.jsonl", "text", 1)
+
+
+def test_the_deepest_that_is_read_is_written_and_read_again(tmp_path):
+    """What Parquet writes and cannot read would be known when all is done."""
+    for i, (opened, closed) in enumerate((("[", "]"), ('{"a":', "}"))):
+        file = tmp_path / f"{i}.jsonl"
+        file.write_text('{"text": "a", "x": ' + opened * 31 + "1" + closed * 31 + "}\n")
+        pq.write_table(whole(file, 10), tmp_path / "a.parquet")
+        assert pq.read_table(tmp_path / "a.parquet").to_pylist() == [json.loads(file.read_text())]
+
+
+def says_once(text, times):
+    """A text that a Parquet file holds once, in a dictionary, and so many rows that are it."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array([text]))
+
+
+def test_a_parquet_file_of_a_kilobyte_is_not_gigabytes_in_memory(tmp_path):
+    """The dense kind asks for 20 GB at once; the other is taken a few rows a part, and says so many bytes a part."""
+    bomb = says_once("a" * 20_000_000, 1000)
+    for name, table in (("dictionary", {"text": bomb}), ("beside", {"text": ["a"] * 1000, "x": bomb})):
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet", compression="brotli")
+        assert (tmp_path / f"{name}.parquet").stat().st_size < 4000
+        with pytest.raises(SetupError, match=f"{name}.parquet asks for more memory .* a smaller --part-rows"):
+            first_read(tmp_path / f"{name}.parquet", "text", 4096)
+    plain = pa.schema([("text", pa.string())])
+    with pq.ParquetWriter(tmp_path / "dense.parquet", plain, compression="brotli") as writer:
+        for _ in range(50):
+            writer.write_table(pa.table({"text": ["a" * 1_000_000] * 20}, plain))
+    found = first_read(tmp_path / "dense.parquet", "text", 100)
+    assert found.rows == 1000
+    assert max(part.rows for part in found.parts) == 100
+
+
+def test_parts_are_cut_where_they_hold_much(tmp_path, monkeypatch):
+    for module in (inputs, parquet):
+        monkeypatch.setattr(module, "PART_BYTES", 1000)
+    rows = [{"text": "a" * (1 + i % 7 * 100), "id": i} for i in range(100)]
+    for kind in ("parquet", "jsonl", "csv"):
+        file = write(tmp_path, kind, rows)
+        found = scan(file, "text", 10 if kind == "parquet" else 50)
+        assert len(found.parts) > 5
+        assert [int(i) for i in whole(file, 50)["id"].to_pylist()] == list(range(100))
+
+
+def test_a_long_text_of_a_parquet_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "LONGEST", 100)
+    pq.write_table(pa.table({"text": ["a" * 101]}), tmp_path / "a.parquet")
+    with pytest.raises(SetupError, match="from 1 on has a text of 101 bytes; 100 are the most"):
+        scan(tmp_path / "a.parquet", "text", 10)
+
+
+def test_first_read_says_what_a_scan_says(tmp_path):
+    for kind in ("parquet", "jsonl", "csv", "txt"):
+        file = write(tmp_path, kind, ROWS)
+        assert first_read(file, "text", 2) == scan(file, "text", 2)
+    with pytest.raises(SetupError, match="absent: No such file or folder"):
+        first_read(tmp_path / "absent", "text", 2)
+
+
+@pytest.mark.parametrize(("code", "message"), [("os.abort()", "ended its reader, which may"), ("1 / 0", "by zero")])
+def test_a_reader_that_ends_is_one_line(tmp_path, monkeypatch, code, message):
+    def start(*_, **options):
+        return subprocess.Popen([sys.executable, "-c", f"import os; {code}"], **options)
+
+    monkeypatch.setattr(processes, "start", start)
+    with pytest.raises(SetupError, match=message):
+        first_read(tmp_path, "text", 2)
+
+
+def test_nothing_is_set_for_others_by_an_import():
+    code = (
+        "import csv; before = csv.field_size_limit(); import bei.bulk.inputs; assert csv.field_size_limit() == before"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("bad", [None, ""])
@@ -140,7 +233,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_an_open_quote_does_not_swallow_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "_LONGEST", 100)
+    monkeypatch.setattr(inputs, "LONGEST", 100)
     (tmp_path / "a.csv").write_text('text\n"one\n' + "two\n" * 100)
     with pytest.raises(SetupError, match=r"a row is longer than 64 MB: .*one.*; is a quote left open\?"):
         scan(tmp_path / "a.csv", "text", 10)

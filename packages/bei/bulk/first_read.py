@@ -1,0 +1,76 @@
+"""The first reading of an input, by a process that may not take much memory: a file of a kilobyte can hold gigabytes.
+
+What it could read, a part of which it says the place, others read after it without such a bound.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from bei import processes
+from bei.bulk.inputs import Input, scan
+from bei.bulk.rows import Part
+from bei.errors import SetupError, one_line
+
+MEMORY = 4 << 30
+"""Bytes that reading may take, beside the libraries that read."""
+
+
+def first_read(place: Path, column: str, rows: int) -> Input:
+    """What `inputs.scan` says. Raises SetupError."""
+    reader = processes.start("bei.bulk.first_read", place, column, rows, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with reader:
+        try:
+            said, complaint = reader.communicate()
+        finally:
+            reader.kill()
+    if reader.returncode < 0:
+        raise SetupError(f"{place} ended its reader, which may take {MEMORY >> 30} GiB of memory: it asks for more")
+    if reader.returncode:
+        raise SetupError(f"{place} cannot be read: {one_line(complaint.decode(errors='replace')[-120:])}")
+    answer = json.loads(said)
+    if "refusal" in answer:
+        raise SetupError(answer["refusal"])
+    return _input(answer)
+
+
+def _input(said: dict[str, Any]) -> Input:
+    parts = tuple(Part(Path(file), *place) for file, *place in said["parts"])
+    return Input(said["column"], pa.ipc.read_schema(pa.py_buffer(b64decode(said["schema"]))), parts, said["sha256"])
+
+
+def _said(found: Input) -> dict[str, Any]:
+    return {
+        "column": found.column,
+        "schema": b64encode(found.schema.serialize()).decode(),
+        "parts": [[str(part.file), part.first, part.rows, part.offset, part.size] for part in found.parts],
+        "sha256": found.sha256,
+    }
+
+
+def _bound_memory() -> None:
+    """With the allocator of the system, for others reserve more than they use."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    pa.set_cpu_count(1)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.RLIM_INFINITY))
+
+
+def main(place: str, column: str, rows: str) -> None:
+    """Writes what it found, or why it refuses, as JSON."""
+    _bound_memory()
+    try:
+        answer = _said(scan(Path(place), column, int(rows)))
+    except SetupError as exc:
+        answer = {"refusal": exc.message}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

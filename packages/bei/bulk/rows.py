@@ -1,0 +1,78 @@
+"""A part of the input, and the checks that its rows have to pass, whatever file they are in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from bei.errors import SetupError, one_line, short
+
+PART_BYTES = 1 << 28
+"""A part has fewer rows than it may where these are more."""
+LONGEST = 1 << 26
+"""Bytes of a row."""
+MOST_COLUMNS = 10_000
+DEEPEST = 32
+"""Lists and structures in one another; a Parquet file that has more than some 50 is written, but not read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """`rows` rows of `file` from its `first` on, counted from 0; `offset` and `size` are their bytes, where rows are
+    lines."""
+
+    file: Path
+    first: int
+    rows: int
+    offset: int = 0
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}: rows {self.first + 1} to {self.first + self.rows}"
+
+
+def check_text(file: Path, row: int, text: Any, column: str) -> None:
+    """Raises SetupError unless it is a text that a model can read; rows are named as people count, from 1."""
+    if not isinstance(text, str):
+        shown = one_line(orjson.dumps(text).decode()[:40])
+        raise SetupError(f"{file}: row {row + 1}: {short(column)} is {shown}, not a text")
+    if not text:
+        raise SetupError(f"{file}: row {row + 1}: {short(column)} is empty; leave such rows out")
+
+
+def require_column(where: object, columns: list[str], column: str) -> None:
+    """Raises SetupError unless it is one of these columns, and they are not too many."""
+    if len(columns) > MOST_COLUMNS:
+        raise SetupError(f"{where} has {len(columns)} columns, and {MOST_COLUMNS} are the most that are read")
+    if column not in columns:
+        names = one_line(", ".join(columns)) or "none"
+        raise SetupError(f"{where} has no column {short(column)}; it has {names}: choose one with --column")
+    if len(set(columns)) < len(columns):
+        raise SetupError(f"{where} has two columns of one name: {one_line(', '.join(columns))}")
+
+
+def check_depth(where: object, schema: pa.Schema) -> None:
+    """Raises SetupError for a column that Parquet could not give back."""
+    for field in schema:
+        if _is_deep(field.type):
+            raise SetupError(f"{where}: column {short(field.name)} nests more than {DEEPEST} lists or objects")
+
+
+def _is_deep(kind: pa.DataType) -> bool:
+    level, depth = [kind], 0
+    while level and depth <= DEEPEST:
+        level = [one.field(i).type for one in level for i in range(one.num_fields)]
+        depth += 1
+    return bool(level)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same rows under all columns of the input: null where these have none."""
+    places = {name: i for i, name in enumerate(table.column_names)}
+    columns = [
+        table.column(places[field.name]).cast(field.type) if field.name in places else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,149 @@
+"""One job of `bei embed`: what it is, whether it was done already, and its parts one by one."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from bei.bulk.first_read import first_read
+from bei.bulk.inputs import Input
+from bei.bulk.outputs import EMBEDDING, Output
+from bei.bulk.parts import Identity, Parts
+from bei.bulk.progress import Progress
+from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
+from bei.checkpoint import sources
+from bei.checkpoint.load import Checkpoint
+from bei.errors import Invalid, SetupError
+from bei.service import ROUTES
+from bei.settings import Settings
+from bei.tasks import vectors
+
+log = logging.getLogger("bei")
+
+_READS_BY = (
+    "max_num_tokens",
+    "auto_truncate",
+    "default_prompt",
+    "default_prompt_name",
+    "pooling",
+    "precision",
+    "quantization",
+)
+"""Settings that decide the vectors."""
+
+
+def embed(
+    settings: Settings,
+    input: Path,
+    output: Path,
+    *,
+    column: str = "text",
+    dimensions: int | None = None,
+    normalize: bool = True,
+    prompt_name: str | None = None,
+    part_rows: int = 4096,
+    ray: str | None = None,
+    workers: int | None = None,
+) -> int:
+    """Embed every row of a file or folder, and return how many there were. What is done already is not done again.
+
+    `part_rows` rows are one part: what is lost at most, a few times over, when the run is killed. `ray` is a cluster's
+    address, and `workers` how many models it loads. Raises SetupError.
+    """
+    target = Output(output.absolute())
+    settings = _anywhere(settings)
+    checkpoint = sources.load(settings)
+    _check(checkpoint, dimensions, prompt_name)
+    rows = first_read(input.absolute(), column, part_rows)
+    _check_columns(rows, input)
+    parts = Parts(target.parts_folder, len(rows.parts))
+    job = Job(settings, rows, parts, dimensions, normalize, prompt_name)
+    identity = _identity(job, checkpoint, part_rows)
+    if target.is_complete(identity):
+        log.info("%s is complete already", output)
+        target.drop(parts)
+        return rows.rows
+    with parts.claim(output, identity):
+        _run(job, ray, workers)
+        target.finish(parts, identity)
+    return rows.rows
+
+
+def _anywhere(settings: Settings) -> Settings:
+    """With its folders named so that workers elsewhere than here find them."""
+    places = {"cache_dir": settings.cache_dir.expanduser().absolute()}
+    if settings.source == "LOCAL":
+        places["repo"] = str(Path(settings.repo).expanduser().absolute())
+    return settings.model_copy(update=places)
+
+
+def _check(checkpoint: Checkpoint, dimensions: int | None, prompt_name: str | None) -> None:
+    """Raises SetupError for what the model cannot do, before anything is read."""
+    if checkpoint.task != "embedding":
+        raise SetupError(
+            f"{checkpoint.name} is no embedding model, its task is {checkpoint.task}: `bei embed` writes one vector a "
+            f"text; start `bei serve` and POST {ROUTES[checkpoint.task][0]}"
+        )
+    try:
+        vectors.check(dimensions, checkpoint.spec.row_size)
+    except Invalid as exc:
+        raise SetupError(f"--{exc.message.replace('`', '')}") from None
+    if prompt_name is not None and prompt_name not in checkpoint.prompts.texts:
+        known = ", ".join(sorted(checkpoint.prompts.texts)) or "none"
+        raise SetupError(f"--prompt-name {prompt_name!r} is not one of the model's prompts: {known}")
+
+
+def _check_columns(rows: Input, place: Path) -> None:
+    if EMBEDDING in rows.schema.names:
+        raise SetupError(f"{place} has a column {EMBEDDING!r} already: rename it")
+
+
+def _identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
+    read_by: dict[str, Any] = job.settings.model_dump(mode="json", include=set(_READS_BY))
+    return {
+        "model": job.settings.served_model_name,
+        "weights": checkpoint.tensors.fingerprint(job.settings.cache_dir.expanduser() / "bulk"),
+        "input": job.input.sha256,
+        "column": job.input.column,
+        "rows": job.input.rows,
+        "part_rows": part_rows,
+        "dimensions": job.dimensions,
+        "normalize": job.normalize,
+        "prompt_name": job.prompt_name,
+        **read_by,
+    }
+
+
+def _run(job: Job, ray: str | None, workers: int | None) -> None:
+    """Do the parts that are not done."""
+    pending = job.parts.pending()
+    if not pending:
+        return
+    done = sum(part.rows for part in job.input.parts) - sum(job.input.parts[index].rows for index in pending)
+    if ray is None:
+        results = _here(job, pending)
+    else:
+        from bei.bulk import cluster
+
+        results = cluster.run(job, pending, ray, workers)
+    with Progress(job.input.rows, done) as progress:
+        for result in results:
+            progress.add(result)
+
+
+def _here(job: Job, pending: list[int]) -> Iterator[Done]:
+    """What `cluster.run` does, by one model in this process, loaded when this returns."""
+    worker = Worker(job)
+
+    def results() -> Iterator[Done]:
+        with closing(worker), ThreadPoolExecutor(PARTS_AT_ONCE, "part") as pool:
+            futures = [pool.submit(worker.embed, index) for index in pending]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    return results()
