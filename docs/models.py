@@ -27,7 +27,7 @@ MODELS = {
     "modernbert": ("ModernBERT", "gte-modernbert-base, nomic modernbert-embed, gte-reranker-modernbert"),
     "eurobert": ("EuroBERT", "EuroBERT-210m to 2.1B"),
     "llama": ("Llama", "llama-embed-nemotron, Skywork-Reward-Llama"),
-    "llama_bidirec": ("Llama, bidirectional", "llama-nemoretriever"),
+    "llama_bidirec": ("Llama, bidirectional", "llama-nemoretriever, llama-nemotron-rerank"),
     "mistral": ("Mistral", "e5-mistral-7b, SFR-Embedding-Mistral, Linq-Embed-Mistral"),
     "qwen2": ("Qwen2", "gte-Qwen2, nomic-embed-code, mxbai-rerank-v2"),
     "qwen3": ("Qwen3", "Qwen3-Embedding, Qwen3-Reranker"),
@@ -54,6 +54,12 @@ An architecture is one file in `packages/bei/architectures/`, found by `model_ty
 or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
 sentence-transformers' `truncate_dim` and `max_active_dims` hold where a request asks for no `dimensions`.
 
+A decoder whose `auto_map` names a class of its own may let tokens see both ways (GritLM, ReasonIR): it is refused
+unless config.json says `is_causal`, or `BEI_ATTENTION` says `causal` or `bidirectional`. An encoder's own class is told
+in the log unless it is one that these architectures compute. A class with a head that is not served
+(`*ForQuestionAnswering`, `*ForRewardModel`) is refused unless `BEI_POOLING` asks for its encoder; modules.json may name
+modules of sentence-transformers and PyLate only.
+
 `base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses, `torch`
 computes in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or fp4, and what
 it refuses, `torch` computes in bf16, fp16 or fp8. Neither has run on a GPU yet.
@@ -64,9 +70,11 @@ it refuses, `torch` computes in bf16, fp16 or fp8. Neither has run on a GPU yet.
 
 ## Language models that rerank
 A checkpoint `*ForCausalLM`, or a `*ForSequenceClassification` of one label converted from one, is asked in the words it
-was trained with where its name says `rerank`; `BEI_RERANK_TEMPLATE` chooses among these, or `none`. `/rerank`, `/score`
-and pairs of `/predict` take an `instruction`; a single text of `/predict` is a prompt that the client rendered, and is
-read as it is.
+was trained with where its own name (the last part of the repository's) says `rerank`; `BEI_RERANK_TEMPLATE` chooses
+among these, or `none` for an embedder. A language model that its model card or its chat template calls a reranker, and
+whose template is none of these, is refused until one is chosen. `/rerank`, `/score` and pairs of `/predict` take an
+`instruction` where the template has a place for it; a single text of `/predict` is a prompt that the client rendered,
+and is read as it is.
 
 | template | score: the logit of | instruction, unless the request has one |
 |---|---|---|
@@ -77,11 +85,12 @@ read as it is.
 def architecture(model_type: str, family: Family) -> str:
     name, examples = MODELS[model_type]
     stated = "bert` with `position_embedding_type: alibi" if model_type == "jina_bert" else model_type
-    base = "encoder" if family.heads is decoder.HEADS else "encoder_bert"
+    base = "encoder" if family.heads["TokenClassification"] is decoder.tagger else "encoder_bert"
     tasks = ["embeddings, ColBERT", *(TASKS[kind] for kind in family.heads)]
     template = template_of({"model_type": model_type})
     if template:
-        tasks.append(f"yes or no by the language model (`{template}`)")
+        kind = "yes or no by the language model" if TEMPLATES[template].yes else "rerankers' template"
+        tasks.append(f"{kind} (`{template}`)")
     return f"| {name} | `{stated}` | `{base}` | {examples} | {'; '.join(tasks)} | {engines(family)} |"
 
 
@@ -105,7 +114,8 @@ def _passes(check: Callable[[], None]) -> bool:
 
 def template(name: str) -> str:
     of = TEMPLATES[name]
-    score = f"`{of.yes}` less that of `{of.no}`" if of.no else f"`{of.yes}`"
+    word = f"`{of.yes}`" if of.yes else "a classifier of one label"
+    score = f"{word} less that of `{of.no}`" if of.no else word
     return f"| `{name}` | {score} | {of.instruction or 'none'} |"
 
 

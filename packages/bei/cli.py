@@ -65,7 +65,8 @@ _MODEL = _options(
     click.option("--precision", help="auto, fp32, bf16, fp16 or int8.  [default: auto]"),
     click.option("--threads", type=int, help="Processors to compute on.  [default: all that the container has]"),
     click.option("--pooling", help="first, last, mean, max, splade, …, where the checkpoint does not say."),
-    click.option("--rerank-template", help="qwen3, mxbai, bge_gemma or none: how a language model is asked."),
+    click.option("--rerank-template", help="qwen3, mxbai, bge_gemma, nemotron or none: how a reranker is asked."),
+    click.option("--attention", help="causal or bidirectional, where the checkpoint's own code decides."),
     click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
     click.option("--max-batch-size", type=int, help="Texts a batch."),
     click.option(

@@ -448,9 +448,9 @@ class Service:
         return (await self._run(inputs, lambda: self._read(inputs, options), options.deadline, kind))[1:]
 
     def _read(self, inputs: Sequence[Input], options: Options, role: Role | None = None) -> list[Encoding]:
-        if options.prompt_name is not None and any(isinstance(item, tuple) for item in inputs):
-            raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
         pairs = any(isinstance(item, tuple) for item in inputs)
+        if options.prompt_name is not None and pairs and not self.checkpoint.prompts.before_pairs:
+            raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
         if options.instruction is not None:
             self._check_instruction(options, pairs, role)
         tokenizer = self._narrowed(options)
@@ -477,7 +477,7 @@ class Service:
             raise Invalid("`instruction`: a ColBERT model takes none", param="instruction")
         if options.prompt_name is not None:
             raise Invalid("`instruction` cannot be set with `prompt_name`; send one of them", param="instruction")
-        if pairs and self.checkpoint.pair_template is None:
+        if pairs and not (self.checkpoint.pair_template and self.checkpoint.pair_template.takes_instruction):
             raise Invalid("`instruction`: this model takes none with a pair", param="instruction")
         if not pairs and self.checkpoint.pair_template is not None:
             raise Invalid("`instruction` is for pairs; a text alone is read as it is", param="instruction")

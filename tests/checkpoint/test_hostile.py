@@ -32,6 +32,7 @@ def test_an_index_that_names_a_file_elsewhere(folder, name):
     other = folder.parent / "other" / "model.safetensors"
     other.parent.mkdir()
     other.write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").unlink()  # a single file would come before the index
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"embeddings.word_embeddings.weight": name}})
     with pytest.raises(SetupError, match=r"model\.safetensors\.index\.json names .*, which is not inside"):
         read(folder, "m")

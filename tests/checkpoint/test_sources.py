@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import tarfile
 import threading
 import time
@@ -445,6 +446,19 @@ def test_a_folder_in_an_archive_may_have_the_name_of_its_parent(web, tmp_path, t
     url, pages = web
     pages["/model.tar.gz"] = packed(tiny_folder, "1_Pooling/")
     assert load(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)).spec.hidden_size == 48
+
+
+def test_an_archive_keeps_every_file_that_is_read(web, tmp_path, tiny_folder):
+    """Beside JSON and safetensors: ColBERT's settings, and what may call a language model a reranker."""
+    url, pages = web
+    folder, names = tmp_path / "more", ("artifact.metadata", "README.md", "chat_template.jinja")
+    shutil.copytree(tiny_folder, folder)
+    for name in (*names, "code.py"):
+        (folder / name).write_text("{}")
+    pages["/model.tar.gz"] = packed(folder)
+    fetched = fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)).folder
+    assert {name for name in names if (fetched / name).exists()} == set(names) <= set(sources.WANTED)
+    assert not (fetched / "code.py").exists()
 
 
 INSIDE = [

@@ -69,10 +69,14 @@ def test_scoring(classifier, changes, scoring):
     assert read(classifier, "m").scoring == scoring
 
 
-def test_a_reranker_trained_as_regression_still_answers_between_0_and_1(tmp_path):
-    """transformers writes `regression` into every model trained with one label."""
+def test_one_label_by_problem_type(tmp_path):
+    """As transformers' pipeline: a regression's number is no probability, unless sentence-transformers says so."""
     folder = save(tmp_path, random_model("bert", 0, "ForSequenceClassification", id2label=ONE), pooling=None)
     edit(folder, problem_type="regression")
+    assert read(folder, "m").scoring == "identity"
+    edit(folder, sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    assert read(folder, "m").scoring == "sigmoid"
+    edit(folder, problem_type="single_label_classification", sentence_transformers=None)
     assert read(folder, "m").scoring == "sigmoid"
 
 
@@ -83,7 +87,10 @@ REFUSED = {
         {"id2label": {"0": "a", "1": "b", "2": "c"}},
         r"classifier\.weight has shape \(2, 48\), config\.json says \(3, 48\)",
     ),
-    "another classifier": ({"architectures": ["BertForMultiLabelClassification"]}, "is not supported; classifiers are"),
+    "another classifier": (
+        {"architectures": ["BertForMultiLabelClassification"]},
+        "is not supported; classifiers and rerankers are",
+    ),
     "unknown activation": (
         {"sentence_transformers": {"activation_fn": "mine.Softplus"}},
         "activation 'mine.Softplus' is not supported; use Sigmoid, Softmax, Identity",

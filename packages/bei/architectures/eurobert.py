@@ -2,10 +2,10 @@
 
 from bei.architectures.decoder import IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
 from bei.architectures.family import Config, Family, Head, one_dense
-from bei.architectures.spec import FIRST, Dense, EncoderSpec, Pooling
+from bei.architectures.spec import FIRST, MEAN, Dense, EncoderSpec
 from bei.errors import SetupError
 
-_POOLED = {"bos": FIRST, "mean": Pooling(("mean",))}
+_POOLED = {"bos": FIRST, "mean": MEAN}
 
 
 def _spec(config: Config) -> EncoderSpec:
@@ -19,7 +19,7 @@ def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
         (Dense(hidden, outputs, True, "identity"), ("classifier",)),
     )
     if pooling == "late":
-        return Head(token_stages=stages, pooling=Pooling(("mean",)))
+        return Head(token_stages=stages, pooling=MEAN)
     if pooling not in _POOLED:
         raise SetupError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: late, bos, mean")
     return Head(pooling=_POOLED[pooling], stages=stages)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bei.architectures.spec import FIRST, LINEARS, Activation, Dense, EncoderSpec, LayerNorm, Pooling, Stage
-from bei.errors import SetupError
+from bei.architectures.spec import FIRST, LAST, LINEARS, MEAN, Activation, Dense, EncoderSpec, LayerNorm, Pooling, Stage
+from bei.errors import SetupError, short
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,14 @@ class Judgement:
 @dataclass(frozen=True)
 class Head:
     """`token_stages` run on every token's state, `stages` on what `pooling` makes of them. With a `judgement` the only
-    stage has one output, of its matrix over the vocabulary."""
+    stage has one output, of its matrix over the vocabulary. What the last of `stages` gives is divided by
+    `temperature`."""
 
     token_stages: tuple[HeadStage, ...] = ()
     pooling: Pooling = FIRST
     stages: tuple[HeadStage, ...] = ()
     judgement: Judgement | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,20 @@ def read(config: Config, key: str) -> Any:
     if config.get(key) is None:
         raise SetupError(f"config.json lacks `{key}`")
     return config[key]
+
+
+_POOLED: dict[str, Pooling] = {"avg": MEAN, "mean": MEAN, "cls": FIRST, "last": LAST}
+
+
+def stated_pooling(config: Config) -> Pooling | None:
+    """How config.json itself says that tokens become one vector: `pooling` of NVIDIA's bidirectional Llamas,
+    `emb_pooler` of JinaBERT. Raises SetupError for a way that we do not have."""
+    key = next((key for key in ("pooling", "emb_pooler") if config.get(key) is not None), None)
+    if key is None:
+        return None
+    if config[key] not in _POOLED:
+        raise SetupError(f"config.json: {key} {short(config[key])} is not supported; supported: {', '.join(_POOLED)}")
+    return _POOLED[config[key]]
 
 
 def activation(name: str) -> Activation:

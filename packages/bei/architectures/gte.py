@@ -23,8 +23,9 @@ def _spec(config: Config) -> EncoderSpec:
         raise SetupError("config.json: logn_attention_scale is not supported")
     if config.get("position_embedding_type", "rope") != "rope":
         raise SetupError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not supported")
-    hidden = read(config, "hidden_size")
+    hidden, base = read(config, "hidden_size"), 160_000.0 if config.get("model_type") == "gte" else 10_000.0
     sizes = attention_sizes(hidden, read(config, "num_attention_heads"))
+    rotated = rotary({"rope_theta": base, **config}, sizes["head_size"])
     return EncoderSpec(
         vocab_size=read(config, "vocab_size"),
         hidden_size=hidden,
@@ -34,7 +35,7 @@ def _spec(config: Config) -> EncoderSpec:
         activation=activation(config.get("hidden_act", "gelu")),
         gated=True,
         norm=Norm("layer", config.get("layer_norm_eps", 1e-12), bias=True),
-        layers=(Layer(rotary=rotary(config, sizes["head_size"])),) * read(config, "num_hidden_layers"),
+        layers=(Layer(rotary=rotated),) * read(config, "num_hidden_layers"),
         max_tokens=read(config, "max_position_embeddings"),
         biases=("qkv", "out", "down"),
         token_types=config.get("type_vocab_size", 1),

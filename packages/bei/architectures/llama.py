@@ -1,11 +1,20 @@
-"""Llama (arXiv:2302.13971), and Mistral (arXiv:2310.06825), which sees no further than a window."""
+"""Llama (arXiv:2302.13971); NVIDIA's, which sees both ways; and Mistral (arXiv:2310.06825), which sees no further than
+a window."""
 
 from dataclasses import replace
 
-from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, read
+from bei.architectures.decoder import (
+    HEADS,
+    IGNORED,
+    PREFIXES,
+    attention_biases,
+    decoder_spec,
+    decoder_tensors,
+    score_head,
+)
+from bei.architectures.family import Config, Family, Head, read, stated_pooling
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Pooling
+from bei.architectures.spec import LAST, MEAN, PRE, EncoderSpec, Layer
 
 
 def _llama(config: Config) -> EncoderSpec:
@@ -19,6 +28,13 @@ def _mistral(config: Config) -> EncoderSpec:
     return decoder_spec(config, layers=(layer,) * read(config, "num_hidden_layers"))
 
 
+def _bidirectional_classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    """On the tokens' mean unless `pooling` says otherwise (LlamaBidirectionalForSequenceClassification of NVIDIA's
+    llama-nemotron-rerank)."""
+    pooling, temperature = stated_pooling(config) or MEAN, float(config.get("temperature") or 1.0)
+    return replace(score_head(config, spec, outputs), pooling=pooling, temperature=temperature)
+
+
 LLAMA = Family(_llama, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
-LLAMA_BIDIRECTIONAL = replace(LLAMA, pooling=Pooling(("mean",)))
+LLAMA_BIDIRECTIONAL = replace(LLAMA, heads={**HEADS, "SequenceClassification": _bidirectional_classifier}, pooling=MEAN)
 MISTRAL = Family(_mistral, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)

@@ -14,9 +14,10 @@ from bei.architectures.family import (
     read,
 )
 from bei.architectures.rope import rotary
-from bei.architectures.spec import FIRST, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm, Pooling
+from bei.architectures.spec import FIRST, MEAN, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm
+from bei.errors import SetupError
 
-_POOLED = {"cls": FIRST, "mean": Pooling(("mean",))}
+_POOLED = {"cls": FIRST, "mean": MEAN}
 
 
 def _spec(config: Config) -> EncoderSpec:
@@ -81,7 +82,10 @@ def _head(config: Config, spec: EncoderSpec) -> tuple[HeadStage, ...]:
 
 def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
     last = (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))
-    return Head(pooling=_POOLED[config.get("classifier_pooling", "cls")], stages=(*_head(config, spec), last))
+    pooling = config.get("classifier_pooling", "cls")
+    if pooling not in _POOLED:
+        raise SetupError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: cls, mean")
+    return Head(pooling=_POOLED[pooling], stages=(*_head(config, spec), last))
 
 
 def _tagger(config: Config, spec: EncoderSpec, outputs: int) -> Head:

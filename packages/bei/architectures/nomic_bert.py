@@ -64,7 +64,7 @@ def _either(config: Config, published: str, modern: str) -> Any:
 def _rope(config: Config) -> dict[str, Any]:
     """The published config's rotary under the names of transformers."""
     if "rotary_emb_fraction" not in config:
-        return dict(config)
+        return {"rope_theta": 1000.0, **config}
     scaling, trained = config.get("rotary_scaling_factor"), config.get("max_trained_positions", 2048)
     dynamic = {"type": "dynamic", "factor": scaling, "original_max_position_embeddings": trained}
     return {

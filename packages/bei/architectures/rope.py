@@ -19,13 +19,12 @@ _Config = Mapping[str, Any]
 
 def rotary(config: _Config, head_size: int, layer_type: str | None = None, base: float | None = None) -> Rotary:
     """The rotary of a config.json, of transformers 5 (`rope_parameters`, for each `layer_type` where layers differ) or
-    before (`rope_theta`, `rope_scaling`); `base` is for one of the old kind that has it elsewhere. Raises SetupError
-    for a kind of scaling that we do not have."""
-    stated = config.get("rope_parameters") or {}
+    before (`rope_theta`, `rope_scaling`), or of both at once; `base` is for one of the old kind that has it elsewhere.
+    Raises SetupError for a kind of scaling that we do not have."""
+    stated = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if layer_type is not None and isinstance(stated.get(layer_type), Mapping):
         stated = stated[layer_type]
-    elif not stated:
-        stated = {"rope_theta": base or config.get("rope_theta", 10_000.0), **(config.get("rope_scaling") or {})}
+    stated = {"rope_theta": base or config.get("rope_theta", 10_000.0), **stated}
     kind = stated.get("rope_type", stated.get("type", "default"))
     if kind not in _KINDS:
         raise SetupError(f"config.json: rope scaling {kind!r} is not supported; supported: {', '.join(_KINDS)}")

@@ -115,6 +115,7 @@ class Pooling:
 
 FIRST = Pooling(("first",))
 LAST = Pooling(("last",))
+MEAN = Pooling(("mean",))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bei.settings.secrets import without_secrets
 log = logging.getLogger("bei")
 
 _WANTED = (".json", ".safetensors")
+_ALSO = ("artifact.metadata", "README.md", "chat_template.jinja")
 _MAX_REDIRECTS = 5
 _MAX_MEMBERS = 10_000
 _PROGRESS_SECONDS = 5
@@ -181,7 +182,7 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
         unpacked += member.size
         if unpacked > max_bytes:
             raise SetupError(f"the archive unpacks to more than {max_bytes} bytes; see BEI_MAX_DOWNLOAD_BYTES")
-        if member.isfile() and name.suffix in _WANTED:
+        if member.isfile() and (name.suffix in _WANTED or name.name in _ALSO):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with tar.extractfile(member) as source, target.open("wb") as copy:

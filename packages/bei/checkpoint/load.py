@@ -1,35 +1,25 @@
 """A folder of files becomes a Checkpoint: what the model is, and for, its tensors by our names, how texts are read."""
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from bei import architectures
-from bei.architectures.family import Family, Head, HeadStage, Judgement, Rows
+from bei.architectures.family import HeadStage
 from bei.architectures.limits import check_counts, check_types
-from bei.architectures.shapes import tensor_shapes
-from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Normalize, Pooling, Stage
-from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
-from bei.checkpoint.m3 import M3, read_m3
-from bei.checkpoint.modules import (
-    MAX_JSON,
-    Modules,
-    inside,
-    read_json,
-    read_limits,
-    read_modules,
-    read_size,
-    special_token,
-    splade,
-)
-from bei.checkpoint.reranking import PairTemplate, judge, judgement_of, pair_template
-from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect, head_kind, labels, scoring
-from bei.checkpoint.tensors import Tensor, Tensors, scan, with_scales
+from bei.architectures.spec import EncoderSpec, Stage
+from bei.checkpoint import own_code, weights
+from bei.checkpoint.colbert import LateInteraction, is_pylate
+from bei.checkpoint.heads import Served, Source, served_as
+from bei.checkpoint.m3 import M3
+from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, read_modules, read_size, special_token
+from bei.checkpoint.reranking import PairTemplate, pair_template
+from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
+from bei.checkpoint.tensors import Tensors
 from bei.errors import SetupError
-from bei.settings import PoolingSetting, RerankTemplate, Settings
+from bei.settings import AttentionSetting, PoolingSetting, RerankTemplate, Settings
 
 log = logging.getLogger("bei")
 
@@ -38,10 +28,12 @@ _NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_l
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts put before an input by name (config_sentence_transformers.json); `default` names the one used unasked."""
+    """Texts put before an input by name (config_sentence_transformers.json); `default` names the one used unasked.
+    `before_pairs`: they go before the first text of a pair, too, as in sentence-transformers' CrossEncoder."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
+    before_pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,17 @@ def read_for(settings: Settings, folder: Path, revision: str | None) -> Checkpoi
         max_num_tokens=settings.max_num_tokens,
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
+        attention=settings.attention,
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the settings say where a checkpoint does not."""
+
+    pooling: PoolingSetting | None
+    rerank_template: RerankTemplate | None
+    attention: AttentionSetting | None
 
 
 def read(
@@ -116,14 +118,16 @@ def read(
     max_num_tokens: int = 1 << 20,
     pooling: PoolingSetting | None = None,
     rerank_template: RerankTemplate | None = None,
+    attention: AttentionSetting | None = None,
 ) -> Checkpoint:
     """Read a folder in the Hugging Face layout, checked whole: every tensor is there, none is left over, shapes fit.
 
     `pooling` is what a checkpoint without modules.json pools by, `rerank_template` how a language model is asked for a
-    score; without one its name says whether it is (checkpoint/reranking.py). Raises SetupError.
+    score; without one its name says whether it is (checkpoint/reranking.py). `attention` says what a decoder's tokens
+    see whose own code decides (checkpoint/own_code.py). Raises SetupError.
     """
     try:
-        checkpoint = _read(folder, name, revision, max_num_tokens, pooling, rerank_template)
+        checkpoint = _read(folder, name, revision, max_num_tokens, _Asked(pooling, rerank_template, attention))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
         # Whoever made a checkpoint may have written anything into its JSON files.
         raise SetupError(f"{folder} cannot be read: {type(exc).__name__}: {exc}; is one of its files broken?") from exc
@@ -132,42 +136,13 @@ def read(
     return checkpoint
 
 
-def _read(
-    folder: Path,
-    name: str,
-    revision: str | None,
-    max_num_tokens: int,
-    pooling: PoolingSetting | None,
-    rerank_template: RerankTemplate | None,
-) -> Checkpoint:
-    modules = read_modules(folder)
-    config = read_json(modules.encoder / "config.json")
-    if not config:
-        raise SetupError(
-            f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
-        )
-    family = architectures.family(config)
-    check_counts(config)
-    stanford, pylate = architecture(config) == STANFORD_COLBERT, is_pylate(folder)
-    template = pair_template(config, name, rerank_template)
-    task = detect(config, modules, stanford or pylate, splade=pooling == "splade", judge=template is not None)
-    if pylate:  # its norm is not in modules.json
-        modules = replace(modules, token_head=(*modules.token_head, Normalize()))
-    if task == "sparse" and not modules.sparse:
-        saturation, pooled = splade()
-        modules = replace(modules, head=tuple(saturation["head"]), pooling=pooled)
-    tokenizer_file = _tokenizer_file(folder, modules)
-    judged = task == "reranker" and head_kind(config) is None
-    if judged:
-        own = judge(family.spec(config), modules.judgement or judgement_of(template, tokenizer_file))
-    else:
-        own = _own_head(family, config, modules, task, pooling)
-    spec = _with_heads(family.spec(config), modules, own)
-    parts = {**_tensors(modules.encoder, family, config, spec, own), **modules.tensors}
-    _check_shapes(parts, spec)
-    limits = read_limits(modules.encoder)
-    late = None if task != "multi_vector" else read_late_interaction(folder, modules, limits, stanford)
-    scored = task in ("reranker", "classifier", "entities")
+def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, asked: _Asked) -> Checkpoint:
+    source = _open(folder, name, asked)
+    task = _task(source, asked)
+    served = served_as(task, source)
+    spec, encoder = _with_heads(source.spec, served), source.modules.encoder
+    parts = {**_weights(source, spec, served, task), **served.modules.tensors}
+    weights.check_shapes(parts, spec)
     dimensions = read_size(folder, "truncate_dim")
     return Checkpoint(
         name=name,
@@ -176,47 +151,70 @@ def _read(
         task=task,
         spec=spec,
         tensors=Tensors(parts),
-        tokenizer_file=tokenizer_file,
-        max_tokens=_max_tokens(modules.encoder, limits, spec, max_num_tokens),
-        token_types=spec.token_types > 1 and _reads_types(modules.encoder),
-        lowercase=bool(limits.get("do_lower_case", False)),
-        unknown_token=special_token(modules.encoder, "unk_token"),
-        prompts=_prompts(folder, late),
+        tokenizer_file=source.tokenizer_file,
+        max_tokens=_max_tokens(encoder, source.limits, spec, max_num_tokens),
+        token_types=spec.token_types > 1 and _reads_types(encoder),
+        lowercase=bool(source.limits.get("do_lower_case", False)),
+        unknown_token=special_token(encoder, "unk_token"),
+        prompts=_prompts(source, served),
         dtype=parts["embeddings.token"][0].dtype,
-        labels=(template.yes,) if judged else labels(config) if scored else (),
-        scoring=scoring({**config, **_activation(folder)}, task) if scored else "identity",
-        late_interaction=late,
-        pair_template=template if task == "reranker" else None,
-        added_specials=_added_specials(modules.encoder),
-        m3=read_m3(folder, spec.hidden_size) if task == "embedding" else None,
+        labels=served.labels,
+        scoring=served.scoring,
+        late_interaction=served.late_interaction,
+        pair_template=served.pair_template,
+        added_specials=_added_specials(encoder),
+        m3=served.m3,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
     )
 
 
-def _own_head(
-    family: Family, config: Mapping[str, Any], modules: Modules, task: Task, pooling: PoolingSetting | None
-) -> Head:
-    """The head whose tensors the encoder's own files hold."""
+def _open(folder: Path, name: str, asked: _Asked) -> Source:
+    """What the files say, before there is a task."""
+    modules = read_modules(folder)
+    config = read_json(modules.encoder / "config.json")
+    if not config:
+        raise SetupError(
+            f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
+        )
+    config = own_code.with_attention(config, asked.attention)
+    family = architectures.family(config)
+    check_counts(config)
     spec = family.spec(config)
-    match task:
-        case "embedding":
-            return Head(pooling=modules.pooling or _pooling(family, config, pooling))
-        case "multi_vector":
-            stanford = architecture(config) == STANFORD_COLBERT
-            return _stanford_head(spec, modules.encoder) if stanford else Head()
-        case "sparse":
-            kind, outputs = "MaskedLM", spec.vocab_size
-        case "entities":
-            kind, outputs = "TokenClassification", len(labels(config))
-        case _:
-            kind, outputs = "SequenceClassification", len(labels(config))
-    if kind not in family.heads:
-        raise SetupError(f"config.json: {architecture(config)}: {config['model_type']!r} has no such head here")
-    return family.heads[kind](config, spec, outputs)
+    own_code.check(config, spec, asked.attention)
+    return Source(
+        folder=folder,
+        config=config,
+        modules=modules,
+        family=family,
+        spec=spec,
+        limits=read_limits(modules.encoder),
+        tokenizer_file=_tokenizer_file(folder, modules),
+        pooling=asked.pooling,
+        template=pair_template(folder, config, name, asked.rerank_template),
+    )
 
 
-def _with_heads(spec: EncoderSpec, modules: Modules, own: Head) -> EncoderSpec:
+def _task(source: Source, asked: _Asked) -> Task:
+    colbert = architecture(source.config) == STANFORD_COLBERT or is_pylate(source.folder)
+    judged = source.template is not None
+    task = detect(source.config, source.modules, colbert=colbert, judged=judged, pooling=asked.pooling)
+    if asked.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
+        log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, says how it pools", task)
+    if judged and asked.rerank_template is not None and task != "reranker":
+        log.warning("BEI_RERANK_TEMPLATE has no effect: the checkpoint's task is %s", task)
+    return task
+
+
+def _weights(source: Source, spec: EncoderSpec, served: Served, task: Task) -> weights.Parts:
+    stored = weights.stored_tensors(source.modules.encoder)
+    if task == "embedding" and source.modules.pooling is None:
+        weights.tell_of_scores(stored, architecture(source.config))
+    return weights.find(source.modules.encoder, stored, source.family, source.config, spec, served.own)
+
+
+def _with_heads(spec: EncoderSpec, served: Served) -> EncoderSpec:
+    modules, own = served.modules, served.own
     return replace(
         spec,
         token_head=(*_stages(own.token_stages), *modules.token_head),
@@ -227,125 +225,6 @@ def _with_heads(spec: EncoderSpec, modules: Modules, own: Head) -> EncoderSpec:
 
 def _stages(own: tuple[HeadStage, ...]) -> tuple[Stage, ...]:
     return tuple(stage for stage, _ in own)
-
-
-def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
-    """The setting's, else the family's: as TEI's, the first token for BERT and its kin (router/src/lib.rs), and the
-    last for causal ones."""
-    if pooling is not None:
-        return Pooling((pooling,))
-    if family.pooling is None:
-        raise SetupError(
-            f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; "
-            "add the file, or set BEI_POOLING"
-        )
-    (mode,) = family.pooling.modes
-    log.warning("no modules.json: pooling the %s token; if the model was trained otherwise, set BEI_POOLING", mode)
-    return family.pooling
-
-
-def _tensors(
-    folder: Path, family: Family, config: Mapping[str, Any], spec: EncoderSpec, head: Head
-) -> dict[str, tuple[Tensor, ...]]:
-    """Find each of our tensors in the checkpoint's files. Raises SetupError that lists what is missing or left over."""
-    stored = _renamed(with_scales(_stored(folder)), _modern)
-    names = dict(family.tensors(config, spec))
-    (first,) = names["embeddings.token"]
-    prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
-    if prefix is None:
-        raise SetupError(f"{folder}: no tensor {first!r} in its safetensors files; is config.json's model_type right?")
-    stored = _renamed(stored, lambda name: name.removeprefix(prefix))
-    for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
-        names |= _head_names(part, stages, stored)
-    if head.judgement is not None:
-        names["head.0.weight"] = (_judged(*names["head.0.weight"], head.judgement),)
-    wanted = [_name(theirs) for parts in names.values() for theirs in parts]
-    missing = [theirs for theirs in wanted if theirs not in stored]
-    if missing:
-        raise SetupError(f"{folder}: tensors missing: {_some(missing)}")
-    ignored = re.compile("|".join(family.ignored))
-    left = [name for name in stored.keys() - set(wanted) if not ignored.match(name)]
-    if left:
-        raise SetupError(f"{folder}: tensors that config.json does not account for: {_some(sorted(left))}")
-    return {ours: tuple(_part(stored, theirs) for theirs in parts) for ours, parts in names.items()}
-
-
-def _judged(matrix: str, judgement: Judgement) -> Rows:
-    return Rows(matrix, judgement.yes, judgement.yes + 1, judgement.no)
-
-
-def _name(theirs: str | Rows) -> str:
-    return theirs.name if isinstance(theirs, Rows) else theirs
-
-
-def _part(stored: Mapping[str, Tensor], theirs: str | Rows) -> Tensor:
-    if isinstance(theirs, Rows):
-        return stored[theirs.name].rows(theirs.start, theirs.stop, theirs.less)
-    return stored[theirs]
-
-
-def _head_names(part: str, stages: tuple[HeadStage, ...], stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
-    names = {}
-    for i, (stage, modules) in enumerate(stages):
-        if not modules:
-            continue
-        has_bias = isinstance(stage, (Dense, LayerNorm)) and stage.bias
-        for tensor in ("weight", "bias") if has_bias else ("weight",):
-            places = [f"{module}.{tensor}" for module in modules]
-            names[f"{part}.{i}.{tensor}"] = (next((place for place in places if place in stored), places[0]),)
-    return names
-
-
-def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
-    """The projection that Stanford's ColBERT keeps beside its encoder, and the norm after it."""
-    size = read_json(folder / "artifact.metadata").get("dim", 128)
-    return Head(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
-
-
-def _stored(folder: Path) -> dict[str, Tensor]:
-    """The tensors in the encoder's files. Where there is an index, each is the one in the shard that it names; a shard
-    may hold more, which are not the model's."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return scan([folder / "model.safetensors"])
-    places = {name: inside(folder, file, index.name) for name, file in read_json(index).get("weight_map", {}).items()}
-    shards = {file: scan([file]) for file in sorted(set(places.values()))}
-    return {name: shards[file][name] for name, file in places.items() if name in shards[file]}
-
-
-def _renamed(stored: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """Raises SetupError where two of them come to one name."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
-        first = found.setdefault(rename(name), tensor)
-        if first is not tensor:
-            raise SetupError(f"{tensor.file}: {first.name} and {name} are one tensor of the model; remove one of them")
-    return found
-
-
-def _modern(name: str) -> str:
-    """BERT's first checkpoints, ported from TensorFlow, call a norm's weight gamma and its bias beta."""
-    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
-
-
-def _some(names: list[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def _check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> None:
-    for name, expected in tensor_shapes(spec).items():
-        if name not in parts:
-            raise SetupError(f"tensor {name} is missing from the checkpoint")
-        tensors = parts[name]
-        found = (sum(t.shape[0] for t in tensors), *tensors[0].shape[1:])
-        if found != expected:
-            raise SetupError(f"{tensors[0].file}: {tensors[0].name} has shape {found}, config.json says {expected}")
-        if tensors[0].dtype not in ("float32", "float16", "bfloat16") and tensors[0].scale is None:
-            raise SetupError(
-                f"{tensors[0].file}: {tensors[0].name} is {tensors[0].dtype}; use float32, float16, bfloat16 or fp8"
-            )
 
 
 def _tokenizer_file(folder: Path, modules: Modules) -> Path:
@@ -380,18 +259,13 @@ def _added_specials(folder: Path) -> Specials:
     return Specials(*ends)
 
 
-def _activation(folder: Path) -> dict[str, Any]:
-    """Where sentence-transformers 6 keeps a CrossEncoder's activation; older ones wrote it into config.json."""
-    stated = read_json(folder / "config_sentence_transformers.json").get("activation_fn")
-    return {"sentence_transformers": {"activation_fn": stated}} if stated else {}
-
-
-def _prompts(folder: Path, late: LateInteraction | None) -> Prompts:
-    config = read_json(folder / "config_sentence_transformers.json")
+def _prompts(source: Source, served: Served) -> Prompts:
+    config, late = read_json(source.folder / "config_sentence_transformers.json"), served.late_interaction
     texts = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
     for role, marker in (late.markers if late else {}).items():
         texts[role] = marker + texts.get(role, "").removeprefix(marker)
     default = config.get("default_prompt_name")
     if default is not None and default not in texts:
         raise SetupError(f"config_sentence_transformers.json: default_prompt_name {default!r} is not among its prompts")
-    return Prompts(texts, default)
+    before_pairs = source.modules.cross_encoder and served.pair_template is None
+    return Prompts(texts, default, before_pairs)

@@ -44,6 +44,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
+_LIBRARIES = ("sentence_transformers.", "pylate.")
+_FEATURES = ("sentence_embedding", "token_embeddings")
 _LENGTH_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -56,7 +58,7 @@ class Modules:
 
     Stages before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
     head comes first. `mask`: the folder of a MultiVectorMask. `judgement`: a language model's words whose logits are
-    the score.
+    the score. `saved_as` is the class of sentence-transformers that saved the folder.
     """
 
     encoder: Path
@@ -67,6 +69,11 @@ class Modules:
     sparse: bool = False
     mask: Path | None = None
     judgement: Judgement | None = None
+    saved_as: str | None = None
+
+    @property
+    def cross_encoder(self) -> bool:
+        return self.saved_as == "CrossEncoder"
 
 
 def read_json(file: Path, kind: type = dict) -> Any:
@@ -101,9 +108,10 @@ def inside(folder: Path, name: Any, said_by: str) -> Path:
 def read_modules(folder: Path) -> Modules:
     """Follow modules.json. Raises SetupError for a module that we do not have."""
     rows = [
-        (module["type"].rsplit(".", 1)[-1], inside(folder, module["path"], "modules.json"))
+        (_kind(module["type"]), inside(folder, module["path"], "modules.json"))
         for module in read_json(folder / "modules.json", list)
     ]
+    saved_as = read_json(folder / "config_sentence_transformers.json").get("model_type")
     encoder, pooling, sparse, mask, judgement = folder, None, False, None, None
     stages: dict[str, list[Stage]] = {"token_head": [], "head": []}
     tensors: dict[str, tuple[Tensor, ...]] = {}
@@ -118,6 +126,7 @@ def read_modules(folder: Path) -> Modules:
                 saturation, pooling, sparse = *splade(**_splade_config(path / "config.json")), True
                 stages |= saturation
             case "Dense" | "LayerNorm" | "Normalize":
+                _check_features(path / "config.json", pooled=at == "head", scores=saved_as == "CrossEncoder")
                 stage, own = _stage(kind, path, f"{at}.{len(stages[at])}")
                 stages[at].append(stage)
                 tensors |= own
@@ -132,7 +141,8 @@ def read_modules(folder: Path) -> Modules:
     head = stages["head"]
     while head and head[-1] == Normalize():
         head.pop()  # the last norm is each request's own choice
-    return Modules(encoder, tuple(stages["token_head"]), pooling, tuple(head), tensors, sparse, mask, judgement)
+    token_head = tuple(stages["token_head"])
+    return Modules(encoder, token_head, pooling, tuple(head), tensors, sparse, mask, judgement, saved_as)
 
 
 def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> tuple[dict[str, list[Stage]], Pooling]:
@@ -142,6 +152,27 @@ def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> 
     if pooling_strategy == "sum":
         return {"token_head": saturation, "head": []}, Pooling(("sum",))
     return {"token_head": [], "head": saturation}, Pooling(("max",))
+
+
+def _kind(path: str) -> str:
+    """The name of a module. Raises SetupError for one that is code of the repository's own, which is not run."""
+    if not path.startswith(_LIBRARIES):
+        raise SetupError(f"modules.json: {short(path)} is code of the repository's own, which is not run")
+    return path.rsplit(".", 1)[-1]
+
+
+def _check_features(file: Path, *, pooled: bool, scores: bool) -> None:
+    """Stages run one after another here. Raises SetupError for a module that reads or writes something else than the
+    stage before it and after it."""
+    config = read_json(file)
+    reads, writes = (config.get(f"module_{way}_name") for way in ("input", "output"))
+    if pooled and reads == "token_embeddings":
+        raise SetupError(f"{file}: module_input_name {reads!r} after the pooling is not supported")
+    if writes == "scores" and not scores:
+        raise SetupError(f"{file}: module_output_name {writes!r} of a model that is no CrossEncoder")
+    for way, name, known in (("input", reads, _FEATURES), ("output", writes, (*_FEATURES, "scores"))):
+        if name is not None and name not in known:
+            raise SetupError(f"{file}: module_{way}_name {short(name)} is not supported")
 
 
 def _judgement(file: Path) -> Judgement:

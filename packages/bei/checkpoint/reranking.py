@@ -1,38 +1,49 @@
-"""Language models that judge a document by the words that follow it: how each is asked, and where its answer is.
+"""Language models that rerank: how each is asked, and where its answer is, mostly in the word that follows.
 
 Sources: the model card of Qwen3-Reranker; mxbai_rerank/mxbai_rerank_v2.py of mixedbread's mxbai-rerank;
-FlagLLMReranker of FlagEmbedding, for bge-reranker-v2-gemma.
+FlagLLMReranker of FlagEmbedding, for bge-reranker-v2-gemma; the model card of llama-nemotron-rerank-1b-v2.
 """
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bei.architectures.family import Head, Judgement
 from bei.architectures.spec import LAST, Dense, EncoderSpec
 from bei.checkpoint.modules import read_json
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings import RerankTemplate
+
+log = logging.getLogger("bei")
 
 
 @dataclass(frozen=True)
 class PairTemplate:
     """What stands before a pair, what it becomes, and what stands after: pieces that are tokenized each by itself, with
     {query}, {document} and {instruction} in them. `plain` is the body where there is no instruction, asked or default.
-    `yes` and `no` are the words whose logits are compared; without a `no` the logit of `yes` is the score."""
+    `yes` and `no` are the words whose logits are compared; without a `no` the logit of `yes` is the score, and without
+    a `yes` it is a classifier's."""
 
     prefix: tuple[str, ...]
     body: tuple[str, ...]
     suffix: tuple[str, ...]
-    yes: str
-    no: str | None
+    yes: str | None = None
+    no: str | None = None
     instruction: str | None = None
     plain: tuple[str, ...] = ()
 
+    @property
+    def takes_instruction(self) -> bool:
+        return any("{instruction}" in piece for piece in (*self.body, *self.suffix))
+
     def pieces(self, query: str, document: str, instruction: str | None) -> tuple[tuple[str, ...], ...]:
         """The texts of prefix, body and suffix."""
-        instruction = instruction or self.instruction
+        instruction = (instruction or self.instruction) if self.takes_instruction else None
         body = self.body if instruction else self.plain
         fields = {"query": query, "document": document, "instruction": instruction}
         return tuple(tuple(piece.format(**fields) for piece in part) for part in (self.prefix, body, self.suffix))
@@ -76,15 +87,71 @@ TEMPLATES: dict[RerankTemplate, PairTemplate] = {
         instruction="Given a query A and a passage B, determine whether the passage contains an answer to the query by "
         "providing a prediction of either 'Yes' or 'No'.",
     ),
+    "nemotron": PairTemplate(
+        prefix=("<|begin_of_text|>",),
+        body=(),
+        plain=("question:{query} \n \n passage:{document}",),
+        suffix=(),
+    ),
 }
-_BY_MODEL: dict[str, RerankTemplate] = {"qwen3": "qwen3", "qwen2": "mxbai", "gemma": "bge_gemma"}
+_BY_MODEL: dict[str, RerankTemplate] = {
+    "qwen3": "qwen3",
+    "qwen2": "mxbai",
+    "gemma": "bge_gemma",
+    "llama_bidirec": "nemotron",
+}
+
+_MAX_CARD = 1 << 16  # bytes of a model card that are read
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+_RERANKING = {"text-ranking", "reranker", "reranking", "rerank", "cross-encoder"}
+_ROLES = re.compile(r"""==\s*['"](query|document)['"]""")
 
 
-def pair_template(config: Mapping[str, Any], name: str, asked: RerankTemplate | None) -> PairTemplate | None:
-    """The template that the settings ask for; else, of a language model that calls itself a reranker, its kind's."""
-    if asked is None and "rerank" in name.lower():
-        asked = template_of(config)
-    return TEMPLATES.get(asked) if asked else None
+def pair_template(
+    folder: Path, config: Mapping[str, Any], name: str, asked: RerankTemplate | None
+) -> PairTemplate | None:
+    """The template that the settings ask for; else, of a model whose own name says that it reranks, its kind's. Raises
+    SetupError for a language model that says so, and whose template is not known."""
+    if asked is not None:
+        return TEMPLATES.get(asked)
+    named = "rerank" in name.rstrip("/").rsplit("/", 1)[-1].lower()
+    found = template_of(config) if named else None
+    if found is not None:
+        log.info("the name says that it reranks: pairs are asked by the template `%s`", found)
+        return TEMPLATES[found]
+    if (config.get("architectures") or [""])[0].endswith("ForCausalLM") and (named or _says_that_it_reranks(folder)):
+        raise SetupError(
+            f"{short(name)} is a language model that reranks, and its template is not known here: set "
+            f"BEI_RERANK_TEMPLATE to {', '.join(TEMPLATES)}, or to none for an embedder"
+        )
+    return None
+
+
+def _says_that_it_reranks(folder: Path) -> bool:
+    """By its model card's tags, or by a chat template for the roles of a pair."""
+    card = _card(folder)
+    tags = card.get("tags")
+    said = {str(tag).lower() for tag in (card.get("pipeline_tag"), *(tags if isinstance(tags, list) else ()))}
+    return bool(said & _RERANKING) or set(_ROLES.findall(_chat_template(folder))) == {"query", "document"}
+
+
+def _card(folder: Path) -> Mapping[str, Any]:
+    """The front matter of README.md."""
+    try:
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as opened:
+            found = _FRONT_MATTER.match(opened.read(_MAX_CARD))
+        content = yaml.safe_load(found[1]) if found else {}
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _chat_template(folder: Path) -> str:
+    try:
+        with (folder / "chat_template.jinja").open(encoding="utf-8", errors="replace") as opened:
+            return opened.read(_MAX_CARD)
+    except OSError:
+        return str(read_json(folder / "tokenizer_config.json").get("chat_template") or "")
 
 
 def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
@@ -99,7 +166,9 @@ def judge(spec: EncoderSpec, judgement: Judgement) -> Head:
 
 
 def judgement_of(template: PairTemplate, tokenizer_file: Path) -> Judgement:
-    """The template's words in the vocabulary. Raises SetupError where they are not."""
+    """The template's words in the vocabulary. Raises SetupError where they are not, or where it has none."""
+    if template.yes is None:
+        raise SetupError("BEI_RERANK_TEMPLATE is for a classifier's score, and this model is a language model")
     vocabulary = read_json(tokenizer_file).get("model", {}).get("vocab", {})
     vocabulary = vocabulary if isinstance(vocabulary, dict) else {word: i for i, (word, _) in enumerate(vocabulary)}
     words = [word for word in (template.yes, template.no) if word is not None]

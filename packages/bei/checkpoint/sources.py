@@ -28,7 +28,10 @@ from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
-WANTED = ("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata")
+WANTED = (
+    *("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata"),
+    *("README.md", "chat_template.jinja"),  # which may call a language model a reranker
+)
 _REVISION = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[\w.+@-][\w.+@/-]*")  # relative, and nothing in it leads up
 _CONVERT = (
     "convert it once: python -c \"from transformers import AutoModel as M, AutoTokenizer as T; r='{repo}'; "

@@ -4,50 +4,95 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from bei.architectures.family import HeadKind
+from bei.architectures.spec import Dense
 from bei.checkpoint.modules import Modules
 from bei.errors import SetupError
+from bei.settings import PoolingSetting
 
 Task = Literal["embedding", "reranker", "classifier", "entities", "sparse", "multi_vector"]
 Scoring = Literal["sigmoid", "softmax", "identity"]
 """How logits become scores."""
 
 STANFORD_COLBERT = "HF_ColBERT"
+_NO_HEAD = ("", "CausalLM", "PreTraining")
+_BY_PROBLEM: dict[str, Scoring] = {
+    "regression": "identity",
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+}
 _TORCH_SCORINGS: dict[str, Scoring] = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Identity": "identity"}
 
 
-def detect(config: Mapping[str, Any], modules: Modules, colbert: bool, splade: bool, judge: bool = False) -> Task:
-    """The task of a config.json and a modules.json. `colbert`: the checkpoint says that it is one; `splade`: the user
-    says so of a masked language model; `judge`: there is a template for a language model to score pairs by. Raises
-    SetupError where they contradict each other."""
+def detect(
+    config: Mapping[str, Any], modules: Modules, *, colbert: bool, judged: bool, pooling: PoolingSetting | None
+) -> Task:
+    """The task of a config.json and a modules.json. `colbert`: the checkpoint says that it is one; `judged`: there is a
+    template for a language model to score pairs by; `pooling` is the user's. Raises SetupError where they contradict
+    each other, and for a head that is not served."""
     if modules.sparse:
         return "sparse"
-    if modules.judgement and not judge:
+    if modules.judgement and not judged:
         raise SetupError("modules.json: a LogitScore needs the template it was trained with: set BEI_RERANK_TEMPLATE")
+    if modules.cross_encoder and (modules.pooling or not config_scores(config)):
+        return _cross_encoder(config, modules, judged)
     if modules.pooling is not None:
         return "embedding"
     if colbert or modules.token_head or modules.mask is not None:
         return "multi_vector"
+    return _by_class(config, judged, pooling)
+
+
+def _cross_encoder(config: Mapping[str, Any], modules: Modules, judged: bool) -> Task:
+    """Of one that is no *ForSequenceClassification: its scores are a Dense's, or a language model's words'."""
+    if judged and modules.pooling is None and _is_causal_lm(config):
+        return "reranker"
+    if modules.pooling is None or not modules.head or not isinstance(modules.head[-1], Dense):
+        raise SetupError(
+            "modules.json: a CrossEncoder whose modules end in no Dense, and whose encoder scores nothing itself "
+            f"({architecture(config)}); a language model needs its template: set BEI_RERANK_TEMPLATE"
+        )
+    return "reranker" if modules.head[-1].outputs == 1 else "classifier"
+
+
+def _by_class(config: Mapping[str, Any], judged: bool, pooling: PoolingSetting | None) -> Task:
+    if pooling is not None and pooling != "splade" and not config_scores(config):
+        return "reranker" if judged and _is_causal_lm(config) else "embedding"
     match head_kind(config):
         case "SequenceClassification":
             return "reranker" if len(labels(config)) == 1 else "classifier"
         case "TokenClassification":
             return "entities"
-        case "MaskedLM" if splade:
+        case "MaskedLM" if pooling == "splade":
             return "sparse"
-        case None if judge and architecture(config).endswith("ForCausalLM"):
+        case None if judged and _is_causal_lm(config):
             return "reranker"
-    if splade:
+    if pooling == "splade":
         raise SetupError("pooling `splade` needs the head of a masked language model (*ForMaskedLM)")
     return "embedding"
 
 
+def config_scores(config: Mapping[str, Any]) -> bool:
+    """Whether the encoder's own files hold a head that scores texts or tokens."""
+    return architecture(config).partition("For")[2] in ("SequenceClassification", "TokenClassification")
+
+
+def _is_causal_lm(config: Mapping[str, Any]) -> bool:
+    return architecture(config).endswith("ForCausalLM")
+
+
 def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
-    """The head that the checkpoint was saved with. Raises SetupError for a classifier of another kind."""
+    """The head that the checkpoint was saved with, None where it is the encoder's own or none. Raises SetupError for
+    one that is not served."""
     name = architecture(config)
     kind = name.partition("For")[2]
-    if kind.endswith("Classification") and kind not in get_args(HeadKind):
-        raise SetupError(f"config.json: {name} is not supported; classifiers are *ForSequenceClassification")
-    return kind if kind in get_args(HeadKind) else None
+    if kind in get_args(HeadKind):
+        return kind
+    if kind in _NO_HEAD:
+        return None
+    raise SetupError(
+        f"config.json: {name} is not supported; classifiers and rerankers are *ForSequenceClassification. To serve the "
+        "encoder below its head as an embedder, set BEI_POOLING"
+    )
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -64,12 +109,23 @@ def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
         )
     if sorted(names, key=str) != sorted(map(str, range(len(names)))):
         raise SetupError(f"config.json: `id2label` must name the rows 0 to {len(names) - 1}, each once")
-    return tuple(names[str(i)] for i in range(len(names)))
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def labels_of(config: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
+    """The names of as many scores, where config.json may be an encoder's without any: transformers calls a lone one
+    LABEL_0. Raises SetupError where several have no names."""
+    if len(config.get("id2label") or ()) == outputs:
+        return labels(config)
+    if outputs == 1:
+        return ("LABEL_0",)
+    raise SetupError(f"config.json: `id2label` must name the {outputs} scores of the model's last module, each once")
 
 
 def scoring(config: Mapping[str, Any], task: Task) -> Scoring:
-    """Softmax for a tagger. Else sentence-transformers' activation where config.json has one; else sigmoid for one
-    label or several at once (`problem_type`), and softmax. Raises SetupError for an activation that we do not have."""
+    """Softmax for a tagger. Else sentence-transformers' activation where config.json has one. Else by `problem_type`:
+    a regression's number as it is, sigmoid for several labels at once; without one sigmoid for one label, and softmax.
+    Raises SetupError for an activation that we do not have."""
     if task == "entities":
         return "softmax"
     stated = config.get("sentence_transformers") or {}
@@ -79,6 +135,7 @@ def scoring(config: Mapping[str, Any], task: Task) -> Scoring:
         if name not in _TORCH_SCORINGS:
             raise SetupError(f"config.json: activation {stated!r} is not supported; use {', '.join(_TORCH_SCORINGS)}")
         return _TORCH_SCORINGS[name]
-    if task == "reranker" or config.get("problem_type") == "multi_label_classification":
+    kind = config.get("problem_type")
+    if task == "reranker" and kind != "regression":
         return "sigmoid"
-    return "identity" if config.get("problem_type") == "regression" else "softmax"
+    return _BY_PROBLEM.get(kind, "softmax")

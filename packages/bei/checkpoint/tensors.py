@@ -23,9 +23,9 @@ _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 @dataclass(frozen=True)
 class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
-    bfloat16, float8_e4m3fn; others as stored). `less` is a row of it that is subtracted, in float32. A float8 one is
-    worth what is stored times `scale`, one number or one a row; `input_scale` is what its product's inputs are divided
-    by."""
+    bfloat16, float8_e4m3fn; others as stored). `less` is a row of it that is subtracted, and `divisor` divides it, in
+    float32. A float8 one is worth what is stored times `scale`, one number or one a row; `input_scale` is what its
+    product's inputs are divided by."""
 
     file: Path
     name: str
@@ -33,6 +33,7 @@ class Tensor:
     dtype: str
     start: int = 0
     less: int | None = None
+    divisor: float = 1.0
     scale: "Tensor | None" = None
     input_scale: "Tensor | None" = None
 
@@ -60,13 +61,16 @@ def scan(files: list[Path]) -> dict[str, Tensor]:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Our name → array. Several stored parts are concatenated along the first axis on reading."""
+    """Our name → array. Several stored parts are concatenated along the first axis on reading, as float32 where their
+    types differ."""
 
     def __init__(self, parts: Mapping[str, tuple[Tensor, ...]]):
         self._parts = parts
 
     def __getitem__(self, name: str) -> np.ndarray:
         arrays = [_read(tensor) for tensor in self._parts[name]]
+        if len({array.dtype for array in arrays}) > 1:
+            arrays = [array.astype(np.float32) for array in arrays]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def __iter__(self) -> Iterator[str]:
@@ -97,7 +101,7 @@ class Tensors(Mapping[str, np.ndarray]):
         """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
         is the folder that keeps its hash for as long as the file system says that it is the same file."""
         places = {
-            ours: [(part.file.name, part.name, part.start, part.less, part.shape) for part in parts]
+            ours: [(part.file.name, part.name, part.start, part.less, part.divisor, part.shape) for part in parts]
             for ours, parts in self._parts.items()
         }
         digest = hashlib.sha256(repr(sorted(places.items())).encode())
@@ -122,6 +126,8 @@ def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(tensor: Tensor) -> np.ndarray:
     """Its worth: in the type that it is stored in, or float32."""
+    if tensor.divisor != 1:
+        return _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
     rows = _stored(tensor)
     if tensor.scale is not None:
         rows = rows.astype(np.float32) * _scales(tensor)[:, None]

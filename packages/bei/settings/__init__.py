@@ -14,7 +14,8 @@ from bei.settings.secrets import Keys, keys_of_file, split_keys, without_secrets
 
 Count = Annotated[int, Field(ge=1)]
 PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
-RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "none"]
+RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "nemotron", "none"]
+AttentionSetting = Literal["causal", "bidirectional"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
 _FROM_ELSEWHERE = ("credential",)  # secrets have their own ways in
@@ -54,6 +55,7 @@ class Settings(BaseModel):
     tokenization_workers: Count | None = None
     pooling: PoolingSetting | None = None
     rerank_template: RerankTemplate | None = None
+    attention: AttentionSetting | None = None
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080

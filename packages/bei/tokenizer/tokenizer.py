@@ -51,6 +51,7 @@ class Tokenizer:
         with library_errors(f"{checkpoint.tokenizer_file} is not a tokenizer", SetupError):
             self._set_up(checkpoint)
         self._prompts = checkpoint.prompts.texts
+        self._prompts_go_before_pairs = checkpoint.prompts.before_pairs
         self._default_prompt = default_prompt
         self._max_tokens = checkpoint.max_tokens
         expanded = self._late.expansion if self._late else 0
@@ -126,8 +127,9 @@ class Tokenizer:
         max_second_tokens: int | None = None,
         instruction: str | None = None,
     ) -> list[Encoding]:
-        """One encoding an input; a text that occurs again is read once. A prompt goes before texts, not before pairs;
-        `role` is a ColBERT model's; `max_second_tokens` cuts the second of each pair, whatever `truncate` says.
+        """One encoding an input; a text that occurs again is read once. A prompt goes before texts, and before
+        the first of a pair where the model was trained so; `role` is a ColBERT model's; `max_second_tokens` cuts the
+        second of each pair, whatever `truncate` says.
         `instruction` is for the pairs of a model that has a template for them.
 
         Raises Empty, Invalid or Untokenizable naming the input by its place.
@@ -135,8 +137,8 @@ class Tokenizer:
         if self._template is not None:
             inputs = [self._asked(item, instruction, max_second_tokens) for item in inputs]
         prompt = prompt or ""
-        prompts = [prompt] if prompt else []
-        bodies = self._read([*prompts, *(text for item in inputs for text in _texts(item, prompt))])
+        prompts, before_pair = [prompt] if prompt else [], prompt if self._prompts_go_before_pairs else ""
+        bodies = self._read([*prompts, *(text for item in inputs for text in _texts(item, prompt, before_pair))])
         prompt_tokens = len(self._single.fixed[0]) + len(bodies[prompt]) if prompt else 0
         encodings = []
         for i, item in enumerate(inputs):
@@ -146,7 +148,7 @@ class Tokenizer:
                 encodings.append(self._finish_asked(i, item, bodies, truncate, direction))
                 continue
             if isinstance(item, tuple):
-                first, second = bodies[item[0]], bodies[item[1]][:max_second_tokens]
+                first, second = bodies[before_pair + item[0]], bodies[item[1]][:max_second_tokens]
                 encodings.append(self._finish_pair(i, item, first, second, truncate, direction))
                 continue
             if isinstance(item, list):
@@ -299,7 +301,7 @@ class Tokenizer:
             raise Invalid(f"token id {wrong} is outside the vocabulary of {self._vocab_size} (input {index})")
 
 
-def _texts(item: "Input | Asked", prompt: str) -> tuple[str, ...]:
+def _texts(item: "Input | Asked", prompt: str, before_pair: str) -> tuple[str, ...]:
     """What there is to read of an input."""
     match item:
         case str():
@@ -307,7 +309,7 @@ def _texts(item: "Input | Asked", prompt: str) -> tuple[str, ...]:
         case Asked():
             return tuple(piece for part in item.parts for piece in part)
         case tuple():
-            return item
+            return before_pair + item[0], item[1]
         case _:
             return ()
 

@@ -1,0 +1,176 @@
+"""What each task puts on an encoder: one function a task, from a checkpoint's files to the head and how it is read."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bei.architectures.family import Family, Head, HeadKind, stated_pooling
+from bei.architectures.spec import Dense, EncoderSpec, Normalize, Pooling
+from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
+from bei.checkpoint.m3 import M3, read_m3
+from bei.checkpoint.modules import Modules, read_json, splade
+from bei.checkpoint.reranking import PairTemplate, judge, judgement_of
+from bei.checkpoint.task import (
+    STANFORD_COLBERT,
+    Scoring,
+    Task,
+    architecture,
+    config_scores,
+    labels,
+    labels_of,
+    scoring,
+)
+from bei.errors import SetupError
+from bei.settings import PoolingSetting
+
+log = logging.getLogger("bei")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint's files before its task is known: `spec` is the encoder's alone, `limits` is
+    sentence_bert_config.json, `pooling` the setting, and `template` that of a language model's pairs."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    modules: Modules
+    family: Family
+    spec: EncoderSpec
+    limits: Mapping[str, Any]
+    tokenizer_file: Path
+    pooling: PoolingSetting | None
+    template: PairTemplate | None
+
+
+@dataclass(frozen=True)
+class Served:
+    """`own` is the head whose tensors the encoder's own files hold; it comes before the stages of `modules`."""
+
+    modules: Modules
+    own: Head
+    labels: tuple[str, ...] = ()
+    scoring: Scoring = "identity"
+    late_interaction: LateInteraction | None = None
+    pair_template: PairTemplate | None = None
+    m3: M3 | None = None
+
+
+def served_as(task: Task, source: Source) -> Served:
+    """Raises SetupError for a checkpoint that lacks what its task needs."""
+    return _TASKS[task](source)
+
+
+def _embedding(source: Source) -> Served:
+    pooling = source.modules.pooling or _pooling(source.family, source.config, source.pooling)
+    return Served(source.modules, Head(pooling=pooling), m3=read_m3(source.folder, source.spec.hidden_size))
+
+
+def _multi_vector(source: Source) -> Served:
+    modules, stanford = source.modules, architecture(source.config) == STANFORD_COLBERT
+    if is_pylate(source.folder):  # its norm is not in modules.json
+        modules = replace(modules, token_head=(*modules.token_head, Normalize()))
+    late = read_late_interaction(source.folder, modules, source.limits, stanford)
+    return Served(modules, _stanford_head(source.spec, modules.encoder) if stanford else Head(), late_interaction=late)
+
+
+def _sparse(source: Source) -> Served:
+    modules = source.modules
+    if not modules.sparse:
+        saturation, pooled = splade()
+        modules = replace(modules, head=tuple(saturation["head"]), pooling=pooled)
+    return Served(modules, _own_head(source, "MaskedLM", source.spec.vocab_size))
+
+
+def _entities(source: Source) -> Served:
+    names = labels(source.config)
+    return Served(source.modules, _own_head(source, "TokenClassification", len(names)), names, "softmax")
+
+
+def _scored(task: Task) -> Callable[[Source], Served]:
+    def served(source: Source) -> Served:
+        scored = scoring({**source.config, **_activation(source.folder)}, task)
+        names, modules, template = _names(source), source.modules, source.template
+        if task == "reranker" and _is_judged(source):
+            words = modules.judgement or judgement_of(template, source.tokenizer_file)
+            return Served(modules, judge(source.spec, words), names, scored, pair_template=_prompted(source))
+        own = Head(pooling=modules.pooling) if modules.pooling else _classifier(source, len(names))
+        return Served(modules, own, names, scored, pair_template=template if task == "reranker" else None)
+
+    return served
+
+
+def _names(source: Source) -> tuple[str, ...]:
+    if _is_judged(source):
+        return (source.template.yes or "yes",)
+    if source.modules.pooling is not None:
+        return labels_of(source.config, source.modules.head[-1].outputs)
+    return labels(source.config)
+
+
+def _is_judged(source: Source) -> bool:
+    """Whether a language model's words are the score."""
+    return source.template is not None and not source.modules.pooling and not config_scores(source.config)
+
+
+def _prompted(source: Source) -> PairTemplate:
+    """A CrossEncoder's default prompt is the instruction of its template."""
+    saved = read_json(source.folder / "config_sentence_transformers.json")
+    prompt = (saved.get("prompts") or {}).get(saved.get("default_prompt_name"))
+    if not prompt:
+        return source.template
+    if not source.template.takes_instruction:
+        raise SetupError("config_sentence_transformers.json: default_prompt_name: this rerank template takes none")
+    return replace(source.template, instruction=prompt)
+
+
+def _classifier(source: Source, outputs: int) -> Head:
+    return _own_head(source, "SequenceClassification", outputs)
+
+
+def _own_head(source: Source, kind: HeadKind, outputs: int) -> Head:
+    family, config = source.family, source.config
+    if kind not in family.heads:
+        raise SetupError(f"config.json: {architecture(config)}: {config['model_type']!r} has no such head here")
+    return family.heads[kind](config, source.spec, outputs)
+
+
+def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
+    """The projection that Stanford's ColBERT keeps beside its encoder, and the norm after it."""
+    size = read_json(folder / "artifact.metadata").get("dim", 128)
+    return Head(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
+
+
+def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
+    """The setting's, else what config.json says, else the family's: as TEI's, the first token for BERT and its kin
+    (router/src/lib.rs), and the last for causal ones."""
+    if pooling is not None:
+        return Pooling((pooling,))
+    stated = stated_pooling(config)
+    if stated is not None:
+        return stated
+    if family.pooling is None:
+        raise SetupError(
+            f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; "
+            "add the file, or set BEI_POOLING"
+        )
+    (mode,) = family.pooling.modes
+    log.warning("no modules.json: pooling the %s token; if the model was trained otherwise, set BEI_POOLING", mode)
+    return family.pooling
+
+
+def _activation(folder: Path) -> dict[str, Any]:
+    """Where sentence-transformers 6 keeps a CrossEncoder's activation; older ones wrote it into config.json."""
+    stated = read_json(folder / "config_sentence_transformers.json").get("activation_fn")
+    return {"sentence_transformers": {"activation_fn": stated}} if stated else {}
+
+
+_TASKS: dict[Task, Callable[[Source], Served]] = {
+    "embedding": _embedding,
+    "reranker": _scored("reranker"),
+    "classifier": _scored("classifier"),
+    "entities": _entities,
+    "sparse": _sparse,
+    "multi_vector": _multi_vector,
+}

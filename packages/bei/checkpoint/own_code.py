@@ -1,0 +1,58 @@
+"""Code that a checkpoint brings (config.json's `auto_map`) is never run. Where it may compute otherwise than our
+architecture of that name, the checkpoint is refused or the log says so."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from bei.architectures.spec import EncoderSpec
+from bei.errors import SetupError
+from bei.settings import AttentionSetting
+
+log = logging.getLogger("bei")
+
+_OURS: dict[str, tuple[str, ...]] = {
+    "bert": ("JinaBert",),
+    "nomic_bert": ("NomicBert",),
+    "new": ("New",),
+    "gte": ("New", "Gte"),
+    "eurobert": ("EuroBert",),
+    "llama_bidirec": ("LlamaBidirec",),
+}
+"""How the classes begin whose published code our architectures compute, by `model_type`."""
+
+_STATED = ("is_causal", "use_bidirectional_attention")
+
+
+def with_attention(config: Mapping[str, Any], asked: AttentionSetting | None) -> Mapping[str, Any]:
+    """config.json with what the setting says of attention, where it is silent itself."""
+    return config if asked is None else {"is_causal": asked == "causal", **config}
+
+
+def check(config: Mapping[str, Any], spec: EncoderSpec, asked: AttentionSetting | None) -> None:
+    """Whether a model is what its config.json makes it, `asked` being in there, too. Raises SetupError for a decoder
+    whose own code decides what a token sees, and for a setting that config.json or the architecture contradicts."""
+    if asked is not None and spec.causal != (asked == "causal"):
+        raise SetupError(f"BEI_ATTENTION is {asked}, but config.json and its architecture say otherwise; leave it out")
+    own = [name for name in _own_classes(config) if not _is_ours(name, config.get("model_type", ""))]
+    if not own or any(config.get(key) is not None for key in _STATED):
+        return
+    if spec.causal:
+        raise SetupError(
+            f"config.json: the model is {own[0]}, code of its own that is not run and may let tokens see both ways; "
+            "set BEI_ATTENTION to causal or bidirectional, as its model card says"
+        )
+    log.warning(
+        "config.json: the model is %s, code of its own that is not run; it is served as the architecture %r. Compare a "
+        "vector with its model card's",
+        *(own[0], config.get("model_type")),
+    )
+
+
+def _own_classes(config: Mapping[str, Any]) -> list[str]:
+    named = config.get("auto_map") or {}
+    return [str(of) for key, of in named.items() if key.startswith("AutoModel") and of]
+
+
+def _is_ours(path: str, model_type: str) -> bool:
+    return path.rsplit(".", 1)[-1].startswith(_OURS.get(model_type, ()))

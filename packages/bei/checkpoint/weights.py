@@ -1,0 +1,156 @@
+"""A checkpoint's files hold tensors under its names: which of them is which of ours, and whether each is there."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bei.architectures.family import Family, Head, HeadStage, Judgement, Rows
+from bei.architectures.shapes import tensor_shapes
+from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
+from bei.checkpoint.modules import inside, read_json
+from bei.checkpoint.tensors import Tensor, scan, with_scales
+from bei.errors import SetupError
+
+log = logging.getLogger("bei")
+
+Parts = dict[str, tuple[Tensor, ...]]
+"""Our name → what makes it, concatenated along the first axis."""
+
+_LEFTOVER = re.compile(
+    r"(.*\.)?((position_ids|token_type_ids|inv_freq|masked_bias)$|rotary_emb\.)"  # buffers: computed, not learned
+    r"|(loss|loss_fct|loss_fn|loss_function|criterion|optimizer|lr_scheduler|ema)\."
+)
+"""What training leaves in a file, and inference has no use for."""
+
+_SCORES = re.compile(r"(classifier|score|qa_outputs)\b")
+"""The last part of a head that scores, in the names of every family."""
+
+
+def stored_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's weights. As transformers, those of one file where there is one, whatever shards lie
+    beside it. Where there is an index, each is the one in the shard that it names; a shard may hold more, which are not
+    the model's. Raises SetupError for a file missing, truncated or not safetensors."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists() or not index.exists():
+        return _renamed(with_scales(scan([single])), _modern)
+    places = {name: inside(folder, file, index.name) for name, file in read_json(index).get("weight_map", {}).items()}
+    shards = {file: scan([file]) for file in sorted(set(places.values()))}
+    stored = {name: shards[file][name] for name, file in places.items() if name in shards[file]}
+    return _renamed(with_scales(stored), _modern)
+
+
+def find(
+    folder: Path, stored: Mapping[str, Tensor], family: Family, config: Mapping[str, Any], spec: EncoderSpec, head: Head
+) -> Parts:
+    """Each tensor of ours among those `stored`. Raises SetupError that lists what is missing or left over."""
+    names = dict(family.tensors(config, spec))
+    (first,) = names["embeddings.token"]
+    prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
+    if prefix is None:
+        raise SetupError(f"{folder}: no tensor {first!r} in its safetensors files; is config.json's model_type right?")
+    stored = _renamed(stored, lambda name: name.removeprefix(prefix))
+    for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
+        names |= _head_names(part, stages, stored)
+    if head.judgement is not None:
+        names["head.0.weight"] = (_judged(*names["head.0.weight"], head.judgement),)
+    wanted = [_name(theirs) for parts in names.values() for theirs in parts]
+    missing = [theirs for theirs in wanted if theirs not in stored]
+    if missing:
+        raise SetupError(f"{folder}: tensors missing: {_some(missing)}")
+    ignored = re.compile("|".join(family.ignored))
+    left = [n for n in stored.keys() - set(wanted) if not ignored.match(n) and not _LEFTOVER.match(n)]
+    if left:
+        raise SetupError(f"{folder}: tensors that config.json does not account for: {_some(sorted(left))}")
+    return _tempered({ours: tuple(_part(stored, of) for of in parts) for ours, parts in names.items()}, head)
+
+
+def tell_of_scores(stored: Mapping[str, Tensor], architecture: str) -> None:
+    """A warning where a model that is served without a head has one that scores: its config.json may name the wrong
+    class."""
+    found = sorted(name for name in stored if _SCORES.match(name))
+    if found:
+        log.warning(
+            "the weights hold a head that config.json's %s does not have, and that is not used: %s; if this is a "
+            "reranker or a classifier, `architectures` must name its class (*ForSequenceClassification)",
+            architecture or "missing `architectures`",
+            _some(found),
+        )
+
+
+def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> None:
+    """Raises SetupError for a tensor of another shape than the spec's, or of a type that is not read."""
+    for name, expected in tensor_shapes(spec).items():
+        if name not in parts:
+            raise SetupError(f"tensor {name} is missing from the checkpoint")
+        tensors = parts[name]
+        rows = sum(tensor.shape[0] if tensor.shape else 1 for tensor in tensors)
+        for tensor in tensors:
+            if (rows, *tensor.shape[1:]) != expected:
+                found = (rows, *tensor.shape[1:])
+                raise SetupError(f"{tensor.file}: {tensor.name} has shape {found}, config.json says {expected}")
+            if tensor.dtype not in ("float32", "float16", "bfloat16") and tensor.scale is None:
+                raise SetupError(
+                    f"{tensor.file}: {tensor.name} is {tensor.dtype}; use float32, float16, bfloat16 or fp8"
+                )
+
+
+def _tempered(parts: Parts, head: Head) -> Parts:
+    if head.temperature == 1:
+        return parts
+    last = f"head.{len(head.stages) - 1}."
+    cooled = {
+        ours: tuple(replace(tensor, divisor=head.temperature) for tensor in tensors)
+        for ours, tensors in parts.items()
+        if ours.startswith(last)
+    }
+    return parts | cooled
+
+
+def _judged(matrix: str, judgement: Judgement) -> Rows:
+    return Rows(matrix, judgement.yes, judgement.yes + 1, judgement.no)
+
+
+def _name(theirs: str | Rows) -> str:
+    return theirs.name if isinstance(theirs, Rows) else theirs
+
+
+def _part(stored: Mapping[str, Tensor], theirs: str | Rows) -> Tensor:
+    if isinstance(theirs, Rows):
+        return stored[theirs.name].rows(theirs.start, theirs.stop, theirs.less)
+    return stored[theirs]
+
+
+def _head_names(part: str, stages: tuple[HeadStage, ...], stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
+    names = {}
+    for i, (stage, modules) in enumerate(stages):
+        if not modules:
+            continue
+        has_bias = isinstance(stage, (Dense, LayerNorm)) and stage.bias
+        for tensor in ("weight", "bias") if has_bias else ("weight",):
+            places = [f"{module}.{tensor}" for module in modules]
+            names[f"{part}.{i}.{tensor}"] = (next((place for place in places if place in stored), places[0]),)
+    return names
+
+
+def _renamed(stored: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Raises SetupError where two of them come to one name."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        first = found.setdefault(rename(name), tensor)
+        if first is not tensor:
+            raise SetupError(f"{tensor.file}: {first.name} and {name} are one tensor of the model; remove one of them")
+    return found
+
+
+def _modern(name: str) -> str:
+    """BERT's first checkpoints, ported from TensorFlow, call a norm's weight gamma and its bias beta."""
+    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,359 @@
+"""A checkpoint's files are obeyed or refused by name: each of these once loaded as something else without a word."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from bei.architectures import spec as words
+from bei.checkpoint.load import read
+from bei.engines.base import EngineOptions
+from bei.engines.native.engine import NativeEngine
+from bei.engines.torch.engine import TorchEngine
+from bei.errors import Invalid, SetupError
+from bei.service import Options
+from tests.test_llm_rerankers import byte_level, language_model
+from tests.test_llm_rerankers import save as save_language_model
+from tests.tiny_models import random_model, save, word_pieces, write_json, write_modules
+
+QUERY = "the cat"
+TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 40, "Red BLUE ..."]
+
+
+def edit(file, **changes) -> None:
+    """Set keys of a JSON file; None removes."""
+    content = {**(json.loads(file.read_text()) if file.exists() else {}), **changes}
+    write_json(file, {key: value for key, value in content.items() if value is not None})
+
+
+def scores(start_service, checkpoint, engine=TorchEngine, **options) -> np.ndarray:
+    service = start_service(engine(checkpoint, EngineOptions(precision="fp32", threads=1, **options)), checkpoint)
+    return asyncio.run(service.rerank(QUERY, TEXTS, scoring="identity")).rows
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_single_file_comes_before_an_index(tmp_path):
+    """As transformers: shards that an older save left beside it are not read."""
+    folder = save(tmp_path, random_model("bert", 1))
+    older = save(tmp_path / "older", random_model("bert", 2))
+    stored = load_file(older / "model.safetensors")
+    save_file(stored, folder / "model-00001-of-00001.safetensors")
+    write_json(
+        folder / "model.safetensors.index.json",
+        {"weight_map": dict.fromkeys(stored, "model-00001-of-00001.safetensors")},
+    )
+    expected = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
+    np.testing.assert_array_equal(read(folder, "m").tensors["embeddings.token"], expected)
+
+
+def test_a_classifier_that_config_json_does_not_name_is_told(tmp_path, caplog):
+    folder = save(tmp_path, random_model("bert", 0, "ForSequenceClassification", num_labels=1), pooling=None)
+    edit(folder / "config.json", architectures=["BertModel"])
+    assert read(folder, "m").task == "embedding"
+    assert "classifier.weight" in caplog.text
+    assert "ForSequenceClassification" in caplog.text
+
+
+def test_an_embedder_s_leftover_of_pretraining_is_not_told(tmp_path, caplog):
+    read(save(tmp_path, random_model("bert", 0, "ForMaskedLM"), pooling={"pooling_mode": "mean"}), "m")
+    assert caplog.text == ""
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["bert", "qwen2"])
+@pytest.mark.parametrize("head", ["ForRewardModel", "ForQuestionAnswering", "ForMultipleChoice", "ForTextEncoding"])
+def test_a_head_that_is_not_served_is_refused_by_name(tmp_path, model_type, head):
+    folder = save(tmp_path, random_model(model_type), pooling=None)
+    edit(folder / "config.json", architectures=[f"Some{head}"])
+    with pytest.raises(SetupError, match=rf"config\.json: Some{head} is not supported.*BEI_POOLING"):
+        read(folder, "m")
+    assert read(folder, "m", pooling="mean").task == "embedding"
+    write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling"})
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean"})
+    assert read(folder, "m").task == "embedding"
+
+
+def test_regression_gives_the_number_as_it_is(tmp_path, start_service):
+    model = random_model("bert", 0, "ForSequenceClassification", num_labels=1, problem_type="regression")
+    folder = save(tmp_path, model, pooling=None)
+    checkpoint = read(folder, "m")
+    assert checkpoint.scoring == "identity"
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    (row,) = asyncio.run(service.classify([TEXTS[0]])).rows
+    ids = torch.tensor([word_pieces().encode(TEXTS[0]).ids])
+    with torch.no_grad():
+        assert row[0] == pytest.approx(float(model(ids).logits[0, 0]), abs=1e-5)
+
+
+# --- sentence-transformers' modules -----------------------------------------------------------------------------------
+
+
+def modular_cross_encoder(folder, outputs: int = 1, activation: torch.nn.Module | None = None, **options):
+    """As sentence-transformers 6 saves one that is not a *ForSequenceClassification (the ettin rerankers)."""
+    base = save(folder / "base", random_model("modernbert"), pooling=None)
+    torch.manual_seed(1)
+    modules = [
+        Transformer(str(base), max_seq_length=48),
+        Pooling(48, "mean"),
+        Dense(48, 24, activation_function=torch.nn.GELU()),
+        LayerNorm(24),
+        Dense(24, outputs, activation_function=torch.nn.Identity(), module_output_name="scores"),
+    ]
+    CrossEncoder(modules=modules, device="cpu", activation_fn=activation, **options).save(str(folder / "model"))
+    return CrossEncoder(str(folder / "model"), device="cpu"), folder / "model"
+
+
+@pytest.mark.parametrize("engine", [TorchEngine, NativeEngine])
+@pytest.mark.parametrize("activation", [None, torch.nn.Identity()])
+def test_a_modular_cross_encoder_is_a_reranker(tmp_path, start_service, native_cache, engine, activation):
+    reference, folder = modular_cross_encoder(tmp_path, activation=activation)
+    checkpoint = read(folder, "m")
+    assert checkpoint.task == "reranker"
+    assert checkpoint.scoring == ("identity" if activation else "sigmoid")
+    options = EngineOptions(precision="fp32", threads=1, cache_dir=native_cache)
+    service = start_service(engine(checkpoint, options), checkpoint)
+    expected = reference.predict([(QUERY, text) for text in TEXTS])
+    np.testing.assert_allclose(asyncio.run(service.rerank(QUERY, TEXTS)).rows, expected, atol=2e-5)
+
+
+def test_a_modular_cross_encoder_of_several_labels_is_a_classifier(tmp_path, start_service):
+    reference, folder = modular_cross_encoder(tmp_path, 3)
+    with pytest.raises(SetupError, match="id2label"):
+        read(folder, "m")
+    edit(folder / "config.json", id2label={"0": "a", "1": "b", "2": "c"})
+    checkpoint = read(folder, "m")
+    assert (checkpoint.task, checkpoint.labels) == ("classifier", ("a", "b", "c"))
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    expected = reference.predict([(QUERY, text) for text in TEXTS])
+    answer = asyncio.run(service.classify([(QUERY, text) for text in TEXTS]))
+    np.testing.assert_allclose(answer.rows, expected, atol=2e-5)
+
+
+def test_a_cross_encoder_s_prompts_go_before_the_query(tmp_path, start_service):
+    prompts = {"web": "then it was ", "other": "a big "}
+    reference, folder = modular_cross_encoder(tmp_path, prompts=prompts, default_prompt_name="web")
+    checkpoint = read(folder, "m")
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    pairs = [(QUERY, text) for text in TEXTS]
+    np.testing.assert_allclose(asyncio.run(service.rerank(QUERY, TEXTS)).rows, reference.predict(pairs), atol=2e-5)
+    answer = asyncio.run(service.rerank(QUERY, TEXTS, options=Options(prompt_name="other")))
+    np.testing.assert_allclose(answer.rows, reference.predict(pairs, prompt_name="other"), atol=2e-5)
+
+
+def test_a_cross_encoder_without_scores_is_refused(tmp_path):
+    folder = save(tmp_path, random_model("bert"))
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder"})
+    with pytest.raises(SetupError, match="a CrossEncoder whose modules end in no Dense"):
+        read(folder, "m")
+
+
+@pytest.mark.parametrize("kind", ["custom_st.Transformer", "modeling.Pooling", "sentence_transformersX.models.Dense"])
+def test_a_module_of_the_repository_s_own_is_refused(tmp_path, kind):
+    folder = save(tmp_path, random_model("bert"))
+    rows = json.loads((folder / "modules.json").read_text())
+    rows[0]["type"] = kind
+    write_json(folder / "modules.json", rows)
+    with pytest.raises(SetupError, match=rf"modules\.json: '{kind}' is code of the repository's own"):
+        read(folder, "m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("Dense", {"module_input_name": "token_embeddings"}, "module_input_name 'token_embeddings' after the pooling"),
+        ("Dense", {"module_output_name": "scores"}, "module_output_name 'scores' of a model that is no CrossEncoder"),
+        ("Dense", {"module_output_name": "other"}, "module_output_name 'other' is not supported"),
+        ("Normalize", {"module_input_name": "token_embeddings"}, "module_input_name 'token_embeddings' after the"),
+    ],
+)
+def test_a_module_that_reads_elsewhere_is_refused(tmp_path, kind, config, message):
+    folder = save(tmp_path, random_model("bert"))
+    write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling", kind: "2"})
+    write_json(folder / "2" / "config.json", {"in_features": 48, "out_features": 1, **config})
+    save_file(
+        {"linear.weight": np.ones((1, 48), np.float32), "linear.bias": np.ones(1, np.float32)},
+        folder / "2" / "model.safetensors",
+    )
+    with pytest.raises(SetupError, match=message):
+        read(folder, "m")
+
+
+# --- code of a repository's own ---------------------------------------------------------------------------------------
+
+GRIT = {"AutoModel": "modeling_gritlm7b.MistralForCausalLM", "AutoConfig": "configuration_grit.MistralConfig"}
+
+
+def test_a_decoder_whose_own_code_decides_what_is_seen_is_refused(tmp_path):
+    folder = save(tmp_path, random_model("mistral"), pooling=None)
+    edit(folder / "config.json", auto_map=GRIT)
+    with pytest.raises(SetupError, match=r"modeling_gritlm7b\.MistralForCausalLM.*BEI_ATTENTION"):
+        read(folder, "m")
+    assert read(folder, "m", attention="causal").spec.causal
+    assert not read(folder, "m", attention="bidirectional").spec.causal
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "causal"),
+    [
+        ("qwen2", {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}, "is_causal": False}, False),
+        ("qwen2", {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}, "is_causal": True}, True),
+        ("llama", {"auto_map": {"AutoConfig": "configuration_x.XConfig"}}, True),
+        ("llama", {"auto_map": {"AutoModel": "m.LlamaBidirectionalModel"}, "model_type": "llama_bidirec"}, False),
+    ],
+)
+def test_a_decoder_that_says_what_is_seen_is_served(tmp_path, caplog, model_type, changes, causal):
+    folder = save(tmp_path, random_model(model_type), pooling={"pooling_mode": "lasttoken"})
+    edit(folder / "config.json", **changes)
+    assert read(folder, "m").spec.causal == causal
+    assert caplog.text == ""
+
+
+def test_the_setting_does_not_contradict_a_checkpoint(tmp_path):
+    folder = save(tmp_path, random_model("llama"))
+    edit(folder / "config.json", is_causal=False)
+    with pytest.raises(SetupError, match=r"BEI_ATTENTION is causal, but config\.json"):
+        read(folder, "m", attention="causal")
+    with pytest.raises(SetupError, match="BEI_ATTENTION is causal, but"):
+        read(save(tmp_path / "bert", random_model("bert")), "m", attention="causal")
+
+
+def test_an_encoder_s_own_code_is_told_unless_it_is_ours(tmp_path, caplog):
+    folder = save(tmp_path, random_model("gte"))
+    edit(folder / "config.json", model_type="new", auto_map={"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"})
+    read(folder, "m")
+    assert caplog.text == ""
+    edit(folder / "config.json", auto_map={"AutoModel": "modeling.ReallyNewModel"})
+    read(folder, "m")
+    assert "modeling.ReallyNewModel" in caplog.text
+
+
+# --- language models that rerank --------------------------------------------------------------------------------------
+
+
+def says_so_by_card(folder):
+    card = "---\nlicense: apache-2.0\npipeline_tag: text-ranking\ntags:\n- finance\n---\n# A model"
+    (folder / "README.md").write_text(card)
+
+
+def says_so_by_tag(folder):
+    (folder / "README.md").write_text("---\ntags: [sentence-transformers, reranker]\n---\n")
+
+
+def says_so_by_chat_template(folder):
+    roles = "{% for m in messages %}{% if m['role'] == 'query' %}Q{% elif m['role'] == 'document' %}D{% endif %}"
+    (folder / "chat_template.jinja").write_text(roles + "{% endfor %}")
+
+
+def says_so_by_tokenizer(folder):
+    roles = '{% if m.role == "query" %}Q{% elif m.role == "document" %}D{% endif %}'
+    edit(folder / "tokenizer_config.json", chat_template=roles)
+
+
+def says_so_by_sentence_transformers(folder):
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder"})
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        says_so_by_card,
+        says_so_by_tag,
+        says_so_by_chat_template,
+        says_so_by_tokenizer,
+        says_so_by_sentence_transformers,
+    ],
+)
+def test_a_reranker_without_a_known_template_asks_for_one(tmp_path, say):
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    assert read(folder, "org/zerank").task == "embedding"
+    say(folder)
+    with pytest.raises(SetupError, match="BEI_RERANK_TEMPLATE"):
+        read(folder, "org/zerank")
+    assert read(folder, "org/zerank", rerank_template="qwen3").task == "reranker"
+    if say is not says_so_by_sentence_transformers:
+        assert read(folder, "org/zerank", rerank_template="none").task == "embedding"
+
+
+def test_a_kind_of_reranker_that_has_no_template_asks_for_one(tmp_path):
+    folder = save_language_model(tmp_path, language_model("llama"))
+    with pytest.raises(SetupError, match="BEI_RERANK_TEMPLATE"):
+        read(folder, "org/llama-rerank")
+
+
+@pytest.mark.parametrize("name", ["rerankers/tiny", "/models/rerankers/tiny/", "s3://rerank/tiny", "rerank-lab/tiny"])
+def test_the_name_is_the_repository_s_own(tmp_path, name):
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    assert read(folder, name).task == "embedding"
+    assert read(folder, f"{name.rstrip('/')}-reranker").task == "reranker"
+
+
+class Nemotron(LlamaForSequenceClassification):
+    """llama-nemotron-rerank's own class, as its card describes it: all see all, a mean, and a temperature."""
+
+    def scores(self, ids: torch.Tensor) -> torch.Tensor:
+        length = ids.shape[1]
+        mask = torch.zeros(1, 1, length, length)
+        states = self.model(inputs_embeds=self.model.embed_tokens(ids), attention_mask=mask).last_hidden_state
+        pooled = {"avg": states[0].mean(0), "cls": states[0, 0], "last": states[0, -1]}[self.config.pooling]
+        return self.score(pooled) / self.config.divisor
+
+
+@pytest.mark.parametrize("engine", [TorchEngine, NativeEngine])
+@pytest.mark.parametrize(("pooling", "temperature"), [("avg", 1.0), ("avg", 0.2), ("cls", 1.0), ("last", 3.0)])
+def test_nemotron_rerank(tmp_path, start_service, native_cache, engine, pooling, temperature):
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["<|begin_of_text|>"])
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+    options = {"vocab_size": 320, "num_key_value_heads": 2, "initializer_range": 0.2, "num_labels": 1}
+    config = LlamaConfig(**sizes, **options, pad_token_id=0, attn_implementation="eager")
+    config.pooling, config.divisor = pooling, temperature
+    model = Nemotron(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    name = "LlamaBidirectionalForSequenceClassification"
+    own = {"AutoModelForSequenceClassification": f"llama_bidirectional_model.{name}"}
+    edit(tmp_path / "config.json", architectures=[name], model_type="llama_bidirec", auto_map=own)
+    edit(tmp_path / "config.json", pooling=pooling, temperature=temperature, divisor=None)
+    prompts = [f"<|begin_of_text|>question:{QUERY} \n \n passage:{text}" for text in TEXTS]
+    with torch.no_grad():
+        expected = [float(model.scores(torch.tensor([tokenizer.encode(prompt).ids]))) for prompt in prompts]
+    checkpoint = read(tmp_path, "nvidia/llama-nemotron-rerank-1b-v2")
+    assert checkpoint.task == "reranker"
+    options = {"cache_dir": native_cache} if engine is NativeEngine else {}
+    found = scores(start_service, checkpoint, engine, **options)
+    assert np.abs(found - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
+
+
+def test_a_template_without_an_instruction_refuses_one(tmp_path, start_service):
+    tokenizer_folder = save_language_model(
+        tmp_path, random_model("llama", 0, "ForSequenceClassification", num_labels=1)
+    )
+    checkpoint = read(tokenizer_folder, "m", rerank_template="nemotron")
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    with pytest.raises(Invalid, match="`instruction`: this model takes none"):
+        asyncio.run(service.rerank(QUERY, TEXTS, options=Options(instruction="Find rhymes.")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "modes"),
+    [({"pooling": "avg"}, ("mean",)), ({"pooling": "last"}, ("last",)), ({}, ("mean",))],
+)
+def test_an_embedder_pools_as_its_config_says(tmp_path, changes, modes):
+    folder = save(tmp_path, random_model("llama"), pooling=None)
+    edit(folder / "config.json", model_type="llama_bidirec", **changes)
+    assert read(folder, "m").spec.pooling == words.Pooling(modes)
+    edit(folder / "config.json", pooling="colbert")
+    with pytest.raises(SetupError, match=r"config\.json: pooling 'colbert' is not supported"):
+        read(folder, "m")
