@@ -194,7 +194,21 @@ def test_every_route_takes_an_instruction(start):
         np.testing.assert_allclose(scores, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_a_prompt_that_the_client_rendered_is_read_as_it_is(start):
+@pytest.mark.parametrize("family", CASES)
+def test_the_checkpoint_s_own_prompt_is_the_instruction(start, tmp_path, family):
+    """sentence-transformers hands it to the chat template as the system's message."""
+    prompts = {"prompts": {"query": "Find rhymes."}, "default_prompt_name": "query"}
+    write_json(tmp_path / "config_sentence_transformers.json", prompts)
+    model = language_model(family)
+    service = start(model)
+    np.testing.assert_allclose(rerank(service), expected(model, family, "Find rhymes."), rtol=1e-4, atol=1e-4)
+    asked = rerank(service, instruction="Find odes.")
+    np.testing.assert_allclose(asked, expected(model, family, "Find odes."), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [{}, {"prompts": {"query": "Find rhymes."}, "default_prompt_name": "query"}])
+def test_a_prompt_that_the_client_rendered_is_read_as_it_is(start, tmp_path, prompts):
+    write_json(tmp_path / "config_sentence_transformers.json", prompts)
     model = language_model("qwen3")
     prompt = "".join(qwen3(QUERY, TEXTS[0], None))
     (row,) = post(start(model), "/predict", {"inputs": prompt, "raw_scores": True})

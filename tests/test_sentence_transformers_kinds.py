@@ -16,6 +16,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
+from bei.errors import Empty
 from bei.service import Options
 from tests.tiny_models import random_model, save, write_json
 
@@ -165,6 +166,25 @@ def test_cross_encoder(tmp_path, start_service, family):
         raw = asyncio.run(service.rerank(query, TEXTS, scoring="identity"))
         logits = reference.predict(pairs, activation_fn=torch.nn.Identity())
         np.testing.assert_allclose(raw.rows, logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_cross_encoder_s_own_prompt(tmp_path, start_service, labels):
+    """It goes before the first text of a pair."""
+    model = random_model("bert", 0, "ForSequenceClassification", num_labels=labels)
+    base = save(tmp_path / "base", model, pooling=None)
+    prompts = {"prompts": {"query": "it was very "}, "default_prompt_name": "query"}
+    CrossEncoder(str(base), max_length=48, device="cpu", **prompts).save(str(tmp_path / "model"))
+    reference, checkpoint = CrossEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    service = service_of(start_service, checkpoint)
+    pairs = [(query, text) for query in QUERIES for text in TEXTS]
+    rows = asyncio.run(service.classify(pairs, scoring="identity")).rows
+    expected = reference.predict(pairs, activation_fn=torch.nn.Identity()).reshape(len(pairs), labels)
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    bare = reference.predict(pairs, prompt="", activation_fn=torch.nn.Identity()).reshape(len(pairs), labels)
+    assert np.abs(expected - bare).max() > 1e-3
+    with pytest.raises(Empty, match="input 1"):
+        asyncio.run(service.classify([pairs[0], ("", "")]))
 
 
 def test_a_cross_encoder_s_own_activation(tmp_path, start_service):
