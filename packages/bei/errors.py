@@ -43,6 +43,11 @@ def one_line(text: object, most: int = _SHORT) -> str:
     return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
+def why(error: Exception) -> str:
+    """Why something of the system or of a library failed, in its own words."""
+    return getattr(error, "strerror", None) or one_line(error) or type(error).__name__
+
+
 def printable(text: str) -> str:
     """Text with every character that ends or hides a line, or moves a terminal, as Python's literals have it."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

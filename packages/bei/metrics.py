@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from bei import __version__
-from bei.errors import SetupError
+from bei.errors import SetupError, why
 
 disable_created_metrics()  # a series more for each of the others, which no query here needs
 
@@ -201,8 +201,8 @@ def listen(host: str, port: int) -> None:
     try:
         server = make_server(host, port, application, ThreadingWSGIServer, _Silent)
     except (OSError, OverflowError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
-        raise SetupError(f"cannot serve metrics on {host}:{port}: {reason}; choose another --prometheus-port") from None
+        place = f"{host}:{port}"
+        raise SetupError(f"cannot serve metrics on {place}: {why(exc)}; choose another --prometheus-port") from None
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bei.bulk import parts as bookkeeping
+from bei import files
 from bei.bulk.parts import Parts
 from bei.errors import SetupError
 
@@ -32,7 +32,8 @@ def run(parts, output, order, kill_at):
         pending = parts.pending()
         for index in sorted(pending, key=lambda i: order[i]):
             step()
-            with bookkeeping.replacing(parts.place(index)) as unfinished:
+            (parts.folder / f".{len(written)}.unfinished").write_bytes(b"torn")  # as a kill leaves it
+            with files.replacing(parts.place(index)) as unfinished:
                 unfinished.write_bytes(b"torn")
                 step()
                 pq.write_table(pa.table({"index": [index]}), unfinished)
@@ -94,3 +95,32 @@ def test_workers_agree_on_a_precision(tmp_path):
     parts.agree("bf16")
     with pytest.raises(SetupError, match="begun in bf16, this machine computes in fp32: set --precision"):
         parts.agree("fp32")
+
+
+@pytest.mark.parametrize("name", ["_job.json", "_precision", "part-000000.parquet"])
+def test_a_link_among_the_parts_is_not_followed(tmp_path, name):
+    parts, secret = Parts(tmp_path / "out", 1), tmp_path / "secret"
+    secret.write_text("{}")
+    parts.folder.mkdir()
+    (parts.folder / "_job.json").touch()
+    (parts.folder / name).unlink(missing_ok=True)
+    (parts.folder / name).symlink_to(secret)
+    with pytest.raises(SetupError, match=f"{name} is a link"), parts.claim(tmp_path / "out", IDENTITY):
+        pass
+    assert secret.read_text() == "{}"
+
+
+def claim(parts: Parts) -> None:
+    with parts.claim(parts.folder, IDENTITY):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "use"), [("_job.json", claim), ("_precision", lambda parts: parts.agree("fp32"))], ids=["claim", "agree"]
+)
+def test_nor_is_one_that_comes_later(tmp_path, monkeypatch, name, use):
+    monkeypatch.setattr(Parts, "_refuse_strangers", lambda *_: None)
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SetupError, match="symbolic link"):
+        use(Parts(tmp_path, 1))
+    assert not (tmp_path / "elsewhere").exists()

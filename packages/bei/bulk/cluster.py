@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from bei import processes
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
-from bei.errors import SetupError
+from bei.errors import SetupError, why
 
 
 def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iterator[Done]:
@@ -91,7 +91,7 @@ def _refuse_silence(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as exc:
-        raise SetupError(f"--ray {address}: {exc.strerror or exc}; is it the address of a cluster's head?") from None
+        raise SetupError(f"--ray {address}: {why(exc)}; is it the address of a cluster's head?") from None
 
 
 def _resources(threads: int | None) -> tuple[dict[str, int], int]:

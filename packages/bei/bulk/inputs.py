@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from bei.bulk.parquet import Parquet
 from bei.bulk.rows import LONGEST, PART_BYTES, Part, check_depth, check_text, conform, require_column
-from bei.errors import SetupError, one_line, short
+from bei.errors import SetupError, one_line, short, why
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def scan(place: Path, column: str, rows: int) -> Input:
                 require_column(place, schemas[0].names, column)
                 check_depth(part, schema)
         except OSError as exc:
-            raise SetupError(f"{file} cannot be read: {exc.strerror or one_line(exc)}") from None
+            raise SetupError(f"{file} cannot be read: {why(exc)}") from None
         except MemoryError:
             raise SetupError(
                 f"{file} asks for more memory than reading it may take; try a smaller --part-rows"

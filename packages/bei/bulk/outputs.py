@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bei.bulk.parts import Identity, Parts, check, replacing
+from bei import files
+from bei.bulk.parts import Identity, Parts, check
 from bei.errors import SetupError
 
 EMBEDDING = "embedding"
@@ -65,9 +66,9 @@ class Output:
         if self.is_folder:
             return
         if self.place.suffix.lower() in _NPY:
-            with replacing(self._note, parts.folder) as note:
+            with files.replacing(self._note, parts.folder, files.SHARED) as note:
                 note.write_text(json.dumps(identity, indent=2) + "\n")
-        with replacing(self.place, parts.folder) as unfinished:
+        with files.replacing(self.place, parts.folder, files.SHARED) as unfinished:
             (_join_npy if self.place.suffix.lower() in _NPY else _join_parquet)(unfinished, parts, identity)
         self.drop(parts)
 
@@ -90,4 +91,4 @@ def _join_npy(file: Path, parts: Parts, identity: Identity) -> None:
         np.lib.format.write_array_header_2_0(out, header)
         for index in range(parts.count):
             for vectors in pq.read_table(parts.place(index), columns=[EMBEDDING])[EMBEDDING].chunks:
-                vectors.flatten().to_numpy().tofile(out)
+                out.write(vectors.flatten().to_numpy())

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bei.errors import SetupError
+from bei import files
+from bei.errors import SetupError, why
 
 Identity = Mapping[str, Any]
 """What decides the vectors: the rows, the model and how it reads them. JSON."""
@@ -37,7 +37,7 @@ class Parts:
         return [index for index in range(self.count) if not self.place(index).exists()]
 
     def write(self, index: int, table: pa.Table) -> None:
-        with replacing(self.place(index)) as unfinished:
+        with files.replacing(self.place(index), mode=files.SHARED) as unfinished:
             pq.write_table(table, unfinished, row_group_size=len(table), use_dictionary=False)
 
     def agree(self, precision: str) -> None:
@@ -45,7 +45,8 @@ class Parts:
         place = self.folder / "_precision"
         with suppress(FileExistsError), place.open("x") as first:
             first.write(precision)
-        agreed = place.read_text() or precision
+        with self._open(place, "r") as noted:
+            agreed = noted.read() or precision
         if agreed != precision:
             raise SetupError(
                 f"{self.folder} was begun in {agreed}, this machine computes in {precision}: set --precision"
@@ -58,9 +59,9 @@ class Parts:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise SetupError(f"{output} cannot be written: {exc.strerror}") from None
+            raise SetupError(f"{output} cannot be written: {why(exc)}") from None
         self._refuse_strangers(output)
-        with (self.folder / "_job.json").open("a+") as job:
+        with self._open(self.folder / "_job.json", "a+") as job:
             try:
                 fcntl.flock(job, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -79,9 +80,19 @@ class Parts:
                 left.unlink()
             yield
 
+    @staticmethod
+    def _open(place: Path, mode: str) -> TextIO:
+        try:
+            return files.open_unlinked(place, mode)
+        except OSError as exc:
+            raise SetupError(f"{place} cannot be opened: {why(exc)}") from None
+
     def _refuse_strangers(self, output: Path) -> None:
+        """What a link leads to would be read as ours, or written over."""
         if not (self.folder / "_job.json").exists() and any(self.folder.iterdir()):
             raise SetupError(f"{output} is a folder with other files in it; name a new one")
+        if link := next((file for file in self.folder.iterdir() if file.is_symlink()), None):
+            raise SetupError(f"{link} is a link, which `bei embed` does not follow; remove it, or name another output")
 
 
 def check(output: Path, found: Identity, wanted: Identity) -> None:
@@ -93,13 +104,3 @@ def check(output: Path, found: Identity, wanted: Identity) -> None:
                 f"{output} belongs to another job: its `{name}` is {has}, here it is {needs}; "
                 "remove it, or name another output"
             )
-
-
-@contextmanager
-def replacing(place: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A file to write in `folder`, or beside its place; then on disk, and under its own name once it is whole."""
-    unfinished = (folder or place.parent) / f".{uuid4().hex}.unfinished"
-    yield unfinished
-    with unfinished.open("rb") as written:
-        os.fsync(written.fileno())
-    unfinished.replace(place)

@@ -17,7 +17,7 @@ from typing import IO
 import httpx
 
 from bei.checkpoint.pace import kept_pace
-from bei.errors import SetupError, one_line, short
+from bei.errors import SetupError, one_line, short, why
 from bei.settings.secrets import without_secrets
 
 log = logging.getLogger("bei")
@@ -67,8 +67,7 @@ def _fetch(url: str, archive: Path, shown: str, *, max_bytes: int, allow_private
         refused = f"{exc.response.status_code} {exc.response.reason_phrase}"
         raise SetupError(f"{shown} cannot be downloaded: {one_line(refused)}") from None
     except (httpx.HTTPError, OSError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-        raise SetupError(f"{shown} cannot be downloaded: {one_line(reason)}") from None
+        raise SetupError(f"{shown} cannot be downloaded: {why(exc)}") from None
     except (httpx.InvalidURL, ValueError):
         raise SetupError(f"{shown} cannot be downloaded: it is no address, or leads to none") from None
 
@@ -83,7 +82,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
     except OSError as exc:
         if exc.errno is None:
             raise SetupError(f"{shown} is not a whole tar.gz: {one_line(exc)}") from None
-        raise SetupError(f"{shown} cannot be unpacked: {exc.strerror}") from None
+        raise SetupError(f"{shown} cannot be unpacked: {why(exc)}") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error) as exc:
         raise SetupError(f"{shown} is not a whole tar.gz: {one_line(exc)}") from None
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from bei.checkpoint.sources import WANTED, Fetched, quote
-from bei.errors import SetupError, short
+from bei.errors import SetupError, short, why
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
@@ -29,7 +29,7 @@ def fetch(settings: Settings) -> Fetched:
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SetupError(_hub_refusal(settings, exc)) from None
     except PermissionError as exc:
-        raise SetupError(f"{exc.filename}: {exc.strerror}; set HF_HOME to a folder that may be written to") from None
+        raise SetupError(f"{exc.filename}: {why(exc)}; set HF_HOME to a folder that may be written to") from None
     except HFValidationError:
         raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:

@@ -13,7 +13,7 @@ from typing import Any
 from bei.architectures.family import Judgement
 from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
 from bei.checkpoint.tensors import Tensor, scan
-from bei.errors import SetupError, short
+from bei.errors import SetupError, short, why
 
 log = logging.getLogger("bei")
 
@@ -85,7 +85,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
     except FileNotFoundError:
         return kind()
     except OSError as exc:
-        raise SetupError(f"{file}: {exc.strerror}") from None
+        raise SetupError(f"{file}: {why(exc)}") from None
     if len(content) > MAX_JSON:
         raise SetupError(f"{file} is larger than {MAX_JSON} bytes, and so no model's")
     try:

@@ -6,12 +6,8 @@ into it, so that several processes may start at once and none sees half a checkp
 
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from bei import files
 from bei.checkpoint import wheels
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.checkpoint.modules import inside
@@ -207,32 +204,16 @@ def _copy(filesystem: Any, settings: Settings, folder: Path) -> None:
 def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
     """The cached folder of this source, repo and revision; downloaded when it is not there."""
     key = sha256(f"{settings.source} {settings.repo} {settings.revision}".encode()).hexdigest()[:24]
-    place = settings.cache_dir.expanduser() / "checkpoints" / key
-    if place.is_dir():
-        log.info("using the download in %s", place)
-        return place
-    with _beside(place) as temporary:
-        download(temporary)
-        try:
-            os.rename(temporary, place)
-        except OSError:
-            if not place.is_dir():  # else another process was first, with the same files
-                raise
+    with files.cache(settings.cache_dir, "checkpoints") as folder:
+        place = folder / key
+        if not place.is_dir():
+            with files.replacing_folder(place) as unfinished:
+                download(unfinished)
+        elif files.is_ours(place):
+            log.info("using the download in %s", place)
+        else:
+            raise SetupError(f"{place} may have been written by others; remove it")
     return place
-
-
-@contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A temporary folder on the same filesystem as `place`, gone afterwards unless it was renamed."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
-    except OSError as exc:
-        raise SetupError(f"{place.parent}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room") from None
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 # What a service account's key file says beside the three values that Baseten's secret holds.

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from bei import files
 from bei.errors import SetupError
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
@@ -99,7 +99,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def fingerprint(self, notes: Path) -> str:
         """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
-        is the folder that keeps its hash for as long as the file system says that it is the same file."""
+        is a folder of the cache that keeps its hash for as long as the file system says that it is the same file."""
         places = {
             ours: [(part.file.name, part.name, part.start, part.less, part.divisor, part.shape) for part in parts]
             for ours, parts in self._parts.items()
@@ -166,13 +166,12 @@ def _content_hash(file: Path, notes: Path) -> str:
     stat = file.stat()
     identity = (str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     note = notes / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.sha256"
-    if note.exists():
+    if files.is_ours(note):
         return note.read_text()
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     with suppress(OSError):  # a folder that nobody may write to costs a second look at the file, no more
-        notes.mkdir(parents=True, exist_ok=True)
-        unfinished = note.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(found)
-        unfinished.replace(note)
+        files.make_folder(notes)
+        with files.replacing(note) as unfinished:
+            unfinished.write_text(found)
     return found

@@ -9,17 +9,15 @@ import hashlib
 import json
 import logging
 import mmap
-import os
 import struct
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+
+from bei import files
 
 log = logging.getLogger("bei")
 
@@ -52,12 +50,12 @@ def cached(file: Path, key: str, make: Callable[[], Iterable[tuple[str, np.ndarr
 
 
 def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
-    with replacing(file) as out:
+    with files.replacing(file) as unfinished, unfinished.open("wb") as out:
         table = []
         out.seek(_ALIGNMENT)
         for name, array in arrays:
             table.append([name, array.dtype.name, array.shape, out.tell()])
-            array.tofile(out)
+            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # tofile's errors have no reason
             out.write(bytes(-out.tell() % _ALIGNMENT))
         end = out.tell()
         out.write(json.dumps({"key": key, "arrays": table}).encode())
@@ -65,23 +63,11 @@ def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Non
         out.write(_HEAD.pack(_MAGIC, end))
 
 
-@contextmanager
-def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Atomic: processes that start at once each write, and the last rename wins."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".plan-", delete=False) as out:
-        try:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-            os.replace(out.name, file)
-        except BaseException:
-            os.unlink(out.name)
-            raise
-
-
 def read(file: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays by name, mapped read-only; None for a file that is missing, cut short, of another key or no plan."""
+    """The arrays by name, mapped read-only; None for a file that is missing, cut short, of another key or no plan, or
+    that others may have written."""
+    if not files.is_ours(file):
+        return None
     try:
         with file.open("rb") as opened:
             magic, end = _HEAD.unpack(opened.read(_HEAD.size))

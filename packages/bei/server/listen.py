@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from bei.errors import SetupError
+from bei.errors import SetupError, why
 from bei.server import connections, opening
 
 log = logging.getLogger("bei")
@@ -40,8 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except (OSError, OverflowError) as exc:
         bound.close()
-        reason = getattr(exc, "strerror", None) or exc
-        raise SetupError(f"cannot listen on {host}:{port}: {reason}; choose another with --host or --port") from None
+        raise SetupError(f"cannot listen on {host}:{port}: {why(exc)}; choose another with --host or --port") from None
     return bound
 
 
@@ -63,7 +62,7 @@ def tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
             f"password ({exc.reason or 'not PEM'})"
         ) from None
     except OSError as exc:
-        raise SetupError(f"settings tls_cert and tls_key: {cert}, {key or cert}: {exc.strerror}") from None
+        raise SetupError(f"settings tls_cert and tls_key: {cert}, {key or cert}: {why(exc)}") from None
     return context
 
 

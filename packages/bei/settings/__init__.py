@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from bei.errors import SetupError, short
+from bei.errors import SetupError, short, why
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 from bei.settings.secrets import Keys, keys_of_file, split_keys, without_secrets
 
@@ -139,7 +139,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text("utf-8"))
     except OSError as exc:
-        raise SetupError(f"{path}: {exc.strerror}; name another file with --config") from None
+        raise SetupError(f"{path}: {why(exc)}; name another file with --config") from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no date that exists
         raise SetupError(f"{path} is not YAML: {' '.join(str(exc).split())}") from None
     if not isinstance(config, dict):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from bei.errors import SetupError
+from bei.errors import SetupError, why
 
 Keys = tuple[SecretStr, ...]
 _KEY = re.compile(r"[!-+\--~]+")  # printable ASCII without blanks and commas: what a header can carry (RFC 6750, §2.1)
@@ -28,7 +28,7 @@ def keys_of_file(path: Path) -> Keys:
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except OSError as exc:
-        raise SetupError(f"setting api_key_file: {path}: {exc.strerror}") from None
+        raise SetupError(f"setting api_key_file: {path}: {why(exc)}") from None
     except ValueError:
         raise SetupError(f"setting api_key_file: {path} is not text") from None
     keys = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bei import __version__
+from bei import __version__, files
 from bei.architectures.shapes import linear_sizes
 from bei.architectures.spec import Disentangled, EncoderSpec
 from bei.checkpoint.load import Checkpoint
@@ -37,20 +37,15 @@ class NativeEngine:
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
         """`isa` is the processor's best but for tests."""
         isa = isa or level()
-        folder = options.cache_dir.expanduser() / "native"
         check(checkpoint.spec)
         self.streams = options.threads or available_cpus()
         self.device = f"cpu x {self.streams}, {isa.name}"
         self.precision, self.reason = _choose(isa, options.precision)
         self.token_budget = _token_budget(checkpoint.spec)
         self.shares_prefixes = can_share(checkpoint.spec)
-        try:
+        with files.cache(options.cache_dir, "native") as folder:
             loaded = library.load(isa, folder)
             arrays = _plan(checkpoint, self.precision, isa, loaded, folder)
-        except OSError as exc:
-            raise SetupError(
-                f"{exc.filename or folder}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room"
-            ) from None
         self._encoder = Encoder(loaded, checkpoint.spec, self.precision, arrays, self.streams)
 
     def run(self, batch: Batch) -> np.ndarray:

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bei import files
 from bei.engines.cpus import available_cpus
 from bei.engines.native.abi import Batch, Encoder, Linear, Model
 from bei.engines.native.isa import Level
@@ -47,11 +48,9 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
 
 
 def _compile(level: Level, file: Path) -> None:
-    """Atomic: processes that start at once each compile, and the last rename wins."""
     compiler = _compiler()
     started = time.monotonic()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent.absolute()) as temporary:
+    with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
         sources = sorted(_SOURCES.glob("*.cpp"))
         units = [[source for source in sources if (source.stem in _FIRST_UNIT) == first] for first in (True, False)]
         objects = [Path(temporary) / f"{i}.o" for i in range(len(units))]
@@ -65,16 +64,14 @@ def _compile(level: Level, file: Path) -> None:
         linked = Path(temporary) / file.name
         _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
         content = linked.read_bytes()
-        linked.write_bytes(
-            content + hashlib.sha256(content).digest()
-        )  # the loader reads no further than its tables say
-        linked.replace(file)
+        with files.replacing(file) as unfinished:  # the loader reads no further than its tables say
+            unfinished.write_bytes(content + hashlib.sha256(content).digest())
     log.info("compiled %s in %.1f s", file, time.monotonic() - started)
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether it is there and ends with the hash of what stands before."""
-    content = file.read_bytes() if file.exists() else b""
+    """Whether it is there, ours, and ends with the hash of what stands before."""
+    content = file.read_bytes() if files.is_ours(file) else b""
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bei import __version__
+from bei import __version__, files
 from bei.architectures.shapes import linear_sizes
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
@@ -46,13 +46,8 @@ class TensorRTEngine:
         self.precision = quantization.name or recipe.precision
         self.reason = f"{api.name}, compute capability {capability[0]}.{capability[1]}"
         self.token_budget = max(profile.tokens for profile in recipe.profiles)
-        folder = options.cache_dir.expanduser() / "tensorrt"
-        try:
+        with files.cache(options.cache_dir, "tensorrt") as folder:
             content = _plan(api, checkpoint, recipe, quantization, options, here, folder)
-        except OSError as exc:
-            raise SetupError(
-                f"{exc.filename or folder}: {exc.strerror}; set BEI_CACHE_DIR to a folder with room"
-            ) from None
         self._runner = Runner(checkpoint.spec, recipe.profiles, open_plan(api, content, self.streams))
         self._try()
 
@@ -113,9 +108,9 @@ def _plan(
         if quantization.format:
             batches = calibration_batches(checkpoint, options.calibration)
             peaks = input_peaks(checkpoint, quantization.products, batches)
-        content, learned = build(api, checkpoint, recipe, peaks, timing.read_bytes() if timing.exists() else b"")
-        with plan.replacing(timing) as out:
-            out.write(learned)
+        content, learned = build(api, checkpoint, recipe, peaks, timing.read_bytes() if files.is_ours(timing) else b"")
+        with files.replacing(timing) as unfinished:
+            unfinished.write_bytes(learned)
         yield "plan", content
 
     return plan.cached(folder / f"{key[:32]}.plan", key, make)["plan"]

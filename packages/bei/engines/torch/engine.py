@@ -1,8 +1,12 @@
 """torch: any CPU, and CUDA where there is one; the reference that other engines are held against."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from bei import files
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import DEFAULTS, Batch, EngineOptions
 from bei.engines.cpus import available_cpus
@@ -43,6 +47,7 @@ class TorchEngine:
         self._model = Model(checkpoint.spec, weights)
         self._on_gpu = None
         if on_gpu:
+            _keep_kernels(options.cache_dir)
             self._on_gpu = CUDAStreams(self._model, self.streams)
             self._warm_up(checkpoint.max_tokens)
 
@@ -63,6 +68,12 @@ class TorchEngine:
                 self.run(Batch.pack([[0] * length] * texts))
         except RuntimeError as exc:
             raise SetupError(f"a first batch fails on {self.device}: {' '.join(str(exc).split())}") from None
+
+
+def _keep_kernels(cache_dir: Path) -> None:
+    """Where torch keeps what it compiles: its own choice is a folder of /tmp by a name that anybody may take."""
+    with files.cache(cache_dir, "torch") as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _beside_fp8(precision: str) -> str:
