@@ -55,6 +55,16 @@ def test_info(config):
     assert readable["engine"]["name"] == "null"
 
 
+def test_keys_without_effect_are_told_of(config, caplog):
+    content = yaml.safe_load(config.read_text())
+    content["trt_llm"]["build"] |= {"num_builder_gpus": 4, "max_seq_len": 33}
+    config.write_text(yaml.safe_dump(content))
+    result = run("info", "--config", str(config), "--engine", "null", "--json")
+    assert "trt_llm: without effect here: build.num_builder_gpus" in caplog.messages
+    facts = json.loads(result.stdout)
+    assert (facts["settings"]["without_effect"], facts["model"]["max_tokens"]) == (["build.num_builder_gpus"], 33)
+
+
 def test_what_build_makes_is_what_serve_maps(config, tmp_path):
     flags = ["--config", str(config), "--engine", "native", "--cache-dir", str(tmp_path)]
     result = run("build", *flags)

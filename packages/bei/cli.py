@@ -68,6 +68,7 @@ _MODEL = _options(
     click.option("--rerank-template", help="qwen3, mxbai, bge_gemma, nemotron or none: how a reranker is asked."),
     click.option("--attention", help="causal or bidirectional, where the checkpoint's own code decides."),
     click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
+    click.option("--max-seq-len", type=int, help="Tokens of the longest text, where that is to be less."),
     click.option("--max-batch-size", type=int, help="Texts a batch."),
     click.option(
         "--cache-dir", type=click.Path(path_type=Path), help="Downloads and built engines.  [default: ~/.cache/bei]"

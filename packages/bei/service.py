@@ -173,6 +173,8 @@ class Service:
 
     def load(self) -> None:
         """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
+        if self.settings.without_effect:
+            log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
         try:
             with _step(f"checkpoint {self.settings.public_repo}"):
                 checkpoint = sources.load(self.settings)

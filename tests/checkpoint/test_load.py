@@ -7,8 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bei.architectures.spec import Dense, LayerNorm, Normalize, Pooling
-from bei.checkpoint.load import read
+from bei.checkpoint.load import read, read_for
 from bei.errors import SetupError
+from bei.settings import Settings
+from tests.configs import tiny_config
 from tests.tiny_models import random_model, save, write_json, write_modules
 
 
@@ -41,6 +43,8 @@ def test_limit_is_the_smallest_of_what_is_stated(folder):
     edit(folder / "sentence_bert_config.json", max_seq_length=5000)
     assert read(folder, "m").max_tokens == 64
     assert read(folder, "m", max_num_tokens=33).max_tokens == 33
+    for limits in ({"max_seq_len": 20}, {"max_num_tokens": 20}, {"max_seq_len": 20, "max_num_tokens": 99}):
+        assert read_for(Settings.load(tiny_config(), environ={}, **limits), folder, None).max_tokens == 20
 
 
 def test_prompts(folder):

@@ -24,6 +24,7 @@ log = logging.getLogger("bei")
 
 _READS_BY = (
     "max_num_tokens",
+    "max_seq_len",
     "auto_truncate",
     "default_prompt",
     "default_prompt_name",

@@ -95,7 +95,7 @@ def read_for(settings: Settings, folder: Path, revision: str | None) -> Checkpoi
     """Read the folder that the settings' checkpoint was fetched into. Raises SetupError."""
     return read(
         *(folder, settings.public_repo, revision),
-        max_num_tokens=settings.max_num_tokens,
+        max_num_tokens=settings.max_text_tokens,
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
         attention=settings.attention,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from bei.errors import SetupError, short, why
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
+from bei.settings.keys import unknown_key, without_effect
 from bei.settings.secrets import Keys, keys_of_file, split_keys, without_secrets
 
 Count = Annotated[int, Field(ge=1)]
@@ -18,7 +19,7 @@ RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "nemotron", "none"]
 AttentionSetting = Literal["causal", "bidirectional"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
-_FROM_ELSEWHERE = ("credential",)  # secrets have their own ways in
+_FROM_ELSEWHERE = ("credential", "without_effect")  # secrets have their own ways in
 _NEVER_SHOWN = ("api_key", "repo")  # a key is a secret, and an address may hold one
 _OTHER_VARIABLES = ("BEI_CONFIG",)  # read by the command line, before there are settings
 
@@ -27,8 +28,9 @@ class Settings(BaseModel):
     """Every field may be set by an environment variable of its name (BEI_PORT) and by a flag.
 
     From the block: source, repo, revision, base_model, quantization, route, served_model_name, max_num_tokens (tokens a
-    batch, and so the longest text), max_batch_size (texts a batch), calib_dataset, calib_size
-    (texts) and calib_max_seq_length (tokens) that calibrate a quantized engine. The rest has its default here.
+    batch, and so the longest text), max_seq_len (tokens of the longest text, where that is to be less), max_batch_size
+    (texts a batch), calib_dataset, calib_size (texts) and calib_max_seq_length (tokens) that calibrate a quantized
+    engine; `without_effect` names those of its keys that do nothing here. The rest has its default here.
 
     `api_key` holds every key that is accepted, those of `api_key_file` among them.
     """
@@ -44,10 +46,12 @@ class Settings(BaseModel):
     route: DefaultRoute | None
     served_model_name: str
     max_num_tokens: Count
+    max_seq_len: Count | None = None
     max_batch_size: Count
     calib_dataset: str
     calib_size: Count
     calib_max_seq_length: Count
+    without_effect: tuple[str, ...] = ()
 
     engine: Literal["auto", "tensorrt", "native", "torch", "null"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
@@ -104,6 +108,7 @@ class Settings(BaseModel):
         block = _block(config)
         values = _from_block(block) | _from_environment(environ) | {k: v for k, v in flags.items() if v is not None}
         name = block.build.checkpoint_repository.runtime_secret_name
+        values["without_effect"] = without_effect(_raw(config))
         values["credential"] = _credential(name, secrets or {}, environ)
         values.setdefault("served_model_name", without_secrets(str(values["repo"])))
         if values.get("api_key_file"):
@@ -114,6 +119,11 @@ class Settings(BaseModel):
             raise SetupError(_one_line(exc, "setting ")) from None
         _refuse_unservable(settings)
         return settings
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Of the longest text that the settings allow."""
+        return min(self.max_num_tokens, self.max_seq_len or self.max_num_tokens)
 
     @property
     def public_repo(self) -> str:
@@ -149,19 +159,38 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _block(config: Mapping[str, Any]) -> TRTLLM:
     """The block at top level, or under `model_metadata` as a pushed model.py has it."""
-    raw = config.get("trt_llm") or _mapping(config, "model_metadata").get("trt_llm")
+    raw = _raw(config)
     if raw is None:
         raise SetupError("config.yaml has no `trt_llm` block, neither at top level nor under `model_metadata`")
     try:
         block = TRTLLM.model_validate(raw)
+        _refuse_unserved(block)
         check_hardware(block.build, _accelerator(config))
     except ValidationError as exc:
         raise SetupError(_one_line(exc, "trt_llm.")) from None
     except ValueError as exc:
         raise SetupError(str(exc)) from None
-    if block.build.base_model == "decoder":
-        raise SetupError("trt_llm.build.base_model: `decoder` generates text; set `encoder` or `encoder_bert` to embed")
     return block
+
+
+_MODELS = "`encoder_bert` (BERT and its kin, in 16 bits) or `encoder` (language models, in bf16, fp8 or fp4)"
+
+
+def _refuse_unserved(block: TRTLLM) -> None:
+    """Raises SetupError for what truss takes, or takes until it is pushed, and this engine does not serve."""
+    unknown, build = unknown_key(block), block.build
+    if unknown:
+        raise SetupError(unknown)
+    if "base_model" not in build.model_fields_set:
+        raise SetupError(f"trt_llm.build.base_model is missing: set {_MODELS}")
+    if build.base_model == "decoder":
+        raise SetupError(f"trt_llm.build.base_model: `decoder` generates text; to embed, set {_MODELS}")
+    if build.lora_adapters:
+        raise SetupError("trt_llm.build.lora_adapters: adapters are for generating models; merge one into the weights")
+
+
+def _raw(config: Mapping[str, Any]) -> Any:
+    return config.get("trt_llm") or _mapping(config, "model_metadata").get("trt_llm")
 
 
 def _accelerator(config: Mapping[str, Any]) -> str | None:
@@ -188,6 +217,7 @@ def _from_block(block: TRTLLM) -> dict[str, Any]:
         "quantization": block.build.quantization_type,
         "route": block.runtime.webserver_default_route,
         "max_num_tokens": block.build.max_num_tokens,
+        "max_seq_len": block.build.max_seq_len,
         "max_batch_size": block.build.max_batch_size,
         **block.build.quantization_config.model_dump(include={"calib_dataset", "calib_size", "calib_max_seq_length"}),
     }

@@ -1,0 +1,72 @@
+"""Which keys of a `trt_llm` block say something here: every other one is refused by name, or told of in the log."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel
+
+from bei.settings.block import TRTLLM
+
+WITHOUT_EFFECT = (
+    # encoders run on one GPU, in whole batches, without a cache of keys and values
+    "build.tensor_parallel_count",
+    "build.pipeline_parallel_count",
+    "build.sequence_parallel_count",
+    "build.moe_expert_parallel_option",
+    "build.plugin_configuration.paged_kv_cache",
+    "build.plugin_configuration.use_paged_context_fmha",
+    "build.plugin_configuration.use_fp8_context_fmha",
+    "runtime.kv_cache_free_gpu_mem_fraction",
+    "runtime.kv_cache_host_memory_bytes",
+    "runtime.enable_chunked_context",
+    # they generate nothing
+    "build.max_beam_width",
+    "build.max_prompt_embedding_table_size",
+    "build.gather_all_token_logits",
+    "runtime.batch_scheduler_policy",
+    "runtime.request_default_max_tokens",
+    "runtime.total_token_limit",
+    # Baseten's build and images
+    "build.strongly_typed",
+    "build.num_builder_gpus",
+    "build.skip_build_result",
+    *(f"version_overrides.{name}_version" for name in ("engine_builder", "briton", "bei", "bei_bert", "v2_llm")),
+    # of adapters, which are refused
+    "build.lora_configuration.max_lora_rank",
+    "build.lora_configuration.lora_target_modules",
+    "runtime.lora_cache_max_adapter_size",
+    "runtime.lora_cache_optimal_adapter_size",
+    "runtime.lora_cache_gpu_memory_fraction",
+    "runtime.lora_cache_host_memory_bytes",
+)
+
+
+def without_effect(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of a block, as they are written, that ask for what does nothing here."""
+    return tuple(path for path, value in _leaves(raw) if path in WITHOUT_EFFECT and value is not None)
+
+
+def unknown_key(block: BaseModel, path: str = "trt_llm") -> str | None:
+    """Why the first key that truss does not know is refused, and which one was meant; None where all are known."""
+    for key in block.model_extra or ():
+        elsewhere = [f"{place}.{key}" for place, model in _places() if key in model.model_fields]
+        meant = elsewhere or [f"{path}.{name}" for name in get_close_matches(key, type(block).model_fields, 1)]
+        remedy = f"did you mean {meant[0]}?" if meant else f"keys are {', '.join(type(block).model_fields)}"
+        return f"{path}.{key}: no such key; {remedy}"
+    inner = ((name, getattr(block, name)) for name in type(block).model_fields)
+    found = (unknown_key(of, f"{path}.{name}") for name, of in inner if isinstance(of, BaseModel))
+    return next((reason for reason in found if reason), None)
+
+
+def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _places() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name in ("build", "runtime", "version_overrides"):
+        yield f"trt_llm.{name}", TRTLLM.model_fields[name].annotation
