@@ -5,7 +5,9 @@ import base64
 import gzip
 import json
 import math
+import re
 import time
+from typing import get_args
 
 import numpy as np
 import ormsgpack
@@ -17,6 +19,7 @@ from openapi_spec_validator import validate
 
 from bei import api
 from bei.api import Call, Reply
+from bei.engines.base import Precision
 from bei.engines.null import NullEngine
 from bei.service import Service
 from bei.settings import Settings
@@ -150,6 +153,14 @@ def test_info_is_complete_for_tei_clients(service):
     )
     assert set(wanted.split()) <= set(info)
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_info_in_every_precision_of_an_engine(start_service, tiny_checkpoint, precision):
+    engine = NullEngine(tiny_checkpoint)
+    engine.precision = precision
+    info = json.loads(call(start_service(engine), "/info", method="GET").body)
+    assert re.fullmatch("int8|b?float[0-9]+(_e[0-9]m[0-9]fn)?", info["model_dtype"])
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

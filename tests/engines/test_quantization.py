@@ -1,11 +1,14 @@
 """What is asked of quantization_type, and what is said of it, with and without a GPU."""
 
 import logging
+from contextlib import suppress
+from typing import get_args
 
 import pytest
 
 from bei import engines
 from bei.checkpoint.load import read
+from bei.engines.base import Precision
 from bei.engines.null import NullEngine
 from bei.engines.quantization import Quantization, fast_precision
 from bei.errors import SetupError
@@ -81,3 +84,12 @@ def test_what_runs_in_fewer_bits(tmp_path):
     ]
     assert fast_precision(checkpoint, (9, 0)) == "bf16"
     assert fast_precision(checkpoint, (7, 5)) == "fp16"
+
+
+def test_every_precision_that_can_be_asked_for_has_its_name(tmp_path):
+    checkpoint = read(save(tmp_path, random_model("bert")), "m")
+    names = set(get_args(Settings.model_fields["precision"].annotation)) - {"auto"}
+    for kind in QuantizationType:
+        with suppress(SetupError):
+            names.add(Quantization.of(kind, checkpoint, (12, 0)).name)
+    assert names - {None} == set(get_args(Precision))

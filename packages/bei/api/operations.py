@@ -9,10 +9,18 @@ from bei.api.reply import Reply, Result
 from bei.api.routes import Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Precision
 from bei.service import Service
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_DTYPES: dict[Precision, str] = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "int8": "int8",
+    **dict.fromkeys(("fp8", "fp8_kv", "fp8_mlp_only"), "float8_e4m3fn"),
+    **dict.fromkeys(("fp4", "fp4_kv", "fp4_mlp_only"), "float4_e2m1fn"),
+}
 
 
 async def live(service: Service, body: Any, call: Call) -> Reply:

@@ -97,6 +97,10 @@ FACTS = ("name", "device", "precision", "reason", "streams", "token_budget", "sh
 """Of an Engine."""
 
 
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only"]
+"""Of an engine's products: one of the settings', or a quantization_type that engines have."""
+
+
 class Engine(Protocol):
     """`streams` batches may run at once; `run` is called from at most that many threads at a time.
     `has_brief_lane` says that one more, of a few tokens, may run beside them and need not wait for their end.
@@ -108,7 +112,7 @@ class Engine(Protocol):
 
     name: str
     device: str
-    precision: str
+    precision: Precision
     reason: str
     streams: int
     token_budget: int
