@@ -169,6 +169,26 @@ def test_text_embeddings_router_starts_with_the_flags_that_truss_generates(
         assert process.wait(timeout=20) == 0
 
 
+def test_an_ipv6_address_is_listened_on_and_written_in_brackets(tmp_path, tiny_folder):
+    port, metrics_port, log = free_port(), free_port(), tmp_path / "log"
+    flags = ["--model-id", str(tiny_folder), "--prometheus-port", str(metrics_port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ROUTER, "--hostname", "::1", "--port", str(port), *flags],
+            env=with_path(BEI_ENGINE="null"),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_ready(f"http://[::1]:{port}", process, log)
+        assert f"listening http://[::1]:{port} (" in log.read_text()
+        assert f"curl -s [::1]:{port}/v1/embeddings" in log.read_text()
+        assert httpx.get(f"http://[::1]:{metrics_port}/metrics").status_code == 200
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
 def test_text_embeddings_router_needs_to_know_what_to_serve(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", ROUTER], cwd=tmp_path, env=with_path(), capture_output=True, text=True, timeout=60

@@ -13,7 +13,7 @@ import yaml
 
 from bei import __version__, logs, metrics, processes
 from bei.checkpoint.load import Checkpoint
-from bei.errors import SetupError
+from bei.errors import SetupError, address
 from bei.server import listen, workers
 from bei.service import Service
 from bei.settings import Settings, read_config
@@ -220,9 +220,9 @@ def _serve(settings: Settings) -> None:
     def announce() -> None:
         host, port = listener.getsockname()[:2]
         if settings.json_output:
-            log.info("%s is served on http://%s:%d", settings.served_model_name, host, port)
+            log.info("%s is served on %s", settings.served_model_name, _url(settings, host, port))
         else:
-            click.echo(_banner(service, host, port))
+            click.echo(_banner(service, _url(settings, host, port)))
 
     sys.exit(workers.serve(service, listener, announce))
 
@@ -275,20 +275,23 @@ _TRY: dict[str, tuple[str, str]] = {
 }
 
 
-def _banner(service: Service, host: str, port: int) -> str:
+def _url(settings: Settings, host: str, port: int) -> str:
+    return f"{'https' if settings.tls_cert else 'http'}://{address(host, port)}"
+
+
+def _banner(service: Service, url: str) -> str:
     settings, checkpoint = service.settings, service.checkpoint
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
     path, body = _TRY[checkpoint.task]
-    scheme = "https" if settings.tls_cert else "http"
     return f"""
   {settings.served_model_name}
     engine    {_engine(service)}
     task      {checkpoint.task}: {_in_words(checkpoint)}
     limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
-    listening {scheme}://{host}:{port} (routes: {scheme}://{host}:{port}/docs)
+    listening {url} (routes: {url}/docs)
 
   Try it:
-    curl -s{key} {"https://" if settings.tls_cert else ""}{host}:{port}{path} -d '{body}'
+    curl -s{key} {url.removeprefix("http://")}{path} -d '{body}'
 """
 
 

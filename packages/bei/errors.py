@@ -48,6 +48,11 @@ def why(error: Exception) -> str:
     return getattr(error, "strerror", None) or one_line(error) or type(error).__name__
 
 
+def address(host: str, port: int) -> str:
+    """A place of the network as a URL writes it: of IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def printable(text: str) -> str:
     """Text with every character that ends or hides a line, or moves a terminal, as Python's literals have it."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -5,6 +5,7 @@ the table. They are this process's own until `share` keeps them in files that al
 import os
 import platform
 import re
+import socket
 import threading
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from prometheus_client import (
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from bei import __version__
-from bei.errors import SetupError, why
+from bei.errors import SetupError, address, why
 
 disable_created_metrics()  # a series more for each of the others, which no query here needs
 
@@ -199,11 +200,15 @@ def listen(host: str, port: int) -> None:
         return [exposition()]
 
     try:
-        server = make_server(host, port, application, ThreadingWSGIServer, _Silent)
+        server = make_server(host, port, application, _Ipv6 if ":" in host else ThreadingWSGIServer, _Silent)
     except (OSError, OverflowError) as exc:
-        place = f"{host}:{port}"
+        place = address(host, port)
         raise SetupError(f"cannot serve metrics on {place}: {why(exc)}; choose another --prometheus-port") from None
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+class _Ipv6(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Silent(WSGIRequestHandler):

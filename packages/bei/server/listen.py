@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from bei.errors import SetupError, why
+from bei.errors import SetupError, address, why
 from bei.server import connections, opening
 
 log = logging.getLogger("bei")
@@ -40,7 +40,8 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except (OSError, OverflowError) as exc:
         bound.close()
-        raise SetupError(f"cannot listen on {host}:{port}: {why(exc)}; choose another with --host or --port") from None
+        place = address(host, port)
+        raise SetupError(f"cannot listen on {place}: {why(exc)}; choose another with --host or --port") from None
     return bound
 
 
