@@ -89,15 +89,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         pass
 
 
-def test_workers_agree_on_a_precision(tmp_path):
+def test_workers_agree_on_an_engine_and_its_precision(tmp_path):
     parts = Parts(tmp_path, 1)
-    parts.agree("bf16")
-    parts.agree("bf16")
-    with pytest.raises(SetupError, match="begun in bf16, this machine computes in fp32: set --precision"):
-        parts.agree("fp32")
+    parts.agree("native in bf16")
+    parts.agree("native in bf16")
+    for other in ("native in fp32", "torch in bf16"):
+        message = f"begun by native in bf16, this machine computes by {other}: set --engine and --precision"
+        with pytest.raises(SetupError, match=message):
+            parts.agree(other)
 
 
-@pytest.mark.parametrize("name", ["_job.json", "_precision", "part-000000.parquet"])
+@pytest.mark.parametrize("name", ["_job.json", "_engine", "part-000000.parquet"])
 def test_a_link_among_the_parts_is_not_followed(tmp_path, name):
     parts, secret = Parts(tmp_path / "out", 1), tmp_path / "secret"
     secret.write_text("{}")
@@ -116,7 +118,7 @@ def claim(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "use"), [("_job.json", claim), ("_precision", lambda parts: parts.agree("fp32"))], ids=["claim", "agree"]
+    ("name", "use"), [("_job.json", claim), ("_engine", lambda parts: parts.agree("fp32"))], ids=["claim", "agree"]
 )
 def test_nor_is_one_that_comes_later(tmp_path, monkeypatch, name, use):
     monkeypatch.setattr(Parts, "_refuse_strangers", lambda *_: None)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bei import files
-from bei.errors import SetupError, why
+from bei.errors import SetupError, one_line, why
 
 Identity = Mapping[str, Any]
 """What decides the vectors: the rows, the model and how it reads them. JSON."""
@@ -40,16 +40,17 @@ class Parts:
         with files.replacing(self.place(index), mode=files.SHARED) as unfinished:
             pq.write_table(table, unfinished, row_group_size=len(table), use_dictionary=False)
 
-    def agree(self, precision: str) -> None:
-        """Raises SetupError where another worker of this job computes in another precision."""
-        place = self.folder / "_precision"
+    def agree(self, engine: str) -> None:
+        """Raises SetupError where another worker of this job computes by another engine, or in another precision."""
+        place = self.folder / "_engine"
         with suppress(FileExistsError), place.open("x") as first:
-            first.write(precision)
+            first.write(engine)
         with self._open(place, "r") as noted:
-            agreed = noted.read() or precision
-        if agreed != precision:
+            agreed = noted.read() or engine
+        if agreed != engine:
             raise SetupError(
-                f"{self.folder} was begun in {agreed}, this machine computes in {precision}: set --precision"
+                f"{self.folder} was begun by {one_line(agreed)}, this machine computes by {engine}: "
+                "set --engine and --precision"
             )
 
     @contextmanager
@@ -71,7 +72,7 @@ class Parts:
             if any(self.folder.glob("part-*.parquet")):
                 check(output, json.loads(begun), identity)
             else:
-                (self.folder / "_precision").unlink(missing_ok=True)
+                (self.folder / "_engine").unlink(missing_ok=True)
                 job.truncate(0)
                 job.write(json.dumps(identity, indent=2) + "\n")
                 job.flush()

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from bei.bulk.first_read import first_read
+from bei.bulk.identity import identity
 from bei.bulk.inputs import Input
 from bei.bulk.outputs import EMBEDDING, Output
-from bei.bulk.parts import Identity, Parts
+from bei.bulk.parts import Parts
 from bei.bulk.progress import Progress
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.checkpoint import sources
@@ -21,18 +21,6 @@ from bei.settings import Settings
 from bei.tasks import vectors
 
 log = logging.getLogger("bei")
-
-_READS_BY = (
-    "max_num_tokens",
-    "max_seq_len",
-    "auto_truncate",
-    "default_prompt",
-    "default_prompt_name",
-    "pooling",
-    "precision",
-    "quantization",
-)
-"""Settings that decide the vectors."""
 
 
 def embed(
@@ -61,14 +49,14 @@ def embed(
     _check_columns(rows, input)
     parts = Parts(target.parts_folder, len(rows.parts))
     job = Job(settings, rows, parts, dimensions, normalize, prompt_name)
-    identity = _identity(job, checkpoint, part_rows)
-    if target.is_complete(identity):
+    job_identity = identity(job, checkpoint, part_rows)
+    if target.is_complete(job_identity):
         log.info("%s is complete already", output)
         target.drop(parts)
         return rows.rows
-    with parts.claim(output, identity):
+    with parts.claim(output, job_identity):
         _run(job, ray, workers)
-        target.finish(parts, identity)
+        target.finish(parts, job_identity)
     return rows.rows
 
 
@@ -99,22 +87,6 @@ def _check(checkpoint: Checkpoint, dimensions: int | None, prompt_name: str | No
 def _check_columns(rows: Input, place: Path) -> None:
     if EMBEDDING in rows.schema.names:
         raise SetupError(f"{place} has a column {EMBEDDING!r} already: rename it")
-
-
-def _identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
-    read_by: dict[str, Any] = job.settings.model_dump(mode="json", include=set(_READS_BY))
-    return {
-        "model": job.settings.served_model_name,
-        "weights": checkpoint.tensors.fingerprint(job.settings.cache_dir.expanduser() / "bulk"),
-        "input": job.input.sha256,
-        "column": job.input.column,
-        "rows": job.input.rows,
-        "part_rows": part_rows,
-        "dimensions": job.dimensions,
-        "normalize": job.normalize,
-        "prompt_name": job.prompt_name,
-        **read_by,
-    }
 
 
 def _run(job: Job, ray: str | None, workers: int | None) -> None:

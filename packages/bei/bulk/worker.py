@@ -49,7 +49,8 @@ class Worker:
         self._readers = {suffix: reader(suffix) for suffix in {part.file.suffix for part in job.input.parts}}
         self._service = Service(_unhurried(job.settings))
         self._service.load()
-        job.parts.agree(self._service.engine.precision)
+        engine = self._service.engine
+        job.parts.agree(f"{engine.name} in {engine.precision}")
 
     def embed(self, index: int) -> Done:
         """Read a part, compute its vectors and write both. Raises SetupError that names the part's rows."""

@@ -1,0 +1,60 @@
+"""What a job is: all that changes a row, so that parts of two jobs are never joined."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from bei import __version__
+from bei.bulk.parts import Identity
+from bei.bulk.worker import Job
+from bei.checkpoint.load import Checkpoint
+
+OF_SETTINGS = (
+    "attention",
+    "auto_truncate",
+    "calib_dataset",
+    "calib_max_seq_length",
+    "calib_size",
+    "default_prompt",
+    "default_prompt_name",
+    "engine",
+    "max_num_tokens",
+    "max_seq_len",
+    "pooling",
+    "precision",
+    "quantization",
+)
+"""Settings that decide the vectors; what `auto` means is agreed on by the workers (`Parts.agree`)."""
+ELSEWHERE = ("name", "revision", "folder", "tensors", "tokenizer_file", "m3")
+"""Fields of a checkpoint that change no dense vector, or whose content is hashed; all others are a part of the job."""
+
+
+def identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
+    settings: dict[str, Any] = job.settings.model_dump(mode="json", include=set(OF_SETTINGS))
+    return {
+        "bei": __version__,
+        "model": job.settings.served_model_name,
+        "weights": checkpoint.tensors.fingerprint(job.settings.cache_dir.expanduser() / "bulk"),
+        "tokenizer": hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
+        **_of_checkpoint(checkpoint),
+        "input": job.input.sha256,
+        "column": job.input.column,
+        "rows": job.input.rows,
+        "part_rows": part_rows,
+        "dimensions": job.dimensions,
+        "normalize": job.normalize,
+        "prompt_name": job.prompt_name,
+        **settings,
+    }
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """How it is read, by the names of its fields: numbers and words as they are, the rest as a hash."""
+    names = [field.name for field in fields(checkpoint) if field.name not in ELSEWHERE]
+    values = {f"checkpoint.{name}": getattr(checkpoint, name) for name in names}
+    return {name: value if isinstance(value, int | str | None) else _hash(value) for name, value in values.items()}
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
