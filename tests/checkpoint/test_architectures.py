@@ -83,6 +83,16 @@ def test_scaling_under_either_name(scaling):
     assert spec("llama", rope_theta=500.0, rope_scaling=scaling) == spec("llama", rope_parameters=modern)
 
 
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_a_base_beside_the_parameters(key):
+    """As transformers reads it: the parameters' own, else config.json's, else the class's."""
+    linear = {"rope_type": "linear", "factor": 2.0}
+    expected = spec("llama", rope_parameters={**linear, "rope_theta": 500.0})
+    assert spec("llama", rope_theta=500.0, **{key: linear}) == expected
+    assert spec("llama", rope_theta=9.0, **{key: {**linear, "rope_theta": 500.0}}) == expected
+    assert spec("llama", **{key: linear}) == spec("llama", rope_parameters={**linear, "rope_theta": 10_000.0})
+
+
 def test_scaling_for_longer_texts_stretches_the_positions():
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
     assert spec("qwen3", rope_scaling=yarn).max_tokens == 512

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import load_file, save_file
 
 from bei.architectures.spec import Dense, LayerNorm, Normalize, Pooling
@@ -11,7 +13,7 @@ from bei.checkpoint.load import read, read_for
 from bei.errors import SetupError
 from bei.settings import Settings
 from tests.configs import tiny_config
-from tests.tiny_models import random_model, save, write_json, write_modules
+from tests.tiny_models import FAMILIES, random_model, save, write_json, write_modules
 
 
 @pytest.fixture
@@ -249,3 +251,51 @@ def test_a_broken_checkpoint_is_one_line(folder, case):
     with pytest.raises(SetupError, match=message) as caught:
         read(folder, "m")
     assert "\n" not in str(caught.value)
+
+
+QKV = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key", "value")]
+
+
+def test_parts_of_one_matrix_may_differ_in_type(folder):
+    """As mixed checkpoints have them; each is a number that float32 holds."""
+    stored = {name: torch.from_numpy(array) for name, array in load_file(folder / "model.safetensors").items()}
+    types = (torch.float16, torch.bfloat16, torch.float32)
+    stored |= {name: stored[name].to(kind) for name, kind in zip(QKV, types, strict=True)}
+    safetensors.torch.save_file(stored, folder / "model.safetensors")
+    found = read(folder, "m").tensors["layers.0.qkv.weight"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, torch.cat([stored[name].float() for name in QKV]).numpy())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((48, 24), np.float32), r"key\.weight has shape \(144, 24\), config\.json says \(144, 48\)"),
+        (np.zeros((48, 48), np.int32), r"key\.weight is I32; use float32"),
+        (np.float32(1), r"key\.weight has shape \(96,\), config\.json says \(144, 48\)"),
+    ],
+)
+def test_every_part_of_one_matrix_is_checked(folder, wrong, message):
+    save_file({**load_file(folder / "model.safetensors"), QKV[1]: np.array(wrong)}, folder / "model.safetensors")
+    with pytest.raises(SetupError, match=message):
+        read(folder, "m")
+
+
+LEFTOVERS = [
+    *("embeddings.position_ids", "embeddings.token_type_ids", "layers.0.self_attn.rotary_emb.inv_freq"),
+    *("rotary_emb.inv_freq", "loss_fct.weight", "optimizer.state.0", "loss.weight"),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_training_leaves_is_no_tensor_of_the_model(tmp_path, family):
+    folder = save(tmp_path, random_model(family))
+    stored = load_file(folder / "model.safetensors")
+    (prefix,) = {"model." if all(name.startswith("model.") for name in stored) else ""}
+    more = {f"{prefix}{name}": np.zeros(3, np.float32) for name in LEFTOVERS}
+    more |= {name: np.zeros(3, np.float32) for name in LEFTOVERS}
+    save_file({**stored, **more}, folder / "model.safetensors")
+    read(folder, "m")
+    save_file({**stored, "embeddings.position_idsx": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(SetupError, match=r"does not account for: embeddings\.position_idsx"):
+        read(folder, "m")

@@ -80,6 +80,12 @@ def test_one_label_by_problem_type(tmp_path):
     assert read(folder, "m").scoring == "sigmoid"
 
 
+def test_labels_may_be_numbers(classifier):
+    """As transformers takes them: their names are strings."""
+    edit(classifier, id2label={"0": 0, "1": 5})
+    assert read(classifier, "m").labels == ("0", "5")
+
+
 REFUSED = {
     "no labels": ({"id2label": None}, 'without `id2label`; add one name for each row .*: "id2label": {"0":'),
     "a label missing": ({"id2label": {"0": "a", "2": "c"}}, "must name the rows 0 to 1, each once"),

@@ -65,7 +65,7 @@ _tensors = partial(
 )
 
 _IGNORED = (
-    *(r"embeddings\.position_ids", r"pooler\.", r"cls\.", r"lm_head\.", r"classifier\.", r"qa_outputs\."),
+    *(r"pooler\.", r"cls\.", r"lm_head\.", r"classifier\.", r"qa_outputs\."),
     *(r"generator_", r"discriminator_"),
 )
 

@@ -84,7 +84,7 @@ DEBERTA = Family(
     _spec,
     _tensors,
     ("deberta.", ""),
-    (r"embeddings\.position_ids", r"pooler\.", r"classifier\.", r"cls\.", r"lm_predictions\.", r"mask_predictions\."),
+    (r"pooler\.", r"classifier\.", r"cls\.", r"lm_predictions\.", r"mask_predictions\."),
     {
         "SequenceClassification": two_dense("pooler.dense", "gelu", "classifier"),
         "TokenClassification": one_dense,

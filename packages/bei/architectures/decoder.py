@@ -9,7 +9,7 @@ from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import LAST, PRE, Dense, EncoderSpec, Layer, LinearName, Norm
 
 PREFIXES = ("model.", "")
-IGNORED = (r"lm_head\.", r"score\.", r"rotary_emb\.", r"layers\.\d+\.self_attn\.rotary_emb\.")
+IGNORED = (r"lm_head\.", r"score\.")
 
 
 def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:

@@ -56,7 +56,7 @@ MPNET = Family(
     _spec,
     _tensors,
     ("", "mpnet."),
-    (r"embeddings\.position_ids", r"pooler\.", r"lm_head\.", r"classifier\."),
+    (r"pooler\.", r"lm_head\.", r"classifier\."),
     heads={
         "SequenceClassification": two_dense("classifier.dense", "tanh", "classifier.out_proj"),
         "TokenClassification": one_dense,

@@ -86,10 +86,10 @@ def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> 
         if name not in parts:
             raise SetupError(f"tensor {name} is missing from the checkpoint")
         tensors = parts[name]
-        rows = sum(tensor.shape[0] if tensor.shape else 1 for tensor in tensors)
-        for tensor in tensors:
-            if (rows, *tensor.shape[1:]) != expected:
-                found = (rows, *tensor.shape[1:])
+        rows = sum(tensor.shape[0] for tensor in tensors if tensor.shape)
+        for tensor in sorted(tensors, key=lambda tensor: tensor.shape[1:] == expected[1:]):
+            found = (rows, *tensor.shape[1:])
+            if found != expected:
                 raise SetupError(f"{tensor.file}: {tensor.name} has shape {found}, config.json says {expected}")
             if tensor.dtype not in ("float32", "float16", "bfloat16") and tensor.scale is None:
                 raise SetupError(
