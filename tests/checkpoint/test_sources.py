@@ -5,7 +5,10 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -19,7 +22,10 @@ from pathlib import Path
 import fsspec
 import httpx
 import huggingface_hub
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -30,10 +36,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bei.checkpoint import archive, pace, sources, wheels
+from bei.checkpoint.advice import conversion
+from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
 from bei.errors import SetupError
 from bei.settings import Settings
+from tests.tiny_models import random_model, save, write_json, write_modules
 
 
 def settings(source: str, repo: str, tmp_path: Path, secret: str | None = None, **flags) -> Settings:
@@ -168,6 +177,50 @@ def test_a_folder_that_is_no_model(tmp_path, files, message):
         fetch(settings("LOCAL", str(folder), tmp_path))
     with pytest.raises(SetupError, match="is not a folder"):
         fetch(settings("LOCAL", str(tmp_path / "absent"), tmp_path))
+
+
+def without_safetensors(folder: Path) -> None:
+    """As torch.save leaves a checkpoint's tensors, in every folder of it."""
+    for file in folder.rglob("*.safetensors"):
+        tensors = safetensors.torch.load_file(file)
+        file.unlink()
+        torch.save(tensors, file.with_name("pytorch_model.bin"))
+
+
+def with_dense(folder: Path) -> Path:
+    save(folder, random_model("bert"), pooling={"pooling_mode": "mean", "embedding_dimension": 48})
+    write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"})
+    write_json(folder / "2_Dense" / "config.json", {"in_features": 48, "out_features": 8, "bias": False})
+    safetensors.torch.save_file({"linear.weight": torch.rand(8, 48)}, folder / "2_Dense" / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "modules"])
+def test_the_advice_for_a_pickle_keeps_the_head(tmp_path, head):
+    """The command is run as it is printed, by a shell in another folder; then the model is what it was."""
+    folder, elsewhere = tmp_path / "saved", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    labels = {"id2label": {0: "a", 1: "b", 2: "c"}}
+    with_dense(folder) if head == "modules" else save(folder, random_model("bert", 0, head, **labels), pooling=None)
+    before = read(folder, "m")
+    tensors = {name: before.tensors[name] for name in before.tensors}
+    without_safetensors(folder)
+    with pytest.raises(SetupError, match="a pickle, which is never read") as caught:
+        fetch(settings("LOCAL", str(folder), tmp_path))
+    (command,) = re.findall(r"convert it once: (python -c .*) and serve the folder", str(caught.value))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=elsewhere, env=environment, capture_output=True)
+    after = read(elsewhere / "model", "m")
+    assert (after.task, after.spec, after.labels) == (before.task, before.spec, before.labels)
+    assert all(np.array_equal(after.tensors[name], tensors[name]) for name in tensors)
+
+
+def test_the_advice_for_a_pickle_names_no_class_of_another_s(tmp_path):
+    for architectures in (["Own"], ["x')#ForY"], "BertModel", [], [7]):
+        write_json(tmp_path / "config.json", {"architectures": architectures})
+        assert "t.AutoModel.from_pretrained" in conversion(tmp_path, "a'b")
+    write_json(tmp_path / "config.json", {"architectures": ["BertModel"], "auto_map": {"AutoModel": "m.BertModel"}})
+    assert "t.AutoModel.from_pretrained" in conversion(tmp_path, "a'b")
 
 
 def test_baseten_training(tmp_path, tiny_folder):

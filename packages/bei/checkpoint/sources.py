@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from bei import files
 from bei.checkpoint import wheels
+from bei.checkpoint.advice import conversion
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.checkpoint.modules import inside
 from bei.checkpoint.pace import kept_pace
@@ -30,11 +31,6 @@ WANTED = (
     *("README.md", "chat_template.jinja"),  # which may call a language model a reranker
 )
 _REVISION = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[\w.+@-][\w.+@/-]*")  # relative, and nothing in it leads up
-_CONVERT = (
-    "convert it once: python -c \"from transformers import AutoModel as M, AutoTokenizer as T; r='{repo}'; "
-    "M.from_pretrained(r).save_pretrained('model'); T.from_pretrained(r).save_pretrained('model')\" "
-    "and serve the folder with source LOCAL"
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def _require_safetensors(folder: Path, repo: str) -> None:
     if next(folder.rglob("*.safetensors"), None) is None:
         pickles = sorted(p.name for p in folder.rglob("*.bin"))
         has = f"only {pickles[0]}, a pickle, which is never read" if pickles else "no weights"
-        raise SetupError(f"{repo}: no *.safetensors ({has}); {_CONVERT.format(repo=repo)}")
+        raise SetupError(f"{repo}: no *.safetensors ({has}); {conversion(folder, repo)}")
 
 
 def quote(error: Exception, settings: Settings) -> str:
