@@ -185,16 +185,19 @@ def keys(**given) -> list[str]:
     return [key.get_secret_value() for key in Settings.load(tiny_config(), environ={}, **given).api_key]
 
 
-def test_keys_of_a_flag_a_variable_and_a_file(tmp_path):
-    file = tmp_path / "keys"
+def test_keys_of_every_way(tmp_path):
+    """A flag does not hide the keys of a variable: who had one of them would be locked out."""
+    file, other = tmp_path / "keys", tmp_path / "other"
     file.write_text("# of team a\nk1\n\n  k2  \n")
+    other.write_text("k3\n")
     assert keys() == []
     assert keys(api_key="k0") == ["k0"]
     assert keys(api_key="k0, k9") == ["k0", "k9"]
     assert keys(api_key_file=file) == ["k1", "k2"]
     assert keys(api_key="k0", api_key_file=file) == ["k0", "k1", "k2"]
-    environ = {"BEI_API_KEY": "k0,k9", "BEI_API_KEY_FILE": str(file)}
-    assert len(Settings.load(tiny_config(), environ=environ).api_key) == 4
+    environ = {"BEI_API_KEY": "k8,k9", "BEI_API_KEY_FILE": str(other)}
+    found = Settings.load(tiny_config(), environ=environ, api_key="k0", api_key_file=file).api_key
+    assert {key.get_secret_value() for key in found} == {"k0", "k1", "k2", "k3", "k8", "k9"}
 
 
 @pytest.mark.parametrize("content", [None, "", "# none\n\n", "a b\n", "k1,k2\n", "é\n", "\0\n"])
@@ -207,9 +210,11 @@ def test_a_file_of_keys_that_would_let_nobody_or_anybody_in(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", ["", " ", ",", "k1,", "a b", "é", "a\nb"])
-def test_a_key_that_no_header_can_carry_stops_the_start(content):
-    with pytest.raises(SetupError, match="setting api_key: a key is printable ASCII"):
-        keys(api_key=content)
+def test_a_key_that_no_header_can_carry_stops_the_start(tmp_path, content):
+    (file := tmp_path / "keys").write_text("k1")
+    for given in ({}, {"api_key_file": file}):
+        with pytest.raises(SetupError, match="setting api_key: a key is printable ASCII"):
+            keys(api_key=content, **given)
 
 
 # -- logs ------------------------------------------------------------------------------------------------------------

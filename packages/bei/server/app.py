@@ -56,9 +56,11 @@ def _last(reply: Reply, scope: Message) -> Reply:
 
 
 def _head(scope: Message) -> Call:
+    """With repeated headers as one (RFC 9110, §5.2): of two keys neither is the first, and none is accepted."""
     headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+    for encoded, value in scope["headers"]:
+        name, text = encoded.decode("latin-1").lower(), value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return Call(scope["method"], scope["path"], headers=headers)
 
 

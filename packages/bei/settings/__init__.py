@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from bei.errors import SetupError, short, why
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 from bei.settings.keys import unknown_key, without_effect
-from bei.settings.secrets import Keys, keys_of_file, split_keys, without_secrets
+from bei.settings.secrets import Keys, keys_of, split_keys, without_secrets
 
 Count = Annotated[int, Field(ge=1)]
 PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
@@ -32,7 +32,7 @@ class Settings(BaseModel):
     (texts a batch), calib_dataset, calib_size (texts) and calib_max_seq_length (tokens) that calibrate a quantized
     engine; `without_effect` names those of its keys that do nothing here. The rest has its default here.
 
-    `api_key` holds every key that is accepted, those of `api_key_file` among them.
+    `api_key` holds every key that is accepted: those of the environment, of flags and of `api_key_file`s.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,13 +106,13 @@ class Settings(BaseModel):
         """Settings for the content of a config.yaml; flags that are None count as unset. Raises SetupError."""
         environ = os.environ if environ is None else environ
         block = _block(config)
-        values = _from_block(block) | _from_environment(environ) | {k: v for k, v in flags.items() if v is not None}
+        ways = _from_environment(environ), {k: v for k, v in flags.items() if v is not None}
+        values = _from_block(block) | ways[0] | ways[1]
         name = block.build.checkpoint_repository.runtime_secret_name
         values["without_effect"] = without_effect(_raw(config))
         values["credential"] = _credential(name, secrets or {}, environ)
         values.setdefault("served_model_name", without_secrets(str(values["repo"])))
-        if values.get("api_key_file"):
-            values["api_key"] = (*split_keys(values.get("api_key", ())), *keys_of_file(Path(values["api_key_file"])))
+        values["api_key"] = keys_of(*ways)
         try:
             settings = cls(**values)
         except ValidationError as exc:

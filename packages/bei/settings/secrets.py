@@ -1,6 +1,7 @@
 """Keys that clients must send, and addresses without the secrets that they may hold."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -14,16 +15,29 @@ _KEY = re.compile(r"[!-+\--~]+")  # printable ASCII without blanks and commas: w
 
 
 def split_keys(value: Any) -> Any:
-    """One key, or several between commas. Raises ValueError, which does not quote them, for what cannot be a key."""
-    if not isinstance(value, str):
+    """Keys from texts, each of which holds one, or several between commas. Raises ValueError, which does not quote
+    them, for what cannot be a key."""
+    if not isinstance(value, str | tuple):
         return value
-    keys = [key.strip() for key in value.split(",")]
+    given = (value,) if isinstance(value, str) else value
+    keys = [part.strip() for text in given for part in _text(text).split(",")]
     if not all(map(_KEY.fullmatch, keys)):
         raise ValueError("a key is printable ASCII without blanks and not empty; several stand between commas")
     return tuple(map(SecretStr, keys))
 
 
-def keys_of_file(path: Path) -> Keys:
+def _text(key: str | SecretStr) -> str:
+    return key.get_secret_value() if isinstance(key, SecretStr) else key
+
+
+def keys_of(*ways: Mapping[str, Any]) -> tuple[str | SecretStr, ...]:
+    """What every way of settings gives: none hides another's, and a key that a client has goes on to work. Raises
+    SetupError for a file."""
+    files = [key for way in ways if way.get("api_key_file") for key in _keys_of_file(Path(way["api_key_file"]))]
+    return *(way["api_key"] for way in ways if "api_key" in way), *files
+
+
+def _keys_of_file(path: Path) -> Keys:
     """One key a line; empty lines and those that begin with # are skipped. Raises SetupError."""
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
