@@ -24,7 +24,7 @@ LAYERS = [
     "cli",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
-SERVER = ("starlette", "uvicorn", "hypercorn", "granian", "fastapi", "h2")
+SERVER = ("starlette", "uvicorn", "hypercorn", "granian", "fastapi", "h2", "httptools")
 HOME = {
     "torch": ("engines/torch/", "engines/tensorrt/"),  # there it keeps the memory and the streams
     "tensorrt": ("engines/tensorrt/",),

@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import h2.config
 import h2.connection
@@ -20,7 +20,6 @@ from hyperframe.frame import (
 )
 
 _PIECE = 1 << 16  # bytes written at a time
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _BODY = json.dumps({"inputs": "the cat"}).encode()
 _POST = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" % len(_BODY)
 
@@ -50,18 +49,30 @@ async def _read(reader: asyncio.StreamReader) -> None:
             pass
 
 
-def _repeated(message: bytes, opening: bytes = b"", *, read: bool = True) -> Callable:
-    data = message * max(1, _PIECE // len(message))
-    return lambda port, until: _pour(port, opening, data, until, read=read)
+@dataclass(frozen=True)
+class Repeated:
+    """`message` again and again, behind an opening."""
+
+    message: bytes
+    opening: bytes = b""
+    read: bool = True
+
+    @property
+    def frames(self) -> tuple[bytes, bytes]:
+        """The opening, and some tens of kilobytes of the rest."""
+        return self.opening, self.message * max(1, _PIECE // len(self.message))
+
+    async def __call__(self, port: int, until: float) -> None:
+        await _pour(port, *self.frames, until, read=self.read)
 
 
-def _frames(*frames: Frame, read: bool = True) -> Callable:
+def _frames(*frames: Frame, read: bool = True) -> Repeated:
     """After a preface, SETTINGS and the head of a request that never ends."""
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     client.initiate_connection()
     head = {":method": "POST", ":path": "/embed", ":scheme": "http", ":authority": "localhost"}
     client.send_headers(1, list(head.items()))
-    return _repeated(b"".join(frame.serialize() for frame in frames), client.data_to_send(), read=read)
+    return Repeated(b"".join(frame.serialize() for frame in frames), client.data_to_send(), read)
 
 
 async def many_streams(port: int, until: float) -> None:
@@ -89,14 +100,14 @@ _WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + _BODY
 _CHUNKED = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 ATTACKS = {
-    "pipelined": _repeated(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", read=False),
-    "pipelined, read": _repeated(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    "pipelined texts": _repeated(_POST + b"\r\n" + _BODY),
-    "upgrades": _repeated(_POST + _WEBSOCKET),
-    "empty lines": _repeated(b"\r\n"),
-    "tiny chunks": _repeated(b"1\r\nx\r\n", _CHUNKED),
-    "chunks of empty lines": _repeated(b"4\r\n\r\n\r\n\r\n", _CHUNKED),
-    "trailers": _repeated(b"X: y\r\n", _CHUNKED + b"0\r\n"),
+    "pipelined": Repeated(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", read=False),
+    "pipelined, read": Repeated(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "pipelined texts": Repeated(_POST + b"\r\n" + _BODY),
+    "upgrades": Repeated(_POST + _WEBSOCKET),
+    "empty lines": Repeated(b"\r\n"),
+    "tiny chunks": Repeated(b"1\r\nx\r\n", _CHUNKED),
+    "chunks of empty lines": Repeated(b"4\r\n\r\n\r\n\r\n", _CHUNKED),
+    "trailers": Repeated(b"X: y\r\n", _CHUNKED + b"0\r\n"),
     "SETTINGS": _frames(SettingsFrame()),
     "PING": _frames(PingFrame(opaque_data=b"12345678"), read=False),
     "empty DATA": _frames(DataFrame(1)),

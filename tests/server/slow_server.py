@@ -10,7 +10,7 @@ from pathlib import Path
 from bei.checkpoint.load import read
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
-from bei.server import bodies, connections, http2, listen
+from bei.server import bodies, connections, listen
 from bei.server.app import asgi
 from bei.service import Service
 from bei.settings import Settings
@@ -20,7 +20,7 @@ folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), flo
 logging.basicConfig(level="INFO")
 if patience := float(sys.argv[4]):
     connections.HEAD_SECONDS = connections.READING_SECONDS = bodies.SECONDS = patience
-    connections.KEEP_ALIVE_SECONDS = http2.CONFIG.keep_alive_timeout = 3 * patience
+    connections.KEEP_ALIVE_SECONDS = 3 * patience
     connections.READING_RATE = 1 << 30
 service = Service(Settings.load(tiny_config(folder), environ={}, **json.loads(sys.argv[5])))
 settings = service.settings

@@ -36,10 +36,8 @@ def asgi(service: Service) -> Application:
         except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
             reply = _last(await api.refuse(call, error), scope)
         except asyncio.CancelledError:
-            if scope["http_version"] == "2":  # the connection may be gone, and nobody left to take an answer
-                raise
             metrics.observe_cancelled("drain")
-            reply = await api.refuse(call, NotReady("the server stopped before the answer"))
+            reply = _last(await api.refuse(call, NotReady("the server stopped before the answer")), scope)
         except ClientGone as error:
             api.lost(call, error)
             return

@@ -1,101 +1,344 @@
-"""HTTP/2: hypercorn's protocol, with bounds on what it waits for."""
+"""HTTP/2: h2 reads and writes the frames; here are the calls, the windows, and bounds on what a client sends."""
 
 import asyncio
 import logging
-import sys
 from typing import Any
+from urllib.parse import unquote
 
 import uvicorn
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from h2.utilities import HeaderValidationFlags, validate_headers
 from uvicorn.server import ServerState
 
 from bei.errors import ClientGone
 from bei.server import connections
-from bei.server.connections import Unread
 
 log = logging.getLogger("bei")
 
-_STREAMS = 256  # requests at once on a connection, and what Baseten's client has in flight
-_FAREWELL_SECONDS = 1.0  # for handlers to notice that their client has gone, before they are cancelled
+STREAMS = 256  # calls at once on a connection, and what Baseten's client has in flight
+_TURN = 1 << 11  # bytes that are read at a time; as the smallest frames they take 5 ms
 
-CONFIG = Config()
-CONFIG.errorlog = log
-CONFIG.include_server_header = False
-CONFIG.keep_alive_timeout, CONFIG.keep_alive_max_requests = connections.KEEP_ALIVE_SECONDS, sys.maxsize
-CONFIG.h2_max_concurrent_streams = _STREAMS
+# What a client sends beside its bodies is paid for, in bytes: by calls that are answered and by time.
+_CREDIT = 1 << 17
+_CREDIT_A_SECOND = 256
+_FOR_AN_ANSWER = 1 << 12
+_FOR_A_FRAME = 64  # that we send, for it is followed by two WINDOW_UPDATEs
+_FOR_A_HEAD = 1 << 10  # at most; a call that is given up costs as much
+
+_REQUEST = HeaderValidationFlags(is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False)
 
 
-class Http2(asyncio.StreamReaderProtocol):
-    """hypercorn's, in uvicorn's books: one of `connections` until it closes, and `shutdown` drains it."""
+class Stream:
+    """A call: what has come of its body, and what its answer waits for."""
+
+    def __init__(self, number: int):
+        self.number, self.body, self.unread = number, bytearray(), 0
+        self.ended = self.gone = self.answered = self.told = False
+        self.changed, self.room = asyncio.Event(), asyncio.Event()
+
+    def leave(self) -> None:
+        self.gone = True
+        self.changed.set()
+        self.room.set()
+
+
+class Http2(asyncio.Protocol):
+    """One connection, in uvicorn's books: one of `connections` until it closes, its calls among `tasks`."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, **_: Any):
-        super().__init__(asyncio.StreamReader(), self._converse)
-        self._application, self._connections = config.loaded_app, server_state.connections
-        self._context = WorkerContext(None)
+        self._application, self._books = config.loaded_app, server_state
+        self._streams: dict[int, Stream] = {}
+        self._unparsed = bytearray()
+        self._credit, self._counted = float(_CREDIT), 0.0
+        self._leaving = self._taking = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # -- the connection -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        self._connections.add(self)
-        self._transport, self._unread = transport, Unread(transport)
-        # hypercorn waits for a first call for ever, and through a drain.
-        self._uncalled = asyncio.get_running_loop().call_later(connections.KEEP_ALIVE_SECONDS, transport.abort)
-        super().connection_made(transport)
-
-    def eof_received(self) -> bool:
-        super().eof_received()
-        return False  # close: hypercorn would wait for ever to answer on what its client has closed
+        self._loop = asyncio.get_running_loop()
+        self._books.connections.add(self)
+        self._transport, self._unread = transport, connections.Unread(transport)
+        self._h2 = H2Connection(
+            H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
+        )
+        self._h2.local_settings = _settings(STREAMS)
+        self._h2.initiate_connection()
+        self._h2.local_settings = _settings(1 << 30)  # h2 would end the connection for one stream too many
+        self._counted = self._loop.time()
+        self._rest()
+        self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unread.stop()
-        self._uncalled.cancel()
-        self._connections.discard(self)
-        super().connection_lost(exc)
-        asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, self._conversation.cancel)
+        self._idle.cancel()
+        self._books.connections.discard(self)
+        self._unparsed.clear()
+        self._writable.set()
+        self._abandon()
+
+    def eof_received(self) -> None:
+        """Its transport closes: whoever sends no more is not answered."""
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self._writable.clear()
         self._unread.start()
+        self._read_on()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self._writable.set()
         self._unread.stop()
+        self._read_on()
 
     def shutdown(self) -> None:
-        self._draining = asyncio.ensure_future(self._context.terminated.set())
-        if not self._uncalled.cancelled():
-            self._transport.close()
+        """Once the calls in flight are answered the connection ends."""
+        self._leaving = True
+        if not self._streams:
+            self._end()
 
-    async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application, for a client that takes its answers: one that opens no window for them is gone."""
-        self._uncalled.cancel()
+    def _end(self, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
+        if not self._transport.is_closing():
+            self._h2.close_connection(code)
+            self._close()
 
-        async def send_in_time(message: Any) -> None:
-            try:
-                async with asyncio.timeout(_seconds_to_read(message)):
-                    await send(message)
-            except TimeoutError:
-                self._transport.abort()
-                raise ClientGone("the client does not read its answer") from None
+    def _close(self) -> None:
+        """Nothing but what h2 has to say is sent any more."""
+        self._flush()
+        self._transport.close()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        for stream in self._streams.values():
+            stream.leave()
+
+    def _rest(self) -> None:
+        self._idle = self._loop.call_later(connections.KEEP_ALIVE_SECONDS, self._end)
+
+    def _flush(self) -> None:
+        if (data := self._h2.data_to_send()) and not self._transport.is_closing():
+            self._transport.write(data)
+
+    # -- what comes ---------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._unparsed += data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Take what has come a piece at a turn; meanwhile, and while the client does not read, nothing more is read."""
+        if self._transport.is_closing():
+            return
+        if self._unparsed and self._writable.is_set() and not self._taking:
+            self._take()
+        if self._unparsed or not self._writable.is_set():
+            self._transport.pause_reading()
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _take(self) -> None:
+        piece = bytes(self._unparsed[:_TURN])
+        del self._unparsed[:_TURN]
+        try:
+            happened = self._h2.receive_data(piece)
+        except ProtocolError as error:
+            log.info("an HTTP/2 connection ends: %s", error)
+            return self._close()
+        self._credit -= len(piece)
+        for event in happened:
+            self._handle(event)
+        self._flush()
+        if self._transport.is_closing():
+            return None
+        if self._is_bankrupt():
+            log.info("an HTTP/2 connection ends: its client sends more frames than calls and bodies")
+            return self._end(ErrorCodes.ENHANCE_YOUR_CALM)
+        if self._unparsed:
+            self._taking = True
+            self._loop.call_soon(self._take_next)
+
+    def _take_next(self) -> None:
+        self._taking = False
+        self._read_on()
+
+    def _is_bankrupt(self) -> bool:
+        now = self._loop.time()
+        self._earn((now - self._counted) * _CREDIT_A_SECOND)
+        self._counted = now
+        return self._credit < 0
+
+    def _earn(self, count: float) -> None:
+        self._credit = min(self._credit + count, _CREDIT)
+
+    def _handle(self, event: events.Event) -> None:
+        stream = self._streams.get(getattr(event, "stream_id", None))
+        match event:
+            case events.RequestReceived():
+                self._open(event.stream_id, event.headers)
+            case events.DataReceived() if stream is not None and not stream.answered:
+                self._earn(2 * len(event.data))
+                stream.body += event.data
+                stream.unread += event.flow_controlled_length
+                stream.changed.set()
+            case events.DataReceived():
+                self._earn(len(event.data))
+                self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            case events.StreamEnded() if stream is not None:
+                stream.ended = True
+                stream.changed.set()
+            case events.StreamReset() if stream is not None:
+                self._credit -= _FOR_A_HEAD
+                stream.leave()
+            case events.WindowUpdated() | events.RemoteSettingsChanged():
+                for waiting in [stream] if stream is not None else self._streams.values():
+                    waiting.room.set()
+            case events.ConnectionTerminated():  # h2 sends nothing after it
+                self._close()
+
+    def _open(self, number: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._earn(min(_FOR_A_HEAD, sum(len(name) + len(value) for name, value in headers)))
+        try:
+            scope = self._scope(list(validate_headers(headers, _REQUEST)))
+        except (ProtocolError, UnicodeDecodeError):
+            return self._h2.reset_stream(number, ErrorCodes.PROTOCOL_ERROR)
+        if self._leaving or len(self._streams) >= STREAMS:
+            return self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)
+        self._idle.cancel()
+        stream = self._streams[number] = Stream(number)
+        task = self._loop.create_task(self._call(stream, scope))
+        self._books.tasks.add(task)
+        task.add_done_callback(self._books.tasks.discard)
+
+    def _scope(self, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+        """Raises ProtocolError or UnicodeDecodeError for a head that cannot be a call's."""
+        pseudo = {name: value for name, value in headers if name.startswith(b":")}
+        fields = [(name, value) for name, value in headers if not name.startswith(b":")]
+        if pseudo[b":method"] == b"CONNECT":
+            raise ProtocolError("CONNECT is not answered")
+        if b":authority" in pseudo:
+            fields = [(b"host", pseudo[b":authority"]), *((name, value) for name, value in fields if name != b"host")]
+        path, _, query = pseudo[b":path"].partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "2",
+            "method": pseudo[b":method"].decode("ascii"),
+            "scheme": pseudo[b":scheme"].decode("ascii"),
+            "path": unquote(path.decode("ascii")),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": fields,
+            "client": self._transport.get_extra_info("peername"),
+            "server": self._transport.get_extra_info("sockname"),
+        }
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def _call(self, stream: Stream, scope: dict[str, Any]) -> None:
+        expects = any(name == b"expect" for name, _ in scope["headers"])
+        started: dict[str, Any] = {}
+
+        async def receive() -> dict[str, Any]:
+            nonlocal expects
+            if expects and not stream.gone:
+                expects = False
+                self._h2.send_headers(stream.number, [(b":status", b"100")])
+                self._flush()
+            return await self._receive(stream)
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                started.update(message)
+            else:
+                await self._answer_in_time(stream, started, message.get("body", b""))
 
         try:
-            await self._application(scope, receive, send_in_time)
+            await self._application(scope, receive, send)
         except ClientGone as error:
             log.info("%d %s: %s", error.status, scope["path"], error)
+        except Exception:
+            log.exception("unexpected fault in %s %s", scope["method"], scope["path"])
+        finally:
+            self._finish(stream)
 
-    def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        server = TCPServer(ASGIWrapper(self._call), loop, CONFIG, self._context, {}, reader, writer)
-        self._conversation = loop.create_task(server.run())
-        self._conversation.add_done_callback(_log_failure)
+    async def _receive(self, stream: Stream) -> dict[str, Any]:
+        while not (stream.gone or stream.body or (stream.ended and not stream.told)):
+            stream.changed.clear()
+            await stream.changed.wait()
+        if stream.gone:
+            return {"type": "http.disconnect"}
+        body, stream.body, stream.told = bytes(stream.body), bytearray(), stream.ended
+        self._acknowledge(stream)
+        return {"type": "http.request", "body": body, "more_body": not stream.ended}
+
+    def _acknowledge(self, stream: Stream) -> None:
+        """Give the window back for what has been read."""
+        if stream.unread and not stream.gone:
+            self._h2.acknowledge_received_data(stream.unread, stream.number)
+            stream.unread = 0
+            self._flush()
+
+    async def _answer_in_time(self, stream: Stream, start: dict[str, Any], body: bytes) -> None:
+        """Raises ClientGone where the client does not take the answer."""
+        try:
+            async with asyncio.timeout(connections.READING_SECONDS + len(body) / connections.READING_RATE):
+                await self._answer(stream, start, body)
+        except TimeoutError:
+            self._transport.abort()
+            raise ClientGone("the client does not read its answer") from None
+
+    async def _answer(self, stream: Stream, start: dict[str, Any], body: bytes) -> None:
+        if stream.gone:
+            return
+        status = (b":status", b"%d" % start["status"])
+        self._h2.send_headers(stream.number, [status, *start["headers"]], end_stream=not body)
+        sent = 0
+        while sent < len(body):
+            size = min(self._h2.local_flow_control_window(stream.number), self._h2.max_outbound_frame_size)
+            if size <= 0 or not self._writable.is_set():
+                await self._room(stream)
+                if stream.gone:
+                    return
+                continue
+            part = body[sent : sent + size]
+            sent += len(part)
+            self._h2.send_data(stream.number, part, end_stream=sent == len(body))
+            self._earn(_FOR_A_FRAME)
+            self._flush()
+        stream.answered = True
+        self._earn(_FOR_AN_ANSWER)
+        self._flush()
+
+    async def _room(self, stream: Stream) -> None:
+        """Until there may be room in the windows, and the transport takes more."""
+        self._flush()
+        if self._writable.is_set():
+            stream.room.clear()
+            await stream.room.wait()
+        await self._writable.wait()
+
+    def _finish(self, stream: Stream) -> None:
+        """After its answer; a body that still comes is of no use."""
+        del self._streams[stream.number]
+        if not stream.gone and not self._transport.is_closing():
+            self._acknowledge(stream)
+            if not stream.answered:
+                self._h2.reset_stream(stream.number, ErrorCodes.INTERNAL_ERROR)
+            elif not stream.ended:
+                self._h2.reset_stream(stream.number, ErrorCodes.NO_ERROR)
+            self._flush()
+        if self._leaving and not self._streams:
+            self._end()
+        elif not self._streams and not self._transport.is_closing():
+            self._rest()
 
 
-def _log_failure(conversation: asyncio.Task[None]) -> None:
-    """hypercorn fails, and so closes, where a client sends on after its answer."""
-    if not conversation.cancelled() and conversation.exception():
-        log.info("an HTTP/2 connection failed: %r", conversation.exception())
-
-
-def _seconds_to_read(message: Any) -> float:
-    return connections.READING_SECONDS + len(message.get("body", b"")) / connections.READING_RATE
+def _settings(streams: int) -> Settings:
+    values = {SettingCodes.MAX_CONCURRENT_STREAMS: streams, SettingCodes.MAX_HEADER_LIST_SIZE: 1 << 16}
+    return Settings(client=False, initial_values=values)

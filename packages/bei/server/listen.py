@@ -1,7 +1,7 @@
 """Sockets and signals: HTTP/1.1 and HTTP/2 prior knowledge on one port (opening.py); SIGTERM drains and exits 0.
 
-uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; hypercorn has, at several times the
-cost. So the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
+uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; h2 has, as frames without a server. So
+the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
 """
 
 import asyncio

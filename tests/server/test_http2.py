@@ -1,0 +1,196 @@
+"""HTTP/2 on a real socket: what one stream does wrong costs that stream, and what carries nothing has a bound."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+
+import h2.errors
+import h2.events
+import h2.settings
+import pytest
+
+from benchmarks.attacks import attacks
+from tests.server.running import Running
+from tests.server.test_limits import Http2
+
+BODY = json.dumps({"inputs": "the cat sat on the mat"}).encode()
+HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":authority", "localhost")]
+
+
+@pytest.fixture(scope="module")
+def slow(tiny_folder) -> Iterator[Running]:
+    """A server that takes a third of a second for a call."""
+    running = Running(tiny_folder, batch_seconds=0.3)
+    running.wait_for_health()
+    yield running
+    status, log = running.stop()
+    assert status == 0, log
+    assert "Traceback" not in log
+
+
+class Loose(Http2):
+    """A client that sends any head."""
+
+    def head(self, headers: list[tuple[str, str]], end: bool = True) -> int:
+        self.machine.config.validate_outbound_headers = self.machine.config.normalize_outbound_headers = False
+        stream = self.machine.get_next_available_stream_id()
+        self.machine.send_headers(stream, headers, end_stream=end)
+        self.send()
+        return stream
+
+    def ask(self) -> int:
+        stream = self.begin("/embed")
+        self.machine.send_data(stream, BODY, end_stream=True)
+        self.send()
+        return stream
+
+    def until(self, *streams: int, seconds: float = 5) -> dict[int, str]:
+        """How streams ended: the status, or the error of a reset."""
+        ends: dict[int, str] = {}
+        limit = time.monotonic() + seconds
+        while not ends.keys() >= set(streams) and time.monotonic() < limit:
+            for event in self.events(0.1):
+                match event:
+                    case h2.events.ResponseReceived():
+                        ends[event.stream_id] = dict(event.headers)[":status"]
+                    case h2.events.StreamReset():
+                        ends.setdefault(event.stream_id, h2.errors.ErrorCodes(event.error_code).name)
+                    case h2.events.ConnectionTerminated(error_code=code) if code is not None:
+                        return {**ends, 0: h2.errors.ErrorCodes(code).name}
+        return ends
+
+
+def without(name: str) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in HEAD if key != name]
+
+
+MALFORMED = {
+    "no method": without(":method"),
+    "no path": without(":path"),
+    "no scheme": without(":scheme"),
+    "an empty path": [*without(":path"), (":path", "")],
+    "two paths": [*HEAD, (":path", "/")],
+    "an unknown one": [*HEAD, (":colour", "blue")],
+    "a status": [*HEAD, (":status", "200")],
+    "one behind a field": [HEAD[0], ("accept", "a"), *HEAD[1:]],
+    "capitals": [*HEAD, ("Accept", "a")],
+    "a connection": [*HEAD, ("connection", "close")],
+    "a coding": [*HEAD, ("transfer-encoding", "chunked")],
+    "a line end": [*HEAD, ("accept", "a\r\nb: c")],
+    "two hosts": [*HEAD, ("host", "b")],
+    "no ASCII": [*without(":path"), (":path", "/é")],
+    "CONNECT": [(":method", "CONNECT"), (":authority", "a:443")],
+    "websocket": [(":method", "CONNECT"), (":protocol", "websocket"), *HEAD[1:]],
+}
+
+
+@pytest.mark.parametrize("headers", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_head_ends_its_stream_and_no_other(slow, headers):
+    client = Loose(slow)
+    before, wrong, after = client.ask(), client.head(headers), client.ask()
+    ends = client.until(before, wrong, after)
+    assert ends == {before: "200", wrong: "PROTOCOL_ERROR", after: "200"}
+    client.sock.close()
+
+
+def test_connect_is_not_advertised(slow):
+    client = Loose(slow)
+    client.events(0.2)
+    settings = client.machine.remote_settings
+    assert not settings.enable_connect_protocol
+    assert settings.max_concurrent_streams == 256
+    client.sock.close()
+
+
+def test_a_stream_too_many_is_refused_and_no_other(slow):
+    client = Loose(slow)
+    client.machine.remote_settings.max_concurrent_streams = 1 << 20  # as before the server has said how many
+    client.machine.remote_settings.acknowledge()
+    streams = [client.head(HEAD, end=False) for _ in range(1001)]
+    for stream in streams[:256]:
+        client.machine.send_data(stream, BODY, end_stream=True)
+    client.send()
+    ends = client.until(*streams, seconds=20)
+    assert [ends.get(stream) for stream in streams] == ["200"] * 256 + ["REFUSED_STREAM"] * 745
+    assert list(client.until(client.ask()).values()) == ["200"]
+    client.sock.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["SETTINGS", "PING", "empty DATA", "DATA of one byte", "WINDOW_UPDATE", "PRIORITY", "RST_STREAM"]
+)
+def test_frames_that_carry_nothing_have_a_bound(slow, name):
+    opening, data = attacks("http")[name].frames
+    client = Loose(slow)
+    client.sock.sendall(opening)
+    client.sock.setblocking(False)
+    sent, received = 0, b""
+    while sent < 8_000_000:
+        try:
+            sent += client.sock.send(data)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            break
+        try:
+            if not (part := client.sock.recv(1 << 20)):
+                break
+            received += part
+        except BlockingIOError:
+            pass
+        except OSError:
+            break
+    assert sent < 8_000_000
+    client.sock.close()
+
+
+def test_a_client_that_pings_now_and_then_stays(slow):
+    client = Loose(slow)
+    for _ in range(50):
+        client.machine.ping(b"12345678")
+        client.machine.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 65535})
+        client.send()
+        client.events(0.005)
+    assert list(client.until(client.ask()).values()) == ["200"]
+    client.sock.close()
+
+
+def test_a_client_that_waits_for_our_word(slow):
+    client = Loose(slow)
+    stream = client.begin("/embed", expect="100-continue")
+    assert any(isinstance(event, h2.events.InformationalResponseReceived) for event in client.events(0.3))
+    client.machine.send_data(stream, BODY, end_stream=True)
+    client.send()
+    assert client.until(stream) == {stream: "200"}
+    client.sock.close()
+
+
+def test_a_call_that_the_client_resets_is_dropped(tiny_folder):
+    running = Running(tiny_folder, batch_seconds=0.3)
+    running.wait_for_health()
+    client = Loose(running)
+    for _ in range(20):
+        stream = client.ask()
+        time.sleep(0.02)
+        client.machine.reset_stream(stream)
+        client.send()
+    started = time.monotonic()
+    assert list(client.until(client.ask()).values()) == ["200"]
+    assert time.monotonic() - started < 20 * 0.3 / 2, "abandoned work ran all the same"
+    client.sock.close()
+    _, log = running.stop()
+    assert log.count("499 POST /embed: the client left") == 20
+
+
+def test_what_is_not_done_in_time_is_503(tiny_folder):
+    running = Running(tiny_folder, batch_seconds=8)  # it drains for 5 s
+    running.wait_for_health()
+    client = Loose(running)
+    stream = client.ask()
+    time.sleep(0.3)
+    running.process.send_signal(signal.SIGTERM)
+    assert client.until(stream, seconds=15)[stream] == "503"
+    client.sock.close()
+    _, log = running.process.communicate(timeout=20)
+    assert "Traceback" not in log
