@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bei import cli
+from bei import cli, router
 from bei.service import ROUTES, Service
 from tests.configs import tiny_config
 from tests.servers import free_port, wait_until_ready
@@ -116,7 +116,7 @@ def test_another_model_than_the_bundle_s_has_its_own_route(tmp_path, monkeypatch
     model = save(tmp_path / "model", random_model("bert", 0, head, id2label={0: "a", 1: "b", 2: "c"}), pooling=None)
     served = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "_serve", served.append)
+    monkeypatch.setattr(router, "serve", served.append)
     result = CliRunner().invoke(cli.text_embeddings_router, ["--model-id", str(model), *flags])
     assert result.exit_code == 0, result.output
     (settings,) = served

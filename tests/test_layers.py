@@ -21,6 +21,8 @@ LAYERS = [
     "bulk",
     "api",
     "server",
+    "launch",
+    "router",
     "cli",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

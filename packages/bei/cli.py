@@ -1,44 +1,30 @@
 """The command line: `bei serve | embed | info | build`, and `text-embeddings-router` for those who start TEI's."""
 
 import json
-import logging
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from bei import __version__, logs, metrics, processes
-from bei.checkpoint.load import Checkpoint
-from bei.errors import SetupError, address
-from bei.server import listen, workers
+from bei import __version__, logs, processes
+from bei.errors import SetupError
+from bei.launch import engine_in_words, one_line_errors, outputs
+from bei.launch import serve as serve_until_signal
+from bei.router import text_embeddings_router
+from bei.server import workers
 from bei.service import Service
-from bei.settings import Settings, read_config
+from bei.settings import Settings
 
-log = logging.getLogger("bei")
-
-_TEI_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_TEI_POOLING = {"cls": "first", "mean": "mean", "last-token": "last", "splade": "splade"}
-_CONFIGS = (Path("config.yaml"), Path("/app/config.yaml"))
+__all__ = ["main", "text_embeddings_router"]
 
 
 class _Program(click.Group):
-    """Turns a SetupError into one line on stderr and exit status 2."""
-
     def invoke(self, context: click.Context) -> Any:
         processes.keep_libraries_isolated()
-        return _one_line_errors(lambda: super(_Program, self).invoke(context))
-
-
-def _one_line_errors(run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except SetupError as exc:
-        click.echo(f"bei: {exc}", err=True)
-        sys.exit(2)
+        return one_line_errors(lambda: super(_Program, self).invoke(context))
 
 
 def _options(*options: Callable) -> Callable[[Callable], Callable]:
@@ -70,6 +56,7 @@ _MODEL = _options(
     click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
     click.option("--max-seq-len", type=int, help="Tokens of the longest text, where that is to be less."),
     click.option("--max-batch-size", type=int, help="Texts a batch."),
+    click.option("--hub-cache", type=click.Path(path_type=Path), help="The hub's own cache.  [default: HF_HUB_CACHE]"),
     click.option(
         "--cache-dir", type=click.Path(path_type=Path), help="Downloads and built engines.  [default: ~/.cache/bei]"
     ),
@@ -78,6 +65,13 @@ _MODEL = _options(
 _SERVER = _options(
     click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
     click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
+    click.option("--uds-path", type=click.Path(path_type=Path), help="A Unix socket to listen on, and on no port."),
+    click.option(
+        "--cors-allow-origin",
+        multiple=True,
+        callback=lambda context, parameter, value: value or None,
+        help="Pages of this origin (https://example.com), or of any (*), may read answers; repeatable.",
+    ),
     click.option("--workers", type=int, help="Processes that read, tokenize and answer.  [default: 1]"),
     click.option("--api-key", help="Ask for this key, or one of several between commas; better as BEI_API_KEY."),
     click.option("--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line."),
@@ -132,7 +126,7 @@ def serve(config: Path, log_level: str, **flags: Any) -> None:
     """
     settings = Settings.from_file(config, **flags)
     workers.observe(settings, log_level)
-    _serve(settings)
+    serve_until_signal(settings)
 
 
 @main.command()
@@ -156,7 +150,7 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service = Service(Settings.from_file(config, **flags))
     service.load()
     service.close()
-    click.echo(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {_engine(service)}")
+    click.echo(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {engine_in_words(service)}")
 
 
 @main.command()
@@ -212,21 +206,6 @@ def embed(
     click.echo(f"{output}: {rows} rows")
 
 
-def _serve(settings: Settings) -> None:
-    listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
-    listener = listen.bind(settings.host, settings.port)
-    service = Service(settings, isolated=True)
-
-    def announce() -> None:
-        host, port = listener.getsockname()[:2]
-        if settings.json_output:
-            log.info("%s is served on %s", settings.served_model_name, _url(settings, host, port))
-        else:
-            click.echo(_banner(service, _url(settings, host, port)))
-
-    sys.exit(workers.serve(service, listener, announce))
-
-
 def _facts(service: Service) -> dict[str, Any]:
     checkpoint, engine = service.checkpoint, service.engine
     model = {
@@ -236,160 +215,12 @@ def _facts(service: Service) -> dict[str, Any]:
         "stored_as": checkpoint.dtype,
         "task": checkpoint.task,
         "default_route": service.route,
-        **_outputs(checkpoint),
+        **outputs(checkpoint),
         "max_tokens": checkpoint.max_tokens,
         "prompts": dict(checkpoint.prompts.texts),
     }
     chosen = {"name": engine.name, "device": engine.device, "precision": engine.precision, "reason": engine.reason}
     return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
-
-
-def _outputs(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the model answers with, for people."""
-    match checkpoint.task:
-        case "reranker" | "classifier" | "entities":
-            return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
-        case "multi_vector":
-            return {"dimensions": checkpoint.spec.token_size}
-        case _:
-            dimensions = checkpoint.dimensions or checkpoint.spec.row_size
-            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": dimensions}
-
-
-def _engine(service: Service) -> str:
-    engine = service.engine
-    return f"{engine.name}, {engine.precision} on {engine.device} ({engine.reason})"
-
-
-_SHOWN = 6
-_TRY: dict[str, tuple[str, str]] = {
-    "embedding": ("/v1/embeddings", '{"input": "What is Deep Learning?", "dimensions": 4}'),
-    "reranker": ("/rerank", '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}'),
-    "classifier": ("/predict", '{"inputs": "Profits rose by a fifth."}'),
-    "entities": ("/predict_tokens", '{"inputs": ["My name is Maria Schmidt."], "aggregation_strategy": "simple"}'),
-    "sparse": ("/embed_sparse", '{"inputs": "What is Deep Learning?"}'),
-    "multi_vector": (
-        "/rerank",
-        '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}',
-    ),
-}
-
-
-def _url(settings: Settings, host: str, port: int) -> str:
-    return f"{'https' if settings.tls_cert else 'http'}://{address(host, port)}"
-
-
-def _banner(service: Service, url: str) -> str:
-    settings, checkpoint = service.settings, service.checkpoint
-    key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
-    path, body = _TRY[checkpoint.task]
-    return f"""
-  {settings.served_model_name}
-    engine    {_engine(service)}
-    task      {checkpoint.task}: {_in_words(checkpoint)}
-    limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
-    listening {url} (routes: {url}/docs)
-
-  Try it:
-    curl -s{key} {url.removeprefix("http://")}{path} -d '{body}'
-"""
-
-
-def _in_words(checkpoint: Checkpoint) -> str:
-    outputs = _outputs(checkpoint)
-    if "labels" in outputs:
-        more = f" and {len(outputs['labels']) - _SHOWN} more" if len(outputs["labels"]) > _SHOWN else ""
-        return f"{outputs['scores']} of {', '.join(outputs['labels'][:_SHOWN])}{more}"
-    pooling = f", {'+'.join(outputs['pooling'])} pooling" if "pooling" in outputs else " a token"
-    return f"{outputs['dimensions']} numbers{pooling}"
-
-
-def _tei_option(name: str, **options: Any) -> Callable:
-    """An option of TEI's, and the environment variable that TEI gives it."""
-    return click.option(f"--{name}", envvar=name.upper().replace("-", "_"), show_default=True, **options)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@_tei_option("model-id", help="A folder, or a Hugging Face repository; else what config.yaml names.")
-@_tei_option("revision", help="Branch, tag or commit of the repository.")
-@_tei_option("hostname", default="0.0.0.0")
-@_tei_option("port", type=int, default=3000)
-@_tei_option("dtype", type=click.Choice(list(_TEI_DTYPES)), help="Precision to compute in.")
-@_tei_option("pooling", type=click.Choice(list(_TEI_POOLING)), help="Where the checkpoint does not say.")
-@_tei_option("served-model-name", help="The name that answers carry.")
-@_tei_option("max-concurrent-requests", type=int, default=512)
-@_tei_option("max-batch-tokens", type=int, default=16384)
-@_tei_option("max-batch-requests", type=int)
-@_tei_option("max-client-batch-size", type=int, default=32)
-@_tei_option("auto-truncate", type=bool, is_flag=False, flag_value="true", default=True)
-@_tei_option("default-prompt-name", help="The model's prompt to use unasked.")
-@_tei_option("default-prompt", help="Text put before each input.")
-@_tei_option("tokenization-workers", type=int)
-@_tei_option("payload-limit", type=int, default=2_000_000)
-@_tei_option("api-key", help="Ask for this key.")
-@_tei_option("hf-token", help="For private and gated repositories.")
-@_tei_option("json-output", is_flag=True, help="Log lines as JSON.")
-@_tei_option("otlp-endpoint", help="Send traces to this OpenTelemetry collector, as http://localhost:4317.")
-@_tei_option("otlp-service-name", default="text-embeddings-inference.server", help="The name of this server in traces.")
-@_tei_option("prometheus-port", type=int, help="Serve /metrics there, too.")
-def text_embeddings_router(
-    model_id: str | None,
-    revision: str | None,
-    hostname: str,
-    dtype: str | None,
-    pooling: str | None,
-    max_batch_tokens: int,
-    max_batch_requests: int | None,
-    hf_token: str | None,
-    prometheus_port: int | None,
-    **flags: Any,
-) -> None:
-    """The server of `bei serve` under the name and flags of text-embeddings-router, with TEI's defaults.
-
-    Without --model-id it serves what BEI_CONFIG, ./config.yaml or /app/config.yaml names, so the start command that
-    truss generates for an encoder runs this program.
-    """
-    flags |= {
-        "host": hostname,
-        "precision": _TEI_DTYPES.get(dtype),
-        "pooling": _TEI_POOLING.get(pooling),
-        "max_num_tokens": max_batch_tokens,
-        "max_batch_size": max_batch_requests,
-        **_repository(model_id, revision),
-    }
-
-    def run() -> None:
-        processes.keep_libraries_isolated()
-        environ = {**os.environ, **({"HF_TOKEN": hf_token} if hf_token else {})}
-        settings = Settings.load(_config(model_id), environ=environ, **flags)
-        workers.observe(settings, os.environ.get("LOG_LEVEL", "info"))
-        if prometheus_port:
-            metrics.listen(hostname, prometheus_port)
-        _serve(settings)
-
-    _one_line_errors(run)
-
-
-def _repository(model_id: str | None, revision: str | None) -> dict[str, str | None]:
-    if model_id is None:
-        return {"revision": revision}
-    local = model_id.startswith(("/", ".", "~")) or Path(model_id).is_dir()
-    return {"source": "LOCAL" if local else "HF", "repo": model_id, "revision": revision}
-
-
-def _config(model_id: str | None) -> Mapping[str, Any]:
-    """The bundle's config.yaml where there is one; a bare block for --model-id without it."""
-    places = [Path(os.environ["BEI_CONFIG"])] if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()]
-    if places:
-        config = read_config(places[0])
-        if model_id is not None:  # the default route is of the config's model, not of this one
-            block = config.get("trt_llm") or {}
-            (block.get("runtime") or {}).pop("webserver_default_route", None)
-        return config
-    if model_id is None:
-        raise SetupError("neither --model-id nor a config.yaml says what to serve")
-    repository = {"source": "LOCAL", "repo": model_id}
-    return {"trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": repository}}}
 
 
 if __name__ == "__main__":

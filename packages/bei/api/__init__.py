@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from bei import logs, metrics, tracing
-from bei.api import cohere, infinity, openai, openapi, operations, shared, tei, vllm
+from bei.api import cohere, cors, infinity, openai, openapi, operations, shared, tei, vllm
 from bei.api.bodies import read
 from bei.api.call import Call, authorize, check_content_type
 from bei.api.observation import Observation
@@ -43,19 +43,20 @@ async def answer(service: Service, call: Call) -> Reply:
     """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception."""
     with Observation(call, _label(call)) as seen:
         try:
-            reply = await _route(service, call, seen)
+            reply = cors.preflight(call, service.settings) or await _route(service, call, seen)
         except Error as error:
             reply = render_error(error, call.path)
         except Exception:
             log.exception("unexpected fault in %s %s", call.method, call.path)
             reply = render_error(Error("internal error; the server's log has the details"), call.path)
-        return seen.replied(await finish(reply, call))
+        return seen.replied(cors.shared(await finish(reply, call), call, service.settings))
 
 
-async def refuse(call: Call, error: Error) -> Reply:
+async def refuse(service: Service, call: Call, error: Error) -> Reply:
     """The reply to a call that its host cannot hand over, or cannot wait for."""
     with Observation(call, _label(call)) as seen:
-        return seen.replied(await finish(render_error(error, call.path), call))
+        reply = await finish(render_error(error, call.path), call)
+        return seen.replied(cors.shared(reply, call, service.settings))
 
 
 def lost(call: Call, error: ClientGone) -> None:

@@ -23,9 +23,9 @@ log = logging.getLogger("bei")
 def fetch(settings: Settings) -> Fetched:
     """Raises SetupError: one line with the remedy."""
     token = settings.credential.get_secret_value() if settings.credential else None
-    arguments = {"revision": settings.revision, "allow_patterns": list(WANTED), "token": token}
+    arguments = {"revision": settings.revision, "cache_dir": settings.hub_cache, "token": token}
     try:
-        folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
+        folder = huggingface_hub.snapshot_download(settings.repo, allow_patterns=list(WANTED), **arguments)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SetupError(_hub_refusal(settings, exc)) from None
     except PermissionError as exc:
@@ -51,7 +51,9 @@ def _hub_refusal(settings: Settings, error: Exception) -> str:
 def _cached(settings: Settings, error: Exception) -> str:
     """An earlier download, when the hub does not answer."""
     try:
-        folder = huggingface_hub.snapshot_download(settings.repo, revision=settings.revision, local_files_only=True)
+        folder = huggingface_hub.snapshot_download(
+            settings.repo, revision=settings.revision, cache_dir=settings.hub_cache, local_files_only=True
+        )
     except LocalEntryNotFoundError:
         raise SetupError(
             f"{settings.repo} cannot be downloaded ({quote(error, settings)}) and is not in the cache; "

@@ -34,10 +34,10 @@ def asgi(service: Service) -> Application:
                 finally:
                     bodies.free(call.body)
         except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
-            reply = _last(await api.refuse(call, error), scope)
+            reply = _last(await api.refuse(service, call, error), scope)
         except asyncio.CancelledError:
             metrics.observe_cancelled("drain")
-            reply = _last(await api.refuse(call, NotReady("the server stopped before the answer")), scope)
+            reply = _last(await api.refuse(service, call, NotReady("the server stopped before the answer")), scope)
         except ClientGone as error:
             api.lost(call, error)
             return
@@ -99,6 +99,7 @@ async def _connected(receive: Receive) -> AsyncIterator[None]:
 async def _write(reply: Reply, scope: Message, send: Send) -> None:
     body = b"" if scope["method"] == "HEAD" else reply.body
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
-    headers.append((b"content-length", b"%d" % len(reply.body)))
+    if reply.status != 204:  # which has neither a body nor its length
+        headers.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

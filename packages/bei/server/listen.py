@@ -1,11 +1,12 @@
 """Sockets and signals: HTTP/1.1 and HTTP/2 prior knowledge on one port (opening.py); SIGTERM drains and exits 0.
 
-uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; h2 has, as frames without a server. So
-the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
+uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; h2 has, as frames without a server.
+So the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
 """
 
 import asyncio
 import contextvars
+import errno
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -43,6 +45,42 @@ def bind(host: str, port: int) -> socket.socket:
         place = address(host, port)
         raise SetupError(f"cannot listen on {place}: {why(exc)}; choose another with --host or --port") from None
     return bound
+
+
+_paths: list[tuple[Path, int]] = []  # the sockets that this process made, with their inodes
+
+
+def bind_path(path: Path) -> socket.socket:
+    """A bound Unix socket, for its owner and its group (0660); one that nobody listens on any more makes way. Raises
+    SetupError."""
+    bound = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o117)
+    try:
+        if path.is_socket() and not _is_answered(path):
+            path.unlink()
+        bound.bind(str(path))
+        bound.listen(BACKLOG)  # now, so that another server sees that it is in use
+        _paths.append((path, path.stat().st_ino))
+    except OSError as exc:
+        bound.close()
+        raise SetupError(f"setting uds_path: cannot listen on {path}: {why(exc)}; choose another") from None
+    finally:
+        os.umask(mask)
+    return bound
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) != errno.ECONNREFUSED
+
+
+def remove_paths() -> None:
+    """The sockets that this process made leave their folders."""
+    for path, inode in _paths:
+        with suppress(OSError):
+            if path.stat().st_ino == inode:
+                path.unlink()
+    _paths.clear()
 
 
 def tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
@@ -110,6 +148,7 @@ def serve(
 
 def _exit(status: int) -> None:
     """Without waiting for other threads, and without tearing the interpreter down under them."""
+    remove_paths()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from bei.errors import SetupError, short, why
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 from bei.settings.keys import unknown_key, without_effect
+from bei.settings.origins import Origins, split_origins
 from bei.settings.secrets import Keys, keys_of, split_keys, without_secrets
 
 Count = Annotated[int, Field(ge=1)]
@@ -63,12 +64,14 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    uds_path: Path | None = None
     workers: Count = 1
     api_key: Annotated[Keys, BeforeValidator(split_keys)] = ()
     api_key_file: Path | None = None
     protect_all: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    cors_allow_origin: Annotated[Origins, BeforeValidator(split_origins)] = ()
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     json_output: bool = False
     access_log: bool = False
@@ -89,6 +92,7 @@ class Settings(BaseModel):
     max_bytes_in_flight: Count = 1 << 30
     max_connections: Count = 4096
 
+    hub_cache: Path | None = None
     cache_dir: Path = Path("~/.cache/bei")
     max_download_bytes: Count = 200_000_000_000
     allow_private_urls: bool = False
@@ -242,6 +246,8 @@ def _credential(name: str, secrets: Mapping[str, str], environ: Mapping[str, str
 
 
 def _refuse_unservable(settings: Settings) -> None:
+    if settings.default_prompt is not None and settings.default_prompt_name is not None:
+        raise SetupError("settings default_prompt and default_prompt_name: set one of them")
     if settings.quantization is QuantizationType.NO_QUANT:
         return
     if settings.base_model == "encoder_bert":

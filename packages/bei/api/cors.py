@@ -1,0 +1,55 @@
+"""Pages of other origins, and which of them may read our answers: the Fetch standard (fetch.spec.whatwg.org), CORS."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bei.api.call import Call
+from bei.api.reply import Reply
+from bei.settings import Settings
+
+_METHODS = "GET, HEAD, POST"
+_KEPT_SECONDS = 7200  # as long as browsers keep the answer to a preflight at most
+_ASKED = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+_EXPOSED = ", ".join(
+    (
+        *("retry-after", "x-request-id", "x-baseten-customer-request-id"),
+        *("x-compute-type", "x-compute-time", "x-compute-characters", "x-compute-tokens"),
+        *("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"),
+    )
+)
+
+
+def preflight(call: Call, settings: Settings) -> Reply | None:
+    """The answer to a browser that asks whether a page may send a call, which carries no key; None to any other."""
+    asks = call.method == "OPTIONS" and "access-control-request-method" in call.headers
+    if not asks or _allowed(call, settings) is None:
+        return None
+    headers = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_KEPT_SECONDS)}
+    asked = call.headers.get("access-control-request-headers", "")
+    if _ASKED.fullmatch(asked):
+        headers["access-control-allow-headers"] = asked
+    return Reply(b"", 204, headers)
+
+
+def shared(reply: Reply, call: Call, settings: Settings) -> Reply:
+    """The reply, which a page of an allowed origin may read."""
+    if not settings.cors_allow_origin:
+        return reply
+    vary = ", ".join(filter(None, (reply.headers.get("vary"), "origin")))
+    return replace(reply, headers={**reply.headers, **_for_pages(call, settings), "vary": vary})
+
+
+def _for_pages(call: Call, settings: Settings) -> Mapping[str, str]:
+    origin = _allowed(call, settings)
+    return {} if origin is None else {"access-control-allow-origin": origin, "access-control-expose-headers": _EXPOSED}
+
+
+def _allowed(call: Call, settings: Settings) -> str | None:
+    """What is said of the call's origin, where it has one that may read answers."""
+    origin = call.headers.get("origin")
+    if origin is None or not settings.cors_allow_origin:
+        return None
+    if "*" in settings.cors_allow_origin:
+        return "*"
+    return origin if origin.lower() in settings.cors_allow_origin else None

@@ -1,0 +1,118 @@
+"""From settings to a server that answers: its socket, its engine, and the banner that says where it is."""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from bei.checkpoint.load import Checkpoint
+from bei.errors import SetupError, address
+from bei.server import listen, workers
+from bei.service import Service
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+
+def one_line_errors(run: Callable[[], Any]) -> Any:
+    """A SetupError is one line on stderr and exit status 2."""
+    try:
+        return run()
+    except SetupError as exc:
+        click.echo(f"bei: {exc}", err=True)
+        sys.exit(2)
+
+
+def serve(settings: Settings) -> None:
+    """Until a signal; then the process ends."""
+    listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
+    if settings.uds_path is not None:
+        listener = listen.bind_path(settings.uds_path)
+    else:
+        listener = listen.bind(settings.host, settings.port)
+    service = Service(settings, isolated=True)
+
+    def announce() -> None:
+        place = _place(settings, listener)
+        if settings.json_output:
+            log.info("%s is served on %s", settings.served_model_name, place)
+        else:
+            click.echo(_banner(service, place))
+
+    try:
+        status = workers.serve(service, listener, announce)
+    finally:
+        listen.remove_paths()
+    sys.exit(status)
+
+
+def _place(settings: Settings, listener: socket.socket) -> str:
+    if settings.uds_path is not None:
+        return f"unix:{settings.uds_path}"
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if settings.tls_cert else 'http'}://{address(host, port)}"
+
+
+def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the model answers with, for people."""
+    match checkpoint.task:
+        case "reranker" | "classifier" | "entities":
+            return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
+        case "multi_vector":
+            return {"dimensions": checkpoint.spec.token_size}
+        case _:
+            dimensions = checkpoint.dimensions or checkpoint.spec.row_size
+            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": dimensions}
+
+
+def engine_in_words(service: Service) -> str:
+    engine = service.engine
+    return f"{engine.name}, {engine.precision} on {engine.device} ({engine.reason})"
+
+
+_SHOWN = 6
+_TRY: dict[str, tuple[str, str]] = {
+    "embedding": ("/v1/embeddings", '{"input": "What is Deep Learning?", "dimensions": 4}'),
+    "reranker": ("/rerank", '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}'),
+    "classifier": ("/predict", '{"inputs": "Profits rose by a fifth."}'),
+    "entities": ("/predict_tokens", '{"inputs": ["My name is Maria Schmidt."], "aggregation_strategy": "simple"}'),
+    "sparse": ("/embed_sparse", '{"inputs": "What is Deep Learning?"}'),
+    "multi_vector": (
+        "/rerank",
+        '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}',
+    ),
+}
+
+
+def _banner(service: Service, place: str) -> str:
+    settings, checkpoint = service.settings, service.checkpoint
+    key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
+    path, body = _TRY[checkpoint.task]
+    scheme = "https" if settings.tls_cert else "http"
+    if settings.uds_path is not None:
+        base = f"--unix-socket {settings.uds_path} {scheme}://localhost"
+    else:
+        base = place.removeprefix("http://")
+    routes = f"{place}/docs" if settings.uds_path is None else "GET /docs"
+    return f"""
+  {settings.served_model_name}
+    engine    {engine_in_words(service)}
+    task      {checkpoint.task}: {_in_words(checkpoint)}
+    limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
+    listening {place} (routes: {routes})
+
+  Try it:
+    curl -s{key} {base}{path} -d '{body}'
+"""
+
+
+def _in_words(checkpoint: Checkpoint) -> str:
+    found = outputs(checkpoint)
+    if "labels" in found:
+        more = f" and {len(found['labels']) - _SHOWN} more" if len(found["labels"]) > _SHOWN else ""
+        return f"{found['scores']} of {', '.join(found['labels'][:_SHOWN])}{more}"
+    pooling = f", {'+'.join(found['pooling'])} pooling" if "pooling" in found else " a token"
+    return f"{found['dimensions']} numbers{pooling}"
