@@ -52,7 +52,8 @@ PAGE = """<!-- Written by models.py: `make docs`. -->
 An architecture is one file in `packages/bei/architectures/`, found by `model_type` in config.json. Every one embeds
 (dense, or token by token for ColBERT); what else it does is its own heads. Weights are safetensors in float32, float16
 or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
-sentence-transformers' `truncate_dim` and `max_active_dims` hold where a request asks for no `dimensions`.
+sentence-transformers' `truncate_dim` and `max_active_dims` hold where a request asks for no `dimensions`, and the
+tokenizer's `truncation_side` where it names no direction.
 
 A decoder whose `auto_map` names a class of its own may let tokens see both ways (GritLM, ReasonIR): it is refused
 unless config.json says `is_causal`, or `BEI_ATTENTION` says `causal` or `bidirectional`. An encoder's own class is told

@@ -1,6 +1,7 @@
 """Whole models against sentence-transformers on the same folder: its own layout, pooling, Dense, LayerNorm, prompts."""
 
 import asyncio
+import json
 
 import numpy as np
 import pytest
@@ -86,6 +87,18 @@ def test_prompts(tiny, start_service, include_prompt, mode):
     named = ours(start_service, checkpoint, normalize=True, prompt_name="document")
     np.testing.assert_allclose(named, reference.encode(TEXTS, prompt_name="document"), atol=1e-5)
     assert np.abs(default - named).max() > 1e-3
+
+
+def test_the_end_from_which_the_tokenizer_cuts(tiny, start_service, tmp_path):
+    tiny(Pooling(48, "mean"), Normalize())
+    file = tmp_path / "model" / "tokenizer_config.json"
+    write_json(file, json.loads(file.read_text()) | {"truncation_side": "left"})
+    reference, checkpoint = SentenceTransformer(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    long = ["the " * 100 + "big red dog"]
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    np.testing.assert_allclose(asyncio.run(service.embed(long)).rows, reference.encode(long), atol=1e-5)
+    right = asyncio.run(service.embed(long, options=Options(truncation_direction="right"))).rows
+    np.testing.assert_allclose(right, reference.encode(["the " * 100]), atol=1e-5)
 
 
 def test_vectors_that_the_model_itself_cuts(tiny, start_service):

@@ -77,12 +77,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are read. `truncate` None means the server's own default; `instruction` goes before texts as it is, or
-    into the template of pairs; `max_tokens` cuts sooner than the model, and `max_document_tokens` the second text of
-    each pair; `deadline` is a time.monotonic()."""
+    """How texts are read. `truncate` None means the server's own default, `truncation_direction` None the tokenizer's;
+    `instruction` goes before texts as it is, or into the template of pairs; `max_tokens` cuts sooner than the model, and
+    `max_document_tokens` the second text of each pair; `deadline` is a time.monotonic()."""
 
     truncate: bool | None = None
-    truncation_direction: Direction = "right"
+    truncation_direction: Direction | None = None
     prompt_name: str | None = None
     instruction: str | None = None
     max_tokens: int | None = None
@@ -461,7 +461,7 @@ class Service:
         return tokenizer.encode(
             _with_prompt(inputs, prompt) if pairs and prompt and not templated else inputs,
             truncate=self.settings.auto_truncate if options.truncate is None else options.truncate,
-            direction=options.truncation_direction,
+            direction=options.truncation_direction or self.checkpoint.truncation_side,
             prompt=None if templated else prompt,
             instruction=prompt if templated else None,
             role=role,

@@ -68,6 +68,15 @@ def test_sizes_of_the_answer(folder):
             read(folder, "m")
 
 
+def test_the_side_that_is_cut(folder):
+    assert read(folder, "m").truncation_side == "right"
+    edit(folder / "tokenizer_config.json", truncation_side="left")
+    assert read(folder, "m").truncation_side == "left"
+    edit(folder / "tokenizer_config.json", truncation_side="both")
+    with pytest.raises(SetupError, match=r"truncation_side cannot be 'both'"):
+        read(folder, "m")
+
+
 def test_both_layouts_of_pooling(folder):
     flags = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True, "include_prompt": False}
     write_json(folder / "1_Pooling" / "config.json", flags)

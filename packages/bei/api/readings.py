@@ -57,7 +57,7 @@ class Cut(Body):
                     "truncate_prompt_tokens": None if most is None else True,
                 }
             ),
-            truncation_direction=side or "right",
+            truncation_direction=side,
             max_tokens=None if most == -1 else most,
             add_special_tokens=self.add_special_tokens is not False,
             deadline=deadline(call),

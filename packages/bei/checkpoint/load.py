@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from bei import architectures
 from bei.architectures.family import HeadStage
@@ -54,6 +54,7 @@ class Checkpoint:
     are an embedder's heads for sparse and token vectors.
     `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
     `dimensions` are those of an embedding that is asked for without, None for all; a sparse one has `max_terms`.
+    `truncation_side` is where a text that is too long is cut.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Checkpoint:
     m3: M3 | None = None
     dimensions: int | None = None
     max_terms: int | None = None
+    truncation_side: Literal["left", "right"] = "right"
 
 
 _FROM_JSON = (
@@ -88,6 +90,7 @@ _FROM_JSON = (
     "labels",
     "late_interaction",
     "added_specials",
+    "truncation_side",
 )
 
 
@@ -166,6 +169,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, as
         m3=served.m3,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
+        truncation_side=read_json(encoder / "tokenizer_config.json").get("truncation_side") or "right",
     )
 
 
