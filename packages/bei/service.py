@@ -78,8 +78,8 @@ class Answer:
 @dataclass(frozen=True)
 class Options:
     """How texts are read. `truncate` None means the server's own default, `truncation_direction` None the tokenizer's;
-    `instruction` goes before texts as it is, or into the template of pairs; `max_tokens` cuts sooner than the model, and
-    `max_document_tokens` the second text of each pair; `deadline` is a time.monotonic()."""
+    `instruction` goes before texts as it is, or into the template of pairs; `max_tokens` cuts sooner than the model,
+    and `max_document_tokens` the second text of each pair; `deadline` is a time.monotonic()."""
 
     truncate: bool | None = None
     truncation_direction: Direction | None = None
