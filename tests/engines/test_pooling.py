@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,21 +12,16 @@ from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 
 from bei.architectures import FAMILIES
-from bei.architectures.spec import Pooling
+from bei.architectures.spec import Pooling, PoolingMode
+from bei.checkpoint import modules
 from bei.engines import base
 from bei.engines.torch import pooling
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.layout import Layout
 from docs.models import CONFIG
 
-MODES = {
-    "first": "cls",
-    "max": "max",
-    "mean": "mean",
-    "mean_sqrt_len": "mean_sqrt_len_tokens",
-    "weighted_mean": "weightedmean",
-    "last": "lasttoken",
-}
+MODES = get_args(PoolingMode)
+REFERENCE = {ours: theirs for theirs, ours in modules._MODES.items()}
 COMBINATIONS = [(mode,) for mode in MODES] + list(itertools.combinations(MODES, 2)) + [tuple(MODES)]
 WIDTH = 6
 SPEC = FAMILIES["bert"].spec(CONFIG)
@@ -63,7 +59,7 @@ def test_rows_are_the_pooled_states(make, tiny_checkpoint, modes, include_prompt
 
 
 @pytest.mark.parametrize("prompt", [0, 3])
-@pytest.mark.parametrize("modes", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("modes", [modes for modes in COMBINATIONS if set(modes) <= set(REFERENCE)], ids="+".join)
 def test_oracle_equals_sentence_transformers(modes, prompt):
     lengths = [4, 9, 30, 5]
     batch, states = random_batch(lengths, [prompt] * len(lengths))
@@ -71,7 +67,7 @@ def test_oracle_equals_sentence_transformers(modes, prompt):
     for b, (start, end) in enumerate(itertools.pairwise(batch.cu_seqlens)):
         padded[b, : end - start] = torch.from_numpy(states[start:end])
         mask[b, : end - start] = 1
-    module = ReferencePooling(WIDTH, tuple(MODES[m] for m in modes), include_prompt=False)
+    module = ReferencePooling(WIDTH, tuple(REFERENCE[m] for m in modes), include_prompt=False)
     features = {"token_embeddings": padded, "attention_mask": mask, "prompt_length": prompt}
     expected = module(features)["sentence_embedding"].numpy()
     ours = base.pool(states, batch, Pooling(modes, include_prompt=False))

@@ -1,0 +1,237 @@
+"""Tables that say one thing in several places: a word that is added to one of them is missed in the others here."""
+
+import ast
+import ctypes
+import re
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from bei import architectures, cli, errors, remote
+from bei.api import ROUTES as ALL_ROUTES
+from bei.api import operations
+from bei.architectures import spec
+from bei.architectures.family import ACTIVATIONS, HeadKind
+from bei.architectures.limits import check_types
+from bei.checkpoint import heads, modules, own_code, reranking, task, tensors
+from bei.engines import ENGINES, base, quantization
+from bei.engines.native import abi
+from bei.engines.tensorrt.inputs import _Inputs
+from bei.engines.torch import linear
+from bei.engines.torch.inputs import Inputs
+from bei.engines.torch.pooling import _Reduction
+from bei.service import ROUTES
+from bei.settings import DefaultRoute, PoolingSetting, RerankTemplate, Settings
+from bei.settings.block import QuantizationType
+from bei.tasks import scores
+from docs import models as docs
+from tests.api import test_tasks
+from tests.servers import ROOT
+from tests.tiny_models import FAMILIES
+
+CPP = ROOT / "packages" / "bei" / "engines" / "native" / "cpp"
+BEI = ROOT / "packages" / "bei"
+
+
+def of_setting(name: str) -> set[str]:
+    """The values that a setting may have."""
+    return set(get_args(Settings.model_fields[name].annotation))
+
+
+# --- pooling ----------------------------------------------------------------------------------------------------------
+
+MODES = get_args(spec.PoolingMode)
+STATES = np.random.default_rng(0).standard_normal((5, 3), np.float32)
+
+
+def test_the_setting_has_every_mode():
+    """A sum is SPLADE's alone, and SPLADE is no mode but a head and its pooling."""
+    assert set(get_args(PoolingSetting)) == set(MODES) - {"sum"} | {"splade"}
+
+
+def test_sentence_transformers_names_every_mode():
+    assert set(modules._MODES.values()) == set(MODES) - {"sum"}
+    assert set(modules._FLAGS.values()) == set(modules._MODES)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_engine_has_every_mode(mode):
+    """The oracle, torch and TensorRT by what they compute, the native one by its number."""
+    batch = base.Batch.pack([[0] * 5])
+    pooling = spec.Pooling((mode,))
+    expected = base.pool(STATES, batch, pooling)
+    inputs = Inputs.of(batch, replace(architectures.FAMILIES["bert"].spec(docs.CONFIG), pooling=pooling))
+    found = _Reduction(torch.from_numpy(STATES), inputs, pooling)(mode)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    assert mode in abi.MODES
+    if mode not in ("first", "last"):  # rows that are gathered, not summed
+        weights = _Inputs(batch, pooling).array(f"pool_{mode}")[0]
+        reduced = STATES.max(0) if mode == "max" else weights[: len(STATES)] @ STATES
+        np.testing.assert_allclose(reduced, expected[0], rtol=1e-5)
+
+
+def test_tei_s_names_for_modes():
+    """clap's spelling on the command line, serde's in /info; a mode that TEI lacks is a mean there."""
+    flags = {ours: theirs.replace("-", "_") for theirs, ours in cli._TEI_POOLING.items()}
+    assert flags == {"mean": "mean", "splade": "splade", **operations._TEI_POOLING}
+
+
+# --- activations, norms, linear parts ---------------------------------------------------------------------------------
+
+
+def test_every_engine_has_every_activation():
+    names = set(get_args(spec.Activation))
+    tables = (abi.ACTIVATIONS, linear.ACTIVATIONS, linear._FUSED)
+    assert all(set(table) == names for table in tables)
+    assert set(ACTIVATIONS.values()) | set(modules._ACTIVATIONS.values()) == names
+    written = (BEI / "engines" / "tensorrt" / "network.py").read_text()
+    upper = {"relu": "RELU", "tanh": "TANH", "sigmoid": "SIGMOID"}  # those that TensorRT calls as we do
+    assert names == {name for name in names if f'case "{name}"' in written} | set(upper)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch fuses by oneDNN")
+@pytest.mark.parametrize("activation", sorted(get_args(spec.Activation)))
+def test_what_a_cpu_fuses_is_the_activation(activation):
+    x, weight = torch.randn(4, 32), torch.randn(8, 32)
+    plain, packed = (kind(weight, None, activation) for kind in (linear.Linear, linear.PackedLinear))
+    torch.testing.assert_close(packed(x), plain(x), atol=1e-5, rtol=1e-4)
+
+
+def test_linear_parts_and_norms():
+    assert set(spec.LINEARS) == set(get_args(spec.LinearName))
+    assert {*spec.POST, *spec.PRE, *spec.SANDWICH} == set(get_args(spec.NormPlace))
+    assert set(abi.LAYER_NORMS) == {*get_args(spec.NormPlace), "query_norm", "key_norm"}
+    assert {type_.__name__ for type_ in get_args(spec.Stage)} == {"Dense", "LayerNorm", "Normalize", "Log1pRelu"}
+
+
+# --- the native engine's ABI ------------------------------------------------------------------------------------------
+
+HEADER = re.sub(r"//[^\n]*", "", (CPP / "abi.h").read_text())
+
+
+def enumerators() -> list[list[str]]:
+    found = re.findall(r"enum \{([^}]*)\}", HEADER)
+    return [[name.strip().removeprefix("BEI_").lower() for name in names.split(",")] for names in found]
+
+
+def test_numbers_of_the_abi():
+    precisions, activations, stages, modes, results = enumerators()
+    for table, names in ((abi.PRECISIONS, precisions), (abi.ACTIVATIONS, activations), (abi.MODES, modes)):
+        assert table == {name: number for number, name in enumerate(names)}
+    assert stages == ["dense", "layer_norm", "normalize", "log1p_relu"]
+    assert tuple(range(len(stages))) == (abi.DENSE, abi.LAYER_NORM, abi.NORMALIZE, abi.LOG1P_RELU)
+    assert sorted(abi.ERRORS) == list(range(1, len(results)))
+
+
+def fields_in_c(name: str) -> list[tuple[str, str]]:
+    (body,) = re.findall(rf"typedef struct \{{([^}}]*)\}} Bei{name};", HEADER)
+    found = []
+    for declaration in filter(None, map(str.strip, body.replace("* ", " *").split(";"))):
+        kind, names = re.fullmatch(r"(?:const )?(\w+)\s+(.*)", declaration, re.DOTALL).groups()
+        for field in names.split(","):
+            found.append((field.split("*")[-1].strip(), "pointer" if "*" in field else kind.removeprefix("Bei")))
+    return found
+
+
+def kind_in_python(kind: type) -> str:
+    if kind is ctypes.c_void_p or issubclass(kind, ctypes._Pointer):
+        return "pointer"
+    return {ctypes.c_int32: "int32_t", ctypes.c_float: "float"}.get(kind, kind.__name__)
+
+
+@pytest.mark.parametrize("name", re.findall(r"\} Bei(\w+);", HEADER))
+def test_structures_of_the_abi(name):
+    structure = getattr(abi, name)
+    assert fields_in_c(name) == [(field, kind_in_python(kind)) for field, kind in structure._fields_]
+
+
+# --- tasks, heads, roles, scores --------------------------------------------------------------------------------------
+
+
+def test_every_task_has_all_that_a_task_needs():
+    tasks = set(get_args(task.Task))
+    for table in (heads._TASKS, ROUTES, cli._TRY, test_tasks.KINDS, test_tasks.OWN):
+        assert set(table) == tasks
+    own = {route for routes in ROUTES.values() for route in routes}
+    assert set(get_args(DefaultRoute)) <= own
+    assert own <= {route.path for route in ALL_ROUTES}
+
+
+def test_kinds_of_heads():
+    kinds = set(get_args(HeadKind))
+    assert {kind for of in architectures.FAMILIES.values() for kind in of.heads} == kinds == set(docs.TASKS)
+
+
+def test_scores():
+    logits = np.array([[1.0, 2.0]], np.float32)
+    assert all(scores.activate(logits, scoring) is not None for scoring in get_args(task.Scoring))
+    assert set(task._TORCH_SCORINGS.values()) == set(task._BY_PROBLEM.values()) == set(get_args(task.Scoring))
+
+
+def test_rerank_templates():
+    assert set(get_args(RerankTemplate)) == {*reranking.TEMPLATES, "none"}
+    assert set(reranking._BY_MODEL.values()) == set(reranking.TEMPLATES)
+    assert set(reranking._BY_MODEL) | set(own_code._OURS) <= set(architectures.FAMILIES)
+
+
+# --- types, engines, families -----------------------------------------------------------------------------------------
+
+
+def test_types_of_numbers():
+    precisions = set(get_args(base.Precision))
+    assert set(operations._DTYPES) == precisions
+    asked = of_setting("precision") - {"auto"}
+    assert set(abi.PRECISIONS) <= asked <= precisions
+    quantized = {kind.value for kind in QuantizationType if kind.value[:3] in quantization._NEEDS}
+    assert quantized == precisions - asked
+    assert {"float32", "float16", "bfloat16", "float8_e4m3fn"} == set(tensors._DTYPES.values())
+
+
+def test_engines():
+    assert of_setting("engine") == {*ENGINES, "auto"}
+
+
+def test_every_family_has_a_tiny_model_and_a_row_in_the_docs():
+    made_by_hand = {"jina_bert", "new", "llama_bidirec"}  # transformers has no class for their files
+    assert set(architectures.FAMILIES) == {*FAMILIES, *made_by_hand} == set(docs.MODELS)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def all_errors() -> dict[str, type[errors.Error]]:
+    return {name: of for name, of in vars(errors).items() if isinstance(of, type) and issubclass(of, errors.Error)}
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is():
+    rows = re.findall(r"^( *)[*-] (\w+) +(\d+|-) *(\w*)", errors.__doc__, re.MULTILINE)
+    drawn = {name: (status, kind) for _, name, status, kind in rows}
+    assert set(drawn) == set(all_errors())
+    for name, of in all_errors().items():
+        if drawn[name][0] != "-":  # never sent
+            assert drawn[name] == (str(of.status), of.kind)
+
+
+ENGINE_SIDE = ("scheduler.py", "batching.py", "engines/isolated.py", "engines/child.py")
+
+
+def test_every_error_of_an_engine_s_process_crosses_to_a_worker():
+    """A worker makes an error of its name again; one that it does not know would end it."""
+    raised = set()
+    for file in ENGINE_SIDE:
+        calls = (node.func for node in ast.walk(ast.parse((BEI / file).read_text())) if isinstance(node, ast.Call))
+        raised |= {of.id for of in calls if isinstance(of, ast.Name) and of.id in all_errors()}
+    assert raised - {"SetupError"} <= set(remote._ERRORS), "bei/remote.py: _ERRORS"
+    for of in remote._ERRORS.values():
+        assert of("a message").message == "a message"
+
+
+# --- what is checked of a checkpoint ----------------------------------------------------------------------------------
+
+
+def test_every_word_of_a_spec_is_of_a_type_that_is_checked():
+    for model_type, of in architectures.FAMILIES.items():
+        check_types(of.spec({**docs.CONFIG, "model_type": model_type}), spec.EncoderSpec, model_type)
