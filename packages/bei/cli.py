@@ -10,7 +10,7 @@ import click
 import yaml
 
 from bei import __version__, logs, processes
-from bei.errors import SetupError
+from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
@@ -150,7 +150,9 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service = Service(Settings.from_file(config, **flags))
     service.load()
     service.close()
-    click.echo(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {engine_in_words(service)}")
+    click.echo(
+        printable(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {engine_in_words(service)}")
+    )
 
 
 @main.command()
@@ -203,7 +205,7 @@ def embed(
         ray=ray,
         workers=workers,
     )
-    click.echo(f"{output}: {rows} rows")
+    click.echo(printable(f"{output}: {rows} rows"))
 
 
 def _facts(service: Service) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class MethodNotAllowed(Error):
     status, kind = 405, "Validation"
 
     def __init__(self, method: str, path: str, *, allowed: tuple[str, ...]):
-        super().__init__(f"{method} is not answered on {path}; use {' or '.join(allowed)}")
+        super().__init__(f"{one_line(method, 20)} is not answered on {one_line(path)}; use {' or '.join(allowed)}")
         self.allowed = allowed
 
     @property

@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from bei.checkpoint.load import Checkpoint
-from bei.errors import SetupError, address
+from bei.errors import SetupError, address, printable
 from bei.server import listen, workers
 from bei.service import Service
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
+
+_MESSAGE = 2000  # characters of a refusal
 
 
 def one_line_errors(run: Callable[[], Any]) -> Any:
@@ -22,7 +24,7 @@ def one_line_errors(run: Callable[[], Any]) -> Any:
     try:
         return run()
     except SetupError as exc:
-        click.echo(f"bei: {exc}", err=True)
+        click.echo(f"bei: {printable(str(exc))[:_MESSAGE]}", err=True)
         sys.exit(2)
 
 
@@ -98,9 +100,9 @@ def _banner(service: Service, place: str) -> str:
         base = place.removeprefix("http://")
     routes = f"{place}/docs" if settings.uds_path is None else "GET /docs"
     return f"""
-  {settings.served_model_name}
-    engine    {engine_in_words(service)}
-    task      {checkpoint.task}: {_in_words(checkpoint)}
+  {printable(settings.served_model_name)}
+    engine    {printable(engine_in_words(service))}
+    task      {checkpoint.task}: {printable(_in_words(checkpoint))}
     limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
     listening {place} (routes: {routes})
 

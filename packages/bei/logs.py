@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _ids: ContextVar[tuple[str | None, str | None]] = ContextVar("ids", default=(None, None))
 _CONTROLS = {
@@ -32,7 +32,7 @@ def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> N
     try:
         logging.getLogger("bei").setLevel(level.upper())
     except ValueError:
-        raise SetupError(f"--log-level {level!r}: use debug, info, warning or error") from None
+        raise SetupError(f"--log-level {short(level)}: use debug, info, warning or error") from None
     logging.basicConfig(level="WARNING", handlers=[handler])
     access.disabled = not requests
 

@@ -18,7 +18,7 @@ import numpy as np
 from bei import metrics
 from bei.batching import Entry, Queue, Request, Taken
 from bei.engines.base import BRIEF, Batch, Engine
-from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
+from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
 
 log = logging.getLogger("bei")
 
@@ -145,7 +145,7 @@ class Scheduler:
             # Never leave a client waiting for a thread that is gone.
             log.exception("engine thread died")
             self._die()
-            self._abandon(EngineFailed(f"engine thread died: {exc}"))
+            self._abandon(EngineFailed(f"engine thread died: {one_line(exc)}"))
 
     def _die(self) -> None:
         with self._changed:

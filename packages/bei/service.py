@@ -21,7 +21,19 @@ from bei.engines.base import Engine, RowKind
 from bei.engines.cpus import available_cpus
 from bei.engines.isolated import IsolatedEngine
 from bei.engines.prefixes import worth_sharing
-from bei.errors import Empty, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge, WrongTask
+from bei.errors import (
+    Empty,
+    Error,
+    Expired,
+    Invalid,
+    NotReady,
+    Overloaded,
+    SetupError,
+    TooLarge,
+    WrongTask,
+    one_line,
+    short,
+)
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Outcome, Scheduler
 from bei.settings import DefaultRoute, Settings
@@ -375,7 +387,7 @@ class Service:
                 async with asyncio.timeout(_PROBE_TIMEOUT):
                     await self._probe()
             except (Error, TimeoutError) as exc:
-                raise NotReady(f"the engine does not answer: {exc}") from None
+                raise NotReady(f"the engine does not answer: {one_line(exc)}") from None
 
     def on_fault(self, told: Callable[[], None]) -> None:
         """Have `told` called when the engine's `fault` changes."""
@@ -609,7 +621,7 @@ def _default_prompt(settings: Settings, checkpoint: Checkpoint) -> str | None:
     name = settings.default_prompt_name or prompts.default
     if name is not None and name not in prompts.texts:
         known = ", ".join(sorted(prompts.texts)) or "none"
-        raise SetupError(f"default_prompt_name {name!r} is not one of the model's prompts: {known}")
+        raise SetupError(f"default_prompt_name {short(name)} is not one of the model's prompts: {known}")
     return None if name is None else prompts.texts[name]
 
 

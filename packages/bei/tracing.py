@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _tracer: Any = None
 _provider: Any = None
@@ -33,7 +33,7 @@ def start(endpoint: str, service_name: str) -> None:
 
                 endpoint = f"{endpoint.rstrip('/')}/v1/traces"
             case _:
-                raise SetupError(f"{_PROTOCOL}={protocol!r}: use grpc or http/protobuf")
+                raise SetupError(f"{_PROTOCOL}={short(protocol)}: use grpc or http/protobuf")
     except ImportError:
         raise SetupError("--otlp-endpoint needs an extra: pip install 'bei[otel]'") from None
     install(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service_name)

@@ -14,7 +14,7 @@ from bei.api.call import Call, authorize, check_content_type
 from bei.api.observation import Observation
 from bei.api.reply import Reply, finish, render, render_error
 from bei.api.routes import Route
-from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound
+from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound, one_line
 from bei.service import Service
 
 __all__ = ["ROUTES", "Call", "Reply", "admit", "answer", "lost", "refuse"]
@@ -105,7 +105,7 @@ async def _compute(route: Route, service: Service, call: Call, seen: Observation
 def _find(call: Call) -> Route:
     methods = _BY_PATH.get(call.path)
     if methods is None:
-        raise NotFound(f"no such path: {call.path}; GET /docs lists them")
+        raise NotFound(f"no such path: {one_line(call.path)}; GET /docs lists them")
     route = methods.get("GET" if call.method == "HEAD" else call.method)
     if route is None:
         raise MethodNotAllowed(call.method, call.path, allowed=tuple(methods))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic_core import from_json
 
-from bei.errors import Invalid, Malformed, TooLarge
+from bei.errors import Invalid, Malformed, TooLarge, one_line
 
 _CHUNK = 1 << 20  # bytes that are looked at in one go
 _PIECE = 1 << 20  # bytes that are parsed in one go, about 3 ms of text and 20 ms of numbers
@@ -195,4 +195,6 @@ def _parse(piece: bytes, start: int = 0) -> Any:
             piece.decode()
         except UnicodeDecodeError:
             raise Invalid("the body is not valid UTF-8") from None
-        raise Malformed(f"malformed JSON: {exc}" + (f", of the part from byte {start} on" if start else "")) from None
+        raise Malformed(
+            f"malformed JSON: {one_line(exc)}" + (f", of the part from byte {start} on" if start else "")
+        ) from None

@@ -18,7 +18,7 @@ from bei.architectures import (
     qwen,
 )
 from bei.architectures.family import Family
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 FAMILIES: dict[str, Family] = {
     "bert": bert.BERT,
@@ -52,5 +52,7 @@ def family(config: Mapping[str, Any]) -> Family:
     if model_type == "bert" and config.get("position_embedding_type") == "alibi":
         return jina_bert.JINA_BERT
     if model_type not in FAMILIES:
-        raise SetupError(f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
+        raise SetupError(
+            f"config.json: model_type {short(model_type)} is not supported; supported: {', '.join(FAMILIES)}"
+        )
     return FAMILIES[model_type]

@@ -17,12 +17,14 @@ from bei.architectures.family import (
     two_dense,
 )
 from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 
 def _spec(config: Mapping[str, Any], position_offset: int) -> EncoderSpec:
     if config.get("position_embedding_type", "absolute") != "absolute":
-        raise SetupError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not supported")
+        raise SetupError(
+            f"config.json: position_embedding_type {short(config['position_embedding_type'])} is not supported"
+        )
     if config.get("is_decoder"):
         raise SetupError("config.json: is_decoder is set; a causal BERT is not an encoder")
     return EncoderSpec(

@@ -3,7 +3,7 @@
 from bei.architectures.decoder import IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
 from bei.architectures.family import Config, Family, Head, one_dense
 from bei.architectures.spec import FIRST, MEAN, Dense, EncoderSpec
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _POOLED = {"bos": FIRST, "mean": MEAN}
 
@@ -21,7 +21,9 @@ def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
     if pooling == "late":
         return Head(token_stages=stages, pooling=MEAN)
     if pooling not in _POOLED:
-        raise SetupError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: late, bos, mean")
+        raise SetupError(
+            f"config.json: classifier_pooling {short(pooling)} is not supported; supported: late, bos, mean"
+        )
     return Head(pooling=_POOLED[pooling], stages=stages)
 
 

@@ -104,7 +104,7 @@ def stated_pooling(config: Config) -> Pooling | None:
 
 def activation(name: str) -> Activation:
     if name not in ACTIVATIONS:
-        raise SetupError(f"config.json: activation {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+        raise SetupError(f"config.json: activation {short(name)} is not supported; supported: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

@@ -15,14 +15,16 @@ from bei.architectures.family import (
 )
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 
 def _spec(config: Config) -> EncoderSpec:
     if config.get("logn_attention_scale"):
         raise SetupError("config.json: logn_attention_scale is not supported")
     if config.get("position_embedding_type", "rope") != "rope":
-        raise SetupError(f"config.json: position_embedding_type {config['position_embedding_type']!r} is not supported")
+        raise SetupError(
+            f"config.json: position_embedding_type {short(config['position_embedding_type'])} is not supported"
+        )
     hidden, base = read(config, "hidden_size"), 160_000.0 if config.get("model_type") == "gte" else 10_000.0
     sizes = attention_sizes(hidden, read(config, "num_attention_heads"))
     rotated = rotary({"rope_theta": base, **config}, sizes["head_size"])

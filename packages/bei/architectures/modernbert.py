@@ -15,7 +15,7 @@ from bei.architectures.family import (
 )
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, MEAN, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _POOLED = {"cls": FIRST, "mean": MEAN}
 
@@ -84,7 +84,7 @@ def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
     last = (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))
     pooling = config.get("classifier_pooling", "cls")
     if pooling not in _POOLED:
-        raise SetupError(f"config.json: classifier_pooling {pooling!r} is not supported; supported: cls, mean")
+        raise SetupError(f"config.json: classifier_pooling {short(pooling)} is not supported; supported: cls, mean")
     return Head(pooling=_POOLED[pooling], stages=(*_head(config, spec), last))
 
 

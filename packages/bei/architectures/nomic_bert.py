@@ -16,7 +16,7 @@ from bei.architectures.family import (
 )
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, Activation, EncoderSpec, Layer, LinearName, Norm
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _GATES: dict[str, Activation] = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid", "silu": "silu", "gelu": "gelu"}
 _OTHERS = {"prenorm": False, "use_rms_norm": False, "parallel_block": False, "rotary_emb_interleaved": False}
@@ -27,10 +27,12 @@ def _spec(config: Config) -> EncoderSpec:
         raise SetupError("config.json: num_experts: a mixture of experts is not supported; use nomic-embed-text-v1.5")
     for key, value in _OTHERS.items():
         if (config.get(key) or False) != value:
-            raise SetupError(f"config.json: {key} {config[key]!r} is not supported")
+            raise SetupError(f"config.json: {key} {short(config[key])} is not supported")
     gate = _either(config, "activation_function", "hidden_act")
     if gate not in _GATES:
-        raise SetupError(f"config.json: activation_function {gate!r} is not supported; supported: {', '.join(_GATES)}")
+        raise SetupError(
+            f"config.json: activation_function {short(gate)} is not supported; supported: {', '.join(_GATES)}"
+        )
     hidden = _either(config, "n_embd", "hidden_size")
     sizes = attention_sizes(hidden, _either(config, "n_head", "num_attention_heads"))
     flags: dict[LinearName, str] = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from bei.architectures.family import read
 from bei.architectures.spec import DynamicScaling, Rotary
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line, short
 
 _Config = Mapping[str, Any]
 
@@ -27,12 +27,12 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
     stated = {"rope_theta": base or config.get("rope_theta", 10_000.0), **stated}
     kind = stated.get("rope_type", stated.get("type", "default"))
     if kind not in _KINDS:
-        raise SetupError(f"config.json: rope scaling {kind!r} is not supported; supported: {', '.join(_KINDS)}")
+        raise SetupError(f"config.json: rope scaling {short(kind)} is not supported; supported: {', '.join(_KINDS)}")
     partial = stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     try:
         return _KINDS[kind](config, stated, float(stated["rope_theta"]), int(head_size * partial))
     except KeyError as exc:
-        raise SetupError(f"config.json: rope scaling {kind!r} lacks {exc}") from None
+        raise SetupError(f"config.json: rope scaling {short(kind)} lacks {one_line(exc)}") from None
 
 
 def longest(config: _Config) -> int:

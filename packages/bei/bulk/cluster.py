@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from bei import processes
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
-from bei.errors import SetupError, why
+from bei.errors import SetupError, one_line, why
 
 
 def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iterator[Done]:
@@ -43,7 +43,7 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
                 raise SetupError(row["refusal"])
             yield Done(row["rows"], row["tokens"])
     except ray.exceptions.RayError as exc:
-        raise SetupError(f"--ray {address}: {' '.join(str(exc).split())[:300]}") from exc
+        raise SetupError(f"--ray {address}: {one_line(exc, 300)}") from exc
     finally:
         ray.shutdown()
 
@@ -79,7 +79,7 @@ def _connect(address: str) -> None:
         with chdir(processes.HOME):  # Ray's workers import from where its driver stands
             ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as exc:
-        reason = " ".join(str(exc).split())
+        reason = one_line(exc)
         raise SetupError(f"--ray {address}: {reason}; where it asks for a token, set its RAY_AUTH_TOKEN") from None
 
 

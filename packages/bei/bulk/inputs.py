@@ -180,7 +180,7 @@ class JSONL(_Lines):
         try:
             row = orjson.loads(_decoded(part, i, record))
         except orjson.JSONDecodeError as exc:
-            raise SetupError(f"{part.file}: row {part.first + i + 1} is not JSON: {exc}") from None
+            raise SetupError(f"{part.file}: row {part.first + i + 1} is not JSON: {one_line(exc)}") from None
         if not isinstance(row, dict):
             raise SetupError(f"{part.file}: row {part.first + i + 1} is not a JSON object")
         return row

@@ -15,7 +15,7 @@ from bei.bulk.progress import Progress
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
-from bei.errors import Invalid, SetupError
+from bei.errors import Invalid, SetupError, short
 from bei.service import ROUTES
 from bei.settings import Settings
 from bei.tasks import vectors
@@ -81,12 +81,12 @@ def _check(checkpoint: Checkpoint, dimensions: int | None, prompt_name: str | No
         raise SetupError(f"--{exc.message.replace('`', '')}") from None
     if prompt_name is not None and prompt_name not in checkpoint.prompts.texts:
         known = ", ".join(sorted(checkpoint.prompts.texts)) or "none"
-        raise SetupError(f"--prompt-name {prompt_name!r} is not one of the model's prompts: {known}")
+        raise SetupError(f"--prompt-name {short(prompt_name)} is not one of the model's prompts: {known}")
 
 
 def _check_columns(rows: Input, place: Path) -> None:
     if EMBEDDING in rows.schema.names:
-        raise SetupError(f"{place} has a column {EMBEDDING!r} already: rename it")
+        raise SetupError(f"{place} has a column {short(EMBEDDING)} already: rename it")
 
 
 def _run(job: Job, ray: str | None, workers: int | None) -> None:

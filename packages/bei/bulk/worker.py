@@ -11,7 +11,7 @@ import pyarrow as pa
 from bei.bulk.inputs import Input, reader
 from bei.bulk.outputs import EMBEDDING
 from bei.bulk.parts import Parts
-from bei.errors import Error, SetupError
+from bei.errors import Error, SetupError, one_line
 from bei.service import Options, Service
 from bei.settings import Settings
 
@@ -61,7 +61,7 @@ class Worker:
             vectors, tokens = asyncio.run(self._vectors(table[job.input.column].to_pylist()))
             job.parts.write(index, table.append_column(EMBEDDING, _column(vectors)))
         except (Error, OSError, pa.ArrowException) as exc:
-            raise SetupError(f"{part}: {' '.join(str(exc).split())}") from exc
+            raise SetupError(f"{part}: {one_line(exc)}") from exc
         return Done(part.rows, tokens)
 
     async def _vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:

@@ -22,7 +22,7 @@ from bei.checkpoint.task import (
     labels_of,
     scoring,
 )
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings import PoolingSetting
 
 log = logging.getLogger("bei")
@@ -132,7 +132,7 @@ def _classifier(source: Source, outputs: int) -> Head:
 def _own_head(source: Source, kind: HeadKind, outputs: int) -> Head:
     family, config = source.family, source.config
     if kind not in family.heads:
-        raise SetupError(f"config.json: {architecture(config)}: {config['model_type']!r} has no such head here")
+        raise SetupError(f"config.json: {architecture(config)}: {short(config['model_type'])} has no such head here")
     return family.heads[kind](config, source.spec, outputs)
 
 
@@ -152,7 +152,7 @@ def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting 
         return stated
     if family.pooling is None:
         raise SetupError(
-            f"1_Pooling/config.json is missing and {config['model_type']!r} has no default pooling; "
+            f"1_Pooling/config.json is missing and {short(config['model_type'])} has no default pooling; "
             "add the file, or set BEI_POOLING"
         )
     (mode,) = family.pooling.modes

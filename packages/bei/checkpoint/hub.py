@@ -43,7 +43,7 @@ def _hub_refusal(settings: Settings, error: Exception) -> str:
         case GatedRepoError():
             return f"{settings.repo} is gated: ask for access on its page, and {secret}"
         case RevisionNotFoundError():
-            return f"{settings.repo} has no revision {settings.revision!r}; see the branches and tags on its page"
+            return f"{settings.repo} has no revision {short(settings.revision)}; see the branches and tags on its page"
         case _:
             return f"{settings.repo} is not on the hub, or is private: check the name, or {secret}"
 

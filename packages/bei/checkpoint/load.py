@@ -18,7 +18,7 @@ from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, re
 from bei.checkpoint.reranking import PairTemplate, pair_template
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
 from bei.checkpoint.tensors import Tensors
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line, short
 from bei.settings import AttentionSetting, PoolingSetting, RerankTemplate, Settings
 
 log = logging.getLogger("bei")
@@ -133,7 +133,9 @@ def read(
         checkpoint = _read(folder, name, revision, max_num_tokens, _Asked(pooling, rerank_template, attention))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
         # Whoever made a checkpoint may have written anything into its JSON files.
-        raise SetupError(f"{folder} cannot be read: {type(exc).__name__}: {exc}; is one of its files broken?") from exc
+        raise SetupError(
+            f"{folder} cannot be read: {type(exc).__name__}: {one_line(exc)}; is one of its files broken?"
+        ) from exc
     for field_name in _FROM_JSON:
         check_types(getattr(checkpoint, field_name), get_type_hints(Checkpoint)[field_name], field_name)
     return checkpoint
@@ -270,6 +272,8 @@ def _prompts(source: Source, served: Served) -> Prompts:
         texts[role] = marker + texts.get(role, "").removeprefix(marker)
     default = config.get("default_prompt_name")
     if default is not None and default not in texts:
-        raise SetupError(f"config_sentence_transformers.json: default_prompt_name {default!r} is not among its prompts")
+        raise SetupError(
+            f"config_sentence_transformers.json: default_prompt_name {short(default)} is not among its prompts"
+        )
     before_pairs = source.modules.cross_encoder and served.pair_template is None
     return Prompts(texts, default, before_pairs)

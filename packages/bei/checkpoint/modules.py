@@ -13,7 +13,7 @@ from typing import Any
 from bei.architectures.family import Judgement
 from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
 from bei.checkpoint.tensors import Tensor, scan
-from bei.errors import SetupError, short, why
+from bei.errors import SetupError, one_line, short, why
 
 log = logging.getLogger("bei")
 
@@ -91,7 +91,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError) as exc:
-        raise SetupError(f"{file} is not valid JSON ({exc}); download it again") from None
+        raise SetupError(f"{file} is not valid JSON ({one_line(exc)}); download it again") from None
     if not isinstance(value, kind):
         raise SetupError(f"{file} holds a {type(value).__name__}, not a {kind.__name__}; download it again")
     return value
@@ -137,7 +137,7 @@ def read_modules(folder: Path) -> Modules:
             case "Dropout":
                 pass
             case other:
-                raise SetupError(f"modules.json: module {other!r} is not supported")
+                raise SetupError(f"modules.json: module {short(other)} is not supported")
     head = stages["head"]
     while head and head[-1] == Normalize():
         head.pop()  # the last norm is each request's own choice
@@ -167,9 +167,9 @@ def _check_features(file: Path, *, pooled: bool, scores: bool) -> None:
     config = read_json(file)
     reads, writes = (config.get(f"module_{way}_name") for way in ("input", "output"))
     if pooled and reads == "token_embeddings":
-        raise SetupError(f"{file}: module_input_name {reads!r} after the pooling is not supported")
+        raise SetupError(f"{file}: module_input_name {short(reads)} after the pooling is not supported")
     if writes == "scores" and not scores:
-        raise SetupError(f"{file}: module_output_name {writes!r} of a model that is no CrossEncoder")
+        raise SetupError(f"{file}: module_output_name {short(writes)} of a model that is no CrossEncoder")
     for way, name, known in (("input", reads, _FEATURES), ("output", writes, (*_FEATURES, "scores"))):
         if name is not None and name not in known:
             raise SetupError(f"{file}: module_{way}_name {short(name)} is not supported")
@@ -185,7 +185,7 @@ def _splade_config(file: Path) -> dict[str, str]:
     for key, value in config.items():
         if value not in known[key]:
             raise SetupError(
-                f"{file}: {key} {value!r} is not supported; supported: {', '.join(filter(None, known[key]))}"
+                f"{file}: {key} {short(value)} is not supported; supported: {', '.join(filter(None, known[key]))}"
             )
     return {key: value for key, value in config.items() if value is not None}
 
@@ -207,7 +207,7 @@ def _pooling(file: Path) -> Pooling:
     modes = [modes] if isinstance(modes, str) else modes
     unknown = [mode for mode in modes if mode not in _MODES]
     if unknown:
-        raise SetupError(f"{file}: pooling mode {unknown[0]!r} is not supported; supported: {', '.join(_MODES)}")
+        raise SetupError(f"{file}: pooling mode {short(unknown[0])} is not supported; supported: {', '.join(_MODES)}")
     return Pooling(tuple(_MODES[mode] for mode in modes), config.get("include_prompt", True))
 
 
@@ -226,7 +226,7 @@ def _dense(file: Path) -> Dense:
     config = read_json(file)
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
     if name not in _ACTIVATIONS:
-        raise SetupError(f"{file}: activation {name!r} is not supported; supported: {', '.join(_ACTIVATIONS)}")
+        raise SetupError(f"{file}: activation {short(name)} is not supported; supported: {', '.join(_ACTIVATIONS)}")
     if config.get("use_residual"):
         raise SetupError(f"{file}: use_residual is not supported")
     inputs, outputs = _require(file, "in_features"), _require(file, "out_features")

@@ -175,7 +175,7 @@ def judgement_of(template: PairTemplate, tokenizer_file: Path) -> Judgement:
     missing = [word for word in words if word not in vocabulary]
     if missing:
         raise SetupError(
-            f"{tokenizer_file}: no token {missing[0]!r}, which its rerank template is answered by; "
+            f"{tokenizer_file}: no token {short(missing[0])}, which its rerank template is answered by; "
             "set BEI_RERANK_TEMPLATE to another, or to none"
         )
     return Judgement(*(vocabulary[word] for word in words))

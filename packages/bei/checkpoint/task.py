@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from bei.architectures.family import HeadKind
 from bei.architectures.spec import Dense
 from bei.checkpoint.modules import Modules
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 from bei.settings import PoolingSetting
 
 Task = Literal["embedding", "reranker", "classifier", "entities", "sparse", "multi_vector"]
@@ -133,7 +133,9 @@ def scoring(config: Mapping[str, Any], task: Task) -> Scoring:
     if stated:
         name = stated.rsplit(".", 1)[-1]
         if name not in _TORCH_SCORINGS:
-            raise SetupError(f"config.json: activation {stated!r} is not supported; use {', '.join(_TORCH_SCORINGS)}")
+            raise SetupError(
+                f"config.json: activation {short(stated)} is not supported; use {', '.join(_TORCH_SCORINGS)}"
+            )
         return _TORCH_SCORINGS[name]
     kind = config.get("problem_type")
     if task == "reranker" and kind != "regression":

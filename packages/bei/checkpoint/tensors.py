@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bei import files
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
 _FP8_MAX = 448.0
@@ -56,7 +56,7 @@ def scan(files: list[Path]) -> dict[str, Tensor]:
         except FileNotFoundError:
             raise SetupError(f"{file} is missing; download the checkpoint again") from None
         except (SafetensorError, OSError) as exc:
-            raise SetupError(f"{file} is truncated or not safetensors ({exc}); download it again") from None
+            raise SetupError(f"{file} is truncated or not safetensors ({one_line(exc)}); download it again") from None
     return found
 
 

@@ -12,7 +12,7 @@ from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
 from bei.checkpoint.modules import inside, read_json
 from bei.checkpoint.tensors import Tensor, scan, with_scales
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 log = logging.getLogger("bei")
 
@@ -50,7 +50,9 @@ def find(
     (first,) = names["embeddings.token"]
     prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
     if prefix is None:
-        raise SetupError(f"{folder}: no tensor {first!r} in its safetensors files; is config.json's model_type right?")
+        raise SetupError(
+            f"{folder}: no tensor {short(first)} in its safetensors files; is config.json's model_type right?"
+        )
     stored = _renamed(stored, lambda name: name.removeprefix(prefix))
     for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
         names |= _head_names(part, stages, stored)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, Calibration
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 
 log = logging.getLogger("bei")
 
@@ -74,7 +74,7 @@ def _from_hub(name: str) -> Iterator[str]:
         rows = datasets.load_dataset(name, configurations[-1], split="train", streaming=True)
         yield from _of_rows(rows, name)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as exc:
-        raise SetupError(f"calib_dataset {name}: {' '.join(str(exc).split())}; give another, {remedy}") from None
+        raise SetupError(f"calib_dataset {name}: {one_line(exc)}; give another, {remedy}") from None
 
 
 def _of_rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:

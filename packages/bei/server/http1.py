@@ -8,7 +8,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bei.api.reply import render_error
-from bei.errors import Error, HeadTooLarge, Malformed, TooSlow, Unimplemented
+from bei.errors import Error, HeadTooLarge, Malformed, TooSlow, Unimplemented, one_line
 from bei.server import connections
 
 MAX_HEAD = 1 << 16  # bytes of request line and headers; of all that stands around the bytes of a chunked body, too
@@ -148,7 +148,9 @@ class Http1(HttpToolsProtocol):
             self.parser.feed_data(piece)
         except httptools.HttpParserError as exc:
             cause = exc.__context__
-            self._refuse(cause if isinstance(cause, Error) else Malformed(f"the request is not HTTP/1.1: {exc}"))
+            self._refuse(
+                cause if isinstance(cause, Error) else Malformed(f"the request is not HTTP/1.1: {one_line(exc)}")
+            )
 
     def on_message_begin(self) -> None:
         if not self._is_idle():

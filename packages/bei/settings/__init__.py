@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
-from bei.errors import SetupError, short, why
+from bei.errors import SetupError, one_line, short, why
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 from bei.settings.keys import unknown_key, without_effect
 from bei.settings.origins import Origins, split_origins
@@ -155,7 +155,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise SetupError(f"{path}: {why(exc)}; name another file with --config") from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no date that exists
-        raise SetupError(f"{path} is not YAML: {' '.join(str(exc).split())}") from None
+        raise SetupError(f"{path} is not YAML: {one_line(exc, 300)}") from None
     if not isinstance(config, dict):
         raise SetupError(f"{path} holds no mapping; a config.yaml has a `trt_llm` block")
     return config

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Library
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Specials
-from bei.errors import Error, SetupError
+from bei.errors import Error, SetupError, one_line
 from bei.tokenizer.template import Template
 
 
@@ -21,7 +21,7 @@ def library_errors(what: str, kind: type[Error]) -> Iterator[None]:
     except (Error, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as exc:
-        raise kind(f"{what}: {exc}") from None
+        raise kind(f"{what}: {one_line(exc)}") from None
 
 
 def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) -> None:

@@ -10,7 +10,7 @@ from tokenizers import Encoding as Read
 
 from bei import work
 from bei.checkpoint.load import Checkpoint
-from bei.errors import Empty, Invalid, SetupError, Untokenizable
+from bei.errors import Empty, Invalid, SetupError, Untokenizable, short
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
 from bei.tokenizer.library import (
     check_specials,
@@ -87,7 +87,7 @@ class Tokenizer:
             # tei-client reads the names from this message.
             known = ", ".join(sorted(self._prompts))
             raise Invalid(
-                f"`prompt_name` {name!r} was not found in the model's prompts. Available prompts: [{known}]",
+                f"`prompt_name` {short(name)} was not found in the model's prompts. Available prompts: [{known}]",
                 param="prompt_name",
             )
         return self._prompts[name]

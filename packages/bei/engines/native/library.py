@@ -16,7 +16,7 @@ from bei.engines.cpus import available_cpus
 from bei.engines.native.abi import Batch, Encoder, Linear, Model
 from bei.engines.native.isa import Level
 from bei.engines.plan import source_hash
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 
 log = logging.getLogger("bei")
 
@@ -36,7 +36,7 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(file))
     except OSError as exc:
-        raise SetupError(f"{exc}; set BEI_CACHE_DIR to a folder that programs may be run from") from None
+        raise SetupError(f"{one_line(exc, 300)}; set BEI_CACHE_DIR to a folder that programs may be run from") from None
     library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]

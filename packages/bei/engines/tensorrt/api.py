@@ -6,7 +6,7 @@ import time
 from functools import cache
 from types import ModuleType
 
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 
 log = logging.getLogger("bei")
 
@@ -72,7 +72,7 @@ def load() -> API:
         except ModuleNotFoundError:
             reasons.append(f"{name} is not installed")
         except (ImportError, OSError) as exc:
-            reasons.append(f"{name}: {exc}")
+            reasons.append(f"{name}: {one_line(exc)}")
         else:
             if hasattr(module, "IAttention"):
                 return API(module)

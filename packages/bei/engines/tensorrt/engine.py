@@ -22,7 +22,7 @@ from bei.engines.tensorrt.network import check
 from bei.engines.tensorrt.profiles import profiles
 from bei.engines.tensorrt.runner import Runner
 from bei.engines.torch.peaks import input_peaks
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 
 log = logging.getLogger("bei")
 
@@ -59,7 +59,7 @@ class TensorRTEngine:
         try:
             self.run(Batch.pack([[0]]))
         except RuntimeError as exc:
-            raise SetupError(f"the plan does not run on {self.device}: {' '.join(str(exc).split())}") from None
+            raise SetupError(f"the plan does not run on {self.device}: {one_line(exc, 300)}") from None
 
 
 def recipe_of(

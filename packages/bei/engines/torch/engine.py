@@ -16,7 +16,7 @@ from bei.engines.torch.graphs import LARGEST
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.model import Model
 from bei.engines.torch.weights import Weights
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,7 +67,7 @@ class TorchEngine:
             for texts in (2 * LARGEST // length, 3 * LARGEST // length, 1):
                 self.run(Batch.pack([[0] * length] * texts))
         except RuntimeError as exc:
-            raise SetupError(f"a first batch fails on {self.device}: {' '.join(str(exc).split())}") from None
+            raise SetupError(f"a first batch fails on {self.device}: {one_line(exc, 300)}") from None
 
 
 def _keep_kernels(cache_dir: Path) -> None:
