@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bei import architectures, cli, errors, remote
+from bei import architectures, errors, launch, remote, router
 from bei.api import ROUTES as ALL_ROUTES
 from bei.api import operations
 from bei.architectures import spec
@@ -75,7 +75,7 @@ def test_every_engine_has_every_mode(mode):
 
 def test_tei_s_names_for_modes():
     """clap's spelling on the command line, serde's in /info; a mode that TEI lacks is a mean there."""
-    flags = {ours: theirs.replace("-", "_") for theirs, ours in cli._TEI_POOLING.items()}
+    flags = {ours: theirs.replace("-", "_") for theirs, ours in router._POOLING.items()}
     assert flags == {"mean": "mean", "splade": "splade", **operations._TEI_POOLING}
 
 
@@ -153,7 +153,7 @@ def test_structures_of_the_abi(name):
 
 def test_every_task_has_all_that_a_task_needs():
     tasks = set(get_args(task.Task))
-    for table in (heads._TASKS, ROUTES, cli._TRY, test_tasks.KINDS, test_tasks.OWN):
+    for table in (heads._TASKS, ROUTES, launch._TRY, test_tasks.KINDS, test_tasks.OWN):
         assert set(table) == tasks
     own = {route for routes in ROUTES.values() for route in routes}
     assert set(get_args(DefaultRoute)) <= own
