@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "packages" / "bei"
 LAYERS = [
     "errors",
-    "wire memory files processes work settings metrics logs tracing",
+    "wire memory files processes work inflight settings metrics logs tracing",
     "architectures",
     "checkpoint",
     "engines",

@@ -1,6 +1,7 @@
 """The async face: who is admitted, what is answered, and that nobody is forgotten."""
 
 import asyncio
+import contextvars
 import gc
 import logging
 import random
@@ -338,3 +339,57 @@ def test_a_short_text_does_not_wait_behind_long_ones(start_service):
         await bulk
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("method", "many"),
+    [("embed_tokens", 80), ("embed", 1000), ("tokenize", 1000)],
+)
+def test_an_answer_is_bounded_before_it_is_made(start_service, tiny_checkpoint, method, many):
+    engine = Gate(tiny_checkpoint)
+    service = start_service(engine, payload_limit=1000, max_bytes_in_flight=400_000)
+    engine.go.clear()
+    ask = getattr(service, method)
+    with pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes.*max_bytes_in_flight"):
+        run(ask(["the cat sat on the mat"] * many))
+    engine.go.set()
+    assert run(ask(["the cat sat"]))
+
+
+def test_what_is_made_for_a_request_counts_until_its_scope_ends(start_service):
+    service = start_service(payload_limit=1000, max_bytes_in_flight=400_000)
+    texts = ["the cat sat on the mat"] * 300
+
+    async def twice():
+        with service.in_flight.request():
+            await service.embed(texts)
+            assert service.in_flight.held > 300 * 48 * 4
+            await asyncio.create_task(another(), context=contextvars.Context())
+        assert service.in_flight.held == 0
+        with service.in_flight.request():
+            await service.embed(texts)
+
+    async def another():
+        with pytest.raises(Overloaded), service.in_flight.request():
+            await service.embed(texts)
+
+    run(twice())
+    assert service.in_flight.held == 0
+
+
+def test_a_long_instruction_is_not_read_on_the_loop_nor_written_many_times(start_service, monkeypatch):
+    service = start_service(payload_limit=1000, max_bytes_in_flight=10_000_000)
+    readers = []
+    encode = type(service._tokenizer).encode
+
+    def noted(*args, **more):
+        readers.append(threading.current_thread().name)
+        return encode(*args, **more)
+
+    monkeypatch.setattr(type(service._tokenizer), "encode", noted)
+    options = Options(instruction="the cat " * 10_000)
+    run(service.embed(["a"], options=options))
+    assert readers[0].startswith("tokenizer")
+    with pytest.raises(TooLarge):
+        run(service.embed(["a"] * 1000, options=options))
+    assert len(readers) == 1

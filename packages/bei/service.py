@@ -34,6 +34,7 @@ from bei.errors import (
     one_line,
     short,
 )
+from bei.inflight import InFlight
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Outcome, Scheduler
 from bei.settings import DefaultRoute, Settings
@@ -51,6 +52,9 @@ State = Literal["loading", "ready", "failed", "draining"]
 _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check runs one of its own
 _PROBE_TIMEOUT = 30.0
 _BRIEF = 400  # characters, about 0.1 ms
+_FLOAT, _JSON = 4, 12  # bytes of a number, and as it is answered
+_LABEL, _TERM, _ENTITY = 240, 50, 520  # bytes, about, of one in an answer, and of what makes it
+_CHARACTER = 100  # of what is answered with its tokens, each of 400
 _BULK = 1 << 16  # characters or token ids, about 20 ms
 
 ROUTES: dict[Task, tuple[str, ...]] = {
@@ -182,6 +186,7 @@ class Service:
         self.state: State = "loading"
         self._isolated: IsolatedEngine | None = IsolatedEngine(settings) if isolated else None
         self._running = 0
+        self.in_flight = InFlight(max(settings.payload_limit, settings.max_bytes_in_flight))
 
     def load(self) -> None:
         """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
@@ -251,7 +256,7 @@ class Service:
         """One vector a text: float32[N, dimensions], those of the model itself unless some are asked for."""
         self._require("Model is not an embedding model", "embedding")
         vectors.check(dimensions, self.checkpoint.spec.row_size)
-        rows, usage = await self._rows(inputs, options)
+        rows, usage = await self._rows(inputs, options, answered=_JSON)
         dimensions = dimensions or self.checkpoint.dimensions
         return Answer(vectors.finish(np.array(rows), dimensions=dimensions, normalize=normalize), usage)
 
@@ -262,12 +267,13 @@ class Service:
             raise WrongTask("`embed_all` is not available for SPLADE models; POST /embed_sparse")
         self._require("Model is not an embedding model", "embedding", "multi_vector")
         if self._is("embedding"):
-            rows, usage = await self._rows(inputs, options, kind="tokens")
+            rows, usage = await self._rows(inputs, options, "tokens", answered=_JSON)
             if self.checkpoint.m3 is not None:
                 rows = await self._off_loop(lambda: [m3.token_vectors(row, self.checkpoint.m3) for row in rows])
             return Answer(rows, usage)
         role: Role = "query" if options.prompt_name == "query" else "document"
-        encodings, rows, usage = await self._run(inputs, lambda: self._read(inputs, options, role), options.deadline)
+        read = partial(self._read, inputs, options, role)
+        encodings, rows, usage = await self._run(inputs, read, options, answered=_JSON)
         return Answer([row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True)], usage)
 
     async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = Options()) -> Answer:
@@ -275,17 +281,20 @@ class Service:
         self._check_ready()
         if self.checkpoint.m3 is None:
             self._require("Model is not an embedding model with SPLADE pooling", "sparse")
-            return Answer(*await self._rows(inputs, options))
-        encodings, rows, usage = await self._run(
-            inputs, lambda: self._read(inputs, options), options.deadline, "tokens"
-        )
+            return self._sparse_answer(*await self._rows(inputs, options))
+        encodings, rows, usage = await self._run(inputs, partial(self._read, inputs, options), options, "tokens")
 
         def weigh() -> list[sparse.Terms]:
             heads, unused = self.checkpoint.m3, self._tokenizer.unused
             pairs = zip(encodings, rows, strict=True)
             return [m3.terms(states, encoding.ids, heads, unused) for encoding, states in pairs]
 
-        return Answer(await self._off_loop(weigh), usage)
+        return self._sparse_answer(await self._off_loop(weigh), usage)
+
+    def _sparse_answer(self, rows: list[sparse.Terms], usage: Usage) -> Answer:
+        """Of an answer whose size nobody knows before."""
+        self.in_flight.admit(_TERM * sum(len(terms.indices) for terms in rows))
+        return Answer(rows, usage)
 
     async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = Options()) -> Answer:
         """The cosine of the source to each sentence: float32[N]."""
@@ -324,7 +333,7 @@ class Service:
     ) -> Answer:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("Model is not a classifier model", "classifier", "reranker")
-        rows, usage = await self._rows(inputs, options)
+        rows, usage = await self._rows(inputs, options, answered=_LABEL)
         logits = np.array(rows)
         found = scores.activate(logits, scoring or self.checkpoint.scoring)
         return Answer(found, usage, scores.best_first(logits))
@@ -342,7 +351,8 @@ class Service:
         self._require("Model is not a token classification model", "entities")
         tokenizer, labels = self._tokenizer, self.checkpoint.labels
         read = partial(tokenizer.windows, texts, truncate=options.truncate is not False)
-        windows, rows, usage = await self._run(texts, read, options.deadline)
+        answered = _LABEL if raw_scores else _ENTITY / len(labels)
+        windows, rows, usage = await self._run(texts, read, options, answered=answered)
 
         def find() -> list[list[entities.Entity]]:
             logits = np.concatenate(rows)
@@ -364,6 +374,7 @@ class Service:
         self._check_ready()
         self._check_size(texts)
         prompt = self._tokenizer.prompt(prompt_name)
+        self.in_flight.admit(_CHARACTER * _size(texts))
         with self._admission():
             return await self._off_loop(
                 lambda: self._tokenizer.tokenize(texts, add_special_tokens=add_special_tokens, prompt=prompt), of=texts
@@ -421,7 +432,7 @@ class Service:
             queries = self._read(sides["query"], options, "query" if late else None)
             return queries + self._read(sides["document"], self._of_documents(options), "document" if late else None)
 
-        encodings, rows, usage = await self._run(pairs, read, options.deadline)
+        encodings, rows, usage = await self._run(pairs, read, options)
         found = zip(encodings, rows, strict=True)
         first, second = ({text: next(found) for text in texts} for texts in sides.values())
         return first, second, usage
@@ -456,10 +467,10 @@ class Service:
         return Answer(found, usage, scores.best_first(found))
 
     async def _rows(
-        self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None
+        self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None, answered: float = 0
     ) -> tuple[list[Any], Usage]:
         """What is kept of each input's row."""
-        return (await self._run(inputs, lambda: self._read(inputs, options), options.deadline, kind))[1:]
+        return (await self._run(inputs, partial(self._read, inputs, options), options, kind, answered))[1:]
 
     def _read(self, inputs: Sequence[Input], options: Options, role: Role | None = None) -> list[Encoding]:
         pairs = any(isinstance(item, tuple) for item in inputs)
@@ -499,22 +510,44 @@ class Service:
             raise Invalid("`instruction` is for pairs; a text alone is read as it is", param="instruction")
 
     async def _run(
-        self, inputs: Sequence[object], read: Callable[[], E], deadline: float, kind: RowKind | None = None
+        self,
+        inputs: Sequence[object],
+        read: Callable[[], E],
+        options: Options,
+        kind: RowKind | None = None,
+        answered: float = 0,
     ) -> tuple[E, list[Any], Usage]:
-        """The whole way of a request: `read` its texts (off the loop but for a brief one), queue, wait for the rows."""
+        """The whole way of a request: `read` its texts (off the loop but for a brief one), queue, wait for the rows;
+        `answered` bytes of the answer are made of each of their numbers."""
         started = time.monotonic()
         self._check_size(inputs)
+        kind = kind or self._kind
         with self._admission():
-            encodings = read() if _is_brief(inputs) else await self._read_in_time(inputs, read, deadline)
+            encodings = read() if _is_brief(inputs, options) else await self._read_in_time(inputs, read, options)
             tokenized = time.monotonic()
-            pending = _Pending(len(encodings), deadline)
-            rows = await self._submit(pending, encodings, kind or self._kind)
+            self.in_flight.admit(int(self._numbers(encodings, kind) * (_FLOAT + answered)))
+            pending = _Pending(len(encodings), options.deadline)
+            rows = await self._submit(pending, encodings, kind)
         for encoding in encodings:
             metrics.input_length.observe(len(encoding.ids))
         return encodings, rows, _usage(encodings, pending, started, tokenized)
 
-    async def _read_in_time(self, inputs: Sequence[object], read: Callable[[], E], deadline: float) -> E:
-        seconds = None if deadline == float("inf") else deadline - time.monotonic()
+    def _repeated(self, inputs: Sequence[object], options: Options) -> int:
+        """Characters that are written anew for each text or pair before they are read."""
+        templated = self.checkpoint.pair_template is not None
+        queries = sum(len(item[0]) for item in inputs if isinstance(item, tuple)) if templated else 0
+        return queries + len(options.instruction or "") * len(inputs)
+
+    def _numbers(self, encodings: Collection[Encoding], kind: RowKind) -> int:
+        """Of all rows that are kept; those of SPLADE are kept as terms."""
+        spec = self.checkpoint.spec
+        if kind == "tokens":
+            return spec.token_size * sum(len(encoding.ids) for encoding in encodings)
+        return 0 if self.checkpoint.task == "sparse" else spec.row_size * len(encodings)
+
+    async def _read_in_time(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> E:
+        seconds = None if options.deadline == float("inf") else options.deadline - time.monotonic()
+        self.in_flight.admit(self._repeated(inputs, options))
         try:
             async with asyncio.timeout(seconds):
                 return await self._off_loop(read, of=inputs)
@@ -588,9 +621,10 @@ def _with_prompt(inputs: Sequence[Input], prompt: str) -> list[Input]:
     return [(prompt + item[0], item[1]) if isinstance(item, tuple) and any(item) else item for item in inputs]
 
 
-def _is_brief(inputs: Sequence[object]) -> bool:
+def _is_brief(inputs: Sequence[object], options: Options) -> bool:
     """One text that is tokenized in less time than a thread takes to be asked."""
-    return len(inputs) == 1 and isinstance(inputs[0], str) and len(inputs[0]) <= _BRIEF
+    size = len(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], str) else _BRIEF + 1
+    return size + len(options.instruction or "") <= _BRIEF
 
 
 def _size(inputs: Sequence[Any]) -> int:

@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 
 import pytest
 
+from bei.server import connections
 from bei.server.app import asgi
 
 LIMIT = 20.0
@@ -18,8 +19,11 @@ class Client:
     def __init__(self, application, path: str, value: object):
         self._body = json.dumps(value).encode()
         self._sent, self._gone = False, asyncio.Event()
-        self.status, self.parts = 0, []
+        self.status, self.parts, self.reads = 0, [], asyncio.Event()
+        self.reads.set()
+        self.aborted = False
         scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": path, "headers": []}
+        scope["extensions"] = {connections.ABORT: self._abort}
         self.task = asyncio.ensure_future(application(scope, self._receive, self._send))
 
     async def _receive(self):
@@ -29,7 +33,11 @@ class Client:
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
+    def _abort(self) -> None:
+        self.aborted = True
+
     async def _send(self, message):
+        await self.reads.wait()
         self.status = message.get("status", self.status)
         self.parts.append(message.get("body", b""))
 
@@ -75,3 +83,45 @@ def test_a_client_that_leaves_holds_its_bytes_until_its_work_ends(start_service,
         assert await other.answer() == 200
 
     asyncio.run(scenario())
+
+
+MANY = {"inputs": ["the cat sat on the mat"] * 1000}  # about 600 KB to answer, and 200 KB of rows
+
+
+def test_answers_that_are_not_read_are_counted_and_small_ones_go_on(start_service):
+    service = start_service(payload_limit=100_000, max_bytes_in_flight=2_000_000)
+
+    async def scenario():
+        application = asgi(service)
+        slow = [Client(application, "/embed", MANY) for _ in range(2)]
+        for client in slow:
+            client.reads.clear()
+        while service.in_flight.held < 1_500_000:
+            await asyncio.sleep(0.001)
+        assert await Client(application, "/embed", MANY).answer() == 429
+        assert await Client(application, "/embed", {"inputs": "the dog"}).answer() == 200
+        for client in slow:
+            client.reads.set()
+            assert await client.answer() == 200
+        assert await Client(application, "/embed", MANY).answer() == 200
+
+    asyncio.run(scenario())
+    assert service.in_flight.held == 0
+
+
+def test_an_answer_that_is_not_read_in_time_ends_the_connection(start_service, monkeypatch, caplog):
+    service = start_service()
+    monkeypatch.setattr(connections, "MOST_READING_SECONDS", 0.1)
+    caplog.set_level("INFO", "bei")
+
+    async def scenario():
+        client = Client(asgi(service), "/embed", MANY)
+        client.reads.clear()
+        await client.answer()
+        return client.aborted, len(b"".join(client.parts))
+
+    aborted, sent = asyncio.run(scenario())
+    assert aborted
+    assert sent == 0
+    assert "its client did not read the answer" in caplog.text
+    assert service.in_flight.held == 0

@@ -325,6 +325,23 @@ def test_a_client_that_does_not_read_is_cut_off(hasty):
             raise ConnectionResetError
 
 
+def test_a_client_that_reads_slowly_is_cut_off(hasty):
+    """However steadily it reads: its answer lies in memory meanwhile."""
+    body = json.dumps(LARGE).encode()  # 9 MB to answer
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", hasty.port))
+        sock.settimeout(LIMIT)
+        sock.sendall(b"POST /embed_all HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        received, started = 0, time.monotonic()
+        with suppress(OSError):
+            while part := sock.recv(4096):
+                received += len(part)
+                time.sleep(0.005)
+    assert PATIENCE * 0.8 < time.monotonic() - started < LIMIT
+    assert received < 8_000_000
+
+
 def test_an_http2_client_that_opens_no_window_is_cut_off(hasty):
     client = Http2(hasty, window=0)
     stream = client.begin("/embed", **{"content-length": str(len(json.dumps({"inputs": "a"})))})

@@ -41,7 +41,7 @@ for _route in ROUTES:
 
 async def answer(service: Service, call: Call) -> Reply:
     """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception."""
-    with Observation(call, _label(call)) as seen:
+    with service.in_flight.request(), Observation(call, _label(call)) as seen:
         try:
             reply = cors.preflight(call, service.settings) or await _route(service, call, seen)
         except Error as error:
@@ -91,7 +91,7 @@ async def _route(service: Service, call: Call, seen: Observation) -> Reply:
 async def _compute(route: Route, service: Service, call: Call, seen: Observation) -> Reply:
     body = None
     try:
-        body = await read(route.adapter, call.body, service.settings)
+        body = await read(route.adapter, call.body, service.settings, service.in_flight.admit)
         seen.computing()
         result = await route.handler(service, body, call)
     except (Exception, asyncio.CancelledError) as fault:

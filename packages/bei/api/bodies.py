@@ -1,5 +1,6 @@
 """The inputs of all dialects, and how a body is read."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
@@ -75,20 +76,23 @@ _OWN_NODES = 1024  # and beside the texts
 _readers = ThreadPoolExecutor(2, "reader")
 
 
-async def read(adapter: TypeAdapter[B], raw: bytes, settings: Settings) -> B:
+async def read(
+    adapter: TypeAdapter[B], raw: bytes, settings: Settings, admit: Callable[[int], None] = lambda size: None
+) -> B:
     """As `parse`, of any size: a large body is read by a thread, few at a time and in pieces. Raises TooLarge, too, for
-    one that has more values than the settings have room for, before any is made."""
+    one that has more values than the settings have room for, before any is made; and what `admit` does, which is told
+    how many bytes they take beside the body's own."""
     if len(raw) <= _UNCOUNTED:
         return parse(adapter, raw)
     bounds = Bounds(_NODES * settings.max_client_batch_size + _OWN_NODES, settings.max_queue_tokens)
     if len(raw) <= _LARGE:
         pieces.check(raw, bounds)
         return parse(adapter, raw)
-    return await off_loop(_readers, lambda: _read_large(adapter, raw, bounds))
+    return await off_loop(_readers, lambda: _read_large(adapter, raw, bounds, admit))
 
 
-def _read_large(adapter: TypeAdapter[B], raw: bytes, bounds: Bounds) -> B:
-    value = pieces.read(raw, bounds)
+def _read_large(adapter: TypeAdapter[B], raw: bytes, bounds: Bounds, admit: Callable[[int], None]) -> B:
+    value = pieces.read(raw, bounds, admit)
     try:
         return adapter.validate_python(value)
     except ValidationError as exc:

@@ -65,7 +65,7 @@ class Observation:
         if self._trace is None:
             return reply
         self._finish_trace(reply, now)
-        return Reply(reply.body, reply.status, {**reply.headers, "traceresponse": self._trace.response})
+        return reply.with_headers({"traceresponse": self._trace.response})
 
     def _log(self, reply: Reply, now: float) -> None:
         fields: dict[str, Any] = {"total_time": _milliseconds(now - self._call.arrived)}

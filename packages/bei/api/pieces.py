@@ -5,7 +5,7 @@ does not hold it, first finds what stands outside strings; from there a body is 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from bei.errors import Invalid, Malformed, TooLarge, one_line
 _CHUNK = 1 << 20  # bytes that are looked at in one go
 _PIECE = 1 << 20  # bytes that are parsed in one go, about 3 ms of text and 20 ms of numbers
 _LONGEST = len(r"\ud83d\ude00")  # bytes of a character, at most
+_NUMBER = 36  # bytes of one in a list
 _DEPTH = 8  # of what is read in pieces; what is deeper is read whole
 _KEY = re.compile(rb'\s*"(?:[^"\\]|\\.){0,1000}"\s*:\s*')
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
@@ -69,12 +70,14 @@ def check(raw: bytes, bounds: Bounds) -> None:
             pass
 
 
-def read(raw: bytes, bounds: Bounds) -> Any:
-    """The value of a large body. Raises TooLarge, Malformed, or Invalid for what is not UTF-8."""
+def read(raw: bytes, bounds: Bounds, admit: Callable[[int], None] = lambda size: None) -> Any:
+    """The value of a large body, once `admit` was told how many bytes its numbers take. Raises TooLarge, Malformed, or
+    Invalid for what is not UTF-8."""
     found = list(_marks(raw, bounds))
     at, kinds = (np.concatenate(column) for column in zip(*found, strict=True))
     if not len(at):
         raise Invalid("the body must be a JSON object")
+    admit(_NUMBER * int(np.count_nonzero(kinds == _COMMA)))
     depths = np.cumsum((kinds == _OPEN).astype(np.int64) - (kinds == _CLOSE))
     outside = raw[: at[0]] + raw[at[-1] + 1 :]
     if depths[-1] != 0 or (depths[:-1] < 1).any() or outside.strip(b" \t\r\n"):

@@ -1,40 +1,56 @@
 """What goes back: status, headers, bytes. Knows JSON, msgpack, base64 and compression; knows no server."""
 
-import asyncio
-import gzip
+import zlib
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import orjson
-import ormsgpack
 import zstandard
 
+from bei.api import written
 from bei.api.call import Call
 from bei.errors import Error
 from bei.service import Usage
+from bei.work import check, off_loop
 
 _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain
-_PIECE = 64  # arrays, about 0.7 ms of 384 numbers each
 _OFF_LOOP_FROM = 65536  # bytes; compressing less is quicker than a thread
 _MESSAGE = 2000  # characters of an error; some quote what the client sent
+_writers = ThreadPoolExecutor(2, "writer")
 _ECHOED = ("x-baseten-customer-request-id",)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`body` is what is sent; header names are lower-case."""
+    """`content` is what is sent, whole or in parts; header names are lower-case."""
 
-    body: bytes
+    content: bytes | Sequence[bytes]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Sequence[bytes]:
+        return (self.content,) if isinstance(self.content, bytes) else self.content
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.parts)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.parts))
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Reply":
+        return Reply(self.content, self.status, {**self.headers, **headers})
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a handler returns: a value of dicts, lists, strings, numbers and float32 arrays, and what it cost."""
+    """What a handler returns: a value of dicts, lists, strings, numbers, dataclasses and arrays, and what it cost."""
 
     value: Any
     usage: Usage | None = None
@@ -50,15 +66,12 @@ async def render(result: Result, call: Call, device: str) -> Reply:
     """As msgpack where the client asks for it and not for JSON first, else as JSON."""
     headers = _compute_headers(result.usage, device) if result.usage else {}
     accepted = [part.partition(";")[0].strip() for part in call.headers.get("accept", "").split(",")]
-    if accepted[0] in ("application/msgpack", "application/x-msgpack"):
-        body = ormsgpack.packb(result.value, default=_plain, option=ormsgpack.OPT_SERIALIZE_NUMPY)
-        return Reply(body, headers={**headers, "content-type": "application/msgpack"})
-    value = result.value
-    if result.texts > _PIECE:
-        value = list(value) if isinstance(value, np.ndarray) else value
-        await _write_arrays(value)
-    body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Reply(body, headers={**headers, "content-type": "application/json"})
+    packed = accepted[0] in ("application/msgpack", "application/x-msgpack")
+    writing = written.MSGPACK if packed else written.JSON
+    headers = {**headers, "content-type": "application/msgpack" if packed else "application/json"}
+    if written.is_short(result.value):
+        return Reply(writing.whole(result.value), headers=headers)
+    return Reply(await off_loop(_writers, lambda: writing.parts(result.value)), headers=headers)
 
 
 def render_error(error: Error, path: str) -> Reply:
@@ -75,21 +88,33 @@ def render_error(error: Error, path: str) -> Reply:
 
 async def finish(reply: Reply, call: Call) -> Reply:
     """Request ids echoed, and the body compressed where the client asked for it."""
-    headers = {**reply.headers, "x-request-id": call.request_id}
+    headers = {"x-request-id": call.request_id}
     headers |= {name: given for name in _ECHOED if (given := call.given_id(name)) is not None}
-    encoding = _encoding(call.headers.get("accept-encoding", "")) if len(reply.body) >= _COMPRESS_FROM else None
+    size = reply.size
+    encoding = _encoding(call.headers.get("accept-encoding", "")) if size >= _COMPRESS_FROM else None
     if encoding is None:
-        return Reply(reply.body, reply.status, headers)
-    compress = _COMPRESSORS[encoding]
-    large = len(reply.body) >= _OFF_LOOP_FROM
-    body = await asyncio.to_thread(compress, reply.body) if large else compress(reply.body)
-    return Reply(body, reply.status, {**headers, "content-encoding": encoding, "vary": "accept-encoding"})
+        return reply.with_headers(headers)
+
+    def compress() -> list[bytes]:
+        return _compressed(reply.parts, _COMPRESSORS[encoding]())
+
+    parts = await off_loop(_writers, compress) if size >= _OFF_LOOP_FROM else compress()
+    headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
+    return Reply(parts, reply.status, reply.headers).with_headers(headers)
 
 
-_COMPRESSORS = {
-    "zstd": lambda body: zstandard.ZstdCompressor(level=1).compress(body),
-    "gzip": lambda body: gzip.compress(body, compresslevel=1, mtime=0),
+_COMPRESSORS: dict[str, Callable[[], Any]] = {
+    "zstd": lambda: zstandard.ZstdCompressor(level=1).compressobj(),
+    "gzip": lambda: zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS),
 }
+
+
+def _compressed(parts: Sequence[bytes], compressor: Any) -> list[bytes]:
+    made = []
+    for part in parts:
+        check()
+        made.append(compressor.compress(part))
+    return [*filter(None, made), compressor.flush()]
 
 
 def _encoding(accept: str) -> str | None:
@@ -112,30 +137,3 @@ def _compute_headers(usage: Usage, device: str) -> dict[str, str]:
     }
     counts = {"x-compute-characters": str(usage.characters), "x-compute-tokens": str(usage.tokens)}
     return {"x-compute-type": device, **counts, **{name: str(round(1000 * s)) for name, s in times.items()}}
-
-
-async def _write_arrays(value: Any) -> None:
-    """Replace the arrays of a large answer by their JSON, some at a time: others have the loop in between."""
-    for count, (holder, key, array) in enumerate(_arrays(value), 1):
-        holder[key] = orjson.Fragment(orjson.dumps(array, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY))
-        if count % _PIECE == 0:
-            await asyncio.sleep(0)
-
-
-def _arrays(value: Any) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Each array within dicts and lists, with what holds it and under which key."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in list(items):
-        if isinstance(item, np.ndarray):
-            yield value, key, item
-        else:
-            yield from _arrays(item)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays of a layout that the writers do not take as they are."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value)} cannot be sent")

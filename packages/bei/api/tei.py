@@ -1,7 +1,7 @@
 """The dialect of text-embeddings-inference, and BEI's /predict_tokens, which is of its kind."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
@@ -16,7 +16,7 @@ from bei.api.routes import Route
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
 from bei.service import Answer, Options, Service
-from bei.tasks.entities import Entity, Strategy
+from bei.tasks.entities import Strategy
 from bei.tokenizer import Input
 
 _TEXT = {"type": "string"}
@@ -191,11 +191,7 @@ async def embed_all(service: Service, body: EmbedAll, call: Call) -> Result:
 
 async def embed_sparse(service: Service, body: EmbedAll, call: Call) -> Result:
     answer = await service.embed_sparse(body.inputs, options=body.options(service, call))
-    rows = [
-        [{"index": i, "value": v} for i, v in zip(terms.indices.tolist(), terms.values, strict=True)]
-        for terms in answer.rows
-    ]
-    return Result(rows, answer.usage, len(body.inputs))
+    return Result(answer.rows, answer.usage, len(body.inputs))
 
 
 async def similarity(service: Service, body: Similarity, call: Call) -> Result:
@@ -211,7 +207,7 @@ async def tokenize(service: Service, body: Tokenize, call: Call) -> Result:
     tokens = await service.tokenize(
         body.inputs, add_special_tokens=body.add_special_tokens is not False, prompt_name=body.prompt_name
     )
-    return Result([[asdict(token) for token in text] for text in tokens])
+    return Result(tokens)
 
 
 async def decode(service: Service, body: Decode, call: Call) -> Result:
@@ -263,18 +259,7 @@ async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> R
         ignore_labels=("O",) if ignored is None else ignored,
         options=Options(truncate=body.truncate, deadline=deadline(call)),
     )
-    rows = [[_entity(entity) for entity in entities] for entities in answer.rows]
-    return Result(rows, answer.usage, len(rows))
-
-
-def _entity(entity: Entity) -> EntityToken:
-    return {
-        "token": entity.token,
-        "token_id": entity.token_id,
-        "start": entity.start,
-        "end": entity.end,
-        "results": entity.results,
-    }
+    return Result(answer.rows, answer.usage, len(answer.rows))
 
 
 _TEXTS = ["What is Deep Learning?", "Deep Learning is..."]

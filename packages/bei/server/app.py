@@ -1,56 +1,63 @@
 """The ASGI host of bei.api: reads a body, gives up when the client does, writes the reply."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from bei import api, metrics
 from bei.api import Call, Reply
 from bei.errors import ClientGone, Error, HeadTooLarge, NotReady, Overloaded, TooLarge, TooSlow
+from bei.server import connections
 from bei.server.bodies import Bodies, Message, Receive
 from bei.service import Service
 
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
+log = logging.getLogger("bei")
+
 MAX_HEADERS = 128
+_BUFFERED = 1 << 16  # bytes of an answer that a connection takes in one go
 
 
 def asgi(service: Service) -> Application:
     """The application; it speaks `http` and nothing else."""
-    bodies = Bodies(service.settings.payload_limit, service.settings.max_bytes_in_flight)
+    bodies = Bodies(service.settings.payload_limit, service.in_flight)
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         call = _head(scope)
-        try:
-            wanted = _is_wanted(service, call, scope)
-            if not wanted and "expect" in call.headers:  # it waits for our word before it sends
-                reply = _last(await api.answer(service, call), scope)
-            else:
-                call.body = await bodies.read(call, receive, wanted=wanted)
-                try:
-                    async with _connected(receive):
-                        reply = await api.answer(service, call)
-                finally:
-                    bodies.free(call.body)
-        except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
-            reply = _last(await api.refuse(service, call, error), scope)
-        except asyncio.CancelledError:
-            metrics.observe_cancelled("drain")
-            reply = _last(await api.refuse(service, call, NotReady("the server stopped before the answer")), scope)
-        except ClientGone as error:
-            api.lost(call, error)
-            return
-        await _write(reply if service.state != "draining" else _last(reply, scope), scope, send)
+        with service.in_flight.request():
+            try:
+                reply = await _answer(service, bodies, call, scope, receive)
+            except ClientGone as error:
+                return api.lost(call, error)
+            await _write(reply if service.state != "draining" else _last(reply, scope), scope, send)
 
     return application
+
+
+async def _answer(service: Service, bodies: Bodies, call: Call, scope: Message, receive: Receive) -> Reply:
+    """Raises ClientGone when there is nobody to reply to."""
+    try:
+        wanted = _is_wanted(service, call, scope)
+        if not wanted and "expect" in call.headers:  # it waits for our word before it sends
+            return _last(await api.answer(service, call), scope)
+        call.body = await bodies.read(call, receive, wanted=wanted)
+        async with _connected(receive):
+            return await api.answer(service, call)
+    except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
+        return _last(await api.refuse(service, call, error), scope)
+    except asyncio.CancelledError:
+        metrics.observe_cancelled("drain")
+        return _last(await api.refuse(service, call, NotReady("the server stopped before the answer")), scope)
 
 
 def _last(reply: Reply, scope: Message) -> Reply:
     """The last reply on a connection of HTTP/1.1: the rest of the call's body may still come, or the server ends."""
     if scope["http_version"] == "2":
         return reply
-    return Reply(reply.body, reply.status, {**reply.headers, "connection": "close"})
+    return reply.with_headers({"connection": "close"})
 
 
 def _head(scope: Message) -> Call:
@@ -97,9 +104,28 @@ async def _connected(receive: Receive) -> AsyncIterator[None]:
 
 
 async def _write(reply: Reply, scope: Message, send: Send) -> None:
-    body = b"" if scope["method"] == "HEAD" else reply.body
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
     if reply.status != 204:  # which has neither a body nor its length
-        headers.append((b"content-length", b"%d" % len(reply.body)))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        headers.append((b"content-length", b"%d" % reply.size))
+    start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+    if scope["method"] != "HEAD" and reply.size > _BUFFERED:
+        return await _write_parts(reply, start, scope, send)
+    await send(start)
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+
+
+async def _write_parts(reply: Reply, start: Message, scope: Message, send: Send) -> None:
+    """Each when the one before has gone: a large answer counts as in flight until it has been read, which may not take
+    for ever."""
+    seconds = connections.READING_SECONDS + reply.size / connections.READING_RATE
+    seconds = min(seconds, connections.MOST_READING_SECONDS)
+    try:
+        async with asyncio.timeout(seconds):
+            await send(start)
+            for part in reply.parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body"})
+    except TimeoutError:
+        log.info("499 %s %s: its client did not read the answer in %d s", scope["method"], scope["path"], seconds)
+        scope.get("extensions", {}).get(connections.ABORT, lambda: None)()
+        await asyncio.sleep(0)  # for the connection to notice

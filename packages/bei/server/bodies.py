@@ -6,6 +6,7 @@ from typing import Any
 
 from bei.api import Call
 from bei.errors import ClientGone, Error, Overloaded, TooLarge, TooSlow
+from bei.inflight import InFlight
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -16,14 +17,13 @@ _DRAIN_SECONDS = 10.0
 
 
 class Bodies:
-    """`limit` bytes each, and `limit_together`, which lets one through whatever it is."""
+    """`limit` bytes each; together with all else that is in flight, as many as that has room for."""
 
-    def __init__(self, limit: int, limit_together: int):
-        self._limit, self._limit_together = limit, max(limit, limit_together)
-        self._held = 0
+    def __init__(self, limit: int, in_flight: InFlight):
+        self._limit, self._in_flight = limit, in_flight
 
     async def read(self, call: Call, receive: Receive, *, wanted: bool) -> bytes:
-        """The body, which is held until it is freed; of one that is not `wanted`, nothing. Raises TooLarge or
+        """The body, which is held until the request ends; of one that is not `wanted`, nothing. Raises TooLarge or
         Overloaded once the client has stopped sending, or has sent as much again as it may; TooSlow; ClientGone when it
         left."""
         refusal = self._refusal(_stated_length(call), 0)
@@ -46,7 +46,7 @@ class Bodies:
                             raise refusal
                     elif wanted:
                         chunks.append(chunk)
-                        self._held += len(chunk)
+                        self._in_flight.hold(len(chunk))
                     if size > RATE:
                         patience.reschedule(started + SECONDS + size / RATE)
             if refusal:
@@ -58,19 +58,16 @@ class Bodies:
             raise
         return b"".join(chunks)
 
-    def free(self, body: bytes) -> None:
-        self._held -= len(body)
-
     def _free(self, chunks: list[bytes]) -> None:
-        self._held -= sum(map(len, chunks))
+        self._in_flight.hold(-sum(map(len, chunks)))
         chunks.clear()
 
     def _refusal(self, size: int, more: int) -> Error | None:
         """Of a body of `size`, of which there are `more` bytes to keep."""
         if size > self._limit:
             return TooLarge(f"the body is larger than {self._limit} bytes")
-        if self._held + more > self._limit_together:
-            return Overloaded(f"the bodies of all requests are larger than {self._limit_together} bytes")
+        if not self._in_flight.has_room(more):
+            return Overloaded(f"requests in flight and their answers take more than {self._in_flight.limit} bytes")
         return None
 
 

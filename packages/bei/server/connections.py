@@ -6,6 +6,8 @@ KEEP_ALIVE_SECONDS = 75  # clients keep idle connections for 30 s and proxies fo
 HEAD_SECONDS = 20.0  # from the first byte of a request's head to its last
 READING_SECONDS = 30.0  # for a client to read any answer; of a long one it has a second more for READING_RATE bytes
 READING_RATE = 4096
+MOST_READING_SECONDS = 600.0  # for an answer of any size
+ABORT = "bei.abort"  # in a scope's extensions: what ends the connection at once
 
 
 class Unread:

@@ -157,6 +157,7 @@ class Http1(HttpToolsProtocol):
             raise Malformed("a message begins within another")  # never; else the framing would be another's, too
         self._whole, self._in_head = False, True
         super().on_message_begin()
+        self.scope["extensions"] = {connections.ABORT: self.transport.abort}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # and not in a trailer

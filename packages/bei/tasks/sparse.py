@@ -1,12 +1,11 @@
 """Sparse vectors: the terms of a row that are not zero."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """`indices`: int64[n], ascending, into the vocabulary; `values`: float32[n]."""
 
     indices: np.ndarray

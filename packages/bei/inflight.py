@@ -1,0 +1,72 @@
+"""Bytes that a process holds for requests in flight: their bodies, what the model makes of them, and their answers."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from bei.errors import Overloaded, TooLarge
+
+_SMALL = 1 << 20  # bytes; whatever is held, a part of the limit is left to answers of no more, and to bodies
+_FOR_SMALL = 0.25
+
+_request: ContextVar["_Request | None"] = ContextVar("request", default=None)
+
+
+class _Request:
+    """What one request holds."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = 0
+
+
+class InFlight:
+    """Safe to use from several threads. What is held counts for the request in whose scope it is, until that ends."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.held = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """The scope of a request; within another it is that one."""
+        if _request.get() is not None:
+            yield
+            return
+        own = _Request()
+        token = _request.set(own)
+        try:
+            yield
+        finally:
+            _request.reset(token)
+            self._add(-own.held, own)
+
+    def has_room(self, size: int) -> bool:
+        return self.held + size <= self.limit
+
+    def hold(self, size: int) -> None:
+        """A negative size gives back."""
+        own = _request.get()
+        if own is not None:
+            self._add(size, own)
+
+    def admit(self, size: int) -> None:
+        """Hold what a request is going to make: rows, and its answer. Raises TooLarge for what can never be held, and
+        Overloaded for what cannot now."""
+        most = int(self.limit * (1 - _FOR_SMALL)) if size > _SMALL else self.limit
+        if size > most:
+            raise TooLarge(
+                f"the answer would take about {size} bytes, more than {most}; send fewer or shorter texts in a request "
+                "(max_bytes_in_flight)"
+            )
+        if self.held + size > most:
+            raise Overloaded(f"requests in flight and their answers take more than {most} bytes")
+        self.hold(size)
+
+    def _add(self, size: int, own: _Request) -> None:
+        with self._lock:
+            self.held += size
+            own.held += size
