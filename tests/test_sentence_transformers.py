@@ -89,6 +89,22 @@ def test_prompts(tiny, start_service, include_prompt, mode):
     assert np.abs(default - named).max() > 1e-3
 
 
+CASINGS = [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}, {}]
+
+
+@pytest.mark.parametrize("casing", CASINGS, ids=str)
+@pytest.mark.parametrize("kind", ["BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"])
+def test_a_bert_tokenizer_s_casing_is_that_of_its_config(tiny, start_service, tmp_path, kind, casing):
+    """tokenizer.json says otherwise; a tokenizer of another class has nothing but it."""
+    tiny(Pooling(48, "mean"), Normalize())
+    file = tmp_path / "model" / "tokenizer_config.json"
+    write_json(file, json.loads(file.read_text()) | {"tokenizer_class": kind, **casing})
+    reference, checkpoint = SentenceTransformer(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
+    texts = ["The CAT Sat", "thé cát", "a北b", "the cat"]
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    np.testing.assert_allclose(asyncio.run(service.embed(texts)).rows, reference.encode(texts), atol=1e-5)
+
+
 def test_the_end_from_which_the_tokenizer_cuts(tiny, start_service, tmp_path):
     tiny(Pooling(48, "mean"), Normalize())
     file = tmp_path / "model" / "tokenizer_config.json"

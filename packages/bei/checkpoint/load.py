@@ -23,6 +23,7 @@ from bei.settings import AttentionSetting, PoolingSetting, RerankTemplate, Setti
 
 log = logging.getLogger("bei")
 
+_BERT_TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
 _NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_length
 
 
@@ -45,6 +46,15 @@ class Specials:
 
 
 @dataclass(frozen=True)
+class Casing:
+    """What tokenizer_config.json says of a BERT tokenizer's normalizer; None where it says nothing."""
+
+    lowercase: bool | None = None
+    strip_accents: bool | None = None
+    handle_chinese_chars: bool | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """`tensors` maps our names (architectures/spec.py) to arrays; bfloat16 ones come as ml_dtypes.bfloat16.
 
@@ -54,7 +64,7 @@ class Checkpoint:
     are an embedder's heads for sparse and token vectors.
     `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
     `dimensions` are those of an embedding that is asked for without, None for all; a sparse one has `max_terms`.
-    `truncation_side` is where a text that is too long is cut.
+    `truncation_side` is where a text that is too long is cut; `casing` goes before what tokenizer.json says.
     """
 
     name: str
@@ -79,6 +89,7 @@ class Checkpoint:
     dimensions: int | None = None
     max_terms: int | None = None
     truncation_side: Literal["left", "right"] = "right"
+    casing: Casing = Casing()
 
 
 _FROM_JSON = (
@@ -91,6 +102,7 @@ _FROM_JSON = (
     "late_interaction",
     "added_specials",
     "truncation_side",
+    "casing",
 )
 
 
@@ -171,6 +183,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, as
         m3=served.m3,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
+        casing=_casing(encoder),
         truncation_side=read_json(encoder / "tokenizer_config.json").get("truncation_side") or "right",
     )
 
@@ -256,6 +269,14 @@ def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_
     stated = limits.get("max_seq_length") or read_json(folder / "tokenizer_config.json").get("model_max_length")
     stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
     return min(stated, spec.max_tokens, max_num_tokens)
+
+
+def _casing(folder: Path) -> Casing:
+    """As transformers' tokenizers of BERT have it; those of other classes read tokenizer.json alone."""
+    config = read_json(folder / "tokenizer_config.json")
+    if str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast") not in _BERT_TOKENIZERS:
+        return Casing()
+    return Casing(*(config.get(key) for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")))
 
 
 def _added_specials(folder: Path) -> Specials:

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Library
+from tokenizers.normalizers import BertNormalizer
 
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.colbert import LateInteraction
-from bei.checkpoint.load import Specials
+from bei.checkpoint.load import Casing, Specials
 from bei.errors import Error, SetupError, one_line
 from bei.tokenizer.template import Template
+
+_CASING = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
 
 
 @contextmanager
@@ -33,8 +37,11 @@ def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) 
             raise SetupError("tokenizer.json puts tokens around a text, or types, for which the model has no embedding")
 
 
-def load(file: str) -> Library:
+def load(file: str, casing: Casing) -> Library:
     library = Library.from_file(file)
+    own, stated = library.normalizer, {name: of for name, of in asdict(casing).items() if of is not None}
+    if isinstance(own, BertNormalizer) and stated:
+        library.normalizer = BertNormalizer(**{name: getattr(own, name) for name in _CASING} | stated)
     library.no_truncation()
     library.no_padding()
     return library

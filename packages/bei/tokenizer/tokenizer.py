@@ -59,7 +59,7 @@ class Tokenizer:
             raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
 
     def _set_up(self, checkpoint: Checkpoint) -> None:
-        self._library = load(str(checkpoint.tokenizer_file))
+        self._library = load(str(checkpoint.tokenizer_file), checkpoint.casing)
         ensure(self._library, checkpoint.added_specials)
         self._template = checkpoint.pair_template
         self._late = checkpoint.late_interaction
