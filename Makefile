@@ -41,9 +41,14 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 docs: .venv/test.ok ## the table of models, docs/models.md, from the code
 	.venv/bin/python docs/models.py
 
-lock: .venv-clients/ok ## requirements.lock: what a server needs, pinned and hashed, from pyproject.toml
-	@.venv-clients/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade) -o requirements.lock
+LOCK = .venv-clients/bin/uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+LOCK_IMAGE = $(LOCK) deploy/build.in -c requirements.lock --python-platform x86_64-unknown-linux-gnu --extra otel
+
+lock: .venv-clients/ok ## what a server and the images need, pinned and hashed, from pyproject.toml
+	@$(LOCK) --universal -o requirements.lock
+	@$(LOCK_IMAGE) -o deploy/requirements.lock
+	@$(LOCK_IMAGE) --extra torch -o deploy/requirements.cuda.lock
 
 models: .models/ok ## five small real models in .models/: reranker, classifier, pii, splade, smollm2
 

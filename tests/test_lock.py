@@ -1,4 +1,4 @@
-"""requirements.lock: every dependency of pyproject.toml, at a version that fits, hashed, from nowhere special."""
+"""The locks of a server and of images: what pyproject.toml asks for, at versions that fit, hashed, of no index."""
 
 import re
 import tomllib
@@ -9,22 +9,47 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-LINES = (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
-PINS = [Requirement(re.split(r" --hash", line)[0]) for line in LINES]
-DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DEPENDENCIES = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+IMAGES = {"deploy/requirements.lock": ("otel",), "deploy/requirements.cuda.lock": ("otel", "torch")}
+LOCKS = ["requirements.lock", *IMAGES]
 
 
-def test_every_line_is_one_version_with_its_hashes():
-    for line, pin in zip(LINES, PINS, strict=True):
+def lines_of(lock: str) -> list[str]:
+    return (ROOT / lock).read_text().replace("\\\n", " ").splitlines()
+
+
+def pins_of(lock: str) -> list[Requirement]:
+    return [Requirement(re.split(r" --hash", line)[0]) for line in lines_of(lock)]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_is_one_version_with_its_hashes(lock):
+    for line, pin in zip(lines_of(lock), pins_of(lock), strict=True):
         assert re.fullmatch(r"==[\w.!+]+", str(pin.specifier)), line
         assert re.findall(r"--hash=sha256:[0-9a-f]{64}\b", line), line
         assert pin.url is None
 
 
-def test_it_names_no_index():
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("lock", LOCKS)
+def test_it_names_no_index(lock):
+    text = (ROOT / lock).read_text()
     assert "://" not in text
     assert not re.search(r"^\s*(-i|--index|--extra-index|--find-links|--trusted-host|#)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("lock", IMAGES)
+def test_an_image_has_what_it_needs_in_the_versions_of_the_server_s_lock(lock):
+    """And what builds bei itself; nothing in another version than requirements.lock has."""
+    pins = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins_of(lock)}
+    extras = [need for extra in IMAGES[lock] for need in EXTRAS[extra]]
+    for wanted in map(Requirement, [*DEPENDENCIES, *extras, *PROJECT["build-system"]["requires"]]):
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), f"{wanted}: `make lock`"
+    linux = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux"}
+    for pin in pins_of("requirements.lock"):
+        if pin.marker is None or pin.marker.evaluate(linux):
+            assert pin.specifier.contains(pins[canonicalize_name(pin.name)]), f"{pin.name}: `make lock`"
 
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
@@ -32,7 +57,9 @@ def test_it_names_no_index():
 def test_what_pyproject_asks_for_is_in_it(dependency, python):
     wanted = Requirement(dependency)
     linux = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-    pins = [pin for pin in PINS if canonicalize_name(pin.name) == canonicalize_name(wanted.name)]
+    pins = [
+        pin for pin in pins_of("requirements.lock") if canonicalize_name(pin.name) == canonicalize_name(wanted.name)
+    ]
     fitting = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(linux)]
     assert len(fitting) == 1, f"{dependency}: `make lock`"
     (version,) = fitting[0].specifier

@@ -14,6 +14,7 @@ from bei import api
 from bei.settings import Settings
 from tests.configs import tiny_config
 from tests.servers import ROOT, serving
+from tests.test_lock import IMAGES
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
@@ -69,6 +70,19 @@ def test_its_environment_is_settings(name):
     settings = Settings.load(tiny_config(), environ=ours)
     assert (settings.host, str(settings.port)) == ("0.0.0.0", given(name, "EXPOSE")[0])
     assert values["HOME"] in (*given(name, "VOLUME"), "/baked")
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_every_package_is_a_locked_one(name):
+    """What pip installs is hashed in a lock, or is bei itself, built from what is there: no index is asked by name."""
+    ran = [command.strip() for line in given(name, "RUN") for command in line.split("&&")]
+    pips = [command for command in ran if re.search(r"\b(pip|pip3|uv|conda|pipx|npm)\b", command)]
+    assert [re.sub(r"^\S+/pip install --no-cache-dir ", "", command) for command in pips] == [
+        "--require-hashes -r requirements.lock",
+        "--no-index --no-deps --no-build-isolation .",
+    ]
+    (lock,) = [words.split()[0] for words in given(name, "COPY") if words.endswith("./requirements.lock")]
+    assert lock in IMAGES
 
 
 @pytest.fixture(scope="module")
