@@ -10,7 +10,7 @@ from bei.bulk.identity import identity
 from bei.bulk.inputs import scan
 from bei.bulk.parts import Parts
 from bei.bulk.worker import Job
-from bei.checkpoint.load import Checkpoint, Prompts, Specials, read
+from bei.checkpoint.load import Casing, Checkpoint, Prompts, Specials, read
 from bei.settings import Settings
 from tests.configs import tiny_config
 from tests.tiny_models import random_model, save, write_json
@@ -22,7 +22,7 @@ OF_NO_ROW = {
     *("json_output", "access_log", "otlp_endpoint", "otlp_service_name", "payload_limit", "max_bytes_in_flight"),
     *("max_client_batch_size", "max_concurrent_requests", "max_queue_tokens", "max_queue_texts", "max_queue_seconds"),
     *("max_engine_restarts", "max_connections", "cache_dir", "max_download_bytes", "allow_private_urls"),
-    *("training_dir", "without_effect"),
+    *("training_dir", "without_effect", "hub_cache", "cors_allow_origin", "uds_path"),
 }
 
 
@@ -61,6 +61,8 @@ CHANGES = {
     "added_specials": Specials("[CLS]"),
     "dimensions": 8,
     "max_terms": 3,
+    "casing": Casing(lowercase=False),
+    "truncation_side": "left",
 }
 ELSEWHERE = {
     "spec",
