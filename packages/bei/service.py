@@ -482,7 +482,7 @@ class Service:
         prompt = tokenizer.role_prompt(role) if role and not options.prompt_name else self._prompt(options)
         templated = self.checkpoint.pair_template is not None
         return tokenizer.encode(
-            _with_prompt(inputs, prompt) if pairs and prompt and not templated else inputs,
+            inputs,
             truncate=self.settings.auto_truncate if options.truncate is None else options.truncate,
             direction=options.truncation_direction or self.checkpoint.truncation_side,
             prompt=None if templated else prompt,
@@ -614,11 +614,6 @@ class Service:
         limit = self.settings.max_client_batch_size
         if len(inputs) > limit:
             raise TooLarge(f"batch size {len(inputs)} > maximum allowed batch size {limit}")
-
-
-def _with_prompt(inputs: Sequence[Input], prompt: str) -> list[Input]:
-    """Before the first text of each pair, as sentence-transformers' CrossEncoder; texts alone as they are."""
-    return [(prompt + item[0], item[1]) if isinstance(item, tuple) and any(item) else item for item in inputs]
 
 
 def _is_brief(inputs: Sequence[object], options: Options) -> bool:
