@@ -283,12 +283,17 @@ class Slow:
         return getattr(self._library, name)
 
     def encode_batch_fast(self, texts, **options):
+        self._wait()
+        return self._library.encode_batch_fast(texts, **options)
+
+    def encode_batch(self, texts, **options):
+        self._wait()
+        return self._library.encode_batch(texts, **options)
+
+    def _wait(self):
         self.pieces += 1
         self.entered.set()
         assert self.go.wait(LIMIT)
-        return self._library.encode_batch_fast(texts, **options)
-
-    encode_batch = encode_batch_fast
 
 
 MANY = [f"the cat {i}" for i in range(2000)]
@@ -298,7 +303,7 @@ MANY = [f"the cat {i}" for i in range(2000)]
 @pytest.mark.parametrize("leaves_by", ["cancel", "deadline"])
 def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_service, method, leaves_by):
     service = start_service(max_concurrent_requests=1)
-    slow = service._tokenizer._library = Slow(service._tokenizer._library)
+    slow = service._tokenizer._reader._library = Slow(service._tokenizer._reader._library)
     by_deadline = leaves_by == "deadline"
     if by_deadline and method == "tokenize":
         return
@@ -326,13 +331,13 @@ def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_se
 
 def test_a_short_text_does_not_wait_behind_long_ones(start_service):
     service = start_service(tokenization_workers=1)
-    library = service._tokenizer._library
-    slow = service._tokenizer._library = Slow(library)
+    library = service._tokenizer._reader._library
+    slow = service._tokenizer._reader._library = Slow(library)
 
     async def scenario():
         bulk = asyncio.ensure_future(service.embed(["the cat " * 10_000]))
         await asyncio.to_thread(slow.entered.wait, LIMIT)
-        service._tokenizer._library = library
+        service._tokenizer._reader._library = library
         assert len((await service.embed(["the dog " * 100])).rows) == 1
         assert not bulk.done()
         slow.go.set()

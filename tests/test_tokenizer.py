@@ -16,7 +16,7 @@ from bei.checkpoint.load import read
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer import Tokenizer
 from bei.tokenizer.template import cut, inner, longest_first, windows
-from tests.tiny_models import WORDS, random_model, save, write_json
+from tests.tiny_models import VOCAB, WORDS, random_model, save, word_pieces, write_json
 
 TEXTS = ["the cat sat", "a", "x" * 300, "Big, red! mat?", "naïve \U0001f600 日本 [SEP] cat", " ", "the cat " * 100]
 
@@ -213,6 +213,69 @@ def test_windows_are_the_library_s(length, room):
     assert parts == expected
     assert [i for part in inner(parts) for i in part] == list(range(length)), "each token in one window, none lost"
     assert all(set(own) <= set(part) for own, part in zip(inner(parts), parts, strict=True))
+
+
+def without_specials(file: Path) -> None:
+    library = word_pieces()
+    library.post_processor = processors.Sequence([])
+    library.save(str(file))
+
+
+@pytest.mark.parametrize("item", ["\x07", "\x07\0\x7f", " ", ("\x07", " ")])
+def test_a_text_without_a_token_is_named_by_its_place(tmp_path, item):
+    """Where the model has no special tokens to read instead."""
+    folder = save(tmp_path, random_model("llama"))
+    without_specials(folder / "tokenizer.json")
+    tokenizer = Tokenizer(read(folder, "m"))
+    with pytest.raises(Empty, match=r"without a token .*\(input 1\)"):
+        tokenizer.encode(["fine", item], truncate=True)
+    assert len(tokenizer.encode(["\x07"], truncate=True, prompt="the cat")[0].ids) == 2
+    with pytest.raises(Empty, match=r"\(input 0\)"):
+        tokenizer.encode(["\x07"], truncate=True, prompt=" ")
+
+
+def test_a_tagger_s_text_without_a_token(tmp_path):
+    labels = {"id2label": {0: "O", 1: "B-PER"}}
+    folder = save(tmp_path, random_model("bert", 0, "ForTokenClassification", **labels), pooling=None)
+    assert len(Tokenizer(read(folder, "m")).windows(["\x07"], truncate=True).ids) == 2
+    without_specials(folder / "tokenizer.json")
+    with pytest.raises(Empty, match=r"without a token .*\(input 1\)"):
+        Tokenizer(read(folder, "m")).windows(["fine", "\x07"], truncate=True)
+
+
+def test_places_are_those_of_the_text_as_it_was_sent(tmp_path):
+    """U+0130 is two characters when it is lowered, as `do_lower_case` has it."""
+    labels = {"id2label": {0: "O", 1: "B-PER"}}
+    folder = save(tmp_path, random_model("bert", 0, "ForTokenClassification", **labels), pooling=None)
+    write_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
+    tokenizer, text = Tokenizer(read(folder, "m")), "\u0130\u0130 Cat \u0130 DOG"
+    (tokens,) = tokenizer.tokenize([text], add_special_tokens=False)
+    shown = [(token.text, text.encode()[token.start : token.stop].decode()) for token in tokens]
+    assert [a for a, _ in shown] == [b for _, b in shown]
+    assert shown[-1][0] == "DOG" and ("Cat", "Cat") in shown
+    windows = tokenizer.windows([text], truncate=True)
+    own = np.flatnonzero(~windows.special)
+    assert [text[windows.starts[i] : windows.ends[i]] for i in own] == [a for a, _ in shown]
+    (lowered,) = tokenizer.tokenize([text.lower()], add_special_tokens=False)
+    assert [token.id for token in tokens] == [token.id for token in lowered]
+
+
+def test_an_end_is_added_to_a_template_of_the_file_s_own(tmp_path):
+    """e5-mistral's: tokenizer.json puts the beginning, tokenizer_config.json asks for the end."""
+    folder = save(tmp_path, random_model("llama"))
+    library, start = word_pieces(), [("[CLS]", 2)]
+    own = {"single": "[CLS] $A", "pair": "[CLS] $A [CLS] $B", "special_tokens": start}
+    library.post_processor = processors.TemplateProcessing(**own)
+    library.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "[CLS]", "eos_token": "[SEP]", "add_bos_token": True, "add_eos_token": True}
+    write_json(folder / "tokenizer_config.json", names)
+    tokenizer = Tokenizer(read(folder, "m"))
+    the, cat = VOCAB.index("the"), VOCAB.index("cat")
+    single, pair = (encoding.ids.tolist() for encoding in tokenizer.encode(["the", ("the", "cat")], truncate=True))
+    assert single == [2, the, 3]
+    assert pair == [2, the, 2, cat, 3]
+    (tokens,) = tokenizer.tokenize(["the"], add_special_tokens=True)
+    assert [token.id for token in tokens] == single
 
 
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": False}, {"add_eos_token": True}, {"add_bos_token": True}])

@@ -196,7 +196,7 @@ def test_a_panic_of_the_library_is_one_of_our_errors(folder, monkeypatch):
         raise PanicException("index out of bounds")
 
     tokenizer = Tokenizer(read(folder, "m"))
-    monkeypatch.setattr(tokenizer, "_library", type("Library", (), {"encode_batch_fast": panic})())
+    monkeypatch.setattr(tokenizer._reader, "_library", type("Library", (), {"encode_batch_fast": panic})())
     with pytest.raises(Exception, match="tokenizer error: index out of bounds") as caught:
         tokenizer.encode([LETTERS], truncate=True)
     assert caught.value.status == 422

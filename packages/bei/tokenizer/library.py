@@ -1,11 +1,13 @@
 """The library's tokenizer: read from its file, and made to agree with what else a checkpoint says."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
+from tokenizers.models import Unigram
 from tokenizers.normalizers import BertNormalizer
 
 from bei.architectures.spec import EncoderSpec
@@ -47,22 +49,25 @@ def load(file: str, casing: Casing) -> Library:
     return library
 
 
-def ensure(library: Library, specials: Specials) -> None:
-    """Put the specials around a text where the library does not."""
+def ends(library: Library, specials: Specials) -> tuple[list[int], list[int]]:
+    """The ids to put before and after a text, where the library does not put them there itself."""
     ids = library.encode("a").ids
-    ends = [(0, specials.first), (-1, specials.last)]
-    first, last = (token if token and ids[at] != library.token_to_id(token) else None for at, token in ends)
-    known = [(token, library.token_to_id(token)) for token in (first, last) if token]
-    if not known:
-        return
-    if any(id is None for _, id in known):
-        raise SetupError("tokenizer_config.json adds a token that tokenizer.json lacks; save the tokenizer again")
-    before, after = [[f"{token}:0"] if token else [] for token in (first, last)]
-    around = processors.TemplateProcessing(
-        single=[*before, "$A:0", *after], pair=[*before, "$A:0", "$B:0", *after], special_tokens=known
-    )
-    own = library.post_processor
-    library.post_processor = around if own is None else processors.Sequence([own, around])
+    found = []
+    for token, place in ((specials.first, 0), (specials.last, -1)):
+        id = library.token_to_id(token) if token else None
+        if token and id is None:
+            raise SetupError("tokenizer_config.json adds a token that tokenizer.json lacks; save the tokenizer again")
+        found.append([] if id is None or ids[place] == id else [id])
+    return found[0], found[1]
+
+
+def unknown_id(library: Library) -> int | None:
+    """The id of what the model has no token for."""
+    model = library.model
+    if isinstance(model, Unigram):
+        found = re.match(r"Unigram\(unk_id=(\d+)", str(model))
+        return int(found[1]) if found else None
+    return library.token_to_id(model.unk_token) if model.unk_token is not None else None
 
 
 def vocabulary(library: Library, size: int) -> list[str]:

@@ -35,6 +35,16 @@ class Template:
         nothing = tuple(part[:0] for part in self.fixed)
         return replace(self, fixed=nothing, fixed_types=nothing)
 
+    def between(self, before: Sequence[int], after: Sequence[int]) -> Self:
+        """With more special ids, of type 0, before all and after all."""
+
+        def around(parts: tuple[np.ndarray, ...], first: Sequence[int], last: Sequence[int]) -> tuple[np.ndarray, ...]:
+            first, last = np.array(first, np.int32), np.array(last, np.int32)
+            return (np.append(first, parts[0]), *parts[1:-1], np.append(parts[-1], last))
+
+        types = around(self.fixed_types, [0] * len(before), [0] * len(after))
+        return replace(self, fixed=around(self.fixed, before, after), fixed_types=types)
+
     @cached_property
     def _has_types(self) -> bool:
         return any(self.body_types) or any(map(np.any, self.fixed_types))

@@ -1,20 +1,18 @@
 """Texts, pairs or token ids to encodings: prompts, specials, truncation, windows. Never called on the event loop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from tokenizers import Encoding as Read
 
-from bei import work
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Empty, Invalid, SetupError, Untokenizable, short
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
 from bei.tokenizer.library import (
     check_specials,
-    ensure,
+    ends,
     ids_of,
     keep_whole,
     library_errors,
@@ -22,23 +20,45 @@ from bei.tokenizer.library import (
     mask_id,
     vocabulary,
 )
-from bei.tokenizer.template import Direction, cut, inner, learn, longest_first, windows
+from bei.tokenizer.pairs import RenderedPair
+from bei.tokenizer.reading import COUNTED, WHOLE, Reader, Tokens, Wanted, joined_tokens
+from bei.tokenizer.template import Direction, cut, learn, longest_first
+from bei.tokenizer.tokens import tokens_of
+from bei.tokenizer.windows import joined, windows_of
 
-_PIECE = 128  # texts that the library reads at once: what it makes of each is large, a hundred bytes a token
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the inputs of one call are read; `most` tokens of a text are enough."""
 
-@dataclass(frozen=True)
-class Asked:
-    """A pair in the words of its model's template; only `body` is cut."""
+    truncate: bool
+    direction: Direction
+    prompt: str
+    before_pairs: str
+    role: Role | None
+    most: int
+    max_second_tokens: int | None
 
-    characters: int
-    prefix: tuple[str, ...]
-    body: tuple[str, ...]
-    suffix: tuple[str, ...]
+    def of(self, text: str) -> Wanted:
+        return text, self.most, self.direction
 
-    @property
-    def parts(self) -> tuple[tuple[str, ...], ...]:
-        return self.prefix, self.body, self.suffix
+    def of_second(self, text: str) -> Wanted:
+        if self.max_second_tokens is None:
+            return self.of(text)
+        most = min(self.max_second_tokens, self.most) if self.direction == "right" else self.max_second_tokens
+        return text, most, "right"
+
+    def wanted(self, item: "Input | RenderedPair") -> list[Wanted]:
+        """What there is to read of an input."""
+        match item:
+            case str():
+                return [self.of(self.prompt + item)]
+            case RenderedPair():
+                return [self.of(piece) for piece in item.pieces]
+            case (str(first), str(second)):
+                return [self.of(self.before_pairs + first), self.of_second(second)]
+            case _:
+                return []
 
 
 class Tokenizer:
@@ -60,19 +80,17 @@ class Tokenizer:
 
     def _set_up(self, checkpoint: Checkpoint) -> None:
         self._library = load(str(checkpoint.tokenizer_file), checkpoint.casing)
-        ensure(self._library, checkpoint.added_specials)
         self._template = checkpoint.pair_template
         self._late = checkpoint.late_interaction
         if self._late is not None:
             keep_whole(self._library, self._late.markers.values())
             self._mask, self._skipped = mask_id(self._library, self._late), ids_of(self._library, self._late.skiplist)
         types = checkpoint.token_types
-        self._single, self._pair = learn(self._library, 1, types=types), learn(self._library, 2, types=types)
+        around = ends(self._library, checkpoint.added_specials)
+        self._single, self._pair = (learn(self._library, texts, types=types).between(*around) for texts in (1, 2))
         self._vocab_size = checkpoint.spec.vocab_size
-        known = self._library.get_vocab(with_added_tokens=True).values()
-        self._may_leave_vocabulary = max(known) >= self._vocab_size
+        self._reader = Reader(self._library, lowercase=checkpoint.lowercase, vocab_size=self._vocab_size)
         check_specials((self._single, self._pair), self._mask if self._late else 0, checkpoint.spec)
-        self._lowercase = checkpoint.lowercase
         self.unused = set(ids_of(self._library, checkpoint.m3.unused if checkpoint.m3 else ()))
         if checkpoint.task == "entities":
             self.vocabulary = vocabulary(self._library, self._vocab_size)
@@ -114,7 +132,7 @@ class Tokenizer:
 
     def around(self, prompt: str | None) -> int:
         """Tokens that stand around a text beside its own: special ones and the prompt's."""
-        return self._single.size + (len(self._read([prompt])[prompt]) if prompt else 0)
+        return self._single.size + (len(self._reader.ids([prompt], self._max_tokens + 1)[0]) if prompt else 0)
 
     def encode(
         self,
@@ -132,60 +150,54 @@ class Tokenizer:
         second of each pair, whatever `truncate` says.
         `instruction` is for the pairs of a model that has a template for them.
 
-        Raises Empty, Invalid or Untokenizable naming the input by its place.
+        Raises Empty or Invalid, naming the input by its place, or Untokenizable.
         """
         if self._template is not None:
-            inputs = [self._asked(item, instruction, max_second_tokens) for item in inputs]
+            inputs = [self._rendered(item, instruction, max_second_tokens) for item in inputs]
         prompt = prompt or ""
-        prompts, before_pair = [prompt] if prompt else [], prompt if self._prompts_go_before_pairs else ""
-        bodies = self._read([*prompts, *(text for item in inputs for text in _texts(item, prompt, before_pair))])
-        prompt_tokens = len(self._single.fixed[0]) + len(bodies[prompt]) if prompt else 0
+        before_pairs = prompt if self._prompts_go_before_pairs else ""
+        how = _Reading(truncate, direction, prompt, before_pairs, role, self._max_tokens + 1, max_second_tokens)
+        prompts = [how.of(prompt)] if prompt else []
+        bodies = self._read([*prompts, *(text for item in inputs for text in how.wanted(item))])
         encodings = []
         for i, item in enumerate(inputs):
             if not any(item) if isinstance(item, tuple) else not item:
                 raise Empty(f"`inputs` cannot be empty (input {i})")
-            if isinstance(item, Asked):
-                encodings.append(self._finish_asked(i, item, bodies, truncate, direction))
-                continue
-            if isinstance(item, tuple):
-                first, second = bodies[before_pair + item[0]], bodies[item[1]][:max_second_tokens]
-                encodings.append(self._finish_pair(i, item, first, second, truncate, direction))
-                continue
-            if isinstance(item, list):
-                self._check_ids(i, item)
-            body = bodies[prompt + item] if isinstance(item, str) else np.array(item, np.int32)
-            limit = self._limit(role)
-            self._check_length(i, len(body) + self._single.size, limit, truncate)
-            ids, types = self._single.wrap(cut(body, limit - self._single.size, direction))
-            text = isinstance(item, str)
-            encoding = Encoding(ids, len(item) if text else 0, prompt_tokens if text else 0, types)
-            encodings.append(encoding if role is None else self._as_role(encoding, role))
+            encoding = self._encoded(i, item, bodies, how)
+            if not len(encoding.ids):
+                raise Empty(f"`inputs` has a text without a token (input {i})")
+            encodings.append(encoding)
         return encodings
 
     def windows(self, texts: Sequence[str], *, truncate: bool) -> Windows:
-        """Each text in as many windows as it needs, neighbours sharing a quarter; without `truncate` a text that needs
+        """Each text in as many windows as it needs, neighbors sharing a quarter; without `truncate` a text that needs
         several is Invalid. Raises Empty or Untokenizable, too."""
-        encodings, owners, columns = [], [], []
-        for i, (text, read) in enumerate(zip(texts, self._encode(list(texts)), strict=True)):
+        found = []
+        read = self._reader.each(texts, None if truncate else self._max_tokens + 1)
+        for i, (text, parts) in enumerate(zip(texts, map(list, read), strict=True)):
             if not text:
                 raise Empty(f"`inputs` cannot be empty (input {i})")
-            self._check_length(i, len(read.ids) + self._single.size, self._max_tokens, truncate)
-            for encoding, of_window in self._windows(text, read):
-                encodings.append(encoding)
-                owners.append(i)
-                columns.append(of_window)
-        lengths = np.array([len(encoding.ids) for encoding in encodings])
-        ids, starts, ends, special, continues, own = np.concatenate(columns, axis=1)
-        flags = (special.astype(bool), continues.astype(bool), own.astype(bool))
-        return Windows(encodings, np.array(owners), lengths, ids, starts, ends, *flags)
+            tokens, continues = joined_tokens(parts), np.concatenate([self._continues(text, part) for part in parts])
+            if not len(tokens) + self._single.size:
+                raise Empty(f"`inputs` has a text without a token (input {i})")
+            counted = len(text) <= WHOLE[0]
+            self._check_length(i, len(tokens) + self._single.size, self._max_tokens, truncate, counted=counted)
+            found.append(list(windows_of(text, tokens, continues, self._single, self._max_tokens)))
+        return joined(found)
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
     ) -> list[list[Token]]:
         """The tokens of each text, with where each stands in prompt + text."""
+        before, after = [], []
+        if add_special_tokens:
+            before, after = ([self._special(id) for id in part.tolist()] for part in self._single.fixed)
         full = [(prompt or "") + text for text in texts]
-        encodings = self._encode(full, add_special_tokens=add_special_tokens)
-        return [_tokens(text, encoding) for text, encoding in zip(full, encodings, strict=True)]
+        read = zip(full, self._reader.each(full), strict=True)
+        return [[*before, *tokens_of(text, tokens), *after] for text, tokens in read]
+
+    def _special(self, id: int) -> Token:
+        return Token(id, self._library.id_to_token(id), True, None, None)
 
     def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
         for i, item in enumerate(ids):
@@ -193,57 +205,81 @@ class Tokenizer:
         with library_errors("tokenizer error", Untokenizable):
             return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def _read(self, texts: list[str]) -> dict[str, np.ndarray]:
-        """int32[tokens], without specials, of each distinct text."""
-        distinct = list(dict.fromkeys(texts))
-        read = self._encode(distinct, fast=True)
-        return {text: np.array(one.ids, np.int32) for text, one in zip(distinct, read, strict=True)}
+    def _read(self, wanted: Iterable[Wanted]) -> dict[Wanted, np.ndarray]:
+        """int32[tokens], without specials, of each distinct text: all of a short one, of a long one what is wanted."""
+        groups: dict[tuple[int, Direction], list[str]] = {}
+        for text, *how in dict.fromkeys(wanted):
+            groups.setdefault(tuple(how), []).append(text)
+        return {
+            (text, *how): ids
+            for how, texts in groups.items()
+            for text, ids in zip(texts, self._reader.ids(texts, *how), strict=True)
+        }
 
-    def _encode(self, texts: list[str], *, add_special_tokens: bool = False, fast: bool = False) -> Iterator[Read]:
-        """`fast` leaves offsets out."""
-        texts = [text.lower() for text in texts] if self._lowercase else texts
-        encode = self._library.encode_batch_fast if fast else self._library.encode_batch
-        for start in range(0, len(texts), _PIECE):
-            work.check()
-            with library_errors("tokenizer error", Untokenizable):  # a lone surrogate, a word it cannot express
-                read = encode(texts[start : start + _PIECE], add_special_tokens=add_special_tokens)
-            if self._may_leave_vocabulary and any(max(one.ids, default=0) >= self._vocab_size for one in read):
-                raise Untokenizable("tokenizer error: tokenizer.json has tokens for which the model has no embedding")
-            yield from read
+    def _encoded(
+        self, index: int, item: Input | RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: _Reading
+    ) -> Encoding:
+        match item:
+            case RenderedPair():
+                return self._finish_rendered(index, item, bodies, how)
+            case (str(), str()):
+                return self._finish_pair(index, item, bodies, how)
+            case str():
+                body, characters = bodies[how.of(how.prompt + item)], len(item)
+                prompt_tokens = len(self._single.fixed[0]) + len(bodies[how.of(how.prompt)]) if how.prompt else 0
+            case _:
+                self._check_ids(index, item)
+                body, characters, prompt_tokens = np.array(item, np.int32), 0, 0
+        limit = self._limit(how.role)
+        counted = characters == 0 or len(body) != how.most
+        self._check_length(index, len(body) + self._single.size, limit, how.truncate, counted=counted)
+        ids, types = self._single.wrap(cut(body, limit - self._single.size, how.direction))
+        encoding = Encoding(ids, characters, prompt_tokens, types)
+        return encoding if how.role is None else self._as_role(encoding, how.role)
 
     def _finish_pair(
-        self,
-        index: int,
-        item: tuple[str, str],
-        first: np.ndarray,
-        second: np.ndarray,
-        truncate: bool,
-        direction: Direction,
+        self, index: int, item: tuple[str, str], bodies: Mapping[Wanted, np.ndarray], how: _Reading
     ) -> Encoding:
-        self._check_length(index, len(first) + len(second) + self._pair.size, self._max_tokens, truncate)
-        lengths = longest_first(len(first), len(second), self._max_tokens - self._pair.size)
-        bodies = (cut(body, length, direction) for body, length in zip((first, second), lengths, strict=True))
-        ids, types = self._pair.wrap(*bodies)
-        return Encoding(ids, len(item[0]) + len(item[1]), types=types)
+        read = bodies[how.of(how.before_pairs + item[0])], bodies[how.of_second(item[1])][: how.max_second_tokens]
+        tokens, counted = sum(map(len, read)) + self._pair.size, all(len(body) != how.most for body in read)
+        self._check_length(index, tokens, self._max_tokens, how.truncate, counted=counted)
+        lengths = longest_first(*self._lengths(item, *map(len, read), how), self._max_tokens - self._pair.size)
+        ids, types = self._pair.wrap(
+            *(cut(body, length, how.direction) for body, length in zip(read, lengths, strict=True))
+        )
+        return Encoding(ids, sum(map(len, item)), types=types)
 
-    def _asked(self, item: Input, instruction: str | None, max_second_tokens: int | None) -> "Input | Asked":
+    def _lengths(self, item: tuple[str, str], first: int, second: int, how: _Reading) -> tuple[int, int]:
+        """Two lengths that are cut as the true ones are: which one is longer tells where both are more than is read. Of
+        texts too long to be counted it is the one of more characters."""
+        if min(first, second) < how.most:
+            return first, second
+        if max(map(len, item)) > COUNTED:
+            return len(item[0]), len(item[1])
+        first, second = (sum(map(len, self._reader.tokens(text))) for text in item)
+        return first, second if how.max_second_tokens is None else min(second, how.max_second_tokens)
+
+    def _rendered(self, item: Input, instruction: str | None, max_second_tokens: int | None) -> Input | RenderedPair:
         """A pair as its template has it; what is no pair as it is."""
         if not isinstance(item, tuple) or not any(item):
             return item
         query, document = item
         if max_second_tokens is not None:
-            (read,) = self._encode([document])
-            document = document[: read.offsets[:max_second_tokens][-1][1]] if read.ids else document
-        return Asked(len(query) + len(item[1]), *self._template.pieces(query, document, instruction))
+            read = joined_tokens(list(self._reader.tokens(document, max_second_tokens)))
+            document = document[: read.ends[:max_second_tokens][-1]] if len(read) else document
+        return RenderedPair(len(query) + len(item[1]), *self._template.pieces(query, document, instruction))
 
-    def _finish_asked(
-        self, index: int, item: "Asked", bodies: dict[str, np.ndarray], truncate: bool, direction: Direction
+    def _finish_rendered(
+        self, index: int, item: RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: _Reading
     ) -> Encoding:
         nothing = np.zeros(0, np.int32)
-        prefix, body, suffix = (np.concatenate([nothing, *(bodies[of] for of in part)]) for part in item.parts)
+        prefix, body, suffix = (np.concatenate([nothing, *(bodies[how.of(of)] for of in part)]) for part in item.parts)
         fixed = len(prefix) + len(suffix)
-        self._check_length(index, len(body) + fixed, self._max_tokens, truncate)
-        ids = np.concatenate([prefix, cut(body, self._max_tokens - fixed, direction), suffix])
+        if fixed >= self._max_tokens:
+            raise Invalid(f"`instruction` leaves no room for a pair in {self._max_tokens} tokens", param="instruction")
+        counted = all(len(bodies[how.of(piece)]) != how.most for piece in item.body)
+        self._check_length(index, len(body) + fixed, self._max_tokens, how.truncate, counted=counted)
+        ids = np.concatenate([prefix, cut(body, self._max_tokens - fixed, how.direction), suffix])
         return Encoding(ids, item.characters)
 
     def _limit(self, role: Role | None) -> int:
@@ -264,69 +300,25 @@ class Tokenizer:
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
         return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
 
-    def _windows(self, text: str, read: Read) -> Iterator[tuple[Encoding, np.ndarray]]:
-        """Each window, and int64[6, tokens]: its ids, starts, ends, and whether special, continuing and inner."""
-        offsets, read_ids = np.array(read.offsets, np.int64).reshape(-1, 2).T, np.array(read.ids, np.int32)
-        continues = self._continues(text, read_ids, *offsets)
-        before, after = len(self._single.fixed[0]), len(self._single.fixed[1])
-        room = self._max_tokens - self._single.size
-        parts = windows(len(read_ids), room, overlap=room // 4)
-        for part, own in zip(parts, inner(parts), strict=True):
-            here, body = slice(part.start, part.stop), slice(before, before + len(part))
-            ids, types = self._single.wrap(read_ids[here])
-            columns = np.zeros((6, len(ids)), np.int64)
-            columns[0], columns[3] = ids, 1
-            columns[1:3, body], columns[3, body], columns[4, body] = offsets[:, here], 0, continues[here]
-            start = own.start - part.start + (before if part.start else 0)
-            stop = own.stop - part.start + before + (after if part.stop == len(read_ids) else 0)
-            columns[5, start:stop] = 1
-            yield Encoding(ids, 0 if part.start else len(text), types=types), columns
-
-    def _continues(self, text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def _continues(self, text: str, tokens: Tokens) -> np.ndarray:
         """bool[n]: as transformers' TokenClassificationPipeline.gather_pre_entities has it."""
+        starts, ends = tokens.starts, tokens.ends
         if getattr(self._library.model, "continuing_subword_prefix", None):
-            found = self._token_lengths[ids] != ends - starts
+            found = self._token_lengths[tokens.ids] != ends - starts
         else:
-            blank = np.frombuffer((text + "\0").encode("utf-32-le", "surrogatepass"), np.uint32) == ord(" ")
-            found = (starts > 0) & ~blank[starts - 1] & ~blank[starts]
-        return found if self.unknown is None else found & (ids != self.unknown)
+            first = max(0, int(starts.min(initial=1)) - 1)
+            here = text[first : int(starts.max(initial=0)) + 1] + "\0"
+            blank = np.frombuffer(here.encode("utf-32-le", "surrogatepass"), np.uint32) == ord(" ")
+            found = (starts > 0) & ~blank[starts - 1 - first] & ~blank[starts - first]
+        return found if self.unknown is None else found & (tokens.ids != self.unknown)
 
-    def _check_length(self, index: int, tokens: int, limit: int, truncate: bool) -> None:
+    def _check_length(self, index: int, tokens: int, limit: int, truncate: bool, *, counted: bool = True) -> None:
+        """Raises Invalid. `counted`: there are no more `tokens` than that."""
         if tokens > limit and not truncate:
-            raise Invalid(f"`inputs` must have less than {limit} tokens. Given: {tokens} (input {index})")
+            given = tokens if counted else f"more than {limit}"
+            raise Invalid(f"`inputs` must have less than {limit} tokens. Given: {given} (input {index})")
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
         if wrong is not None:
             raise Invalid(f"token id {wrong} is outside the vocabulary of {self._vocab_size} (input {index})")
-
-
-def _texts(item: "Input | Asked", prompt: str, before_pair: str) -> tuple[str, ...]:
-    """What there is to read of an input."""
-    match item:
-        case str():
-            return (prompt + item,)
-        case Asked():
-            return tuple(piece for part in item.parts for piece in part)
-        case tuple():
-            return before_pair + item[0], item[1]
-        case _:
-            return ()
-
-
-def _tokens(text: str, encoding: Read) -> list[Token]:
-    at = _byte_offsets(text)
-    return [
-        Token(id, token, True, None, None) if special else Token(id, text[start:stop], False, at[start], at[stop])
-        for id, token, special, (start, stop) in zip(
-            encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
-        )
-    ]
-
-
-def _byte_offsets(text: str) -> list[int]:
-    """Where each character starts in UTF-8, and where the text ends."""
-    offsets = [0]
-    for character in text:
-        offsets.append(offsets[-1] + len(character.encode("utf-8", "surrogatepass")))
-    return offsets

@@ -1,0 +1,21 @@
+"""Pairs of texts."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RenderedPair:
+    """A pair in the words of its model's template; only `body` is cut."""
+
+    characters: int
+    prefix: tuple[str, ...]
+    body: tuple[str, ...]
+    suffix: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        return self.prefix, self.body, self.suffix
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return self.prefix + self.body + self.suffix

@@ -1,0 +1,29 @@
+"""The tokens of a text as /tokenize shows them."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from bei.tokenizer.encoding import Token
+from bei.tokenizer.reading import Tokens
+
+
+def tokens_of(text: str, parts: Iterable[Tokens]) -> Iterator[Token]:
+    at = in_bytes = 0
+    for tokens in parts:
+        if not len(tokens):
+            continue
+        low, high = int(tokens.starts.min()), int(tokens.ends.max())
+        at, in_bytes = low, in_bytes + int(_byte_offsets(text[at:low])[-1])
+        offsets = in_bytes + _byte_offsets(text[low:high])
+        starts, ends = tokens.starts, tokens.ends
+        columns = (tokens.ids, starts, ends, offsets[starts - low], offsets[ends - low])
+        for id, start, end, first, last in zip(*(column.tolist() for column in columns), strict=True):
+            yield Token(id, text[start:end], False, first, last)
+
+
+def _byte_offsets(text: str) -> np.ndarray:
+    """int64[characters + 1]: where each character starts in UTF-8, and where the text ends."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    sizes = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
+    return np.append(0, np.cumsum(sizes))
