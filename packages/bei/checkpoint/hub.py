@@ -1,40 +1,92 @@
 """Repositories of the Hugging Face hub, downloaded or found in its cache."""
 
+import functools
 import logging
+import time
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
+from bei import __version__
 from bei.checkpoint.sources import WANTED, Fetched, quote
 from bei.errors import SetupError, short, why
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
+_SECONDS = 5.0  # that the hub has to begin its answer, and to go on with it
+_PAUSES = (1.0, 2.0)  # seconds before it is asked again
+
+constants.HF_HUB_DISABLE_TELEMETRY = True  # whatever imported the library first: no versions, no question about agents
+
 
 def fetch(settings: Settings) -> Fetched:
     """Raises SetupError: one line with the remedy."""
-    token = settings.credential.get_secret_value() if settings.credential else None
-    arguments = {"revision": settings.revision, "cache_dir": settings.hub_cache, "token": token}
     try:
-        folder = huggingface_hub.snapshot_download(settings.repo, allow_patterns=list(WANTED), **arguments)
+        folder = _download(settings)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SetupError(_hub_refusal(settings, exc)) from None
     except PermissionError as exc:
         raise SetupError(f"{exc.filename}: {why(exc)}; set HF_HOME to a folder that may be written to") from None
     except HFValidationError:
         raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as exc:
+    except Exception as exc:  # the library passes on what its client raises, and has had three
         folder = _cached(settings, exc)
     return Fetched(Path(folder), Path(folder).name)
+
+
+def _download(settings: Settings) -> str:
+    """The folder of the library's cache. A hub that says nothing is asked again, where nothing is cached."""
+    token = settings.credential.get_secret_value() if settings.credential else None
+    arguments = {"token": token, "headers": {"user-agent": f"bei/{__version__}"}, **_wanted(settings)}
+    answers, pauses = _answers(), iter(_PAUSES)
+    while True:
+        try:
+            folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
+        except LocalEntryNotFoundError:
+            pause = next(pauses, None)
+            if answers or constants.HF_HUB_OFFLINE or pause is None:
+                raise
+            log.warning("the hub does not answer: it is asked again in %g s", pause)
+            time.sleep(pause)
+            continue
+        if not answers and not constants.HF_HUB_OFFLINE:
+            log.warning("the hub does not answer: using the cached %s", settings.repo)
+        return folder
+
+
+def _wanted(settings: Settings) -> dict[str, Any]:
+    return {"revision": settings.revision, "cache_dir": settings.hub_cache, "allow_patterns": list(WANTED)}
+
+
+def _answers() -> list[int]:
+    """To which the status of each answer of the hub is added from now on. A silent one is waited for _SECONDS: the
+    library itself would wait for ever."""
+    answers: list[int] = []
+
+    def note(answer: Any) -> None:
+        if answer.status_code < 500:
+            answers.append(answer.status_code)
+
+    client = huggingface_hub.get_session()
+    hooks = {"request": [*client.event_hooks["request"], _hurry], "response": [note]}
+    huggingface_hub.set_client_factory(functools.partial(type(client), event_hooks=hooks, follow_redirects=True))
+    return answers
+
+
+def _hurry(request: Any) -> None:
+    """The library asks some things with a time of None, which a client's own does not shorten."""
+    limits = request.extensions["timeout"].items()
+    request.extensions["timeout"] = {name: _SECONDS if limit is None else limit for name, limit in limits}
 
 
 def _hub_refusal(settings: Settings, error: Exception) -> str:
@@ -51,9 +103,7 @@ def _hub_refusal(settings: Settings, error: Exception) -> str:
 def _cached(settings: Settings, error: Exception) -> str:
     """An earlier download, when the hub does not answer."""
     try:
-        folder = huggingface_hub.snapshot_download(
-            settings.repo, revision=settings.revision, cache_dir=settings.hub_cache, local_files_only=True
-        )
+        folder = huggingface_hub.snapshot_download(settings.repo, local_files_only=True, **_wanted(settings))
     except LocalEntryNotFoundError:
         raise SetupError(
             f"{settings.repo} cannot be downloaded ({quote(error, settings)}) and is not in the cache; "

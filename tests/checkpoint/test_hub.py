@@ -1,0 +1,153 @@
+"""The hub as it is on the network: silent, gone half way, or asked for what it was not."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.servers import BEI
+
+COMMIT = "a" * 40
+MODEL = {"source": "HF", "repo": "org/tiny"}
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A hub that accepts, and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves a folder as org/tiny, and remembers what it was asked."""
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder, self.asked, self.breaks = folder, [], False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, with_body: bool) -> None:
+        path = urlsplit(self.path).path
+        self.server.asked.append((path, dict(self.headers)))
+        if self.server.breaks:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        content = self._content(path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.send_header("ETag", f'"{path.replace("/", "-")}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if with_body and content:
+            self.wfile.write(content)
+
+    def _content(self, path: str) -> bytes | None:
+        root = self.server.folder
+        names = [str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()]
+        if path in ("/api/models/org/tiny", "/api/models/org/tiny/revision/main"):
+            files = [{"rfilename": name} for name in names]
+            return json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": files}).encode()
+        if path.startswith("/api/models/org/tiny/tree/"):
+            sizes = {name: (root / name).stat().st_size for name in names}
+            entries = [{"type": "file", "path": name, "size": size, "oid": name} for name, size in sizes.items()]
+            return json.dumps(entries).encode()
+        name = path.removeprefix(f"/org/tiny/resolve/{COMMIT}/")
+        return (root / name).read_bytes() if name in names else None
+
+
+@pytest.fixture
+def hub(tiny_folder, tmp_path) -> Iterator[Hub]:
+    shutil.copytree(tiny_folder, tmp_path / "hub")
+    for name in ("pytorch_model.bin", "modeling.py", "notes.txt"):
+        (tmp_path / "hub" / name).write_text("not ours")
+    with Hub(tmp_path / "hub") as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        yield hub
+        hub.shutdown()
+
+
+class Machine:
+    """On which `bei info` is run, with a cache of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.config = folder, folder / "config.yaml"
+        build = {"base_model": "encoder_bert", "checkpoint_repository": MODEL}
+        self.config.write_text(yaml.safe_dump({"trt_llm": {"build": build}}))
+
+    def info(self, endpoint: str) -> tuple[int, str, float]:
+        """Its status, its log, and how long it took."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(self.folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        command = [str(BEI), "info", "--config", str(self.config), "--engine", "null", "--log-level", "warning"]
+        started = time.monotonic()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stderr, time.monotonic() - started
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_a_silent_hub_and_nothing_cached_is_a_line(machine):
+    with silent() as url:
+        status, log, seconds = machine.info(url)
+    assert status == 2
+    assert log.count("the hub does not answer: it is asked again") == 2
+    assert log.splitlines()[-1].startswith("bei: org/tiny cannot be downloaded")
+    assert "Traceback" not in log
+    assert seconds < 60
+
+
+def test_what_is_cached_serves_beside_a_silent_hub(machine, hub):
+    assert machine.info(hub.url)[0] == 0
+    with silent() as url:
+        status, log, seconds = machine.info(url)
+    assert status == 0
+    assert log.partition("WARNING ")[2] == "the hub does not answer: using the cached org/tiny\n"
+    assert seconds < 30  # 10 on a machine that does nothing else
+
+
+def test_a_connection_that_breaks_is_a_line(machine, hub):
+    hub.breaks = True
+    status, log, _ = machine.info(hub.url)
+    assert status == 2
+    assert log.splitlines()[-1].startswith("bei: org/tiny cannot be downloaded")
+    assert "Traceback" not in log
+
+
+def test_the_hub_is_asked_for_the_model_and_nothing_else(machine, hub):
+    assert machine.info(hub.url)[0] == 0
+    paths = {path for path, _ in hub.asked}
+    assert all(path.startswith(("/api/models/org/tiny", f"/org/tiny/resolve/{COMMIT}/")) for path in paths), paths
+    assert [path for path in paths if path.endswith((".bin", ".py", ".txt"))] == []
+    assert {headers["user-agent"].partition("/")[0] for _, headers in hub.asked} == {"bei"}
+    told = [headers for _, headers in hub.asked if "torch" in str(headers) or "python" in str(headers)]
+    assert told == []
