@@ -1,7 +1,9 @@
 """The command line: `bei serve | embed | info | build`, and `text-embeddings-router` for those who start TEI's."""
 
+import importlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,24 +189,32 @@ def embed(
     """
     logs.to_stderr(log_level)
     try:
-        from bei.bulk import run
+        from bei.bulk import interrupt, run
+
+        if ray:
+            importlib.import_module("bei.bulk.cluster")
     except ModuleNotFoundError as exc:
         raise SetupError(f"{exc.name} is not installed: pip install 'bei[{'ray' if ray else 'bulk'}]'") from None
     if workers and not ray:
         raise SetupError("--workers is for --ray; on this machine use --threads")
     settings = Settings.from_file(config, **flags)
-    rows = run.embed(
-        settings,
-        input,
-        output,
-        column=column,
-        dimensions=dimensions,
-        normalize=normalize,
-        prompt_name=prompt_name,
-        part_rows=part_rows,
-        ray=ray,
-        workers=workers,
-    )
+    try:
+        with interrupt.interruptible():
+            rows = run.embed(
+                settings,
+                input,
+                output,
+                column=column,
+                dimensions=dimensions,
+                normalize=normalize,
+                prompt_name=prompt_name,
+                part_rows=part_rows,
+                ray=ray,
+                workers=workers,
+            )
+    except KeyboardInterrupt:
+        click.echo("bei: stopped; the same command goes on with what is left", err=True)
+        sys.exit(interrupt.STATUS)
     click.echo(printable(f"{output}: {rows} rows"))
 
 

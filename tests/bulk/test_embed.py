@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -175,6 +176,68 @@ def test_killed_by_sigkill_again_and_again(command, tmp_path):
     assert broken.read_bytes() == whole.read_bytes()
     assert pq.read_table(broken)["id"].to_pylist() == [str(i) for i in range(3000)]
     assert not parts.exists()
+
+
+def test_rows_are_counted_as_they_are_done(invoke, source, tmp_path, monkeypatch):
+    """Not when the file of their part is there: of 500 rows in one part, some before the rest is computed."""
+    told = []
+    monkeypatch.setattr(bulk.Progress, "add", lambda self, done: told.append(done))
+    assert invoke(source, tmp_path / "out.npy").exit_code == 0
+    assert len(told) > 1
+    assert sum(done.rows for done in told) == 500
+    assert sum(done.tokens for done in told) > 500
+
+
+def started(words, tmp_path, parts):
+    """A run, once it has a part to compute; and where it says what it says."""
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(words, env=QUIET, stderr=stderr, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (parts / "_engine").exists() or not list(parts.glob("_job.json")):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    time.sleep(1)
+    return process, log
+
+
+def test_ctrl_c(command, tmp_path):
+    """The first says what is waited for, at once; the second waits for nothing; then the same command goes on."""
+    source, output = tmp_path / "in.txt", tmp_path / "out.npy"
+    source.write_text("\n".join(texts(400_000)) + "\n")
+    words = command(source, output, "--part-rows", "200000")
+    process, log = started(words, tmp_path, tmp_path / "out.npy.parts")
+    process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 60
+    while "Ctrl-C again ends at once" not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert not list((tmp_path / "out.npy.parts").glob("part-*"))
+
+
+def test_one_ctrl_c_keeps_what_is_begun(command, tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.npy"
+    source.write_text("\n".join(texts(100_000)) + "\n")
+    words = command(source, output, "--part-rows", "2000")
+    process, log = started(words, tmp_path, tmp_path / "out.npy.parts")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "bei: stopped; the same command goes on with what is left" in log.read_text().splitlines()
+    assert 0 < len(list((tmp_path / "out.npy.parts").glob("part-*"))) < 50
+    assert not list((tmp_path / "out.npy.parts").glob(".*"))
+
+
+@pytest.mark.parametrize(("missing", "flags", "extra"), [("ray", ("--ray", "local"), "ray"), ("pyarrow", (), "bulk")])
+def test_a_missing_package_is_named_with_its_extra(invoke, source, tmp_path, monkeypatch, missing, flags, extra):
+    for name in [name for name in sys.modules if name.startswith("bei.bulk")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    refused = invoke(source, tmp_path / "out.npy", *flags)
+    assert refused.exit_code == 2
+    assert f"bei: {missing} is not installed: pip install 'bei[{extra}]'" in refused.stderr.splitlines()
+    assert not (tmp_path / "out.npy.parts").exists(), "before anything is begun"
 
 
 def test_a_kill_between_the_end_and_the_last_rename_or_after_it(invoke, source, tmp_path, monkeypatch):

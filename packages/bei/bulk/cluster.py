@@ -61,14 +61,16 @@ class _Actor:
             self._refusal = exc.message
 
     def __call__(self, parts: dict[str, Any]) -> dict[str, list[Any]]:
-        done, refusal = Done(0, 0), self._refusal
+        done: list[Done] = []
+        refusal = self._refusal
         if self._worker is not None:
             (index,) = parts["index"]
             try:
-                done = self._worker.embed(int(index))
+                self._worker.embed(int(index), done.append)
             except SetupError as exc:
                 refusal = exc.message
-        return {"rows": [done.rows], "tokens": [done.tokens], "refusal": [refusal]}
+        rows, tokens = sum(one.rows for one in done), sum(one.tokens for one in done)
+        return {"rows": [rows], "tokens": [tokens], "refusal": [refusal]}
 
 
 def _connect(address: str) -> None:

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 
 from bei.bulk.first_read import first_read
 from bei.bulk.identity import identity
@@ -45,6 +46,7 @@ def embed(
     settings = _anywhere(settings)
     checkpoint = sources.load(settings)
     _check(checkpoint, dimensions, prompt_name)
+    log.info("reading all of %s once, to check every row", input)
     rows = first_read(input.absolute(), column, part_rows)
     _check_columns(rows, input)
     parts = Parts(target.parts_folder, len(rows.parts))
@@ -111,11 +113,19 @@ def _here(job: Job, pending: list[int]) -> Iterator[Done]:
     worker = Worker(job)
 
     def results() -> Iterator[Done]:
+        said: SimpleQueue[Done | Future[None]] = SimpleQueue()
         with closing(worker), ThreadPoolExecutor(PARTS_AT_ONCE, "part") as pool:
-            futures = [pool.submit(worker.embed, index) for index in pending]
+            left = [pool.submit(worker.embed, index, said.put) for index in pending]
+            for future in left:
+                future.add_done_callback(said.put)
             try:
-                for future in as_completed(futures):
-                    yield future.result()
+                while left:
+                    one = said.get()
+                    if isinstance(one, Future):
+                        one.result()
+                        left.remove(one)
+                    else:
+                        yield one
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

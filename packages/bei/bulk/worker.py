@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a part cost."""
+    """What rows cost."""
 
     rows: int
     tokens: int
@@ -52,33 +52,33 @@ class Worker:
         engine = self._service.engine
         job.parts.agree(f"{engine.name} in {engine.precision}")
 
-    def embed(self, index: int) -> Done:
-        """Read a part, compute its vectors and write both. Raises SetupError that names the part's rows."""
+    def embed(self, index: int, tell: Callable[[Done], object]) -> None:
+        """Read a part, compute its vectors and write both; `tell` is called with rows as they are computed. Raises
+        SetupError that names the part's rows."""
         job = self._job
         part = job.input.parts[index]
         try:
             table = self._readers[part.file.suffix].read(part, job.input.schema, job.input.column)
-            vectors, tokens = asyncio.run(self._vectors(table[job.input.column].to_pylist()))
+            vectors = asyncio.run(self._vectors(table[job.input.column].to_pylist(), tell))
             job.parts.write(index, table.append_column(EMBEDDING, _column(vectors)))
         except (Error, OSError, pa.ArrowException) as exc:
             raise SetupError(f"{part}: {one_line(exc)}") from exc
-        return Done(part.rows, tokens)
 
-    async def _vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """float32[texts, D], and how many tokens were read."""
+    async def _vectors(self, texts: Sequence[str], tell: Callable[[Done], object]) -> np.ndarray:
+        """float32[texts, D]"""
         permits, job = asyncio.Semaphore(_REQUESTS_AT_ONCE), self._job
 
-        async def request(some: Sequence[str]):
+        async def request(some: Sequence[str]) -> np.ndarray:
             async with permits:
                 options = Options(prompt_name=job.prompt_name)
-                return await self._service.embed(
+                answer = await self._service.embed(
                     some, dimensions=job.dimensions, normalize=job.normalize, options=options
                 )
+                tell(Done(len(some), answer.usage.tokens))
+                return answer.rows
 
-        answers = await asyncio.gather(
-            *(request(some) for some in _requests(texts, job.settings.max_client_batch_size))
-        )
-        return np.concatenate([answer.rows for answer in answers]), sum(answer.usage.tokens for answer in answers)
+        requests = _requests(texts, job.settings.max_client_batch_size)
+        return np.concatenate(await asyncio.gather(*map(request, requests)))
 
     def close(self) -> None:
         self._service.close()
