@@ -98,6 +98,36 @@ def test_what_has_waited_long_is_taken_by_age_every_other_batch():
     assert number < 60
 
 
+@given(st.lists(st.lists(st.integers(1, 150), min_size=1, max_size=6), min_size=1, max_size=8), st.integers(0, 3))
+def test_what_is_to_be_finished_is_finished_in_the_order_of_arrival(lengths_of, before):
+    q = queue()
+    pushed = [entries(lengths) for lengths in lengths_of]
+    for made in pushed:
+        q.push(made)
+    for _ in range(before):
+        q.take(0.0)
+    q.finish_oldest_first()
+    left = [entry for made in pushed for entry in made if not entry.taken]
+    for batch in drain(q):
+        assert batch[0] is left[0], "the oldest opens each batch"
+        check_batch(batch)
+        left = [entry for entry in left if entry not in batch]
+    assert not left
+
+
+def test_eight_long_requests_are_finished_one_after_the_other():
+    q = queue()
+    pushed = [entries([60] * 10) for _ in range(8)]
+    for made in pushed:
+        q.push(made)
+    q.finish_oldest_first()
+    for made in pushed[:4]:
+        for _ in range(10):
+            q.take(0.0)
+        assert all(entry.taken for entry in made)
+    assert not any(entry.taken for made in pushed[4:] for entry in made)
+
+
 def test_one_kind_of_rows_a_batch():
     q = queue()
     q.push(entries([5, 5], rows="tokens"))

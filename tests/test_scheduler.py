@@ -1,6 +1,8 @@
 """Threads around a queue and an engine: everything is answered, once, whatever breaks. Every wait has a limit."""
 
+import random
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -114,6 +116,18 @@ def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):
     inbox.wait_for(7)
     assert engine.most_at_once == 1
     assert len(engine.batches) <= 4  # one running, one prepared, then batches of what had gathered
+
+
+def test_what_is_prepared_runs_next(running):
+    """A thread whose batch has ended does not come back before one that waits."""
+    scheduler, engine, inbox = running
+    run, rng = engine.run, random.Random(0)
+    engine.run = lambda batch: time.sleep(rng.choice([0, 0.001])) or run(batch)
+    for index in range(200):
+        scheduler.submit(entries([index], first=index))
+    inbox.wait_for(200)
+    late = max(place - value for place, value in enumerate(engine.seen))
+    assert late <= 2, "of two threads"
 
 
 def test_an_engine_failure_fails_its_batch_and_no_other(running):

@@ -8,7 +8,8 @@ for under any flood of new requests virtual time passes every tag. What still fi
 of tags; what does not keeps its place, and no more than LOOKAHEAD such entries are looked past.
 
 Such fairness is among requests, so a bulk that shares an overloaded engine with a flood of queries would get the part
-of one of them. Whatever has waited for PATIENCE seconds is therefore taken in the order of arrival, every other batch.
+of one of them. Whatever has waited for PATIENCE seconds is therefore taken in the order of arrival, every other batch;
+and all is, every batch, once the queue is to be finished.
 
 A brief request, of BRIEF tokens at most, may also be taken out of turn: by an engine that has room for it beside its
 batches (scheduler.py), and then never shares a batch with longer ones. It is paid for in virtual time like any other.
@@ -118,7 +119,7 @@ class Queue:
         self._heap: list[tuple[int, int, Entry]] = []
         self._ages: deque[Entry] = deque()
         self._brief: deque[Entry] = deque()
-        self._old_turn = False
+        self._old_turn = self._by_age = False
         self._virtual_time = 0
         self._arrivals = 0
         self._requests = 0
@@ -166,9 +167,14 @@ class Queue:
         request.waiting = request.tokens = 0
         self._sweep()
 
+    def finish_oldest_first(self) -> None:
+        """From now on: where time ends for all that waits, some should be finished, and not each in part."""
+        self._by_age = True
+
     def take(self, now: float) -> Taken:
         """Remove and return the next batch: empty only when the queue is."""
-        self._old_turn = not self._old_turn and bool(self._ages) and self._ages[0].queued + PATIENCE <= now
+        is_old = bool(self._ages) and self._ages[0].queued + PATIENCE <= now
+        self._old_turn = self._by_age or (not self._old_turn and is_old)
         taken = Taken()
         if self._old_turn:
             room = self._fill(taken, self._ages, self._ages.popleft, self._ages.appendleft, now)

@@ -97,6 +97,9 @@ class RemoteScheduler:
                 if not isinstance(exc, OSError):
                     raise
 
+    def drain(self) -> None:
+        """The process that has the queue stops with this one, and tells it."""
+
     def drains_in(self) -> float:
         """As it was when the last request was refused."""
         return self._drains_in

@@ -72,6 +72,7 @@ class Scheduler:
         self._running = self._long = (
             0  # batches that run, the brief lane's excepted; those of requests that are not brief
         )
+        self._line: list[object] = []  # batches that wait for a stream
         self._in_lane = False  # whether the brief lane runs one
         self._speed = 0.0  # tokens a second, of all streams
         self._closing = False
@@ -106,6 +107,11 @@ class Scheduler:
         with self._changed:
             self._queue.drop(request)
             metrics.observe_queue(len(self._queue), self._queue.tokens)
+
+    def drain(self) -> None:
+        """Finish what waits in the order in which it came."""
+        with self._changed:
+            self._queue.finish_oldest_first()
 
     def drains_in(self) -> float:
         """Seconds in which what waits now will have run."""
@@ -189,15 +195,22 @@ class Scheduler:
 
     @contextmanager
     def _turn(self, batch: Batch, is_brief: bool) -> Iterator[None]:
-        """A stream for a batch, or the brief lane where it may have it and streams are long taken."""
+        """A stream for a batch, each in its turn, or the brief lane where it may have it and streams are long taken."""
+        mine = object()
         fits = is_brief and self._engine.has_brief_lane and len(batch.input_ids) <= BRIEF
 
         def has_lane() -> bool:
             return fits and self._long > 0 and not self._in_lane
 
+        def has_stream() -> bool:
+            return self._running < self._engine.streams and self._line[0] is mine
+
         with self._ended:
-            self._ended.wait_for(lambda: self._running < self._engine.streams or has_lane())
-            in_lane = self._running >= self._engine.streams
+            self._line.append(mine)  # else a thread whose batch has ended comes back before one that waits awakes
+            self._ended.wait_for(lambda: has_stream() or has_lane())
+            in_lane = not has_stream()
+            self._line.remove(mine)
+            self._ended.notify_all()
             if in_lane:
                 self._in_lane = True
             else:

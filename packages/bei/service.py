@@ -406,8 +406,10 @@ class Service:
             self._isolated.on_fault = told
 
     def drain(self) -> None:
-        """Admit no more; what is queued goes on."""
+        """Admit no more; what is queued goes on, the oldest first."""
         self.state = "draining"
+        if self.scheduler is not None:
+            self.scheduler.drain()
         metrics.ready.set(0)
 
     def close(self) -> None:

@@ -175,6 +175,27 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start):
     assert "SIGTERM: draining, 1 calls in flight" in log
 
 
+def test_a_drain_finishes_the_oldest_first(tiny_folder):
+    """Ten seconds of work and five to drain: what is shared among all would finish none."""
+    running = Running(tiny_folder, batch_seconds=0.12, max_num_tokens=100)  # a text a batch
+    running.wait_for_health()
+    body = json.dumps({"inputs": ["the cat " * 50] * 10}).encode()
+    clients = []
+    for _ in range(8):
+        clients.append(socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT))
+        clients[-1].sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.1)
+    status, log = running.stop()
+    statuses = [int(client.recv(12)[9:]) for client in clients]
+    for client in clients:
+        client.close()
+    finished = statuses.count(200)
+    assert status == 0
+    assert finished >= 2
+    assert statuses == [200] * finished + [503] * (8 - finished)
+    assert "SIGTERM: draining, 8 calls in flight" in log
+
+
 def test_sigterm_while_loading_ends_at_once(start):
     running = start(60)
     running.wait_for_health(503)
