@@ -23,7 +23,7 @@ LIMIT = 20.0  # seconds after which a server that does not answer is said to han
 BODY = b'{"input": "What is Deep Learning?"}'
 JSON = {"content-type": "application/json"}
 REQUEST = (
-    b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+    b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
     % (len(BODY), BODY)
 )
 

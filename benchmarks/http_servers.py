@@ -87,7 +87,7 @@ def pipelining(server: Running) -> str:
     """Eight requests in one write: answered, and in order?"""
     paths = ["/slow", *(f"/{i}" for i in range(7))]
     with server.connect() as sock:
-        sock.sendall(b"".join(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path.encode() for path in paths))
+        sock.sendall(b"".join(b"GET %s HTTP/1.1\r\nhost: localhost\r\n\r\n" % path.encode() for path in paths))
         received = b""
         while received.count(b"x" * 8192) < len(paths):
             chunk = sock.recv(1 << 16)
@@ -104,7 +104,7 @@ def largest_head(server: Running) -> str:
     for bits in range(12, 23):
         with server.connect(2) as sock:
             try:
-                sock.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nx-long: %s\r\n\r\n" % (b"a" * (1 << bits)))
+                sock.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nx-long: %s\r\n\r\n" % (b"a" * (1 << bits)))
                 if not sock.recv(64).startswith(b"HTTP/1.1 200"):
                     break
             except OSError:
@@ -117,7 +117,9 @@ def early_answer(server: Running) -> str:
     """The app answers 413 without reading; the client sends its 16 MB first, and only then reads."""
     with server.connect(5) as sock:
         try:
-            sock.sendall(b"POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 16000000\r\n\r\n" + b"x" * 16_000_000)
+            sock.sendall(
+                b"POST /early HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16000000\r\n\r\n" + b"x" * 16_000_000
+            )
             return "answered" if sock.recv(12) == b"HTTP/1.1 413" else "closed, no answer"
         except TimeoutError:
             return "hangs"
@@ -128,7 +130,7 @@ def early_answer(server: Running) -> str:
 def drain(server: Running) -> str:
     """SIGTERM with a request in flight: is it answered, and what is the exit status?"""
     with server.connect() as sock:
-        sock.sendall(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+        sock.sendall(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         try:

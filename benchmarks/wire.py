@@ -40,12 +40,12 @@ class Ask:
     method: str = "POST"
 
     def http1(self) -> bytes:
-        fields = {"host": "a", "content-type": "application/json", "content-length": str(len(self.body))}
+        fields = {"host": "localhost", "content-type": "application/json", "content-length": str(len(self.body))}
         lines = "".join(f"{name}: {value}\r\n" for name, value in (fields | dict(self.headers)).items())
         return f"{self.method} {self.path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + self.body
 
     def http2(self) -> list[tuple[str, str]]:
-        pseudo = {":method": self.method, ":path": self.path, ":scheme": "http", ":authority": "a"}
+        pseudo = {":method": self.method, ":path": self.path, ":scheme": "http", ":authority": "localhost"}
         return list({**pseudo, "content-type": "application/json", **self.headers}.items())
 
 

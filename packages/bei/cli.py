@@ -77,6 +77,7 @@ _SERVER = _options(
     click.option("--workers", type=int, help="Processes that read, tokenize and answer.  [default: 1]"),
     click.option("--api-key", help="Ask for this key, or one of several between commas; better as BEI_API_KEY."),
     click.option("--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line."),
+    click.option("--allowed-host", multiple=True, help="A host that requests may name, *.name, or *; repeat it."),
     click.option("--protect-all", is_flag=True, default=None, help="Ask for a key at /health and /metrics, too."),
     click.option("--tls-cert", type=click.Path(path_type=Path), help="Speak TLS: a certificate and its chain, PEM."),
     click.option("--tls-key", type=click.Path(path_type=Path), help="Its key, PEM.  [default: in --tls-cert]"),

@@ -10,6 +10,7 @@
   - TooSlow                 408  Validation    a head or body that does not arrive
   - TooLarge                413  Validation    body or batch
   - UnsupportedMediaType    415  Validation
+  - Misdirected             421  Validation    a host that is not this server's
   - Invalid                 422  Validation    a field is wrong; `param` names it
   - Untokenizable           422  Tokenizer
   - WrongTask               424  Backend       the route does not fit the loaded model
@@ -120,6 +121,10 @@ class TooLarge(Error):
 
 class UnsupportedMediaType(Error):
     status, kind = 415, "Validation"
+
+
+class Misdirected(Error):
+    status, kind = 421, "Validation"
 
 
 class Invalid(Error):

@@ -65,6 +65,7 @@ def _ours(names: Mapping[str, str]) -> Callable[..., str | None]:
 @_option("tokenization-workers", type=int)
 @_option("payload-limit", type=int, default=2_000_000)
 @_option("api-key", help="Ask for this key.")
+@_option("allowed-host", multiple=True, help="A host that requests may name, *.name, or *; repeat it.")
 @_option("hf-token", help="For private and gated repositories.")
 @_option("hf-api-token", help="The older name of --hf-token.")
 @_option("huggingface-hub-cache", "hub_cache", type=click.Path(path_type=Path), help="Where downloads lie.")
@@ -94,7 +95,7 @@ def text_embeddings_router(
     truss generates for an encoder runs this program. BEI_* variables go before TEI's defaults, and flags before both.
     """
     unasked = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT}
-    defaults = _DEFAULTS | {name: value for name, value in flags.items() if name in unasked and value is not None}
+    defaults = _DEFAULTS | {name: value for name, value in flags.items() if name in unasked and value not in (None, ())}
     flags = {name: value for name, value in flags.items() if name not in unasked} | _repository(model_id, revision)
 
     def run() -> None:

@@ -22,7 +22,13 @@ class Client:
         self.status, self.parts, self.reads = 0, [], asyncio.Event()
         self.reads.set()
         self.aborted = False
-        scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": path, "headers": []}
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "headers": [(b"host", b"localhost")],
+        }
         scope["extensions"] = {connections.ABORT: self._abort}
         self.task = asyncio.ensure_future(application(scope, self._receive, self._send))
 

@@ -1,6 +1,7 @@
 """HTTP/2 on a real socket: what one stream does wrong costs that stream, and what carries nothing has a bound."""
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks.attacks import attacks
 from tests.server.running import Running
-from tests.server.test_limits import Http2
+from tests.server.test_limits import Http2, connect, everything
 
 BODY = json.dumps({"inputs": "the cat sat on the mat"}).encode()
 HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":authority", "localhost")]
@@ -183,14 +184,19 @@ def test_a_call_that_the_client_resets_is_dropped(tiny_folder):
     assert log.count("499 POST /embed: the client left") == 20
 
 
-def test_what_is_not_done_in_time_is_503(tiny_folder):
+def test_what_is_not_done_in_time_is_503_over_either(tiny_folder):
     running = Running(tiny_folder, batch_seconds=8)  # it drains for 5 s
     running.wait_for_health()
-    client = Loose(running)
+    client, other = Loose(running), connect(running)
     stream = client.ask()
+    other.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY)
     time.sleep(0.3)
     running.process.send_signal(signal.SIGTERM)
     assert client.until(stream, seconds=15)[stream] == "503"
+    assert everything(other).startswith(b"HTTP/1.1 503 ")
     client.sock.close()
-    _, log = running.process.communicate(timeout=20)
-    assert "Traceback" not in log
+    other.close()
+    exit_status, log = running.process.wait(20), running.process.communicate()[1]
+    assert exit_status == 0
+    assert "2 calls are not done in 5 s, and get a 503" in log
+    assert not re.search("Traceback|graceful|[Tt]ask|ASGI", log)

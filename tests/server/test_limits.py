@@ -91,7 +91,9 @@ def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> 
 # -- heads -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("opening", [b"GET /health HTTP/1.1\r\nx: ", b"\r\n", b"GET /health HTTP/1.1\r\n\r\nGET /"])
+@pytest.mark.parametrize(
+    "opening", [b"GET /health HTTP/1.1\r\nx: ", b"\r\n", b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\nGET /"]
+)
 def test_a_slow_head_is_408(hasty, opening):
     with connect(hasty) as sock:
         sock.sendall(opening)
@@ -188,7 +190,7 @@ def test_attacks_leave_a_server_that_answers(hasty, name):
 @pytest.mark.parametrize("framing", [b"content-length: 4000", b"transfer-encoding: chunked"])
 def test_a_slow_body_is_408(hasty, framing):
     with connect(hasty) as sock:
-        sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\n" + framing + b"\r\n\r\n")
+        sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n" + framing + b"\r\n\r\n")
         trickled = trickle(sock, b"1\r\nx\r\n" if b"chunked" in framing else b"x")
         reply = everything(sock)
     assert PATIENCE * 0.8 < trickled < 10 * PATIENCE
@@ -212,7 +214,7 @@ class Http2:
 
     def begin(self, path: str, end: bool = False, **headers: str) -> int:
         stream = self.machine.get_next_available_stream_id()
-        pseudo = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "a"}
+        pseudo = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "localhost"}
         self.machine.send_headers(stream, list({**pseudo, **headers}.items()), end_stream=end)
         self.send()
         return stream
@@ -250,7 +252,7 @@ def test_a_slow_body_over_http2_is_408(hasty):
 def test_a_body_at_a_fair_pace_takes_its_time(hasty):
     body = json.dumps({"inputs": "the cat", "note": "x" * 40_000}).encode()
     with connect(hasty) as sock:
-        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body))
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
         for start in range(0, len(body), 4000):  # above bodies.RATE, and beyond bodies.SECONDS
             sock.sendall(body[start : start + 4000])
             time.sleep(0.15)
@@ -259,7 +261,7 @@ def test_a_body_at_a_fair_pace_takes_its_time(hasty):
 
 def test_all_bodies_together_are_bounded(start):
     running = start(payload_limit=4_000_000, max_bytes_in_flight=5_000_000)
-    head = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 3000000\r\n\r\n"
+    head = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3000000\r\n\r\n"
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(running)) for _ in range(6)]
         for client in clients:
@@ -279,7 +281,7 @@ def test_many_slow_clients_take_little_memory(start):
         for i in range(900):
             sock = stack.enter_context(connect(running))
             sock.sendall(
-                b"GET /" if i % 2 else b"POST /embed HTTP/1.1\r\ncontent-length: 60000000\r\n\r\n" + b" " * 9000
+                b"GET /" if i % 2 else b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000000\r\n\r\n" + b" " * 9000
             )
         assert httpx.get(f"{running.url}/health").status_code == 200
         assert resident(running) - before < 120_000_000
@@ -295,13 +297,13 @@ def test_a_body_without_a_key_is_not_kept(start):
     running = start(payload_limit=60_000_000, api_key="k1")
     before = resident(running)
     with connect(running) as sock:
-        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 50000000\r\n\r\n" + b" " * 49_999_000)
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000000\r\n\r\n" + b" " * 49_999_000)
         time.sleep(0.2)
         assert resident(running) - before < 20_000_000
         sock.sendall(b" " * 1000)
         assert status(sock.recv(65536)) == 401
     with connect(running) as sock:
-        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 500\r\n\r\n")
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 500\r\n\r\n")
         assert status(sock.recv(65536)) == 401
 
 
@@ -317,7 +319,7 @@ def test_a_client_that_does_not_read_is_cut_off(hasty):
         sock.connect(("127.0.0.1", hasty.port))
         sock.settimeout(LIMIT)
         for _ in range(8):  # more than the kernel takes
-            sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         time.sleep(6 * PATIENCE)
         with pytest.raises(OSError):
             received = everything(sock)
@@ -332,7 +334,7 @@ def test_a_client_that_reads_slowly_is_cut_off(hasty):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", hasty.port))
         sock.settimeout(LIMIT)
-        sock.sendall(b"POST /embed_all HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        sock.sendall(b"POST /embed_all HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         received, started = 0, time.monotonic()
         with suppress(OSError):
             while part := sock.recv(4096):
@@ -340,6 +342,21 @@ def test_a_client_that_reads_slowly_is_cut_off(hasty):
                 time.sleep(0.005)
     assert PATIENCE * 0.8 < time.monotonic() - started < LIMIT
     assert received < 8_000_000
+
+
+def test_a_client_that_does_not_read_is_cut_off_by_a_drain(start):
+    running = start()
+    body = json.dumps(LARGE).encode()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", running.port))
+        for _ in range(8):
+            sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(2)
+        exit_status, log = running.stop()
+    assert exit_status == 0
+    assert "1 connections are cut off: their clients do not read" in log
+    assert not re.search("Traceback|graceful|[Tt]ask|ASGI", log)
 
 
 def test_an_http2_client_that_opens_no_window_is_cut_off(hasty):
@@ -361,7 +378,7 @@ def test_connections_are_counted(start):
     with ExitStack() as stack:
         held = [stack.enter_context(connect(running)) for _ in range(5)]
         for sock in held:
-            sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+            sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert status(sock.recv(65536)) == 200
         with connect(running) as one_more:
             assert everything(one_more) == b""
@@ -373,7 +390,7 @@ def test_connections_are_counted(start):
     assert "a connection is refused: there are 5; see max_connections" in log
 
 
-@pytest.mark.parametrize("first", [b"", b"PRI * HT", b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"])
+@pytest.mark.parametrize("first", [b"", b"PRI * HT", b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"])
 def test_a_connection_without_a_call_ends(hasty, first):
     started = time.monotonic()
     with connect(hasty) as sock:
@@ -474,7 +491,7 @@ def test_old_tls_and_plain_http_are_refused(secure):
     with pytest.raises(OSError):
         old.wrap_socket(connect(running))
     with connect(running) as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert not everything(sock).startswith(b"HTTP/1.1 200")
 
 

@@ -82,7 +82,10 @@ def test_many_streams_on_one_http2_connection(server):
 
 
 def test_a_connection_that_opens_byte_by_byte(server):
-    for opening in (b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n", b"PROPFIND / HTTP/1.1\r\nhost: a\r\n\r\n"):
+    for opening in (
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"PROPFIND / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ):
         with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
             for byte in opening:
                 sock.sendall(bytes([byte]))
@@ -90,7 +93,7 @@ def test_a_connection_that_opens_byte_by_byte(server):
 
 
 def test_keep_alive_and_pipelining(server):
-    request = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
         sock.sendall(request * 5)
         received = b""
@@ -119,7 +122,7 @@ def test_a_body_too_large_is_drained_and_answered(server, size, http2):
 
 
 def test_a_client_that_waits_for_our_word_before_a_large_body(server):
-    head = b"POST /embed HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9000000\r\n\r\n"
+    head = b"POST /embed HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 9000000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
         sock.sendall(head)
         assert sock.recv(12) == b"HTTP/1.1 413"
@@ -127,7 +130,7 @@ def test_a_client_that_waits_for_our_word_before_a_large_body(server):
 
 def test_an_endless_body_is_cut_off(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT) as sock:
-        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
+        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000000\r\n\r\n")
         with pytest.raises(OSError):
             for _ in range(900):
                 sock.sendall(b" " * 1_000_000)
@@ -212,7 +215,7 @@ def test_a_second_signal_does_not_wait(start):
         httpx.post(f"{running.url}/embed", json=BODY, timeout=0.2)
     holding = socket.create_connection(("127.0.0.1", running.port))
     body = json.dumps(BODY).encode()
-    holding.sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    holding.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
     time.sleep(0.3)
     running.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from bei import api, metrics
 from bei.api import Call, Reply
-from bei.errors import ClientGone, Error, HeadTooLarge, NotReady, Overloaded, TooLarge, TooSlow
+from bei.errors import ClientGone, Error, HeadTooLarge, Malformed, Misdirected, NotReady, Overloaded, TooLarge, TooSlow
 from bei.server import connections
 from bei.server.bodies import Bodies, Message, Receive
+from bei.server.hosts import Hosts
 from bei.service import Service
 
 Send = Callable[[Message], Awaitable[None]]
@@ -21,15 +22,16 @@ MAX_HEADERS = 128
 _BUFFERED = 1 << 16  # bytes of an answer that a connection takes in one go
 
 
-def asgi(service: Service) -> Application:
-    """The application; it speaks `http` and nothing else."""
+def asgi(service: Service, hosts: Hosts | None = None) -> Application:
+    """The application; it speaks `http` and nothing else. Without `hosts` a request may name any."""
+    hosts = hosts or Hosts()
     bodies = Bodies(service.settings.payload_limit, service.in_flight)
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         call = _head(scope)
         with service.in_flight.request():
             try:
-                reply = await _answer(service, bodies, call, scope, receive)
+                reply = await _answer(service, hosts, bodies, call, scope, receive)
             except ClientGone as error:
                 return api.lost(call, error)
             await _write(reply if service.state != "draining" else _last(reply, scope), scope, send)
@@ -37,16 +39,19 @@ def asgi(service: Service) -> Application:
     return application
 
 
-async def _answer(service: Service, bodies: Bodies, call: Call, scope: Message, receive: Receive) -> Reply:
+async def _answer(
+    service: Service, hosts: Hosts, bodies: Bodies, call: Call, scope: Message, receive: Receive
+) -> Reply:
     """Raises ClientGone when there is nobody to reply to."""
     try:
+        hosts.check(call.headers.get("host"), scope["http_version"])
         wanted = _is_wanted(service, call, scope)
         if not wanted and "expect" in call.headers:  # it waits for our word before it sends
             return _last(await api.answer(service, call), scope)
         call.body = await bodies.read(call, receive, wanted=wanted)
         async with _connected(receive):
             return await api.answer(service, call)
-    except (HeadTooLarge, TooLarge, TooSlow, Overloaded) as error:
+    except (HeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
         return _last(await api.refuse(service, call, error), scope)
     except asyncio.CancelledError:
         metrics.observe_cancelled("drain")

@@ -167,7 +167,15 @@ class Http1(HttpToolsProtocol):
         self._in_head = False
         self._stop_hurry()
         self._left = self._length_of_body()
+        if not self.url.startswith(b"/"):
+            self._take_host_of_target()
         super().on_headers_complete()
+
+    def _take_host_of_target(self) -> None:
+        """An absolute target's host counts, and not the header's (RFC 9112, §3.2.2)."""
+        target = self.url.split(b"/")
+        if len(target) > 2 and target[0].endswith(b":"):
+            self.headers[:] = [(name, target[2] if name == b"host" else value) for name, value in self.headers]
 
     def _length_of_body(self) -> int | None:
         """In bytes; None of one in chunks. Raises Malformed or Unimplemented where llhttp is laxer than RFC 9112."""

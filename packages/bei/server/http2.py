@@ -64,7 +64,7 @@ class Http2(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._loop = asyncio.get_running_loop()
         self._books.connections.add(self)
-        self._transport, self._unread = transport, connections.Unread(transport)
+        self.transport, self._unread = transport, connections.Unread(transport)
         self._h2 = H2Connection(
             H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
         )
@@ -103,14 +103,14 @@ class Http2(asyncio.Protocol):
             self._end()
 
     def _end(self, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
-        if not self._transport.is_closing():
+        if not self.transport.is_closing():
             self._h2.close_connection(code)
             self._close()
 
     def _close(self) -> None:
         """Nothing but what h2 has to say is sent any more."""
         self._flush()
-        self._transport.close()
+        self.transport.close()
         self._abandon()
 
     def _abandon(self) -> None:
@@ -121,8 +121,8 @@ class Http2(asyncio.Protocol):
         self._idle = self._loop.call_later(connections.KEEP_ALIVE_SECONDS, self._end)
 
     def _flush(self) -> None:
-        if (data := self._h2.data_to_send()) and not self._transport.is_closing():
-            self._transport.write(data)
+        if (data := self._h2.data_to_send()) and not self.transport.is_closing():
+            self.transport.write(data)
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
@@ -132,14 +132,14 @@ class Http2(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """Take what has come a piece at a turn; meanwhile, and while the client does not read, nothing more is read."""
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
         if self._unparsed and self._writable.is_set() and not self._taking:
             self._take()
         if self._unparsed or not self._writable.is_set():
-            self._transport.pause_reading()
-        elif not self._transport.is_closing():
-            self._transport.resume_reading()
+            self.transport.pause_reading()
+        elif not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _take(self) -> None:
         piece = bytes(self._unparsed[:_TURN])
@@ -153,7 +153,7 @@ class Http2(asyncio.Protocol):
         for event in happened:
             self._handle(event)
         self._flush()
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return None
         if self._is_bankrupt():
             log.info("an HTTP/2 connection ends: its client sends more frames than calls and bodies")
@@ -234,8 +234,9 @@ class Http2(asyncio.Protocol):
             "query_string": query,
             "root_path": "",
             "headers": fields,
-            "client": self._transport.get_extra_info("peername"),
-            "server": self._transport.get_extra_info("sockname"),
+            "client": self.transport.get_extra_info("peername"),
+            "server": self.transport.get_extra_info("sockname"),
+            "extensions": {connections.ABORT: self.transport.abort},
         }
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ class Http2(asyncio.Protocol):
             if message["type"] == "http.response.start":
                 started.update(message)
             else:
-                await self._answer_in_time(stream, started, message.get("body", b""))
+                await self._answer_in_time(stream, started, message)
 
         try:
             await self._application(scope, receive, send)
@@ -284,20 +285,25 @@ class Http2(asyncio.Protocol):
             stream.unread = 0
             self._flush()
 
-    async def _answer_in_time(self, stream: Stream, start: dict[str, Any], body: bytes) -> None:
-        """Raises ClientGone where the client does not take the answer."""
+    async def _answer_in_time(self, stream: Stream, start: dict[str, Any], message: dict[str, Any]) -> None:
+        """A part of the answer, or all of it. Raises ClientGone where the client does not take it."""
+        body, more = message.get("body", b""), message.get("more_body", False)
         try:
             async with asyncio.timeout(connections.READING_SECONDS + len(body) / connections.READING_RATE):
-                await self._answer(stream, start, body)
+                await self._answer(stream, start, body, more)
         except TimeoutError:
-            self._transport.abort()
+            self.transport.abort()
             raise ClientGone("the client does not read its answer") from None
 
-    async def _answer(self, stream: Stream, start: dict[str, Any], body: bytes) -> None:
+    async def _answer(self, stream: Stream, start: dict[str, Any], body: bytes, more: bool) -> None:
         if stream.gone:
             return
-        status = (b":status", b"%d" % start["status"])
-        self._h2.send_headers(stream.number, [status, *start["headers"]], end_stream=not body)
+        if start:
+            head = [(b":status", b"%d" % start["status"]), *start["headers"]]
+            self._h2.send_headers(stream.number, head, end_stream=not (body or more))
+            start.clear()
+        elif not (body or more):
+            self._h2.end_stream(stream.number)
         sent = 0
         while sent < len(body):
             size = min(self._h2.local_flow_control_window(stream.number), self._h2.max_outbound_frame_size)
@@ -308,12 +314,13 @@ class Http2(asyncio.Protocol):
                 continue
             part = body[sent : sent + size]
             sent += len(part)
-            self._h2.send_data(stream.number, part, end_stream=sent == len(body))
+            self._h2.send_data(stream.number, part, end_stream=sent == len(body) and not more)
             self._earn(_FOR_A_FRAME)
             self._flush()
-        stream.answered = True
-        self._earn(_FOR_AN_ANSWER)
         self._flush()
+        if not more:
+            stream.answered = True
+            self._earn(_FOR_AN_ANSWER)
 
     async def _room(self, stream: Stream) -> None:
         """Until there may be room in the windows, and the transport takes more."""
@@ -326,7 +333,7 @@ class Http2(asyncio.Protocol):
     def _finish(self, stream: Stream) -> None:
         """After its answer; a body that still comes is of no use."""
         del self._streams[stream.number]
-        if not stream.gone and not self._transport.is_closing():
+        if not stream.gone and not self.transport.is_closing():
             self._acknowledge(stream)
             if not stream.answered:
                 self._h2.reset_stream(stream.number, ErrorCodes.INTERNAL_ERROR)
@@ -335,7 +342,7 @@ class Http2(asyncio.Protocol):
             self._flush()
         if self._leaving and not self._streams:
             self._end()
-        elif not self._streams and not self._transport.is_closing():
+        elif not self._streams and not self.transport.is_closing():
             self._rest()
 
 

@@ -31,6 +31,7 @@ from bei.server import connections, opening
 log = logging.getLogger("bei")
 
 BACKLOG = 2048
+_LAST_SECONDS = 1.0  # for a last answer to be written and read
 _LOOK_SECONDS = 0.02  # between looks at what is in flight, while draining
 
 
@@ -134,10 +135,9 @@ def serve(
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=connections.KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=drain_seconds,
         ssl_context_factory=None if secure is None else lambda config, default: secure,
     )
-    server = _Server(config, calls, on_stop)
+    server = _Server(config, calls, on_stop, drain_seconds)
     loading = threading.Thread(target=server.run_load, args=(load,), name="load", daemon=True)
     loading.start()
     uvloop.run(server.serve(sockets=[listener]))
@@ -169,11 +169,12 @@ class _Calls:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's own closes the port before it drains, raises the signal again after, and so ends 143 after SIGTERM."""
+    """uvicorn's own closes the port before it drains, and raises the signal again after, and so ends 143."""
 
-    def __init__(self, config: uvicorn.Config, calls: _Calls, on_stop: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, calls: _Calls, on_stop: Callable[[], None], drain_seconds: float):
         super().__init__(config)
-        self._calls, self._on_stop = calls, on_stop
+        self._calls, self._on_stop, self._drain_seconds = calls, on_stop, drain_seconds
+        self._deadline = 0.0
         self._draining: asyncio.Task[None] | None = None
         self._told = False
         self.status = 0
@@ -192,13 +193,42 @@ class _Server(uvicorn.Server):
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """uvicorn's own shutdown, and the end of the port, once all calls are answered."""
+        """The port answers until all calls are, or the time is over; then calls that are left get their 503."""
         now = asyncio.get_running_loop().time
-        deadline = now() + self.config.timeout_graceful_shutdown
-        while self._calls.open and now() < deadline:
-            await asyncio.sleep(_LOOK_SECONDS)
-        self.config.timeout_graceful_shutdown = max(0.0, deadline - now())
+        self._deadline = now() + self._drain_seconds
+        await self._until(lambda: not self._calls.open, self._deadline)
+        if self._calls.open:
+            await self._cut_off()
+        if self._calls.open:
+            log.warning("%d calls are not done in %g s, and get a 503", self._calls.open, self._drain_seconds)
+            for task in list(self.server_state.tasks):
+                task.cancel()
+            await self._until(lambda: not self._calls.open, now() + _LAST_SECONDS)
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the port, and connections as their clients have read."""
+        for server in (*self.servers, *(sockets or [])):
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        last = asyncio.get_running_loop().time() + _LAST_SECONDS
+        await self._until(lambda: not self.server_state.connections, max(self._deadline, last))
+        await self._cut_off()
+
+    async def _cut_off(self) -> None:
+        """Ends connections whose clients do not read."""
+        stuck = [one.transport for one in self.server_state.connections if one.transport.get_write_buffer_size()]
+        for transport in stuck:
+            transport.abort()
+        if stuck:
+            log.warning("%d connections are cut off: their clients do not read", len(stuck))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _until(self, done: Callable[[], bool], deadline: float) -> None:
+        now = asyncio.get_running_loop().time
+        while not done() and now() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def run_load(self, load: Callable[[], None]) -> None:
         try:

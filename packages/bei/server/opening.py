@@ -24,7 +24,7 @@ class Opening(asyncio.Protocol):
         self._opening = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._silence = asyncio.get_running_loop().call_later(connections.KEEP_ALIVE_SECONDS, transport.abort)
         if len(self._connections) >= self._max_connections:
             log.warning("a connection is refused: there are %d; see max_connections", len(self._connections))
@@ -41,7 +41,7 @@ class Opening(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._opening += data
-        secure = self._transport.get_extra_info("ssl_object")
+        secure = self.transport.get_extra_info("ssl_object")
         if secure is not None:
             self._become(http2=secure.selected_alpn_protocol() == "h2")
         elif self._opening.startswith(_PREFACE) or not _PREFACE.startswith(self._opening):
@@ -50,12 +50,12 @@ class Opening(asyncio.Protocol):
     def _become(self, *, http2: bool) -> None:
         self._leave()
         protocol = _protocol(http2)(**self._given)
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
         protocol.data_received(self._opening)
 
     def shutdown(self) -> None:
-        self._transport.close()
+        self.transport.close()
 
 
 def _protocol(http2: bool) -> type[asyncio.Protocol]:

@@ -24,6 +24,7 @@ from bei.errors import SetupError
 from bei.remote import Desk, RemoteEngine, RemoteScheduler
 from bei.server import listen
 from bei.server.app import asgi
+from bei.server.hosts import hosts_of
 from bei.service import Service
 from bei.settings import Settings
 
@@ -65,7 +66,7 @@ def _serve_here(service: Service, listener: socket.socket, load: Callable[[], No
     settings = service.settings
     sys.setswitchinterval(_SWITCH)
     return listen.serve(
-        *(asgi(service), listener),
+        *(asgi(service, hosts_of(listener, settings.allowed_host)), listener),
         load=load,
         on_stop=service.drain,
         drain_seconds=settings.drain_seconds,

@@ -12,9 +12,10 @@ from bei.errors import SetupError, one_line, short, why
 from bei.settings.block import TRTLLM, QuantizationType, Source, check_hardware
 from bei.settings.keys import unknown_key, without_effect
 from bei.settings.origins import Origins, split_origins
-from bei.settings.secrets import Keys, keys_of, split_keys, without_secrets
+from bei.settings.secrets import Keys, keys_of, split_keys, split_names, without_secrets
 
 Count = Annotated[int, Field(ge=1)]
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])$")]
 PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
 RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "nemotron", "none"]
 AttentionSetting = Literal["causal", "bidirectional"]
@@ -32,6 +33,8 @@ class Settings(BaseModel):
     batch, and so the longest text), max_seq_len (tokens of the longest text, where that is to be less), max_batch_size
     (texts a batch), calib_dataset, calib_size (texts) and calib_max_seq_length (tokens) that calibrate a quantized
     engine; `without_effect` names those of its keys that do nothing here. The rest has its default here.
+
+    `allowed_host` holds the names that a request may give as its host: `name`, `*.name`, or `*` for any.
 
     `api_key` holds every key that is accepted: those of the environment, of flags and of `api_key_file`s.
     """
@@ -68,6 +71,7 @@ class Settings(BaseModel):
     workers: Count = 1
     api_key: Annotated[Keys, BeforeValidator(split_keys)] = ()
     api_key_file: Path | None = None
+    allowed_host: Annotated[tuple[HostName, ...], BeforeValidator(split_names)] = ()
     protect_all: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -107,10 +111,10 @@ class Settings(BaseModel):
         environ: Mapping[str, str] | None = None,
         **flags: Any,
     ) -> Self:
-        """Settings for the content of a config.yaml; flags that are None count as unset. Raises SetupError."""
+        """Settings for the content of a config.yaml; flags that are None or () count as unset. Raises SetupError."""
         environ = os.environ if environ is None else environ
         block = _block(config)
-        ways = _from_environment(environ), {k: v for k, v in flags.items() if v is not None}
+        ways = _from_environment(environ), {k: v for k, v in flags.items() if v not in (None, ())}
         values = _from_block(block) | ways[0] | ways[1]
         name = block.build.checkpoint_repository.runtime_secret_name
         values["without_effect"] = without_effect(_raw(config))

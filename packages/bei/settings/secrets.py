@@ -26,6 +26,12 @@ def split_keys(value: Any) -> Any:
     return tuple(map(SecretStr, keys))
 
 
+def split_names(value: Any) -> Any:
+    """Names from texts, each of which holds one, or several between commas."""
+    texts = (value,) if isinstance(value, str) else value
+    return tuple(part.strip() for text in texts for part in text.split(","))
+
+
 def _text(key: str | SecretStr) -> str:
     return key.get_secret_value() if isinstance(key, SecretStr) else key
 

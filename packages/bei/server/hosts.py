@@ -1,0 +1,55 @@
+"""Which hosts a request may name. A page of the web whose name leads to this machine names its own (DNS rebinding)."""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+
+from bei.errors import Malformed, Misdirected, short
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+;=%-]+)(?::[0-9]*)?")
+
+
+class Hosts:
+    """`allowed`: names, `*.names`, or `*` for all. Loopback names are always allowed; without `loopback` and with none
+    `allowed`, everything is."""
+
+    def __init__(self, allowed: Sequence[str] = (), *, loopback: bool = False):
+        self._names = {name.lower() for name in allowed}
+        self._all = "*" in allowed or not (allowed or loopback)
+
+    def check(self, host: str | None, http_version: str) -> None:
+        """Raises Malformed for a host that is missing, or is not one; Misdirected for one that is not ours."""
+        if host is None:
+            if http_version == "1.0":  # which has none; a browser does not speak it
+                return
+            raise Malformed("the request has no host; send one `Host` header")
+        found = _HOST.fullmatch(host)
+        if found is None:
+            raise Malformed(f"the request's host is {short(host)}; send one `Host` header with a name and a port")
+        name = found[1].lower().removesuffix(".")
+        if not (self._all or self._is_allowed(name) or _is_loopback(name)):
+            raise Misdirected(f"host {short(name)} is not served here; see --allowed-host")
+
+    def _is_allowed(self, name: str) -> bool:
+        if name in self._names:
+            return True
+        parts = name.split(".")
+        return any(".".join(("*", *parts[i:])) in self._names for i in range(1, len(parts)))
+
+
+def hosts_of(listener: socket.socket, allowed: Sequence[str]) -> Hosts:
+    """Those of a server that listens there: on a loopback address its own names and what is allowed; on a Unix socket,
+    which no browser reaches, all."""
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return Hosts(("*",))
+    return Hosts(allowed, loopback=ipaddress.ip_address(listener.getsockname()[0]).is_loopback)
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
