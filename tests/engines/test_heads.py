@@ -102,6 +102,7 @@ def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
         ("modernbert", {"classifier_pooling": "mean", "classifier_activation": "relu", "classifier_bias": False}),
         ("eurobert", {"classifier_pooling": "bos"}),
         ("eurobert", {"classifier_pooling": "mean"}),
+        ("deberta-v2", {"pooler_hidden_act": "relu"}),
     ],
 )
 def test_a_classifier_pools_as_its_config_says(make, tmp_path, family, options):

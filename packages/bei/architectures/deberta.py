@@ -3,6 +3,7 @@
 from bei.architectures.family import (
     Config,
     Family,
+    Head,
     TensorNames,
     activation,
     affine,
@@ -80,13 +81,19 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     return names
 
 
+def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    """ContextPooler's activation is config.json's."""
+    pooled = activation(config.get("pooler_hidden_act", "gelu"))
+    return two_dense("pooler.dense", pooled, "classifier")(config, spec, outputs)
+
+
 DEBERTA = Family(
     _spec,
     _tensors,
     ("deberta.", ""),
     (r"pooler\.", r"classifier\.", r"cls\.", r"lm_predictions\.", r"mask_predictions\."),
     {
-        "SequenceClassification": two_dense("pooler.dense", "gelu", "classifier"),
+        "SequenceClassification": _classifier,
         "TokenClassification": one_dense,
         "MaskedLM": masked_lm(
             "cls.predictions.transform.dense",

@@ -4,7 +4,18 @@ tensors, and their heads. A decoder that was trained to see both ways says so in
 from collections.abc import Mapping
 from typing import Any
 
-from bei.architectures.family import Config, Head, HeadMaker, Rows, TensorNames, activation, affine, layer_tensors, read
+from bei.architectures.family import (
+    Config,
+    Head,
+    HeadMaker,
+    Rows,
+    TensorNames,
+    activation,
+    affine,
+    layer_kinds,
+    layer_tensors,
+    read,
+)
 from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import LAST, PRE, Dense, EncoderSpec, Layer, LinearName, Norm
 
@@ -64,7 +75,7 @@ def attention_biases(config: Config, *, qkv: bool = False, out: bool = False) ->
 
 def windows(config: Config, default: str = "full_attention") -> tuple[int | None, ...]:
     """The window of each layer by `layer_types`: a token sees itself and the `sliding_window` - 1 before it."""
-    kinds = config.get("layer_types") or [default] * read(config, "num_hidden_layers")
+    kinds = layer_kinds(config, [default] * read(config, "num_hidden_layers"))
     return tuple(read(config, "sliding_window") - 1 if kind == "sliding_attention" else None for kind in kinds)
 
 

@@ -88,6 +88,24 @@ def read(config: Config, key: str) -> Any:
     return config[key]
 
 
+def layer_kinds(config: Config, default: list[str]) -> list[str]:
+    """`layer_types`, one a layer. Raises SetupError for others than full and sliding attention."""
+    kinds, count = config.get("layer_types") or default, read(config, "num_hidden_layers")
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
+        raise SetupError(f"config.json: layer_types {short(kinds)} is not supported; supported: {', '.join(known)}")
+    if len(kinds) != count:
+        raise SetupError(f"config.json: layer_types names {len(kinds)} layers, num_hidden_layers {count}")
+    return kinds
+
+
+def refuse_others(config: Config, supported: Mapping[str, Any]) -> None:
+    """Raises SetupError for a key that has another value than the one that is supported, which is that of silence."""
+    for key, value in supported.items():
+        if config.get(key) not in (None, value):
+            raise SetupError(f"config.json: {key} {short(config[key])} is not supported; supported: {value}")
+
+
 _POOLED: dict[str, Pooling] = {"avg": MEAN, "mean": MEAN, "cls": FIRST, "last": LAST}
 
 
@@ -108,9 +126,9 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def attention_sizes(hidden_size: int, heads: int) -> dict[str, Any]:
-    """What a spec says of attention where the heads divide the hidden size and each has its own key."""
-    size = hidden_size // heads
+def attention_sizes(hidden_size: int, heads: int, size: int | None = None) -> dict[str, Any]:
+    """What a spec says of attention where each head has its own key; without a `size` the heads divide the hidden."""
+    size = size or hidden_size // heads
     return {"heads": heads, "kv_heads": heads, "head_size": size, "attention_scale": size**-0.5}
 
 

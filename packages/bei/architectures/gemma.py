@@ -4,7 +4,7 @@ among it: scaled embeddings, and norms whose stored weight is one less than the 
 from functools import partial
 
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import Config, Family, activation, read
+from bei.architectures.family import Config, Family, activation, layer_kinds, read, refuse_others
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, SANDWICH, EncoderSpec, Layer, Norm
 
@@ -41,11 +41,10 @@ def _gemma2(config: Config) -> EncoderSpec:
 
 
 def _gemma3(config: Config) -> EncoderSpec:
-    kinds = config.get("layer_types")
-    if not kinds:
-        pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
-        last = ["sliding_attention"] * (pattern - 1) + ["full_attention"]
-        kinds = [last[i % pattern] for i in range(read(config, "num_hidden_layers"))]
+    refuse_others(config, {"attn_logit_softcapping": None})
+    pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
+    last = ["sliding_attention"] * (pattern - 1) + ["full_attention"]
+    kinds = layer_kinds(config, [last[i % pattern] for i in range(read(config, "num_hidden_layers"))])
     return _spec(
         config,
         layers=tuple(_gemma3_layer(config, kind) for kind in kinds),

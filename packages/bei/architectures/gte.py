@@ -11,22 +11,19 @@ from bei.architectures.family import (
     masked_lm,
     one_dense,
     read,
+    refuse_others,
     two_dense,
 )
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
-from bei.errors import SetupError, short
+
+_OTHERS = {"logn_attention_scale": False, "position_embedding_type": "rope", "layer_norm_type": "layer_norm"}
 
 
 def _spec(config: Config) -> EncoderSpec:
-    if config.get("logn_attention_scale"):
-        raise SetupError("config.json: logn_attention_scale is not supported")
-    if config.get("position_embedding_type", "rope") != "rope":
-        raise SetupError(
-            f"config.json: position_embedding_type {short(config['position_embedding_type'])} is not supported"
-        )
+    refuse_others(config, _OTHERS)
     hidden, base = read(config, "hidden_size"), 160_000.0 if config.get("model_type") == "gte" else 10_000.0
-    sizes = attention_sizes(hidden, read(config, "num_attention_heads"))
+    sizes = attention_sizes(hidden, read(config, "num_attention_heads"), config.get("head_dim"))
     rotated = rotary({"rope_theta": base, **config}, sizes["head_size"])
     return EncoderSpec(
         vocab_size=read(config, "vocab_size"),

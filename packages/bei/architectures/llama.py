@@ -23,8 +23,8 @@ def _llama(config: Config) -> EncoderSpec:
 
 def _mistral(config: Config) -> EncoderSpec:
     size = config.get("head_dim") or read(config, "hidden_size") // read(config, "num_attention_heads")
-    window = config["sliding_window"] - 1 if config.get("sliding_window") else None
-    layer = Layer(PRE, window, rotary(config, size))
+    window = config.get("sliding_window", 4096)
+    layer = Layer(PRE, window - 1 if window else None, rotary(config, size))
     return decoder_spec(config, layers=(layer,) * read(config, "num_hidden_layers"))
 
 

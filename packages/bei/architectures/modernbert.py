@@ -10,6 +10,7 @@ from bei.architectures.family import (
     activation,
     affine,
     attention_sizes,
+    layer_kinds,
     layer_tensors,
     read,
 )
@@ -34,18 +35,21 @@ def _spec(config: Config) -> EncoderSpec:
         activation=activation(config.get("hidden_activation", "gelu")),
         gated=True,
         norm=Norm("layer", config.get("norm_eps", 1e-5), bias=config.get("norm_bias", False)),
-        layers=tuple(_layer(config, i, sizes["head_size"]) for i in range(read(config, "num_hidden_layers"))),
+        layers=tuple(_layer(config, i, kind, sizes["head_size"]) for i, kind in enumerate(_kinds(config))),
         max_tokens=read(config, "max_position_embeddings"),
         biases=(*attention, *mlp),
         final_norm=True,
     )
 
 
-def _layer(config: Config, i: int, head_size: int) -> Layer:
-    """The first layer's input is normed by the embeddings; a window is half to the left, half to the right."""
+def _kinds(config: Config) -> list[str]:
     every = config.get("global_attn_every_n_layers", 3)
-    kinds = config.get("layer_types")
-    kind = kinds[i] if kinds else "sliding_attention" if i % every else "full_attention"
+    kinds = ("sliding_attention" if i % every else "full_attention" for i in range(read(config, "num_hidden_layers")))
+    return layer_kinds(config, list(kinds))
+
+
+def _layer(config: Config, i: int, kind: str, head_size: int) -> Layer:
+    """The first layer's input is normed by the embeddings; a window is half to the left, half to the right."""
     norms = PRE if i else ("ffn_in",)
     if kind == "full_attention":
         return Layer(norms, None, rotary(config, head_size, kind, config.get("global_rope_theta", 160_000.0)))

@@ -12,6 +12,7 @@ from bei.architectures.family import (
     masked_lm,
     one_dense,
     read,
+    refuse_others,
     two_dense,
 )
 from bei.architectures.rope import rotary
@@ -19,22 +20,24 @@ from bei.architectures.spec import FIRST, Activation, EncoderSpec, Layer, Linear
 from bei.errors import SetupError, short
 
 _GATES: dict[str, Activation] = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid", "silu": "silu", "gelu": "gelu"}
-_OTHERS = {"prenorm": False, "use_rms_norm": False, "parallel_block": False, "rotary_emb_interleaved": False}
+_OTHERS = {
+    **{"prenorm": False, "use_rms_norm": False, "parallel_block": False, "rotary_emb_interleaved": False},
+    **{"causal": False, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    **{"rotary_emb_scale_base": None, "position_embedding_type": "rope"},
+}
 
 
 def _spec(config: Config) -> EncoderSpec:
     if config.get("num_experts"):
         raise SetupError("config.json: num_experts: a mixture of experts is not supported; use nomic-embed-text-v1.5")
-    for key, value in _OTHERS.items():
-        if (config.get(key) or False) != value:
-            raise SetupError(f"config.json: {key} {short(config[key])} is not supported")
+    refuse_others(config, _OTHERS)
     gate = _either(config, "activation_function", "hidden_act")
     if gate not in _GATES:
         raise SetupError(
             f"config.json: activation_function {short(gate)} is not supported; supported: {', '.join(_GATES)}"
         )
     hidden = _either(config, "n_embd", "hidden_size")
-    sizes = attention_sizes(hidden, _either(config, "n_head", "num_attention_heads"))
+    sizes = attention_sizes(hidden, _either(config, "n_head", "num_attention_heads"), config.get("head_dim"))
     flags: dict[LinearName, str] = {
         "qkv": "qkv_proj_bias",
         "out": "qkv_proj_bias",

@@ -94,7 +94,9 @@ def _scored(task: Task) -> Callable[[Source], Served]:
         names, modules, template = _names(source), source.modules, source.template
         if task == "reranker" and _is_judged(source):
             words = modules.judgement or judgement_of(template, source.tokenizer_file)
-            return Served(modules, judge(source.spec, words), names, scored, pair_template=_prompted(source))
+            return Served(
+                modules, judge(source.config, source.spec, words), names, scored, pair_template=_prompted(source)
+            )
         own = Head(pooling=modules.pooling) if modules.pooling else _classifier(source, len(names))
         return Served(modules, own, names, scored, pair_template=template if task == "reranker" else None)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from bei.architectures.family import Head, Judgement
+from bei.architectures.family import Head, Judgement, refuse_others
 from bei.architectures.spec import LAST, Dense, EncoderSpec
 from bei.checkpoint.modules import read_json
 from bei.errors import SetupError, short
@@ -159,8 +159,10 @@ def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
     return _BY_MODEL.get(config.get("model_type", ""))
 
 
-def judge(spec: EncoderSpec, judgement: Judgement) -> Head:
-    """The score in the logits of the last token."""
+def judge(config: Mapping[str, Any], spec: EncoderSpec, judgement: Judgement) -> Head:
+    """The score in the logits of the last token. Raises SetupError for a model that caps them."""
+    cap = {"final_logit_softcapping": 30.0} if config.get("model_type") == "gemma2" else {}
+    refuse_others({**cap, **config}, {"final_logit_softcapping": None})
     stage = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
     return Head(pooling=LAST, stages=(stage,), judgement=judgement)
 

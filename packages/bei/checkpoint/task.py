@@ -140,4 +140,4 @@ def scoring(config: Mapping[str, Any], task: Task) -> Scoring:
     kind = config.get("problem_type")
     if task == "reranker" and kind != "regression":
         return "sigmoid"
-    return _BY_PROBLEM.get(kind, "softmax")
+    return _BY_PROBLEM.get(str(kind), "softmax")

@@ -1,0 +1,232 @@
+"""Every key of a config.json is read, refused, or known to change nothing: of the classes that transformers has for our
+families, and of configs as their authors publish them. A key that is none of these is served wrongly in silence."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+from bei import architectures
+from bei.architectures.family import Judgement, stated_pooling
+from bei.architectures.limits import check_counts
+from bei.architectures.spec import EncoderSpec
+from bei.checkpoint import own_code
+from bei.checkpoint.reranking import judge
+from bei.checkpoint.task import head_kind, labels, scoring
+from bei.errors import SetupError
+from tests.tiny_models import CAUSAL, FAMILIES, random_model
+
+TRAINING = "of training alone"
+NAMES = "said elsewhere, where it is read: tokens by tokenizer.json, labels by id2label, types by the tensors"
+RUNNING = "how transformers runs a model, not what it computes"
+UNUSED = "of a head or an option that is not served"
+OLDER = "an older word, which layer_types overrule"
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        (
+            *(
+                "attention_dropout",
+                "attention_probs_dropout_prob",
+                "classifier_dropout",
+                "dropout",
+                "embedding_dropout",
+            ),
+            *("hidden_dropout_prob", "mlp_dropout", "pooler_dropout", "qa_dropout", "seq_classif_dropout"),
+            *("summary_last_dropout", "initializer_range", "initializer_cutoff_factor", "sparse_pred_ignore_index"),
+            *("attn_pdrop", "embd_pdrop", "resid_pdrop", "fused_dropout_add_ln", "fused_bias_fc", "use_xentropy"),
+            *("sparse_prediction", "pretraining_tp", "gradient_checkpointing"),
+        ),
+        TRAINING,
+    ),
+    **dict.fromkeys(
+        (
+            *(
+                "bos_token_id",
+                "cls_token_id",
+                "eos_token_id",
+                "mask_token_id",
+                "pad_token_id",
+                "sep_token_id",
+                "label2id",
+            ),
+            *("dtype", "transformers_version", "_name_or_path", "tie_word_embeddings"),
+        ),
+        NAMES,
+    ),
+    **dict.fromkeys(
+        (
+            *("chunk_size_feed_forward", "deterministic_flash_attn", "output_attentions", "output_hidden_states"),
+            *("return_dict", "use_cache", "use_flash_attn", "use_memory_efficient_attention", "unpad_inputs"),
+            *("attn_implementation", "reorder_and_upcast_attn", "pack_qkv", "pad_vocab_size_multiple"),
+        ),
+        RUNNING,
+    ),
+    **dict.fromkeys(
+        (
+            *("add_cross_attention", "is_encoder_decoder", "legacy", "pooler_hidden_size", "sinusoidal_pos_embds"),
+            *("summary_activation", "summary_type", "summary_use_proj"),
+            *("logn_attention_clip1",),
+        ),
+        UNUSED,
+    ),
+    **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"), OLDER),
+}
+SIZES = {
+    **{"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
+    **{"intermediate_size": 128, "max_position_embeddings": 256},
+}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "nomic-embed-text-v1.5": {
+        **{"model_type": "nomic_bert", "vocab_size": 100, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_inner": 128},
+        **{"n_positions": 256, "activation_function": "swiglu", "layer_norm_epsilon": 1e-12, "prenorm": False},
+        **{"rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "causal": False},
+        **{
+            "rotary_scaling_factor": 2.0,
+            "max_trained_positions": 128,
+            "rotary_emb_scale_base": None,
+            "attn_pdrop": 0.1,
+        },
+        **{"qkv_proj_bias": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "type_vocab_size": 2},
+        **{"use_rms_norm": False, "parallel_block": False, "scale_attn_weights": True, "use_flash_attn": True},
+        **{"scale_attn_by_inverse_layer_idx": False, "fused_bias_fc": True, "num_experts": 0, "use_xentropy": True},
+        **{"reorder_and_upcast_attn": False, "pad_vocab_size_multiple": 64, "fused_dropout_add_ln": True},
+        **{"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+    },
+    "gte-multilingual-base": {
+        **{
+            "model_type": "new",
+            **SIZES,
+            "layer_norm_type": "layer_norm",
+            "layer_norm_eps": 1e-12,
+            "hidden_act": "gelu",
+            "pack_qkv": True,
+        },
+        **{"rope_theta": 20_000, "rope_scaling": {"type": "ntk", "factor": 8.0}, "type_vocab_size": 1},
+        **{"logn_attention_scale": False, "logn_attention_clip1": False, "position_embedding_type": "rope"},
+        **{"unpad_inputs": False, "use_memory_efficient_attention": False},
+    },
+    "jina-embeddings-v2": {
+        **{"model_type": "bert", **SIZES, "position_embedding_type": "alibi", "feed_forward_type": "geglu"},
+        **{"emb_pooler": "mean", "attn_implementation": None, "gradient_checkpointing": False, "hidden_act": "gelu"},
+        **{"layer_norm_eps": 1e-12},
+    },
+    "llama-nemotron-rerank": {
+        **{"model_type": "llama_bidirec", **SIZES, "pooling": "avg", "temperature": 1.0, "rms_norm_eps": 1e-5},
+        **{"rope_theta": 5e5, "attention_bias": False, "mlp_bias": False, "num_key_value_heads": 2, "head_dim": 16},
+        "rope_scaling": {
+            **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "gte-Qwen2": {"model_type": "qwen2", **SIZES, "is_causal": False, "rope_theta": 1e6, "num_key_value_heads": 2},
+    "a windowed Qwen2": {"model_type": "qwen2", **SIZES, **WINDOWS},
+    "a windowed Qwen3": {"model_type": "qwen3", **SIZES, **WINDOWS, "head_dim": 16},
+    "embeddinggemma": {
+        **{"model_type": "gemma3_text", **SIZES, "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
+        **{"use_bidirectional_attention": True, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rms_norm_eps": 1e-6},
+    },
+    "ModernBERT": {
+        **{"model_type": "modernbert", **SIZES, "global_attn_every_n_layers": 3, "global_rope_theta": 16e4},
+        **{"local_rope_theta": 1e4, "local_attention": 8, "norm_eps": 1e-5, "norm_bias": False},
+    },
+}
+OVERRULED = {("jina-embeddings-v2", "hidden_act")}  # by feed_forward_type
+SHAPES = {"num_key_value_heads", "head_dim"}
+"""Sizes that tensors' shapes contradict where they are wrong."""
+KNOWN_VALUES = {"problem_type": ["regression"]}
+
+
+@cache
+def saved(model_type: str) -> str:
+    """config.json as transformers saves it."""
+    model = random_model(model_type, **(WINDOWS if model_type in ("qwen2", "qwen3") else {}))
+    return json.dumps({**model.config.to_dict(), "architectures": [type(model).__name__]})
+
+
+def outcome(config: dict[str, Any]) -> str:
+    """All that we make of a config.json, or the refusal."""
+    try:
+        check_counts(config)
+        family = architectures.family(config)
+        spec: EncoderSpec = family.spec(config)
+        own_code.check(config, spec, None)
+        made = [spec, dict(family.tensors(config, spec)), head_kind(config), stated_pooling(config)]
+        made += [make(config, spec, 2) for make in family.heads.values()]
+        made += [scoring(config, task) for task in ("reranker", "classifier")]
+        made += [labels(config)] if config.get("id2label") else []
+    except SetupError as refusal:
+        return f"refused: {refusal}"
+    return repr([*made, judged(config, spec) if config["model_type"] in CAUSAL else None])
+
+
+def judged(config: dict[str, Any], spec: EncoderSpec) -> str:
+    """The same of a language model that reranks."""
+    try:
+        return repr(judge(config, spec, Judgement(1)))
+    except SetupError as refusal:
+        return str(refusal)
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Other values of its type; of any type for one that says nothing."""
+    match value:
+        case None:
+            yield from (True, 3, 0.5, "strange", {"strange": 1.0}, ["strange"])
+        case bool():
+            yield not value
+        case int():
+            yield from (value + 9, value * 2 + 2)
+        case float():
+            yield value * 2 + 0.1
+        case str():
+            yield "strange"
+        case list():
+            yield from (["strange"] * max(1, len(value)), ["SomeForQuestionAnswering"])
+        case dict():
+            yield {key: next(others(of)) for key, of in value.items()} or {"strange": 1.0}
+
+
+def ineffective(config: dict[str, Any]) -> set[str]:
+    expected = outcome(config)
+    assert not expected.startswith("refused"), expected
+    return {
+        key
+        for key, value in config.items()
+        if all(outcome({**config, key: other}) == expected for other in [*others(value), *KNOWN_VALUES.get(key, ())])
+    }
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_key_of_transformers(model_type):
+    assert ineffective(json.loads(saved(model_type))) <= set(WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_key_as_published(name):
+    assert ineffective(PUBLISHED[name]) <= set(WITHOUT_EFFECT) | {key for of, key in OVERRULED if of == name}
+
+
+def test_nothing_is_listed_that_is_read_or_that_nobody_writes():
+    configs = [json.loads(saved(model_type)) for model_type in FAMILIES] + list(PUBLISHED.values())
+    assert set().union(*map(ineffective, configs)) >= set(WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_silence_means_what_it_means_to_transformers(model_type):
+    """A key that config.json leaves out has its class's default, or is asked for."""
+    config = json.loads(saved(model_type))
+    defaults = json.loads(json.dumps(type(random_model(model_type).config)().to_dict()))
+    for key in config.keys() & defaults.keys() - SHAPES - {"layer_types", "id2label", "architectures"}:
+        silent = outcome({of: value for of, value in config.items() if of != key})
+        assert silent.startswith("refused") or silent == outcome({**config, key: defaults[key]}), key
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "gemma2", "gemma3_text", "modernbert"])
+def test_kinds_of_layers(model_type):
+    config = json.loads(saved(model_type))
+    kinds = config["layer_types"]
+    assert "chunked_attention" in outcome({**config, "layer_types": ["chunked_attention", *kinds[1:]]})
+    assert "names 4 layers, num_hidden_layers 3" in outcome({**config, "layer_types": [*kinds, kinds[0]]})
