@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
@@ -14,6 +15,7 @@ from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Casing, Specials
 from bei.errors import Error, SetupError, one_line
+from bei.tokenizer import limits, trial
 from bei.tokenizer.template import Template
 
 _CASING = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
@@ -40,7 +42,12 @@ def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) 
 
 
 def load(file: str, casing: Casing) -> Library:
-    library = Library.from_file(file)
+    """Raises SetupError for one that would take much memory, before it reads a text."""
+    content = Path(file).read_bytes()
+    if not limits.is_plain(content):
+        trial.try_first(file)
+    library = Library.from_buffer(content)
+    limits.check(library)
     own, stated = library.normalizer, {name: of for name, of in asdict(casing).items() if of is not None}
     if isinstance(own, BertNormalizer) and stated:
         library.normalizer = BertNormalizer(**{name: getattr(own, name) for name in _CASING} | stated)

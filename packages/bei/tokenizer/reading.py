@@ -18,6 +18,7 @@ from tokenizers.models import BPE, Unigram
 
 from bei import work
 from bei.errors import Untokenizable
+from bei.tokenizer import limits
 from bei.tokenizer.library import library_errors, unknown_id
 from bei.tokenizer.places import as_sent, is_anchor, is_plain
 from bei.tokenizer.template import Direction, cut
@@ -30,7 +31,9 @@ Wanted = tuple[str, int, Direction]
 
 UNBROKEN = 1 << 18  # characters without a place to join at: 100 MB while they are read, and a second
 _A_TOKEN = 8  # characters that are read for a token; where it has more, more is read
-_AT_ONCE = 128, 1 << 20  # texts and characters that the library reads at once: it makes 300 bytes of a character
+_TEXTS = 128  # that the library reads at once
+_AT_ONCE = 1 << 14, 1 << 20  # characters of theirs, by how many they may become; of each it makes 300 to 500 bytes
+_NORMALIZED = 1 << 21
 COUNTED = 1 << 20  # characters of a text that is read to its end where a rule asks for that
 _NO_PLACE = "have no place at which words part, and so long a text cannot be read"
 _LONGEST = 64  # characters of a piece of Unigram's
@@ -90,20 +93,28 @@ class Reader:
         self._may_leave_vocabulary = max(known.values()) >= vocab_size
         self._longest = max(map(len, known))
         self._overlap = _bounded(8 * self._longest, OVERLAP)
+        self._growth = limits.check(library)
         self._strips = library.normalizer is not None and b'"Strip"' in library.normalizer.__getstate__()
 
     def ids(self, texts: Sequence[str], most: int, direction: Direction = "right") -> list[np.ndarray]:
         """int32[tokens] of each text: all of a short one, of a long one its first `most`, or with direction `left` its
         last."""
         whole = _bounded(2 * _A_TOKEN * most, WHOLE)
-        short = self._short([text for text in texts if len(text) <= whole])
+        is_short = [len(text) <= min(whole, self._most(text)) for text in texts]
+        short = self._short([text for text, brief in zip(texts, is_short, strict=True) if brief])
         long = self._first if direction == "right" else self._last
-        return [next(short) if len(text) <= whole else cut(long(text, most), most, direction) for text in texts]
+        return [
+            next(short) if brief else cut(long(text, most), most, direction)
+            for text, brief in zip(texts, is_short, strict=True)
+        ]
 
     def each(self, texts: Sequence[str], most: int | None = None) -> Iterator[Iterable[Tokens]]:
         """The tokens of each text: all of them, or of a long text `most` and some more."""
-        short = self._short_tokens([text for text in texts if len(text) <= WHOLE[0]])
-        return ((next(short),) if len(text) <= WHOLE[0] else self.tokens(text, most) for text in texts)
+        is_short = [len(text) <= min(WHOLE[0], self._most(text)) for text in texts]
+        short = self._short_tokens([text for text, brief in zip(texts, is_short, strict=True) if brief])
+        return (
+            (next(short),) if brief else self.tokens(text, most) for text, brief in zip(texts, is_short, strict=True)
+        )
 
     def tokens(self, text: str, most: int | None = None) -> Iterator[Tokens]:
         """The tokens of a text, some at a time: all of them, or `most` and some more."""
@@ -115,14 +126,30 @@ class Reader:
                 return
 
     def _short(self, texts: list[str]) -> Iterator[np.ndarray]:
-        for batch in _batches(texts):
+        for batch in self._batches(texts):
             yield from (np.array(one.ids, np.int32) for one in self._read(self._lowered(batch), fast=True))
 
     def _short_tokens(self, texts: list[str]) -> Iterator[Tokens]:
-        for batch in _batches(texts):
+        for batch in self._batches(texts):
             lowered = self._lowered(batch)
             for sent, given, read in zip(batch, lowered, self._read(lowered), strict=True):
                 yield _tokens(sent, given, read)
+
+    def _most(self, text: str) -> int:
+        """Characters of a text that are read at once, so that what they may become is bounded."""
+        return _bounded(_NORMALIZED // self._growth[not text.isascii()], _AT_ONCE)
+
+    def _batches(self, texts: list[str]) -> Iterator[list[str]]:
+        batch, share = [], 0.0
+        for text in texts:
+            part = len(text) / self._most(text)
+            if batch and (len(batch) == _TEXTS or share + part > 1):
+                yield batch
+                batch, share = [], 0.0
+            batch.append(text)
+            share += part
+        if batch:
+            yield batch
 
     def _lowered(self, texts: list[str]) -> list[str]:
         return [text.lower() for text in texts] if self._lowercase else texts
@@ -133,8 +160,8 @@ class Reader:
     def _last(self, text: str, most: int) -> np.ndarray:
         """From the end, where two parts agree behind a place at which a word begins whatever is before it; else from
         the beginning."""
-        size, length = _bounded(_A_TOKEN * most, PART), len(text)
-        while size <= UNBROKEN and size + 2 * self._overlap < length:
+        size, length = min(_bounded(_A_TOKEN * most, PART), self._most(text)), len(text)
+        while size <= min(UNBROKEN, self._most(text)) and size + 2 * self._overlap < length:
             part = self._part(text, length - size, length)
             before = self._part(text, part.start - self._overlap - 1, part.start + self._overlap)
             place = self._place(text, before, part, anchored=True)
@@ -151,6 +178,7 @@ class Reader:
     def _settled(self, text: str, most: int | None, size: int) -> Iterator[Tokens]:
         """The tokens of the parts, one after the other. After `most` the next part is only read to know that what
         follows changes none of them."""
+        size = min(size, self._most(text))
         part, begin, given = self._part(text, 0, min(size, len(text))), 0, 0
         while part.stop < len(text):
             known = given + len(part.tokens) - begin
@@ -225,9 +253,10 @@ class Reader:
     def _longer(self, text: str, part: _Part) -> _Part:
         """The part, and more of what follows. Raises Untokenizable."""
         length = part.stop - part.start
-        if length >= UNBROKEN:
-            raise Untokenizable(f"tokenizer error: {UNBROKEN} characters {_NO_PLACE}")
-        longer = self._part(text, part.start, min(part.start + min(4 * length, UNBROKEN), len(text)))
+        most = min(UNBROKEN, self._most(text))
+        if length >= most:
+            raise Untokenizable(f"tokenizer error: {most} characters {_NO_PLACE}")
+        longer = self._part(text, part.start, min(part.start + min(4 * length, most), len(text)))
         return _begun(longer, 0, int(part.tokens.starts[0])) if len(part.tokens) else longer
 
     def _part(self, text: str, start: int, stop: int) -> _Part:
@@ -262,18 +291,6 @@ def _tokens(sent: str, lowered: str, read: Read, start: int = 0) -> Tokens:
 
 def _bounded(characters: int, bounds: tuple[int, int]) -> int:
     return min(max(characters, bounds[0]), bounds[1])
-
-
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    batch, characters = [], 0
-    for text in texts:
-        if batch and (len(batch) == _AT_ONCE[0] or characters + len(text) > _AT_ONCE[1]):
-            yield batch
-            batch, characters = [], 0
-        batch.append(text)
-        characters += len(text)
-    if batch:
-        yield batch
 
 
 def _begun(part: _Part, i: int, start: int) -> _Part:

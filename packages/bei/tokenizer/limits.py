@@ -1,0 +1,138 @@
+"""What a stranger's tokenizer may make of a text: bounded before any text is read, as a product over its parts."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tokenizers import Tokenizer as Library
+from tokenizers.normalizers import Precompiled
+
+from bei.errors import SetupError, short
+
+GROWTH = 128
+"""Characters that one may become. Known tokenizers have 1 to 72: NFKC makes 18 of one, and lowercase two."""
+_ADDED_TOKENS = 100_000
+_SPECIAL_IDS = 4096  # around a text
+_PLAIN_SIZE, _PLAIN_PATTERN, _PLAIN_COUNTS = 1 << 26, 1000, 1000
+_UNICODE = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 8}
+_FIXED = {"ByteLevel": 4, "Metaspace": 2}
+_SAME = (
+    *("Strip", "StripAccents", "Nmt", "BertPreTokenizer", "CharDelimiterSplit", "Digits", "FixedLength", "Punctuation"),
+    *("Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder"),
+    *("CTC",),
+)
+
+
+def is_plain(content: bytes) -> bool:
+    """Whether a tokenizer.json is of a size, and has regular expressions, that the library reads in little memory."""
+    patterns = re.findall(rb'"Regex"\s*:\s*"((?:[^"\\]|\\.)*)"', content)
+    return len(content) <= _PLAIN_SIZE and all(map(_is_plain_pattern, patterns))
+
+
+def _is_plain_pattern(pattern: bytes) -> bool:
+    counts = 1
+    for pair in re.findall(rb"\{(\d*),?(\d*)\}", pattern):
+        counts *= max(1, *(int(count[:9] or 0) for count in pair))
+    return len(pattern) <= _PLAIN_PATTERN and counts <= _PLAIN_COUNTS
+
+
+def check(library: Library) -> tuple[int, int]:
+    """Characters that one of ASCII may become, and any. Raises SetupError for what may grow without reason."""
+    _check_template(_state(library.post_processor))
+    added = len(library.get_added_tokens_decoder())
+    if added > _ADDED_TOKENS:
+        raise SetupError(f"tokenizer.json has {added} added tokens; at most {_ADDED_TOKENS} are read")
+    ascii, any_other = 1, 1
+    for part in (*_parts(_state(library.normalizer)), *_parts(_state(library.pre_tokenizer))):
+        of_ascii, of_any = _growth(part)
+        ascii, any_other = ascii * of_ascii, any_other * of_any
+    decoded = 1
+    for part in _parts(_state(library.decoder)):
+        decoded *= _growth(part)[1] if part["type"] == "Replace" else 1
+    worst = max(any_other, decoded)
+    if worst > GROWTH:
+        raise SetupError(f"tokenizer.json may make {worst} characters of one; at most {GROWTH} are read")
+    return ascii, any_other
+
+
+def _state(part: Any) -> dict[str, Any] | None:
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _parts(state: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The parts of sequences, one after the other."""
+    if state is None:
+        return
+    nested = [
+        value for key, value in state.items() if key in ("normalizers", "pretokenizers", "processors", "decoders")
+    ]
+    if not nested:
+        yield state
+    for part in (part for parts in nested for part in parts):
+        yield from _parts(part)
+
+
+def _growth(part: dict[str, Any]) -> tuple[int, int]:
+    """Characters that one of ASCII becomes at most, and any."""
+    kind = part["type"]
+    match kind:
+        case "Replace":
+            return (_of_replace(part["pattern"], part["content"]),) * 2
+        case "Prepend":
+            return (1 + len(part["prepend"]),) * 2
+        case "Precompiled":
+            return _of_charsmap(part["precompiled_charsmap"])
+    if kind in _FIXED:
+        return 2, _FIXED[kind]
+    if kind not in _UNICODE and kind not in _SAME:
+        raise SetupError(f"tokenizer.json has a part of the kind {short(kind)}, which is not known here")
+    return 1, _UNICODE.get(kind, 1)
+
+
+def _of_replace(pattern: dict[str, str], content: str) -> int:
+    text = pattern.get("String")
+    if text:
+        return max(1, -(-len(content) // len(text)))
+    return max(1, len(content)) if text is None and _takes_a_character(pattern["Regex"]) else 1 + len(content)
+
+
+def _takes_a_character(pattern: str) -> bool:
+    """Whether a regular expression matches no empty text, as far as can be said without the library's."""
+    try:
+        return (
+            len(pattern) <= _PLAIN_PATTERN
+            and re.fullmatch(pattern, "") is None
+            and not re.search(r"[\\(^$|*?]", pattern)
+        )
+    except re.error:
+        return False
+
+
+def _of_charsmap(encoded: str) -> tuple[int, int]:
+    """sentencepiece's table: the size of a tree, the tree, and what it leads to, each ended by a zero."""
+    table = base64.b64decode(encoded)
+    texts = table[4 + int.from_bytes(table[:4], "little") :]
+    longest = max(1, *(len(text.decode(errors="replace")) for text in texts.split(b"\0")))
+    if longest > GROWTH:
+        return longest, longest
+    normalizer = Precompiled(table)
+    return max(1, *(len(normalizer.normalize_str(chr(code))) for code in range(128))), longest
+
+
+def _check_template(state: dict[str, Any] | None) -> None:
+    specials = 0
+    for part in _parts(state):
+        if part["type"] != "TemplateProcessing":
+            continue
+        for name in ("single", "pair"):
+            texts = [piece["Sequence"]["id"] for piece in part[name] if "Sequence" in piece]
+            used = [piece["SpecialToken"]["id"] for piece in part[name] if "SpecialToken" in piece]
+            specials += sum(len(part["special_tokens"][id]["ids"]) for id in used)
+            if len(texts) > len(set(texts)):
+                raise SetupError("tokenizer.json puts a text into its template more than once")
+    if specials > _SPECIAL_IDS:
+        raise SetupError(
+            f"tokenizer.json puts {specials} special tokens around a text; at most {_SPECIAL_IDS} are read"
+        )

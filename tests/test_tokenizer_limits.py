@@ -1,0 +1,142 @@
+"""Strangers' tokenizers: what they may make of a text is bounded before one is read."""
+
+import base64
+import json
+import time
+
+import pytest
+from tokenizers import Tokenizer as Library
+
+from bei.checkpoint.load import read
+from bei.errors import SetupError
+from bei.tokenizer import Tokenizer, limits, trial
+from bei.tokenizer.reading import Reader
+from tests.small_models import small_model
+from tests.tiny_models import random_model, save
+from tests.tokenizer_kinds import KINDS, kind
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model"), random_model("bert"))
+
+
+@pytest.fixture
+def open_with(folder):
+    """A tokenizer of which parts of tokenizer.json are others."""
+    file = folder / "tokenizer.json"
+    before = file.read_bytes()
+
+    def opened(**parts):
+        file.write_text(json.dumps(json.loads(before) | parts))
+        return Tokenizer(read(folder, "m"))
+
+    yield opened
+    file.write_bytes(before)
+
+
+def sequence(name, parts):
+    return {"type": "Sequence", name: parts}
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def template(ids=1, uses=1, texts=1):
+    special = {"id": "[CLS]", "ids": [2] * ids, "tokens": ["[CLS]"] * ids}
+    pieces = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}] * uses
+    a, b = ([{"Sequence": {"id": name, "type_id": 0}}] for name in "AB")
+    pair = [*pieces, *a * texts, *b * texts]
+    return {
+        "type": "TemplateProcessing",
+        "single": [*pieces, *a * texts],
+        "pair": pair,
+        "special_tokens": {"[CLS]": special},
+    }
+
+
+def added_tokens(count):
+    flags = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
+    return [{"id": 1000 + i, "content": f"<{i}>", **flags} for i in range(count)]
+
+
+CHARSMAP = (0).to_bytes(4, "little") + b"x" * 5000 + b"\0"
+PREPEND, BYTES = (
+    {"type": "Prepend", "prepend": "x" * 20},
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+)
+HOSTILE = {
+    "a letter to ten, nine times": {"normalizer": sequence("normalizers", [replace({"String": "q"}, "q" * 10)] * 9)},
+    "by an expression": {"normalizer": sequence("normalizers", [replace({"Regex": "q"}, "q" * 10)] * 9)},
+    "between all letters": {"normalizer": sequence("normalizers", [replace({"Regex": ""}, "q")] * 9)},
+    "one long text": {"normalizer": replace({"String": "q"}, "q" * 1_000_000)},
+    "prefixes": {"normalizer": sequence("normalizers", [PREPEND] * 3)},
+    "normal forms": {"normalizer": sequence("normalizers", [{"type": "NFKD"}, {"type": "Lowercase"}] * 3)},
+    "sentencepiece's table": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}
+    },
+    "bytes of bytes": {"pre_tokenizer": sequence("pretokenizers", [BYTES] * 9)},
+    "both sides": {
+        "normalizer": replace({"String": "q"}, "q" * 20),
+        "pre_tokenizer": sequence("pretokenizers", [BYTES] * 3),
+    },
+    "nested": {
+        "normalizer": sequence("normalizers", [sequence("normalizers", [replace({"String": "q"}, "q" * 10)] * 5)])
+    },
+    "a template of many ids, many times": {"post_processor": template(100_000, 1_000)},
+    "a text, many times": {"post_processor": template(texts=1_000)},
+    "a decoder": {"decoder": sequence("decoders", [replace({"String": "a"}, "a" * 100)] * 5)},
+    "added tokens": {"added_tokens": added_tokens(100_001)},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_grows_is_refused_before_a_text_is_read(open_with, name):
+    started = time.monotonic()
+    with pytest.raises(SetupError, match=r"tokenizer\.json (may make|puts|has) ") as caught:
+        open_with(**HOSTILE[name])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2"])
+def test_known_kinds_are_far_from_the_bound(name):
+    """And of a text of ASCII they make next to nothing more, so that many are read at once."""
+    library = kind(name) if name in KINDS else Library.from_file(str(small_model(name) / "tokenizer.json"))
+    ascii, any_other = limits.check(library)
+    assert ascii <= 4 and any_other <= limits.GROWTH // 2
+    assert limits.is_plain(library.to_str().encode())
+
+
+def test_what_may_grow_is_read_less_at_once(open_with):
+    grows = open_with(normalizer=replace({"String": "q"}, "q" * 64))._reader
+    reader = Reader(kind("BERT"), lowercase=False, vocab_size=1000)
+    assert grows._most("a") * 64 <= 1 << 21 and reader._most("a") == 1 << 20
+
+
+def with_pattern(pattern):
+    return {"normalizer": replace({"Regex": pattern}, "a")}
+
+
+def test_a_file_unlike_others_is_first_read_by_another_process(open_with, monkeypatch):
+    tried = []
+    monkeypatch.setattr(trial, "try_first", tried.append)
+    open_with()
+    open_with(**with_pattern(r"\\s{2,}"))
+    assert not tried
+    for unlike in ("a" * 2000, "((a{20}){20}){20}"):
+        open_with(**with_pattern(unlike))
+    assert len(tried) == 2
+
+
+def test_that_process_says_what_is_wrong(open_with, monkeypatch):
+    assert open_with(**with_pattern("q" * 2000)).encode(["the cat"], truncate=True)
+    with pytest.raises(SetupError, match=r"tokenizer\.json cannot be read: .*parenthes"):
+        open_with(**with_pattern("(" * 2000))
+    monkeypatch.setattr(trial, "MEMORY", 1 << 20)
+    with pytest.raises(SetupError, match=r"cannot be read: .*memory"):
+        open_with(**with_pattern("q" * 2000), added_tokens=added_tokens(50_000))
+    monkeypatch.setattr(trial, "SECONDS", 0.001)
+    with pytest.raises(SetupError, match=r"is not read within 0\.001 s"):
+        open_with(**with_pattern("q" * 2000))
