@@ -1,0 +1,108 @@
+"""What the README tells a newcomer to run, run on real weights; what it says comes of it, compared."""
+
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import ROOT, serving
+
+README = (ROOT / "README.md").read_text()
+ADDRESS = "127.0.0.1:8080"
+FIRST = re.findall(r"```sh\n(curl [^\n]+)\n```\n\n```json\n(.+?)\n```", README)
+RECIPES = re.findall(r"bei serve --config (\S+)\n(curl [^\n]+)\n# ([^\n]+)", README)
+PYTHON = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+
+
+def tokens(text: str) -> list[str]:
+    return re.findall(r'"[^"]*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\.\.\.|[^\s"]', text)
+
+
+def agree(stated: str, found: str) -> bool:
+    """Whether an answer is what a document says, which may leave out some of it by `...`; numbers by 2 % or 0.003, for
+    precisions differ."""
+    *parts, last = _split(tokens(stated))
+    rest = tokens(found)
+    for i, part in enumerate(parts):
+        places = range(len(rest) - len(part) + 1) if i else range(1)
+        place = next((place for place in places if _alike(part, rest[place : place + len(part)])), None)
+        if place is None:
+            return False
+        rest = rest[place + len(part) :]
+    return _alike(last, rest[len(rest) - len(last) :] if parts else rest)
+
+
+def _split(words: list[str]) -> Iterator[list[str]]:
+    while "..." in words:
+        yield words[: words.index("...")]
+        words = words[words.index("...") + 1 :]
+    yield words
+
+
+def _alike(stated: list[str], found: list[str]) -> bool:
+    return len(stated) == len(found) and all(map(_same, stated, found))
+
+
+def _same(stated: str, found: str) -> bool:
+    if re.fullmatch(r"-?\d.*", stated) and re.fullmatch(r"-?\d.*", found):
+        return math.isclose(float(stated), float(found), rel_tol=0.02, abs_tol=0.003 if "." in stated else 0)
+    return stated == found
+
+
+@pytest.mark.parametrize(
+    ("stated", "found", "same"),
+    [
+        ('[{"a":0.5},...]', '[{"a":0.501},{"b":2}]', True),
+        ('[{"a":0.5},...]', '[{"a":0.52},{"b":2}]', False),
+        ('[{"i":7},...]', '[{"i":8}]', False),
+        ('{"a":"x",...}]', '{"a":"x","b":{}}]', True),
+        ('{"a":"x",...}]', '{"a":"y","b":{}}]', False),
+        ("2 384 13", "2 384 15", False),
+        ("[1]", "[1]]", False),
+    ],
+)
+def test_the_comparison_bites(stated, found, same):
+    assert agree(stated, found) == same
+
+
+def asked(command: str, url: str) -> str:
+    words = shlex.split(command.replace(ADDRESS, url.removeprefix("http://")))
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory) -> Iterator[str]:
+    with serving(log=tmp_path_factory.mktemp("default") / "log") as url:
+        yield url
+
+
+def test_there_is_something_to_run():
+    assert (len(FIRST), len(RECIPES), len(PYTHON)) == (1, 4, 2)
+
+
+@pytest.mark.parametrize(("command", "answer"), FIRST)
+def test_the_first_minute(default, command, answer):
+    found = asked(command, default)
+    assert agree(answer, found), found
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.split()[1])
+def test_python(default, code):
+    """What a line prints stands behind it."""
+    command = [sys.executable, "-c", code.replace(f"http://{ADDRESS}", default)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    stated = re.findall(r"^print\(.*#\s*(.+)$", code, re.MULTILINE)
+    assert agree("\n".join(stated), done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(("config", "command", "answer"), RECIPES, ids=[config for config, *_ in RECIPES])
+def test_a_recipe(tmp_path, config, command, answer):
+    with serving(log=tmp_path / "log", config=ROOT / config) as url:
+        found = asked(command, url)
+    assert agree(answer, found), found
