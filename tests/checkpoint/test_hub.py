@@ -135,6 +135,27 @@ def test_what_is_cached_serves_beside_a_silent_hub(machine, hub):
     assert seconds < 30  # 10 on a machine that does nothing else
 
 
+def test_a_cache_without_what_changes_no_number_serves(machine, hub):
+    """Filled by another program, or by one of ours that wanted fewer files."""
+    for name in ("README.md", "onnx/config.json"):
+        (hub.folder / name).parent.mkdir(exist_ok=True)
+        (hub.folder / name).write_text("{}")
+    assert machine.info(hub.url)[0] == 0
+    hub.breaks = True
+    snapshot = machine.folder / "hf" / "hub" / "models--org--tiny" / "snapshots" / COMMIT
+    (snapshot / "README.md").unlink()
+    (snapshot / "onnx" / "config.json").unlink()
+    status, log, _ = machine.info(hub.url)
+    assert status == 0, log
+    assert "using the cached org/tiny" in log
+    for name in ("modules.json", "tokenizer_config.json", "model.safetensors"):
+        (snapshot / name).rename(snapshot / "away")
+        status, log, _ = machine.info(hub.url)
+        assert status == 2, name
+        assert "and is not in the cache, or not all of it" in log.splitlines()[-1]
+        (snapshot / "away").rename(snapshot / name)
+
+
 def test_a_connection_that_breaks_is_a_line(machine, hub):
     hub.breaks = True
     status, log, _ = machine.info(hub.url)

@@ -116,7 +116,10 @@ RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://hub.test"))
         (RepositoryNotFoundError("no", response=RESPONSE), "org/tiny is not on the hub, or is private: .*set HF_TOKEN"),
         (GatedRepoError("no", response=RESPONSE), "org/tiny is gated: ask for access"),
         (RevisionNotFoundError("no", response=RESPONSE), "org/tiny has no revision 'v9'"),
-        (LocalEntryNotFoundError("offline"), "cannot be downloaded .* and is not in the cache; check the network"),
+        (
+            LocalEntryNotFoundError("offline"),
+            "cannot be downloaded .* and is not in the cache, or not all of it; check the network",
+        ),
         (OSError("disk"), "cannot be downloaded"),
     ],
 )

@@ -26,6 +26,13 @@ log = logging.getLogger("bei")
 _SECONDS = 5.0  # that the hub has to begin its answer, and to go on with it
 _PAUSES = (1.0, 2.0)  # seconds before it is asked again
 
+_NEEDED = (
+    *("config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json"),
+    *("sentence_*_config.json", "*.safetensors", "*.safetensors.index.json", "[0-9]*_*/*.json"),
+    *("artifact.metadata", "chat_template.jinja"),
+)
+"""Of WANTED what a cache must have: without these a model would be another, or none."""
+
 constants.HF_HUB_DISABLE_TELEMETRY = True  # whatever imported the library first: no versions, no question about agents
 
 
@@ -64,8 +71,8 @@ def _download(settings: Settings) -> str:
         return folder
 
 
-def _wanted(settings: Settings) -> dict[str, Any]:
-    return {"revision": settings.revision, "cache_dir": settings.hub_cache, "allow_patterns": list(WANTED)}
+def _wanted(settings: Settings, names: tuple[str, ...] = WANTED) -> dict[str, Any]:
+    return {"revision": settings.revision, "cache_dir": settings.hub_cache, "allow_patterns": list(names)}
 
 
 def _answers() -> list[int]:
@@ -103,11 +110,11 @@ def _hub_refusal(settings: Settings, error: Exception) -> str:
 def _cached(settings: Settings, error: Exception) -> str:
     """An earlier download, when the hub does not answer."""
     try:
-        folder = huggingface_hub.snapshot_download(settings.repo, local_files_only=True, **_wanted(settings))
+        folder = huggingface_hub.snapshot_download(settings.repo, local_files_only=True, **_wanted(settings, _NEEDED))
     except LocalEntryNotFoundError:
         raise SetupError(
-            f"{settings.repo} cannot be downloaded ({quote(error, settings)}) and is not in the cache; "
-            "check the network and HF_HUB_OFFLINE, or serve a folder with source LOCAL"
+            f"{settings.repo} cannot be downloaded ({quote(error, settings)}) and is not in the cache, or not all of "
+            "it; check the network and HF_HUB_OFFLINE, or serve a folder with source LOCAL"
         ) from None
     log.warning("the hub does not answer (%s): using the cached %s", quote(error, settings), settings.repo)
     return folder
