@@ -117,7 +117,7 @@ def test_a_long_text_is_not_read_whole(tmp_path, monkeypatch):
     assert len(tokenizer.encode(["a"], truncate=True, prompt=long)[0].ids) == 64
     assert len(tokenizer.encode([("a", long)], truncate=True, max_second_tokens=9)[0].ids) == 13
     for refused in (long, ("a", long)):
-        with pytest.raises(Invalid, match=r"less than 64 tokens\. Given: more than 64 \(input 0\)"):
+        with pytest.raises(Invalid, match=r"at most 64 tokens\. Given: more than 64 \(input 0\)"):
             tokenizer.encode([refused], truncate=False)
     assert sum(read) < 2_000_000 and max(read) < 100_000
 

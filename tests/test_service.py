@@ -77,7 +77,7 @@ def test_what_is_refused(start_service):
         (service.embed(["a"] * 4), TooLarge, "batch size 4 > maximum allowed batch size 3"),
         (service.embed(["a"], dimensions=49), Invalid, "`dimensions` must be between 1 and 48"),
         (service.embed(["a"], options=Options(prompt_name="x")), Invalid, "`prompt_name` 'x'"),
-        (service.embed(["a " * 99], options=Options(truncate=False)), Invalid, "must have less than 64 tokens"),
+        (service.embed(["a " * 99], options=Options(truncate=False)), Invalid, "must have at most 64 tokens"),
         (service.tokenize(["a"] * 4), TooLarge, "batch size 4"),
         (service.embed(["a"], options=Options(deadline=time.monotonic() - 1)), Expired, "deadline"),
     ]:

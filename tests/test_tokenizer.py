@@ -94,9 +94,9 @@ def test_no_token_is_left_of_a_text_that_has_no_room():
 
 
 def test_long_texts_are_refused_without_truncation(tokenizer):
-    with pytest.raises(Invalid, match=r"must have less than 64 tokens\. Given: \d+ \(input 1\)"):
+    with pytest.raises(Invalid, match=r"must have at most 64 tokens\. Given: \d+ \(input 1\)"):
         tokenizer.encode(["the cat", "the cat " * 100], truncate=False)
-    with pytest.raises(Invalid, match=r"must have less than 64 tokens\. Given: \d+ \(input 1\)"):
+    with pytest.raises(Invalid, match=r"must have at most 64 tokens\. Given: \d+ \(input 1\)"):
         tokenizer.encode(["the cat", ("the cat", "the cat " * 100)], truncate=False)
 
 

@@ -26,7 +26,7 @@
 
 import math
 from reprlib import Repr
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 _REPR = Repr()
 _REPR.maxlevel, _REPR.maxstring = 2, 80
@@ -60,15 +60,21 @@ def printable(text: str) -> str:
 
 
 class Error(Exception):
-    """`status` and `kind` go to the client with the message; `param` names the field at fault."""
+    """`status` and `kind` go to the client with the message; `param` names the field at fault, and `place` an input
+    among those of the call, which whoever knows it puts into `item`."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "Backend"
 
-    def __init__(self, message: str, *, param: str | None = None):
-        super().__init__(message)
-        self.message = message
-        self.param = param
+    def __init__(self, message: str, *, param: str | None = None, place: int | None = None):
+        self.message = message if place is None else f"{message} (input {place})"
+        super().__init__(self.message)
+        self.param, self.place, self.item = param, place, None
+        self._bare = message
+
+    def called(self, name: str, place: int | None) -> Self:
+        """The same of a field by the name that its client gave it, and of the input at its place there."""
+        return type(self)(self._bare.replace(f"`{self.param}`", f"`{name}`"), param=name, place=place)
 
     @property
     def headers(self) -> dict[str, str]:

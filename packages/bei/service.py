@@ -350,7 +350,7 @@ class Service:
         """A list of Entity for each text; texts of any length are read in windows unless `truncate` is false."""
         self._require("Model is not a token classification model", "entities")
         tokenizer, labels = self._tokenizer, self.checkpoint.labels
-        read = partial(tokenizer.windows, texts, truncate=options.truncate is not False)
+        read = _naming(texts, partial(tokenizer.windows, texts, truncate=options.truncate is not False))
         answered = _LABEL if raw_scores else _ENTITY / len(labels)
         windows, rows, usage = await self._run(texts, read, options, answered=answered)
 
@@ -384,9 +384,8 @@ class Service:
         self._check_ready()
         self._check_size(ids)
         with self._admission():
-            return await self._off_loop(
-                lambda: self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens), of=ids
-            )
+            read = _naming(ids, partial(self._tokenizer.decode, ids, skip_special_tokens=skip_special_tokens))
+            return await self._off_loop(read, of=ids)
 
     async def check(self) -> None:
         """Raises NotReady unless requests are answered and the engine finished a real forward in the last 30 s;
@@ -429,6 +428,8 @@ class Service:
             "document": list(dict.fromkeys(second for _, second in pairs)),
         }
         late = self._is("multi_vector")
+        if late and options.prompt_name is not None:
+            raise Invalid("`prompt_name`: a ColBERT model has its own for either side of a pair", param="prompt_name")
 
         def read() -> list[Encoding]:
             queries = self._read(sides["query"], options, "query" if late else None)
@@ -483,7 +484,8 @@ class Service:
         tokenizer = self._narrowed(options)
         prompt = tokenizer.role_prompt(role) if role and not options.prompt_name else self._prompt(options)
         templated = self.checkpoint.pair_template is not None
-        return tokenizer.encode(
+        read = partial(
+            tokenizer.encode,
             inputs,
             truncate=self.settings.auto_truncate if options.truncate is None else options.truncate,
             direction=options.truncation_direction or self.checkpoint.truncation_side,
@@ -492,6 +494,7 @@ class Service:
             role=role,
             max_second_tokens=options.max_document_tokens,
         )
+        return _naming(inputs, read)()
 
     def _narrowed(self, options: Options) -> Tokenizer:
         if options.max_tokens is None and options.add_special_tokens:
@@ -612,10 +615,23 @@ class Service:
 
     def _check_size(self, inputs: Sequence[object]) -> None:
         if not inputs:
-            raise Empty("`inputs` cannot be empty")
+            raise Empty("`inputs` cannot be empty", param="inputs")
         limit = self.settings.max_client_batch_size
         if len(inputs) > limit:
             raise TooLarge(f"batch size {len(inputs)} > maximum allowed batch size {limit}")
+
+
+def _naming(inputs: Sequence[object], read: Callable[[], R]) -> Callable[[], R]:
+    """`read`, whose errors know the input that they are about."""
+
+    def reading() -> R:
+        try:
+            return read()
+        except Error as error:
+            error.item = None if error.place is None else inputs[error.place]
+            raise
+
+    return reading
 
 
 def _is_brief(inputs: Sequence[object], options: Options) -> bool:

@@ -89,9 +89,9 @@ def test_a_call_that_is_cancelled_is_no_longer_in_flight(start_service, tiny_che
     assert "bei_requests_in_flight" not in new
 
 
-def test_what_the_host_says_is_counted_too():
-    small = Call("POST", "/embed")
-    new = gained(lambda: (asyncio.run(api.refuse(small, TooLarge("big"))), api.lost(small, ClientGone("gone"))))
+def test_what_the_host_says_is_counted_too(start_service):
+    service, small, large = start_service(), Call("POST", "/embed"), TooLarge("big")
+    new = gained(lambda: (asyncio.run(api.refuse(service, small, large)), api.lost(small, ClientGone("gone"))))
     assert new['bei_requests_total{path="/embed",status="413"}'] == 1
     assert new['bei_requests_total{path="/embed",status="499"}'] == new['bei_cancelled_total{reason="disconnect"}'] == 1
 

@@ -218,14 +218,14 @@ def test_documents_are_cut_to_max_tokens_per_doc(reranker):
         ("/rerank", {"texts": TEXTS}, 422, "`query` is required"),
         ("/rerank", {"query": QUERY}, 422, "`texts` is required"),
         ("/rerank", {"query": 3, "texts": TEXTS}, 422, "`query` should be a valid string"),
-        ("/rerank", {"query": "", "texts": ["a", ""]}, 400, "`inputs` cannot be empty (input 1)"),
+        ("/rerank", {"query": "", "texts": ["a", ""]}, 400, "`texts` cannot be empty (input 1)"),
         ("/v1/rerank", {"query": QUERY, "documents": [{"title": "x"}]}, 422, "`documents` must be a list of strings"),
         ("/v2/rerank", {"query": QUERY, "documents": TEXTS, "top_n": -1}, 422, "`top_n` should be greater than or eq"),
         (
             "/rerank",
             {"query": "a " * 90, "texts": ["b"], "truncate": False},
             422,
-            "`inputs` must have less than 64 tok",
+            "`texts` must have at most 64 tok",
         ),
         ("/predict", {"inputs": [["a", "b", "c"]]}, 422, "`inputs` must be lists of one text or of a pair"),
         ("/predict", {"inputs": []}, 400, "`inputs` cannot be empty"),
@@ -419,8 +419,8 @@ def test_cohere_s_embed(services):
         ({"texts": []}, 400, "`texts` cannot be empty"),
         ({"images": ["x"]}, 422, "`images` ['x'] is not possible here"),
         ({"texts": ["a"], "embedding_types": ["int8"]}, 422, "`embedding_types` int8 and uint8 need a calibration"),
-        ({"texts": ["a"], "output_dimension": 99}, 422, "`dimensions` must be between 1 and 48"),
-        ({"texts": ["a " * 99], "truncate": "NONE"}, 422, "`inputs` must have less than 64 tokens"),
+        ({"texts": ["a"], "output_dimension": 99}, 422, "`output_dimension` must be between 1 and 48"),
+        ({"texts": ["a " * 99], "truncate": "NONE"}, 422, "`texts` must have at most 64 tokens"),
     ],
 )
 def test_cohere_s_embed_refuses(services, body, status, message):

@@ -154,7 +154,7 @@ def test_other_models_are_told_where_to_go(tmp_path, head, flags, task, route):
 def test_a_text_that_the_model_refuses_is_named_with_its_rows(tmp_path, tiny_folder):
     (tmp_path / "in.txt").write_text("cat\n" * 5 + "dog " * 99 + "\n")
     settings = Settings.load(tiny_config(tiny_folder), environ={}, engine="null", auto_truncate=False)
-    with pytest.raises(bulk.SetupError, match=r"in.txt: rows 5 to 6: .*must have less than 64 tokens"):
+    with pytest.raises(bulk.SetupError, match=r"in.txt: rows 5 to 6: .*must have at most 64 tokens"):
         bulk.embed(settings, tmp_path / "in.txt", tmp_path / "out.npy", part_rows=2)
 
 

@@ -154,5 +154,5 @@ def test_alone_and_together(entities):
 
 
 def test_without_truncation_a_long_text_is_refused(entities):
-    with pytest.raises(Invalid, match=r"must have less than 64 tokens\. Given: \d+ \(input 1\)"):
+    with pytest.raises(Invalid, match=r"must have at most 64 tokens\. Given: \d+ \(input 1\)"):
         entities(["the cat", "the cat " * 40], options=Options(truncate=False))

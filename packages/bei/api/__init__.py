@@ -11,8 +11,9 @@ from bei import logs, metrics, tracing
 from bei.api import cohere, cors, infinity, openai, openapi, operations, shared, tei, vllm
 from bei.api.bodies import read
 from bei.api.call import Call, authorize, check_content_type
+from bei.api.fields import Body
 from bei.api.observation import Observation
-from bei.api.reply import Reply, finish, render, render_error
+from bei.api.reply import Reply, Result, finish, render, render_error
 from bei.api.routes import Route
 from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound, one_line
 from bei.service import Service
@@ -93,13 +94,21 @@ async def _compute(route: Route, service: Service, call: Call, seen: Observation
     try:
         body = await read(route.adapter, call.body, service.settings, service.in_flight.admit)
         seen.computing()
-        result = await route.handler(service, body, call)
+        result = await _handle(route, service, body, call)
     except (Exception, asyncio.CancelledError) as fault:
         seen.failed(fault, body, scored=_scores(service))
         raise
     if result.usage is not None:
         seen.answered(result.texts, result.usage, scored=_scores(service))
     return await render(result, call, _device(service))
+
+
+async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result:
+    """The answer to a body, or an error in its words."""
+    try:
+        return await route.handler(service, body, call)
+    except Error as error:
+        raise body.in_its_words(error) from None
 
 
 def _find(call: Call) -> Route:

@@ -1,5 +1,6 @@
 """The dialect of Cohere: rerank, which Jina's and infinity's clients speak, too, and embed in both versions."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from bei.api.openai import TokenUsage, token_usage
 from bei.api.readings import Pairs, Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
-from bei.errors import Empty, Invalid
+from bei.errors import Invalid
 from bei.service import Service, Usage
 
 _TEXT = {"type": "string"}
@@ -42,6 +43,9 @@ class CohereRerank(Pairs):
     top_n: TopN = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: StrictBool | None = None
 
+    def given(self) -> Mapping[str, Any]:
+        return {"query": self.query, "documents": self.documents}
+
 
 EmbeddingType = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 
@@ -49,6 +53,9 @@ EmbeddingType = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 class CohereEmbed(Vectors):
     texts: list[StrictStr]
     embedding_types: list[EmbeddingType] | None = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"texts": self.texts}
 
 
 class DocumentText(TypedDict):
@@ -109,8 +116,6 @@ def _meta(call: Call, usage: Usage, **units: int) -> Meta:
 
 async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
     """Best first. The bare path never carries documents: its clients disagree on their shape."""
-    if not body.documents:
-        raise Empty("`documents` cannot be empty")
     options = body.options(service, call)
     answer = await service.rerank(body.query, body.documents, scoring=body.scoring(), options=options)
     with_documents = body.return_documents and call.path != "/rerank"
@@ -135,8 +140,6 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
 
 async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
     """Version 1 answers a plain list unless types are asked for; version 2 by type, floats unless asked."""
-    if not body.texts:
-        raise Empty("`texts` cannot be empty")
     if set(body.embedding_types or ()) & {"int8", "uint8"}:
         raise Invalid(
             "`embedding_types` int8 and uint8 need a calibration that this model lacks; use float, base64, binary or "

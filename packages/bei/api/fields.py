@@ -3,12 +3,12 @@
 A field that no family knows is ignored, and null means unset, for clients send both.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, StrictStr, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, PrivateAttr, StrictStr, model_validator
 
-from bei.errors import Invalid, short
+from bei.errors import Error, Invalid, short
 
 CHANGING: Mapping[str, tuple[Any, ...]] = {
     # how a text is read: TEI, Cohere, Voyage, vLLM, Jina, NVIDIA, SGLang
@@ -78,28 +78,40 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     unread: ClassVar[frozenset[str]] = frozenset(CHANGING)
-    synonyms: ClassVar[tuple[frozenset[str], ...]] = ()
+    synonyms: ClassVar[Mapping[str, frozenset[str]]] = {}
+    _names: Mapping[str, str] = PrivateAttr(default_factory=dict)  # field → what it is called in what was sent
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        names = [_names(name, field.validation_alias) for name, field in cls.model_fields.items()]
-        cls.unread = frozenset(CHANGING).difference(*names)
-        cls.synonyms = tuple(of for of in names if len(of) > 1)
+        names = {name: _aliases(name, field.validation_alias) for name, field in cls.model_fields.items()}
+        cls.unread = frozenset(CHANGING).difference(*names.values())
+        cls.synonyms = {name: of for name, of in names.items() if len(of) > 1}
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _refuse(cls, sent: Any) -> Any:
-        if isinstance(sent, dict):
-            for name in sent.keys() & cls.unread:
-                if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
-                    raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
-            for names in cls.synonyms:
-                if len(twice := sorted(names & sent.keys())) > 1:
-                    raise Invalid(f"`{twice[0]}` and `{twice[1]}` say the same; send one of them", param=twice[0])
-        return sent
+    def _read(cls, sent: Any, build: Callable[[Any], Self]) -> Self:
+        if not isinstance(sent, dict):
+            return build(sent)
+        for name in sent.keys() & cls.unread:
+            if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
+                raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
+        called = {}
+        for name, names in cls.synonyms.items():
+            given = sorted(names & sent.keys())
+            if len(given) > 1:
+                raise Invalid(f"`{given[0]}` and `{given[1]}` say the same; send one of them", param=given[0])
+            called |= dict.fromkeys([name], *given) if given else {}
+        part = build(sent)
+        if called:
+            part._names = called
+        return part
+
+    def name_of(self, field: str) -> str:
+        """What the client called a field."""
+        return self._names.get(field, field)
 
 
-def _names(name: str, alias: Any) -> frozenset[str]:
+def _aliases(name: str, alias: Any) -> frozenset[str]:
     return frozenset(map(str, alias.choices)) if isinstance(alias, AliasChoices) else frozenset((name,))
 
 
@@ -111,6 +123,30 @@ class Body(Part):
     """With one model served, any name of it is taken."""
 
     model: StrictStr | None = None
+
+    def given(self) -> Mapping[str, Any]:
+        """Its inputs by the name of their field: one, or a list of them. The last field is the one that must have
+        some."""
+        return {}
+
+    def in_its_words(self, error: Error) -> Error:
+        """An error of the service, which names fields in its own way, as the client wrote this body."""
+        if error.param is None:
+            return error
+        name, place = self.name_of(error.param), error.place
+        if error.param == "inputs" and self.given():
+            name, place = self._find(error.item)
+        return error if (name, place) == (error.param, error.place) else error.called(name, place)
+
+    def _find(self, item: Any) -> tuple[str, int | None]:
+        """The field that holds an input, and its place there; of a pair, that of its second text."""
+        fields = {name: given if isinstance(given, list) else [given] for name, given in self.given().items()}
+        last = next(reversed(fields))
+        found = (name for name, given in fields.items() if item is not None and item in given)
+        name = next(found, last)
+        wanted = item if item in fields[name] or not isinstance(item, tuple) else item[1]
+        listed = wanted in fields[name] and isinstance(self.given()[name], list)
+        return name, fields[name].index(wanted) if listed else None
 
 
 T = TypeVar("T")

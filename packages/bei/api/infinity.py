@@ -1,7 +1,8 @@
 """The dialect of infinity where it is not OpenAI's or Cohere's: classify."""
 
 import time
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 from uuid import uuid4
 
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
@@ -18,6 +19,9 @@ from bei.service import Service
 
 class Classify(Reading, Scored):
     input: Texts
+
+    def given(self) -> Mapping[str, Any]:
+        return {"input": self.input}
 
 
 class Classification(TypedDict):

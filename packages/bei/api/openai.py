@@ -1,5 +1,6 @@
 """OpenAI's dialect: embeddings and the list of models."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -26,6 +27,9 @@ class OpenAIEmbeddings(Vectors):
     input: Inputs
     encoding_format: Encoding | None = None
     embedding_type: Annotated[Encoding | None, BeforeValidator(_only)] = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"input": self.input}
 
 
 class Embedding(TypedDict):

@@ -89,6 +89,11 @@ class Reading(Cut):
             name = prompts.of_kind(service.prompts(), sent[0], getattr(self, sent[0]))
         return replace(cut, prompt_name=name, instruction=self.instruction)
 
+    def name_of(self, field: str) -> str:
+        if field == "prompt_name":
+            return next((name for name in _PROMPTS if getattr(self, name) is not None), field)
+        return super().name_of(field)
+
 
 class Vectors(Reading):
     """How embeddings are finished. llama.cpp's `embd_normalize` is 2 or -1."""
@@ -110,6 +115,9 @@ class Vectors(Reading):
         sizes = {name: getattr(self, name) or None for name in ("dimensions", "output_dimension")}
         return {"normalize": unit is not False, "dimensions": agreed(sizes)}
 
+    def name_of(self, field: str) -> str:
+        return "output_dimension" if field == "dimensions" and not self.dimensions else super().name_of(field)
+
 
 class Scored(Body):
     """`raw_scores` true, or vLLM's `use_activation` false, answers logits as they are."""
@@ -126,9 +134,11 @@ class Scored(Body):
 class Pairs(Cut, Scored):
     """`instruction` is what a language model is asked of a pair; the second text is cut to `max_tokens_per_doc`."""
 
+    prompt_name: StrictStr | None = None
     instruction: StrictStr | None = None
     max_tokens_per_doc: MaxTokens = None
 
     def options(self, service: Service, call: Call) -> Options:
         cut = super().options(service, call)
-        return replace(cut, instruction=self.instruction, max_document_tokens=self.max_tokens_per_doc or None)
+        most = self.max_tokens_per_doc or None
+        return replace(cut, prompt_name=self.prompt_name, instruction=self.instruction, max_document_tokens=most)

@@ -1,6 +1,6 @@
 """The dialect of text-embeddings-inference, and BEI's /predict_tokens, which is of its kind."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -25,12 +25,18 @@ _TEXT = {"type": "string"}
 class Embed(Vectors):
     inputs: Inputs
 
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs": self.inputs}
+
 
 class EmbedAll(Reading):
     """TEI's client sends `normalize`, too, and the values stay as the model has them, as TEI's do."""
 
     inputs: Inputs
     normalize: StrictBool | None = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs": self.inputs}
 
 
 class SimilarityInputs(Part):
@@ -42,16 +48,25 @@ class Similarity(Body):
     inputs: SimilarityInputs
     parameters: Reading | None = None
 
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs.source_sentence": self.inputs.source_sentence, "inputs.sentences": self.inputs.sentences}
+
 
 class Tokenize(Body):
     inputs: Texts
     add_special_tokens: StrictBool | None = None
     prompt_name: StrictStr | None = None
 
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs": self.inputs}
+
 
 class Decode(Body):
     ids: IdLists
     skip_special_tokens: StrictBool | None = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"ids": self.ids}
 
 
 class Rerank(Pairs):
@@ -61,6 +76,9 @@ class Rerank(Pairs):
     texts: list[StrictStr]
     return_text: StrictBool | None = None
     top_n: TopN = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"query": self.query, "texts": self.texts}
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,9 @@ class Predict(Reading, Scored):
     inputs: PredictInputs
     parameters: ClassificationParameters | None = None
 
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs": self.inputs.inputs}
+
 
 def _documents(value: Any) -> list[str]:
     """A text, texts, or texts each in a list of its own."""
@@ -145,6 +166,9 @@ class PredictTokens(EntityParameters, Body):
     truncation_direction: Side | None = None
     raw_scores: StrictBool | None = None
     parameters: EntityParameters | None = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs": self.inputs}
 
 
 class Token(TypedDict):
@@ -216,8 +240,6 @@ async def decode(service: Service, body: Decode, call: Call) -> Result:
 
 async def rerank(service: Service, body: Rerank, call: Call) -> Result:
     """In the order of the texts, as BEI; best first, as TEI, where the settings say so."""
-    if not body.texts:
-        raise Empty("`texts` cannot be empty")
     answer = await service.rerank(body.query, body.texts, scoring=body.scoring(), options=body.options(service, call))
     best = answer.order[: body.top_n or None].tolist()
     order = best if service.settings.rerank_order == "score" else sorted(best)

@@ -1,7 +1,8 @@
 """The dialect of vLLM: scores of pairs."""
 
 import time
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import AliasChoices, Field
@@ -24,6 +25,9 @@ class Score(Pairs):
     text_1: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
     text_2: Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
 
+    def given(self) -> Mapping[str, Any]:
+        return {self.name_of("text_1"): self.text_1, self.name_of("text_2"): self.text_2}
+
 
 class ScoreItem(TypedDict):
     index: int
@@ -43,9 +47,10 @@ class ScoreList(TypedDict):
 async def score(service: Service, body: Score, call: Call) -> Result:
     first, second = body.text_1, body.text_2
     if len(first) not in (1, len(second)):
+        one, other = body.given()
         raise Invalid(
-            f"`text_1` has {len(first)} texts and `text_2` {len(second)}; send one and many, or as many of each",
-            param="text_1",
+            f"`{one}` has {len(first)} texts and `{other}` {len(second)}; send one and many, or as many of each",
+            param=one,
         )
     pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
     answer = await service.score(pairs, scoring=body.scoring(), options=body.options(service, call))

@@ -162,10 +162,10 @@ class Tokenizer:
         encodings = []
         for i, item in enumerate(inputs):
             if not any(item) if isinstance(item, tuple) else not item:
-                raise Empty(f"`inputs` cannot be empty (input {i})")
+                raise Empty("`inputs` cannot be empty", param="inputs", place=i)
             encoding = self._encoded(i, item, bodies, how)
             if not len(encoding.ids):
-                raise Empty(f"`inputs` has a text without a token (input {i})")
+                raise Empty("`inputs` has a text without a token", param="inputs", place=i)
             encodings.append(encoding)
         return encodings
 
@@ -176,10 +176,10 @@ class Tokenizer:
         read = self._reader.each(texts, None if truncate else self._max_tokens + 1)
         for i, (text, parts) in enumerate(zip(texts, map(list, read), strict=True)):
             if not text:
-                raise Empty(f"`inputs` cannot be empty (input {i})")
+                raise Empty("`inputs` cannot be empty", param="inputs", place=i)
             tokens, continues = joined_tokens(parts), np.concatenate([self._continues(text, part) for part in parts])
             if not len(tokens) + self._single.size:
-                raise Empty(f"`inputs` has a text without a token (input {i})")
+                raise Empty("`inputs` has a text without a token", param="inputs", place=i)
             counted = len(text) <= WHOLE[0]
             self._check_length(i, len(tokens) + self._single.size, self._max_tokens, truncate, counted=counted)
             found.append(list(windows_of(text, tokens, continues, self._single, self._max_tokens)))
@@ -316,9 +316,10 @@ class Tokenizer:
         """Raises Invalid. `counted`: there are no more `tokens` than that."""
         if tokens > limit and not truncate:
             given = tokens if counted else f"more than {limit}"
-            raise Invalid(f"`inputs` must have less than {limit} tokens. Given: {given} (input {index})")
+            raise Invalid(f"`inputs` must have at most {limit} tokens. Given: {given}", param="inputs", place=index)
 
     def _check_ids(self, index: int, ids: list[int]) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocab_size), None)
         if wrong is not None:
-            raise Invalid(f"token id {wrong} is outside the vocabulary of {self._vocab_size} (input {index})")
+            reason = f"token id {wrong} is outside the vocabulary of {self._vocab_size}"
+            raise Invalid(f"`inputs`: {reason}", param="inputs", place=index)
