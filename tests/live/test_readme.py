@@ -1,12 +1,14 @@
 """What the README tells a newcomer to run, run on real weights; what it says comes of it, compared."""
 
 import math
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.servers import ROOT, serving
@@ -106,3 +108,15 @@ def test_a_recipe(tmp_path, config, command, answer):
     with serving(log=tmp_path / "log", config=ROOT / config) as url:
         found = asked(command, url)
     assert agree(answer, found), found
+
+
+def test_files_of_texts(tmp_path):
+    """The command of `bei embed`, on a file that it names."""
+    (command,) = re.findall(r"^\.venv/bin/(bei embed \S+\.jsonl [^\n]+)$", README, re.MULTILINE)
+    _, _, source, target, *flags = command.split()
+    (tmp_path / source).write_text('{"body": "What is Deep Learning?"}\n{"body": "music"}\n')
+    words = [sys.executable, "-P", "-m", "bei.cli", "embed", source, target, *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "BEI_CONFIG": str(ROOT / "config.yaml")}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / target)["embedding"].type.list_size == 384

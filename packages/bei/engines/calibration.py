@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tokenizers import Tokenizer
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, Calibration
-from bei.errors import SetupError, one_line
+from bei.errors import SetupError, one_line, short
 
 log = logging.getLogger("bei")
 
@@ -50,15 +50,22 @@ def _texts(dataset: str) -> Iterator[str]:
 
 
 def _from_file(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        match file.suffix:
-            case ".jsonl":
-                yield from _of_rows((json.loads(line) for line in lines if line.strip()), file.name)
-            case ".csv" | ".tsv":
-                rows = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
-                yield from _of_rows(rows, file.name)
-            case _:
-                yield from (line.strip() for line in lines if line.strip())
+    try:
+        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+            yield from _of_lines(lines, file)
+    except (OSError, ValueError, RecursionError, csv.Error) as exc:
+        raise SetupError(f"calib_dataset {file} cannot be read: {one_line(exc)}") from None
+
+
+def _of_lines(lines: TextIO, file: Path) -> Iterator[str]:
+    match file.suffix:
+        case ".jsonl":
+            yield from _of_rows((json.loads(line) for line in lines if line.strip()), file.name)
+        case ".csv" | ".tsv":
+            rows = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
+            yield from _of_rows(rows, file.name)
+        case _:
+            yield from (line.strip() for line in lines if line.strip())
 
 
 def _from_hub(name: str) -> Iterator[str]:
@@ -79,6 +86,8 @@ def _from_hub(name: str) -> Iterator[str]:
 
 def _of_rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
     for row in rows:
+        if not isinstance(row, Mapping):
+            raise SetupError(f"calib_dataset {name}: a row is {short(row)}, not an object")
         column = next((column for column in _COLUMNS if row.get(column)), None)
         if column is None:
             raise SetupError(f"calib_dataset {name}: a row has none of the columns {', '.join(_COLUMNS)}")
