@@ -1,8 +1,12 @@
 """Work in threads counts until it ends, and ends when nobody waits."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -87,3 +91,40 @@ def test_the_error_of_work_that_nobody_wants_is_seen_by_nobody(pool, caplog):
     asyncio.run(scenario())
     assert not caplog.records
     assert issubclass(Unwanted, Exception)
+
+
+@pytest.mark.parametrize("end", ["answered", "failed", "cancelled"])
+def test_what_work_holds_goes_with_it(pool, end):
+    """No ring holds it until the collector comes by."""
+    entered, go = threading.Event(), threading.Event()
+
+    class Body:
+        pass
+
+    def work(body):
+        entered.set()
+        assert go.wait(LIMIT)
+        if end == "failed":
+            raise ValueError
+
+    async def ask() -> weakref.ref:
+        body = Body()
+        asking = asyncio.ensure_future(off_loop(pool, partial(work, body)))
+        await asyncio.to_thread(entered.wait, LIMIT)
+        if end == "cancelled":
+            asking.cancel()
+            await asyncio.sleep(0)
+        go.set()
+        with suppress(ValueError, asyncio.CancelledError):
+            await asking
+        del asking  # it holds its error, whose traceback holds this
+        return weakref.ref(body)
+
+    gc.collect()
+    gc.disable()
+    try:
+        ref = asyncio.run(ask())
+        pool.submit(int).result(LIMIT)  # its thread forgets what it ran last
+        assert ref() is None
+    finally:
+        gc.enable()

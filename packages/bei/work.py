@@ -38,6 +38,8 @@ async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
         job.cancel()  # unless it runs
         await _ended(ended)
         raise
+    finally:
+        del job, ended  # an error in them holds this frame: a ring, with all that the work was about
 
 
 async def _ended(future: asyncio.Future) -> None:

@@ -1,8 +1,11 @@
 """The ASGI application in this process, against a client whose every message the test chooses."""
 
 import asyncio
+import gc
 import json
 import threading
+import time
+import tracemalloc
 from pkgutil import resolve_name
 
 import pytest
@@ -131,3 +134,37 @@ def test_an_answer_that_is_not_read_in_time_ends_the_connection(start_service, m
     assert sent == 0
     assert "its client did not read the answer" in caplog.text
     assert service.in_flight.held == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "inputs"),
+    [
+        (200, ["the cat " * 10_000] * 20),
+        (413, [[]] * 400_000),
+        (413, ["a"] * 30_000 + ["a" * 1_000_000]),
+        (413, ["the cat " * 100] * 2049),
+        (422, ["the cat " * 10_000] * 20 + [3]),
+        (400, "\ud800" * 300_000),
+    ],
+    ids=["answered", "too many values", "too many texts", "a large batch", "a wrong field", "no JSON"],
+)
+def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
+    """Not until the collector comes by, either."""
+    service = start_service()
+
+    async def one() -> int:
+        return await Client(asgi(service), "/embed", {"inputs": inputs}).answer()
+
+    asyncio.run(one())
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert {asyncio.run(one()) for _ in range(4)} == {status}
+        end = time.monotonic() + LIMIT
+        while tracemalloc.get_traced_memory()[0] > 1_000_000:  # a thread may not be done with it
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        tracemalloc.stop()
+        gc.enable()
