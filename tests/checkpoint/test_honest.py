@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -185,6 +186,41 @@ def test_a_module_that_reads_elsewhere_is_refused(tmp_path, kind, config, messag
         {"linear.weight": np.ones((1, 48), np.float32), "linear.bias": np.ones(1, np.float32)},
         folder / "2" / "model.safetensors",
     )
+    with pytest.raises(SetupError, match=message):
+        read(folder, "m")
+
+
+def test_arguments_for_transformers_are_obeyed(tmp_path, start_service):
+    """sentence_bert_config.json overrules config.json, under the names of either edition."""
+    folder = save(tmp_path, random_model("bert"), pooling={"pooling_mode": "mean", "embedding_dimension": 48})
+    plain = read(folder, "m").spec
+    for name in ("config_kwargs", "config_args", "model_kwargs", "model_args"):
+        write_json(folder / "sentence_bert_config.json", {name: {"hidden_act": "relu", "trust_remote_code": True}})
+        assert read(folder, "m").spec == replace(plain, activation="relu")
+    write_json(folder / "sentence_bert_config.json", {"config_kwargs": {"hidden_act": "relu"}})
+    checkpoint = read(folder, "m")
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(asyncio.run(service.embed(TEXTS, normalize=False)).rows, expected, atol=2e-5)
+    write_json(folder / "sentence_bert_config.json", {"processor_kwargs": {"model_max_length": 7}})
+    assert read(folder, "m").max_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"processor_kwargs": {"do_lower_case": False}}, "processor_kwargs: 'do_lower_case' is not supported"),
+        ({"tokenizer_args": {"add_eos_token": True}}, "processor_kwargs: 'add_eos_token' is not supported"),
+        ({"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kwargs: 'max_length' is not supported"),
+        ({"processing_kwargs": {"common": {"add_special_tokens": False}}}, "processing_kwargs: 'add_special_tokens'"),
+        ({"modality_config": {"text": {"method_output_name": "pooler_output"}}}, "last hidden states"),
+        ({"module_output_name": "sentence_embedding"}, "last hidden states"),
+        ({"config_kwargs": {"hidden_act": "strange"}}, "activation 'strange'"),
+    ],
+)
+def test_arguments_for_transformers_are_refused(tmp_path, stated, message):
+    folder = save(tmp_path, random_model("bert"))
+    write_json(folder / "sentence_bert_config.json", stated)
     with pytest.raises(SetupError, match=message):
         read(folder, "m")
 

@@ -246,6 +246,10 @@ BROKEN = {
         "module 'LSTM' is not supported",
     ),
     "no pooling file": (lambda f: (f / "1_Pooling" / "config.json").unlink(), "1_Pooling/config.json is missing"),
+    "unknown flag of pooling": (
+        lambda f: write_json(f / "1_Pooling" / "config.json", {"pooling_mode_attention_tokens": True}),
+        "'pooling_mode_attention_tokens' is not supported",
+    ),
     "unknown pooling": (
         lambda f: write_json(f / "1_Pooling" / "config.json", {"pooling_mode": "median"}),
         "'median' is not",

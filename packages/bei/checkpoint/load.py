@@ -15,6 +15,7 @@ from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
 from bei.checkpoint.m3 import M3
 from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, read_modules, read_size, special_token
+from bei.checkpoint.options import check_options, max_length, with_options
 from bei.checkpoint.reranking import PairTemplate, pair_template
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
 from bei.checkpoint.tensors import Tensors
@@ -196,7 +197,9 @@ def _open(folder: Path, name: str, asked: _Asked) -> Source:
         raise SetupError(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
         )
-    config = own_code.with_attention(config, asked.attention)
+    limits = read_limits(modules.encoder)
+    check_options(limits)
+    config = own_code.with_attention(with_options(config, limits), asked.attention)
     family = architectures.family(config)
     check_counts(config)
     spec = family.spec(config)
@@ -207,7 +210,7 @@ def _open(folder: Path, name: str, asked: _Asked) -> Source:
         modules=modules,
         family=family,
         spec=spec,
-        limits=read_limits(modules.encoder),
+        limits=limits,
         tokenizer_file=_tokenizer_file(folder, modules),
         pooling=asked.pooling,
         template=pair_template(folder, config, name, asked.rerank_template),
@@ -266,7 +269,7 @@ def _reads_types(folder: Path) -> bool:
 
 def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_num_tokens: int) -> int:
     """The smallest of: max_seq_length, else the tokenizer's model_max_length; the positions; max_num_tokens."""
-    stated = limits.get("max_seq_length") or read_json(folder / "tokenizer_config.json").get("model_max_length")
+    stated = max_length(limits) or read_json(folder / "tokenizer_config.json").get("model_max_length")
     stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
     return min(stated, spec.max_tokens, max_num_tokens)
 

@@ -203,6 +203,9 @@ def _pooling(file: Path) -> Pooling:
     config = read_json(file)
     if not config:
         raise SetupError(f"{file} is missing, although modules.json names it; download the checkpoint again")
+    strange = [flag for flag, on in config.items() if flag.startswith("pooling_mode_") and on and flag not in _FLAGS]
+    if strange:
+        raise SetupError(f"{file}: {short(strange[0])} is not supported; supported: {', '.join(_FLAGS)}")
     modes = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     unknown = [mode for mode in modes if mode not in _MODES]
