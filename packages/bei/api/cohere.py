@@ -10,6 +10,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from bei.api.bodies import TopN
 from bei.api.call import Call
+from bei.api.fields import Synonyms
 from bei.api.openai import TokenUsage, token_usage
 from bei.api.readings import Pairs, Vectors
 from bei.api.reply import Result, vector
@@ -35,7 +36,7 @@ DocumentTexts = Annotated[
 ]
 
 
-class CohereRerank(Pairs):
+class CohereRerank(Synonyms, Pairs):
     """Unset or 0, `top_n` (Voyage's `top_k`) is all."""
 
     query: StrictStr

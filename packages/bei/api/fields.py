@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, PrivateAttr, StrictStr, model_validator
+from pydantic.fields import FieldInfo
 
 from bei.errors import Error, Invalid, short
 
@@ -78,40 +79,23 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     unread: ClassVar[frozenset[str]] = frozenset(CHANGING)
-    synonyms: ClassVar[Mapping[str, frozenset[str]]] = {}
-    _names: Mapping[str, str] = PrivateAttr(default_factory=dict)  # field → what it is called in what was sent
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        names = {name: _aliases(name, field.validation_alias) for name, field in cls.model_fields.items()}
-        cls.unread = frozenset(CHANGING).difference(*names.values())
-        cls.synonyms = {name: of for name, of in names.items() if len(of) > 1}
+        cls.unread = frozenset(CHANGING).difference(*map(_names, cls.model_fields.items()))
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _read(cls, sent: Any, build: Callable[[Any], Self]) -> Self:
-        if not isinstance(sent, dict):
-            return build(sent)
-        for name in sent.keys() & cls.unread:
-            if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
-                raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
-        called = {}
-        for name, names in cls.synonyms.items():
-            given = sorted(names & sent.keys())
-            if len(given) > 1:
-                raise Invalid(f"`{given[0]}` and `{given[1]}` say the same; send one of them", param=given[0])
-            called |= dict.fromkeys([name], *given) if given else {}
-        part = build(sent)
-        if called:
-            part._names = called
-        return part
-
-    def name_of(self, field: str) -> str:
-        """What the client called a field."""
-        return self._names.get(field, field)
+    def _refuse(cls, sent: Any) -> Any:
+        if isinstance(sent, dict) and not cls.unread.isdisjoint(sent):
+            for name in sent.keys() & cls.unread:
+                if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
+                    raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
+        return sent
 
 
-def _aliases(name: str, alias: Any) -> frozenset[str]:
+def _names(field: tuple[str, FieldInfo]) -> frozenset[str]:
+    name, alias = field[0], field[1].validation_alias
     return frozenset(map(str, alias.choices)) if isinstance(alias, AliasChoices) else frozenset((name,))
 
 
@@ -123,6 +107,10 @@ class Body(Part):
     """With one model served, any name of it is taken."""
 
     model: StrictStr | None = None
+
+    def name_of(self, field: str) -> str:
+        """What the client called a field."""
+        return field
 
     def given(self) -> Mapping[str, Any]:
         """Its inputs by the name of their field: one, or a list of them. The last field is the one that must have
@@ -147,6 +135,28 @@ class Body(Part):
         wanted = item if item in fields[name] or not isinstance(item, tuple) else item[1]
         listed = wanted in fields[name] and isinstance(self.given()[name], list)
         return name, fields[name].index(wanted) if listed else None
+
+
+class Synonyms(Body):
+    """Some of its fields have several names, of which a client sends one."""
+
+    _called: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _note_names(cls, sent: Any, build: Callable[[Any], Self]) -> Self:
+        called = {}
+        for name, field in cls.model_fields.items() if isinstance(sent, dict) else ():
+            given = sorted(_names((name, field)) & sent.keys())
+            if len(given) > 1:
+                raise Invalid(f"`{given[0]}` and `{given[1]}` say the same; send one of them", param=given[0])
+            called |= {name: given[0]} if given else {}
+        body = build(sent)
+        body._called = called
+        return body
+
+    def name_of(self, field: str) -> str:
+        return self._called.get(field, field)
 
 
 T = TypeVar("T")

@@ -46,6 +46,8 @@ class Cut(Body):
 
     def options(self, service: Service, call: Call) -> Options:
         """Raises Invalid where two fields contradict each other, or name no prompt."""
+        if self.model_fields_set.isdisjoint(_CUT):
+            return Options(deadline=deadline(call))
         sides = {"truncation_direction": self.truncation_direction, "truncation_side": self.truncation_side}
         side = agreed({name: of and of.lower() for name, of in sides.items()} | {"truncate": self._end()})
         most = self.truncate_prompt_tokens
@@ -67,6 +69,7 @@ class Cut(Body):
         return self.truncate if isinstance(self.truncate, str) else None
 
 
+_CUT = frozenset(Cut.model_fields) - {"model"}
 _PROMPTS = ("prompt_name", "instruction", "input_type", "task")
 
 
@@ -81,6 +84,8 @@ class Reading(Cut):
 
     def options(self, service: Service, call: Call) -> Options:
         cut = super().options(service, call)
+        if self.model_fields_set.isdisjoint(_PROMPTS):
+            return cut
         sent = [name for name in _PROMPTS if getattr(self, name) is not None]
         if len(sent) > 1:
             raise Invalid(f"`{sent[1]}` cannot be set with `{sent[0]}`; send one of them", param=sent[1])
@@ -107,6 +112,8 @@ class Vectors(Reading):
 
     def finish(self) -> dict[str, Any]:
         """Arguments for `Service.embed`."""
+        if self.model_fields_set.isdisjoint(_FINISH):
+            return {}
         of_llama = None if self.embd_normalize is None else self.embd_normalize == 2
         unit = agreed(
             {name: getattr(self, name) for name in ("normalize", "normalized", "use_activation")}
@@ -117,6 +124,9 @@ class Vectors(Reading):
 
     def name_of(self, field: str) -> str:
         return "output_dimension" if field == "dimensions" and not self.dimensions else super().name_of(field)
+
+
+_FINISH = frozenset(Vectors.model_fields) - frozenset(Reading.model_fields)
 
 
 class Scored(Body):

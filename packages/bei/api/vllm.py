@@ -10,6 +10,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from bei.api.bodies import Texts
 from bei.api.call import Call
+from bei.api.fields import Synonyms
 from bei.api.openai import TokenUsage, token_usage
 from bei.api.readings import Pairs
 from bei.api.reply import Result
@@ -18,7 +19,7 @@ from bei.errors import Invalid
 from bei.service import Service
 
 
-class Score(Pairs):
+class Score(Synonyms, Pairs):
     """One text against one or many, or as many against as many. Also read: `queries` and `documents` or `items`,
     `data_1` and `data_2`."""
 
