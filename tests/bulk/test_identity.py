@@ -22,7 +22,7 @@ OF_NO_ROW = {
     *("json_output", "access_log", "otlp_endpoint", "otlp_service_name", "payload_limit", "max_bytes_in_flight"),
     *("max_client_batch_size", "max_concurrent_requests", "max_queue_tokens", "max_queue_texts", "max_queue_seconds"),
     *("max_engine_restarts", "max_connections", "cache_dir", "max_download_bytes", "allow_private_urls"),
-    *("training_dir", "without_effect", "hub_cache", "cors_allow_origin", "uds_path"),
+    *("training_dir", "without_effect", "hub_cache", "cors_allow_origin", "uds_path", "allowed_host"),
 }
 
 
