@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -15,7 +16,18 @@ from hypothesis import strategies as st
 
 from bei.batching import Request
 from bei.engines.null import NullEngine
-from bei.errors import Empty, EngineFailed, Error, Expired, Invalid, NotReady, Overloaded, SetupError, TooLarge
+from bei.errors import (
+    Empty,
+    EngineFailed,
+    Error,
+    Expired,
+    Invalid,
+    NotReady,
+    Overloaded,
+    SetupError,
+    TooLarge,
+    Untokenizable,
+)
 from bei.service import Options, Service
 from bei.settings import Settings
 from tests.configs import tiny_config
@@ -398,3 +410,27 @@ def test_a_long_instruction_is_not_read_on_the_loop_nor_written_many_times(start
     with pytest.raises(TooLarge):
         run(service.embed(["a"] * 1000, options=options))
     assert len(readers) == 1
+
+
+@pytest.mark.parametrize("text", ["\x01" * 400_000, "the cat " * 50_000])
+def test_a_text_that_is_refused_is_forgotten_at_once(start_service, text):
+    """Without Python's collector, which may not come by for a long time: no ring holds the error and what it holds."""
+    service = start_service()
+
+    class Text(str):
+        """A weak reference wants a class."""
+
+    async def scenario():
+        sent = Text(text)
+        left = weakref.ref(sent)
+        with pytest.raises((Untokenizable, Invalid)) as caught:
+            await service.embed([sent], options=Options(truncate=False))
+        del sent, caught
+        await asyncio.sleep(0.05)
+        assert left() is None
+
+    gc.disable()
+    try:
+        run(scenario())
+    finally:
+        gc.enable()
