@@ -24,7 +24,7 @@ class Call:
 
     method: str
     path: str
-    body: bytes = b""
+    body: bytes | bytearray = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
 

@@ -22,14 +22,14 @@ class Bodies:
     def __init__(self, limit: int, in_flight: InFlight):
         self._limit, self._in_flight = limit, in_flight
 
-    async def read(self, call: Call, receive: Receive, *, wanted: bool) -> bytes:
-        """The body, which is held until the request ends; of one that is not `wanted`, nothing. Raises TooLarge or
+    async def read(self, call: Call, receive: Receive, *, wanted: bool) -> bytearray:
+        """The body, which counts until the request ends; of one that is not `wanted`, nothing. Raises TooLarge or
         Overloaded once the client has stopped sending, or has sent as much again as it may; TooSlow; ClientGone when it
         left."""
         refusal = self._refusal(_stated_length(call), 0)
         if refusal and "expect" in call.headers:  # it waits for our word before it sends
             raise refusal
-        chunks: list[bytes] = []
+        body = bytearray()  # parts of some KB in a list would leave holes all over the heap
         size, now = 0, asyncio.get_running_loop().time
         started = now()
         try:
@@ -41,26 +41,26 @@ class Bodies:
                     refusal = refusal or self._refusal(size, len(chunk) if wanted else 0)
                     if refusal:
                         # A client that is not read never reads our answer: take what it sends, within reason.
-                        self._free(chunks)
+                        self._free(body)
                         if size > 2 * self._limit or now() > started + _DRAIN_SECONDS:
                             raise refusal
                     elif wanted:
-                        chunks.append(chunk)
+                        body += chunk
                         self._in_flight.hold(len(chunk))
                     if size > RATE:
                         patience.reschedule(started + SECONDS + size / RATE)
             if refusal:
                 raise refusal
         except BaseException as exc:
-            self._free(chunks)
+            self._free(body)
             if isinstance(exc, TimeoutError):
                 raise TooSlow(f"the body came more slowly than {RATE} bytes a second") from None
             raise
-        return b"".join(chunks)
+        return body
 
-    def _free(self, chunks: list[bytes]) -> None:
-        self._in_flight.hold(-sum(map(len, chunks)))
-        chunks.clear()
+    def _free(self, body: bytearray) -> None:
+        self._in_flight.hold(-len(body))
+        body.clear()
 
     def _refusal(self, size: int, more: int) -> Error | None:
         """Of a body of `size`, of which there are `more` bytes to keep."""
