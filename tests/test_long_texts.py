@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers.models import Unigram
 
 from bei.checkpoint.load import read
-from bei.errors import Invalid, Untokenizable
+from bei.errors import Invalid, TooLarge, Untokenizable
 from bei.tokenizer import Tokenizer, reading
 from bei.tokenizer.places import as_sent
 from bei.tokenizer.reading import Reader, joined_tokens
@@ -176,6 +176,16 @@ def test_a_long_text_in_windows_and_as_tokens(tmp_path):
     tokenizer = Tokenizer(read(save(tmp_path, model, pooling=None), "m"))
     with pytest.raises(Invalid, match=r"more than 64 \(input 0\)"):
         tokenizer.windows(["the cat sat. " * 1_000_000], truncate=False)
+    told = []
+
+    def check(tokens):
+        told.append(tokens)
+        if tokens > 100_000:
+            raise TooLarge("enough")
+
+    with pytest.raises(TooLarge):
+        tokenizer.windows(["a cat. ", "the cat sat. " * 1_000_000], truncate=True, check=check)
+    assert told == sorted(told) and told[0] == 3 and told[-1] < 200_000
     text = "The old cat, na\u00efve \U0001f600 dog. " * 5_000
     windows = tokenizer.windows([text], truncate=True)
     (whole,) = tokenizer._library.encode_batch([text], add_special_tokens=False)

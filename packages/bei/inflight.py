@@ -56,15 +56,20 @@ class InFlight:
     def admit(self, size: int) -> None:
         """Hold what a request is going to make: rows, and its answer. Raises TooLarge for what can never be held, and
         Overloaded for what cannot now."""
+        most = self.check(size)
+        if self.held + size > most:
+            raise Overloaded(f"requests in flight and their answers take more than {most} bytes")
+        self.hold(size)
+
+    def check(self, size: int) -> int:
+        """The bytes that may be held with a request of such a size. Raises TooLarge for what can never be held."""
         most = int(self.limit * (1 - _FOR_SMALL)) if size > _SMALL else self.limit
         if size > most:
             raise TooLarge(
                 f"the answer would take about {size} bytes, more than {most}; send fewer or shorter texts in a request "
                 "(max_bytes_in_flight)"
             )
-        if self.held + size > most:
-            raise Overloaded(f"requests in flight and their answers take more than {most} bytes")
-        self.hold(size)
+        return most
 
     def _add(self, size: int, own: _Request) -> None:
         with self._lock:

@@ -350,8 +350,12 @@ class Service:
         """A list of Entity for each text; texts of any length are read in windows unless `truncate` is false."""
         self._require("Model is not a token classification model", "entities")
         tokenizer, labels = self._tokenizer, self.checkpoint.labels
-        read = _naming(texts, partial(tokenizer.windows, texts, truncate=options.truncate is not False))
         answered = _LABEL if raw_scores else _ENTITY / len(labels)
+
+        def check(tokens: int) -> None:
+            self.in_flight.check(int(tokens * self.checkpoint.spec.token_size * (_FLOAT + answered)))
+
+        read = _naming(texts, partial(tokenizer.windows, texts, truncate=options.truncate is not False, check=check))
         windows, rows, usage = await self._run(texts, read, options, answered=answered)
 
         def find() -> list[list[entities.Entity]]:

@@ -1,6 +1,6 @@
 """Texts, pairs or token ids to encodings: prompts, specials, truncation, windows. Never called on the event loop."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Self
@@ -169,14 +169,19 @@ class Tokenizer:
             encodings.append(encoding)
         return encodings
 
-    def windows(self, texts: Sequence[str], *, truncate: bool) -> Windows:
+    def windows(
+        self, texts: Sequence[str], *, truncate: bool, check: Callable[[int], None] = lambda tokens: None
+    ) -> Windows:
         """Each text in as many windows as it needs, neighbors sharing a quarter; without `truncate` a text that needs
-        several is Invalid. Raises Empty or Untokenizable, too."""
-        found = []
+        several is Invalid. `check` is told, again and again, how many tokens have been read, and may raise. Raises
+        Empty or Untokenizable, too."""
+        found, before = [], 0
         read = self._reader.each(texts, None if truncate else self._max_tokens + 1)
-        for i, (text, parts) in enumerate(zip(texts, map(list, read), strict=True)):
+        for i, (text, parts) in enumerate(zip(texts, read, strict=True)):
             if not text:
                 raise Empty("`inputs` cannot be empty", param="inputs", place=i)
+            parts = _checked(parts, before, check)
+            before += sum(map(len, parts))
             tokens, continues = joined_tokens(parts), np.concatenate([self._continues(text, part) for part in parts])
             if not len(tokens) + self._single.size:
                 raise Empty("`inputs` has a text without a token", param="inputs", place=i)
@@ -323,3 +328,12 @@ class Tokenizer:
         if wrong is not None:
             reason = f"token id {wrong} is outside the vocabulary of {self._vocab_size}"
             raise Invalid(f"`inputs`: {reason}", param="inputs", place=index)
+
+
+def _checked(parts: Iterable[Tokens], before: int, check: Callable[[int], None]) -> list[Tokens]:
+    read = []
+    for part in parts:
+        read.append(part)
+        before += len(part)
+        check(before)
+    return read
