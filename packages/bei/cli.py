@@ -99,7 +99,9 @@ _SERVER = _options(
         help="Time for calls in flight after SIGTERM.  [default: 30]",
     ),
     click.option(
-        "--max-engine-restarts", type=int, help="Deaths of the engine in a row, then it stays down.  [default: 5]"
+        "--max-engine-restarts",
+        type=int,
+        help="Deaths in a row of the engine, or of a worker, then it stays down.  [default: 5]",
     ),
     click.option("--json-output", is_flag=True, default=None, help="Log lines as JSON."),
     click.option("--access-log/--no-access-log", default=None, help="A log line for each request.  [default: none]"),

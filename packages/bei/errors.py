@@ -25,6 +25,8 @@
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from reprlib import Repr
 from typing import Any, ClassVar, Self
 
@@ -52,6 +54,17 @@ def why(error: Exception) -> str:
 def address(host: str, port: int) -> str:
     """A place of the network as a URL writes it: of IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Where a start lacks memory, room or a right of the machine's, that is a SetupError, too."""
+    try:
+        yield
+    except MemoryError:
+        raise SetupError("out of memory; give the process more of it, or take a smaller model or precision") from None
+    except OSError as exc:
+        raise SetupError(f"{exc.filename}: {why(exc)}" if exc.filename else why(exc)) from None
 
 
 def printable(text: str) -> str:

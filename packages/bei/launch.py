@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bei.checkpoint.load import Checkpoint
-from bei.errors import SetupError, address, printable
+from bei.errors import SetupError, address, printable, refusing
 from bei.server import listen, workers
 from bei.service import Service
 from bei.settings import Settings
@@ -22,7 +22,8 @@ _MESSAGE = 2000  # characters of a refusal
 def one_line_errors(run: Callable[[], Any]) -> Any:
     """A SetupError is one line on stderr and exit status 2."""
     try:
-        return run()
+        with refusing():
+            return run()
     except SetupError as exc:
         click.echo(f"bei: {printable(str(exc))[:_MESSAGE]}", err=True)
         sys.exit(2)

@@ -1,6 +1,8 @@
-"""Interpreters that we start on modules of ours. No file of the folder in which they are started runs as code."""
+"""Interpreters that we start on modules of ours, and start again when they die. No file of the folder in which they are
+started runs as code."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -9,6 +11,8 @@ from typing import Any
 
 HOME = Path(__file__).parents[1]
 """The folder that `bei` is imported from."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a row, and before any
+_LASTING = 10.0  # seconds that a process has to live for the next death to count as the first
 
 
 def start(module: str, *arguments: object, pass_fds: Iterable[int] = (), **options: Any) -> subprocess.Popen:
@@ -16,6 +20,35 @@ def start(module: str, *arguments: object, pass_fds: Iterable[int] = (), **optio
     be started raises OSError."""
     command = [sys.executable, "-P", "-X", "faulthandler", "-m", module, *map(str, arguments)]
     return subprocess.Popen(command, pass_fds=tuple(pass_fds), env=environment(), **options)
+
+
+class Restarts:
+    """When a process that died is started again: at once, then after pauses that double, and no more than `most` times
+    in a row. One that lived for _LASTING seconds begins a new row."""
+
+    def __init__(self, most: int):
+        self._most, self.in_a_row = most, 0
+
+    def pause(self, lived: float) -> float | None:
+        """Seconds before the next start of one that lived so many; None where there shall be none."""
+        self.in_a_row = 1 if lived > _LASTING else self.in_a_row + 1
+        if self.in_a_row > self._most:
+            return None
+        return 0.0 if self.in_a_row == 1 else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.in_a_row - 2))
+
+
+def end(process: subprocess.Popen, seconds: float) -> int:
+    """Wait so long for its end, then kill it; its status."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def how(status: int) -> str:
+    """In words, how a process ended."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 def environment() -> dict[str, str]:

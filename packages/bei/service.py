@@ -32,6 +32,7 @@ from bei.errors import (
     TooLarge,
     WrongTask,
     one_line,
+    refusing,
     short,
 )
 from bei.inflight import InFlight
@@ -193,12 +194,13 @@ class Service:
         if self.settings.without_effect:
             log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
         try:
-            with _step(f"checkpoint {self.settings.public_repo}"):
-                checkpoint = sources.load(self.settings)
-            with _step("engine"):
-                isolated = self._isolated
-                engine = isolated.load(checkpoint) if isolated else engines.create(self.settings, checkpoint)
-            self.start(checkpoint, engine)
+            with refusing():
+                with _step(f"checkpoint {self.settings.public_repo}"):
+                    checkpoint = sources.load(self.settings)
+                with _step("engine"):
+                    isolated = self._isolated
+                    engine = isolated.load(checkpoint) if isolated else engines.create(self.settings, checkpoint)
+                self.start(checkpoint, engine)
         except BaseException:
             self.state = "failed"
             raise

@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -446,3 +447,17 @@ def test_no_leak_no_overrun_no_race(sanitizer, isa, tmp_path):
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout == "ok\n"
+
+
+def test_no_exception_leaves_the_library(tmp_path):
+    """Nor could one: whatever abi.h declares is noexcept, so it would end the process and not unwind through ctypes."""
+    program, sources = tmp_path / "throwing", [Path(__file__).with_name("throwing.cpp"), CPP / "abi.cpp"]
+    flags = ["-std=c++17", "-O0", "-pthread", f"-I{CPP}", *levels()[0].options]
+    subprocess.run(["c++", *flags, *sources, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    memory, unknown = (next(n for n, text in abi.ERRORS.items() if word in text) for word in ("memory", "exception"))
+    lines = [[0, *[status] * 5] for status in (memory, unknown, unknown)]
+    assert [list(map(int, line.split())) for line in done.stdout.splitlines()] == lines, done.stderr
+    declared = re.findall(r"\bbei_\w+\([^;]*;", (CPP / "abi.h").read_text())
+    assert len(declared) == 5
+    assert all("BEI_NOEXCEPT" in one for one in declared)

@@ -10,12 +10,13 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from bei import engines, memory, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS, Batch, Engine
-from bei.errors import EngineFailed, SetupError
+from bei.errors import EngineFailed, SetupError, one_line, refusing
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
@@ -35,6 +36,10 @@ def main(descriptor: int) -> None:
     except SetupError as exc:
         wire.send(control, {"refusal": exc.message})
         return
+    except Exception as exc:
+        log.exception("the engine cannot be made")
+        wire.send(control, {"refusal": f"the engine cannot be made: {type(exc).__name__}: {one_line(exc)}"})
+        return
     wire.send(control, {"facts": {name: getattr(engine, name) for name in FACTS}})
     _, descriptors, _, _ = socket.recv_fds(control, 1, engine.streams + 1)
     for number, lane in enumerate(descriptors):
@@ -45,7 +50,8 @@ def main(descriptor: int) -> None:
 
 
 def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
-    return engines.create(settings, read_for(settings, folder, revision))
+    with refusing():
+        return engines.create(settings, read_for(settings, folder, revision))
 
 
 def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:
@@ -65,13 +71,15 @@ def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:
         except Exception as exc:
             log.exception("engine failed")
             found, fault = [], f"engine failed: {type(exc).__name__}"
-        wire.send(lane, fault, found)
+        with suppress(OSError):  # the next receive says so, too
+            wire.send(lane, fault, found)
 
 
 def _log_to(control: socket.socket, level: int) -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            wire.send(control, {"log": [record.levelno, self.format(record)]})
+            with suppress(OSError):
+                wire.send(control, {"log": [record.levelno, self.format(record)]})
 
     log.addHandler(Handler())
     log.setLevel(level)
@@ -79,4 +87,5 @@ def _log_to(control: socket.socket, level: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with suppress(ConnectionError):  # the server is gone, or refused to start
+        main(int(sys.argv[1]))

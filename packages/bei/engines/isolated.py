@@ -5,9 +5,7 @@ a socket, a lane for each batch that may run at once (figures: docs/design-notes
 """
 
 import logging
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -23,9 +21,7 @@ from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a row, and before any
 _FAREWELL = 2.0  # seconds that it has to end by itself
-_LASTING = 10.0  # seconds that a process has to live for the next death to count as the first
 
 
 class IsolatedEngine:
@@ -107,21 +103,21 @@ class IsolatedEngine:
 
     def _watch(self) -> None:
         """Replaces the process when it ends, until it has ended too often in a row."""
-        in_a_row = 0
+        restarts = processes.Restarts(self._settings.max_engine_restarts)
         while True:
             self._child.listen()
             how, lived = self._child.end(), time.monotonic() - self._child.ready_at
             if self._closing:
                 return
-            in_a_row = 1 if lived > _LASTING else in_a_row + 1
-            if in_a_row > self._settings.max_engine_restarts:
-                self._give_up(f"the engine died {in_a_row} times in a row, at last by {how}; restart the server")
+            pause = restarts.pause(lived)
+            if pause is None:
+                times = restarts.in_a_row
+                self._give_up(f"the engine died {times} times in a row, at last by {how}; restart the server")
                 return
             log.error("the engine's process died by %s; starting another", how)
             self._set_fault("the engine is restarting")
             metrics.engine_restarts.inc()
-            if in_a_row > 1:
-                time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (in_a_row - 2)))
+            time.sleep(pause)
             try:
                 self._replace()
             except SetupError as exc:
@@ -210,16 +206,12 @@ class _Child:
     def end(self) -> str:
         """End it, where it has not; how it ended, in words."""
         self.hang_up()
-        try:
-            status = self._process.wait(_FAREWELL)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+        status = processes.end(self._process, _FAREWELL)
         for free in (self._control, *self.free, *self.free_brief):
             free.close()
         self.free.clear()
         self.free_brief.clear()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return processes.how(status)
 
     def _next(self) -> dict:
         """The next message that is no log line."""

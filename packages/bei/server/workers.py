@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -30,7 +32,6 @@ from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
-_PAUSE = 0.5  # seconds before a worker that died is replaced
 _SWITCH = 0.0005  # seconds that a thread at a bulk's texts keeps the interpreter from one at a query
 _MARGIN = 5.0  # seconds that a worker has beside those to drain
 
@@ -112,21 +113,24 @@ class _Workers:
         try:
             self._service.load()
         except SetupError as exc:
-            log.error("%s", exc)
-            self._fail()
+            self._fail(exc.message)
         except Exception:
             log.exception("loading failed")
-            self._fail()
-        memory.settle()
-        self._service.on_fault(lambda: [desk.tell_fault() for desk in self._desks])
-        self._loaded.set()
+            self._fail("the model cannot be loaded")
+        else:
+            memory.settle()
+            self._service.on_fault(lambda: [desk.tell_fault() for desk in self._desks])
+            self._loaded.set()
 
-    def _fail(self) -> None:
+    def _fail(self, fault: str) -> None:
+        log.error("%s", fault)
         self._status = 2
         self._stopping.set()
 
     def _keep(self, number: int) -> None:
+        restarts = processes.Restarts(self._service.settings.max_engine_restarts)
         while not self._stopping.is_set():
+            started = time.monotonic()
             ours, theirs = socket.socketpair()
             with theirs:
                 process = self._start(theirs)
@@ -141,8 +145,19 @@ class _Workers:
             metrics.forget(process.pid)
             if self._stopping.is_set():
                 return
-            log.error("worker %d ended with status %d; starting another", number, status)
-            self._stopping.wait(_PAUSE)
+            how, pause = processes.how(status), restarts.pause(time.monotonic() - started)
+            if pause is None:
+                self._do_without(number, f"died {restarts.in_a_row} times in a row, at last by {how}")
+                return
+            log.error("worker %d died by %s; starting another", number, how)
+            self._stopping.wait(pause)
+
+    def _do_without(self, number: int, fault: str) -> None:
+        """The others go on, once all were there and as long as there are some."""
+        if self._joined is not None or not self._processes:
+            self._fail(f"worker {number} {fault}: the server ends")
+        else:
+            log.error("worker %d %s; the others go on without it", number, fault)
 
     def _start(self, line: socket.socket) -> subprocess.Popen:
         numbers = [line.fileno(), self._listener.fileno()]
@@ -193,11 +208,7 @@ class _Workers:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 continue
-        try:
-            return process.wait(self._service.settings.drain_seconds + _MARGIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        return processes.end(process, self._service.settings.drain_seconds + _MARGIN)
 
 
 def _work(line: socket.socket, listener: socket.socket) -> int:
@@ -208,7 +219,10 @@ def _work(line: socket.socket, listener: socket.socket) -> int:
     service = Service(settings)
 
     def load() -> None:
-        (folder, revision, facts), _ = wire.receive(line)
+        try:
+            (folder, revision, facts), _ = wire.receive(line)
+        except ConnectionError:  # the server refused to start, and has said why
+            os._exit(0)
         engine = RemoteEngine(facts)
         scheduler = RemoteScheduler(line, engine, on_loss=lambda: os._exit(1))
         service.join(read_for(settings, Path(folder), revision), engine, scheduler, scheduler.wait_until_open)
@@ -223,4 +237,5 @@ def _work(line: socket.socket, listener: socket.socket) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_work(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))
+    with suppress(ConnectionError):  # the server is gone
+        sys.exit(_work(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))

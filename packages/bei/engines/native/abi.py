@@ -14,7 +14,7 @@ ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU = range(4)
 MODES = {"first": 0, "last": 1, "mean": 2, "max": 3, "sum": 4, "mean_sqrt_len": 5, "weighted_mean": 6}
 LAYER_NORMS = (*SANDWICH[:2], POST[0], *SANDWICH[2:], POST[1], "query_norm", "key_norm")
-ERRORS = {1: "the batch does not fit the model", 2: "out of memory"}
+ERRORS = {1: "the batch does not fit the model", 2: "out of memory", 3: "an exception that it does not know"}
 
 
 class Linear(Structure):

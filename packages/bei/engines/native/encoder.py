@@ -35,7 +35,7 @@ class Encoder:
         self._model.input_peaks = abi.address(input_peaks)
         self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads)
         if not self._handle:
-            raise SetupError("native engine: out of memory")
+            raise SetupError("native engine: the model cannot be made; out of memory?")
 
     def run(self, batch: Batch) -> np.ndarray:
         """float32[B, row_size], or float32[T, token_size]. Raises EngineFailed."""

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bei import files
+from bei import files, processes
 from bei.engines.cpus import available_cpus
 from bei.engines.native.abi import Batch, Encoder, Linear, Model
 from bei.engines.native.isa import Level
@@ -93,5 +93,6 @@ def _run(command: list[str], temporary: str, text: str = "") -> None:
     environment = {**os.environ, "TMPDIR": temporary}
     done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, cwd=temporary)
     if done.returncode:
-        error = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+        ended = processes.how(done.returncode)
+        error = next((line for line in done.stderr.splitlines() if "error" in line), one_line(done.stderr) or ended)
         raise SetupError(f"{command[0]} cannot compile the native engine: {error}")

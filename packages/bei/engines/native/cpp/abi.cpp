@@ -8,13 +8,15 @@
 
 namespace {
 
-// No exception leaves the library.
+// No exception leaves the library: its caller is no C++.
 template <class Run>
 int32_t guarded(Run run) {
   try {
     return run();
   } catch (const std::bad_alloc&) {
     return BEI_OUT_OF_MEMORY;
+  } catch (...) {
+    return BEI_FAILED;
   }
 }
 
@@ -33,27 +35,31 @@ std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
 
 extern "C" {
 
-BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) {
+BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) noexcept {
   try {
     return make_encoder(*model, threads).release();
-  } catch (const std::exception&) {
+  } catch (...) {
     return nullptr;
   }
 }
 
-void bei_encoder_destroy(BeiEncoder* encoder) { delete encoder; }
+void bei_encoder_destroy(BeiEncoder* encoder) noexcept { delete encoder; }
 
-int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows) {
-  if (!encoder->fits(*batch)) return BEI_BAD_BATCH;
-  return guarded([&] { return encoder->pooled(*batch, rows), BEI_OK; });
+int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows) noexcept {
+  return guarded([&] {
+    if (!encoder->fits(*batch)) return BEI_BAD_BATCH;
+    return encoder->pooled(*batch, rows), BEI_OK;
+  });
 }
 
-int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states) {
-  if (!encoder->fits(*batch)) return BEI_BAD_BATCH;
-  return guarded([&] { return encoder->tokens(*batch, states), BEI_OK; });
+int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states) noexcept {
+  return guarded([&] {
+    if (!encoder->fits(*batch)) return BEI_BAD_BATCH;
+    return encoder->tokens(*batch, states), BEI_OK;
+  });
 }
 
-int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out) {
+int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out) noexcept {
   return guarded([&] {
     const BeiStage stage{BEI_DENSE, *linear, {}};
     bei::Scratch scratch;

@@ -3,7 +3,10 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define BEI_NOEXCEPT noexcept
 extern "C" {
+#else
+#define BEI_NOEXCEPT
 #endif
 #pragma GCC visibility push(default)
 
@@ -11,7 +14,7 @@ enum { BEI_FP32, BEI_BF16, BEI_INT8 };
 enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
 enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU };
 enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_SUM, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN };
-enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY };
+enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY, BEI_FAILED };
 
 // y = activation(x * weights + bias). `panels` is the matrix as engines/native/pack.py lays it out, aligned to 64 bytes;
 // `scales` and `sums` (the sum of each column's bytes) are those of INT8, null otherwise; `input_scales`, null for none,
@@ -81,18 +84,18 @@ typedef struct {
 typedef struct BeiEncoder BeiEncoder;
 
 // The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included.
-// Null where there is no memory.
-BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads);
-void bei_encoder_destroy(BeiEncoder* encoder);
+// Null where it cannot be made.
+BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) BEI_NOEXCEPT;
+void bei_encoder_destroy(BeiEncoder* encoder) BEI_NOEXCEPT;
 
 // Safe from several threads at a time. rows: float32 [sequences, row size].
-int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows);
+int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows) BEI_NOEXCEPT;
 
 // The same; states: float32 [tokens, token size].
-int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states);
+int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states) BEI_NOEXCEPT;
 
 // out[rows, outputs] = activation(x[rows, inputs] * weights + bias): one layer by itself, for tests and benchmarks.
-int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out);
+int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out) BEI_NOEXCEPT;
 
 #pragma GCC visibility pop
 #ifdef __cplusplus
