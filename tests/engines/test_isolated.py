@@ -74,6 +74,8 @@ def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread
             became.append(exc)
 
     os.kill(process, signal.SIGSTOP)
+    tasks = [task.joinpath("stat") for task in Path(f"/proc/{process}/task").iterdir()]
+    wait_until(lambda: all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks))
     free = len(engine._child.free)
     thread = threading.Thread(target=run)
     thread.start()
