@@ -100,6 +100,7 @@ _WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + _BODY
 _CHUNKED = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 ATTACKS = {
+    "nothing": lambda port, until: asyncio.sleep(until - time.monotonic()),
     "pipelined": Repeated(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", read=False),
     "pipelined, read": Repeated(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     "pipelined texts": Repeated(_POST + b"\r\n" + _BODY),

@@ -174,6 +174,13 @@ def test_what_is_no_body_in_a_chunked_one_is_bounded(filler):
     assert written.startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("opening", [b"", GET])
+def test_empty_lines_before_a_head_are_bounded(opening):
+    seen, written, closed = serve([opening, *[b"\r\n" * 10_000] * 5])
+    assert (len(seen), closed) == (bool(opening), True)
+    assert b"HTTP/1.1 431 " in written
+
+
 def test_a_head_behind_a_large_body_is_not_counted_with_it():
     body = b"x" * 200_000
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + body

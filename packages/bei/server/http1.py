@@ -13,6 +13,7 @@ from bei.server import connections
 
 MAX_HEAD = 1 << 16  # bytes of request line and headers; of all that stands around the bytes of a chunked body, too
 _TURN = 1 << 14  # bytes of a chunked body that are parsed at a time; as chunks of one byte they take 2 ms
+_FOR_A_PIECE = 64  # bytes that are parsed in the time that a piece takes beside its bytes
 _LINGER_SECONDS = 2.0  # in which a client may read why its connection ends, while it still sends
 _BLANK = re.compile(rb"[\r\n]*")
 _UPGRADE = re.compile(rb"\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee](?=[ \t]*:)")
@@ -92,7 +93,7 @@ class Http1(HttpToolsProtocol):
             if end <= self._at:
                 break
             if self._left is None:
-                turn -= end - self._at
+                turn -= end - self._at + _FOR_A_PIECE
             piece, self._at = memoryview(self._unparsed)[self._at : end], end
             self._parse(piece)
         if self._at == len(self._unparsed):
@@ -110,10 +111,12 @@ class Http1(HttpToolsProtocol):
     def _end_of_head(self) -> int:
         """Where the head ends; until it is whole, where its last whole line does. Too large a head is refused."""
         if self._whole:
-            self._at, self._head = _BLANK.match(self._unparsed, self._at).end(), 0
-            if not self._unparsed[self._at : self._at + 1].isupper():  # no method begins so: the parser may refuse it
-                return len(self._unparsed)
+            begin = _BLANK.match(self._unparsed, self._at).end()
+            self._head += begin - self._at
+            self._at = begin
         data, at = self._unparsed, self._at
+        if self._whole and at < len(data) and not data[at : at + 1].isupper():  # no method begins so: to be refused
+            return len(data)
         blank = at if self._in_head and data.startswith(b"\r\n", at) else data.find(b"\n\r\n", at) + 1
         if self._head + (blank or len(data)) - at > MAX_HEAD:
             self._refuse(HeadTooLarge(f"the request's head is larger than {MAX_HEAD} bytes"))
@@ -201,7 +204,7 @@ class Http1(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._whole = True
+        self._whole, self._head = True, 0
         super().on_message_complete()
 
     # -- and to answers -----------------------------------------------------------------------------------------------
