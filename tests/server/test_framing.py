@@ -174,6 +174,20 @@ def test_what_is_no_body_in_a_chunked_one_is_bounded(filler):
     assert written.startswith(b"HTTP/1.1 431 ")
 
 
+def test_a_trailer_is_no_header():
+    headers = []
+
+    async def application(scope, receive, send) -> None:
+        headers.extend(name for name, _ in scope["headers"])
+        while (await receive()).get("more_body"):
+            pass
+        headers.extend(name for name, _ in scope["headers"])
+
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    asyncio.run(converse(application, [head + b"1\r\nx\r\n0\r\nAuthorization: Bearer k\r\n\r\n"], 20))
+    assert headers == [b"host", b"transfer-encoding"] * 2
+
+
 @pytest.mark.parametrize("opening", [b"", GET])
 def test_empty_lines_before_a_head_are_bounded(opening):
     seen, written, closed = serve([opening, *[b"\r\n" * 10_000] * 5])

@@ -16,7 +16,7 @@ _TURN = 1 << 14  # bytes of a chunked body that are parsed at a time; as chunks 
 _FOR_A_PIECE = 64  # bytes that are parsed in the time that a piece takes beside its bytes
 _LINGER_SECONDS = 2.0  # in which a client may read why its connection ends, while it still sends
 _BLANK = re.compile(rb"[\r\n]*")
-_UPGRADE = re.compile(rb"\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee](?=[ \t]*:)")
+_UPGRADE = re.compile(rb"(?i:\nupgrade)(?=[ \t]*:)")
 
 
 class _Flow(FlowControl):
@@ -71,8 +71,11 @@ class Http1(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        kept = max(self._at - 3, 0)  # an empty line may begin in what is parsed
-        self._unparsed, self._at = self._unparsed[kept:] + data, self._at - kept
+        if self._unparsed:
+            kept = max(self._at - 3, 0)  # an empty line may begin in what is parsed
+            self._unparsed, self._at = self._unparsed[kept:] + data, self._at - kept
+        else:
+            self._unparsed = data
         self._read_in_time()
 
     def _read_in_time(self) -> None:
@@ -94,12 +97,13 @@ class Http1(HttpToolsProtocol):
                 break
             if self._left is None:
                 turn -= end - self._at + _FOR_A_PIECE
-            piece, self._at = memoryview(self._unparsed)[self._at : end], end
+            piece, self._at = self._unparsed[self._at : end], end
             self._parse(piece)
         if self._at == len(self._unparsed):
-            self._unparsed, self._at = self._unparsed[-3:], min(self._at, 3)
+            self._unparsed = b"" if self._whole else self._unparsed[-3:]
+            self._at = len(self._unparsed)
         self.flow.held = False
-        if self._is_idle() or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+        if self.flow.read_paused and (self._is_idle() or len(self.cycle.body) <= HIGH_WATER_LIMIT):
             self.flow.resume_reading()
 
     def _is_answering(self) -> bool:
@@ -110,27 +114,28 @@ class Http1(HttpToolsProtocol):
 
     def _end_of_head(self) -> int:
         """Where the head ends; until it is whole, where its last whole line does. Too large a head is refused."""
-        if self._whole:
-            begin = _BLANK.match(self._unparsed, self._at).end()
+        data = self._unparsed
+        if self._whole and not data[self._at : self._at + 1].isupper():
+            begin = _BLANK.match(data, self._at).end()
             self._head += begin - self._at
             self._at = begin
-        data, at = self._unparsed, self._at
-        if self._whole and at < len(data) and not data[at : at + 1].isupper():  # no method begins so: to be refused
-            return len(data)
+            if begin < len(data) and not data[begin : begin + 1].isupper():  # no method begins so: to be refused
+                return len(data)
+        at = self._at
         blank = at if self._in_head and data.startswith(b"\r\n", at) else data.find(b"\n\r\n", at) + 1
         if self._head + (blank or len(data)) - at > MAX_HEAD:
             self._refuse(HeadTooLarge(f"the request's head is larger than {MAX_HEAD} bytes"))
             return self._at
         end = blank + 2 if blank else max(data.rfind(b"\n", at) + 1, at)
         self._head += end - at
-        self._ignore_upgrade(max(at - 1, 0), end)
+        if _UPGRADE.search(data, max(at - 1, 0), end):
+            self._ignore_upgrade(max(at - 1, 0), end)
         return end
 
     def _ignore_upgrade(self, start: int, end: int) -> None:
         """A server may ignore `Upgrade` (RFC 9110, §7.8); llhttp takes it for the end of HTTP, and the body with it."""
-        if _UPGRADE.search(self._unparsed, start, end):
-            head = _UPGRADE.sub(b"\nignored", self._unparsed[start:end])
-            self._unparsed = self._unparsed[:start] + head + self._unparsed[end:]
+        head = _UPGRADE.sub(b"\nignored", self._unparsed[start:end])
+        self._unparsed = self._unparsed[:start] + head + self._unparsed[end:]
 
     def _end_in_body(self) -> int:
         at, data = self._at, self._unparsed
@@ -146,7 +151,7 @@ class Http1(HttpToolsProtocol):
             return at
         return end
 
-    def _parse(self, piece: memoryview) -> None:
+    def _parse(self, piece: bytes) -> None:
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserError as exc:
@@ -162,10 +167,6 @@ class Http1(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {connections.ABORT: self.transport.abort}
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # and not in a trailer
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_hurry()
@@ -173,6 +174,7 @@ class Http1(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self._take_host_of_target()
         super().on_headers_complete()
+        self.headers = []  # a trailer is no header of the call
 
     def _take_host_of_target(self) -> None:
         """An absolute target's host counts, and not the header's (RFC 9112, §3.2.2)."""
