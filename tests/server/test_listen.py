@@ -186,7 +186,7 @@ def test_a_drain_finishes_the_oldest_first(tiny_folder):
     clients = []
     for _ in range(8):
         clients.append(socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT))
-        clients[-1].sendall(b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        clients[-1].sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         time.sleep(0.1)
     status, log = running.stop()
     statuses = [int(client.recv(12)[9:]) for client in clients]
