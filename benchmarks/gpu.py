@@ -25,7 +25,7 @@ from bei.engines.base import Batch, Calibration, Engine, EngineOptions
 from bei.engines.tensorrt.engine import TensorRTEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from bei.settings.block import QuantizationType
 from benchmarks.gpu_models import LENGTHS, MODELS, TOKENS, folder, operations, texts

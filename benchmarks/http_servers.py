@@ -33,7 +33,7 @@ async def app(scope, receive, send):
 NULL_ENGINE = f"""
 from pathlib import Path
 from bei.server.app import asgi
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 service = Service(Settings.from_file(Path({str(ROOT / "config.yaml")!r}), engine="null"))
 service.load()

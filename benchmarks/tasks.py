@@ -23,7 +23,7 @@ from bei.checkpoint import wheels
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from benchmarks.texts import text_sets
 

@@ -20,7 +20,7 @@ Load = Callable[[Path, Path, int], Embed]
 
 def ours(engine: str, precision: str) -> Load:
     def load(folder: Path, exported: Path, threads: int) -> Embed:
-        from bei.service import Service
+        from bei.serving.service import Service
         from bei.settings import Settings
 
         repository = {"source": "LOCAL", "repo": str(folder)}

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from bei import api
 from bei.errors import NotReady
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 
 log = logging.getLogger("bei")

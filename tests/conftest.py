@@ -9,7 +9,7 @@ import pytest
 from bei.checkpoint.load import Checkpoint, read
 from bei.engines.base import Engine
 from bei.engines.null import NullEngine
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.configs import tiny_config
 from tests.servers import ROOT, serving

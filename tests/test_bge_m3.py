@@ -14,7 +14,7 @@ from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError, WrongTask
-from bei.service import Options
+from bei.serving.answers import Options
 from tests.tiny_models import random_model, save, write_json
 
 CLS = {"pooling_mode": "cls"}
@@ -56,7 +56,7 @@ def service(start_service, folder):
 
 
 def states(model, service) -> list[tuple[list[int], torch.Tensor]]:
-    ids = [encoding.ids.tolist() for encoding in service._tokenizer.encode(TEXTS, truncate=True)]
+    ids = [encoding.ids.tolist() for encoding in service._texts.tokenizer.encode(TEXTS, truncate=True)]
     with torch.no_grad():
         return [(of, model(torch.tensor([of])).last_hidden_state[0]) for of in ids]
 

@@ -12,7 +12,8 @@ import yaml
 from click.testing import CliRunner
 
 from bei import cli, router
-from bei.service import ROUTES, Service
+from bei.serving.routes import ROUTES
+from bei.serving.service import Service
 from tests.configs import tiny_config
 from tests.servers import free_port, wait_until_ready
 from tests.tiny_models import random_model, save

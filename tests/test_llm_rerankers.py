@@ -13,7 +13,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
-from bei.service import Options
+from bei.serving.answers import Options
 from tests.api.test_answer import post
 from tests.tiny_models import random_model, write_json, write_modules
 
@@ -135,7 +135,7 @@ def test_the_converted_form_scores_the_same(start, tmp_path):
 def test_the_document_is_cut_and_the_question_is_not(start):
     model = language_model("qwen3")
     service = start(model, model_max_length=400)
-    tokenizer = service._tokenizer
+    tokenizer = service._texts.tokenizer
     (whole, cut) = tokenizer.encode([(QUERY, "cat"), (QUERY, "cat " * 300)], truncate=True)
     assert len(cut.ids) == 400
     np.testing.assert_array_equal(cut.ids[-20:], whole.ids[-20:])

@@ -13,7 +13,8 @@ from bei.engines.base import FACTS
 from bei.engines.null import NullEngine
 from bei.errors import EngineFailed, NotReady, Overloaded
 from bei.remote import Desk, RemoteEngine, RemoteScheduler
-from bei.service import Options, Service
+from bei.serving.answers import Options
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.api.test_tasks import classifier, splade
 from tests.configs import tiny_config

@@ -20,7 +20,7 @@ from bei.api import Call
 from bei.checkpoint.sources import fetch
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.configs import tiny_config
 from tests.server.running import Running

@@ -28,7 +28,8 @@ from bei.errors import (
     TooLarge,
     Untokenizable,
 )
-from bei.service import Options, Service
+from bei.serving.answers import Options
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.configs import tiny_config
 
@@ -180,7 +181,7 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
     engine = Gate(tiny_checkpoint)
     service = start_service(engine)
     if end == "failed":
-        engine.poison = service._tokenizer.encode(["cat"], truncate=True)[0].ids[1]
+        engine.poison = service._texts.tokenizer.encode(["cat"], truncate=True)[0].ids[1]
     monkeypatch.setattr(logging.getLogger("bei"), "disabled", True)  # pytest keeps what is logged, with its frames
     options = Options(deadline=time.monotonic() if end == "expired" else float("inf"))
 
@@ -213,7 +214,7 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
 def test_a_failing_engine_is_not_ready_until_it_works_again(start_service, tiny_checkpoint):
     engine = Gate(tiny_checkpoint)
     service = start_service(engine)
-    (probe,) = service._tokenizer.encode(["a"], truncate=True)
+    (probe,) = service._texts.tokenizer.encode(["a"], truncate=True)
     engine.poison = probe.ids[1]
     with pytest.raises(EngineFailed):
         run(service.embed(["a"]))
@@ -315,7 +316,7 @@ MANY = [f"the cat {i}" for i in range(2000)]
 @pytest.mark.parametrize("leaves_by", ["cancel", "deadline"])
 def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_service, method, leaves_by):
     service = start_service(max_concurrent_requests=1)
-    slow = service._tokenizer._reader._library = Slow(service._tokenizer._reader._library)
+    slow = service._texts.tokenizer._reader._library = Slow(service._texts.tokenizer._reader._library)
     by_deadline = leaves_by == "deadline"
     if by_deadline and method == "tokenize":
         return
@@ -343,13 +344,13 @@ def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_se
 
 def test_a_short_text_does_not_wait_behind_long_ones(start_service):
     service = start_service(tokenization_workers=1)
-    library = service._tokenizer._reader._library
-    slow = service._tokenizer._reader._library = Slow(library)
+    library = service._texts.tokenizer._reader._library
+    slow = service._texts.tokenizer._reader._library = Slow(library)
 
     async def scenario():
         bulk = asyncio.ensure_future(service.embed(["the cat " * 10_000]))
         await asyncio.to_thread(slow.entered.wait, LIMIT)
-        service._tokenizer._reader._library = library
+        service._texts.tokenizer._reader._library = library
         assert len((await service.embed(["the dog " * 100])).rows) == 1
         assert not bulk.done()
         slow.go.set()
@@ -397,13 +398,13 @@ def test_what_is_made_for_a_request_counts_until_its_scope_ends(start_service):
 def test_a_long_instruction_is_not_read_on_the_loop_nor_written_many_times(start_service, monkeypatch):
     service = start_service(payload_limit=1000, max_bytes_in_flight=10_000_000)
     readers = []
-    encode = type(service._tokenizer).encode
+    encode = type(service._texts.tokenizer).encode
 
     def noted(*args, **more):
         readers.append(threading.current_thread().name)
         return encode(*args, **more)
 
-    monkeypatch.setattr(type(service._tokenizer), "encode", noted)
+    monkeypatch.setattr(type(service._texts.tokenizer), "encode", noted)
     options = Options(instruction="the cat " * 10_000)
     run(service.embed(["a"], options=options))
     assert readers[0].startswith("tokenizer")

@@ -23,7 +23,7 @@ from bei.engines.tensorrt.inputs import _Inputs
 from bei.engines.torch import linear
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.pooling import _Reduction
-from bei.service import ROUTES
+from bei.serving.routes import ROUTES
 from bei.settings import DefaultRoute, PoolingSetting, RerankTemplate, Settings
 from bei.settings.block import QuantizationType
 from bei.tasks import scores

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from bei.server.app import asgi
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 
 

@@ -17,7 +17,7 @@ from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
 from bei.server import workers
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 
 __all__ = ["main", "text_embeddings_router"]

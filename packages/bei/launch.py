@@ -11,7 +11,7 @@ import click
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
 from bei.server import listen, workers
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 
 log = logging.getLogger("bei")

@@ -21,7 +21,7 @@ from bei import api
 from bei.api import Call, Reply
 from bei.engines.base import Precision
 from bei.engines.null import NullEngine
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.configs import tiny_config
 

@@ -10,7 +10,7 @@ from bei.api import call as calls
 from bei.engines.null import NullEngine
 from bei.errors import Unauthorized
 from bei.server import app
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.api.test_answer import call
 from tests.configs import tiny_config

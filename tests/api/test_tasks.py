@@ -14,7 +14,7 @@ from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tasks.late_interaction import maxsim
 from tests.api.test_answer import PATHS, bodies, call, post

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from bei import cli
 from bei.bulk import run as bulk
-from bei.service import Options, Service
+from bei.serving.answers import Options
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.bulk.conftest import QUIET
 from tests.configs import tiny_config

@@ -19,7 +19,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
-from bei.service import Options
+from bei.serving.answers import Options
 from tests.test_llm_rerankers import byte_level, language_model
 from tests.test_llm_rerankers import save as save_language_model
 from tests.tiny_models import random_model, save, word_pieces, write_json, write_modules

@@ -187,7 +187,7 @@ def test_nothing_of_torch_is_imported(tiny_folder, native_cache):
     code = """
 import json, sys
 from bei import cli
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 service = Service(Settings.load(json.loads(sys.argv[1]), engine="native", cache_dir=sys.argv[2]))
 service.load()

@@ -28,7 +28,7 @@ from bei.checkpoint.load import read
 from bei.checkpoint.tensors import Tensors, scan
 from bei.engines.null import NullEngine
 from bei.errors import Error
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tokenizer import Tokenizer
 from tests.configs import tiny_config

@@ -13,7 +13,7 @@ from bei.errors import SetupError
 from bei.server import bodies, connections, listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.configs import tiny_config
 

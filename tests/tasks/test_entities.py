@@ -14,7 +14,7 @@ from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid
-from bei.service import Options
+from bei.serving.answers import Options
 from tests.tiny_models import VOCAB, WORDS, random_model, save
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]

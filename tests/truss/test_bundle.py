@@ -52,7 +52,7 @@ def test_the_start_command_of_an_encoder_is_one_of_ours(context_of):
     context = context_of(ROOT)
     supervisor = (context / "supervisord.conf").read_text()
     assert "text-embeddings-router --model-id /tmp/bei-model --port 7997" in supervisor
-    assert (context / "packages" / "bei" / "service.py").exists()
+    assert (context / "packages" / "bei" / "serving" / "service.py").exists()
     assert (context / "model" / "model.py").exists()
 
 

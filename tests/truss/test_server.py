@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from bei.api import Call, answer
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 from tests.servers import wait_until_ready
 from tests.small_models import small_model

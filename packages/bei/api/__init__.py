@@ -16,7 +16,7 @@ from bei.api.observation import Observation
 from bei.api.reply import Reply, Result, finish, render, render_error
 from bei.api.routes import Route
 from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound, one_line
-from bei.service import Service
+from bei.serving.service import Service
 
 __all__ = ["ROUTES", "Call", "Reply", "admit", "answer", "lost", "refuse"]
 

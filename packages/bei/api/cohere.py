@@ -16,7 +16,8 @@ from bei.api.readings import Pairs, Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
 from bei.errors import Invalid
-from bei.service import Service, Usage
+from bei.serving.answers import Usage
+from bei.serving.service import Service
 
 _TEXT = {"type": "string"}
 _TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}

@@ -14,7 +14,7 @@ from bei.api.readings import Reading, Scored
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.api.tei import PREDICT, Prediction, predictions
-from bei.service import Service
+from bei.serving.service import Service
 
 
 class Classify(Reading, Scored):

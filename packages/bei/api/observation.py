@@ -9,7 +9,7 @@ from bei import logs, metrics, tracing
 from bei.api.call import Call
 from bei.api.reply import Reply
 from bei.errors import Error, Expired, Overloaded, TooLarge, Untokenizable, WrongTask
-from bei.service import Usage
+from bei.serving.answers import Usage
 
 
 class Observation:

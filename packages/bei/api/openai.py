@@ -11,7 +11,8 @@ from bei.api.call import Call
 from bei.api.readings import Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Route
-from bei.service import Service, Usage
+from bei.serving.answers import Usage
+from bei.serving.service import Service
 
 Encoding = Literal["float", "base64"]
 

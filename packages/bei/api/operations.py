@@ -10,7 +10,7 @@ from bei.api.routes import Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Precision
-from bei.service import Service
+from bei.serving.service import Service
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
 _DTYPES: dict[Precision, str] = {

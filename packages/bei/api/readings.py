@@ -11,7 +11,8 @@ from bei.api.call import Call, deadline
 from bei.api.fields import Body, agreed
 from bei.checkpoint.task import Scoring
 from bei.errors import Invalid
-from bei.service import Options, Service
+from bei.serving.answers import Options
+from bei.serving.service import Service
 from bei.tokenizer import Direction
 
 

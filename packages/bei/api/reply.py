@@ -14,7 +14,7 @@ import zstandard
 from bei.api import written
 from bei.api.call import Call
 from bei.errors import Error
-from bei.service import Usage
+from bei.serving.answers import Usage
 from bei.work import check, off_loop
 
 _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain

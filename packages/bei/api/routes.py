@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from bei.api.call import Call
 from bei.api.reply import Reply, Result
-from bei.service import Service
+from bei.serving.service import Service
 
 Handler = Callable[[Service, Any, Call], Awaitable[Result | Reply]]
 

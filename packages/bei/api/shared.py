@@ -11,7 +11,7 @@ from bei.api.openai import EmbeddingList, OpenAIEmbeddings
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.api.tei import Embed, EmbedAll, Predict, PredictTokens, Rank, Rerank, Similarity
-from bei.service import Service
+from bei.serving.service import Service
 
 
 def _ranking(value: Any) -> str:

@@ -15,7 +15,8 @@ from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
-from bei.service import Answer, Options, Service
+from bei.serving.answers import Answer, Options
+from bei.serving.service import Service
 from bei.tasks.entities import Strategy
 from bei.tokenizer import Input
 

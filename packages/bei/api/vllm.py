@@ -16,7 +16,7 @@ from bei.api.readings import Pairs
 from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.errors import Invalid
-from bei.service import Service
+from bei.serving.service import Service
 
 
 class Score(Synonyms, Pairs):

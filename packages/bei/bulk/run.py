@@ -17,7 +17,7 @@ from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Invalid, SetupError, short
-from bei.service import ROUTES
+from bei.serving.routes import ROUTES
 from bei.settings import Settings
 from bei.tasks import vectors
 

@@ -12,7 +12,8 @@ from bei.bulk.inputs import Input, reader
 from bei.bulk.outputs import EMBEDDING
 from bei.bulk.parts import Parts
 from bei.errors import Error, SetupError, one_line
-from bei.service import Options, Service
+from bei.serving.answers import Options
+from bei.serving.service import Service
 from bei.settings import Settings
 
 PARTS_AT_ONCE = 3  # one is read, one computed, one written: the engine never waits for a file

@@ -11,7 +11,7 @@ from bei.errors import ClientGone, Error, HeadTooLarge, Malformed, Misdirected, 
 from bei.server import connections
 from bei.server.bodies import Bodies, Message, Receive
 from bei.server.hosts import Hosts
-from bei.service import Service
+from bei.serving.service import Service
 
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]

@@ -27,7 +27,7 @@ from bei.remote import Desk, RemoteEngine, RemoteScheduler
 from bei.server import listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
-from bei.service import Service
+from bei.serving.service import Service
 from bei.settings import Settings
 
 log = logging.getLogger("bei")

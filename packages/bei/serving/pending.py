@@ -1,0 +1,73 @@
+"""A request between the event loop that waits for it and the threads that answer it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from bei.batching import Request
+from bei.errors import Error, Expired
+from bei.scheduler import Outcome
+
+
+class Pending(Request):
+    """A request on its way: one future, settled by its last outcome or its first error, and waited for once; `queue`
+    and `inference` are seconds, the sums over its entries. It holds no entry, nor an error, whose traceback holds it:
+    such a ring, with all its rows, stays until the collector comes by."""
+
+    __slots__ = ("future", "inference", "missing", "queue", "rows")
+
+    def __init__(self, entries: int, deadline: float):
+        loop = asyncio.get_running_loop()
+        super().__init__(deadline, _Loop(loop))
+        self.future: asyncio.Future[list[Any]] | None = loop.create_future()
+        self.rows: list[Any] = [None] * entries
+        self.missing = entries
+        self.queue = self.inference = 0.0
+
+    async def wait(self) -> list[Any]:
+        """What is kept of each row. Raises Expired, or the error of an outcome."""
+        timer = None
+        if self.deadline < float("inf"):
+            timer = self.future.get_loop().call_later(self.deadline - time.monotonic(), self._expire)
+        try:
+            return await self.future
+        finally:
+            self.future = None
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(Expired("the request's deadline passed"))
+
+    def settle(self, outcome: Outcome) -> None:
+        if self.future is None or self.future.done():
+            return
+        if isinstance(outcome.result, Error):
+            self.future.set_exception(outcome.result)
+            return
+        self.rows[outcome.entry.index] = outcome.result
+        self.queue += outcome.queue
+        self.inference += outcome.inference
+        self.missing -= 1
+        if not self.missing:
+            self.future.set_result(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """A receiver of outcomes, from an engine's thread: one wake-up a batch."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+        with suppress(RuntimeError):  # it has closed, and nobody waits
+            self.loop.call_soon_threadsafe(_settle, outcomes)
+
+
+def _settle(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        outcome.entry.request.settle(outcome)

@@ -1,0 +1,158 @@
+"""The way of a request: a place for it, its texts tokenized, queued and run, and what all that may take."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from bei import metrics
+from bei.batching import Entry
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Engine, RowKind
+from bei.engines.cpus import available_cpus
+from bei.engines.prefixes import worth_sharing
+from bei.errors import Empty, Expired, Overloaded, TooLarge
+from bei.inflight import InFlight
+from bei.remote import RemoteEngine, RemoteScheduler
+from bei.scheduler import Scheduler
+from bei.serving.answers import Options, Usage
+from bei.serving.pending import Pending
+from bei.serving.texts import TextReader, size
+from bei.settings import Settings
+from bei.tokenizer import Encoding
+from bei.work import off_loop
+
+E = TypeVar("E", bound=Collection[Encoding])
+R = TypeVar("R")
+
+FLOAT = 4  # bytes of a number of a row
+_BRIEF = 400  # characters, about 0.1 ms
+_BULK = 1 << 16  # characters or token ids, about 20 ms
+
+
+class Pipeline:
+    """One model's tokenizing threads and queue. Those methods that run something raise Overloaded, TooLarge, Expired,
+    NotReady or EngineFailed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoint: Checkpoint,
+        engine: Engine | RemoteEngine,
+        scheduler: Scheduler | RemoteScheduler,
+        texts: TextReader,
+        in_flight: InFlight,
+    ):
+        self._settings, self._checkpoint, self._engine = settings, checkpoint, engine
+        self._scheduler, self._texts, self._in_flight = scheduler, texts, in_flight
+        self.workers = settings.tokenization_workers or available_cpus()
+        self._tokenizing = ThreadPoolExecutor(self.workers, "tokenizer")
+        self._tokenizing_bulk = ThreadPoolExecutor(self.workers, "tokenizer-bulk")
+        self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
+        self._running = 0
+
+    async def run(
+        self,
+        inputs: Sequence[object],
+        read: Callable[[], E],
+        options: Options,
+        kind: RowKind | None = None,
+        answered: float = 0,
+    ) -> tuple[E, list[Any], Usage]:
+        """The whole way of a request: `read` its texts (off the loop but for a brief one), queue, wait for the rows;
+        `answered` bytes of the answer are made of each of their numbers. Raises what `read` does, too."""
+        started = time.monotonic()
+        self.check_size(inputs)
+        kind = kind or self._kind
+        with self.admission():
+            encodings = read() if _is_brief(inputs, options) else await self._read_in_time(inputs, read, options)
+            tokenized = time.monotonic()
+            self._in_flight.admit(int(self._numbers(encodings, kind) * (FLOAT + answered)))
+            pending = Pending(len(encodings), options.deadline)
+            rows = await self._submit(pending, encodings, kind)
+        for encoding in encodings:
+            metrics.input_length.observe(len(encoding.ids))
+        return encodings, rows, _usage(encodings, pending, started, tokenized)
+
+    async def probe(self) -> None:
+        """One token through the whole path."""
+        encodings = self._texts.tokenizer.encode(["a"], truncate=True)
+        await self._submit(Pending(1, float("inf")), encodings, self._kind)
+
+    async def off_loop(self, work: Callable[[], R], *, of: Sequence[object] = ()) -> R:
+        """`of`: the inputs that it reads. Large ones have threads of their own: no other request waits behind them."""
+        return await off_loop(self._tokenizing_bulk if size(of) > _BULK else self._tokenizing, work)
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """A place among the requests that run at once. Raises Overloaded."""
+        if self._running >= self._settings.max_concurrent_requests:
+            raise Overloaded(retry_after=self._scheduler.drains_in())
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    def check_size(self, inputs: Sequence[object]) -> None:
+        """Raises Empty or TooLarge for a request of no text, or of too many."""
+        if not inputs:
+            raise Empty("`inputs` cannot be empty", param="inputs")
+        limit = self._settings.max_client_batch_size
+        if len(inputs) > limit:
+            raise TooLarge(f"batch size {len(inputs)} > maximum allowed batch size {limit}")
+
+    def close(self) -> None:
+        """Stop the threads, once nothing runs."""
+        for pool in (self._tokenizing, self._tokenizing_bulk):
+            pool.shutdown(wait=False)
+
+    def _numbers(self, encodings: Collection[Encoding], kind: RowKind) -> int:
+        """Of all rows that are kept; those of SPLADE are kept as terms."""
+        spec = self._checkpoint.spec
+        if kind == "tokens":
+            return spec.token_size * sum(len(encoding.ids) for encoding in encodings)
+        return 0 if self._checkpoint.task == "sparse" else spec.row_size * len(encodings)
+
+    async def _read_in_time(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> E:
+        seconds = None if options.deadline == float("inf") else options.deadline - time.monotonic()
+        self._in_flight.admit(self._texts.repeated(inputs, options))
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.off_loop(read, of=inputs)
+        except TimeoutError:
+            raise Expired("the request's deadline passed while its texts were read") from None
+
+    async def _submit(self, pending: Pending, encodings: Collection[Encoding], kind: RowKind) -> list[Any]:
+        """What is kept of each row."""
+        shared = 0
+        if self._engine.shares_prefixes and kind == "pooled" and len(encodings) > 1:
+            shared = worth_sharing([encoding.ids for encoding in encodings])
+        entries = [
+            Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind, shared)
+            for i, e in enumerate(encodings)
+        ]
+        self._scheduler.submit(entries)
+        try:
+            return await pending.wait()
+        finally:
+            self._scheduler.drop(pending)  # the client may have left; what has not run need not
+
+
+def _is_brief(inputs: Sequence[object], options: Options) -> bool:
+    """One text that is tokenized in less time than a thread takes to be asked."""
+    length = len(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], str) else _BRIEF + 1
+    return length + len(options.instruction or "") <= _BRIEF
+
+
+def _usage(encodings: Collection[Encoding], pending: Pending, started: float, tokenized: float) -> Usage:
+    return Usage(
+        characters=sum(encoding.characters for encoding in encodings),
+        tokens=sum(len(encoding.ids) for encoding in encodings),
+        tokenization=tokenized - started,
+        queue=pending.queue / len(encodings),
+        inference=pending.inference / len(encodings),
+        total=time.monotonic() - started,
+    )

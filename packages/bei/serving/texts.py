@@ -1,0 +1,111 @@
+"""The inputs of a request, tokenized as its options, the settings and the model's prompts say."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from bei.checkpoint.load import Checkpoint
+from bei.errors import Error, Invalid, SetupError, short
+from bei.serving.answers import Options
+from bei.settings import Settings
+from bei.tokenizer import Encoding, Input, Role, Tokenizer
+
+R = TypeVar("R")
+
+
+class TextReader:
+    """One model's tokenizer and prompts. Safe to call from several threads."""
+
+    def __init__(self, settings: Settings, checkpoint: Checkpoint):
+        """Raises SetupError."""
+        self._settings, self._checkpoint = settings, checkpoint
+        self.tokenizer = Tokenizer(checkpoint, _default_prompt(settings, checkpoint))
+
+    def read(self, inputs: Sequence[Input], options: Options, role: Role | None = None) -> list[Encoding]:
+        """One encoding an input; `role` is a ColBERT model's. Raises Empty, Invalid or Untokenizable."""
+        checkpoint = self._checkpoint
+        pairs = any(isinstance(item, tuple) for item in inputs)
+        if options.prompt_name is not None and pairs and not checkpoint.prompts.before_pairs:
+            raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
+        if options.instruction is not None:
+            self._check_instruction(options, pairs, role)
+        tokenizer = self._narrowed(options)
+        prompt = tokenizer.role_prompt(role) if role and not options.prompt_name else self._prompt(options)
+        templated = checkpoint.pair_template is not None
+        read = partial(
+            tokenizer.encode,
+            inputs,
+            truncate=self._settings.auto_truncate if options.truncate is None else options.truncate,
+            direction=options.truncation_direction or checkpoint.truncation_side,
+            prompt=None if templated else prompt,
+            instruction=prompt if templated else None,
+            role=role,
+            max_second_tokens=options.max_document_tokens,
+        )
+        return naming(inputs, read)()
+
+    def of_documents(self, options: Options) -> Options:
+        """The options of documents that are not the second text of a pair."""
+        if options.max_document_tokens is None:
+            return options
+        tokenizer = self._narrowed(options)
+        late = self._checkpoint.task == "multi_vector"
+        prompt = tokenizer.role_prompt("document") if late else self._prompt(options)
+        most = options.max_document_tokens + tokenizer.around(prompt)
+        return replace(options, truncate=True, max_tokens=min(most, options.max_tokens or most))
+
+    def repeated(self, inputs: Sequence[object], options: Options) -> int:
+        """Characters that are written anew for each text or pair before they are read."""
+        templated = self._checkpoint.pair_template is not None
+        queries = sum(len(item[0]) for item in inputs if isinstance(item, tuple)) if templated else 0
+        return queries + len(options.instruction or "") * len(inputs)
+
+    def _narrowed(self, options: Options) -> Tokenizer:
+        if options.max_tokens is None and options.add_special_tokens:
+            return self.tokenizer
+        return self.tokenizer.narrowed(options.max_tokens, options.add_special_tokens)
+
+    def _prompt(self, options: Options) -> str | None:
+        return self.tokenizer.prompt(options.prompt_name) if options.instruction is None else options.instruction
+
+    def _check_instruction(self, options: Options, pairs: bool, role: Role | None) -> None:
+        template = self._checkpoint.pair_template
+        if role is not None:
+            raise Invalid("`instruction`: a ColBERT model takes none", param="instruction")
+        if options.prompt_name is not None:
+            raise Invalid("`instruction` cannot be set with `prompt_name`; send one of them", param="instruction")
+        if pairs and not (template and template.takes_instruction):
+            raise Invalid("`instruction`: this model takes none with a pair", param="instruction")
+        if not pairs and template is not None:
+            raise Invalid("`instruction` is for pairs; a text alone is read as it is", param="instruction")
+
+
+def naming(inputs: Sequence[object], read: Callable[[], R]) -> Callable[[], R]:
+    """`read`, whose errors carry the input that they are about."""
+
+    def reading() -> R:
+        try:
+            return read()
+        except Error as error:
+            error.item = None if error.place is None else inputs[error.place]
+            raise
+
+    return reading
+
+
+def size(inputs: Sequence[Any]) -> int:
+    """Characters and token ids of texts, pairs and lists of ids."""
+    return sum(sum(map(len, item)) if isinstance(item, tuple) else len(item) for item in inputs)
+
+
+def _default_prompt(settings: Settings, checkpoint: Checkpoint) -> str | None:
+    """The settings' prompt, or the named one, or the model's own. Raises SetupError for a name that the model lacks."""
+    if settings.default_prompt is not None:
+        return settings.default_prompt
+    prompts = checkpoint.prompts
+    name = settings.default_prompt_name or prompts.default
+    if name is not None and name not in prompts.texts:
+        known = ", ".join(sorted(prompts.texts)) or "none"
+        raise SetupError(f"default_prompt_name {short(name)} is not one of the model's prompts: {known}")
+    return None if name is None else prompts.texts[name]
