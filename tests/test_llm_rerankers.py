@@ -15,6 +15,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.serving.answers import Options
 from tests.api.test_answer import post
+from tests.api.test_tasks import refused
 from tests.tiny_models import random_model, write_json, write_modules
 
 QUERY = "where do cats sit?"
@@ -143,6 +144,32 @@ def test_the_document_is_cut_and_the_question_is_not(start):
     np.testing.assert_array_equal(limited.ids, whole.ids)
     with pytest.raises(Invalid, match="must have at most 400 tokens"):
         tokenizer.encode([(QUERY, "cat " * 300)], truncate=False)
+
+
+LONG = "cat " * 300
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_neither_text_of_a_pair_is_cut_away(start, family):
+    service = start(language_model(family), model_max_length=600)
+    refusals = [
+        ("/rerank", {"query": LONG, "texts": ["a dog"]}, "`query` leaves no room for a document"),
+        ("/rerank", {"query": "a", "texts": ["a", LONG], "truncation_direction": "left"}, "`texts` leaves no room for"),
+        ("/v1/rerank", {"query": LONG, "documents": ["a dog"]}, "`query` leaves no room for a document"),
+        ("/score", {"queries": LONG, "documents": "a dog"}, "`queries` leaves no room for a document"),
+        ("/predict", {"inputs": [["a", "a dog"], [LONG, "a dog"]]}, "`inputs` leaves no room for a document"),
+        ("/rerank", {"query": "a", "texts": ["a"], "instruction": LONG}, "`instruction` leaves no room for a"),
+        (
+            "/rerank",
+            {"query": "a", "texts": ["a"], "truncate_prompt_tokens": 9},
+            "`truncate_prompt_tokens` 9 leaves no",
+        ),
+    ]
+    for path, body, message in refusals:
+        status, said = refused(service, path, body)
+        assert (status, said[: len(message)]) == (422, message)
+    for query, text in (("a", LONG), ("cat " * 9, LONG)):
+        assert len(post(service, "/rerank", {"query": query, "texts": [text]})) == 1
 
 
 def test_a_name_or_a_setting_makes_a_reranker(tmp_path):

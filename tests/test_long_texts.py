@@ -114,7 +114,9 @@ def test_a_long_text_is_not_read_whole(tmp_path, monkeypatch):
             assert len(encoding.ids) == 64
             assert encoding.characters == sum(map(len, item)) if isinstance(item, tuple) else len(item)
     assert tokenizer.encode([long], truncate=True)[0].ids.tolist() == short
-    assert len(tokenizer.encode(["a"], truncate=True, prompt=long)[0].ids) == 64
+    with pytest.raises(Invalid, match="`instruction` leaves no room for a text in 64 tokens"):
+        tokenizer.encode(["a"], truncate=True, prompt=long)
+    assert len(tokenizer.encode(["a"], truncate=True, prompt=long, direction="left")[0].ids) == 64
     assert len(tokenizer.encode([("a", long)], truncate=True, max_second_tokens=9)[0].ids) == 13
     for refused in (long, ("a", long)):
         with pytest.raises(Invalid, match=r"at most 64 tokens\. Given: more than 64 \(input 0\)"):

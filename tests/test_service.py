@@ -405,7 +405,7 @@ def test_a_long_instruction_is_not_read_on_the_loop_nor_written_many_times(start
         return encode(*args, **more)
 
     monkeypatch.setattr(type(service._texts.tokenizer), "encode", noted)
-    options = Options(instruction="the cat " * 10_000)
+    options = Options(instruction="the cat " * 10_000, truncation_direction="left")
     run(service.embed(["a"], options=options))
     assert readers[0].startswith("tokenizer")
     with pytest.raises(TooLarge):

@@ -74,15 +74,15 @@ def printable(text: str) -> str:
 
 class Error(Exception):
     """`status` and `kind` go to the client with the message; `param` names the field at fault, and `place` an input
-    among those of the call, which whoever knows it puts into `item`."""
+    among those of the call, which whoever knows it puts into `item`; of a pair, `part` is the text at fault."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "Backend"
 
-    def __init__(self, message: str, *, param: str | None = None, place: int | None = None):
+    def __init__(self, message: str, *, param: str | None = None, place: int | None = None, part: int | None = None):
         self.message = message if place is None else f"{message} (input {place})"
         super().__init__(self.message)
-        self.param, self.place, self.item = param, place, None
+        self.param, self.place, self.part, self.item = param, place, part, None
         self._bare = message
 
     def called(self, name: str, place: int | None) -> Self:

@@ -226,6 +226,29 @@ def test_texts_are_cut_to_as_many_tokens_as_asked(services, tmp_path):
         strict.close()
 
 
+def test_the_room_that_is_asked_for_is_that_of_the_texts_sent(services):
+    """A pair has a special token more than a text, and two texts."""
+    service = services["embedding"]
+    assert embed(service, "the cat", truncate_prompt_tokens=3) == pytest.approx(embed(service, "the"), abs=1e-5)
+    said = refused(service, "/v1/embeddings", {"input": "the cat", "truncate_prompt_tokens": 2})
+    assert said == (422, "`truncate_prompt_tokens` 2 leaves no room for a text beside 2 tokens")
+    pair = {"text_1": "the cat", "text_2": "a dog"}
+    for most in (3, 4):
+        said = refused(services["reranker"], "/score", {**pair, "truncate_prompt_tokens": most})
+        assert said == (422, f"`truncate_prompt_tokens` {most} leaves no room for a pair beside 3 tokens")
+    score = post(services["reranker"], "/score", {**pair, "truncate_prompt_tokens": 5})["data"][0]["score"]
+    short = post(services["reranker"], "/score", {"text_1": "the", "text_2": "a"})["data"][0]["score"]
+    assert score == pytest.approx(short, abs=1e-5)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(services):
+    service = services["embedding"]
+    said = refused(service, "/embed", {"inputs": "the dog", "instruction": "a cat " * 4000})
+    assert said[1].startswith("`instruction` leaves no room for a text in ")
+    said = refused(service, "/embed", {"inputs": "a dog", "instruction": "a cat ", "truncate_prompt_tokens": 4})
+    assert said == (422, "`truncate_prompt_tokens` 4 leaves no room for a text beside 4 tokens")
+
+
 def test_without_special_tokens_a_text_is_its_own(services):
     body = {"inputs": ["the cat", [5, 7]], "add_special_tokens": False}
     rows = post(services["embedding"], "/embed_all", body)

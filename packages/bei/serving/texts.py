@@ -88,7 +88,8 @@ def naming(inputs: Sequence[object], read: Callable[[], R]) -> Callable[[], R]:
         try:
             return read()
         except Error as error:
-            error.item = None if error.place is None else inputs[error.place]
+            item = None if error.place is None else inputs[error.place]
+            error.item = item if error.part is None else item[error.part]
             raise
 
     return reading

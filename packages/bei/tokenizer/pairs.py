@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """A pair in the words of its model's template; only `body` is cut."""
+    """A pair in the words of its model's template; only `body` is cut, which ends with the document."""
 
     characters: int
+    query: str
+    document: str
     prefix: tuple[str, ...]
     body: tuple[str, ...]
     suffix: tuple[str, ...]
@@ -19,3 +21,8 @@ class RenderedPair:
     @property
     def pieces(self) -> tuple[str, ...]:
         return self.prefix + self.body + self.suffix
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The body before the document."""
+        return *self.body[:-1], self.body[-1].removesuffix(self.document)

@@ -73,7 +73,7 @@ class Tokenizer:
         self._prompts = checkpoint.prompts.texts
         self._prompts_go_before_pairs = checkpoint.prompts.before_pairs
         self._default_prompt = default_prompt
-        self._max_tokens = checkpoint.max_tokens
+        self._max_tokens, self._asked = checkpoint.max_tokens, None
         expanded = self._late.expansion if self._late else 0
         if self._max_tokens <= max(self._single.size, self._pair.size) or self._max_tokens < expanded:
             raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
@@ -116,18 +116,12 @@ class Tokenizer:
 
     def narrowed(self, max_tokens: int | None, add_special_tokens: bool) -> Self:
         """This tokenizer, whose `encode` cuts at `max_tokens` where that is sooner, or puts no special tokens around a
-        text. Raises Invalid where no text fits into so few."""
+        text."""
         other = copy(self)
         if not add_special_tokens:
             other._single, other._pair = self._single.bare(), self._pair.bare()
-        if max_tokens is not None:
-            other._max_tokens = min(max_tokens, self._max_tokens)
-            room = max(other._single.size, other._pair.size)
-            if other._max_tokens <= room:
-                raise Invalid(
-                    f"`truncate_prompt_tokens` {max_tokens} leaves no room for a text beside {room} special tokens",
-                    param="truncate_prompt_tokens",
-                )
+        if max_tokens is not None and max_tokens < self._max_tokens:
+            other._max_tokens = other._asked = max_tokens
         return other
 
     def around(self, prompt: str | None) -> int:
@@ -238,7 +232,11 @@ class Tokenizer:
         limit = self._limit(how.role)
         counted = characters == 0 or len(body) != how.most
         self._check_length(index, len(body) + self._single.size, limit, how.truncate, counted=counted)
-        ids, types = self._single.wrap(cut(body, limit - self._single.size, how.direction))
+        room = limit - self._single.size
+        before = max(0, prompt_tokens - len(self._single.fixed[0])) if how.direction == "right" else 0
+        if len(body) > room and room <= before:
+            raise self._no_room(self._single.size + before, "a text")
+        ids, types = self._single.wrap(cut(body, room, how.direction))
         encoding = Encoding(ids, characters, prompt_tokens, types)
         return encoding if how.role is None else self._as_role(encoding, how.role)
 
@@ -248,7 +246,10 @@ class Tokenizer:
         read = bodies[how.of(how.before_pairs + item[0])], bodies[how.of_second(item[1])][: how.max_second_tokens]
         tokens, counted = sum(map(len, read)) + self._pair.size, all(len(body) != how.most for body in read)
         self._check_length(index, tokens, self._max_tokens, how.truncate, counted=counted)
-        lengths = longest_first(*self._lengths(item, *map(len, read), how), self._max_tokens - self._pair.size)
+        room = self._max_tokens - self._pair.size
+        if room < min(2, sum(map(len, read))):
+            raise self._no_room(self._pair.size, "a pair")
+        lengths = longest_first(*self._lengths(item, *map(len, read), how), room)
         ids, types = self._pair.wrap(
             *(cut(body, length, how.direction) for body, length in zip(read, lengths, strict=True))
         )
@@ -272,7 +273,8 @@ class Tokenizer:
         if max_second_tokens is not None:
             read = joined_tokens(list(self._reader.tokens(document, max_second_tokens)))
             document = document[: read.ends[:max_second_tokens][-1]] if len(read) else document
-        return RenderedPair(len(query) + len(item[1]), *self._template.pieces(query, document, instruction))
+        pieces = self._template.pieces(query, document, instruction)
+        return RenderedPair(len(query) + len(item[1]), query, document, *pieces)
 
     def _finish_rendered(
         self, index: int, item: RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: _Reading
@@ -280,12 +282,35 @@ class Tokenizer:
         nothing = np.zeros(0, np.int32)
         prefix, body, suffix = (np.concatenate([nothing, *(bodies[how.of(of)] for of in part)]) for part in item.parts)
         fixed = len(prefix) + len(suffix)
-        if fixed >= self._max_tokens:
-            raise Invalid(f"`instruction` leaves no room for a pair in {self._max_tokens} tokens", param="instruction")
+        room = self._max_tokens - fixed
+        if room <= 0:
+            raise self._no_room(fixed, "a pair")
         counted = all(len(bodies[how.of(piece)]) != how.most for piece in item.body)
         self._check_length(index, len(body) + fixed, self._max_tokens, how.truncate, counted=counted)
-        ids = np.concatenate([prefix, cut(body, self._max_tokens - fixed, how.direction), suffix])
+        if len(body) > room:
+            self._check_both_stay(index, item, room, how.direction)
+        ids = np.concatenate([prefix, cut(body, room, how.direction), suffix])
         return Encoding(ids, item.characters)
+
+    def _check_both_stay(self, index: int, item: RenderedPair, room: int, direction: Direction) -> None:
+        """Raises Invalid where a cut would leave nothing of one of the texts."""
+        kept = item.head if direction == "right" else (item.document,)
+        tokens = sum(map(len, self._reader.ids(kept, room, direction)))
+        if tokens < room:
+            return
+        if direction == "right" and 2 * len(item.query) < sum(map(len, kept)):
+            raise self._no_room(self._max_tokens - room + tokens, "a document")
+        part, other = (0, "document") if direction == "right" else (1, "query")
+        reason = f"`inputs` leaves no room for a {other} in {self._max_tokens} tokens"
+        raise Invalid(reason, param="inputs", place=index, part=part)
+
+    def _no_room(self, around: int, texts: str) -> Invalid:
+        """For less than `texts` beside the tokens `around` them."""
+        if self._asked is None:
+            reason = f"`instruction` leaves no room for {texts} in {self._max_tokens} tokens"
+            return Invalid(reason, param="instruction")
+        reason = f"`truncate_prompt_tokens` {self._asked} leaves no room for {texts} beside {around} tokens"
+        return Invalid(reason, param="truncate_prompt_tokens")
 
     def _limit(self, role: Role | None) -> int:
         if self._late is None or role is None:
