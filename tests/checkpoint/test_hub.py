@@ -37,6 +37,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.asked, self.breaks = folder, [], False
+        self.headers, self.repository, self.entry, self.moves = {}, {}, {}, False
 
     @property
     def url(self) -> str:
@@ -59,11 +60,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.breaks:
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        content = self._content(path)
+        if self.server.moves and path.startswith("/api/"):
+            self.send_response(307)
+            self.send_header("Location", path.replace("/api/", "/other/"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = self._content(path.replace("/other/", "/api/"))
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"")))
-        self.send_header("ETag", f'"{path.replace("/", "-")}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        stated = {"ETag": f'"{path.replace("/", "-")}"', "X-Repo-Commit": COMMIT} | self.server.headers
+        for name, value in stated.items():
+            self.send_header(name, value)
         self.end_headers()
         if with_body and content:
             self.wfile.write(content)
@@ -73,11 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
         names = [str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()]
         if path in ("/api/models/org/tiny", "/api/models/org/tiny/revision/main"):
             files = [{"rfilename": name} for name in names]
-            return json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": files}).encode()
+            return json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": files} | self.server.repository).encode()
         if path.startswith("/api/models/org/tiny/tree/"):
             sizes = {name: (root / name).stat().st_size for name in names}
             entries = [{"type": "file", "path": name, "size": size, "oid": name} for name, size in sizes.items()]
-            return json.dumps(entries).encode()
+            return json.dumps([entry | self.server.entry for entry in entries]).encode()
         name = path.removeprefix(f"/org/tiny/resolve/{COMMIT}/")
         return (root / name).read_bytes() if name in names else None
 
@@ -172,3 +180,35 @@ def test_the_hub_is_asked_for_the_model_and_nothing_else(machine, hub):
     assert {headers["user-agent"].partition("/")[0] for _, headers in hub.asked} == {"bei"}
     told = [headers for _, headers in hub.asked if "torch" in str(headers) or "python" in str(headers)]
     assert told == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"headers": {"ETag": '"{outside}"'}},
+        {"headers": {"ETag": 'W/"../../../../stranger"'}},
+        {"headers": {"X-Linked-Etag": "{outside}"}},
+        {"headers": {"X-Repo-Commit": "../../../../stranger"}},
+        {"repository": {"sha": "../../../../stranger"}},
+        {"entry": {"lfs": {"oid": "{outside}", "size": 1, "pointerSize": 1}}},
+        {"entry": {"path": "../../../../stranger.json"}},
+    ],
+)
+def test_a_hub_that_names_places_outside_its_cache_is_refused(machine, hub, said):
+    """The library makes paths of what it says, and would write, or link, wherever they lead."""
+    outside = machine.folder / "stranger"
+    for name, values in json.loads(json.dumps(said).replace("{outside}", str(outside))).items():
+        setattr(hub, name, values)
+    before = set(machine.folder.iterdir())
+    status, log, _ = machine.info(hub.url)
+    assert status == 2
+    assert log.splitlines()[-1].startswith("bei: the hub "), log
+    assert set(machine.folder.iterdir()) - before <= {machine.folder / "hf"}
+    assert list((machine.folder / "hf").rglob("stranger*")) == []
+
+
+def test_a_listing_is_a_listing_wherever_it_is(machine, hub):
+    hub.moves = True
+    status, log, _ = machine.info(hub.url)
+    assert status == 2
+    assert "to what is no list of files" in log.splitlines()[-1]

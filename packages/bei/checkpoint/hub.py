@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from bei import __version__
+from bei.checkpoint.modules import inside
 from bei.checkpoint.sources import WANTED, Fetched, quote
 from bei.errors import SetupError, short, why
 from bei.settings import Settings
@@ -33,6 +35,10 @@ _NEEDED = (
 )
 """Of WANTED what a cache must have: without these a model would be another, or none."""
 
+_NAME = re.compile(r"(?!.*\.\.)[\w.+:=-]{1,255}")
+_NAMING_HEADERS = ("etag", "x-linked-etag", "x-repo-commit")
+"""Of which the library makes names of files and folders in its cache, whatever they are."""
+
 constants.HF_HUB_DISABLE_TELEMETRY = True  # whatever imported the library first: no versions, no question about agents
 
 
@@ -40,6 +46,8 @@ def fetch(settings: Settings) -> Fetched:
     """Raises SetupError: one line with the remedy."""
     try:
         folder = _download(settings)
+    except SetupError:
+        raise
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SetupError(_hub_refusal(settings, exc)) from None
     except PermissionError as exc:
@@ -81,6 +89,7 @@ def _answers() -> list[int]:
     answers: list[int] = []
 
     def note(answer: Any) -> None:
+        _check_names(answer)
         if answer.status_code < 500:
             answers.append(answer.status_code)
 
@@ -88,6 +97,38 @@ def _answers() -> list[int]:
     hooks = {"request": [*client.event_hooks["request"], _hurry], "response": [note]}
     huggingface_hub.set_client_factory(functools.partial(type(client), event_hooks=hooks, follow_redirects=True))
     return answers
+
+
+def _check_names(answer: Any) -> None:
+    """Raises SetupError for an answer by which the library would write outside its cache, or link to what is there."""
+    asked = answer.request
+    if asked.method == "HEAD":
+        for name in _NAMING_HEADERS:
+            _check_name(name, answer.headers.get(name))
+    elif not _is_listing(asked.url):
+        return
+    elif answer.has_redirect_location and not _is_listing(asked.url.join(answer.headers["location"])):
+        raise SetupError(f"the hub leads from {short(asked.url.path)} to what is no list of files")
+    elif answer.is_success:
+        answer.read()
+        _check_listing(answer.json())
+
+
+def _is_listing(url: Any) -> bool:
+    return "/api/models/" in url.path
+
+
+def _check_listing(content: Any) -> None:
+    """The files of a repository, or what it is."""
+    for entry in content if isinstance(content, list) else [content]:
+        inside(Path(), entry.get("path", "."), "the hub")
+        _check_name("sha", entry.get("sha"))
+        _check_name("lfs", (entry.get("lfs") or {}).get("oid"))
+
+
+def _check_name(key: str, value: Any) -> None:
+    if value is not None and not _NAME.fullmatch(str(value).removeprefix("W/").strip('"')):
+        raise SetupError(f"the hub says `{key}` {short(value)}, which names no file of its cache")
 
 
 def _hurry(request: Any) -> None:
