@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 from bei.errors import Overloaded, TooLarge
 
-_SMALL = 1 << 20  # bytes; whatever is held, a part of the limit is left to answers of no more, and to bodies
+_SMALL = 1 << 20  # bytes; whatever is held, a part of the limit is left to answers and bodies of no more
 _FOR_SMALL = 0.25
 
 _request: ContextVar["_Request | None"] = ContextVar("request", default=None)
@@ -44,8 +44,15 @@ class InFlight:
             _request.reset(token)
             self._add(-own.held, own)
 
-    def has_room(self, size: int) -> bool:
-        return self.held + size <= self.limit
+    def has_room(self, size: int, whole: int) -> bool:
+        """For more of something, of which `whole` has come. It may take all that nobody else needs."""
+        own = _request.get()
+        alone = own is not None and self.held == own.held
+        return self.held + size <= (self.limit if alone else self._most(whole))
+
+    def _most(self, size: int) -> int:
+        """Bytes in all, with something of this size among them."""
+        return int(self.limit * (1 - _FOR_SMALL)) if size > _SMALL else self.limit
 
     def hold(self, size: int) -> None:
         """A negative size gives back."""
@@ -63,7 +70,7 @@ class InFlight:
 
     def check(self, size: int) -> int:
         """The bytes that may be held with a request of such a size. Raises TooLarge for what can never be held."""
-        most = int(self.limit * (1 - _FOR_SMALL)) if size > _SMALL else self.limit
+        most = self._most(size)
         if size > most:
             raise TooLarge(
                 f"the answer would take about {size} bytes, more than {most}; send fewer or shorter texts in a request "

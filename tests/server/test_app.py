@@ -10,7 +10,9 @@ from pkgutil import resolve_name
 
 import pytest
 
-from bei.server import connections
+from bei.api import Call
+from bei.errors import TooSlow
+from bei.server import bodies, connections
 from bei.server.app import asgi
 
 LIMIT = 20.0
@@ -168,3 +170,20 @@ def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def test_a_body_that_never_ends_is_given_up(start_service, monkeypatch):
+    """However steadily it comes: it lies in memory meanwhile."""
+    service = start_service()
+    monkeypatch.setattr(bodies, "MOST_SECONDS", 0.2)
+
+    async def steadily():
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b" " * 1000, "more_body": True}
+
+    async def scenario():
+        with service.in_flight.request(), pytest.raises(TooSlow, match=r"took more than 0.2 s"):
+            await bodies.Bodies(1 << 30, service.in_flight).read(Call("POST", "/embed"), steadily, wanted=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT))
+    assert service.in_flight.held == 0

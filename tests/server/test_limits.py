@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from bei.errors import SetupError
-from bei.server import app, http1, listen
+from bei.server import connections, http1, listen
 from benchmarks.attacks import attacks
 from tests.server.running import LIMIT, Running
 
@@ -119,15 +119,34 @@ def test_a_large_head_is_431(hasty, line):
         sock.sendall(b"GET /health HTTP/1.1\r\n" + line)
         reply = everything(sock)
     assert status(reply) == 431
-    assert "larger than 65536 bytes" in json.loads(reply.partition(b"\r\n\r\n")[2])["error"]
+    assert re.search("larger than 65536 bytes|more than 128 headers", reply.decode())
+
+
+CHUNKED = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+
+
+@pytest.mark.parametrize(("opening", "more"), [(b"GET /health HTTP/1.1\r\n", b""), (CHUNKED, b"\r\n")])
+def test_headers_and_trailers_are_not_kept_until_there_are_too_many(start, opening, more):
+    """As objects, 15,000 in 60 KB take 2 MB."""
+    running = start()
+    before = resident(running)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(running)) for _ in range(50)]
+        for client in clients:
+            client.sendall(opening + b"a:\r\n" * 15_000)
+        time.sleep(0.5)
+        assert resident(running) - before < 30_000_000
+        for client in clients:
+            client.sendall(more)
+        assert {status(client.recv(65536)) for client in clients} == {400 if more else 431}
 
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_many_headers_are_431(hasty, http2):
     with httpx.Client(http1=not http2, http2=http2) as client:
-        few = {f"x-{i}": "y" for i in range(app.MAX_HEADERS - 20)}
+        few = {f"x-{i}": "y" for i in range(connections.MAX_HEADERS - 20)}
         assert client.get(f"{hasty.url}/health", headers=few).status_code == 200
-        reply = client.get(f"{hasty.url}/health", headers={f"x-{i}": "y" for i in range(app.MAX_HEADERS + 1)})
+        reply = client.get(f"{hasty.url}/health", headers={f"x-{i}": "y" for i in range(connections.MAX_HEADERS + 1)})
     assert (reply.status_code, reply.json()["error_type"]) == (431, "Validation")
 
 
@@ -274,6 +293,17 @@ def test_all_bodies_together_are_bounded(start):
         assert httpx.post(f"{running.url}/embed", json={"inputs": "a", "note": "x" * 3_900_000}).status_code == 200
 
 
+def test_large_bodies_that_come_slowly_leave_room_for_others(start):
+    running = start(payload_limit=4_000_000, max_bytes_in_flight=8_000_000)
+    head = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    with ExitStack() as stack:
+        for size in (3_900_000, 2_000_000, 1_900_000, 1_900_000):
+            stack.enter_context(connect(running)).sendall(head % (size + 1) + b" " * size)
+        time.sleep(0.5)
+        assert httpx.post(f"{running.url}/embed", json={"inputs": "a", "note": "x" * 900_000}).status_code == 200
+        assert httpx.post(f"{running.url}/embed", json={"inputs": "a", "note": "x" * 3_900_000}).status_code == 429
+
+
 def test_many_slow_clients_take_little_memory(start):
     running = start(max_connections=2000)
     before = resident(running)
@@ -292,15 +322,20 @@ def resident(running: Running) -> int:
     return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text)[1])
 
 
-def test_a_body_without_a_key_is_not_kept(start):
+@pytest.mark.parametrize(("line", "expected"), [(b"POST /embed", 401), (b"GET /health", 200), (b"HEAD /metrics", 200)])
+def test_a_body_that_nobody_reads_is_not_kept(start, line, expected):
     running = start(payload_limit=60_000_000, api_key="k1")
     before = resident(running)
     with connect(running) as sock:
-        sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000000\r\n\r\n" + b" " * 49_999_000)
+        sock.sendall(line + b" HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000000\r\n\r\n" + b" " * 49_999_000)
         time.sleep(0.2)
         assert resident(running) - before < 20_000_000
         sock.sendall(b" " * 1000)
-        assert status(sock.recv(65536)) == 401
+        assert status(sock.recv(65536)) == expected
+
+
+def test_a_client_without_a_key_is_told_before_it_sends(start):
+    running = start(api_key="k1")
     with connect(running) as sock:
         sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 500\r\n\r\n")
         assert status(sock.recv(65536)) == 401

@@ -18,7 +18,6 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("bei")
 
-MAX_HEADERS = 128
 _BUFFERED = 1 << 16  # bytes of an answer that a connection takes in one go
 
 
@@ -75,14 +74,13 @@ def _head(scope: Message) -> Call:
 
 
 def _is_wanted(service: Service, call: Call, scope: Message) -> bool:
-    """Whether a body is worth keeping: not where the head alone is refused. Raises HeadTooLarge."""
-    if len(scope["headers"]) > MAX_HEADERS:
-        raise HeadTooLarge(f"the request has more than {MAX_HEADERS} headers")
+    """Whether a body is worth keeping: not where the head alone is refused, or says all. Raises HeadTooLarge."""
+    if len(scope["headers"]) > connections.MAX_HEADERS:
+        raise HeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers")
     try:
-        api.admit(service, call)
+        return api.admit(service, call).adapter is not None
     except Error:
         return False
-    return True
 
 
 @asynccontextmanager

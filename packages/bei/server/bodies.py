@@ -13,6 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 
 SECONDS = 30.0  # for any body; a long one has a second more for each RATE bytes that have come
 RATE = 4096
+MOST_SECONDS = 600.0  # for a body of any size: it lies in memory meanwhile
 _DRAIN_SECONDS = 10.0
 
 
@@ -48,13 +49,15 @@ class Bodies:
                         body += chunk
                         self._in_flight.hold(len(chunk))
                     if size > RATE:
-                        patience.reschedule(started + SECONDS + size / RATE)
+                        patience.reschedule(started + min(SECONDS + size / RATE, MOST_SECONDS))
             if refusal:
                 raise refusal
         except BaseException as exc:
             self._free(body)
             if isinstance(exc, TimeoutError):
-                raise TooSlow(f"the body came more slowly than {RATE} bytes a second") from None
+                raise TooSlow(
+                    f"the body came more slowly than {RATE} bytes a second, or took more than {MOST_SECONDS:g} s"
+                ) from None
             raise
         return body
 
@@ -66,7 +69,7 @@ class Bodies:
         """Of a body of `size`, of which there are `more` bytes to keep."""
         if size > self._limit:
             return TooLarge(f"the body is larger than {self._limit} bytes")
-        if not self._in_flight.has_room(more):
+        if not self._in_flight.has_room(more, size):
             return Overloaded(f"requests in flight and their answers take more than {self._in_flight.limit} bytes")
         return None
 

@@ -1,4 +1,4 @@
-"""How long a client is waited for, whichever protocol it speaks."""
+"""How long a client is waited for, and how many headers it sends, whichever protocol it speaks."""
 
 import asyncio
 
@@ -7,6 +7,7 @@ HEAD_SECONDS = 20.0  # from the first byte of a request's head to its last
 READING_SECONDS = 30.0  # for a client to read any answer; of a long one it has a second more for READING_RATE bytes
 READING_RATE = 4096
 MOST_READING_SECONDS = 600.0  # for an answer of any size
+MAX_HEADERS = 128
 ABORT = "bei.abort"  # in a scope's extensions: what ends the connection at once
 
 

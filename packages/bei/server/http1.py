@@ -12,6 +12,7 @@ from bei.errors import Error, HeadTooLarge, Malformed, TooSlow, Unimplemented, o
 from bei.server import connections
 
 MAX_HEAD = 1 << 16  # bytes of request line and headers; of all that stands around the bytes of a chunked body, too
+_MAX_LINES = connections.MAX_HEADERS + 2  # of a head: as objects they are large, so they are counted as they come
 _TURN = 1 << 14  # bytes of a chunked body that are parsed at a time; as chunks of one byte they take 2 ms
 _FOR_A_PIECE = 64  # bytes that are parsed in the time that a piece takes beside its bytes
 _LINGER_SECONDS = 2.0  # in which a client may read why its connection ends, while it still sends
@@ -33,6 +34,16 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _Dropped(list):
+    """What is appended is not kept."""
+
+    def append(self, item: object) -> None:
+        pass
+
+
+_TRAILERS = _Dropped()  # they are no headers of the call
+
+
 class Http1(HttpToolsProtocol):
     """uvicorn's. Its parser never sees a second message before the first is answered: what follows waits as bytes, and
     reading is paused. llhttp cannot stop within what it is given, so it is given pieces that end where a message may
@@ -42,6 +53,7 @@ class Http1(HttpToolsProtocol):
     _whole = True  # the last message that began has ended
     _in_head = False
     _head = 0  # bytes of the head so far; in a chunked body, those since the last that were body
+    _lines = 0  # of the head so far
     _left: int | None = 0  # bytes of a body that are to come; None of one in chunks
     _refused = False
     _hurry: asyncio.TimerHandle | None = None
@@ -128,6 +140,10 @@ class Http1(HttpToolsProtocol):
             return self._at
         end = blank + 2 if blank else max(data.rfind(b"\n", at) + 1, at)
         self._head += end - at
+        self._lines += data.count(b"\n", at, end)
+        if self._lines > _MAX_LINES:
+            self._refuse(HeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers"))
+            return at
         if _UPGRADE.search(data, max(at - 1, 0), end):
             self._ignore_upgrade(max(at - 1, 0), end)
         return end
@@ -174,7 +190,7 @@ class Http1(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self._take_host_of_target()
         super().on_headers_complete()
-        self.headers = []  # a trailer is no header of the call
+        self.headers = _TRAILERS
 
     def _take_host_of_target(self) -> None:
         """An absolute target's host counts, and not the header's (RFC 9112, §3.2.2)."""
@@ -206,7 +222,7 @@ class Http1(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._whole, self._head = True, 0
+        self._whole, self._head, self._lines = True, 0, 0
         super().on_message_complete()
 
     # -- and to answers -----------------------------------------------------------------------------------------------
