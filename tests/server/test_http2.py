@@ -82,6 +82,12 @@ MALFORMED = {
     "two hosts": [*HEAD, ("host", "b")],
     "no ASCII": [*without(":path"), (":path", "/é")],
     "CONNECT": [(":method", "CONNECT"), (":authority", "a:443")],
+    "a length of letters": [*HEAD, ("content-length", "x")],
+    "a length below nothing": [*HEAD, ("content-length", "-1")],
+    "a length of 5,000 digits": [*HEAD, ("content-length", "9" * 5000)],
+    "two lengths": [*HEAD, ("content-length", "0"), ("content-length", "1")],
+    "a length without a body": [*HEAD, ("content-length", "5")],
+    "a name of a zero": [*HEAD, ("\0", "0")],
     "websocket": [(":method", "CONNECT"), (":protocol", "websocket"), *HEAD[1:]],
 }
 
@@ -92,6 +98,22 @@ def test_a_malformed_head_ends_its_stream_and_no_other(slow, headers):
     before, wrong, after = client.ask(), client.head(headers), client.ask()
     ends = client.until(before, wrong, after)
     assert ends == {before: "200", wrong: "PROTOCOL_ERROR", after: "200"}
+    client.sock.close()
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_body_of_another_length_ends_its_stream_and_no_other(slow, more):
+    client = Loose(slow)
+    before, right, wrong = (
+        client.ask(),
+        *(client.head([*HEAD, ("content-length", str(len(BODY) + extra))], end=False) for extra in (0, more)),
+    )
+    for stream in (right, wrong):
+        client.machine.send_data(stream, BODY, end_stream=True)
+    client.send()
+    after = client.ask()
+    ends = client.until(before, right, wrong, after)
+    assert ends == {before: "200", right: "200", wrong: "PROTOCOL_ERROR", after: "200"}
     client.sock.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from h2.utilities import HeaderValidationFlags, validate_headers
+from hpack import Decoder, HeaderTuple
 from uvicorn.server import ServerState
 
 from bei.errors import ClientGone
@@ -33,13 +35,30 @@ _FOR_A_HEAD = 1 << 10  # at most; a call that is given up costs as much
 _REQUEST = HeaderValidationFlags(is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False)
 
 
-class Stream:
-    """A call: what has come of its body, and what its answer waits for."""
+_LENGTH, _HIDDEN = b"content-length", b"\0"
+_HIDE = {_LENGTH: _HIDDEN, _HIDDEN: b""}  # who sends the one that is for us has a head that is refused
 
-    def __init__(self, number: int):
+
+class _Heads(Decoder):
+    """h2 ends the connection for a length that is wrong, so it is shown none; a `Stream` knows it."""
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
+        return [HeaderTuple(_HIDE.get(name, name), value) for name, value in super().decode(data, raw)]
+
+
+class Stream:
+    """A call: what has come of its body, how much its head says will, and what its answer waits for."""
+
+    def __init__(self, number: int, length: int | None = None):
         self.number, self.body, self.unread = number, bytearray(), 0
+        self.length, self.came = length, 0
         self.ended = self.gone = self.answered = self.told = False
         self.changed, self.room = asyncio.Event(), asyncio.Event()
+
+    @property
+    def is_as_said(self) -> bool:
+        """Whether what came may be, or at its end is, as long as the head says."""
+        return self.length is None or (self.came == self.length if self.ended else self.came <= self.length)
 
     def leave(self) -> None:
         self.gone = True
@@ -68,6 +87,7 @@ class Http2(asyncio.Protocol):
         self._h2 = H2Connection(
             H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
         )
+        self._h2.decoder = _Heads(self._h2.decoder.max_header_list_size)
         self._h2.local_settings = _settings(STREAMS)
         self._h2.initiate_connection()
         self._h2.local_settings = _settings(1 << 30)  # h2 would end the connection for one stream too many
@@ -183,14 +203,15 @@ class Http2(asyncio.Protocol):
             case events.DataReceived() if stream is not None and not stream.answered:
                 self._earn(2 * len(event.data))
                 stream.body += event.data
+                stream.came += len(event.data)
                 stream.unread += event.flow_controlled_length
-                stream.changed.set()
+                self._go_on(stream)
             case events.DataReceived():
                 self._earn(len(event.data))
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case events.StreamEnded() if stream is not None:
                 stream.ended = True
-                stream.changed.set()
+                self._go_on(stream)
             case events.StreamReset() if stream is not None:
                 self._credit -= _FOR_A_HEAD
                 stream.leave()
@@ -200,22 +221,29 @@ class Http2(asyncio.Protocol):
             case events.ConnectionTerminated():  # h2 sends nothing after it
                 self._close()
 
+    def _go_on(self, stream: Stream) -> None:
+        if stream.is_as_said or stream.gone:
+            return stream.changed.set()
+        self._h2.reset_stream(stream.number, ErrorCodes.PROTOCOL_ERROR)
+        stream.leave()
+
     def _open(self, number: int, headers: list[tuple[bytes, bytes]]) -> None:
+        headers = [(_LENGTH if name == _HIDDEN else name, value) for name, value in headers]
         self._earn(min(_FOR_A_HEAD, sum(len(name) + len(value) for name, value in headers)))
         try:
-            scope = self._scope(list(validate_headers(headers, _REQUEST)))
-        except (ProtocolError, UnicodeDecodeError):
+            scope, length = self._scope(list(validate_headers(headers, _REQUEST))), _length(headers)
+        except (ProtocolError, ValueError):
             return self._h2.reset_stream(number, ErrorCodes.PROTOCOL_ERROR)
         if self._leaving or len(self._streams) >= STREAMS:
             return self._h2.reset_stream(number, ErrorCodes.REFUSED_STREAM)
         self._idle.cancel()
-        stream = self._streams[number] = Stream(number)
+        stream = self._streams[number] = Stream(number, length)
         task = self._loop.create_task(self._call(stream, scope))
         self._books.tasks.add(task)
         task.add_done_callback(self._books.tasks.discard)
 
     def _scope(self, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-        """Raises ProtocolError or UnicodeDecodeError for a head that cannot be a call's."""
+        """Raises ProtocolError or ValueError for a head that cannot be a call's."""
         pseudo = {name: value for name, value in headers if name.startswith(b":")}
         fields = [(name, value) for name, value in headers if not name.startswith(b":")]
         if pseudo[b":method"] == b"CONNECT":
@@ -344,6 +372,14 @@ class Http2(asyncio.Protocol):
             self._end()
         elif not self._streams and not self.transport.is_closing():
             self._rest()
+
+
+def _length(headers: list[tuple[bytes, bytes]]) -> int | None:
+    """The length that a head gives its body. Raises ProtocolError or ValueError where it is no number, or several."""
+    given = {value for name, value in headers if name == _LENGTH}
+    if len(given) > 1 or not all(value.isdigit() for value in given):
+        raise ProtocolError("the content-length is not a number")
+    return int(given.pop()) if given else None
 
 
 def _settings(streams: int) -> Settings:
