@@ -5,6 +5,7 @@ import logging
 import time
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from bei.errors import SetupError, one_line
 
@@ -16,7 +17,7 @@ _MODULES = ("tensorrt", "tensorrt_rtx")
 class API:
     """One of the modules, and what it can do."""
 
-    def __init__(self, module: ModuleType):
+    def __init__(self, module: ModuleType) -> None:
         self.trt = module
         self.name = f"{module.__name__} {module.__version__}"
         self.is_rtx = module.__name__ == "tensorrt_rtx"
@@ -24,24 +25,24 @@ class API:
         self.has_lengths = hasattr(module.IAttention, "key_value_lengths")
         self._logger = _logger(module)
 
-    def builder(self):
+    def builder(self) -> Any:
         return self.trt.Builder(self._logger)
 
-    def runtime(self):
+    def runtime(self) -> Any:
         return self.trt.Runtime(self._logger)
 
-    def network(self, builder):
+    def network(self, builder: Any) -> Any:
         """Types come from the tensors: TensorRT 10 has to be asked for what is the only way later."""
         return builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
-    def attention(self, network, q, k, v, causal: bool):
+    def attention(self, network: Any, q: Any, k: Any, v: Any, causal: bool) -> Any:
         softmax = self.trt.AttentionNormalizationOp.SOFTMAX
         if hasattr(network, "add_attention_v2"):
             kind = self.trt.CausalMaskKind
             return network.add_attention_v2(q, k, v, softmax, kind.UPPER_LEFT if causal else kind.NONE)
         return network.add_attention(q, k, v, softmax, causal)
 
-    def config(self, builder, target: str | None, timing: bytes):
+    def config(self, builder: Any, target: str | None, timing: bytes) -> Any:
         """`target`: a compute capability of TensorRT-RTX's, "SM89", to build for ahead of time; None builds for the GPU
         that is here."""
         config = builder.create_builder_config()
@@ -56,7 +57,7 @@ class API:
             config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
         return config
 
-    def timing(self, config) -> bytes:
+    def timing(self, config: Any) -> bytes:
         """What the builder learned of this GPU's kernels."""
         return b"" if self.is_rtx else bytes(config.get_timing_cache().serialize())
 
@@ -80,7 +81,7 @@ def load() -> API:
     raise SetupError(f"{'; '.join(reasons)}; pip install tensorrt-cu13, or tensorrt-rtx-cu13")
 
 
-def _logger(trt: ModuleType):
+def _logger(trt: ModuleType) -> Any:
     levels = {
         trt.ILogger.INTERNAL_ERROR: logging.ERROR,
         trt.ILogger.ERROR: logging.ERROR,
@@ -89,38 +90,39 @@ def _logger(trt: ModuleType):
         trt.ILogger.VERBOSE: logging.NOTSET,
     }
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]  # which module is here is known at run time
         """Into ours."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity, message):
+        def log(self, severity: Any, message: str) -> None:
             log.log(levels.get(severity, logging.DEBUG), "tensorrt: %s", message)
 
     return Logger()
 
 
-def _progress(trt: ModuleType):
+def _progress(trt: ModuleType) -> Any:
     """Says how far a build has come, every few seconds."""
     every = 5.0
 
-    class Progress(trt.IProgressMonitor):
-        def __init__(self):
+    class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # as above
+        def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self._steps, self._said = {}, time.monotonic()
+            self._steps: dict[str, int] = {}
+            self._said = time.monotonic()
 
-        def phase_start(self, phase_name, parent_phase, num_steps):
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
 
-        def step_complete(self, phase_name, step):
+        def step_complete(self, phase_name: str, step: int) -> bool:
             now = time.monotonic()
             if now - self._said > every:
                 self._said = now
                 log.info("building: %s, step %d of %d", phase_name, step + 1, self._steps.get(phase_name, 0))
             return True
 
-        def phase_finish(self, phase_name):
+        def phase_finish(self, phase_name: str) -> None:
             self._steps.pop(phase_name, None)
 
     return Progress()

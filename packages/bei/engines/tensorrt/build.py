@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Recipe:
 
 
 def define(
-    api: API, builder, checkpoint: Checkpoint, recipe: Recipe, peaks: Mapping[str, float], packed: bool = True
+    api: API, builder: Any, checkpoint: Checkpoint, recipe: Recipe, peaks: Mapping[str, float], packed: bool = True
 ) -> tuple[Graph, Network]:
     """The network of a recipe, with packed attention where it may have it and `packed` does not forbid it."""
     graph = Graph(api, builder)
@@ -68,7 +68,7 @@ def build(
     raise SetupError(f"{api.name} cannot build this network; its reason is in the log")
 
 
-def _optimization_profile(builder, names: tuple[str, ...], most: Profile):
+def _optimization_profile(builder: Any, names: tuple[str, ...], most: Profile) -> Any:
     """From one token to the most, tuned for the most."""
     profile = builder.create_optimization_profile()
     for name in names:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class GPU:
 class CUDAExecution:
     """One context on a stream of its own, so that copies of one batch pass while another one computes."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Any) -> None:
         """engine: an ICudaEngine"""
         self._context, self._stream = engine.create_execution_context(), torch.cuda.Stream()
         if self._context is None:
@@ -68,7 +69,7 @@ class CUDAExecution:
 
 def open_plan(api: API, content: np.ndarray, streams: int) -> list[CUDAExecution]:
     """uint8[…], a plan's bytes → an execution a stream. Raises SetupError for a plan that does not fit this GPU."""
-    engine = api.runtime().deserialize_cuda_engine(memoryview(content))
+    engine = api.runtime().deserialize_cuda_engine(content.data)
     if engine is None:
         raise SetupError(f"{api.name} cannot load its plan; the reason is in the log")
     return [CUDAExecution(engine) for _ in range(streams)]

@@ -44,21 +44,24 @@ class _Inputs:
         return self._MADE[name](self).astype(np.int32, copy=False)
 
     def _positions(self) -> np.ndarray:
-        return np.arange(len(self._batch.input_ids)) - np.repeat(self._starts, self._batch.lengths)
+        positions: np.ndarray = np.arange(len(self._batch.input_ids)) - np.repeat(self._starts, self._batch.lengths)
+        return positions
 
     def _slots(self) -> np.ndarray:
         first = np.arange(len(self._batch)) * self._longest - self._starts
-        return np.arange(len(self._batch.input_ids)) + np.repeat(first, self._batch.lengths)
+        slots: np.ndarray = np.arange(len(self._batch.input_ids)) + np.repeat(first, self._batch.lengths)
+        return slots
 
     def _sources(self) -> np.ndarray:
-        return np.minimum(self._starts[:, None] + self._steps, self._ends[:, None] - 1)
+        sources: np.ndarray = np.minimum(self._starts[:, None] + self._steps, self._ends[:, None] - 1)
+        return sources
 
     def _weights(self, mode: str) -> np.ndarray:
         """float32[B, S]: what each token counts for. A mode is the weighted sum, `max` that of what counts at all
         (sentence-transformers 6, sentence_transformer/modules/pooling.py)."""
         pooled = (self._steps >= self._skipped[:, None]) & (self._steps < self._batch.lengths[:, None])
         count = pooled.sum(1, keepdims=True)
-        weights = {
+        weights: dict[str, Callable[[], np.ndarray]] = {
             "mean": lambda: pooled / count,
             "sum": lambda: pooled,
             "max": lambda: pooled,

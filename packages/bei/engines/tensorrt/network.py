@@ -35,7 +35,7 @@ from bei.architectures.spec import (
 from bei.checkpoint.tensors import Tensors
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import turns
-from bei.engines.tensorrt.graph import Graph
+from bei.engines.tensorrt.graph import Graph, Node
 from bei.engines.tensorrt.products import Products
 from bei.errors import SetupError
 
@@ -78,9 +78,9 @@ class Network:
     ):
         self._g, self._spec, self._tensors, self._products = graph, spec, tensors, products
         self.attending, self._longest = attending, longest
-        self._inputs: dict[str, object] = {}
-        self._masks: dict[int | None, object] = {}
-        self._turns: dict[Rotary, tuple] = {}
+        self._inputs: dict[str, Node] = {}
+        self._masks: dict[int | None, Node] = {}
+        self._turns: dict[Rotary, tuple[Node, Node]] = {}
 
     def build(self) -> None:
         x = self._embeddings()
@@ -102,7 +102,7 @@ class Network:
     def inputs(self) -> tuple[str, ...]:
         return tuple(self._inputs)
 
-    def _input(self, name: str):
+    def _input(self, name: str) -> Node:
         if name not in self._inputs:
             dtype = "float32" if name.startswith("pool_") else "int32"
             self._inputs[name] = self._g.input(name, dtype, (-1, -1) if _is_padded(name) else (-1,))
@@ -111,10 +111,10 @@ class Network:
     def _exact(self, name: str) -> np.ndarray:
         return self._tensors[name].astype(np.float32)
 
-    def _row(self, values: np.ndarray):
+    def _row(self, values: np.ndarray) -> Node:
         return self._g.constant(values[None].astype(np.float32))
 
-    def _embeddings(self):
+    def _embeddings(self) -> Node:
         g, spec = self._g, self._spec
         x = g.cast(g.gather(g.constant(self._tensors["embeddings.token"]), self._input("input_ids")), "float32")
         if spec.embedding_scale != 1:
@@ -131,13 +131,13 @@ class Network:
             x = self._linear("embeddings.project", x, bias=True)
         return x
 
-    def _layer(self, i: int, x):
+    def _layer(self, i: int, x: Node) -> Node:
         g, spec, norms = self._g, self._spec, self._spec.layers[i].norms
 
-        def norm(place, x):
+        def norm(place: str, x: Node) -> Node:
             return self._norm(spec.norm, f"layers.{i}.{place}", x) if place in norms else x
 
-        def linear(part, x):
+        def linear(part: str, x: Node) -> Node:
             return self._linear(f"layers.{i}.{part}", x, part in spec.biases)
 
         context = self._attention(i, linear("qkv", norm("attention_in", x)))
@@ -151,7 +151,7 @@ class Network:
             inner = self._activation(spec.activation, inner)
         return norm("ffn_end", g.add(x, norm("ffn_out", linear("down", inner))))
 
-    def _attention(self, i: int, qkv):
+    def _attention(self, i: int, qkv: Node) -> Node:
         """float32[T, qkv_size] → float32[T, heads * size]"""
         g, spec, of = self._g, self._spec, self._spec.layers[i]
         ends = np.cumsum([0, spec.query_size, spec.key_size, spec.key_size])
@@ -169,11 +169,11 @@ class Network:
             context = self._padded_attention(q, k, v, of.window)
         return g.cast(g.reshape(context, (-1, spec.query_size)), "float32")
 
-    def _padded_attention(self, q, k, v, window: int | None):
+    def _padded_attention(self, q: Node, k: Node, v: Node, window: int | None) -> Node:
         g, spec = self._g, self._spec
         q, k, v = (g.transpose(g.gather(x, self._input("sources")), (0, 2, 1, 3)) for x in (q, k, v))
         if spec.soft_cap is not None:
-            context = self._capped(q, k, v, self._mask(window))
+            context = self._capped(q, k, v, self._mask(window), spec.soft_cap)
         elif self.attending.masked:
             context = g.attention(q, k, v, causal=False, mask=self._mask(window))
         else:
@@ -181,7 +181,7 @@ class Network:
         context = g.reshape(g.transpose(context, (0, 2, 1, 3)), (-1, spec.heads, spec.head_size))
         return g.gather(context, self._input("slots"))
 
-    def _capped(self, q, k, v, mask):
+    def _capped(self, q: Node, k: Node, v: Node, mask: Node, cap: float) -> Node:
         """Scores capped between product and softmax, which no fused attention has."""
         g, spec = self._g, self._spec
         groups = spec.heads // spec.kv_heads
@@ -189,17 +189,17 @@ class Network:
             of_each = g.constant(np.repeat(np.arange(spec.kv_heads, dtype=np.int32), groups))
             k, v = (g.transpose(g.gather(g.transpose(x, (1, 0, 2, 3)), of_each), (1, 0, 2, 3)) for x in (k, v))
         scores = g.cast(g.matmul(q, k, transposed=True), "float32")
-        scores = g.multiply(g.activation("TANH", g.multiply(scores, 1 / spec.soft_cap)), spec.soft_cap)
+        scores = g.multiply(g.activation("TANH", g.multiply(scores, 1 / cap)), cap)
         hidden = g.constant(np.full((1, 1, 1, 1), _MASKED, np.float32))
         return g.matmul(g.cast(g.softmax(g.select(mask, scores, hidden)), self._products.dtype), v)
 
-    def _mask(self, window: int | None):
+    def _mask(self, window: int | None) -> Node:
         """bool[B, 1, S, S], true where a key is seen; what is added to scores, where the spec has a bias."""
         if window not in self._masks:
             self._masks[window] = self._made_mask(window)
         return self._masks[window]
 
-    def _made_mask(self, window: int | None):
+    def _made_mask(self, window: int | None) -> Node:
         g, spec = self._g, self._spec
         steps = self._input("steps")
         distance = g.elementwise("SUB", g.reshape(steps, (1, -1)), g.reshape(steps, (-1, 1)))  # of a key from a query
@@ -216,7 +216,7 @@ class Network:
         hidden = g.constant(np.full((1, 1, 1, 1), _MASKED, np.float32))
         return g.cast(g.select(seen, g.transpose(bias, (2, 0, 1)), hidden), self._products.dtype)
 
-    def _turned(self, rotary: Rotary, x):
+    def _turned(self, rotary: Rotary, x: Node) -> Node:
         """x: float32[T, heads, size]"""
         g, pairs = self._g, len(rotary.frequencies)
         if rotary not in self._turns:
@@ -232,12 +232,12 @@ class Network:
         size = self._spec.head_size
         return g.concatenate(turned + ([g.columns(x, rotary.size, size)] if size > rotary.size else []))
 
-    def _linear(self, name: str, x, bias: bool):
+    def _linear(self, name: str, x: Node, bias: bool) -> Node:
         """float32 in and out, the product in between in the engine's precision."""
         y = self._g.cast(self._products(name, x), "float32")
         return self._g.add(y, self._row(self._exact(f"{name}.bias"))) if bias else y
 
-    def _norm(self, norm: Norm, name: str, x):
+    def _norm(self, norm: Norm, name: str, x: Node) -> Node:
         """Over the last axis of float32[..., size]."""
         g, axis = self._g, len(x.shape) - 1
         if norm.kind == "layer":
@@ -247,7 +247,7 @@ class Network:
         x = g.multiply(x, self._row(self._exact(f"{name}.weight") + np.float32(norm.offset)))
         return g.add(x, self._row(self._exact(f"{name}.bias"))) if norm.bias else x
 
-    def _activation(self, activation: str, x):
+    def _activation(self, activation: str, x: Node) -> Node:
         g = self._g
         match activation:
             case "identity":
@@ -261,7 +261,7 @@ class Network:
             case _:
                 return g.activation(activation.upper(), x)
 
-    def _stage(self, stage: Stage, name: str, x):
+    def _stage(self, stage: Stage, name: str, x: Node) -> Node:
         g = self._g
         match stage:
             case Dense(_, outputs, bias, activation):
@@ -278,7 +278,7 @@ class Network:
             case Log1pRelu():
                 return g.unary("LOG", g.add(g.activation("RELU", x), 1.0))
 
-    def _pooled(self, states):
+    def _pooled(self, states: Node) -> Node:
         """float32[T, width] → float32[B, width * modes]"""
         g, parts = self._g, []
         for mode in self._spec.pooling.modes:

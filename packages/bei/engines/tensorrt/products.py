@@ -12,7 +12,7 @@ import numpy as np
 
 from bei.checkpoint.tensors import Tensors
 from bei.engines import small_floats
-from bei.engines.tensorrt.graph import Graph
+from bei.engines.tensorrt.graph import Graph, Node
 
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -32,7 +32,7 @@ class Products:
         self._g, self._tensors, self._quantized, self._peaks = graph, tensors, quantized, peaks or {}
         self.dtype = NAMES[precision]
 
-    def __call__(self, name: str, x):
+    def __call__(self, name: str, x: Node) -> Node:
         """x @ weight.T. x: float32[..., inputs] → dtype[..., outputs]"""
         x = self._g.cast(x, self.dtype)
         if name not in self._peaks:
@@ -41,7 +41,7 @@ class Products:
         product = self._fp8 if self._quantized == "fp8" else self._fp4
         return product(name, x)
 
-    def _fp8(self, name: str, x):
+    def _fp8(self, name: str, x: Node) -> Node:
         g = self._g
         scale = self._scale(small_floats.fp8_scale(self._peaks[name]))
         x = g.dequantize(g.quantize(x, scale), scale, self.dtype)
@@ -49,7 +49,7 @@ class Products:
         weight = g.dequantize(g.constant(weight), g.constant(scales), self.dtype, axis=0)
         return g.matmul(x, weight, transposed=True)
 
-    def _fp4(self, name: str, x):
+    def _fp4(self, name: str, x: Node) -> Node:
         g = self._g
         scale = self._scale(small_floats.fp4_scale(self._peaks[name]))
         numbers, scales = g.quantize_blocks(x, small_floats.BLOCK, scale)
@@ -58,5 +58,5 @@ class Products:
         scales = g.dequantize(g.constant(packed.scales), self._scale(packed.scale), self.dtype)
         return g.matmul(x, g.dequantize(g.packed_fp4(packed.nibbles), scales, self.dtype), transposed=True)
 
-    def _scale(self, value: float):
+    def _scale(self, value: float) -> Node:
         return self._g.constant(np.array(value, np.float32))
