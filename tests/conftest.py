@@ -1,5 +1,7 @@
 """A tiny checkpoint on disk, and services on the null engine or on any other."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +27,16 @@ TASK_SERVERS = {
     "splade": ("examples/small-splade/config.yaml", ()),
 }
 StartService = Callable[..., Service]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever compiles, here or in a process that a test starts, does it through `tests/compiler.py`."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None or "TESTS_CXX" in os.environ:
+        return
+    objects = ROOT / ".pytest_cache" / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"TESTS_CXX": compiler, "TESTS_OBJECTS": str(objects), "CXX": str(ROOT / "tests/compiler.py")}
 
 
 @pytest.fixture(scope="session")

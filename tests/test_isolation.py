@@ -114,7 +114,7 @@ def test_commands(place, words):
 def test_the_compiler_is_no_file_of_the_folder(place):
     """PATH with an entry that is empty means the current folder."""
     path = f":{os.environ['PATH']}"
-    place.run(BEI, "build", "--engine", "native", PATH=path, BEI_CACHE_DIR="../cache")
+    place.run(BEI, "build", "--engine", "native", PATH=path, CXX="", BEI_CACHE_DIR="../cache")
     assert place.sprung == []
 
 

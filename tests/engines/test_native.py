@@ -439,11 +439,11 @@ def test_no_leak_no_overrun_no_race(sanitizer, isa, tmp_path):
     objects = [tmp_path / f"{source.stem}.o" for source in sources]
 
     def compile_one(source: Path, target: Path) -> None:
-        subprocess.run(["c++", *flags, *options, "-c", source, "-o", target], check=True)
+        subprocess.run([os.environ["CXX"], *flags, *options, "-c", source, "-o", target], check=True)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, sources, objects))
-    subprocess.run(["c++", *flags, *objects, "-o", program], check=True)
+    subprocess.run([os.environ["CXX"], *flags, *objects, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout == "ok\n"
@@ -453,7 +453,7 @@ def test_no_exception_leaves_the_library(tmp_path):
     """Nor could one: whatever abi.h declares is noexcept, so it would end the process and not unwind through ctypes."""
     program, sources = tmp_path / "throwing", [Path(__file__).with_name("throwing.cpp"), CPP / "abi.cpp"]
     flags = ["-std=c++17", "-O0", "-pthread", f"-I{CPP}", *levels()[0].options]
-    subprocess.run(["c++", *flags, *sources, "-o", program], check=True)
+    subprocess.run([os.environ["CXX"], *flags, *sources, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=60)
     memory, unknown = (next(n for n, text in abi.ERRORS.items() if word in text) for word in ("memory", "exception"))
     lines = [[0, *[status] * 5] for status in (memory, unknown, unknown)]

@@ -1,0 +1,58 @@
+#!/usr/bin/env -S python3 -IS
+"""A C++ compiler that remembers: of the same text and options the same object, made once for all workers and runs.
+
+Tests name it in CXX; `tests/conftest.py` says where it keeps objects (TESTS_OBJECTS) and which compiler makes them
+(TESTS_CXX). What counts is the text after the preprocessor, so a header that differs is another text. A command that
+fails is not remembered.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(words: list[str]) -> int:
+    compiler = os.environ["TESTS_CXX"]
+    text = sys.stdin.buffer.read() if "-" in words else b""
+    key = key_of(compiler, words, text)
+    if key is None:
+        return subprocess.run([compiler, *words], input=text).returncode
+    target, kept = words[words.index("-o") + 1], Path(os.environ["TESTS_OBJECTS"]) / key
+    with kept.with_name(f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's object
+        if not kept.exists():
+            status = subprocess.run([compiler, *words], input=text).returncode
+            if status:
+                return status
+            shutil.copy(target, kept.with_suffix(".new"))
+            kept.with_suffix(".new").replace(kept)
+    shutil.copy(kept, target)
+    return 0
+
+
+def key_of(compiler: str, words: list[str], text: bytes) -> str | None:
+    """Of the compiler, the options and the text; None where the preprocessor fails, or where there is no output."""
+    if "-o" not in words:
+        return None
+    at, whole = words.index("-o"), hashlib.sha256()
+    options = [*words[:at], *words[at + 2 :]]
+    built = os.stat(compiler)
+    whole.update(repr((compiler, built.st_size, built.st_mtime_ns)).encode())
+    for option in options:
+        content = Path(option).read_bytes() if option.endswith(".o") else option.encode()
+        whole.update(hashlib.sha256(content).digest())
+    if not all(option.endswith(".o") for option in options if not option.startswith("-")):
+        preprocessed = [option for option in options if option != "-c"]
+        done = subprocess.run([compiler, *preprocessed, "-E", "-P"], input=text, capture_output=True)
+        if done.returncode:
+            return None
+        whole.update(done.stdout)
+    return whole.hexdigest()[:32]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
