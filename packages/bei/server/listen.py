@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
 
 from bei.errors import SetupError, address, why
 from bei.server import connections, opening
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
 
 log = logging.getLogger("bei")
 
@@ -107,7 +108,7 @@ def tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
 
 
 def serve(
-    app: ASGIApp,
+    app: Application,
     listener: socket.socket,
     *,
     load: Callable[[], None] = lambda: None,
@@ -157,7 +158,7 @@ def _exit(status: int) -> None:
 class _Calls:
     """An application that knows how many calls it has not answered."""
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: Application):
         self._app, self.open = app, 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -1,0 +1,95 @@
+"""Each package that the code imports is declared in pyproject.toml, and each that is declared is imported."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.test_layers import HOME, imports
+from tests.test_lock import DEPENDENCIES, EXTRAS
+
+ROOT = Path(__file__).parents[1]
+OURS = {"bei", "tests", "benchmarks", "docs"}
+NAMES = {"yaml": "pyyaml", "grpc": "grpcio", "opentelemetry": "opentelemetry-exporter-otlp"}
+"""What is imported under another name than an index has."""
+UNDECLARED = {"datasets"}  # without it a server says that it is missing, and what else to do
+BY_NAME = {"s3fs", "gcsfs", "adlfs", "tensorrt-rtx-cu13"}  # fsspec imports three, engines/tensorrt/api.py the last
+BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
+"""Packages whose private names, or ways that they do not promise, are relied on: each new series is tried first."""
+OTHER_ENVIRONMENTS = ("tests/clients/calls.py", "tests/truss/requirements.py")
+ONLY_OF_A_SERVER = ("server/", "cli.py", "launch.py", "router.py")
+
+
+class _Outside(ast.NodeTransformer):
+    """A module without its functions."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None: ...
+
+
+def declared(*lists: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for lines in lists for line in lines} - {"bei"}
+
+
+def imported(folder: Path, of: str = "anywhere") -> Iterator[tuple[str, str]]:
+    """Each file under `folder` with the packages that it imports: anywhere, or when it is imported itself."""
+    for path in sorted(folder.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for top in {name.partition(".")[0] for name in imports(tree if of == "anywhere" else _Outside().visit(tree))}:
+            if top not in sys.stdlib_module_names and top not in OURS:
+                yield path.relative_to(folder).as_posix(), top
+
+
+def distribution(top: str) -> str:
+    return canonicalize_name(NAMES.get(top, top))
+
+
+def missing(imports: Iterator[tuple[str, str]], requirements: set[str]) -> list[str]:
+    return [f"{path} imports {top}" for path, top in imports if distribution(top) not in requirements]
+
+
+PACKAGE = ROOT / "packages" / "bei"
+NEEDED = declared(DEPENDENCIES)
+OPTIONAL = declared(*(EXTRAS[extra] for extra in EXTRAS if extra != "test"))
+
+
+def test_the_package_s_imports_are_declared():
+    assert missing(imported(PACKAGE), NEEDED | OPTIONAL | UNDECLARED) == []
+
+
+def test_an_extra_is_imported_where_it_is_needed():
+    """So that a server without it starts."""
+    at_once = [(path, top) for path, top in imported(PACKAGE, "at once") if not path.startswith(HOME.get(top, "/"))]
+    assert missing(iter(at_once), NEEDED) == []
+
+
+def test_what_is_declared_is_imported():
+    assert (NEEDED | OPTIONAL) - {distribution(top) for _, top in imported(PACKAGE)} == BY_NAME
+
+
+def test_the_tests_imports_are_declared():
+    found = ((path, top) for path, top in imported(ROOT / "tests") if f"tests/{path}" not in OTHER_ENVIRONMENTS)
+    assert missing(found, NEEDED | OPTIONAL | declared(EXTRAS["test"])) == []
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_what_promises_nothing_has_an_upper_bound(name):
+    (wanted,) = [need for need in map(Requirement, DEPENDENCIES) if canonicalize_name(need.name) == name]
+    assert [part.operator for part in wanted.specifier if part.operator.startswith("<")] == ["<"]
+
+
+def test_the_bundle_with_a_model_py_needs_all_but_what_a_server_needs():
+    listed = yaml.safe_load((ROOT / "examples/model-py/config.yaml").read_text())["requirements"]
+    assert set(listed) <= set(DEPENDENCIES)
+    elsewhere = {distribution(top) for path, top in imported(PACKAGE) if not path.startswith(ONLY_OF_A_SERVER)}
+    assert declared(listed) == NEEDED & elsewhere
+
+
+def test_what_is_not_declared_is_noticed(tmp_path):
+    (tmp_path / "new.py").write_text("import os\n\nimport yaml\n\n\ndef read():\n    from starlette import types\n")
+    assert missing(imported(tmp_path), NEEDED) == ["new.py imports starlette"]
+    assert missing(imported(tmp_path, "at once"), NEEDED) == []
