@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -319,6 +320,38 @@ def test_a_reranker_without_a_known_template_asks_for_one(tmp_path, say):
     assert read(folder, "org/zerank", rerank_template="qwen3").task == "reranker"
     if say is not says_so_by_sentence_transformers:
         assert read(folder, "org/zerank", rerank_template="none").task == "embedding"
+
+
+LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+CARDS = {
+    "lines": "---" + "\n" * 65_000,
+    "laughs": f"---\na0: &a0 [ha, ha]\n{LAUGHS}tags: [*a9]\n---\n",
+    "lists": "---\nx: " + "[" * 60_000 + "\n---\n",
+    "no date": "---\nx: 2024-99-99\n---\n",
+    "a long number": "---\nx: " + "9" * 60_000 + "\n---\n",
+    "hyphens": "---\ntags: " + "-" * 65_000,
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_model_card_takes_no_time_and_stops_nothing(tmp_path, name):
+    """It is a stranger's: as YAML these took 27 s, gigabytes, or ended in a traceback."""
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    (folder / "README.md").write_text(CARDS[name])
+    started = time.monotonic()
+    assert read(folder, "m").task == "embedding"
+    assert time.monotonic() - started < 5
+
+
+def test_a_tag_is_all_of_it(tmp_path):
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\ntags:\n  - not a reranker\nwidget:\n- reranker\n---\nreranker"
+    )
+    assert read(folder, "m").task == "embedding"
+    (folder / "README.md").write_text("---\ntags:\n  - a\n  - 'Reranker'\n---\n")
+    with pytest.raises(SetupError, match="BEI_RERANK_TEMPLATE"):
+        read(folder, "m")
 
 
 def test_a_kind_of_reranker_that_has_no_template_asks_for_one(tmp_path):

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bei.architectures.family import Head, Judgement, refuse_others
 from bei.architectures.spec import LAST, Dense, EncoderSpec
 from bei.checkpoint.modules import read_json
@@ -102,7 +100,7 @@ _BY_MODEL: dict[str, RerankTemplate] = {
 }
 
 _MAX_CARD = 1 << 16  # bytes of a model card that are read
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+_BETWEEN_TAGS = re.compile(r"[\[\],\n]")
 _RERANKING = {"text-ranking", "reranker", "reranking", "rerank", "cross-encoder"}
 _ROLES = re.compile(r"""==\s*['"](query|document)['"]""")
 
@@ -129,21 +127,26 @@ def pair_template(
 
 def _says_that_it_reranks(folder: Path) -> bool:
     """By its model card's tags, or by a chat template for the roles of a pair."""
-    card = _card(folder)
-    tags = card.get("tags")
-    said = {str(tag).lower() for tag in (card.get("pipeline_tag"), *(tags if isinstance(tags, list) else ()))}
+    said = {tag.strip(" -'\"\t").lower() for tag in _BETWEEN_TAGS.split(_card(folder))}
     return bool(said & _RERANKING) or set(_ROLES.findall(_chat_template(folder))) == {"query", "document"}
 
 
-def _card(folder: Path) -> Mapping[str, Any]:
-    """The front matter of README.md."""
+def _card(folder: Path) -> str:
+    """`pipeline_tag` and `tags` in the front matter of README.md, line by line: a stranger's YAML may be a bomb."""
+    said, of_tags = [], False
     try:
         with (folder / "README.md").open(encoding="utf-8", errors="replace") as opened:
-            found = _FRONT_MATTER.match(opened.read(_MAX_CARD))
-        content = yaml.safe_load(found[1]) if found else {}
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+            first, *lines = opened.read(_MAX_CARD).splitlines() or [""]
+    except OSError:
+        return ""
+    for line in lines if first.strip() == "---" else ():
+        if line.startswith("---"):
+            break
+        if not line.startswith((" ", "-", "\t", "]")):
+            of_tags = line.startswith(("tags:", "pipeline_tag:"))
+        if of_tags:
+            said.append(line.partition("#")[0].removeprefix("tags:").removeprefix("pipeline_tag:"))
+    return "\n".join(said)
 
 
 def _chat_template(folder: Path) -> str:
