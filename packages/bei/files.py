@@ -84,7 +84,7 @@ def is_ours(file: Path) -> bool:
 
 def open_unlinked(file: Path, mode: str) -> TextIO:
     """A file, opened as `open` does, but where it is a link to another: that raises OSError."""
-    return open(file, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, SHARED))
+    return open(file, mode, errors="replace", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, SHARED))
 
 
 def make_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bei import files
+from bei.bulk.outputs import Output
 from bei.bulk.parts import Parts
 from bei.errors import SetupError
 
@@ -126,3 +127,36 @@ def test_nor_is_one_that_comes_later(tmp_path, monkeypatch, name, use):
     with pytest.raises(SetupError, match="symbolic link"):
         use(Parts(tmp_path, 1))
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("text", [b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b""])
+def test_a_note_that_no_job_wrote_is_a_line(tmp_path, text):
+    parts = Parts(tmp_path / "out", 1)
+    run(parts, tmp_path / "out", [0], -1)
+    (parts.folder / "_job.json").write_bytes(text)
+    with pytest.raises(SetupError, match=r"_job\.json says of no job"):
+        claim(parts)
+    for suffix, note in ((".npy", "out.npy.json"), (".parquet", None)):
+        place = tmp_path / f"out{suffix}"
+        place.write_bytes(b"x")
+        if note is None:
+            pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"bei": text}), place)
+        else:
+            (tmp_path / note).write_bytes(text)
+        with pytest.raises(SetupError, match="says of no job"):
+            Output(place).is_complete(IDENTITY)
+    (parts.folder / "_engine").write_bytes(b"\xff")
+    with pytest.raises(SetupError, match="was begun by"):
+        parts.agree("native fp32")
+
+
+def test_nothing_is_removed_that_a_job_did_not_put_there(tmp_path):
+    parts = Parts(tmp_path / "out.parquet.parts", 1)
+    run(parts, tmp_path / "out.parquet", [0], -1)
+    (parts.folder / "mine.txt").write_text("kept")
+    parts.drop()
+    assert [file.name for file in parts.folder.iterdir()] == ["mine.txt"]
+    (parts.folder / "mine.txt").unlink()
+    parts.drop()
+    assert not parts.folder.exists()
+    parts.drop()

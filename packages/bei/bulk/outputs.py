@@ -1,7 +1,6 @@
 """Where the vectors go in the end: one Parquet or npy file, or the folder of parts as it is."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bei import files
-from bei.bulk.parts import Identity, Parts, check
+from bei.bulk.parts import Identity, Parts, check, noted
 from bei.errors import SetupError
 
 EMBEDDING = "embedding"
@@ -54,12 +53,12 @@ class Output:
 
     def _identity(self) -> Identity | None:
         if self.place.suffix.lower() in _NPY:
-            return json.loads(self._note.read_text()) if self._note.exists() else None
+            return noted(self._note, self._note.read_bytes()) if self._note.exists() else None
         try:
             stated = (pq.read_schema(self.place).metadata or {}).get(b"bei")
         except (OSError, pa.ArrowInvalid):
             return None
-        return None if stated is None else json.loads(stated)
+        return None if stated is None else noted(self.place, stated)
 
     def finish(self, parts: Parts, identity: Identity) -> None:
         """Make one file of the parts, put it in its place, and drop them."""
@@ -70,10 +69,7 @@ class Output:
                 note.write_text(json.dumps(identity, indent=2) + "\n")
         with files.replacing(self.place, parts.folder, files.SHARED) as unfinished:
             (_join_npy if self.place.suffix.lower() in _NPY else _join_parquet)(unfinished, parts, identity)
-        self.drop(parts)
-
-    def drop(self, parts: Parts) -> None:
-        shutil.rmtree(parts.folder, ignore_errors=True)
+        parts.drop()
 
 
 def _join_parquet(file: Path, parts: Parts, identity: Identity) -> None:

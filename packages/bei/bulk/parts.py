@@ -45,13 +45,21 @@ class Parts:
         place = self.folder / "_engine"
         with suppress(FileExistsError), place.open("x") as first:
             first.write(engine)
-        with self._open(place, "r") as noted:
-            agreed = noted.read() or engine
+        with self._open(place, "r") as begun:
+            agreed = begun.read() or engine
         if agreed != engine:
             raise SetupError(
                 f"{self.folder} was begun by {one_line(agreed)}, this machine computes by {engine}: "
                 "set --engine and --precision"
             )
+
+    def drop(self) -> None:
+        """Nothing but what a job puts there."""
+        for name in ("part-*.parquet", "_job.json", "_engine", ".*.unfinished"):
+            for file in self.folder.glob(name):
+                file.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or not empty
+            self.folder.rmdir()
 
     @contextmanager
     def claim(self, output: Path, identity: Identity) -> Iterator[None]:
@@ -68,9 +76,9 @@ class Parts:
             except BlockingIOError:
                 raise SetupError(f"{output} is being written by another process") from None
             job.seek(0)
-            begun = job.read()
+            begun = job.buffer.read()
             if any(self.folder.glob("part-*.parquet")):
-                check(output, json.loads(begun), identity)
+                check(output, noted(self.folder / "_job.json", begun), identity)
             else:
                 (self.folder / "_engine").unlink(missing_ok=True)
                 job.truncate(0)
@@ -94,6 +102,17 @@ class Parts:
             raise SetupError(f"{output} is a folder with other files in it; name a new one")
         if link := next((file for file in self.folder.iterdir() if file.is_symlink()), None):
             raise SetupError(f"{link} is a link, which `bei embed` does not follow; remove it, or name another output")
+
+
+def noted(place: Path, text: str | bytes) -> Identity:
+    """What a job wrote of itself. Raises SetupError for what none wrote."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SetupError(f"{place} says of no job of `bei embed`; remove it, or name another output")
+    return found
 
 
 def check(output: Path, found: Identity, wanted: Identity) -> None:

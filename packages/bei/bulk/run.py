@@ -54,7 +54,7 @@ def embed(
     job_identity = identity(job, checkpoint, part_rows)
     if target.is_complete(job_identity):
         log.info("%s is complete already", output)
-        target.drop(parts)
+        parts.drop()
         return rows.rows
     with parts.claim(output, job_identity):
         _run(job, ray, workers)
