@@ -2,11 +2,16 @@
 
 import base64
 import json
+import random
+import resource
+import subprocess
+import sys
 import time
 
 import pytest
 from tokenizers import Tokenizer as Library
 
+from bei import processes
 from bei.checkpoint.load import read
 from bei.errors import SetupError
 from bei.tokenizer import Tokenizer, limits, trial
@@ -125,9 +130,42 @@ def test_a_file_unlike_others_is_first_read_by_another_process(open_with, monkey
     open_with()
     open_with(**with_pattern(r"\\s{2,}"))
     assert not tried
+    escaped = {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}}
+    monkeypatch.setattr(json, "dumps", lambda value, dumps=json.dumps: dumps(value).replace("Regex", "\\u0052egex"))
+    open_with(**escaped)
+    monkeypatch.undo()
+    monkeypatch.setattr(trial, "try_first", tried.append)
+    open_with(added_tokens=[{**added_tokens(1)[0], "content": "x" * 5000}])
     for unlike in ("a" * 2000, "((a{20}){20}){20}"):
         open_with(**with_pattern(unlike))
-    assert len(tried) == 2
+    monkeypatch.setattr(limits, "_PLAIN_TEXT", 100)
+    open_with()
+    assert len(tried) == 5
+
+
+def pieces(count, length):
+    letters = random.Random(1)
+    texts = ["".join(letters.choices("abcdefghij", k=length)) for _ in range(count)]
+    return {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], *([text, -1.0] for text in texts)]}
+
+
+@pytest.mark.parametrize("model", [pieces(5, 1_000_000), pieces(150_000, 100)], ids=["deep", "wide"])
+def test_a_vocabulary_that_takes_a_stack_or_gigabytes_is_a_line(open_with, monkeypatch, model):
+    """A piece of a million characters ended the server by SIGSEGV; 15 MB of pieces are 5 GB in the library."""
+    with pytest.raises(SetupError, match=r"cannot be read: .*(stack|memory)"):
+        open_with(model=model)
+
+
+def test_the_trial_keeps_a_limit_that_is_there(open_with):
+    """The first reader's own is no higher, and where it is, the system refuses it."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from bei import processes; processes.bound_memory(1 << 40); print('bound')"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33)),
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "bound\n", done.stderr
 
 
 def test_that_process_says_what_is_wrong(open_with, monkeypatch):

@@ -2,6 +2,7 @@
 started runs as code."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -55,6 +56,15 @@ def environment() -> dict[str, str]:
     """In which an interpreter imports what this one does (Truss has its bundle on sys.path for a while only), but from
     the folder that it is started in; so do the interpreters that it starts."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(_places()), "PYTHONSAFEPATH": "1"}
+
+
+def bound_memory(more: int) -> None:
+    """This process may take so many bytes more, or as many as a lower limit of the system's leaves."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    bounds = [bound for bound in resource.getrlimit(resource.RLIMIT_AS) if bound != resource.RLIM_INFINITY]
+    bound = min([mapped + more, *bounds])
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def keep_libraries_isolated() -> None:

@@ -4,7 +4,6 @@ What it could read, a part of which it says the place, others read after it with
 """
 
 import json
-import resource
 import subprocess
 import sys
 from base64 import b64decode, b64encode
@@ -58,8 +57,7 @@ def _bound_memory() -> None:
     """With the allocator of the system, for others reserve more than they use."""
     pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.RLIM_INFINITY))
+    processes.bound_memory(MEMORY)
 
 
 def main(place: str, column: str, rows: str) -> None:

@@ -16,6 +16,9 @@ GROWTH = 128
 _ADDED_TOKENS = 100_000
 _SPECIAL_IDS = 4096  # around a text
 _PLAIN_SIZE, _PLAIN_PATTERN, _PLAIN_COUNTS = 1 << 26, 1000, 1000
+_PLAIN_TEXT, _PLAIN_STRING = 12_000_000, 4096  # bytes: the library takes 350 of one, and a stack as deep as a token
+_CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"[A-Za-z0-9+/=]*"')
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")  # which nobody writes
 _UNICODE = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 8}
 _FIXED = {"ByteLevel": 4, "Metaspace": 2}
 _SAME = (
@@ -26,9 +29,13 @@ _SAME = (
 
 
 def is_plain(content: bytes) -> bool:
-    """Whether a tokenizer.json is of a size, and has regular expressions, that the library reads in little memory."""
+    """Whether the library reads a tokenizer.json in little memory, by its size, its tokens and its expressions."""
+    if len(content) > _PLAIN_SIZE or _ESCAPED_ASCII.search(content):
+        return False
+    strings = [len(one) for one in _CHARSMAP.sub(b"", content).replace(rb"\"", b"__").split(b'"')[1::2]]
     patterns = re.findall(rb'"Regex"\s*:\s*"((?:[^"\\]|\\.)*)"', content)
-    return len(content) <= _PLAIN_SIZE and all(map(_is_plain_pattern, patterns))
+    short = sum(strings) <= _PLAIN_TEXT and max(strings, default=0) <= _PLAIN_STRING
+    return short and all(map(_is_plain_pattern, patterns))
 
 
 def _is_plain_pattern(pattern: bytes) -> bool:

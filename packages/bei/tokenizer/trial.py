@@ -1,10 +1,9 @@
 """The first reading of a tokenizer.json that is unlike those we know, by a process that may take little: the library
 ends its process where memory is short."""
 
-import resource
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from tokenizers import Tokenizer as Library
 
@@ -26,14 +25,18 @@ def try_first(file: str) -> None:
         finally:
             reader.kill()
     if reader.returncode:
-        why = one_line(said.decode(errors="replace")[-300:]) or f"it asks for more than {MEMORY >> 20} MiB of memory"
+        why = one_line(said.decode(errors="replace")[-300:]) or _end(-reader.returncode)
         raise SetupError(f"{file} cannot be read: {why}")
 
 
+def _end(number: int) -> str:
+    if number == signal.SIGSEGV:
+        return "its reader ran out of stack; is one of its tokens very long?"
+    return f"it asks for more than {MEMORY >> 20} MiB of memory"
+
+
 def main(file: str, memory: str) -> int:
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + int(memory), resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    processes.bound_memory(int(memory))
     try:
         library = Library.from_file(file)
         limits.check(library)
