@@ -1,19 +1,25 @@
 """HTTP/2 on a real socket: what one stream does wrong costs that stream, and what carries nothing has a bound."""
 
+import asyncio
 import json
 import re
 import signal
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import h2.errors
 import h2.events
 import h2.settings
 import pytest
+from uvicorn.server import ServerState
 
+from bei.server import connections
+from bei.server.http2 import STREAMS, Http2
 from benchmarks.attacks import attacks
 from tests.server.running import Running
-from tests.server.test_limits import Http2, connect, everything
+from tests.server.test_limits import Http2 as Client
+from tests.server.test_limits import connect, everything, resident
 
 BODY = json.dumps({"inputs": "the cat sat on the mat"}).encode()
 HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":authority", "localhost")]
@@ -30,7 +36,7 @@ def slow(tiny_folder) -> Iterator[Running]:
     assert "Traceback" not in log
 
 
-class Loose(Http2):
+class Loose(Client):
     """A client that sends any head."""
 
     def head(self, headers: list[tuple[str, str]], end: bool = True) -> int:
@@ -222,3 +228,81 @@ def test_what_is_not_done_in_time_is_503_over_either(tiny_folder):
     assert exit_status == 0
     assert "2 calls are not done in 5 s, and get a 503" in log
     assert not re.search("Traceback|graceful|[Tt]ask|ASGI", log)
+
+
+LONG = [*HEAD, *[("x-long", "y" * 3900)] * 15]  # of which all but the first are a byte each on the wire
+METRICS = [(":method", "GET"), (":path", "/metrics"), *HEAD[2:]]
+
+
+@pytest.mark.parametrize(("head", "window"), [(LONG, None), (METRICS, 0)])
+def test_what_a_connection_holds_is_bounded(tiny_folder, head, window):
+    """Heads of calls whose bodies do not come, and answers that are not read."""
+    running = Running(tiny_folder)
+    running.wait_for_health()
+    before = resident(running)
+    clients = [Loose(running, window=window) for _ in range(8)]
+    for client in clients:
+        client.events(0.1)
+        for _ in range(STREAMS):
+            client.head(head, end=head is METRICS)
+    other = Loose(running)
+    assert other.until(stream := other.ask(), seconds=20)[stream] == "200"
+    assert resident(running) - before < 40_000_000
+    for client in (*clients, other):
+        client.sock.close()
+    assert running.stop()[0] == 0
+
+
+def test_calls_that_waited_for_others_are_answered(slow):
+    client = Loose(slow)
+    client.events(0.1)
+    streams = [client.head(LONG, end=False) for _ in range(40)]  # twice what is held
+    for stream in streams:
+        client.machine.send_data(stream, BODY, end_stream=True)
+        client.send()
+    assert client.until(*streams, seconds=20) == dict.fromkeys(streams, "200")
+    client.sock.close()
+
+
+def test_a_client_makes_our_table_of_headers_no_larger(slow):
+    """A search in it takes as long as it is."""
+    client = Loose(slow)
+    client.machine.decoder.max_allowed_table_size = 1 << 30
+    client.machine.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: 1 << 30})
+    client.send()
+    client.events(0.2)
+    for _ in range(2):
+        assert client.until(stream := client.ask())[stream] == "200"
+    assert client.machine.decoder.header_table_size == 4096
+    client.sock.close()
+
+
+def test_a_connection_that_closes_waits_for_its_reader_only_so_long(monkeypatch):
+    monkeypatch.setattr(connections, "READING_SECONDS", 0.1)
+
+    class Stuck(asyncio.Transport):
+        """Its client reads nothing."""
+
+        closing = aborted = False
+
+        def write(self, data: bytes) -> None:
+            pass
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def close(self) -> None:
+            self.closing = True
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def scenario() -> bool:
+        transport = Stuck()
+        protocol = Http2(SimpleNamespace(loaded_app=None), ServerState())
+        protocol.connection_made(transport)
+        protocol.shutdown()
+        await asyncio.sleep(0.5)
+        return transport.aborted
+
+    assert asyncio.run(scenario())

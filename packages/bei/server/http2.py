@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,6 +24,8 @@ from bei.server import connections
 log = logging.getLogger("bei")
 
 STREAMS = 256  # calls at once on a connection, and what Baseten's client has in flight
+_HELD = 1 << 20  # bytes of heads and answers that the calls of a connection hold; further ones wait their turn
+_TABLE = 1 << 12  # bytes of headers that our encoder refers to; it searches all of them for each that it sends
 _TURN = 1 << 11  # bytes that are read at a time; as the smallest frames they take 5 ms
 
 # What a client sends beside its bodies is paid for, in bytes: by calls that are answered and by time.
@@ -75,6 +78,7 @@ class Http2(asyncio.Protocol):
         self._unparsed = bytearray()
         self._credit, self._counted = float(_CREDIT), 0.0
         self._leaving = self._taking = False
+        self._held, self._line, self._relieved = 0, asyncio.Lock(), asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -128,14 +132,16 @@ class Http2(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Nothing but what h2 has to say is sent any more."""
+        """Nothing but what h2 has to say is sent any more, to a client that may not read it."""
         self._flush()
         self.transport.close()
         self._abandon()
+        self._loop.call_later(connections.READING_SECONDS, self.transport.abort)
 
     def _abandon(self) -> None:
         for stream in self._streams.values():
             stream.leave()
+        self._relieved.set()
 
     def _rest(self) -> None:
         self._idle = self._loop.call_later(connections.KEEP_ALIVE_SECONDS, self._end)
@@ -216,6 +222,7 @@ class Http2(asyncio.Protocol):
                 self._credit -= _FOR_A_HEAD
                 stream.leave()
             case events.WindowUpdated() | events.RemoteSettingsChanged():
+                self._h2.encoder.header_table_size = min(self._h2.encoder.header_table_size, _TABLE)
                 for waiting in [stream] if stream is not None else self._streams.values():
                     waiting.room.set()
             case events.ConnectionTerminated():  # h2 sends nothing after it
@@ -288,13 +295,32 @@ class Http2(asyncio.Protocol):
                 await self._answer_in_time(stream, started, message)
 
         try:
-            await self._application(scope, receive, send)
+            async with self._holding(sum(len(name) + len(value) for name, value in scope["headers"])):
+                await self._application(scope, receive, send)
         except ClientGone as error:
             log.info("%d %s: %s", error.status, scope["path"], error)
         except Exception:
             log.exception("unexpected fault in %s %s", scope["method"], scope["path"])
         finally:
             self._finish(stream)
+
+    @asynccontextmanager
+    async def _holding(self, size: int) -> AsyncIterator[None]:
+        """The scope of a call that holds its head, once there is room for it."""
+        if self._held and self._held + size > _HELD:
+            async with self._line:
+                while self._held and self._held + size > _HELD:
+                    self._relieved.clear()
+                    await self._relieved.wait()
+        self._held += size
+        try:
+            yield
+        finally:
+            self._release(size)
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+        self._relieved.set()
 
     async def _receive(self, stream: Stream) -> dict[str, Any]:
         while not (stream.gone or stream.body or (stream.ended and not stream.told)):
@@ -317,11 +343,14 @@ class Http2(asyncio.Protocol):
         """A part of the answer, or all of it. Raises ClientGone where the client does not take it."""
         body, more = message.get("body", b""), message.get("more_body", False)
         try:
+            self._held += len(body)
             async with asyncio.timeout(connections.READING_SECONDS + len(body) / connections.READING_RATE):
                 await self._answer(stream, start, body, more)
         except TimeoutError:
             self.transport.abort()
             raise ClientGone("the client does not read its answer") from None
+        finally:
+            self._release(len(body))
 
     async def _answer(self, stream: Stream, start: dict[str, Any], body: bytes, more: bool) -> None:
         if stream.gone:
