@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,11 +19,11 @@ from uvicorn.server import ServerState
 
 from bei.errors import ClientGone
 from bei.server import connections
+from bei.server.holding import Holding
 
 log = logging.getLogger("bei")
 
 STREAMS = 256  # calls at once on a connection, and what Baseten's client has in flight
-_HELD = 1 << 20  # bytes of heads and answers that the calls of a connection hold; further ones wait their turn
 _TABLE = 1 << 12  # bytes of headers that our encoder refers to; it searches all of them for each that it sends
 _TURN = 1 << 11  # bytes that are read at a time; as the smallest frames they take 5 ms
 
@@ -78,7 +77,7 @@ class Http2(asyncio.Protocol):
         self._unparsed = bytearray()
         self._credit, self._counted = float(_CREDIT), 0.0
         self._leaving = self._taking = False
-        self._held, self._line, self._relieved = 0, asyncio.Lock(), asyncio.Event()
+        self._holding = Holding()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -141,7 +140,6 @@ class Http2(asyncio.Protocol):
     def _abandon(self) -> None:
         for stream in self._streams.values():
             stream.leave()
-        self._relieved.set()
 
     def _rest(self) -> None:
         self._idle = self._loop.call_later(connections.KEEP_ALIVE_SECONDS, self._end)
@@ -295,7 +293,7 @@ class Http2(asyncio.Protocol):
                 await self._answer_in_time(stream, started, message)
 
         try:
-            async with self._holding(sum(len(name) + len(value) for name, value in scope["headers"])):
+            async with self._holding.call(sum(len(name) + len(value) for name, value in scope["headers"])):
                 await self._application(scope, receive, send)
         except ClientGone as error:
             log.info("%d %s: %s", error.status, scope["path"], error)
@@ -303,24 +301,6 @@ class Http2(asyncio.Protocol):
             log.exception("unexpected fault in %s %s", scope["method"], scope["path"])
         finally:
             self._finish(stream)
-
-    @asynccontextmanager
-    async def _holding(self, size: int) -> AsyncIterator[None]:
-        """The scope of a call that holds its head, once there is room for it."""
-        if self._held and self._held + size > _HELD:
-            async with self._line:
-                while self._held and self._held + size > _HELD:
-                    self._relieved.clear()
-                    await self._relieved.wait()
-        self._held += size
-        try:
-            yield
-        finally:
-            self._release(size)
-
-    def _release(self, size: int) -> None:
-        self._held -= size
-        self._relieved.set()
 
     async def _receive(self, stream: Stream) -> dict[str, Any]:
         while not (stream.gone or stream.body or (stream.ended and not stream.told)):
@@ -343,14 +323,14 @@ class Http2(asyncio.Protocol):
         """A part of the answer, or all of it. Raises ClientGone where the client does not take it."""
         body, more = message.get("body", b""), message.get("more_body", False)
         try:
-            self._held += len(body)
+            self._holding.add(len(body))
             async with asyncio.timeout(connections.READING_SECONDS + len(body) / connections.READING_RATE):
                 await self._answer(stream, start, body, more)
         except TimeoutError:
             self.transport.abort()
             raise ClientGone("the client does not read its answer") from None
         finally:
-            self._release(len(body))
+            self._holding.add(-len(body))
 
     async def _answer(self, stream: Stream, start: dict[str, Any], body: bytes, more: bool) -> None:
         if stream.gone:
