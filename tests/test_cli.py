@@ -66,6 +66,16 @@ def test_keys_without_effect_are_told_of(config, caplog):
     assert (facts["settings"]["without_effect"], facts["model"]["max_tokens"]) == (["build.num_builder_gpus"], 33)
 
 
+def test_more_than_the_model_reads_is_told_of(config, caplog):
+    for asked, told in ((33, []), (99_999, ["max_seq_len 99999: this model reads 64 tokens"])):
+        content = yaml.safe_load(config.read_text())
+        content["trt_llm"]["build"] |= {"max_seq_len": asked}
+        config.write_text(yaml.safe_dump(content))
+        caplog.clear()
+        run("info", "--config", str(config), "--engine", "null", "--json")
+        assert [line for line in caplog.messages if "max_seq_len" in line] == told
+
+
 def test_what_build_makes_is_what_serve_maps(config, tmp_path):
     flags = ["--config", str(config), "--engine", "native", "--cache-dir", str(tmp_path)]
     result = run("build", *flags)

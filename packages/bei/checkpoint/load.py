@@ -109,13 +109,16 @@ _FROM_JSON = (
 
 def read_for(settings: Settings, folder: Path, revision: str | None) -> Checkpoint:
     """Read the folder that the settings' checkpoint was fetched into. Raises SetupError."""
-    return read(
+    checkpoint = read(
         *(folder, settings.public_repo, revision),
         max_num_tokens=settings.max_text_tokens,
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
         attention=settings.attention,
     )
+    if (settings.max_seq_len or 0) > checkpoint.max_tokens:
+        log.warning("max_seq_len %d: this model reads %d tokens", settings.max_seq_len, checkpoint.max_tokens)
+    return checkpoint
 
 
 @dataclass(frozen=True)
