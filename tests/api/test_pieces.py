@@ -31,7 +31,6 @@ def small_pieces():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "_PIECE", 16)
         patch.setattr(pieces, "_CHUNK", 7)
-        patch.setattr(pieces, "_DEPTH", 4)
         patch.setattr(bodies, "_UNCOUNTED", 1 << 9)
         patch.setattr(bodies, "_LARGE", 1 << 10)
         yield
@@ -138,6 +137,33 @@ def test_no_parser_is_given_more_than_a_piece(start_service, monkeypatch):
         assert call(service, "/", {"inputs": inputs}).status == 200
     assert len(given) > 1000
     assert max(given) <= 2 * (1 << 12)
+
+
+LONG = b"v" * 300_000
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected", "message"),
+    [
+        (b'{"%b": "%b"}' % (LONG, LONG), Malformed, "a value without a name of at most 32768 bytes at byte 0"),
+        (b'{"%b": ["%b"]}' % (LONG, LONG), Malformed, "a name, or blanks, of more than"),
+        (b'{"a": %b["%b"]}' % (b" " * 300_000, LONG), Malformed, "a name, or blanks, of more than"),
+        (b'{"a": %b"%b"%b}' % (b"[" * 150, LONG, b"]" * 150), None, ""),
+        (b'{"a": %b"%b"%b}' % (b"[" * 250, LONG, b"]" * 250), Malformed, "more than 200 lists and objects"),
+    ],
+    ids=["a name", "a name of a list", "blanks", "150 deep", "250 deep"],
+)
+def test_nothing_around_a_text_makes_a_parser_read_all_of_it(monkeypatch, raw, expected, message):
+    given = []
+    monkeypatch.setattr(pieces, "_CHUNK", 1 << 20)
+    monkeypatch.setattr(pieces, "_PIECE", 1 << 12)
+    monkeypatch.setattr(pieces, "from_json", lambda piece: given.append(len(piece)) or from_json(piece))
+    if expected is None:
+        assert pieces.read(raw, ANY) == json.loads(raw)
+    else:
+        with pytest.raises(expected, match=message):
+            pieces.read(raw, ANY)
+    assert max(given, default=0) <= 2 * (1 << 12)
 
 
 @pytest.mark.parametrize(

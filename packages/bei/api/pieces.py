@@ -19,8 +19,9 @@ _CHUNK = 1 << 20  # bytes that are looked at in one go
 _PIECE = 1 << 20  # bytes that are parsed in one go, about 3 ms of text and 20 ms of numbers
 _LONGEST = len(r"\ud83d\ude00")  # bytes of a character, at most
 _NUMBER = 36  # bytes of one in a list
-_DEPTH = 8  # of what is read in pieces; what is deeper is read whole
-_KEY = re.compile(rb'\s*"(?:[^"\\]|\\.){0,1000}"\s*:\s*')
+_DEPTH = 200  # lists and objects in one another, as the parser reads
+_AROUND = 1 << 16  # bytes of a name, and of blanks, around a large value
+_KEY = re.compile(rb'\s*"(?:[^"\\]|\\.){0,%d}"\s*:\s*' % (_AROUND // 2), re.DOTALL)
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _COMMA, _OPEN, _CLOSE = 1, 2, 3
 _KINDS = np.zeros(256, np.uint8)
@@ -127,8 +128,10 @@ def _quotes(part: np.ndarray, escaping: bool) -> tuple[np.ndarray, bool]:
 def _container(raw: bytes, marks: _Marks, first: int, last: int, level: int) -> Any:
     """The list or object from the mark `first` to the mark `last`."""
     at = marks.at
-    if at[last] - at[first] <= _PIECE or level == _DEPTH:
+    if at[last] - at[first] <= _PIECE:
         return _parse(raw[at[first] : at[last] + 1], int(at[first]))
+    if level == _DEPTH:
+        raise Malformed(f"malformed JSON: more than {_DEPTH} lists and objects in one another at byte {at[first]}")
     inner = slice(first + 1, last)
     commas = np.flatnonzero((marks.kinds[inner] == _COMMA) & (marks.depths[inner] == marks.depths[first]))
     ends = np.concatenate([[first], commas + first + 1, [last]])
@@ -164,8 +167,12 @@ def _part(raw: bytes, marks: _Marks, whole: tuple[int, int], span: tuple[int, in
     else:
         text = raw[begin + 1 : end]
         key = _KEY.match(text) if opening == b"{" else None
+        if key is None and opening == b"{":
+            raise Malformed(f"malformed JSON: a value without a name of at most {_AROUND // 2} bytes at byte {begin}")
         before, after = text[: key.end()] if key else b"", b""
         value = _long(text[len(before) :].strip(), begin)
+    if len(before) + len(after) > _AROUND:
+        raise Malformed(f"malformed JSON: a name, or blanks, of more than {_AROUND // 2} bytes at byte {begin}")
     shell = _parse(opening + before + b" 0 " + after + closing, begin)
     return dict.fromkeys(shell, value) if isinstance(shell, dict) else [value]
 
