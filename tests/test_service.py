@@ -8,6 +8,7 @@ import random
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bei.batching import Request
+from bei.checkpoint.load import Prompts
 from bei.engines.null import NullEngine
 from bei.errors import (
     Empty,
@@ -372,6 +374,30 @@ def test_an_answer_is_bounded_before_it_is_made(start_service, tiny_checkpoint, 
         run(ask(["the cat sat on the mat"] * many))
     engine.go.set()
     assert run(ask(["the cat sat"]))
+
+
+def test_what_is_put_to_texts_counts_in_an_answer(start_service, tiny_checkpoint):
+    """Tokens that make a text, special tokens around each, and a prompt before it."""
+    long = replace(tiny_checkpoint, prompts=Prompts({"long": "the cat " * 1000}))
+    service = start_service(checkpoint=long, payload_limit=1000, max_bytes_in_flight=400_000)
+    bounded = pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes")
+    with bounded:
+        run(service.decode([[50] * 100_000]))
+    with bounded:
+        run(service.tokenize(["a"] * 300))
+    with bounded:
+        run(service.tokenize(["a"], prompt_name="long"))
+    assert run(service.decode([[50] * 1000]))
+    assert run(service.tokenize(["a"] * 300, add_special_tokens=False))
+    assert service.in_flight.held == 0
+
+
+def test_a_label_counts_as_long_as_it_is(start_service, tiny_checkpoint):
+    named = replace(tiny_checkpoint, task="classifier", labels=("x" * 1000, "y"))
+    service = start_service(checkpoint=named, payload_limit=1000, max_bytes_in_flight=400_000)
+    assert run(service.classify(["the cat"]))
+    with pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes"):
+        run(service.classify(["the cat"] * 10))
 
 
 def test_what_is_made_for_a_request_counts_until_its_scope_ends(start_service):

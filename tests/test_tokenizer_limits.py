@@ -92,6 +92,7 @@ HOSTILE = {
     "a template of many ids, many times": {"post_processor": template(100_000, 1_000)},
     "a text, many times": {"post_processor": template(texts=1_000)},
     "a decoder": {"decoder": sequence("decoders", [replace({"String": "a"}, "a" * 100)] * 5)},
+    "a token": {"added_tokens": [{**added_tokens(1)[0], "content": "x" * 2000}]},
     "added tokens": {"added_tokens": added_tokens(100_001)},
 }
 
@@ -135,7 +136,8 @@ def test_a_file_unlike_others_is_first_read_by_another_process(open_with, monkey
     open_with(**escaped)
     monkeypatch.undo()
     monkeypatch.setattr(trial, "try_first", tried.append)
-    open_with(added_tokens=[{**added_tokens(1)[0], "content": "x" * 5000}])
+    with pytest.raises(SetupError, match="a token of 5000 characters"):
+        open_with(added_tokens=[{**added_tokens(1)[0], "content": "x" * 5000}])
     for unlike in ("a" * 2000, "((a{20}){20}){20}"):
         open_with(**with_pattern(unlike))
     monkeypatch.setattr(limits, "_PLAIN_TEXT", 100)
@@ -152,7 +154,7 @@ def pieces(count, length):
 @pytest.mark.parametrize("model", [pieces(5, 1_000_000), pieces(150_000, 100)], ids=["deep", "wide"])
 def test_a_vocabulary_that_takes_a_stack_or_gigabytes_is_a_line(open_with, monkeypatch, model):
     """A piece of a million characters ended the server by SIGSEGV; 15 MB of pieces are 5 GB in the library."""
-    with pytest.raises(SetupError, match=r"cannot be read: .*(stack|memory)"):
+    with pytest.raises(SetupError, match=r"cannot be read: .*(stack|memory|a token of)"):
         open_with(model=model)
 
 

@@ -53,7 +53,10 @@ def test_prompts(folder):
     edit(folder / "config_sentence_transformers.json", prompts={"query": "q: ", "doc": ""}, default_prompt_name="query")
     prompts = read(folder, "m").prompts
     assert (dict(prompts.texts), prompts.default) == ({"query": "q: ", "doc": ""}, "query")
-    edit(folder / "config_sentence_transformers.json", default_prompt_name="absent")
+    edit(folder / "config_sentence_transformers.json", prompts={"query": "q" * 20_000})
+    with pytest.raises(SetupError, match="prompt 'query' has 20000 characters; at most 16384 are read"):
+        read(folder, "m")
+    edit(folder / "config_sentence_transformers.json", prompts={}, default_prompt_name="absent")
     with pytest.raises(SetupError, match="'absent' is not among its prompts"):
         read(folder, "m")
 

@@ -93,6 +93,7 @@ class Checkpoint:
     casing: Casing = Casing()
 
 
+_LONGEST_PROMPT = 1 << 14  # characters
 _FROM_JSON = (
     "spec",
     "max_tokens",
@@ -154,7 +155,18 @@ def read(
         ) from exc
     for field_name in _FROM_JSON:
         check_types(getattr(checkpoint, field_name), get_type_hints(Checkpoint)[field_name], field_name)
+    _check_prompts(checkpoint.prompts)
     return checkpoint
+
+
+def _check_prompts(prompts: Prompts) -> None:
+    """One is put before each text of a request."""
+    for name, text in prompts.texts.items():
+        if len(text) > _LONGEST_PROMPT:
+            raise SetupError(
+                f"config_sentence_transformers.json: the prompt {short(name)} has {len(text)} characters; at most "
+                f"{_LONGEST_PROMPT} are read"
+            )
 
 
 def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, asked: _Asked) -> Checkpoint:

@@ -38,6 +38,7 @@ _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check ru
 _PROBE_TIMEOUT = 30.0
 _JSON = 12  # bytes of a number in an answer
 _LABEL, _TERM, _ENTITY = 240, 50, 520  # bytes, about, of one in an answer, and of what makes it
+_DECODED = 4  # bytes of a character of a text that is made of tokens
 _CHARACTER = 100  # of what is answered with its tokens, each of 400
 
 
@@ -208,7 +209,7 @@ class Service:
     ) -> Answer:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("Model is not a classifier model", "classifier", "reranker")
-        rows, usage = await self._rows(inputs, options, answered=_LABEL)
+        rows, usage = await self._rows(inputs, options, answered=_LABEL + self._longest_label())
         logits = np.array(rows)
         found = scores.activate(logits, scoring or self.checkpoint.scoring)
         return Answer(found, usage, scores.best_first(logits))
@@ -225,7 +226,8 @@ class Service:
         """A list of Entity for each text; texts of any length are read in windows unless `truncate` is false."""
         self._require("Model is not a token classification model", "entities")
         tokenizer, labels = self._texts.tokenizer, self.checkpoint.labels
-        answered = _LABEL if raw_scores else _ENTITY / len(labels)
+        longest = self._longest_label()
+        answered = _LABEL + longest if raw_scores else (_ENTITY + longest) / len(labels)
 
         def check(tokens: int) -> None:
             self.in_flight.check(int(tokens * self.checkpoint.spec.token_size * (FLOAT + answered)))
@@ -242,6 +244,10 @@ class Service:
 
         return Answer(await self._pipeline.off_loop(find), usage)
 
+    def _longest_label(self) -> int:
+        """Bytes."""
+        return max((len(label.encode(errors="replace")) for label in self.checkpoint.labels), default=0)
+
     def prompts(self) -> Mapping[str, str]:
         """The model's prompts by name."""
         self._check_ready()
@@ -254,7 +260,8 @@ class Service:
         self._pipeline.check_size(texts)
         tokenizer = self._texts.tokenizer
         prompt = tokenizer.prompt(prompt_name)
-        self.in_flight.admit(_CHARACTER * size(texts))
+        added = tokenizer.added(prompt, specials=add_special_tokens)
+        self.in_flight.admit(_CHARACTER * (size(texts) + added * len(texts)))
         with self._pipeline.admission():
             return await self._pipeline.off_loop(
                 lambda: self._texts.tokenizer.tokenize(texts, add_special_tokens=add_special_tokens, prompt=prompt),
@@ -264,8 +271,11 @@ class Service:
     async def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool = True) -> list[str]:
         self._check_ready()
         self._pipeline.check_size(ids)
+        tokenizer = self._texts.tokenizer
         with self._pipeline.admission():
-            read = naming(ids, partial(self._texts.tokenizer.decode, ids, skip_special_tokens=skip_special_tokens))
+            size = await self._pipeline.off_loop(naming(ids, partial(tokenizer.decoded, ids)), of=ids)
+            self.in_flight.admit(_DECODED * size)
+            read = partial(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
             return await self._pipeline.off_loop(read, of=ids)
 
     async def check(self) -> None:

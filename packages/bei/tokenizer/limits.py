@@ -15,6 +15,7 @@ GROWTH = 128
 """Characters that one may become. Known tokenizers have 1 to 72: NFKC makes 18 of one, and lowercase two."""
 _ADDED_TOKENS = 100_000
 _SPECIAL_IDS = 4096  # around a text
+_TOKEN = 1024  # characters; known ones have 128
 _PLAIN_SIZE, _PLAIN_PATTERN, _PLAIN_COUNTS = 1 << 26, 1000, 1000
 _PLAIN_TEXT, _PLAIN_STRING = 12_000_000, 4096  # bytes: the library takes 350 of one, and a stack as deep as a token
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"[A-Za-z0-9+/=]*"')
@@ -51,17 +52,25 @@ def check(library: Library) -> tuple[int, int]:
     added = len(library.get_added_tokens_decoder())
     if added > _ADDED_TOKENS:
         raise SetupError(f"tokenizer.json has {added} added tokens; at most {_ADDED_TOKENS} are read")
+    longest = max(map(len, library.get_vocab(with_added_tokens=True)), default=0)
+    if longest > _TOKEN:
+        raise SetupError(f"tokenizer.json has a token of {longest} characters; at most {_TOKEN} are read")
     ascii, any_other = 1, 1
     for part in (*_parts(_state(library.normalizer)), *_parts(_state(library.pre_tokenizer))):
         of_ascii, of_any = _growth(part)
         ascii, any_other = ascii * of_ascii, any_other * of_any
-    decoded = 1
-    for part in _parts(_state(library.decoder)):
-        decoded *= _growth(part)[1] if part["type"] == "Replace" else 1
-    worst = max(any_other, decoded)
+    worst = max(any_other, decoded(library))
     if worst > GROWTH:
         raise SetupError(f"tokenizer.json may make {worst} characters of one; at most {GROWTH} are read")
     return ascii, any_other
+
+
+def decoded(library: Library) -> int:
+    """Characters that one of a token may become in a text that is made of tokens."""
+    growth = 1
+    for part in _parts(_state(library.decoder)):
+        growth *= _growth(part)[1] if part["type"] == "Replace" else 1
+    return growth
 
 
 def _state(part: Any) -> dict[str, Any] | None:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Empty, Invalid, SetupError, Untokenizable, short
+from bei.tokenizer import limits
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
 from bei.tokenizer.library import (
     check_specials,
@@ -95,7 +97,6 @@ class Tokenizer:
         if checkpoint.task == "entities":
             self.vocabulary = vocabulary(self._library, self._vocab_size)
             self.unknown = self._library.token_to_id(checkpoint.unknown_token or "")
-            self._token_lengths = np.array([len(token) for token in self.vocabulary])
 
     def prompt(self, name: str | None) -> str | None:
         """The text of a prompt, of the default one without a name. Raises Invalid for a name that the model lacks."""
@@ -198,9 +199,23 @@ class Tokenizer:
     def _special(self, id: int) -> Token:
         return Token(id, self._library.id_to_token(id), True, None, None)
 
-    def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
+    def added(self, prompt: str | None, *, specials: bool) -> int:
+        """Characters that `tokenize` puts to a text, a special token being four and its own."""
+        ids = [id for part in self._single.fixed for id in part.tolist()] if specials else []
+        return len(prompt or "") + sum(4 + len(self._library.id_to_token(id)) for id in ids)
+
+    def decoded(self, ids: Sequence[list[int]]) -> int:
+        """Characters that `decode` makes at most."""
         for i, item in enumerate(ids):
             self._check_ids(i, item)
+        return limits.decoded(self._library) * sum(int((self._token_lengths[item] + 1).sum()) for item in ids if item)
+
+    @cached_property
+    def _token_lengths(self) -> np.ndarray:
+        """Characters of each token."""
+        return np.array([len(token) for token in vocabulary(self._library, self._vocab_size)])
+
+    def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
         with library_errors("tokenizer error", Untokenizable):
             return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
