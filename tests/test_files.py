@@ -82,6 +82,26 @@ def test_nor_is_another_user_s(tmp_path, temporary, caplog):
     assert f"belongs to user {OTHER}" in caplog.text
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o720, 0o1777])
+def test_nor_is_one_in_whose_place_others_may_put_theirs(tmp_path, temporary, caplog, mode):
+    """Between a check and its use they would, and theirs was loaded as code."""
+    opened(tmp_path / "shared" / "cache")
+    (tmp_path / "shared").chmod(mode)
+    kept = bool(mode & 0o1000)
+    assert opened(tmp_path / "shared" / "cache") == (tmp_path / "shared" / "cache" if kept else temporary) / "native"
+    assert ("whose owner or others may replace it" in caplog.text) is not kept
+
+
+@AS_ROOT
+def test_nor_below_another_user_s(tmp_path, temporary, caplog):
+    os.chown(opened(tmp_path / "shared" / "cache").parents[1], OTHER, OTHER)
+    assert opened(tmp_path / "shared" / "cache") == temporary / "native"
+    (tmp_path / "link").symlink_to(tmp_path)
+    os.chown(tmp_path / "link", OTHER, OTHER, follow_symlinks=False)
+    assert opened(tmp_path / "link" / "mine") == temporary / "native"
+    assert f"a link of user {OTHER}" in caplog.text
+
+
 def test_two_that_are_not_ours_stop_the_start(tmp_path, temporary):
     opened(tmp_path / "cache").chmod(0o777)
     temporary.mkdir(parents=True)

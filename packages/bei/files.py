@@ -63,7 +63,8 @@ def cache(root: Path, name: str) -> Iterator[Path]:
     root = root.expanduser().absolute()
     try:
         make_folder(root / name)
-        yield root / name if _is_ours(root) and _is_ours(root / name) else _temporary(name)
+        ours = _is_kept(root) and _is_ours(root) and _is_ours(root / name)
+        yield root / name if ours else _temporary(name)
     except OSError as exc:
         raise SetupError(f"{exc.filename or root}: {why(exc)}; set BEI_CACHE_DIR to a folder with room") from None
 
@@ -105,6 +106,21 @@ def _is_ours(place: Path) -> bool:
     if fault is not None:
         _warn(place, fault)
     return fault is None
+
+
+def _is_kept(place: Path) -> bool:
+    """Whether nobody else can put another folder in its place, or in that of one that leads to it: a check of what is
+    there would say nothing of what is there a moment later."""
+    for folder in {*place.parents, *place.resolve().parents}:
+        found = folder.lstat()
+        replaceable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if not stat.S_ISLNK(found.st_mode) and (replaceable or found.st_uid not in (os.geteuid(), 0)):
+            _warn(place, f"lies in {folder}, whose owner or others may replace it")
+            return False
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), 0):
+            _warn(place, f"is led to by {folder}, a link of user {found.st_uid}")
+            return False
+    return True
 
 
 def _fault(place: Path) -> str | None:
