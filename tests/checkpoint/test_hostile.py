@@ -81,8 +81,16 @@ def test_what_is_no_json_object(folder, name, content):
 
 
 def test_a_json_file_is_bounded(folder, monkeypatch):
-    monkeypatch.setattr("bei.checkpoint.modules.MAX_JSON", 100)
+    monkeypatch.setattr("bei.checkpoint.modules._MAX_OTHER", 100)
     with pytest.raises(SetupError, match="is larger than 100 bytes"):
+        read(folder, "m")
+
+
+def test_and_in_what_it_takes_in_memory(folder):
+    """100 MB of empty objects under a key that nobody reads were 2.5 GB."""
+    config = (folder / "config.json").read_bytes().rstrip()
+    (folder / "config.json").write_bytes(config[:-1] + b',"x":[' + b"{}," * (12 << 20) + b"0]}")
+    with pytest.raises(SetupError, match=r"config\.json is larger than 33554432 bytes"):
         read(folder, "m")
 
 

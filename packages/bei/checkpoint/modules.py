@@ -18,6 +18,7 @@ from bei.errors import SetupError, one_line, short, why
 log = logging.getLogger("bei")
 
 MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 40 MB
+_MAX_OTHER = 1 << 25  # of other files, of which a byte may take 25 in memory
 
 # In the order in which sentence-transformers concatenates the flags of its older layout.
 _MODES: dict[str, PoolingMode] = {
@@ -79,15 +80,16 @@ class Modules:
 def read_json(file: Path, kind: type = dict) -> Any:
     """The content of a JSON file, an empty `kind` where there is none. Raises SetupError for one that does not parse,
     holds something else than a `kind`, or is larger than any model's."""
+    most = MAX_JSON if file.name == "tokenizer.json" else _MAX_OTHER
     try:
         with file.open("rb") as opened:
-            content = opened.read(MAX_JSON + 1)
+            content = opened.read(most + 1)
     except FileNotFoundError:
         return kind()
     except OSError as exc:
         raise SetupError(f"{file}: {why(exc)}") from None
-    if len(content) > MAX_JSON:
-        raise SetupError(f"{file} is larger than {MAX_JSON} bytes, and so no model's")
+    if len(content) > most:
+        raise SetupError(f"{file} is larger than {most} bytes, and so no model's")
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError) as exc:
