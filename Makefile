@@ -36,7 +36,10 @@ serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
 
 test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(PYTEST_FLAGS)
+
+test-all: PYTEST_FLAGS := --every-seed
+test-all: test ## the same with three random models of each kind: for every night
 
 docs: .venv/test.ok ## the table of models, docs/models.md, from the code
 	.venv/bin/python docs/models.py
@@ -131,4 +134,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test docs lock models bench gpu-check gpu-wheels clean
+.PHONY: help serve test test-all docs lock models bench gpu-check gpu-wheels clean

@@ -29,6 +29,10 @@ TASK_SERVERS = {
 StartService = Callable[..., Service]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-seed", action="store_true", help="three random models of each kind in place of one")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Whoever compiles, here or in a process that a test starts, does it through `tests/compiler.py`."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))

@@ -59,14 +59,15 @@ def interpreted(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
         return TorchEngine(checkpoint, options)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the random models of a family the first is enough for an interpreter, which takes its time, and for levels of
-    instructions below the processor's own."""
-    items[:] = [item for item in items if not _is_one_more(getattr(item, "callspec", None))]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the random models of a family the first is always run, the others by `make test-all`, but never by an
+    interpreter, which takes its time, or by levels of instructions below the processor's own."""
+    never = _ONCE if config.getoption("every_seed") else None
+    items[:] = [item for item in items if not _is_one_more(getattr(item, "callspec", None), never)]
 
 
-def _is_one_more(case) -> bool:
-    return case is not None and case.params.get("seed", 0) > 0 and case.params.get("make") in _ONCE
+def _is_one_more(case, never: set[str] | None) -> bool:
+    return case is not None and case.params.get("seed", 0) > 0 and (never is None or case.params.get("make") in never)
 
 
 _ONCE = {"tensorrt", *list(NATIVE)[1:]}
