@@ -1,5 +1,8 @@
 #include "abi.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <memory>
 #include <new>
 
 #include "activation.h"

@@ -1,6 +1,11 @@
 #include "attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "activation.h"
 #include "tile.h"
@@ -46,13 +51,14 @@ const uint32_t* pack_keys(const Head<T>& h, int first, int last, Buffer& buffer)
 }
 
 // One word of each column, from the rows of values that share it.
-inline void pack_words(const float* const* rows, int n, uint32_t* to) {
-  float* words = reinterpret_cast<float*>(to);
-  for_vectors(n, [&](int d, int lanes) { store_lanes(words + d, load_lanes(rows[0] + d, lanes), lanes); });
-}
-
-inline void pack_words(const bf16* const* rows, int n, uint32_t* to) {
-  for (int d = 0; d < n; d++) to[d] = rows[0][d].bits | static_cast<uint32_t>(rows[1][d].bits) << 16;
+template <class T>
+void pack_words(const T* const* rows, int n, uint32_t* to) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    for (int d = 0; d < n; d++) to[d] = rows[0][d].bits | static_cast<uint32_t>(rows[1][d].bits) << 16;
+  } else {
+    float* words = reinterpret_cast<float*>(to);
+    for_vectors(n, [&](int d, int lanes) { store_lanes(words + d, load_lanes(rows[0] + d, lanes), lanes); });
+  }
 }
 
 // Values [first, last) as its rows: [head_size / kPanel][words of keys][kPanel]. Rows beyond the last key are zero.
@@ -80,8 +86,11 @@ const uint32_t* pack_values(const Head<T>& h, int first, int last, Buffer& buffe
   return packed;
 }
 
-inline F exp2_for(F x, float) { return exp2(x); }
-inline F exp2_for(F x, bf16) { return quick_exp2(x); }
+// As exactly as a T holds it.
+template <class T>
+F exp2_for(F x) {
+  return std::is_same_v<T, bf16> ? quick_exp2(x) : exp2(x);
+}
 
 // One row of scores to probabilities short of their sum, which is returned. `scale` is positive, `bias` the one of the
 // first key.
@@ -101,7 +110,7 @@ float softmax(float* scores, int keys, float scale, float soft_cap, const float*
   const F by = splat(scale * 1.44269504f), from = splat(-largest(most)) * by;  // e^x is 2^(x log2(e))
   F sums = zero();
   for_vectors(keys, [&](int i, int lanes) {
-    const F p = select_first(lanes, exp2_for(fma(load(scores + i), by, from), T{}), zero());
+    const F p = select_first(lanes, exp2_for<T>(fma(load(scores + i), by, from)), zero());
     sums = sums + p;
     store(probabilities + i, p);
   });

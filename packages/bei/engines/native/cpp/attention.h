@@ -1,5 +1,7 @@
 // Attention of one head over one sequence.
 #pragma once
+#include <algorithm>
+
 #include "memory.h"
 
 namespace bei {

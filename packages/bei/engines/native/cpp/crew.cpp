@@ -1,5 +1,9 @@
 #include "crew.h"
 
+#include <exception>
+#include <mutex>
+#include <thread>
+
 namespace bei {
 
 Crew::Crew(int threads) : threads_(threads) {

@@ -1,5 +1,7 @@
 // The forward pass of an EncoderSpec over packed tokens.
 #pragma once
+#include <memory>
+
 #include "abi.h"
 #include "crew.h"
 

@@ -1,3 +1,5 @@
+#include <memory>
+
 #include "encoder_in.h"
 
 namespace bei {

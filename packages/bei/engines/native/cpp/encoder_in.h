@@ -1,9 +1,14 @@
 // The encoder in one precision. A file for each makes it, so that they are compiled side by side.
 #pragma once
-#include "encoder.h"
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
 
 #include "activation.h"
 #include "attention.h"
+#include "encoder.h"
 #include "head.h"
 #include "rows.h"
 
@@ -141,9 +146,8 @@ class EncoderIn final : public BeiEncoder {
   void each_block(int rows, Scratch& mine, Work work) {
     const int threads = 1 + crew_.idle(), share = (rows + 2 * threads - 1) / (2 * threads);
     const int size = threads == 1 ? kBlock : std::clamp(round_up(share, kRows), kLeast, kBlock);
-    crew_.each((rows + size - 1) / size, mine, [&](int block, Scratch& scratch) {
-      work(block * size, std::min(size, rows - block * size), scratch);
-    });
+    crew_.each((rows + size - 1) / size, mine,
+               [&](int block, Scratch& scratch) { work(block * size, std::min(size, rows - block * size), scratch); });
   }
 
   // Threads meet only before and after attention: a block of rows goes from one layer's output projection to the next
@@ -342,8 +346,8 @@ class EncoderIn final : public BeiEncoder {
   }
 
   // x += norm(a * weights).
-  void add_to_x(const Run& run, const BeiLinear& weights, const BeiNorm& norm, const Rows<Stored>& a, int first, int rows,
-                Scratch& scratch) const {
+  void add_to_x(const Run& run, const BeiLinear& weights, const BeiNorm& norm, const Rows<Stored>& a, int first,
+                int rows, Scratch& scratch) const {
     const Rows<Operand> operands = as_operands(a, weights, rows, scratch.inner_operands);
     if (!norm.weight) {
       return linear(weights, operands, rows, scratch, [&](int row, int column, F v) {
@@ -384,8 +388,7 @@ class EncoderIn final : public BeiEncoder {
       const int rows = std::min(kBlock, length - first);
       const Rows<float> states =
           stages.apply({run.x.row(start + first), run.x.stride}, model_.hidden_size, rows, scratch);
-      for (int i = 0; i < rows; i++)
-        pooling.add(states.row(i), first + i, skipped, length, out, width);
+      for (int i = 0; i < rows; i++) pooling.add(states.row(i), first + i, skipped, length, out, width);
     }
     pooling.end(skipped, length, out, width);
   }

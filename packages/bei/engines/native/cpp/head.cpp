@@ -1,5 +1,9 @@
 #include "head.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
 #include "activation.h"
 #include "rows.h"
 

@@ -1,5 +1,7 @@
 // What follows the layers: stages on rows of floats, and pooling.
 #pragma once
+#include <cstdint>
+
 #include "abi.h"
 #include "memory.h"
 

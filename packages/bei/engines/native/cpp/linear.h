@@ -1,6 +1,8 @@
 // Rows times a packed matrix, and what becomes of each sum before it leaves the registers.
 #pragma once
 #include <algorithm>
+#include <cstdint>
+#include <type_traits>
 
 #include "abi.h"
 #include "memory.h"

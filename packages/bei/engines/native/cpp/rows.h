@@ -1,6 +1,8 @@
 // What is done to one row at a time: rounding it to operands, and norms.
 #pragma once
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include "linear.h"
 

@@ -1,5 +1,6 @@
 #include "tile.h"
 
+#include <cstdint>
 #include <type_traits>
 #include <utility>
 
@@ -38,8 +39,7 @@ void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* ou
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors; j++)
-      store(out + i * out_stride + j * kLanes, sums[i][j]);
+    for (int j = 0; j < Vectors; j++) store(out + i * out_stride + j * kLanes, sums[i][j]);
 }
 
 template <class T>

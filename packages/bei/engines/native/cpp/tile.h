@@ -1,5 +1,6 @@
 // The micro-kernel: a few rows times one panel of a packed matrix.
 #pragma once
+#include <cstdint>
 #include <type_traits>
 
 #include "vec.h"

@@ -1,17 +1,14 @@
 // The vocabulary of vectors that all the arithmetic is written in: 16 lanes with AVX-512, 8 with AVX2.
 #pragma once
-#include <immintrin.h>
-
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
 #include <initializer_list>
 
-namespace bei {
+#ifdef __AVX512F__
+#include "vec_avx512.h"
+#else
+#include "vec_avx2.h"
+#endif
 
-struct bf16 {
-  uint16_t bits;
-};
+namespace bei {
 
 // What a matrix in bf16 is multiplied by: bf16 where an instruction does that, else floats, and the matrix is widened.
 #ifdef __AVX512BF16__
@@ -24,16 +21,6 @@ template <class T>
 constexpr T round_up(T n, T multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
-
-}  // namespace bei
-
-#ifdef __AVX512F__
-#include "vec_avx512.h"
-#else
-#include "vec_avx2.h"
-#endif
-
-namespace bei {
 
 // 2^x for x <= 126, as 2^whole times a polynomial of what is left, in [-1/2, 1/2] (Chebyshev fits of 2^f).
 inline F exp2(F x, std::initializer_list<float> polynomial) {

@@ -1,5 +1,11 @@
 // Vectors of AVX2 with FMA. Included by vec.h; vec_avx512.h says what each function is.
 #pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "bf16.h"
 
 namespace bei {
 

@@ -1,5 +1,11 @@
 // Vectors of AVX-512 (F, BW, VL, DQ). Included by vec.h.
 #pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "bf16.h"
 
 namespace bei {
 

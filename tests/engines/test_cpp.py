@@ -1,0 +1,87 @@
+"""The C++ without a warning, of each compiler at hand; each header alone; each file includes what it uses.
+
+A server's own compile has no such options: a compiler that warns of more must not keep it from starting.
+"""
+
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bei.engines.native import library
+from bei.engines.native.isa import LEVELS, Level
+
+CPP = Path(library.__file__).parent / "cpp"
+HEADERS = sorted(CPP.glob("*.h"))
+SOURCES = sorted(CPP.glob("*.cpp"))
+COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
+STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
+ENDS = [LEVELS[0], LEVELS[-1]]
+OF_A_LEVEL = {"vec_avx512.h": ENDS[:1], "vec_avx2.h": ENDS[1:]}
+
+IN_HEADER = {
+    "algorithm": "clamp copy_n fill fill_n max min upper_bound",
+    "atomic": "atomic",
+    "cmath": "abs log1p nearbyint sqrt",
+    "condition_variable": "condition_variable",
+    "cstdint": "int32_t uint8_t uint16_t uint32_t",
+    "cstdlib": "aligned_alloc free",
+    "cstring": "memcpy",
+    "exception": "current_exception exception_ptr rethrow_exception",
+    "functional": "function",
+    "initializer_list": "initializer_list",
+    "list": "list",
+    "memory": "make_unique unique_ptr",
+    "mutex": "lock_guard mutex unique_lock",
+    "new": "bad_alloc",
+    "thread": "thread",
+    "type_traits": "conditional_t is_same_v",
+    "utility": "integer_sequence make_integer_sequence move",
+    "vector": "vector",
+}
+HEADER_OF = {name: header for header, names in IN_HEADER.items() for name in names.split()}
+
+
+def complaints(compiler: str, level: Level, *files: Path, text: str = "") -> str:
+    """What the compiler says of a unit that includes these files."""
+    unit = text + "".join(f'#include "{file}"\n' for file in files)
+    command = [compiler, *library._COMPILE, *STRICT, *level.options, "-x", "c++", "-"]
+    done = subprocess.run(command, input=unit, capture_output=True, text=True)
+    return done.stderr or (f"status {done.returncode}" if done.returncode else "")
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_sources_give_no_warning(compiler, level):
+    assert complaints(compiler, level, *SOURCES) == ""
+
+
+@pytest.mark.parametrize("level", ENDS, ids=lambda level: level.name)
+def test_each_header_compiles_alone(level):
+    compiler = COMPILERS[-1]  # any does
+    alone = [header for header in HEADERS if level in OF_A_LEVEL.get(header.name, ENDS)]
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda header: complaints(compiler, level, header), alone))
+    assert [f"{header.name}: {text}" for header, text in zip(alone, said, strict=True) if text] == []
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize(
+    "text", ["bool f(int a, unsigned b) { return a < b; }", "int f(int x) { return 0; }", "int a[0];"]
+)
+def test_a_warning_is_noticed(compiler, text):
+    assert "error" in complaints(compiler, LEVELS[-1], text=text + "\n")
+
+
+@pytest.mark.parametrize("path", [*HEADERS, *SOURCES], ids=lambda path: path.name)
+def test_each_file_includes_what_it_uses(path):
+    """Of the standard library: those of our own headers that are not included do not compile alone."""
+    code = re.sub(r"//.*", "", path.read_text())
+    used = set(re.findall(r"\bstd::(\w+)|\b(u?int\d+_t)\b", code))
+    names = {name for pair in used for name in pair if name}
+    assert names <= HEADER_OF.keys(), "say above which header has it"
+    included = {header.replace("stdint.h", "cstdint") for header in re.findall(r"#include <(.+)>", code)}
+    assert {HEADER_OF[name] for name in names} - included == set()
