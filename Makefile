@@ -41,6 +41,15 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the
 test-all: PYTEST_FLAGS := --every-seed
 test-all: test ## the same with three random models of each kind: for every night
 
+# Without a model, a server or a build of the engine.
+UNITS := $(addprefix tests/,tasks engines/test_cpp.py test_layers.py test_lock.py test_dependencies.py test_docs.py \
+	test_batching.py test_wire.py test_work.py test_files.py)
+
+check: .venv/test.ok ## format, lint, the C++'s warnings and the quick units, before each commit
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run -Werror packages/bei/engines/native/cpp/*
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 $(UNITS)
+
 docs: .venv/test.ok ## the table of models, docs/models.md, from the code
 	.venv/bin/python docs/models.py
 
