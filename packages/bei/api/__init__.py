@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from bei import logs, metrics, tracing
 from bei.api import cohere, cors, infinity, openai, openapi, operations, shared, tei, vllm
@@ -36,8 +37,8 @@ _OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET"
 _DIALECTS = (openai, tei, cohere, vllm, infinity, shared, operations)
 ROUTES = (*(route for dialect in _DIALECTS for route in dialect.ROUTES), _OPENAPI_ROUTE)
 _BY_PATH: dict[str, dict[str, Route]] = {}
-for _route in ROUTES:
-    _BY_PATH.setdefault(_route.path, {})[_route.method] = _route
+for _each in ROUTES:
+    _BY_PATH.setdefault(_each.path, {})[_each.method] = _each
 
 
 async def answer(service: Service, call: Call) -> Reply:
@@ -84,26 +85,28 @@ async def _route(service: Service, call: Call, seen: Observation) -> Reply:
     if route.stands_for is not None:
         route = route.stands_for(service)
     if route.adapter is not None:
-        return await _compute(route, service, call, seen)
+        return await _compute(route, route.adapter, service, call, seen)
     result = await route.handler(service, None, call)
     return result if isinstance(result, Reply) else await render(result, call, "")
 
 
-async def _compute(route: Route, service: Service, call: Call, seen: Observation) -> Reply:
+async def _compute(route: Route, adapter: TypeAdapter[Body], service: Service, call: Call, seen: Observation) -> Reply:
     body = None
     try:
-        body = await read(route.adapter, call.body, service.settings, service.in_flight.admit)
+        body = await read(adapter, call.body, service.settings, service.in_flight.admit)
         seen.computing()
         result = await _handle(route, service, body, call)
     except (Exception, asyncio.CancelledError) as fault:
-        seen.failed(fault, body, scored=_scores(service))
+        seen.failed(fault, body, scored=service.has_labels)
         raise
+    if isinstance(result, Reply):
+        return result
     if result.usage is not None:
-        seen.answered(result.texts, result.usage, scored=_scores(service))
+        seen.answered(result.texts, result.usage, scored=service.has_labels)
     return await render(result, call, _device(service))
 
 
-async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result:
+async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result | Reply:
     """The answer to a body, or an error in its words."""
     try:
         return await route.handler(service, body, call)
@@ -124,11 +127,6 @@ def _find(call: Call) -> Route:
 def _device(service: Service) -> str:
     """TEI says gpu+optimized whatever it runs on; we say so of GPUs."""
     return "cpu" if service.engine.device.startswith("cpu") else "gpu+optimized"
-
-
-def _scores(service: Service) -> bool:
-    """Whether its model scores, classifies or tags, as far as it is loaded."""
-    return hasattr(service, "checkpoint") and bool(service.checkpoint.labels)
 
 
 def _label(call: Call) -> str:

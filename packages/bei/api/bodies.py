@@ -57,8 +57,10 @@ Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"
 Dimensions = Annotated[StrictInt, Field(ge=0)] | None
 """0 and null are all of them."""
 
-MaxTokens = TopN = Annotated[StrictInt, Field(ge=0)] | None
+MaxTokens = Annotated[StrictInt, Field(ge=0)] | None
 """0 and null are no limit."""
+
+TopN = MaxTokens
 
 Texts = Annotated[
     list[str], PlainValidator(_texts), WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]})
@@ -77,7 +79,10 @@ _readers = ThreadPoolExecutor(2, "reader")
 
 
 async def read(
-    adapter: TypeAdapter[B], raw: bytes, settings: Settings, admit: Callable[[int], None] = lambda size: None
+    adapter: TypeAdapter[B],
+    raw: bytes | bytearray,
+    settings: Settings,
+    admit: Callable[[int], None] = lambda size: None,
 ) -> B:
     """As `parse`, of any size: a large body is read by a thread, few at a time and in pieces. Raises TooLarge, too, for
     one that has more values than the settings have room for, before any is made; and what `admit` does, which is told
@@ -91,7 +96,7 @@ async def read(
     return await off_loop(_readers, lambda: _read_large(adapter, raw, bounds, admit))
 
 
-def _read_large(adapter: TypeAdapter[B], raw: bytes, bounds: Bounds, admit: Callable[[int], None]) -> B:
+def _read_large(adapter: TypeAdapter[B], raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None]) -> B:
     value = pieces.read(raw, bounds, admit)
     try:
         return adapter.validate_python(value)
@@ -99,7 +104,7 @@ def _read_large(adapter: TypeAdapter[B], raw: bytes, bounds: Bounds, admit: Call
         raise _plain_words(exc, raw) from None
 
 
-def parse(adapter: TypeAdapter[B], raw: bytes) -> B:
+def parse(adapter: TypeAdapter[B], raw: bytes | bytearray) -> B:
     """Raises Malformed for what is not JSON, and Invalid that names the field for what is the wrong JSON."""
     try:
         return adapter.validate_json(raw)
@@ -107,7 +112,7 @@ def parse(adapter: TypeAdapter[B], raw: bytes) -> B:
         raise _plain_words(exc, raw) from None
 
 
-def _plain_words(error: ValidationError, raw: bytes) -> Malformed | Invalid:
+def _plain_words(error: ValidationError, raw: bytes | bytearray) -> Malformed | Invalid:
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         try:

@@ -24,7 +24,9 @@ _TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _
 
 
 def _document_texts(value: Any) -> list[str]:
-    texts = [item.get("text") if isinstance(item, dict) else item for item in value] if isinstance(value, list) else [0]
+    texts: list[Any] = (
+        [item.get("text") if isinstance(item, dict) else item for item in value] if isinstance(value, list) else [0]
+    )
     if not all(isinstance(text, str) for text in texts):
         raise ValueError('must be a list of strings, or of objects {"text": string}')
     return texts
@@ -112,8 +114,11 @@ def _version(call: Call) -> Literal["1", "2"]:
     return "2" if call.path.startswith("/v2/") else "1"
 
 
-def _meta(call: Call, usage: Usage, **units: int) -> Meta:
-    return {"api_version": {"version": _version(call)}, "billed_units": {"input_tokens": usage.tokens, **units}}
+def _meta(call: Call, usage: Usage, search_units: int | None = None) -> Meta:
+    billed: BilledUnits = {"input_tokens": usage.tokens}
+    if search_units is not None:
+        billed["search_units"] = search_units
+    return {"api_version": {"version": _version(call)}, "billed_units": billed}
 
 
 async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:

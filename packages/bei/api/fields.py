@@ -145,7 +145,7 @@ class Synonyms(Body):
     @model_validator(mode="wrap")
     @classmethod
     def _note_names(cls, sent: Any, build: Callable[[Any], Self]) -> Self:
-        called = {}
+        called: dict[str, str] = {}
         for name, field in cls.model_fields.items() if isinstance(sent, dict) else ():
             given = sorted(_names((name, field)) & sent.keys())
             if len(given) > 1:

@@ -19,7 +19,8 @@ class Observation:
         self._call, self._path = call, path
         self._computing = False
         self._started = call.arrived
-        self._texts, self._usage = 0, None
+        self._texts = 0
+        self._usage: Usage | None = None
         self._trace = self._begin_trace() if tracing.on() else None
         logs.about(call.request_id, self._trace.id if self._trace else tracing.trace_id(call.headers))
 
@@ -64,7 +65,7 @@ class Observation:
             self._log(reply, now)
         if self._trace is None:
             return reply
-        self._finish_trace(reply, now)
+        self._finish_trace(self._trace, reply, now)
         return reply.with_headers({"traceresponse": self._trace.response})
 
     def _log(self, reply: Reply, now: float) -> None:
@@ -85,7 +86,7 @@ class Observation:
         attributes = {"http.request.method": call.method, "http.route": self._path, "bei.request_id": call.request_id}
         return tracing.Trace(f"{call.method} {self._path}", call.headers, call.arrived, attributes)
 
-    def _finish_trace(self, reply: Reply, now: float) -> None:
+    def _finish_trace(self, trace: tracing.Trace, reply: Reply, now: float) -> None:
         attributes: dict[str, Any] = {"http.response.status_code": reply.status}
         if self._usage is not None:
             attributes |= {"bei.texts": self._texts, "bei.tokens": self._usage.tokens}
@@ -95,11 +96,11 @@ class Observation:
                 ("queue", self._usage.queue),
                 ("infer", self._usage.inference),
             ):
-                self._trace.phase(name, moment, seconds)
+                trace.phase(name, moment, seconds)
                 moment += seconds
             computed = self._started + self._usage.total
-            self._trace.phase("post-process", computed, now - computed)
-        self._trace.end(now, attributes, failed=reply.status >= 500)
+            trace.phase("post-process", computed, now - computed)
+        trace.end(now, attributes, failed=reply.status >= 500)
 
 
 def _milliseconds(seconds: float) -> str:

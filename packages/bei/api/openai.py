@@ -69,7 +69,7 @@ def token_usage(usage: Usage) -> TokenUsage:
 
 async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Result:
     answer = await service.embed(body.input, **body.finish(), options=body.options(service, call))
-    encoding = "base64" if "base64" in (body.encoding_format, body.embedding_type) else "float"
+    encoding: Encoding = "base64" if "base64" in (body.encoding_format, body.embedding_type) else "float"
     data = [
         {"object": "embedding", "index": i, "embedding": vector(row, encoding)} for i, row in enumerate(answer.rows)
     ]
@@ -83,24 +83,20 @@ async def models(service: Service, body: Any, call: Call) -> Result:
     return Result({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "bei"}]})
 
 
-_EMBEDDINGS = {
-    "handler": embeddings,
-    "summary": "Embeddings, as OpenAI's",
-    "body": OpenAIEmbeddings,
-    "response": EmbeddingList,
-    "example": {"input": "What is Deep Learning?", "dimensions": 4},
-    "answer": {
+_EMBEDDINGS = Route(
+    "/v1/embeddings",
+    embeddings,
+    "Embeddings, as OpenAI's",
+    body=OpenAIEmbeddings,
+    response=EmbeddingList,
+    example={"input": "What is Deep Learning?", "dimensions": 4},
+    answer={
         "object": "list",
         "data": [{"object": "embedding", "index": 0, "embedding": [-0.8924037, -0.3814904, 0.22631614, 0.08283565]}],
         "model": "sentence-transformers/all-MiniLM-L6-v2",
         "usage": {"prompt_tokens": 7, "total_tokens": 7},
     },
-}
-_MODELS = {"handler": models, "summary": "The served model", "method": "GET", "response": ModelList}
-
-ROUTES = (
-    Route("/v1/embeddings", **_EMBEDDINGS),
-    Route("/embeddings", **_EMBEDDINGS),
-    Route("/v1/models", **_MODELS),
-    Route("/models", **_MODELS),
 )
+_MODELS = Route("/v1/models", models, "The served model", method="GET", response=ModelList)
+
+ROUTES = (_EMBEDDINGS, _EMBEDDINGS.at("/embeddings"), _MODELS, _MODELS.at("/models"))

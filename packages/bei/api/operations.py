@@ -88,14 +88,11 @@ async def docs(service: Service, body: Any, call: Call) -> Reply:
     return Reply(page, headers={"content-type": "text/html; charset=utf-8"})
 
 
-_HEALTH = {"method": "GET", "public": True}
+_READY = Route("/health", ready, "200 while requests are answered, else 503", method="GET", public=True)
 
 ROUTES = (
-    Route("/health/live", live, "200 while the process answers", **_HEALTH),
-    *(
-        Route(path, ready, "200 while requests are answered, else 503", **_HEALTH)
-        for path in ("/health", "/health/ready", "/ping", "/")
-    ),
+    Route("/health/live", live, "200 while the process answers", method="GET", public=True),
+    *(_READY.at(path) for path in ("/health", "/health/ready", "/ping", "/")),
     Route("/info", info, "The model, the engine and the limits", method="GET", response=dict[str, Any]),
     Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
     Route("/docs", docs, "A page to try the routes", method="GET"),

@@ -60,7 +60,7 @@ class _Marks:
     depths: np.ndarray
 
 
-def check(raw: bytes, bounds: Bounds) -> None:
+def check(raw: bytes | bytearray, bounds: Bounds) -> None:
     """Raises TooLarge for a body with more values than it may have."""
     data = np.frombuffer(raw, np.uint8)
     opened, quotes, commas = (
@@ -71,7 +71,7 @@ def check(raw: bytes, bounds: Bounds) -> None:
             pass
 
 
-def read(raw: bytes, bounds: Bounds, admit: Callable[[int], None] = lambda size: None) -> Any:
+def read(raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None] = lambda size: None) -> Any:
     """The value of a large body, once `admit` was told how many bytes its numbers take. Raises TooLarge, Malformed, or
     Invalid for what is not UTF-8."""
     found = list(_marks(raw, bounds))
@@ -86,7 +86,7 @@ def read(raw: bytes, bounds: Bounds, admit: Callable[[int], None] = lambda size:
     return _container(raw, _Marks(at, kinds, depths), 0, len(at) - 1, 0)
 
 
-def _marks(raw: bytes, bounds: Bounds) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _marks(raw: bytes | bytearray, bounds: Bounds) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Where marks are and of which kinds, chunk after chunk. Raises TooLarge."""
     data = np.frombuffer(raw, np.uint8)
     inside, escaping, opened, ends, commas = False, False, 0, 0, 0
@@ -125,7 +125,7 @@ def _quotes(part: np.ndarray, escaping: bool) -> tuple[np.ndarray, bool]:
     return quotes, carried
 
 
-def _container(raw: bytes, marks: _Marks, first: int, last: int, level: int) -> Any:
+def _container(raw: bytes | bytearray, marks: _Marks, first: int, last: int, level: int) -> Any:
     """The list or object from the mark `first` to the mark `last`."""
     at = marks.at
     if at[last] - at[first] <= _PIECE:
@@ -153,7 +153,9 @@ def _groups(ends: np.ndarray, at: np.ndarray) -> Iterator[tuple[int, int, bool]]
         start = stop
 
 
-def _part(raw: bytes, marks: _Marks, whole: tuple[int, int], span: tuple[int, int], level: int | None) -> Any:
+def _part(
+    raw: bytes | bytearray, marks: _Marks, whole: tuple[int, int], span: tuple[int, int], level: int | None
+) -> Any:
     """A list or object of the values in `span` of a `whole` one. At a `level`, for which there is one value, that is
     read in pieces itself."""
     at, (start, stop) = marks.at, span
@@ -177,7 +179,7 @@ def _part(raw: bytes, marks: _Marks, whole: tuple[int, int], span: tuple[int, in
     return dict.fromkeys(shell, value) if isinstance(shell, dict) else [value]
 
 
-def _long(piece: bytes, start: int) -> Any:
+def _long(piece: bytes | bytearray, start: int) -> Any:
     """A long value without marks; a string is parsed a piece after the other. One that is cut within an escape or a
     character is no JSON, so the cut moves back until it is."""
     if piece[:1] != b'"' or piece[-1:] != b'"':
@@ -189,7 +191,7 @@ def _long(piece: bytes, start: int) -> Any:
     return "".join(parts)
 
 
-def _beginning(piece: bytes, begin: int, stop: int, start: int) -> tuple[str, int]:
+def _beginning(piece: bytes | bytearray, begin: int, stop: int, start: int) -> tuple[str, int]:
     """What stands from `begin` to `stop` or a little before, and where it ends."""
     for end in range(stop, max(begin, stop - _LONGEST), -1):
         with suppress(Malformed, Invalid):
@@ -197,7 +199,7 @@ def _beginning(piece: bytes, begin: int, stop: int, start: int) -> tuple[str, in
     return _parse(b'"' + piece[begin:stop] + b'"', start), stop
 
 
-def _parse(piece: bytes, start: int = 0) -> Any:
+def _parse(piece: bytes | bytearray, start: int = 0) -> Any:
     try:
         return from_json(piece)
     except ValueError as exc:

@@ -32,6 +32,13 @@ Truncate = Annotated[
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": list(_TRUNCATE)}]}),
 ]
 Side = Literal["left", "right", "Left", "Right"]
+_ENDS: dict[Side | None, Direction | None] = {
+    "left": "left",
+    "right": "right",
+    "Left": "left",
+    "Right": "right",
+    None: None,
+}
 
 
 class Cut(Body):
@@ -49,8 +56,11 @@ class Cut(Body):
         """Raises Invalid where two fields contradict each other, or name no prompt."""
         if self.model_fields_set.isdisjoint(_CUT):
             return Options(deadline=deadline(call))
-        sides = {"truncation_direction": self.truncation_direction, "truncation_side": self.truncation_side}
-        side = agreed({name: of and of.lower() for name, of in sides.items()} | {"truncate": self._end()})
+        sides: dict[str, Side | None] = {
+            "truncation_direction": self.truncation_direction,
+            "truncation_side": self.truncation_side,
+        }
+        side: Direction | None = agreed({**{name: _ENDS[of] for name, of in sides.items()}, "truncate": self._end()})
         most = self.truncate_prompt_tokens
         return Options(
             truncate=agreed(

@@ -9,7 +9,7 @@ from bei.api.call import Call
 from bei.api.cohere import CohereRerank, RankedList
 from bei.api.openai import EmbeddingList, OpenAIEmbeddings
 from bei.api.reply import Result
-from bei.api.routes import Route
+from bei.api.routes import Route, by_another
 from bei.api.tei import Embed, EmbedAll, Predict, PredictTokens, Rank, Rerank, Similarity
 from bei.serving.service import Service
 
@@ -34,8 +34,9 @@ AnyEmbed = Annotated[
 
 
 async def rerank(service: Service, body: CohereRerank | Rerank, call: Call) -> Result:
-    dialect = cohere if isinstance(body, CohereRerank) else tei
-    return await dialect.rerank(service, body, call)
+    if isinstance(body, CohereRerank):
+        return await cohere.rerank(service, body, call)
+    return await tei.rerank(service, body, call)
 
 
 async def embed(service: Service, body: OpenAIEmbeddings | Similarity | Embed, call: Call) -> Result:
@@ -75,12 +76,13 @@ def default_route(service: Service) -> Route:
     return _BY_DEFAULT_ROUTE[service.route]
 
 
-_DEFAULT = {
-    "handler": None,
-    "stands_for": default_route,
-    "summary": "The model's own task, as its default route",
-    "body": AnyEmbed | AnyRerank | Predict | PredictTokens | EmbedAll,
-    "response": EmbeddingList
+_DEFAULT = Route(
+    "/",
+    by_another,
+    "The model's own task, as its default route",
+    stands_for=default_route,
+    body=AnyEmbed | AnyRerank | Predict | PredictTokens | EmbedAll,
+    response=EmbeddingList
     | RankedList
     | list[Rank]
     | list[list[float]]
@@ -89,7 +91,7 @@ _DEFAULT = {
     | tei.PREDICT_TOKENS.response
     | tei.EMBED_SPARSE.response
     | tei.EMBED_ALL.response,
-    "example": {"inputs": ["What is Deep Learning?"], "dimensions": 4},
-    "answer": [[-0.8924037, -0.3814904, 0.22631614, 0.08283565]],
-}
-ROUTES = (_RERANK, Route("/", **_DEFAULT), Route("/invocations", **_DEFAULT))
+    example={"inputs": ["What is Deep Learning?"], "dimensions": 4},
+    answer=[[-0.8924037, -0.3814904, 0.22631614, 0.08283565]],
+)
+ROUTES = (_RERANK, _DEFAULT, _DEFAULT.at("/invocations"))

@@ -15,7 +15,7 @@ from bei.api.reply import Result
 from bei.api.routes import Route
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
-from bei.serving.answers import Answer, Options
+from bei.serving.answers import Options, Ranked
 from bei.serving.service import Service
 from bei.tasks.entities import Strategy
 from bei.tokenizer import Input
@@ -263,7 +263,7 @@ async def predict(service: Service, body: Predict, call: Call) -> Result:
     return Result(rows if nested else rows[0], answer.usage, len(rows))
 
 
-def predictions(answer: Answer, labels: Sequence[str]) -> list[list[Prediction]]:
+def predictions(answer: Ranked, labels: Sequence[str]) -> list[list[Prediction]]:
     """Every label of each text, best first."""
     pairs = zip(answer.rows, answer.order.tolist(), strict=True)
     return [[{"label": labels[i], "score": scores[i]} for i in order] for scores, order in pairs]

@@ -66,13 +66,14 @@ async def score(service: Service, body: Score, call: Call) -> Result:
     return Result(value, answer.usage, len(pairs))
 
 
-_SCORE = {
-    "handler": score,
-    "summary": "Scores of pairs, as vLLM's",
-    "body": Score,
-    "response": ScoreList,
-    "example": {"text_1": "What is Deep Learning?", "text_2": ["Deep Learning is...", "Berlin is a city."]},
-    "answer": {
+_SCORE = Route(
+    "/v1/score",
+    score,
+    "Scores of pairs, as vLLM's",
+    body=Score,
+    response=ScoreList,
+    example={"text_1": "What is Deep Learning?", "text_2": ["Deep Learning is...", "Berlin is a city."]},
+    answer={
         "id": "score-23d515164fbc421ca997c145837ce33e",
         "object": "list",
         "created": 1795464194,
@@ -83,5 +84,5 @@ _SCORE = {
         ],
         "usage": {"prompt_tokens": 22, "total_tokens": 22},
     },
-}
-ROUTES = (Route("/v1/score", **_SCORE), Route("/score", **_SCORE))
+)
+ROUTES = (_SCORE, _SCORE.at("/score"))

@@ -7,6 +7,7 @@ from typing import Any
 from bei.architectures.family import (
     Config,
     Head,
+    HeadKind,
     HeadMaker,
     Rows,
     TensorNames,
@@ -106,4 +107,4 @@ def tagger(config: Config, spec: EncoderSpec, outputs: int) -> Head:
     return Head(((Dense(spec.hidden_size, outputs, True, "identity"), ("score",)),))
 
 
-HEADS: Mapping[str, HeadMaker] = {"SequenceClassification": score_head, "TokenClassification": tagger}
+HEADS: Mapping[HeadKind, HeadMaker] = {"SequenceClassification": score_head, "TokenClassification": tagger}

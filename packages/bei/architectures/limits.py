@@ -29,7 +29,7 @@ def check_counts(config: Mapping[str, Any]) -> None:
 def check_types(value: Any, kind: Any, name: str) -> None:
     """Raises SetupError, which names the field, where a value is not of the type that is declared: a dataclass of ours,
     to the last number in it. Whole numbers are not negative, others are finite."""
-    if is_dataclass(kind) and isinstance(value, kind):
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, kind):
         for field, of in get_type_hints(kind).items():
             if field in {known.name for known in fields(kind)}:
                 check_types(getattr(value, field), of, f"{name}.{field}")
@@ -37,7 +37,8 @@ def check_types(value: Any, kind: Any, name: str) -> None:
         for item in value:
             check_types(item, get_args(kind)[0], name)
     elif get_origin(kind) in (Union, UnionType):
-        exact = next((of for of in get_args(kind) if is_dataclass(of) and isinstance(value, of)), None)
+        classes = (of for of in get_args(kind) if isinstance(of, type) and is_dataclass(of))
+        exact = next((of for of in classes if isinstance(value, of)), None)
         if exact is not None:
             check_types(value, exact, name)
         elif not any(_is(value, of) for of in get_args(kind)):

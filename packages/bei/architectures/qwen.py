@@ -8,7 +8,7 @@ from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 
 
 def _layers(config: Config, size: int) -> tuple[Layer, ...]:
-    count = read(config, "num_hidden_layers")
+    count: int = read(config, "num_hidden_layers")
     if not config.get("use_sliding_window"):
         return (Layer(PRE, rotary=rotary(config, size)),) * count
     if not config.get("layer_types"):

@@ -28,7 +28,7 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
     kind = stated.get("rope_type", stated.get("type", "default"))
     if kind not in _KINDS:
         raise SetupError(f"config.json: rope scaling {short(kind)} is not supported; supported: {', '.join(_KINDS)}")
-    partial = stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    partial: Any = stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     try:
         return _KINDS[kind](config, stated, float(stated["rope_theta"]), int(head_size * partial))
     except KeyError as exc:
@@ -38,7 +38,8 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
 def longest(config: _Config) -> int:
     """max_position_embeddings, or what a scaling that is made for longer texts stretches it to."""
     stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind, positions = stated.get("rope_type", stated.get("type")), read(config, "max_position_embeddings")
+    kind = stated.get("rope_type", stated.get("type"))
+    positions: int = read(config, "max_position_embeddings")
     if kind in ("dynamic", "yarn") and stated.get("factor"):
         return max(positions, int(_trained(config, stated) * stated["factor"]))
     return positions
@@ -92,8 +93,9 @@ def _yarn(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
 
 
 def _yarn_scale(stated: _Config, factor: float) -> float:
-    if stated.get("attention_factor") is not None:
-        return stated["attention_factor"]
+    given: float | None = stated.get("attention_factor")
+    if given is not None:
+        return given
 
     def scale(strength: float) -> float:
         return 0.1 * strength * math.log(factor) + 1 if factor > 1 else 1.0
@@ -112,7 +114,8 @@ def _ntk(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
 
 
 def _trained(config: _Config, stated: _Config) -> int:
-    return stated.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    positions: int = stated.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    return positions
 
 
 _KINDS = {

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import chdir
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -26,7 +26,7 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
     _connect(address)
     try:
         needs, fitting = _resources(job.settings.threads)
-        threads = dict.fromkeys(("threads", "tokenization_workers"), needs["num_cpus"])
+        threads = dict.fromkeys(("threads", "tokenization_workers"), needs.cpus)
         job = replace(job, settings=job.settings.model_copy(update=threads))
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
@@ -37,7 +37,9 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
             max_concurrent_calls_per_actor=PARTS_AT_ONCE,
             enable_true_multi_threading=True,
         )
-        done = parts.map_batches(_Actor, fn_constructor_args=(job,), batch_size=None, compute=pool, **needs)
+        done = parts.map_batches(
+            _Actor, fn_constructor_args=(job,), batch_size=None, compute=pool, num_cpus=needs.cpus, num_gpus=needs.gpus
+        )
         for row in done.iter_rows():
             if row["refusal"]:
                 raise SetupError(row["refusal"])
@@ -79,7 +81,7 @@ def _connect(address: str) -> None:
     logging.getLogger("ray.data").setLevel("ERROR")
     try:
         with chdir(processes.HOME):  # Ray's workers import from where its driver stands
-            ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as exc:
         reason = one_line(exc)
         raise SetupError(f"--ray {address}: {reason}; where it asks for a token, set its RAY_AUTH_TOKEN") from None
@@ -96,16 +98,24 @@ def _refuse_silence(address: str) -> None:
         raise SetupError(f"--ray {address}: {why(exc)}; is it the address of a cluster's head?") from None
 
 
-def _resources(threads: int | None) -> tuple[dict[str, int], int]:
+@dataclass(frozen=True)
+class _Needs:
+    """What an actor asks for."""
+
+    cpus: int
+    gpus: int | None = None
+
+
+def _resources(threads: int | None) -> tuple[_Needs, int]:
     """What an actor asks for, and how many such actors the cluster holds: one a GPU, with its share of the processors;
     else one for so many threads, or a node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:
         share = min(int(node.get("CPU", 1) // node["GPU"]) for node in nodes if node.get("GPU"))
-        return {"num_cpus": threads or max(1, share), "num_gpus": 1}, gpus
+        return _Needs(threads or max(1, share), 1), gpus
     processors = [int(node["CPU"]) for node in nodes if node.get("CPU")]
     if not processors:
         raise SetupError("--ray: the cluster has neither GPUs nor processors")
     threads = threads or min(processors)
-    return {"num_cpus": threads}, max(1, sum(count // threads for count in processors))
+    return _Needs(threads), max(1, sum(count // threads for count in processors))

@@ -6,7 +6,7 @@ first one, and a part's place in its file is noted, so that nobody has to read w
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -47,7 +47,8 @@ class Format(Protocol):
 
 def scan(place: Path, column: str, rows: int) -> Input:
     """Read and check a file, or all files of a folder in the order of their names. Raises SetupError."""
-    digest, parts, schemas = hashlib.sha256(), [], []
+    digest, parts = hashlib.sha256(), []
+    schemas: list[pa.Schema] = []
     for file in _files(place):
         try:
             with file.open("rb") as content:
@@ -143,7 +144,8 @@ class _Lines:
 
 def _take(records: Iterator[bytes], rows: int) -> list[bytes]:
     """The next `rows` records, or fewer that hold PART_BYTES."""
-    taken, size = [], 0
+    taken: list[bytes] = []
+    size = 0
     while len(taken) < rows and size < PART_BYTES and (record := next(records, None)) is not None:
         taken.append(record)
         size += len(record)
@@ -232,7 +234,7 @@ def _decoded(part: Part, i: int, record: bytes) -> str:
     return text.removeprefix("\ufeff") if part.first + i == 0 else text
 
 
-_FORMATS = {
+_FORMATS: dict[str, Callable[[], Format]] = {
     **dict.fromkeys((".parquet", ".pq"), Parquet),
     **dict.fromkeys((".jsonl", ".ndjson"), JSONL),
     **{".csv": CSV, ".tsv": TSV, ".txt": Text},

@@ -54,7 +54,8 @@ class Parquet:
 
     def _group(self, row: int) -> int:
         """The first row of the row group that holds a row."""
-        return self._starts[bisect_right(self._starts, row) - 1]
+        first: int = self._starts[bisect_right(self._starts, row) - 1]
+        return first
 
     def _seek(self, part: Part) -> None:
         parquet = pq.ParquetFile(part.file, buffer_size=_BUFFER)
@@ -77,7 +78,7 @@ class Parquet:
 
 def _holds_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _check_column(file: Path, first: int, texts: pa.Array, column: str) -> None:
@@ -106,7 +107,8 @@ def _cut(file: Path, batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[P
 
 def _size(column: pa.Array) -> int:
     """Bytes of a column as it is written: without the dictionary that says a long text only once."""
-    return column.cast(_without_dictionaries(column.type)).nbytes
+    size: int = column.cast(_without_dictionaries(column.type)).nbytes
+    return size
 
 
 def _without_dictionaries(kind: pa.DataType) -> pa.DataType:

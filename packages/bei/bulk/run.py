@@ -64,7 +64,7 @@ def embed(
 
 def _anywhere(settings: Settings) -> Settings:
     """With its folders named so that workers elsewhere than here find them."""
-    places = {"cache_dir": settings.cache_dir.expanduser().absolute()}
+    places: dict[str, object] = {"cache_dir": settings.cache_dir.expanduser().absolute()}
     if settings.source == "LOCAL":
         places["repo"] = str(Path(settings.repo).expanduser().absolute())
     return settings.model_copy(update=places)

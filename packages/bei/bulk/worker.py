@@ -76,7 +76,8 @@ class Worker:
                     some, dimensions=job.dimensions, normalize=job.normalize, options=options
                 )
                 tell(Done(len(some), answer.usage.tokens))
-                return answer.rows
+                rows: np.ndarray = answer.rows
+                return rows
 
         requests = _requests(texts, job.settings.max_client_batch_size)
         return np.concatenate(await asyncio.gather(*map(request, requests)))

@@ -75,7 +75,7 @@ def _fetch(url: str, archive: Path, shown: str, *, max_bytes: int, allow_private
 def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
     """The JSON and safetensors files of a tar.gz, under `folder`. Raises SetupError, which calls it `shown`."""
     try:
-        with gzip.open(archive) as content, tarfile.open(fileobj=_InParts(content), mode="r:") as tar:
+        with _InParts(archive) as content, tarfile.open(fileobj=content, mode="r:") as tar:
             _unpack(tar, folder, max_bytes)
     except RecursionError:
         raise SetupError(f"{shown} is not unpacked: a file in it has headers of headers") from None
@@ -87,18 +87,14 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
         raise SetupError(f"{shown} is not a whole tar.gz: {one_line(exc)}") from None
 
 
-class _InParts:
+class _InParts(gzip.GzipFile):
     """What tarfile reads from. It takes a member's extended header into memory at once, however large that says it
     is: nothing that an archive of a model needs comes in parts of more than a megabyte."""
 
-    def __init__(self, content: IO[bytes]):
-        self._content = content
-        self.seek, self.tell = content.seek, content.tell
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _CHUNK:
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _CHUNK:
             raise SetupError(f"the archive has a header of {size} bytes; it is not unpacked")
-        return self._content.read(size)
+        return super().read(size)
 
 
 @contextmanager
@@ -181,12 +177,14 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
         unpacked += member.size
         if unpacked > max_bytes:
             raise SetupError(f"the archive unpacks to more than {max_bytes} bytes; see BEI_MAX_DOWNLOAD_BYTES")
-        if member.isfile() and (name.suffix in _WANTED or name.name in _ALSO):
+        is_wanted = member.isfile() and (name.suffix in _WANTED or name.name in _ALSO)
+        source = tar.extractfile(member) if is_wanted else None
+        if source is not None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as source, target.open("wb") as copy:
+            with source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _CHUNK)
-        tar.members.clear()  # else it keeps them all
+        tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all; typeshed leaves the list out
 
 
 def _top(folder: Path) -> Path:

@@ -35,7 +35,7 @@ class LateInteraction:
 
 
 def is_pylate(folder: Path) -> bool:
-    return read_json(folder / "config_sentence_transformers.json").get("model_type") == "ColBERT"
+    return bool(read_json(folder / "config_sentence_transformers.json").get("model_type") == "ColBERT")
 
 
 def read_late_interaction(folder: Path, modules: Modules, limits: Mapping[str, Any], stanford: bool) -> LateInteraction:

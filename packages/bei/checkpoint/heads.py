@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bei.architectures.family import Family, Head, HeadKind, stated_pooling
-from bei.architectures.spec import Dense, EncoderSpec, Normalize, Pooling
+from bei.architectures.spec import Dense, EncoderSpec, Normalize, Pooling, Stage
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade
@@ -91,11 +91,15 @@ def _entities(source: Source) -> Served:
 def _scored(task: Task) -> Callable[[Source], Served]:
     def served(source: Source) -> Served:
         scored = scoring({**source.config, **_activation(source.folder)}, task)
-        names, modules, template = _names(source), source.modules, source.template
-        if task == "reranker" and _is_judged(source):
-            words = modules.judgement or judgement_of(template, source.tokenizer_file)
+        names, modules, template, judging = _names(source), source.modules, source.template, _judging(source)
+        if task == "reranker" and judging is not None:
+            words = modules.judgement or judgement_of(judging, source.tokenizer_file)
             return Served(
-                modules, judge(source.config, source.spec, words), names, scored, pair_template=_prompted(source)
+                modules,
+                judge(source.config, source.spec, words),
+                names,
+                scored,
+                pair_template=_prompted(source, judging),
             )
         own = Head(pooling=modules.pooling) if modules.pooling else _classifier(source, len(names))
         return Served(modules, own, names, scored, pair_template=template if task == "reranker" else None)
@@ -104,27 +108,36 @@ def _scored(task: Task) -> Callable[[Source], Served]:
 
 
 def _names(source: Source) -> tuple[str, ...]:
-    if _is_judged(source):
-        return (source.template.yes or "yes",)
+    judging = _judging(source)
+    if judging is not None:
+        return (judging.yes or "yes",)
     if source.modules.pooling is not None:
-        return labels_of(source.config, source.modules.head[-1].outputs)
+        return labels_of(source.config, _outputs(source.modules.head))
     return labels(source.config)
 
 
-def _is_judged(source: Source) -> bool:
-    """Whether a language model's words are the score."""
-    return source.template is not None and not source.modules.pooling and not config_scores(source.config)
+def _outputs(stages: tuple[Stage, ...]) -> int:
+    """Of the last Dense. Raises SetupError where there is none."""
+    for stage in reversed(stages):
+        if isinstance(stage, Dense):
+            return stage.outputs
+    raise SetupError("modules.json: a model that scores needs a Dense module after its Pooling")
 
 
-def _prompted(source: Source) -> PairTemplate:
+def _judging(source: Source) -> PairTemplate | None:
+    """The template of a language model whose words are the score; None of another model."""
+    return None if source.modules.pooling or config_scores(source.config) else source.template
+
+
+def _prompted(source: Source, template: PairTemplate) -> PairTemplate:
     """A CrossEncoder's default prompt is the instruction of its template."""
     saved = read_json(source.folder / "config_sentence_transformers.json")
     prompt = (saved.get("prompts") or {}).get(saved.get("default_prompt_name"))
     if not prompt:
-        return source.template
-    if not source.template.takes_instruction:
+        return template
+    if not template.takes_instruction:
         raise SetupError("config_sentence_transformers.json: default_prompt_name: this rerank template takes none")
-    return replace(source.template, instruction=prompt)
+    return replace(template, instruction=prompt)
 
 
 def _classifier(source: Source, outputs: int) -> Head:
@@ -147,7 +160,7 @@ def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
 def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
     """The setting's, else what config.json says, else the family's: as TEI's, the first token for BERT and its kin
     (router/src/lib.rs), and the last for causal ones."""
-    if pooling is not None:
+    if pooling is not None and pooling != "splade":  # which is a head of its own
         return Pooling((pooling,))
     stated = stated_pooling(config)
     if stated is not None:

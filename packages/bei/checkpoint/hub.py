@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _download(settings: Settings) -> str:
     answers, pauses = _answers(), iter(_PAUSES)
     while True:
         try:
-            folder = huggingface_hub.snapshot_download(settings.repo, **arguments)
+            folder: str = huggingface_hub.snapshot_download(settings.repo, **arguments)
         except LocalEntryNotFoundError:
             pause = next(pauses, None)
             if answers or constants.HF_HUB_OFFLINE or pause is None:
@@ -94,7 +95,10 @@ def _answers() -> list[int]:
             answers.append(answer.status_code)
 
     client = huggingface_hub.get_session()
-    hooks = {"request": [*client.event_hooks["request"], _hurry], "response": [note]}
+    hooks: dict[str, list[Callable[[Any], None]]] = {
+        "request": [*client.event_hooks["request"], _hurry],
+        "response": [note],
+    }
     huggingface_hub.set_client_factory(functools.partial(type(client), event_hooks=hooks, follow_redirects=True))
     return answers
 
@@ -151,7 +155,9 @@ def _hub_refusal(settings: Settings, error: Exception) -> str:
 def _cached(settings: Settings, error: Exception) -> str:
     """An earlier download, when the hub does not answer."""
     try:
-        folder = huggingface_hub.snapshot_download(settings.repo, local_files_only=True, **_wanted(settings, _NEEDED))
+        folder: str = huggingface_hub.snapshot_download(
+            settings.repo, local_files_only=True, **_wanted(settings, _NEEDED)
+        )
     except LocalEntryNotFoundError:
         raise SetupError(
             f"{settings.repo} cannot be downloaded ({quote(error, settings)}) and is not in the cache, or not all of "

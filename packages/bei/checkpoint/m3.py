@@ -23,7 +23,8 @@ class Head:
     bias: np.ndarray
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        return states @ self.weight.T + self.bias
+        outputs: np.ndarray = states @ self.weight.T + self.bias
+        return outputs
 
 
 @dataclass(frozen=True)

@@ -267,4 +267,5 @@ def read_size(folder: Path, key: str) -> int | None:
 def special_token(folder: Path, name: str) -> str | None:
     """`mask_token` or `unk_token` of tokenizer_config.json."""
     token = read_json(folder / "tokenizer_config.json").get(name)
-    return token["content"] if isinstance(token, dict) else token
+    content: str | None = token["content"] if isinstance(token, dict) else token
+    return content

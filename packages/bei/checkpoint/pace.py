@@ -38,7 +38,8 @@ def kept_pace(download: Callable[[], None], folder: Path, shown: str) -> None:
 
 def _settle(done: Future[None], download: Callable[[], None]) -> None:
     try:
-        done.set_result(download())
+        download()
+        done.set_result(None)
     except BaseException as exc:  # the other thread raises it
         done.set_exception(exc)
 

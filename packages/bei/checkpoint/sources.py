@@ -139,7 +139,9 @@ def _remote_url(settings: Settings) -> Fetched:
     return Fetched(_once(settings, download))
 
 
-def _bucket(protocol: str, extra: str, options: Callable[[dict[str, str]], dict[str, object]]):
+def _bucket(
+    protocol: str, extra: str, options: Callable[[dict[str, str]], dict[str, object]]
+) -> Callable[[Settings], Fetched]:
     """A source on an fsspec filesystem; `options` turns the secret's JSON into the filesystem's arguments."""
 
     def fetch_bucket(settings: Settings) -> Fetched:

@@ -84,10 +84,12 @@ def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
     """The head that the checkpoint was saved with, None where it is the encoder's own or none. Raises SetupError for
     one that is not served."""
     name = architecture(config)
-    kind = name.partition("For")[2]
-    if kind in get_args(HeadKind):
-        return kind
-    if kind in _NO_HEAD:
+    given = name.partition("For")[2]
+    kinds: tuple[HeadKind, ...] = get_args(HeadKind)
+    for kind in kinds:
+        if kind == given:
+            return kind
+    if given in _NO_HEAD:
         return None
     raise SetupError(
         f"config.json: {name} is not supported; classifiers and rerankers are *ForSequenceClassification. To serve the "
@@ -96,7 +98,8 @@ def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
 
 
 def architecture(config: Mapping[str, Any]) -> str:
-    return (config.get("architectures") or [""])[0]
+    name: str = (config.get("architectures") or [""])[0]
+    return name
 
 
 def labels(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -88,14 +88,16 @@ class Tensors(Mapping[str, np.ndarray]):
         """A matrix as it is stored: float8_e4m3fn[rows, columns], and float32[rows], the scale of each; None for one
         that is not stored so."""
         parts = self._parts[name]
-        if not all(part.scale for part in parts):
+        scales = [_scales(part, part.scale) for part in parts if part.scale]
+        if len(scales) < len(parts):
             return None
-        return np.concatenate([_stored(part) for part in parts]), np.concatenate([_scales(part) for part in parts])
+        return np.concatenate([_stored(part) for part in parts]), np.concatenate(scales)
 
     def input_peak(self, name: str) -> float | None:
         """The largest size of a matrix's inputs, where its checkpoint states it."""
         scales = [part.input_scale for part in self._parts[name]]
-        return None if None in scales else max(float(_stored(scale).max()) for scale in scales) * _FP8_MAX
+        known = [scale for scale in scales if scale is not None]
+        return max(float(_stored(scale).max()) for scale in known) * _FP8_MAX if len(known) == len(scales) else None
 
     def fingerprint(self, notes: Path) -> str:
         """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
@@ -127,22 +129,29 @@ def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 def _read(tensor: Tensor) -> np.ndarray:
     """Its worth: in the type that it is stored in, or float32."""
     if tensor.divisor != 1:
-        return _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
+        divided: np.ndarray = _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
+        return divided
     rows = _stored(tensor)
     if tensor.scale is not None:
-        rows = rows.astype(np.float32) * _scales(tensor)[:, None]
+        rows = rows.astype(np.float32) * _scales(tensor, tensor.scale)[:, None]
     if tensor.less is None:
         return rows
-    return rows.astype(np.float32) - _read(replace(tensor, start=tensor.less, less=None, shape=(1, *tensor.shape[1:])))
+    lessened: np.ndarray = rows.astype(np.float32) - _read(
+        replace(tensor, start=tensor.less, less=None, shape=(1, *tensor.shape[1:]))
+    )
+    return lessened
 
 
 def _stored(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == "float8_e4m3fn":
         return _float8_rows(tensor)
     with safe_open(tensor.file, "numpy") as opened:
-        if not tensor.shape:
-            return opened.get_tensor(tensor.name)
-        return opened.get_slice(tensor.name)[tensor.start : tensor.start + tensor.shape[0]]
+        rows: np.ndarray = (
+            opened.get_slice(tensor.name)[tensor.start : tensor.start + tensor.shape[0]]
+            if tensor.shape
+            else opened.get_tensor(tensor.name)
+        )
+        return rows
 
 
 def _float8_rows(tensor: Tensor) -> np.ndarray:
@@ -155,9 +164,9 @@ def _float8_rows(tensor: Tensor) -> np.ndarray:
         return np.fromfile(opened, ml_dtypes.float8_e4m3fn, tensor.shape[0] * row).reshape(tensor.shape)
 
 
-def _scales(tensor: Tensor) -> np.ndarray:
-    """float32[rows]"""
-    scales = _stored(tensor.scale).astype(np.float32).reshape(-1)
+def _scales(tensor: Tensor, scale: Tensor) -> np.ndarray:
+    """float32[rows], from the tensor of its scale."""
+    scales = _stored(scale).astype(np.float32).reshape(-1)
     return scales.repeat(tensor.shape[0]) if len(scales) == 1 else scales[tensor.start : tensor.start + tensor.shape[0]]
 
 

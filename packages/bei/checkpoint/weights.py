@@ -57,7 +57,8 @@ def find(
     for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
         names |= _head_names(part, stages, stored)
     if head.judgement is not None:
-        names["head.0.weight"] = (_judged(*names["head.0.weight"], head.judgement),)
+        (matrix,) = names["head.0.weight"]
+        names["head.0.weight"] = (_judged(_name(matrix), head.judgement),)
     wanted = [_name(theirs) for parts in names.values() for theirs in parts]
     missing = [theirs for theirs in wanted if theirs not in stored]
     if missing:
@@ -127,7 +128,7 @@ def _part(stored: Mapping[str, Tensor], theirs: str | Rows) -> Tensor:
 
 def _head_names(part: str, stages: tuple[HeadStage, ...], stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
-    names = {}
+    names: dict[str, tuple[str, ...]] = {}
     for i, (stage, modules) in enumerate(stages):
         if not modules:
             continue

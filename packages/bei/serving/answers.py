@@ -23,12 +23,17 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a task gave, one row a text or pair; each method says of what type. `order`: int[...] as the scores are, the
-    places of the pairs or of the labels, best first."""
+    """What a task gave, one row a text or pair; each method says of what type."""
 
     rows: Any
     usage: Usage
-    order: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Ranked(Answer):
+    """`order`: int[...] as the scores are, the places of the pairs or of the labels, best first."""
+
+    order: np.ndarray
 
 
 @dataclass(frozen=True)

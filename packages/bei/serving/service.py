@@ -21,7 +21,7 @@ from bei.errors import Error, Invalid, NotReady, WrongTask, one_line, refusing
 from bei.inflight import InFlight
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Scheduler
-from bei.serving.answers import DEFAULTS, Answer, Options, Usage
+from bei.serving.answers import DEFAULTS, Answer, Options, Ranked, Usage
 from bei.serving.pipeline import FLOAT, Pipeline
 from bei.serving.routes import default_route
 from bei.serving.texts import TextReader, naming, size
@@ -53,6 +53,7 @@ class Service:
     engine: Engine | RemoteEngine
     scheduler: Scheduler | RemoteScheduler | None = None
     route: str
+    has_labels = False  # the model scores, classifies or tags, as far as it is loaded
 
     def __init__(self, settings: Settings, isolated: bool = False):
         """`isolated`: the engine runs in a process of its own, and the service outlives it."""
@@ -103,6 +104,7 @@ class Service:
         memory.give_back_large_blocks()
         settings = self.settings
         self.checkpoint, self.engine = checkpoint, engine
+        self.has_labels = bool(checkpoint.labels)
         self.route = default_route(settings, checkpoint)
         self._texts = TextReader(settings, checkpoint)
         self._pipeline = Pipeline(settings, checkpoint, engine, scheduler, self._texts, self.in_flight)
@@ -181,14 +183,14 @@ class Service:
 
     async def rerank(
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = DEFAULTS
-    ) -> Answer:
+    ) -> Ranked:
         """How well each text answers the query: float32[N], of a cross-encoder or ColBERT's MaxSim."""
         self._require("model is not a re-ranker model", "reranker", "multi_vector")
         return await self.score([(query, text) for text in texts], scoring=scoring, options=options)
 
     async def score(
         self, pairs: Sequence[tuple[str, str]], *, scoring: Scoring | None = None, options: Options = DEFAULTS
-    ) -> Answer:
+    ) -> Ranked:
         """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model.
         `scoring` makes a cross-encoder's scores of its logits in another way than its own."""
         self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
@@ -196,23 +198,23 @@ class Service:
             rows, usage = await self._rows(pairs, options)
             logits = np.array(rows)
             found = scores.activate(logits, scoring or self.checkpoint.scoring)[:, 0]
-            return Answer(found, usage, scores.best_first(logits[:, 0]))
+            return Ranked(found, usage, scores.best_first(logits[:, 0]))
         if self._is("multi_vector"):
             return await self._maxsim(pairs, options)
         *sides, usage = await self._sides(pairs, options)
         first, second = (dict(zip(side, self._units(side), strict=True)) for side in sides)
         cosines = np.array([first[a] @ second[b] for a, b in pairs], np.float32)
-        return Answer(cosines, usage, scores.best_first(cosines))
+        return Ranked(cosines, usage, scores.best_first(cosines))
 
     async def classify(
         self, inputs: Sequence[Input], *, scoring: Scoring | None = None, options: Options = DEFAULTS
-    ) -> Answer:
+    ) -> Ranked:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("Model is not a classifier model", "classifier", "reranker")
         rows, usage = await self._rows(inputs, options, answered=_LABEL + self._longest_label())
         logits = np.array(rows)
         found = scores.activate(logits, scoring or self.checkpoint.scoring)
-        return Answer(found, usage, scores.best_first(logits))
+        return Ranked(found, usage, scores.best_first(logits))
 
     async def entities(
         self,
@@ -336,7 +338,7 @@ class Service:
         """The embeddings of one side, of length 1: float32[texts, dimensions]."""
         return vectors.unit(np.array([row for _, row in side.values()])[:, : self.checkpoint.dimensions])
 
-    async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Answer:
+    async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Ranked:
         *sides, usage = await self._sides(pairs, options)
 
         def compare() -> np.ndarray:
@@ -349,7 +351,7 @@ class Service:
             )
 
         found = await self._pipeline.off_loop(compare)
-        return Answer(found, usage, scores.best_first(found))
+        return Ranked(found, usage, scores.best_first(found))
 
     async def _rows(
         self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None, answered: float = 0

@@ -121,16 +121,18 @@ def _labelled(windows: Windows, rows: np.ndarray, strategy: Strategy) -> _Units:
 
 def _of_words(rows: np.ndarray, first: np.ndarray, last: np.ndarray, strategy: Strategy) -> np.ndarray:
     """float32[tokens, labels] → float32[words, labels]: of the first token, of the surest, or the mean."""
+    words: np.ndarray
     match strategy:
         case "average":
-            return np.add.reduceat(rows, first) / (last - first + 1)[:, None].astype(np.float32)
+            words = np.add.reduceat(rows, first) / (last - first + 1)[:, None].astype(np.float32)
         case "max":
             highest = rows.max(1)
-            words = np.repeat(np.arange(len(first)), last - first + 1)
-            surest = np.flatnonzero(highest == np.maximum.reduceat(highest, first)[words])
-            return rows[surest[np.unique(words[surest], return_index=True)[1]]]
+            owners = np.repeat(np.arange(len(first)), last - first + 1)
+            surest = np.flatnonzero(highest == np.maximum.reduceat(highest, first)[owners])
+            words = rows[surest[np.unique(owners[surest], return_index=True)[1]]]
         case _:
-            return rows[first]
+            words = rows[first]
+    return words
 
 
 def _grouped(units: _Units, labels: _Labels) -> _Units:
@@ -152,7 +154,7 @@ def _changes(values: np.ndarray) -> np.ndarray:
 def _without_overlaps(entities: Iterable[Entity]) -> list[Entity]:
     """Of two from neighbouring windows that overlap the longer one stays, then the surer."""
 
-    def weight(entity: Entity) -> tuple[int, float]:
+    def weight(entity: Entity) -> tuple[int, np.float32]:
         return entity.end - entity.start, next(iter(entity.results.values()))
 
     kept: list[Entity] = []

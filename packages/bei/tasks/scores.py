@@ -9,10 +9,12 @@ def activate(logits: np.ndarray, scoring: Scoring) -> np.ndarray:
     """float32[..., labels] to scores of the same shape; softmax is over the last axis."""
     match scoring:
         case "sigmoid":
-            return np.exp(-np.logaddexp(0, -logits))
+            found: np.ndarray = np.exp(-np.logaddexp(0, -logits))
+            return found
         case "softmax":
             powers = np.exp(logits - logits.max(-1, keepdims=True))
-            return powers / powers.sum(-1, keepdims=True)
+            shares: np.ndarray = powers / powers.sum(-1, keepdims=True)
+            return shares
         case "identity":
             return logits
 

@@ -21,9 +21,11 @@ def finish(rows: np.ndarray, *, dimensions: int | None, normalize: bool) -> np.n
 
 def unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+    made: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+    return made
 
 
 def similarities(source: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Cosine of float32[D] to each of float32[N, D]: float32[N]."""
-    return unit(others) @ unit(source[None])[0]
+    cosines: np.ndarray = unit(others) @ unit(source[None])[0]
+    return cosines

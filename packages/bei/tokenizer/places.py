@@ -1,13 +1,14 @@
 """Places between the characters of a text."""
 
 import unicodedata
+from typing import Literal
 from unicodedata import normalize
 
 import numpy as np
 
 _JOINING = ("M", "Cf", "Cs", "Co", "Cn", "Sk")  # categories with characters that are one sign with their neighbors
 _FLAGS = range(0x1F1E6, 0x1F200)  # two letters a flag
-_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+_FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 _APOSTROPHES = "'\u2019"
 
 

@@ -56,11 +56,11 @@ class Tokens:
         return Tokens(self.ids[part], self.starts[part], self.ends[part], self.words[part])
 
     def begins_word(self, i: int) -> bool:
-        return self.words[i] != self.words[i - 1]
+        return bool(self.words[i] != self.words[i - 1])
 
     def divides(self, i: int) -> bool:
         """Whether no character has a part in the tokens before `i` and in those from there."""
-        return self.starts[i] >= self.ends[i - 1]
+        return bool(self.starts[i] >= self.ends[i - 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,8 @@ class Reader:
         return _bounded(_NORMALIZED // self._growth[not text.isascii()], _AT_ONCE)
 
     def _batches(self, texts: list[str]) -> Iterator[list[str]]:
-        batch, share = [], 0.0
+        batch: list[str] = []
+        share = 0.0
         for text in texts:
             part = len(text) / self._most(text)
             if batch and (len(batch) == _TEXTS or share + part > 1):
@@ -260,9 +261,10 @@ class Reader:
         return _begun(longer, 0, int(part.tokens.starts[0])) if len(part.tokens) else longer
 
     def _part(self, text: str, start: int, stop: int) -> _Part:
-        sent = [text[start:stop]]
-        lowered = self._lowered(sent)
-        return _Part(start, stop, _tokens(*sent, *lowered, *self._read(lowered), start))
+        sent = text[start:stop]
+        (lowered,) = self._lowered([sent])
+        (read,) = self._read([lowered])
+        return _Part(start, stop, _tokens(sent, lowered, read, start))
 
     def _read(self, texts: list[str], *, fast: bool = False) -> list[Read]:
         """`fast` leaves offsets out."""

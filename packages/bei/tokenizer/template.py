@@ -39,8 +39,8 @@ class Template:
         """With more special ids, of type 0, before all and after all."""
 
         def around(parts: tuple[np.ndarray, ...], first: Sequence[int], last: Sequence[int]) -> tuple[np.ndarray, ...]:
-            first, last = np.array(first, np.int32), np.array(last, np.int32)
-            return (np.append(first, parts[0]), *parts[1:-1], np.append(parts[-1], last))
+            head, tail = np.array(first, np.int32), np.array(last, np.int32)
+            return (np.append(head, parts[0]), *parts[1:-1], np.append(parts[-1], tail))
 
         types = around(self.fixed_types, [0] * len(before), [0] * len(after))
         return replace(self, fixed=around(self.fixed, before, after), fixed_types=types)
@@ -60,7 +60,7 @@ class Template:
 
 def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
     """What the library puts around one text or two, from a probe; without `types` all are 0."""
-    probe: Probe = library.encode(*["a"] * texts)
+    probe: Probe = library.encode("a", "a" if texts == 2 else None)
     type_ids = probe.type_ids if types else [0] * len(probe.ids)
     spans = [[i for i, owner in enumerate(probe.sequence_ids) if owner == text] for text in range(texts)]
     ends = [0, *(at for span in spans for at in (span[0], span[-1] + 1)), len(probe.ids)]

@@ -8,7 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.reranking import PairTemplate
 from bei.errors import Empty, Invalid, SetupError, Untokenizable, short
 from bei.tokenizer import limits
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
@@ -75,7 +77,8 @@ class Tokenizer:
         self._prompts = checkpoint.prompts.texts
         self._prompts_go_before_pairs = checkpoint.prompts.before_pairs
         self._default_prompt = default_prompt
-        self._max_tokens, self._asked = checkpoint.max_tokens, None
+        self._max_tokens = checkpoint.max_tokens
+        self._asked: int | None = None
         expanded = self._late.expansion if self._late else 0
         if self._max_tokens <= max(self._single.size, self._pair.size) or self._max_tokens < expanded:
             raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
@@ -85,7 +88,7 @@ class Tokenizer:
         self._template = checkpoint.pair_template
         self._late = checkpoint.late_interaction
         if self._late is not None:
-            keep_whole(self._library, self._late.markers.values())
+            keep_whole(self._library, tuple(self._late.markers.values()))
             self._mask, self._skipped = mask_id(self._library, self._late), ids_of(self._library, self._late.skiplist)
         types = checkpoint.token_types
         around = ends(self._library, checkpoint.added_specials)
@@ -147,15 +150,16 @@ class Tokenizer:
 
         Raises Empty or Invalid, naming the input by its place, or Untokenizable.
         """
+        items: Sequence[Input | RenderedPair] = inputs
         if self._template is not None:
-            inputs = [self._rendered(item, instruction, max_second_tokens) for item in inputs]
+            items = [self._rendered(self._template, item, instruction, max_second_tokens) for item in inputs]
         prompt = prompt or ""
         before_pairs = prompt if self._prompts_go_before_pairs else ""
         how = _Reading(truncate, direction, prompt, before_pairs, role, self._max_tokens + 1, max_second_tokens)
         prompts = [how.of(prompt)] if prompt else []
-        bodies = self._read([*prompts, *(text for item in inputs for text in how.wanted(item))])
+        bodies = self._read([*prompts, *(text for item in items for text in how.wanted(item))])
         encodings = []
-        for i, item in enumerate(inputs):
+        for i, item in enumerate(items):
             if not any(item) if isinstance(item, tuple) else not item:
                 raise Empty("`inputs` cannot be empty", param="inputs", place=i)
             encoding = self._encoded(i, item, bodies, how)
@@ -197,7 +201,7 @@ class Tokenizer:
         return [[*before, *tokens_of(text, tokens), *after] for text, tokens in read]
 
     def _special(self, id: int) -> Token:
-        return Token(id, self._library.id_to_token(id), True, None, None)
+        return Token(id, self._library.id_to_token(id) or "", True, None, None)
 
     def added(self, prompt: str | None, *, specials: bool) -> int:
         """Characters that `tokenize` puts to a text, a special token being four and its own."""
@@ -222,12 +226,12 @@ class Tokenizer:
     def _read(self, wanted: Iterable[Wanted]) -> dict[Wanted, np.ndarray]:
         """int32[tokens], without specials, of each distinct text: all of a short one, of a long one what is wanted."""
         groups: dict[tuple[int, Direction], list[str]] = {}
-        for text, *how in dict.fromkeys(wanted):
-            groups.setdefault(tuple(how), []).append(text)
+        for text, most, direction in dict.fromkeys(wanted):
+            groups.setdefault((most, direction), []).append(text)
         return {
-            (text, *how): ids
-            for how, texts in groups.items()
-            for text, ids in zip(texts, self._reader.ids(texts, *how), strict=True)
+            (text, most, direction): ids
+            for (most, direction), texts in groups.items()
+            for text, ids in zip(texts, self._reader.ids(texts, most, direction), strict=True)
         }
 
     def _encoded(
@@ -236,8 +240,8 @@ class Tokenizer:
         match item:
             case RenderedPair():
                 return self._finish_rendered(index, item, bodies, how)
-            case (str(), str()):
-                return self._finish_pair(index, item, bodies, how)
+            case (str(first), str(second)):
+                return self._finish_pair(index, (first, second), bodies, how)
             case str():
                 body, characters = bodies[how.of(how.prompt + item)], len(item)
                 prompt_tokens = len(self._single.fixed[0]) + len(bodies[how.of(how.prompt)]) if how.prompt else 0
@@ -253,7 +257,9 @@ class Tokenizer:
             raise self._no_room(self._single.size + before, "a text")
         ids, types = self._single.wrap(cut(body, room, how.direction))
         encoding = Encoding(ids, characters, prompt_tokens, types)
-        return encoding if how.role is None else self._as_role(encoding, how.role)
+        if how.role is None or self._late is None:
+            return encoding
+        return self._as_role(encoding, how.role, self._late)
 
     def _finish_pair(
         self, index: int, item: tuple[str, str], bodies: Mapping[Wanted, np.ndarray], how: _Reading
@@ -264,7 +270,8 @@ class Tokenizer:
         room = self._max_tokens - self._pair.size
         if room < min(2, sum(map(len, read))):
             raise self._no_room(self._pair.size, "a pair")
-        lengths = longest_first(*self._lengths(item, *map(len, read), how), room)
+        first, second = self._lengths(item, len(read[0]), len(read[1]), how)
+        lengths = longest_first(first, second, room)
         ids, types = self._pair.wrap(
             *(cut(body, length, how.direction) for body, length in zip(read, lengths, strict=True))
         )
@@ -280,7 +287,9 @@ class Tokenizer:
         first, second = (sum(map(len, self._reader.tokens(text))) for text in item)
         return first, second if how.max_second_tokens is None else min(second, how.max_second_tokens)
 
-    def _rendered(self, item: Input, instruction: str | None, max_second_tokens: int | None) -> Input | RenderedPair:
+    def _rendered(
+        self, template: PairTemplate, item: Input, instruction: str | None, max_second_tokens: int | None
+    ) -> Input | RenderedPair:
         """A pair as its template has it; what is no pair as it is."""
         if not isinstance(item, tuple) or not any(item):
             return item
@@ -288,7 +297,7 @@ class Tokenizer:
         if max_second_tokens is not None:
             read = joined_tokens(list(self._reader.tokens(document, max_second_tokens)))
             document = document[: read.ends[:max_second_tokens][-1]] if len(read) else document
-        pieces = self._template.pieces(query, document, instruction)
+        pieces = template.pieces(query, document, instruction)
         return RenderedPair(len(query) + len(item[1]), query, document, *pieces)
 
     def _finish_rendered(
@@ -333,9 +342,9 @@ class Tokenizer:
         limit = self._late.query_tokens if role == "query" else self._late.document_tokens
         return min(limit or self._max_tokens, self._max_tokens)
 
-    def _as_role(self, encoding: Encoding, role: Role) -> Encoding:
+    def _as_role(self, encoding: Encoding, role: Role, late: LateInteraction) -> Encoding:
         """A query is filled up with the mask token; tokens of the skiplist are not compared."""
-        late, ids, attended = self._late, encoding.ids, None
+        ids, attended = encoding.ids, None
         scored = np.ones(len(ids), bool)
         if role == "document" or late.skip_queries:
             scored = ~np.isin(ids, self._skipped)
@@ -348,6 +357,7 @@ class Tokenizer:
     def _continues(self, text: str, tokens: Tokens) -> np.ndarray:
         """bool[n]: as transformers' TokenClassificationPipeline.gather_pre_entities has it."""
         starts, ends = tokens.starts, tokens.ends
+        found: np.ndarray
         if getattr(self._library.model, "continuing_subword_prefix", None):
             found = self._token_lengths[tokens.ids] != ends - starts
         else:
@@ -355,7 +365,9 @@ class Tokenizer:
             here = text[first : int(starts.max(initial=0)) + 1] + "\0"
             blank = np.frombuffer(here.encode("utf-32-le", "surrogatepass"), np.uint32) == ord(" ")
             found = (starts > 0) & ~blank[starts - 1 - first] & ~blank[starts - first]
-        return found if self.unknown is None else found & (tokens.ids != self.unknown)
+        if self.unknown is not None:
+            found &= tokens.ids != self.unknown
+        return found
 
     def _check_length(self, index: int, tokens: int, limit: int, truncate: bool, *, counted: bool = True) -> None:
         """Raises Invalid. `counted`: there are no more `tokens` than that."""
