@@ -20,6 +20,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,17 @@ PATIENCE = 5.0  # seconds
 FOR_BRIEF = 0.25  # of what may wait
 
 
+def _nobody(outcomes: Sequence["Outcome"]) -> None:
+    """The receiver of what nobody waits for."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """What the entries of one call share. `receiver` is told what becomes of them. `waiting` of them are in the queue,
     with `tokens` in all; `cost` is what all of them compute; `dropped`: nobody wants it any more."""
 
     deadline: float = float("inf")
-    receiver: Callable | None = None
+    receiver: "Receiver" = _nobody
     dropped: bool = False
     waiting: int = 0
     tokens: int = 0
@@ -46,6 +51,10 @@ class Request:
     @property
     def is_brief(self) -> bool:
         return self.cost <= BRIEF
+
+    def settle(self, outcome: "Outcome") -> None:
+        """For those whose receiver hands outcomes on to their requests."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +84,18 @@ class Entry:
     def cost(self) -> int:
         """Tokens that are its own to compute."""
         return len(self.ids) - self.shared
+
+
+class Outcome:
+    """What became of one entry: what is kept of its row, or the error; times in seconds."""
+
+    __slots__ = ("entry", "inference", "queue", "result")
+
+    def __init__(self, entry: Entry, result: Any, queue: float, inference: float):
+        self.entry, self.result, self.queue, self.inference = entry, result, queue, inference
+
+
+Receiver = Callable[[Sequence[Outcome]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +216,8 @@ class Queue:
         now: float,
     ) -> int:
         """Fill a batch from what waits, in its order; how many tokens would still fit."""
-        room, limits, passed = self.limits.batch_tokens, self.limits, []
+        room, limits = self.limits.batch_tokens, self.limits
+        passed: list[Entry] = []
         while waiting and len(taken.batch) < limits.batch_size and len(passed) < LOOKAHEAD:
             entry = pop()
             if _gone(entry):

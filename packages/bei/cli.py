@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -29,8 +29,11 @@ class _Program(click.Group):
         return one_line_errors(lambda: super(_Program, self).invoke(context))
 
 
-def _options(*options: Callable) -> Callable[[Callable], Callable]:
-    def decorate(command: Callable) -> Callable:
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
         return command

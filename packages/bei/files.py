@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 from uuid import uuid4
 
 from bei.errors import SetupError, why
@@ -83,7 +83,10 @@ def is_ours(file: Path) -> bool:
     return file.exists() and _is_ours(file.parent) and _is_ours(file)
 
 
-def open_unlinked(file: Path, mode: str) -> TextIO:
+Mode = Literal["r", "w", "a", "r+", "a+"]
+
+
+def open_unlinked(file: Path, mode: Mode) -> TextIO:
     """A file, opened as `open` does, but where it is a link to another: that raises OSError."""
     return open(file, mode, errors="replace", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, SHARED))
 

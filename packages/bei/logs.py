@@ -50,7 +50,7 @@ class _Text(logging.Formatter):
         fields = (f"{name}={value}" for name, value in _fields(record).items())
         return " ".join((line, *fields)).translate(_CONTROLS)
 
-    def formatException(self, exc_info) -> str:
+    def formatException(self, exc_info: Any) -> str:
         lines = super().formatException(exc_info).split("\n")
         return "\n".join(f"  | {line.translate(_CONTROLS)}" for line in lines)
 

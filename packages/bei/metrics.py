@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import (
     REGISTRY,
@@ -195,7 +196,7 @@ _TEI_DURATION = re.compile(rb"^(?:# (?:HELP|TYPE) )?te_request_(?:[a-z]+_)?durat
 def listen(host: str, port: int) -> None:
     """Serve the exposition on a port of its own, too, from a thread. Raises SetupError."""
 
-    def application(environ, start_response):
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("content-type", CONTENT_TYPE)])
         return [exposition()]
 
@@ -212,5 +213,5 @@ class _Ipv6(ThreadingWSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    def log_message(self, *_) -> None:
+    def log_message(self, *_: object) -> None:
         pass

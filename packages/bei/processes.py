@@ -16,7 +16,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a
 _LASTING = 10.0  # seconds that a process has to live for the next death to count as the first
 
 
-def start(module: str, *arguments: object, pass_fds: Iterable[int] = (), **options: Any) -> subprocess.Popen:
+def start(module: str, *arguments: object, pass_fds: Iterable[int] = (), **options: Any) -> subprocess.Popen[bytes]:
     """An interpreter that runs one of our modules as its main one. `options` are those of subprocess.Popen. What cannot
     be started raises OSError."""
     command = [sys.executable, "-P", "-X", "faulthandler", "-m", module, *map(str, arguments)]
@@ -38,7 +38,7 @@ class Restarts:
         return 0.0 if self.in_a_row == 1 else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.in_a_row - 2))
 
 
-def end(process: subprocess.Popen, seconds: float) -> int:
+def end(process: subprocess.Popen[bytes], seconds: float) -> int:
     """Wait so long for its end, then kill it; its status."""
     try:
         return process.wait(seconds)

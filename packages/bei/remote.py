@@ -13,28 +13,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from bei import wire
-from bei.batching import Entry, Request
-from bei.engines.base import FACTS, Engine, RowKind
+from bei.batching import Entry, Outcome, Request
+from bei.engines.base import Described, Engine, RowKind
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
-from bei.scheduler import Outcome, Scheduler, deliver
+from bei.scheduler import Scheduler, deliver
 from bei.tasks.sparse import Terms
 
 _ERRORS = {kind.__name__: kind for kind in (EngineDied, EngineFailed, Expired, NotReady, Overloaded)}
 
 
-class RemoteEngine:
+class RemoteEngine(Described):
     """What a worker knows of the engine."""
 
     fault: str | None = None
 
     def __init__(self, facts: dict[str, Any]):
-        for name in FACTS:
-            setattr(self, name, facts[name])
+        self.bear(facts)
 
 
 class RemoteScheduler:
@@ -48,7 +47,7 @@ class RemoteScheduler:
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Entry]] = {}
         self._number_of: dict[Request, int] = {}
-        self._asked: list[list] = []
+        self._asked: list[list[Any]] = []
         self._arrays: list[np.ndarray] = []
         self._sends_in: asyncio.AbstractEventLoop | None = None
         self.last_success = 0.0
@@ -73,11 +72,11 @@ class RemoteScheduler:
     def drop(self, request: Request) -> None:
         with self._lock:
             request.dropped = True
-            number = self._number_of.pop(request, None)
+            number = self._number_of.pop(request, -1)
             if self._waiting.pop(number, None) is not None and request.waiting:
                 self._ask(["drop", number])
 
-    def _ask(self, asked: list, arrays: Sequence[np.ndarray] = ()) -> None:
+    def _ask(self, asked: list[Any], arrays: Sequence[np.ndarray] = ()) -> None:
         """With what else this turn of the loop asks: a message costs more than what it says."""
         self._asked.append(asked)
         self._arrays += arrays
@@ -134,7 +133,7 @@ class RemoteScheduler:
             if not self._closing:
                 self._on_loss()
 
-    def _outcomes(self, told: list, arrays: list[np.ndarray]) -> list[Outcome]:
+    def _outcomes(self, told: list[Any], arrays: list[np.ndarray]) -> list[Outcome]:
         found, left = [], iter(arrays)
         for number, index, waited, ran, error, parts in told:
             result = self._result([next(left) for _ in range(parts)]) if error is None else self._error(*error)
@@ -172,24 +171,32 @@ class Desk:
     """The scheduler as one worker has it, until `line` closes; what the worker waits for then is dropped. `on_joined`
     is called when the worker waits to be opened."""
 
-    def __init__(self, line: socket.socket, scheduler: Scheduler, engine: Engine, on_joined: Callable[["Desk"], None]):
+    def __init__(
+        self,
+        line: socket.socket,
+        scheduler: Scheduler | RemoteScheduler,
+        engine: Engine | RemoteEngine,
+        on_joined: Callable[["Desk"], None],
+    ):
         self._line, self._scheduler, self._engine, self._on_joined = line, scheduler, engine, on_joined
         self._requests: dict[int, _Asked] = {}
         self._lock = threading.Lock()
-        self._outbox: queue.SimpleQueue[tuple[list, list[np.ndarray]] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[list[Any], list[np.ndarray]] | None] = queue.SimpleQueue()
         for run in (self._read, self._write):
             threading.Thread(target=run, name="desk", daemon=True).start()
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
         """What became of entries goes to the worker."""
-        told, arrays = [], []
+        told: list[Any] = []
+        arrays: list[np.ndarray] = []
         for outcome in outcomes:
-            request, result = outcome.entry.request, outcome.result
+            request, result = cast(_Asked, outcome.entry.request), outcome.result  # a desk hears of its own alone
             with self._lock:  # several batches may end at once
                 request.missing -= 1
                 if not request.missing:
                     self._requests.pop(request.number, None)
-            error, parts = None, ()
+            error: list[Any] | None = None
+            parts: tuple[np.ndarray, ...] = ()
             if isinstance(result, Error):
                 error = [type(result).__name__, result.message, getattr(result, "retry_after", 0.0)]
             else:
@@ -219,7 +226,7 @@ class Desk:
                 self._scheduler.drop(request)
             self._outbox.put(None)
 
-    def _take(self, kind: str, asked: list, arrays: Iterator[np.ndarray]) -> None:
+    def _take(self, kind: str, asked: list[Any], arrays: Iterator[np.ndarray]) -> None:
         if kind == "submit":
             *what, parts = asked
             # Copies, else one request would hold the memory of all that came with it.
@@ -235,7 +242,7 @@ class Desk:
         deadline: float,
         rows: RowKind,
         shared: int,
-        each: list[Sequence],
+        each: list[tuple[int, int, int | None]],
         ids: np.ndarray,
         types: np.ndarray | None = None,
     ) -> None:
@@ -263,4 +270,4 @@ class Desk:
 
 
 def _types(entry: Entry) -> np.ndarray:
-    return np.zeros(entry.tokens, np.int32) if entry.token_types is None else entry.token_types
+    return np.zeros(entry.tokens, np.int32) if entry.token_types is None else np.asarray(entry.token_types)

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -32,7 +32,10 @@ _NOTHING = {
 """Flags without effect, and why."""
 
 
-def _option(name: str, *setting: str, **options: Any) -> Callable:
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _option(name: str, *setting: str, **options: Any) -> Callable[[Command], Command]:
     """An option of TEI's, with the environment variable that TEI gives it, for the setting of that or another name."""
     return click.option(f"--{name}", *setting, envvar=name.upper().replace("-", "_"), show_default=True, **options)
 
@@ -79,6 +82,7 @@ def _ours(names: Mapping[str, str]) -> Callable[..., str | None]:
 @click.pass_context
 def text_embeddings_router(
     context: click.Context,
+    /,
     model_id: str | None,
     revision: str | None,
     hf_token: str | None,

@@ -9,14 +9,14 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from bei import metrics
-from bei.batching import Entry, Queue, Request, Taken
+from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken
 from bei.engines.base import BRIEF, Batch, Engine
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
 
@@ -25,21 +25,9 @@ log = logging.getLogger("bei")
 _SMOOTHING = 0.1  # of a batch's speed in the mean
 
 
-class Outcome:
-    """What became of one entry: what is kept of its row, or the error; times in seconds."""
-
-    __slots__ = ("entry", "inference", "queue", "result")
-
-    def __init__(self, entry: Entry, result: Any, queue: float, inference: float):
-        self.entry, self.result, self.queue, self.inference = entry, result, queue, inference
-
-
-Deliver = Callable[[Sequence[Outcome]], None]
-
-
 def deliver(outcomes: Sequence[Outcome]) -> None:
     """To the receivers of their requests, each once."""
-    by_receiver: dict[Callable, list[Outcome]] = defaultdict(list)
+    by_receiver: dict[Receiver, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_receiver[outcome.entry.request.receiver].append(outcome)
     for receive, of_receiver in by_receiver.items():
@@ -59,7 +47,7 @@ class Scheduler:
         self,
         engine: Engine,
         queue: Queue,
-        hand_out: Deliver = deliver,
+        hand_out: Receiver = deliver,
         keep: Keep = np.asarray,
         max_seconds: float = float("inf"),
     ):
@@ -258,7 +246,7 @@ class Scheduler:
             return
         speed = tokens / max(seconds, 1e-6) * self._engine.streams
         self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
-        self._queue.most_tokens = min(limits.tokens, self._speed * self._max_seconds)
+        self._queue.most_tokens = int(min(limits.tokens, self._speed * self._max_seconds))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fail a batch of one request; run the halves of another, so that only what breaks the engine fails. What ended
@@ -279,7 +267,7 @@ class Scheduler:
     ) -> list[Outcome]:
         """One an entry; a row that is not finite fails its own entry and no other."""
         finite = np.isfinite(rows).all(1)
-        parts: Sequence[np.ndarray] = rows
+        parts: Iterable[np.ndarray] = rows
         if batch.rows == "tokens":
             parts = np.split(rows, batch.cu_seqlens[1:-1])
             finite = np.logical_and.reduceat(finite, batch.cu_seqlens[:-1])

@@ -23,20 +23,22 @@ def start(endpoint: str, service_name: str) -> None:
     http/protobuf, to `endpoint`/v1/traces. Raises SetupError."""
     protocol = os.environ.get(_PROTOCOL, "grpc")
     try:
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
         match protocol:
             case "grpc":
-                from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-            case "http/protobuf":
-                from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+                from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
 
-                endpoint = f"{endpoint.rstrip('/')}/v1/traces"
+                exporter: SpanExporter = grpc.OTLPSpanExporter(endpoint=endpoint)
+            case "http/protobuf":
+                from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
+
+                exporter = http.OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
             case _:
                 raise SetupError(f"{_PROTOCOL}={short(protocol)}: use grpc or http/protobuf")
     except ImportError:
         raise SetupError("--otlp-endpoint needs an extra: pip install 'bei[otel]'") from None
-    install(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), service_name)
+    install(BatchSpanProcessor(exporter), service_name)
 
 
 def install(processor: Any, service_name: str) -> None:

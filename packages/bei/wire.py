@@ -19,9 +19,10 @@ _JOINED = 1 << 16  # bytes of a part, in the mean; copying less is quicker than 
 def send(to: socket.socket, message: Any, arrays: Sequence[np.ndarray] = ()) -> None:
     """Raises OSError where the other side is gone."""
     head = ormsgpack.packb([message, [[array.dtype.str, array.shape] for array in arrays]])
-    parts, size = [b"", head, _filling(len(head))], _filled(len(head))
+    parts: list[bytes | memoryview] = [b"", head, _filling(len(head))]
+    size = _filled(len(head))
     for array in arrays:
-        parts += [np.ascontiguousarray(array), _filling(array.nbytes)]
+        parts += [np.ascontiguousarray(array).data, _filling(array.nbytes)]
         size += _filled(array.nbytes)
     parts[0] = _SIZES.pack(len(head), size)
     for part in [b"".join(parts)] if size <= _JOINED * len(parts) else parts:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 R = TypeVar("R")
 
@@ -42,7 +42,7 @@ async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
         del job, ended  # an error in them holds this frame: a ring, with all that the work was about
 
 
-async def _ended(future: asyncio.Future) -> None:
+async def _ended(future: asyncio.Future[Any]) -> None:
     """Whatever becomes of it, and however often whoever waits is cancelled."""
     while not future.done():
         with suppress(asyncio.CancelledError):

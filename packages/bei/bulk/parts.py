@@ -90,7 +90,7 @@ class Parts:
             yield
 
     @staticmethod
-    def _open(place: Path, mode: str) -> TextIO:
+    def _open(place: Path, mode: files.Mode) -> TextIO:
         try:
             return files.open_unlinked(place, mode)
         except OSError as exc:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from bei.checkpoint.load import Checkpoint
@@ -56,7 +57,7 @@ def _options(settings: Settings) -> EngineOptions:
 def _say_what_is_not_quantized(asked: QuantizationType, engine: Engine) -> None:
     if asked is QuantizationType.NO_QUANT:
         return
-    if engine.precision != asked:
+    if engine.precision != asked.value:
         served = f"engine {engine.name} serves in {engine.precision}"
         log.warning("quantization_type %s is not to be had here: %s", asked, served)
     elif asked.endswith("_kv"):
@@ -72,9 +73,10 @@ def _fastest_first(options: EngineOptions) -> tuple[str, ...]:
     return ("torch", "native") if "amx_bf16" in processor_flags() else ("native", "torch")
 
 
-def _class(name: str) -> type:
+def _class(name: str) -> Callable[[Checkpoint, EngineOptions], Engine]:
     module, _, attribute = ENGINES[name].partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found: Callable[[Checkpoint, EngineOptions], Engine] = getattr(importlib.import_module(module), attribute)
+        return found
     except ModuleNotFoundError as exc:
         raise SetupError(f"{exc.name} is not installed: pip install 'bei[{name}]'") from None

@@ -3,14 +3,14 @@
 A batch is tokens laid end to end with no padding; sequence b owns tokens cu_seqlens[b] to cu_seqlens[b + 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from bei.architectures.spec import Pooling
+from bei.architectures.spec import Pooling, PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.settings.block import QuantizationType
 
@@ -93,10 +93,6 @@ class EngineOptions:
 DEFAULTS = EngineOptions()
 
 
-FACTS = ("name", "device", "precision", "reason", "streams", "token_budget", "shares_prefixes", "has_brief_lane")
-"""Of an Engine."""
-
-
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only"]
 """Of an engine's products: one of the settings', or a quantization_type that engines have."""
 
@@ -130,6 +126,38 @@ class Engine(Protocol):
         ...
 
 
+class Described:
+    """An engine of another process, which has told its facts; `Engine` says what they mean."""
+
+    name: str
+    device: str
+    precision: Precision
+    reason: str
+    streams: int
+    token_budget: int
+    shares_prefixes: bool
+    has_brief_lane: bool
+
+    def bear(self, facts: Mapping[str, Any]) -> None:
+        for name in FACTS:
+            setattr(self, name, facts[name])
+
+
+FACTS = tuple(Described.__annotations__)
+"""The names of those facts."""
+
+
+_REDUCE: dict[PoolingMode, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "first": lambda x, weights: x[0],
+    "last": lambda x, weights: x[-1],
+    "mean": lambda x, weights: x.mean(0),
+    "max": lambda x, weights: x.max(0),
+    "sum": lambda x, weights: x.sum(0),
+    "mean_sqrt_len": lambda x, weights: x.sum(0) / np.sqrt(len(x)),
+    "weighted_mean": lambda x, weights: (x * weights).sum(0) / weights.sum(),
+}
+
+
 def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
     """Reduce float32[T, H] token rows to float32[B, H * len(modes)]: the oracle that engines are tested against.
 
@@ -140,14 +168,5 @@ def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
         skip = 0 if pooling.include_prompt else min(int(batch.prompt_tokens[b]), int(end - start) - 1)
         x = states[start + skip : end]
         weights = np.arange(skip + 1, end - start + 1, dtype=np.float32)[:, None]
-        reduced = {
-            "first": lambda x=x: x[0],
-            "last": lambda x=x: x[-1],
-            "mean": lambda x=x: x.mean(0),
-            "max": lambda x=x: x.max(0),
-            "sum": lambda x=x: x.sum(0),
-            "mean_sqrt_len": lambda x=x: x.sum(0) / np.sqrt(len(x)),
-            "weighted_mean": lambda x=x, w=weights: (x * w).sum(0) / w.sum(),
-        }
-        rows.append(np.concatenate([reduced[mode]() for mode in pooling.modes]))
+        rows.append(np.concatenate([_REDUCE[mode](x, weights) for mode in pooling.modes]))
     return np.stack(rows).astype(np.float32)

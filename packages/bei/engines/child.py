@@ -25,8 +25,8 @@ _NICENESS = 5
 
 
 def main(descriptor: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which drains first
-        signal.signal(number, signal.SIG_IGN)
+    for meant in (signal.SIGINT, signal.SIGTERM):  # for the server, which drains first
+        signal.signal(meant, signal.SIG_IGN)
     memory.give_back_large_blocks()
     control = socket.socket(fileno=descriptor)
     (settings, folder, revision, level), _ = wire.receive(control)
@@ -64,8 +64,9 @@ def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:
             rows, arrays = wire.receive(lane)
         except OSError:
             return
+        ids, types, cu_seqlens, prompts, attended = arrays
         try:
-            found, fault = [engine.run(Batch(*arrays, rows=rows))], None
+            found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, rows))], None
         except EngineFailed as exc:
             found, fault = [], exc.message
         except Exception as exc:

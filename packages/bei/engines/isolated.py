@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from bei import metrics, processes, wire
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import BRIEF, Batch
+from bei.engines.base import BRIEF, Batch, Described
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
 
@@ -24,7 +25,7 @@ log = logging.getLogger("bei")
 _FAREWELL = 2.0  # seconds that it has to end by itself
 
 
-class IsolatedEngine:
+class IsolatedEngine(Described):
     """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be. `on_fault` is
     called when `fault` changes."""
 
@@ -46,8 +47,7 @@ class IsolatedEngine:
             checkpoint.revision,
             log.getEffectiveLevel(),
         ]
-        for name, value in self._child.load(self._asked).items():
-            setattr(self, name, value)
+        self.bear(self._child.load(self._asked))
         self._watching = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._watching.start()
         return self
@@ -96,9 +96,9 @@ class IsolatedEngine:
         with self._changed:
             self._changed.wait_for(lambda: free() or self._child.is_last or self._closing)
             if self._closing:
-                raise NotReady(self.fault)
+                raise NotReady(self.fault or "the server is shutting down")
             if self._child.is_last:
-                raise EngineFailed(self.fault)
+                raise EngineFailed(self.fault or "the engine died")
             return self._child, free().pop()
 
     def _watch(self) -> None:
@@ -150,7 +150,7 @@ class IsolatedEngine:
 class _Child:
     """One process. `free`: lanes on which no batch runs; `free_brief`: the one of brief batches, while none does."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = processes.start("bei.engines.child", theirs.fileno(), pass_fds=[theirs.fileno()])
@@ -159,7 +159,7 @@ class _Child:
         self.free_brief: list[socket.socket] = []
         self._brief: socket.socket | None = None
 
-    def load(self, asked: list) -> dict:
+    def load(self, asked: list[Any]) -> dict[str, Any]:
         """Facts of the engine that it has made. Raises SetupError, in its words."""
         try:
             wire.send(self._control, asked)
@@ -172,7 +172,8 @@ class _Child:
             self.end()
             raise SetupError(made["refusal"])
         self.ready_at = time.monotonic()
-        return made["facts"]
+        facts: dict[str, Any] = made["facts"]
+        return facts
 
     def _open_lanes(self, streams: int, has_brief_lane: bool) -> None:
         pairs = [socket.socketpair() for _ in range(streams + has_brief_lane)]
@@ -213,10 +214,10 @@ class _Child:
         self.free_brief.clear()
         return processes.how(status)
 
-    def _next(self) -> dict:
+    def _next(self) -> dict[str, Any]:
         """The next message that is no log line."""
         while True:
-            message, _ = wire.receive(self._control)
+            message: dict[str, Any] = wire.receive(self._control)[0]
             if "log" not in message:
                 return message
             level, line = message["log"]

@@ -18,7 +18,7 @@ class NullEngine:
         self._width = spec.row_size
 
     def run(self, batch: Batch) -> np.ndarray:
-        states = self._tokens[batch.input_ids]
+        states: np.ndarray = self._tokens[batch.input_ids]
         if batch.rows == "tokens":
             return states
         sums = np.add.reduceat(states, batch.cu_seqlens[:-1]) / batch.lengths[:, None]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bei import files
+from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
@@ -41,9 +42,9 @@ def cached(file: Path, key: str, make: Callable[[], Iterable[tuple[str, np.ndarr
     started = time.monotonic()
     arrays = read(file, key)
     found = arrays is not None
-    if not found:
+    if arrays is None:
         write(file, key, make())
-        arrays = read(file, key)
+        arrays = written(file, key)
     megabytes, seconds = file.stat().st_size / 1e6, time.monotonic() - started
     log.info("plan %s: %.0f MB, %s in %.2f s", file, megabytes, "mapped" if found else "made", seconds)
     return arrays
@@ -55,12 +56,20 @@ def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Non
         out.seek(_ALIGNMENT)
         for name, array in arrays:
             table.append([name, array.dtype.name, array.shape, out.tell()])
-            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # tofile's errors have no reason
+            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # tofile's errors have no reason
             out.write(bytes(-out.tell() % _ALIGNMENT))
         end = out.tell()
         out.write(json.dumps({"key": key, "arrays": table}).encode())
         out.seek(0)
         out.write(_HEAD.pack(_MAGIC, end))
+
+
+def written(file: Path, key: str) -> dict[str, np.ndarray]:
+    """As `read`, of a plan that was just written. Raises SetupError where it is gone or others' to write."""
+    arrays = read(file, key)
+    if arrays is None:
+        raise SetupError(f"{file} was written and cannot be read; is its folder others' to write?")
+    return arrays
 
 
 def read(file: Path, key: str) -> dict[str, np.ndarray] | None:

@@ -12,7 +12,7 @@ Capability = tuple[int, int]
 """A GPU's compute capability."""
 
 _FEEDFORWARD = ("up", "down")
-_NEEDS: dict[str, tuple[Capability, str]] = {
+_NEEDS: dict[Literal["fp8", "fp4"], tuple[Capability, str]] = {
     "fp8": ((8, 9), "L4, H100, H200, B200 or newer (CUDA_COMPUTE>=89)"),
     "fp4": ((10, 0), "B200 / Blackwell or newer (CUDA_COMPUTE>=100)"),
 }
@@ -36,8 +36,8 @@ class Quantization:
             if not stored or capability < _NEEDS["fp8"][0]:
                 return cls()
             return cls("fp8", "fp8", tuple(name.removesuffix(".weight") for name in stored))
-        kind = asked.value[:3]
-        if kind not in _NEEDS:
+        kind = next((kind for kind in _NEEDS if asked.value.startswith(kind)), None)
+        if kind is None:
             raise SetupError(f"quantization_type {asked}: no engine has it; set fp8 or fp4")
         least, which = _NEEDS[kind]
         if capability < least:

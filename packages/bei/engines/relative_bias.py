@@ -13,6 +13,8 @@ def bias_by_distance(spec: EncoderSpec, learned: np.ndarray | None) -> np.ndarra
     distance = np.arange(1 - spec.max_tokens, spec.max_tokens)
     if isinstance(spec.relative_bias, Alibi):
         return -np.outer(alibi_slopes(spec.heads), np.abs(distance)).astype(np.float32)
+    if learned is None or not isinstance(spec.relative_bias, RelativeBias):
+        raise ValueError("of the biases by distance, ALiBi is computed and RelativeBias is learned")
     return np.ascontiguousarray(learned[buckets(distance, spec.relative_bias)].T)
 
 
@@ -33,4 +35,5 @@ def buckets(distance: np.ndarray, spec: RelativeBias) -> np.ndarray:
     size = np.abs(distance)
     scale = np.float32((half - exact) / np.log(spec.max_distance / exact))
     far = exact + (np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact)) * scale).astype(np.int64)
-    return np.where(size < exact, size, np.minimum(far, half - 1)) + half * (distance > 0)
+    found: np.ndarray = np.where(size < exact, size, np.minimum(far, half - 1)) + half * (distance > 0)
+    return found

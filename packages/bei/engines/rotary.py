@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bei.architectures.spec import Rotary
+from bei.architectures.spec import DynamicScaling, Rotary
 
 
 class RotaryTable:
@@ -17,11 +17,14 @@ class RotaryTable:
         longest, table = int(lengths.max()), self._table
         if longest > len(table):
             table = self._table = turns(self._rotary, 1 << (longest - 1).bit_length())
-        rows = table[positions]
-        if self._rotary.dynamic:
-            for length in np.unique(lengths[lengths > self._rotary.dynamic.trained]):
+        rows: np.ndarray = table[positions]
+        dynamic = self._rotary.dynamic
+        if dynamic:
+            for length in np.unique(lengths[lengths > dynamic.trained]):
                 own = lengths == length
-                rows[own] = _turns(self._rotary, _stretched(self._rotary, int(length)), int(length))[positions[own]]
+                rows[own] = _turns(self._rotary, _stretched(dynamic, self._rotary.size, int(length)), int(length))[
+                    positions[own]
+                ]
         return rows
 
 
@@ -35,9 +38,9 @@ def _turns(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndarra
     return np.concatenate([np.cos(angles), np.sin(angles)], 1) * np.float32(rotary.scale)
 
 
-def _stretched(rotary: Rotary, length: int) -> np.ndarray:
+def _stretched(scaling: DynamicScaling, size: int, length: int) -> np.ndarray:
     """The frequencies of a sequence longer than those of training (transformers, _compute_dynamic_ntk_parameters)."""
-    scaling, size = rotary.dynamic, rotary.size
     grown = scaling.factor * length / scaling.trained - (scaling.factor - 1)
     base = scaling.base * grown ** (size / (size - 2))
-    return (base ** -(np.arange(0, size, 2) / size)).astype(np.float32)
+    frequencies: np.ndarray = (base ** -(np.arange(0, size, 2) / size)).astype(np.float32)
+    return frequencies

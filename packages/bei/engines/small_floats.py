@@ -65,4 +65,5 @@ def unpack_fp4(packed: FP4) -> np.ndarray:
     """The numbers that `packed` stands for: float32[rows, columns]."""
     codes = np.stack([packed.nibbles & 15, packed.nibbles >> 4], -1).reshape(len(packed.nibbles), -1, BLOCK)
     numbers = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    return (numbers * packed.scales.astype(np.float32)[..., None] * packed.scale).reshape(len(codes), -1)
+    scaled: np.ndarray = numbers * packed.scales.astype(np.float32)[..., None] * packed.scale
+    return scaled.reshape(len(codes), -1)

@@ -87,6 +87,8 @@ def _is_wanted(service: Service, call: Call, scope: Message) -> bool:
 async def _connected(receive: Receive) -> AsyncIterator[None]:
     """Ends what is done within, by ClientGone, as soon as the connection closes: nothing is computed for nobody."""
     answering, gone = asyncio.current_task(), False
+    if answering is None:
+        raise RuntimeError("calls are answered by tasks")
 
     async def watch() -> None:
         nonlocal gone

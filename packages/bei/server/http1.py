@@ -34,7 +34,7 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class _Dropped(list):
+class _Dropped(list[tuple[bytes, bytes]]):
     """What is appended is not kept."""
 
     def append(self, item: object) -> None:
@@ -58,9 +58,10 @@ class Http1(HttpToolsProtocol):
     _refused = False
     _hurry: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    # asyncio gives a Transport to the protocols of a server's streams, whatever their base says.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self._flow = self.flow = _Flow(transport)
         self._unread = connections.Unread(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -103,7 +104,7 @@ class Http1(HttpToolsProtocol):
             if turn <= 0:
                 self.loop.call_soon(self._read_on)
             if turn <= 0 or self._is_answering():
-                return self.flow.hold()
+                return self._flow.hold()
             end = self._end_of_head() if self._whole or self._in_head else self._end_in_body()
             if end <= self._at:
                 break
@@ -114,7 +115,7 @@ class Http1(HttpToolsProtocol):
         if self._at == len(self._unparsed):
             self._unparsed = b"" if self._whole else self._unparsed[-3:]
             self._at = len(self._unparsed)
-        self.flow.held = False
+        self._flow.held = False
         if self.flow.read_paused and (self._is_idle() or len(self.cycle.body) <= HIGH_WATER_LIMIT):
             self.flow.resume_reading()
 
@@ -128,7 +129,8 @@ class Http1(HttpToolsProtocol):
         """Where the head ends; until it is whole, where its last whole line does. Too large a head is refused."""
         data = self._unparsed
         if self._whole and not data[self._at : self._at + 1].isupper():
-            begin = _BLANK.match(data, self._at).end()
+            gap = _BLANK.match(data, self._at)
+            begin = gap.end() if gap else self._at
             self._head += begin - self._at
             self._at = begin
             if begin < len(data) and not data[begin : begin + 1].isupper():  # no method begins so: to be refused
@@ -181,7 +183,8 @@ class Http1(HttpToolsProtocol):
             raise Malformed("a message begins within another")  # never; else the framing would be another's, too
         self._whole, self._in_head = False, True
         super().on_message_begin()
-        self.scope["extensions"] = {connections.ABORT: self.transport.abort}
+        # ASGI types an extension as a dict; this one is a call, between us and us.
+        self.scope["extensions"] = {connections.ABORT: self.transport.abort}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -270,7 +273,7 @@ class Http1(HttpToolsProtocol):
         if not self.transport.can_write_eof():
             return self.transport.close()
         self.transport.write_eof()
-        self.flow.held = False
+        self._flow.held = False
         self.flow.resume_reading()
         self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 

@@ -83,9 +83,10 @@ class Http2(asyncio.Protocol):
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    # asyncio gives a Transport to the protocols of a server's streams, whatever their base says.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._loop = asyncio.get_running_loop()
-        self._books.connections.add(self)
+        self._books.connections.add(self)  # type: ignore[arg-type]  # uvicorn asks no more of it than `shutdown`
         self.transport, self._unread = transport, connections.Unread(transport)
         self._h2 = H2Connection(
             H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
@@ -200,7 +201,7 @@ class Http2(asyncio.Protocol):
         self._credit = min(self._credit + count, _CREDIT)
 
     def _handle(self, event: events.Event) -> None:
-        stream = self._streams.get(getattr(event, "stream_id", None))
+        stream = self._streams.get(getattr(event, "stream_id", 0))
         match event:
             case events.RequestReceived():
                 self._open(event.stream_id, event.headers)

@@ -126,7 +126,7 @@ def serve(
     calls = _Calls(app)
     config = uvicorn.Config(
         calls,
-        http=partial(opening.Opening, max_connections=max_connections),
+        http=partial(opening.Opening, max_connections=max_connections),  # type: ignore[arg-type]  # is called as a class is
         ws="none",
         lifespan="off",
         log_config=None,
@@ -209,8 +209,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes the port, and connections as their clients have read."""
-        for server in (*self.servers, *(sockets or [])):
+        for server in self.servers:
             server.close()
+        for listening in sockets or []:
+            listening.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
         last = asyncio.get_running_loop().time() + _LAST_SECONDS

@@ -23,14 +23,15 @@ class Opening(asyncio.Protocol):
         self._connections, self._max_connections = server_state.connections, max_connections
         self._opening = b""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    # asyncio gives a Transport to the protocols of a server's streams, whatever their base says.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self._silence = asyncio.get_running_loop().call_later(connections.KEEP_ALIVE_SECONDS, transport.abort)
         if len(self._connections) >= self._max_connections:
             log.warning("a connection is refused: there are %d; see max_connections", len(self._connections))
             transport.abort()
         else:
-            self._connections.add(self)
+            self._connections.add(self)  # type: ignore[arg-type]  # uvicorn asks no more of it than `shutdown`
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()

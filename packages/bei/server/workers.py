@@ -83,7 +83,7 @@ class _Workers:
         self._desks: list[Desk] = []
         self._joined: list[Desk] | None = []  # that wait for the others; None once all are there
         self._lock = threading.Lock()
-        self._processes: set[subprocess.Popen] = set()
+        self._processes: set[subprocess.Popen[bytes]] = set()
         self._loaded, self._stopping = threading.Event(), threading.Event()
 
     def serve(self) -> int:
@@ -102,7 +102,7 @@ class _Workers:
             thread.join()
         return self._status
 
-    def _on_signal(self, number: int, _) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         if self._stopping.is_set():
             for process in self._processes:
                 process.kill()
@@ -119,8 +119,12 @@ class _Workers:
             self._fail("the model cannot be loaded")
         else:
             memory.settle()
-            self._service.on_fault(lambda: [desk.tell_fault() for desk in self._desks])
+            self._service.on_fault(self._tell_fault)
             self._loaded.set()
+
+    def _tell_fault(self) -> None:
+        for desk in self._desks:
+            desk.tell_fault()
 
     def _fail(self, fault: str) -> None:
         log.error("%s", fault)
@@ -159,7 +163,7 @@ class _Workers:
         else:
             log.error("worker %d %s; the others go on without it", number, fault)
 
-    def _start(self, line: socket.socket) -> subprocess.Popen:
+    def _start(self, line: socket.socket) -> subprocess.Popen[bytes]:
         numbers = [line.fileno(), self._listener.fileno()]
         # A terminal's Ctrl-C is for this process, which passes it on.
         return processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
@@ -173,7 +177,8 @@ class _Workers:
             is_late = self._joined is None
             wire.send(line, [service.settings.redacted().model_dump_json(), keys, level, is_late])
             self._loaded.wait()
-            if self._stopping.is_set():
+            scheduler = service.scheduler
+            if self._stopping.is_set() or scheduler is None:
                 line.close()
                 return None
             checkpoint, engine = service.checkpoint, service.engine
@@ -182,7 +187,7 @@ class _Workers:
         except OSError:
             line.close()
             return None
-        desk = Desk(line, service.scheduler, engine, self._on_joined)
+        desk = Desk(line, scheduler, engine, self._on_joined)
         desk.tell_fault()
         self._desks.append(desk)
         return desk
@@ -201,7 +206,7 @@ class _Workers:
             self._joined = None
         self._announce()
 
-    def _wait(self, process: subprocess.Popen) -> int:
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """Its status; once we stop it has to drain in time."""
         while not self._stopping.is_set():
             try:

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bei.batching import Request
+from bei.batching import Outcome, Request
 from bei.errors import Error, Expired
-from bei.scheduler import Outcome
 
 
 class Pending(Request):
@@ -29,18 +28,21 @@ class Pending(Request):
 
     async def wait(self) -> list[Any]:
         """What is kept of each row. Raises Expired, or the error of an outcome."""
-        timer = None
+        timer, future = None, self.future
+        if future is None:
+            raise RuntimeError("a request is waited for once")
         if self.deadline < float("inf"):
-            timer = self.future.get_loop().call_later(self.deadline - time.monotonic(), self._expire)
+            timer = future.get_loop().call_later(self.deadline - time.monotonic(), self._expire)
         try:
-            return await self.future
+            return await future
         finally:
             self.future = None
+            del future  # an error in it would hold this frame
             if timer is not None:
                 timer.cancel()
 
     def _expire(self) -> None:
-        if not self.future.done():
+        if self.future is not None and not self.future.done():
             self.future.set_exception(Expired("the request's deadline passed"))
 
     def settle(self, outcome: Outcome) -> None:

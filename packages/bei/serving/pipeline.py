@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bei import metrics
 from bei.batching import Entry
@@ -24,7 +24,16 @@ from bei.settings import Settings
 from bei.tokenizer import Encoding
 from bei.work import off_loop
 
-E = TypeVar("E", bound=Collection[Encoding])
+
+class Encodings(Protocol):
+    """Encodings to count and to go through: a list, or the windows of texts."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Encoding]: ...
+
+
+E = TypeVar("E", bound=Encodings)
 R = TypeVar("R")
 
 FLOAT = 4  # bytes of a number of a row
@@ -46,7 +55,7 @@ class Pipeline:
         in_flight: InFlight,
     ):
         self._settings, self._checkpoint, self._engine = settings, checkpoint, engine
-        self._scheduler, self._texts, self._in_flight = scheduler, texts, in_flight
+        self.scheduler, self._texts, self._in_flight = scheduler, texts, in_flight
         self.workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.workers, "tokenizer")
         self._tokenizing_bulk = ThreadPoolExecutor(self.workers, "tokenizer-bulk")
@@ -89,7 +98,7 @@ class Pipeline:
     def admission(self) -> Iterator[None]:
         """A place among the requests that run at once. Raises Overloaded."""
         if self._running >= self._settings.max_concurrent_requests:
-            raise Overloaded(retry_after=self._scheduler.drains_in())
+            raise Overloaded(retry_after=self.scheduler.drains_in())
         self._running += 1
         try:
             yield
@@ -109,7 +118,7 @@ class Pipeline:
         for pool in (self._tokenizing, self._tokenizing_bulk):
             pool.shutdown(wait=False)
 
-    def _numbers(self, encodings: Collection[Encoding], kind: RowKind) -> int:
+    def _numbers(self, encodings: Encodings, kind: RowKind) -> int:
         """Of all rows that are kept; those of SPLADE are kept as terms."""
         spec = self._checkpoint.spec
         if kind == "tokens":
@@ -125,7 +134,7 @@ class Pipeline:
         except TimeoutError:
             raise Expired("the request's deadline passed while its texts were read") from None
 
-    async def _submit(self, pending: Pending, encodings: Collection[Encoding], kind: RowKind) -> list[Any]:
+    async def _submit(self, pending: Pending, encodings: Encodings, kind: RowKind) -> list[Any]:
         """What is kept of each row."""
         shared = 0
         if self._engine.shares_prefixes and kind == "pooled" and len(encodings) > 1:
@@ -134,11 +143,11 @@ class Pipeline:
             Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind, shared)
             for i, e in enumerate(encodings)
         ]
-        self._scheduler.submit(entries)
+        self.scheduler.submit(entries)
         try:
             return await pending.wait()
         finally:
-            self._scheduler.drop(pending)  # the client may have left; what has not run need not
+            self.scheduler.drop(pending)  # the client may have left; what has not run need not
 
 
 def _is_brief(inputs: Sequence[object], options: Options) -> bool:
@@ -147,7 +156,7 @@ def _is_brief(inputs: Sequence[object], options: Options) -> bool:
     return length + len(options.instruction or "") <= _BRIEF
 
 
-def _usage(encodings: Collection[Encoding], pending: Pending, started: float, tokenized: float) -> Usage:
+def _usage(encodings: Encodings, pending: Pending, started: float, tokenized: float) -> Usage:
     return Usage(
         characters=sum(encoding.characters for encoding in encodings),
         tokens=sum(len(encoding.ids) for encoding in encodings),

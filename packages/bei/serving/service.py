@@ -142,10 +142,9 @@ class Service:
         self._require("Model is not an embedding model", "embedding", "multi_vector")
         if self._is("embedding"):
             rows, usage = await self._rows(inputs, options, "tokens", answered=_JSON)
-            if self.checkpoint.m3 is not None:
-                rows = await self._pipeline.off_loop(
-                    lambda: [m3.token_vectors(row, self.checkpoint.m3) for row in rows]
-                )
+            heads = self.checkpoint.m3
+            if heads is not None:
+                rows = await self._pipeline.off_loop(lambda: [m3.token_vectors(row, heads) for row in rows])
             return Answer(rows, usage)
         role: Role = "query" if options.prompt_name == "query" else "document"
         read = partial(self._texts.read, inputs, options, role)
@@ -155,7 +154,8 @@ class Service:
     async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
         """One sparse vector a text: a list of Terms."""
         self._check_ready()
-        if self.checkpoint.m3 is None:
+        heads = self.checkpoint.m3
+        if heads is None:
             self._require("Model is not an embedding model with SPLADE pooling", "sparse")
             return self._sparse_answer(*await self._rows(inputs, options))
         encodings, rows, usage = await self._pipeline.run(
@@ -163,7 +163,7 @@ class Service:
         )
 
         def weigh() -> list[sparse.Terms]:
-            heads, unused = self.checkpoint.m3, self._texts.tokenizer.unused
+            unused = self._texts.tokenizer.unused
             pairs = zip(encodings, rows, strict=True)
             return [m3.terms(states, encoding.ids, heads, unused) for encoding, states in pairs]
 
@@ -284,8 +284,9 @@ class Service:
         """Raises NotReady unless requests are answered and the engine finished a real forward in the last 30 s;
         runs one where it has not."""
         self._check_ready()
-        idle = time.monotonic() - self.scheduler.last_success
-        if self.scheduler.failing or idle > _PROBE_AFTER:
+        scheduler = self._pipeline.scheduler
+        idle = time.monotonic() - scheduler.last_success
+        if scheduler.failing or idle > _PROBE_AFTER:
             try:
                 async with asyncio.timeout(_PROBE_TIMEOUT):
                     await self._pipeline.probe()
@@ -345,7 +346,8 @@ class Service:
             queries, documents = (
                 {text: row[encoding.scored] for text, (encoding, row) in side.items()} for side in sides
             )
-            mean = self.checkpoint.late_interaction.mean
+            late = self.checkpoint.late_interaction
+            mean = late is not None and late.mean
             return np.array(
                 [late_interaction.maxsim(queries[q], documents[d], mean=mean) for q, d in pairs], np.float32
             )

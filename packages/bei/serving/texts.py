@@ -81,14 +81,14 @@ class TextReader:
             raise Invalid("`instruction` is for pairs; a text alone is read as it is", param="instruction")
 
 
-def naming(inputs: Sequence[object], read: Callable[[], R]) -> Callable[[], R]:
+def naming(inputs: Sequence[Any], read: Callable[[], R]) -> Callable[[], R]:
     """`read`, whose errors carry the input that they are about."""
 
     def reading() -> R:
         try:
             return read()
         except Error as error:
-            item = None if error.place is None else inputs[error.place]
+            item: Any = None if error.place is None else inputs[error.place]
             error.item = item if error.part is None else item[error.part]
             raise
 

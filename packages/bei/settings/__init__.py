@@ -116,7 +116,7 @@ class Settings(BaseModel):
         block = _block(config)
         ways = _from_environment(environ), {k: v for k, v in flags.items() if v not in (None, ())}
         values = _from_block(block) | ways[0] | ways[1]
-        name = block.build.checkpoint_repository.runtime_secret_name
+        name = block.repository.runtime_secret_name
         values["without_effect"] = without_effect(_raw(config))
         values["credential"] = _credential(name, secrets or {}, environ)
         values.setdefault("served_model_name", without_secrets(str(values["repo"])))
@@ -216,7 +216,7 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _from_block(block: TRTLLM) -> dict[str, Any]:
-    repository = block.build.checkpoint_repository
+    repository = block.repository
     values = {
         "source": repository.source,
         "repo": repository.repo,

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its __init__ has no __all__
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from bei.settings.secrets import without_secrets
@@ -213,10 +213,16 @@ class TRTLLM(_Block):
     runtime: Runtime = Runtime()
     version_overrides: VersionOverrides = VersionOverrides()
 
-    @model_validator(mode="after")
-    def _v1(self) -> Self:
+    @property
+    def repository(self) -> CheckpointRepository:
+        """Raises ValueError where there is none, which no block has that was read."""
         if self.build.checkpoint_repository is None:
             raise ValueError("build.checkpoint_repository is required")
+        return self.build.checkpoint_repository
+
+    @model_validator(mode="after")
+    def _v1(self) -> Self:
+        _ = self.repository
         plugins, decoder = self.build.plugin_configuration, self.build.base_model not in ("encoder", "encoder_bert")
         paged = plugins.use_paged_context_fmha and plugins.paged_kv_cache
         if self.runtime.enable_chunked_context and decoder and not paged:

@@ -67,6 +67,6 @@ def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _places() -> Iterator[tuple[str, type[BaseModel]]]:
+def _places() -> Iterator[tuple[str, Any]]:
     for name in ("build", "runtime", "version_overrides"):
         yield f"trt_llm.{name}", TRTLLM.model_fields[name].annotation

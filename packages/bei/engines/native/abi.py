@@ -101,6 +101,6 @@ def address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def sequence(kind: Any, items: list) -> Any:
+def sequence(kind: Any, items: list[Any]) -> Any:
     """A C array."""
     return (kind * len(items))(*items)

@@ -28,7 +28,7 @@ def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, level: Level, fold
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         file = Path(temporary) / "bf16.plan"
         plan.write(file, "", pack_checkpoint(checkpoint, "bf16", level))
-        encoder = Encoder(library, spec, "bf16", plan.read(file, ""), threads=1, input_peaks=peaks)
+        encoder = Encoder(library, spec, "bf16", plan.written(file, ""), threads=1, input_peaks=peaks)
         encoder.run(Batch.pack(tokens.tolist()))
     names = [(f"layers.{i}.qkv", f"layers.{i}.up") for i in range(len(spec.layers))]
     return {name: peaks[i, j] for i, of_layer in enumerate(names) for j, name in enumerate(of_layer)}

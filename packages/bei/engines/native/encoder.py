@@ -42,7 +42,8 @@ class Encoder:
         shared = share(batch) if batch.rows == "pooled" and can_share(self._spec) else None
         if shared is None:
             return self._run(batch, np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.int32))
-        return self._run(shared.batch, shared.parents, shared.offsets)[shared.rows]
+        rows: np.ndarray = self._run(shared.batch, shared.parents, shared.offsets)[shared.rows]
+        return rows
 
     def _run(self, batch: Batch, parents: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         arrays = [
@@ -73,6 +74,6 @@ class Encoder:
         positions = np.arange(len(lengths)) - np.repeat(batch.cu_seqlens[:-1] - offsets, batch.lengths)
         return [np.ascontiguousarray(table.rows(positions, lengths)) for table in self._rotaries]
 
-    def __del__(self):
+    def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.bei_encoder_destroy(self._handle)

@@ -65,4 +65,4 @@ def level(flags: Set[str] | None = None) -> Level:
 def levels(flags: Set[str] | None = None) -> list[Level]:
     """Every level that the processor has."""
     flags = processor_flags() if flags is None else flags
-    return [level for level in LEVELS if flags.issuperset(level.features)]
+    return [level for level in LEVELS if set(level.features) <= flags]

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ _LINEAR = ("panels", "scales", "sums", "bias", "input_scales")
 Arrays = Mapping[str, np.ndarray]
 
 
-def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Model, list]:
+def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Model, list[Any]]:
     """The model, and what must live as long as it does."""
     read = _Reader(spec, arrays, dict(linear_names(spec, precision)))
     layers = abi.sequence(abi.Layer, [read.layer(i) for i in range(len(spec.layers))])
@@ -52,7 +53,11 @@ def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Mod
 
 
 def linear_of(
-    arrays: Arrays, inputs: int, outputs: int, precision: str, activation: Activation = "identity"
+    arrays: Mapping[str, np.ndarray | None],
+    inputs: int,
+    outputs: int,
+    precision: str,
+    activation: Activation = "identity",
 ) -> abi.Linear:
     """A product from the arrays that pack_linear made, by its names."""
     parts = (abi.address(arrays.get(part)) for part in _LINEAR)
@@ -96,7 +101,7 @@ class _Reader:
         columns = len(self._arrays[f"{name}.bias"])  # gates and what they gate are padded each
         return self.linear(name, inputs, columns if self._spec.gated else outputs, self._spec.activation)
 
-    def stages(self, part: str, stages: tuple[Stage, ...]) -> ctypes.Array:
+    def stages(self, part: str, stages: tuple[Stage, ...]) -> Any:
         return abi.sequence(abi.Stage, [self._stage(f"{part}.{i}", stage) for i, stage in enumerate(stages)])
 
     def _stage(self, name: str, stage: Stage) -> abi.Stage:

@@ -41,9 +41,10 @@ def pack_checkpoint(
             yield f"{name}.bias", exact(f"{name}.bias")
     for name, of in linear_names(spec, precision):
         weight = exact(f"{name}.weight")
-        bias = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
+        bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
         if spec.gated and name.endswith(".up"):
-            weight, bias = (rows if rows is None else take_turns(rows, level.lanes) for rows in (weight, bias))
+            weight = take_turns(weight, level.lanes)
+            bias = None if bias is None else take_turns(bias, level.lanes)
         packed = pack_linear(weight, bias, of, level, input_peaks.get(name))
         for part, array in packed.items():
             yield f"{name}.{part}", array
@@ -139,7 +140,8 @@ def pack_linear(
 def _largest_pair(weight: np.ndarray) -> np.ndarray:
     """Of each row: how far two neighbours of one sign, whose products one instruction adds, reach together."""
     pairs = weight.reshape(len(weight), -1, 2)
-    return np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
+    reach: np.ndarray = np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
+    return reach
 
 
 def _smooth(weight: np.ndarray, input_peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ def bucket(distance: np.ndarray, spec: Disentangled) -> np.ndarray:
         scale = np.float32(np.log(np.float32((spec.max_distance - 1) / middle)))
         far = np.ceil(np.log(size / np.float32(middle)) / scale * np.float32(middle - 1)) + middle
         distance = np.where(size <= middle, distance, far * np.sign(distance)).astype(np.int64)
-    return np.clip(distance + spec.buckets, 0, 2 * spec.buckets - 1)
+    rows: np.ndarray = np.clip(distance + spec.buckets, 0, 2 * spec.buckets - 1)
+    return rows
 
 
 class PositionScores:

@@ -61,8 +61,8 @@ class Encoder:
         """float32 states in the order of the inputs."""
         x = self._embeddings(inputs)
         turned_by: dict[Rotary | None, Tensor | None] = {None: None}
-        for rotary, of in self._turns.items():
-            turned_by[rotary] = F.pad(of(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
+        for rotary, turn in self._turns.items():
+            turned_by[rotary] = F.pad(turn(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
         normed = _normed(x, self._first_norm, self._dtype)
         for layer, of in zip(self._layers, self._spec.layers, strict=True):
             x, normed = layer(x, normed, turned_by[of.rotary], self._attention(inputs, of.window))
@@ -74,8 +74,9 @@ class Encoder:
         return self._varlen is not None and inputs.all_seen
 
     def _attention(self, inputs: Inputs, window: int | None) -> Attention:
-        if self.is_one_kernel(inputs):
-            return lambda q, k, v, _: self._varlen(q, k, v, inputs, window)
+        varlen = self._varlen
+        if varlen is not None and inputs.all_seen:
+            return lambda q, k, v, _: varlen(q, k, v, inputs, window)
         sights = [
             Sight(group, inputs.attended[group.sequences], self._spec.causal, window, self._table)
             for group in inputs.layout.groups
@@ -130,23 +131,23 @@ class _Layer:
         """positions: [2 * buckets, hidden], the vectors of relative positions."""
         self._spec, self._dtype = spec, weights.dtype
 
-        def read(part: LinearName, activation: str = "identity") -> Product:
+        def read(part: LinearName, activation: Activation = "identity") -> Product:
             name = f"layers.{i}.{part}"
             product = read_linear(weights, name, part in spec.biases, activation)
             return product if observe is None else lambda x: (observe(name, x), product(x))[1]
 
         self._qkv, self._out, self._down = read("qkv"), read("out"), read("down")
         self._up = read("up", "identity" if spec.gated else spec.activation)
-        self._after_attention = _Norms(
-            *(_norm(spec, weights, i, place) for place in ("attention_out", "attention_end", "ffn_in"))
-        )
-        self._after_ffn = _Norms(
-            *(_norm(spec, weights, i, place) for place in ("ffn_out", "ffn_end")),
-            before=_norm(spec, weights, i + 1, "attention_in"),
-        )
+
+        def norm(place: NormPlace) -> NormLayer | None:
+            return _norm(spec, weights, i, place)
+
+        self._after_attention = _Norms(norm("attention_out"), norm("attention_end"), norm("ffn_in"))
+        next_in = _norm(spec, weights, i + 1, "attention_in")
+        self._after_ffn = _Norms(norm("ffn_out"), norm("ffn_end"), next_in)
         self._head_norms = HeadNorms(spec, weights, i) if spec.qk_norm else None
         self._position_scores = None
-        if positions is not None:
+        if positions is not None and isinstance(spec.relative_bias, Disentangled):
             qk, _ = self._split(self._qkv(positions.to(self._dtype)))
             q, k = qk.transpose(0, 1).split((spec.heads, spec.kv_heads))
             self._position_scores = PositionScores(spec.relative_bias, q, k)
@@ -157,7 +158,8 @@ class _Layer:
         inner = self._up(normed)
         if self._spec.gated:
             inner = _gated(inner, self._spec.activation)
-        return _joined(x, self._down(inner), self._after_ffn, self._dtype)
+        x, normed = _joined(x, self._down(inner), self._after_ffn, self._dtype)
+        return x, normed
 
     def _attended(self, x: Tensor, turns: Tensor | None, attention: Attention) -> Tensor:
         qk, v = self._split(self._qkv(x))
@@ -170,7 +172,8 @@ class _Layer:
         """[T, qkv_size] → queries and keys [T, heads + kv_heads, size], values [T, kv_heads, size]."""
         spec = self._spec
         heads = qkv.unflatten(-1, (-1, spec.head_size))
-        return heads.split((spec.heads + spec.kv_heads, spec.kv_heads), 1)
+        qk, v = heads.split((spec.heads + spec.kv_heads, spec.kv_heads), 1)
+        return qk, v
 
 
 @dataclass(frozen=True)

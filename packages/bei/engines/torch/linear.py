@@ -59,7 +59,8 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         name, algorithm = self._fused
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, name, [], algorithm)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, name, [], algorithm)
+        return y
 
 
 class Float8Linear:

@@ -17,8 +17,9 @@ def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iter
     """The largest size of an input of each of the products (`layers.3.up`), as the checkpoint states it or seen on
     `batches`, in bf16. Raises SetupError for one that is not finite."""
     stated = {name: checkpoint.tensors.input_peak(f"{name}.weight") for name in products}
-    if all(peak is not None for peak in stated.values()):
-        return {name: float(peak) for name, peak in stated.items()}
+    known = {name: peak for name, peak in stated.items() if peak is not None}
+    if len(known) == len(stated):
+        return known
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seen: dict[str, Tensor] = {}
 

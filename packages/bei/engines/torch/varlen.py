@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ _NEEDED = {"scale", "window_size"}  # torch 2.11 has them
 _LARGEST_HEAD, _HEAD_MULTIPLE = 256, 8
 
 
-def find() -> Callable | None:
+def find() -> Callable[..., Any] | None:
     """torch's function, where it has what encoders need."""
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -28,7 +29,7 @@ def find() -> Callable | None:
 class Varlen:
     """softmax(q kᵀ * scale) v in each sequence, within the layer's window."""
 
-    def __init__(self, spec: EncoderSpec, attend: Callable, options: dict[str, int]):
+    def __init__(self, spec: EncoderSpec, attend: Callable[..., Any], options: dict[str, int]):
         """`options` are of `attend`."""
         self._spec, self._attend, self._options = spec, attend, options
         self._groups = spec.heads // spec.kv_heads
@@ -69,7 +70,7 @@ class Varlen:
         shared = {"enable_gqa": True} if self._groups > 1 and self._shares_keys else {}
         before = -1 if window is None else window
         after = 0 if self._spec.causal else before
-        context = self._attend(
+        context: Tensor = self._attend(
             *(q, k, v, cu_seqlens, cu_seqlens, longest, longest),
             scale=self._spec.attention_scale,
             window_size=(before, after),
