@@ -206,7 +206,7 @@ class Tokenizer:
     def added(self, prompt: str | None, *, specials: bool) -> int:
         """Characters that `tokenize` puts to a text, a special token being four and its own."""
         ids = [id for part in self._single.fixed for id in part.tolist()] if specials else []
-        return len(prompt or "") + sum(4 + len(self._library.id_to_token(id)) for id in ids)
+        return len(prompt or "") + sum(4 + len(self._special(id).text) for id in ids)
 
     def decoded(self, ids: Sequence[list[int]]) -> int:
         """Characters that `decode` makes at most."""
