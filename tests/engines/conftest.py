@@ -3,9 +3,11 @@ networks, interpreted; what one of them refuses, the torch engine serves."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import PreTrainedModel
 
 from bei.architectures.spec import Disentangled
 from bei.checkpoint.load import Checkpoint
@@ -20,8 +22,10 @@ from bei.engines.tensorrt.runner import Runner
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
 from tests.engines.tensorrt_interpreter import Interpreter
+from tests.tiny_models import MEAN, random_model, save
 
 Make = Callable[..., Engine]
+Saved = Callable[..., tuple[PreTrainedModel, Path]]
 NATIVE = {f"native {level.name}": level for level in levels()}
 TENSORRT = ["tensorrt"] if find_spec("tensorrt_rtx") else []  # for x86-64 Linux only
 
@@ -71,6 +75,22 @@ def _is_one_more(case, never: set[str] | None) -> bool:
 
 
 _ONCE = {"tensorrt", *list(NATIVE)[1:]}
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Saved:
+    """saved(family, seed, head, pooling=…, **options): `random_model` of these and the folder where it is saved, made
+    once for every engine, so neither may be changed."""
+    made = {}
+
+    def once(family: str, seed: int = 0, head: str = "", *, pooling: dict | None = MEAN, **options):
+        key = repr((family, seed, head, pooling, options))
+        if key not in made:
+            model = random_model(family, seed, head, **options)
+            made[key] = model, save(tmp_path_factory.mktemp(family), model, pooling=pooling)
+        return made[key]
+
+    return once
 
 
 @pytest.fixture(params=["torch", *NATIVE, *TENSORRT])

@@ -1,6 +1,7 @@
 """Every head of every family against transformers on tiny random models, token types and all."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,29 +42,35 @@ def logits(model: torch.nn.Module, ids: list[list[int]]) -> list[np.ndarray]:
         return [model(torch.tensor([s])).logits[0].numpy() for s in ids]
 
 
+@cache
+def expected_logits(model: torch.nn.Module, seed: int) -> list[np.ndarray]:
+    """Computed once for all engines."""
+    return logits(model, sequences(seed))
+
+
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize(("family", "seed"), CASES)
-def test_sequence_classification(make, tmp_path, family, seed, labels):
+def test_sequence_classification(make, saved, family, seed, labels):
     names = {i: f"label {i}" for i in range(labels)}
-    model = random_model(family, seed, "ForSequenceClassification", id2label=names)
-    engine, ids = engine_for(make, tmp_path, model), sequences(seed)
-    assert close(engine.run(Batch.pack(ids)), np.stack(logits(model, ids)))
+    model, folder = saved(family, seed, "ForSequenceClassification", pooling=None, id2label=names)
+    engine = make(read(folder, "m"), precision="fp32")
+    assert close(engine.run(Batch.pack(sequences(seed))), np.stack(expected_logits(model, seed)))
 
 
 @pytest.mark.parametrize(("family", "seed"), [case for case in CASES if case[0] != "gemma3_text"])
-def test_token_classification(make, tmp_path, family, seed):
-    model = random_model(family, seed, "ForTokenClassification", id2label=LABELS)
-    engine, ids = engine_for(make, tmp_path, model), sequences(seed)
-    rows = engine.run(Batch.pack(ids, rows="tokens"))
-    assert close(rows, np.concatenate(logits(model, ids)))
+def test_token_classification(make, saved, family, seed):
+    model, folder = saved(family, seed, "ForTokenClassification", pooling=None, id2label=LABELS)
+    engine = make(read(folder, "m"), precision="fp32")
+    rows = engine.run(Batch.pack(sequences(seed), rows="tokens"))
+    assert close(rows, np.concatenate(expected_logits(model, seed)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("family", "seed"), [case for case in CASES if case[0] in ENCODERS])
-def test_splade(make, tmp_path, family, seed, tied):
-    model = random_model(family, seed, "ForMaskedLM", tie_word_embeddings=tied)
-    engine, ids = engine_for(make, tmp_path, model, pooling="splade"), sequences(seed) * 2
-    expected = np.stack([np.log1p(np.maximum(row, 0)).max(0) for row in logits(model, ids)])
+def test_splade(make, saved, family, seed, tied):
+    model, folder = saved(family, seed, "ForMaskedLM", pooling=None, tie_word_embeddings=tied)
+    engine, ids = make(read(folder, "m", pooling="splade"), precision="fp32"), sequences(seed) * 2
+    expected = np.stack([np.log1p(np.maximum(row, 0)).max(0) for row in expected_logits(model, seed) * 2])
     rows = engine.run(Batch.pack(ids))
     assert rows.shape == (len(ids), len(VOCAB))
     assert close(rows, expected)

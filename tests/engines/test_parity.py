@@ -1,5 +1,7 @@
 """Every engine against transformers, family by family, on tiny random models in their real format."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -78,18 +80,25 @@ def reference(model: torch.nn.Module, ids: list[list[int]]) -> np.ndarray:
         return np.concatenate([model(torch.tensor([s])).last_hidden_state[0].numpy() for s in ids])
 
 
+@cache
+def expected_states(model: torch.nn.Module, seed: int) -> np.ndarray:
+    """Computed once for all engines."""
+    states = reference(model, sequences(seed))
+    states.setflags(write=False)
+    return states
+
+
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
 @pytest.mark.parametrize(("family", "seed", "options"), CASES)
-def test_states_equal_transformers(make, tmp_path, family, seed, options):
-    model = random_model(family, seed, **options)
-    checkpoint = read(save(tmp_path, model), family)
-    ids = sequences(seed)
+def test_states_equal_transformers(make, saved, family, seed, options):
+    model, folder = saved(family, seed, **options)
+    checkpoint = read(folder, family)
     engine = make(checkpoint, precision="fp32")
-    states = engine.run(Batch.pack(ids, rows="tokens"))
-    expected = reference(model, ids)
+    states = engine.run(Batch.pack(sequences(seed), rows="tokens"))
+    expected = expected_states(model, seed)
     assert checkpoint.max_tokens == 64
     limit = 2e-5 if engine.name == "tensorrt" else 1e-5  # it multiplies queries, not scores
     assert np.abs(states - expected).max() <= limit * max(1, np.abs(expected).max())
@@ -106,8 +115,8 @@ def test_token_types_reach_the_model(make, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_row_does_not_depend_on_its_neighbours(make, tmp_path, family, precision):
-    checkpoint = read(save(tmp_path, random_model(family)), family)
+def test_a_row_does_not_depend_on_its_neighbours(make, saved, family, precision):
+    checkpoint = read(saved(family)[1], family)
     engine = make(checkpoint, precision=precision)
     ids = sequences()
     together = engine.run(Batch.pack(ids))
@@ -120,9 +129,8 @@ def test_a_row_does_not_depend_on_its_neighbours(make, tmp_path, family, precisi
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bf16_is_close(make, tmp_path, family):
-    model = random_model(family)
-    checkpoint = read(save(tmp_path, model), family)
+def test_bf16_is_close(make, saved, family):
+    checkpoint = read(saved(family)[1], family)
     batch = Batch.pack(sequences())
     exact, rounded = (make(checkpoint, precision=p).run(batch) for p in ("fp32", "bf16"))
     assert cosines(exact, rounded).min() >= 0.9995
