@@ -82,24 +82,25 @@ def test_nor_is_another_user_s(tmp_path, temporary, caplog):
     assert f"belongs to user {OTHER}" in caplog.text
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o720, 0o1777])
-def test_nor_is_one_in_whose_place_others_may_put_theirs(tmp_path, temporary, caplog, mode):
-    """Between a check and its use they would, and theirs was loaded as code."""
-    opened(tmp_path / "shared" / "cache")
-    (tmp_path / "shared").chmod(mode)
-    kept = bool(mode & 0o1000)
-    assert opened(tmp_path / "shared" / "cache") == (tmp_path / "shared" / "cache" if kept else temporary) / "native"
-    assert ("whose owner or others may replace it" in caplog.text) is not kept
+def test_what_is_checked_is_what_is_read(tmp_path):
+    """Whoever may write to a folder above puts another in the place of ours, between the check and the reading."""
+    folder = opened(tmp_path / "cache")
+    (folder / "a").write_bytes(b"ours")
+    (folder / "a").chmod(0o600)
+    with files.opened(folder / "a") as found:
+        (tmp_path / "cache").rename(tmp_path / "away")
+        opened(tmp_path / "cache").joinpath("a").write_bytes(b"theirs")
+        assert found.read() == b"ours"
 
 
 @AS_ROOT
-def test_nor_below_another_user_s(tmp_path, temporary, caplog):
-    os.chown(opened(tmp_path / "shared" / "cache").parents[1], OTHER, OTHER)
-    assert opened(tmp_path / "shared" / "cache") == temporary / "native"
-    (tmp_path / "link").symlink_to(tmp_path)
-    os.chown(tmp_path / "link", OTHER, OTHER, follow_symlinks=False)
-    assert opened(tmp_path / "link" / "mine") == temporary / "native"
-    assert f"a link of user {OTHER}" in caplog.text
+def test_a_file_that_was_put_there_since_the_check_is_not_read(tmp_path, monkeypatch):
+    file = opened(tmp_path / "cache") / "a"
+    file.write_bytes(b"theirs")
+    os.chown(file, OTHER, OTHER)
+    monkeypatch.setattr(files, "is_ours", lambda file: True)
+    with files.opened(file) as found:
+        assert found is None
 
 
 def test_two_that_are_not_ours_stop_the_start(tmp_path, temporary):
@@ -146,9 +147,10 @@ def test_nor_is_a_library_loaded(tmp_path, spoil):
     file = opened(tmp_path / "cache") / "bei.so"
     with files.replacing(file) as unfinished:
         unfinished.write_bytes(b"code" + hashlib.sha256(b"code").digest())
-    assert library._is_whole(file)
+    with pytest.raises(SetupError, match=f"{file}: file too short"):  # the loader has looked at it
+        library._load(file)
     spoil(file)
-    assert not library._is_whole(file)
+    assert library._load(file) is None
 
 
 @SPOILT

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import BinaryIO, Literal, TextIO
 from uuid import uuid4
 
 from bei.errors import SetupError, why
@@ -63,8 +63,7 @@ def cache(root: Path, name: str) -> Iterator[Path]:
     root = root.expanduser().absolute()
     try:
         make_folder(root / name)
-        ours = _is_kept(root) and _is_ours(root) and _is_ours(root / name)
-        yield root / name if ours else _temporary(name)
+        yield root / name if _is_ours(root) and _is_ours(root / name) else _temporary(name)
     except OSError as exc:
         raise SetupError(f"{exc.filename or root}: {why(exc)}; set BEI_CACHE_DIR to a folder with room") from None
 
@@ -72,10 +71,21 @@ def cache(root: Path, name: str) -> Iterator[Path]:
 def _temporary(name: str) -> Path:
     root = Path(tempfile.gettempdir()).absolute() / f"bei-{os.geteuid()}"
     make_folder(root / name)
-    fault = "is a link" if root.is_symlink() else _fault(root) or _fault(root / name)
+    fault = "is a link" if root.is_symlink() else _fault(root.stat()) or _fault((root / name).stat())
     if fault:
         raise SetupError(f"{root} {fault}; set BEI_CACHE_DIR to a folder of your own")
     return root / name
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO | None]:
+    """A file to read, which nobody but we (or root) can have written; None for one that is missing or another's. What
+    is checked is what is read, wherever its name leads a moment later."""
+    if not is_ours(file):
+        yield None
+        return
+    with file.open("rb") as found:
+        yield found if _warned(file, os.fstat(found.fileno())) else None
 
 
 def is_ours(file: Path) -> bool:
@@ -105,30 +115,21 @@ def _warn(place: Path, fault: str) -> None:
 
 
 def _is_ours(place: Path) -> bool:
-    fault = _fault(place)
+    """Itself, and where it is a link."""
+    return _warned(place, place.lstat(), place.stat())
+
+
+def _warned(place: Path, *found: os.stat_result) -> bool:
+    """Whether it is ours alone; there is a line where it is not."""
+    fault = next(filter(None, map(_fault, found)), None)
     if fault is not None:
         _warn(place, fault)
     return fault is None
 
 
-def _is_kept(place: Path) -> bool:
-    """Whether nobody else can put another folder in its place, or in that of one that leads to it: a check of what is
-    there would say nothing of what is there a moment later."""
-    for folder in {*place.parents, *place.resolve().parents}:
-        found = folder.lstat()
-        replaceable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if not stat.S_ISLNK(found.st_mode) and (replaceable or found.st_uid not in (os.geteuid(), 0)):
-            _warn(place, f"lies in {folder}, whose owner or others may replace it")
-            return False
-        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), 0):
-            _warn(place, f"is led to by {folder}, a link of user {found.st_uid}")
-            return False
-    return True
-
-
-def _fault(place: Path) -> str | None:
-    """Why others may have made it; of a link, and of what it leads to."""
-    for found in (place.lstat(), place.stat()):
-        if found.st_uid not in (os.geteuid(), 0):
-            return f"belongs to user {found.st_uid}"
-    return "may be written to by others: chmod go-w" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
+def _fault(found: os.stat_result) -> str | None:
+    """Why others may have made it; a link has no mode of its own."""
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"belongs to user {found.st_uid}"
+    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(found.st_mode)
+    return "may be written to by others: chmod go-w" if writable else None

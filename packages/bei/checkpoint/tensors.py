@@ -175,8 +175,9 @@ def _content_hash(file: Path, notes: Path) -> str:
     stat = file.stat()
     identity = (str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     note = notes / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.sha256"
-    if files.is_ours(note):
-        return note.read_text()
+    with files.opened(note) as kept:
+        if kept:
+            return kept.read().decode()
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     with suppress(OSError):  # a folder that nobody may write to costs a second look at the file, no more

@@ -75,10 +75,10 @@ def written(file: Path, key: str) -> dict[str, np.ndarray]:
 def read(file: Path, key: str) -> dict[str, np.ndarray] | None:
     """The arrays by name, mapped read-only; None for a file that is missing, cut short, of another key or no plan, or
     that others may have written."""
-    if not files.is_ours(file):
-        return None
     try:
-        with file.open("rb") as opened:
+        with files.opened(file) as opened:
+            if opened is None:
+                return None
             magic, end = _HEAD.unpack(opened.read(_HEAD.size))
             opened.seek(end)
             table = json.loads(opened.read())

@@ -31,12 +31,12 @@ _COMPILERS = ("c++", "g++", "clang++")
 def load(level: Level, folder: Path) -> ctypes.CDLL:
     """The library for a level, from `folder` or compiled into it. Raises SetupError where there is no compiler."""
     file = folder / f"bei-{level.name}-{source_hash(_SOURCES, *OPTIONS)}.so"
-    if not _is_whole(file):
+    library = _load(file)
+    if library is None:
         _compile(level, file)
-    try:
-        library = ctypes.CDLL(str(file))
-    except OSError as exc:
-        raise SetupError(f"{one_line(exc, 300)}; set BEI_CACHE_DIR to a folder that programs may be run from") from None
+        library = _load(file)
+    if library is None:
+        raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
     library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]
@@ -69,10 +69,19 @@ def _compile(level: Level, file: Path) -> None:
     log.info("compiled %s in %.1f s", file, time.monotonic() - started)
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether it is there, ours, and ends with the hash of what stands before."""
-    content = file.read_bytes() if files.is_ours(file) else b""
-    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+def _load(file: Path) -> ctypes.CDLL | None:
+    """A library that is there, ours, and ends with the hash of what stands before: the very file that was checked."""
+    with files.opened(file) as opened:
+        content = opened.read() if opened else b""
+        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+            return None
+        kept = os.dup(opened.fileno())  # the loader knows a library by its name: this number stays its own
+        try:
+            return ctypes.CDLL(f"/proc/self/fd/{kept}")
+        except OSError as exc:
+            os.close(kept)
+            reason = one_line(exc, 300).partition(": ")[2]
+    raise SetupError(f"{file}: {reason}; set BEI_CACHE_DIR to a folder that programs may be run from")
 
 
 def _compiler() -> str:

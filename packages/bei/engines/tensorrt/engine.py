@@ -108,7 +108,9 @@ def _plan(
         if quantization.format:
             batches = calibration_batches(checkpoint, options.calibration)
             peaks = input_peaks(checkpoint, quantization.products, batches)
-        content, learned = build(api, checkpoint, recipe, peaks, timing.read_bytes() if files.is_ours(timing) else b"")
+        with files.opened(timing) as kept:
+            known = kept.read() if kept else b""
+        content, learned = build(api, checkpoint, recipe, peaks, known)
         with files.replacing(timing) as unfinished:
             unfinished.write_bytes(learned)
         yield "plan", content
