@@ -278,6 +278,17 @@ def test_an_end_is_added_to_a_template_of_the_file_s_own(tmp_path):
     assert [token.id for token in tokens] == single
 
 
+def test_two_templates_in_a_row_are_refused_in_words(tmp_path):
+    """The library reads a text with them, and panics at a pair."""
+    folder = save(tmp_path, random_model("bert"))
+    library, around = word_pieces(), [("[CLS]", 2), ("[SEP]", 3)]
+    templates = [processors.TemplateProcessing(single=of, special_tokens=around) for of in ("[CLS] $A", "$A [SEP]")]
+    library.post_processor = processors.Sequence(templates)
+    library.save(str(folder / "tokenizer.json"))
+    with pytest.raises(SetupError, match="two templates in a row"):
+        Tokenizer(read(folder, "m"))
+
+
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": False}, {"add_eos_token": True}, {"add_bos_token": True}])
 def test_specials_that_the_config_adds(tmp_path, flags):
     """As transformers' Llama tokenizers do, whose tokenizer.json may lack the end of e5-mistral's texts."""

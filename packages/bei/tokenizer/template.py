@@ -13,6 +13,8 @@ import numpy as np
 from tokenizers import Encoding as Probe
 from tokenizers import Tokenizer as Library
 
+from bei.errors import SetupError
+
 Direction = Literal["left", "right"]
 
 
@@ -59,10 +61,15 @@ class Template:
 
 
 def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
-    """What the library puts around one text or two, from a probe; without `types` all are 0."""
+    """What the library puts around one text or two, from a probe; without `types` all are 0. Raises SetupError."""
     probe: Probe = library.encode("a", "a" if texts == 2 else None)
     type_ids = probe.type_ids if types else [0] * len(probe.ids)
     spans = [[i for i, owner in enumerate(probe.sequence_ids) if owner == text] for text in range(texts)]
+    if not all(spans):
+        raise SetupError(
+            "tokenizer.json: its post_processor has two templates in a row, after which no token is known to be the "
+            "text's; write them as one TemplateProcessing"
+        )
     ends = [0, *(at for span in spans for at in (span[0], span[-1] + 1)), len(probe.ids)]
     fixed = [slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
     return Template(
