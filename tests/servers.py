@@ -40,7 +40,7 @@ def serving(*flags: str, log: Path, config: Path = ROOT / "config.yaml") -> Iter
 
 
 def wait_until_ready(
-    url: str, process: subprocess.Popen, log: Path, timeout: float = 60, path: str = "/health"
+    url: str, process: subprocess.Popen, log: Path, timeout: float = 180, path: str = "/health"
 ) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
