@@ -45,8 +45,9 @@ test-all: test ## the same with three random models of each kind: for every nigh
 UNITS := $(addprefix tests/,tasks engines/test_cpp.py test_layers.py test_lock.py test_dependencies.py test_docs.py \
 	test_batching.py test_wire.py test_work.py test_files.py)
 
-check: .venv/test.ok ## format, lint, the C++'s warnings and the quick units, before each commit
+check: .venv/test.ok ## format, lint, types, the C++'s warnings and the quick units, before each commit
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/clang-format --dry-run -Werror packages/bei/engines/native/cpp/*
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 $(UNITS)
 

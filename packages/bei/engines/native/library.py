@@ -72,8 +72,7 @@ def _compile(level: Level, file: Path) -> None:
 def _load(file: Path) -> ctypes.CDLL | None:
     """A library that is there, ours, and ends with the hash of what stands before: the very file that was checked."""
     with files.opened(file) as opened:
-        content = opened.read() if opened else b""
-        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        if opened is None or not _is_whole(opened.read()):
             return None
         kept = os.dup(opened.fileno())  # the loader knows a library by its name: this number stays its own
         try:
@@ -82,6 +81,10 @@ def _load(file: Path) -> ctypes.CDLL | None:
             os.close(kept)
             reason = one_line(exc, 300).partition(": ")[2]
     raise SetupError(f"{file}: {reason}; set BEI_CACHE_DIR to a folder that programs may be run from")
+
+
+def _is_whole(content: bytes) -> bool:
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 def _compiler() -> str:
