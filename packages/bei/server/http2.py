@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,12 +12,10 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from h2.utilities import HeaderValidationFlags, validate_headers
-from hpack import Decoder, HeaderTuple
 from uvicorn.server import ServerState
 
 from bei.errors import ClientGone
-from bei.server import connections
+from bei.server import connections, heads
 from bei.server.holding import Holding
 
 log = logging.getLogger("bei")
@@ -33,19 +30,8 @@ _CREDIT_A_SECOND = 256
 _FOR_AN_ANSWER = 1 << 12
 _FOR_A_FRAME = 64  # that we send, for it is followed by two WINDOW_UPDATEs
 _FOR_A_HEAD = 1 << 10  # at most; a call that is given up costs as much
-
-_REQUEST = HeaderValidationFlags(is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False)
-
-
-_LENGTH, _HIDDEN = b"content-length", b"\0"
-_HIDE = {_LENGTH: _HIDDEN, _HIDDEN: b""}  # who sends the one that is for us has a head that is refused
-
-
-class _Heads(Decoder):
-    """h2 ends the connection for a length that is wrong, so it is shown none; a `Stream` knows it."""
-
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
-        return [HeaderTuple(_HIDE.get(name, name), value) for name, value in super().decode(data, raw)]
+_FREE = 1 << 12  # bytes of a decoded head; what is beyond costs, for a reference to the table is a byte on the wire
+_FOR_THE_REST = 1 / 10
 
 
 class Stream:
@@ -91,7 +77,7 @@ class Http2(asyncio.Protocol):
         self._h2 = H2Connection(
             H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
         )
-        self._h2.decoder = _Heads(self._h2.decoder.max_header_list_size)
+        self._h2.decoder = heads.Heads(self._h2.decoder.max_header_list_size, self._pay_for)
         self._h2.local_settings = _settings(STREAMS)
         self._h2.initiate_connection()
         self._h2.local_settings = _settings(1 << 30)  # h2 would end the connection for one stream too many
@@ -174,14 +160,17 @@ class Http2(asyncio.Protocol):
         except ProtocolError as error:
             log.info("an HTTP/2 connection ends: %s", error)
             return self._close()
+        self._earn_by_time()
         self._credit -= len(piece)
         for event in happened:
             self._handle(event)
+            if self._credit < 0:
+                break
         self._flush()
         if self.transport.is_closing():
             return None
-        if self._is_bankrupt():
-            log.info("an HTTP/2 connection ends: its client sends more frames than calls and bodies")
+        if self._credit < 0:
+            log.info("an HTTP/2 connection ends: its client sends more heads and frames than calls and bodies")
             return self._end(ErrorCodes.ENHANCE_YOUR_CALM)
         if self._unparsed:
             self._taking = True
@@ -191,14 +180,16 @@ class Http2(asyncio.Protocol):
         self._taking = False
         self._read_on()
 
-    def _is_bankrupt(self) -> bool:
+    def _earn_by_time(self) -> None:
         now = self._loop.time()
         self._earn((now - self._counted) * _CREDIT_A_SECOND)
         self._counted = now
-        return self._credit < 0
 
     def _earn(self, count: float) -> None:
         self._credit = min(self._credit + count, _CREDIT)
+
+    def _pay_for(self, size: int) -> None:
+        self._credit -= max(0, size - _FREE) * _FOR_THE_REST
 
     def _handle(self, event: events.Event) -> None:
         stream = self._streams.get(getattr(event, "stream_id", 0))
@@ -233,11 +224,12 @@ class Http2(asyncio.Protocol):
         self._h2.reset_stream(stream.number, ErrorCodes.PROTOCOL_ERROR)
         stream.leave()
 
-    def _open(self, number: int, headers: list[tuple[bytes, bytes]]) -> None:
-        headers = [(_LENGTH if name == _HIDDEN else name, value) for name, value in headers]
-        self._earn(min(_FOR_A_HEAD, sum(len(name) + len(value) for name, value in headers)))
+    def _open(self, number: int, shown: heads.Head) -> None:
+        head = heads.shown(shown)
+        self._earn(min(_FOR_A_HEAD, heads.size(head)))
         try:
-            scope, length = self._scope(list(validate_headers(headers, _REQUEST))), _length(headers)
+            heads.check(head)
+            scope, length = self._scope(head), heads.length(head)
         except (ProtocolError, ValueError):
             return self._h2.reset_stream(number, ErrorCodes.PROTOCOL_ERROR)
         if self._leaving or len(self._streams) >= STREAMS:
@@ -382,14 +374,6 @@ class Http2(asyncio.Protocol):
             self._end()
         elif not self._streams and not self.transport.is_closing():
             self._rest()
-
-
-def _length(headers: list[tuple[bytes, bytes]]) -> int | None:
-    """The length that a head gives its body. Raises ProtocolError or ValueError where it is no number, or several."""
-    given = {value for name, value in headers if name == _LENGTH}
-    if len(given) > 1 or not all(value.isdigit() for value in given):
-        raise ProtocolError("the content-length is not a number")
-    return int(given.pop()) if given else None
 
 
 def _settings(streams: int) -> Settings:
