@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -189,6 +190,27 @@ def exposition() -> bytes:
     return text
 
 
+_renderer = ThreadPoolExecutor(1, "exposition")
+_lock = threading.Lock()
+_next: Future[bytes] | None = None
+
+
+def shared_exposition() -> Future[bytes]:
+    """One that has not begun, from a thread: whoever asks before it begins shares it, however many they are."""
+    global _next
+    with _lock:
+        if _next is None:
+            _next = _renderer.submit(_begin)
+        return _next
+
+
+def _begin() -> bytes:
+    global _next
+    with _lock:
+        _next = None
+    return exposition()
+
+
 _TEI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?te_\w+)_total\b", re.MULTILINE)
 _TEI_DURATION = re.compile(rb"^(?:# (?:HELP|TYPE) )?te_request_(?:[a-z]+_)?duration.*\n", re.MULTILINE)
 
@@ -198,7 +220,7 @@ def listen(host: str, port: int) -> None:
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("content-type", CONTENT_TYPE)])
-        return [exposition()]
+        return [shared_exposition().result()]
 
     try:
         server = make_server(host, port, application, _Ipv6 if ":" in host else ThreadingWSGIServer, _Silent)

@@ -1,5 +1,6 @@
 """What operators ask: health, what is served, metrics, the OpenAPI document, and a page to try the routes."""
 
+import asyncio
 from importlib.resources import files
 from typing import Any
 
@@ -80,7 +81,8 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 async def prometheus(service: Service, body: Any, call: Call) -> Reply:
-    return Reply(metrics.exposition(), headers={"content-type": metrics.CONTENT_TYPE})
+    text = await asyncio.shield(asyncio.wrap_future(metrics.shared_exposition()))  # others may wait for the same
+    return Reply(text, headers={"content-type": metrics.CONTENT_TYPE})
 
 
 async def docs(service: Service, body: Any, call: Call) -> Reply:

@@ -1,0 +1,34 @@
+"""Many who ask for the metrics at once cost one rendering."""
+
+import asyncio
+import threading
+
+from bei import metrics
+from bei.api import operations
+
+
+def test_who_asks_before_a_rendering_begins_shares_it(monkeypatch):
+    began, go, made = threading.Event(), threading.Event(), []
+
+    def exposition() -> bytes:
+        made.append(b"%d" % len(made))
+        began.set()
+        assert go.wait(10)
+        return made[-1]
+
+    async def ask() -> bytes:
+        return (await operations.prometheus(None, None, None)).body
+
+    async def scenario() -> list[bytes]:
+        first = asyncio.create_task(ask())
+        await asyncio.to_thread(began.wait, 10)
+        later = [asyncio.create_task(ask()) for _ in range(500)]
+        await asyncio.sleep(0)
+        later.pop().cancel()  # one that leaves takes nothing from the others
+        await asyncio.sleep(0)
+        go.set()
+        return [await first, *await asyncio.gather(*later)]
+
+    monkeypatch.setattr(metrics, "exposition", exposition)
+    assert asyncio.run(scenario()) == [b"0", *[b"1"] * 499]
+    assert len(made) == 2
