@@ -383,6 +383,8 @@ def test_what_is_put_to_texts_counts_in_an_answer(start_service, tiny_checkpoint
     bounded = pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes")
     with bounded:
         run(service.decode([[50] * 100_000]))
+    with bounded:  # its text is a tenth of that, but each token is a text of its own on the way
+        run(service.decode([[50] * 6000]))
     with bounded:
         run(service.tokenize(["a"] * 300))
     with bounded:

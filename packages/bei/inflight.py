@@ -1,7 +1,7 @@
 """Bytes that a process holds for requests in flight: their bodies, what the model makes of them, and their answers."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -23,10 +23,11 @@ class _Request:
 
 
 class InFlight:
-    """Safe to use from several threads. What is held counts for the request in whose scope it is, until that ends."""
+    """Safe to use from several threads. What is held counts for the request in whose scope it is, until that ends.
+    `on_calm` is called whenever a MiB or less is held again after more was."""
 
-    def __init__(self, limit: int):
-        self.limit = limit
+    def __init__(self, limit: int, on_calm: Callable[[], None] = lambda: None):
+        self.limit, self._on_calm = limit, on_calm
         self.held = 0
         self._lock = threading.Lock()
 
@@ -80,5 +81,9 @@ class InFlight:
 
     def _add(self, size: int, own: _Request) -> None:
         with self._lock:
+            before = self.held
             self.held += size
             own.held += size
+            calmed = self.held <= _SMALL < before
+        if calmed:
+            self._on_calm()

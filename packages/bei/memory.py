@@ -2,11 +2,15 @@
 
 import ctypes
 import gc
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGE = 1 << 20  # bytes
 _YOUNG = 10_000  # objects; 64 requests at once make several times Python's own 700 to 2,000 in a turn of the loop
+_CALM, _LATEST = 2.0, 30.0  # seconds
 
 
 def give_back_large_blocks() -> None:
@@ -19,6 +23,33 @@ def give_back_large_blocks() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _LARGE)
         mallopt(_TRIM_THRESHOLD, 4 * _LARGE)
+
+
+class Trimmer:
+    """Gives the small blocks that are free back to the system when a process has been calm for two seconds.
+
+    A large request leaves tens of megabytes of them in the heap of each thread that worked at it, and glibc returns
+    only those at a heap's end (malloc_trim(3)). Each heap is locked while that is done: tens of milliseconds for many.
+    """
+
+    def __init__(self, trim: Callable[[int], object] | None = None) -> None:
+        """`trim` is the C library's, where it has one."""
+        self._trim = trim or getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)
+        self._asked = threading.Event()
+        threading.Thread(target=self._run, name="trimmer", daemon=True).start()
+
+    def soon(self) -> None:
+        """Trim once this has not been asked for in two seconds, and in half a minute however often it is."""
+        self._asked.set()
+
+    def _run(self) -> None:
+        while self._asked.wait():
+            latest = time.monotonic() + _LATEST
+            while self._asked.is_set() and time.monotonic() < latest:
+                self._asked.clear()
+                time.sleep(_CALM)
+            gc.collect()  # a millisecond of what is not frozen; Python's lists of objects to use again are emptied, too
+            self._trim(0)
 
 
 def settle() -> None:

@@ -59,21 +59,22 @@ def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:
     as the lane of brief batches and the server that reads requests."""
     if yields:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    while True:
-        try:
-            rows, arrays = wire.receive(lane)
-        except OSError:
-            return
-        ids, types, cu_seqlens, prompts, attended = arrays
-        try:
-            found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, rows))], None
-        except EngineFailed as exc:
-            found, fault = [], exc.message
-        except Exception as exc:
-            log.exception("engine failed")
-            found, fault = [], f"engine failed: {type(exc).__name__}"
-        with suppress(OSError):  # the next receive says so, too
-            wire.send(lane, fault, found)
+    with suppress(OSError):  # the server is gone, or wants no more
+        while True:
+            _answer(engine, lane)
+
+
+def _answer(engine: Engine, lane: socket.socket) -> None:
+    """One batch. A function, so that nothing of it is kept until the next one comes. Raises OSError."""
+    rows, (ids, types, cu_seqlens, prompts, attended) = wire.receive(lane)
+    try:
+        found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, rows))], None
+    except EngineFailed as exc:
+        found, fault = [], exc.message
+    except Exception as exc:
+        log.exception("engine failed")
+        found, fault = [], f"engine failed: {type(exc).__name__}"
+    wire.send(lane, fault, found)
 
 
 def _log_to(control: socket.socket, level: int) -> None:

@@ -38,7 +38,7 @@ _PROBE_AFTER = 30.0  # seconds without a finished batch before a health check ru
 _PROBE_TIMEOUT = 30.0
 _JSON = 12  # bytes of a number in an answer
 _LABEL, _TERM, _ENTITY = 240, 50, 520  # bytes, about, of one in an answer, and of what makes it
-_DECODED = 4  # bytes of a character of a text that is made of tokens
+_DECODED, _PIECE = 4, 64  # bytes of a character of a text that is made of tokens, and of each token on the way
 _CHARACTER = 100  # of what is answered with its tokens, each of 400
 
 
@@ -60,7 +60,9 @@ class Service:
         self.settings = settings
         self.state: State = "loading"
         self._isolated: IsolatedEngine | None = IsolatedEngine(settings) if isolated else None
-        self.in_flight = InFlight(max(settings.payload_limit, settings.max_bytes_in_flight))
+        self.in_flight = InFlight(
+            max(settings.payload_limit, settings.max_bytes_in_flight), on_calm=memory.Trimmer().soon
+        )
 
     def load(self) -> None:
         """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
@@ -276,7 +278,7 @@ class Service:
         tokenizer = self._texts.tokenizer
         with self._pipeline.admission():
             size = await self._pipeline.off_loop(naming(ids, partial(tokenizer.decoded, ids)), of=ids)
-            self.in_flight.admit(_DECODED * size)
+            self.in_flight.admit(_DECODED * size + _PIECE * sum(map(len, ids)))
             read = partial(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
             return await self._pipeline.off_loop(read, of=ids)
 

@@ -9,6 +9,15 @@ from bei.tokenizer.reading import Tokens
 
 
 def tokens_of(text: str, parts: Iterable[Tokens]) -> Iterator[Token]:
+    """Each part is read before the first token is made: what Python and NumPy keep of the reading for the next time
+    would lie among the tokens, and hold a megabyte of their memory a block."""
+    for columns in list(_columns(text, parts)):
+        for id, start, end, first, last in zip(*(column.tolist() for column in columns), strict=True):
+            yield Token(id, text[start:end], False, first, last)
+
+
+def _columns(text: str, parts: Iterable[Tokens]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Of each part the tokens' ids, starts and ends in characters, and in bytes."""
     at = in_bytes = 0
     for tokens in parts:
         if not len(tokens):
@@ -17,9 +26,7 @@ def tokens_of(text: str, parts: Iterable[Tokens]) -> Iterator[Token]:
         at, in_bytes = low, in_bytes + int(_byte_offsets(text[at:low])[-1])
         offsets = in_bytes + _byte_offsets(text[low:high])
         starts, ends = tokens.starts, tokens.ends
-        columns = (tokens.ids, starts, ends, offsets[starts - low], offsets[ends - low])
-        for id, start, end, first, last in zip(*(column.tolist() for column in columns), strict=True):
-            yield Token(id, text[start:end], False, first, last)
+        yield tokens.ids, starts, ends, offsets[starts - low], offsets[ends - low]
 
 
 def _byte_offsets(text: str) -> np.ndarray:

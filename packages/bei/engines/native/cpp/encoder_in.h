@@ -46,9 +46,10 @@ class EncoderIn final : public BeiEncoder {
     const Pooling pooling{model_.modes, model_.mode_count};
     const int width = token_stages.width(model_.hidden_size) * pooling.count, row_size = stages.width(width);
     const Run run(*this, batch, token_stages.count == 0 ? only_token(pooling) : kAll);
+    RowBuffer pooled;  // not kept: a SPLADE batch needs a number for each word of the vocabulary and each sequence
     Rows<float> vectors = run.x;
     if (run.needed == kAll) {
-      vectors = run.memory->pooled.template get<float>(batch.sequences, width);
+      vectors = pooled.get<float>(batch.sequences, width);
       crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
         pool(run, sequence, token_stages, pooling, vectors.row(sequence), scratch);
       });
@@ -91,7 +92,7 @@ class EncoderIn final : public BeiEncoder {
  private:
   // A batch's states: x is the residual stream, qkv and context belong to the layer at hand.
   struct Memory {
-    RowBuffer x, qkv, context, pooled;
+    RowBuffer x, qkv, context;
   };
 
   // The sequence that this one continues, or -1; and how many tokens it has.
