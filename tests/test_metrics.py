@@ -4,7 +4,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -125,6 +128,8 @@ for worker in workers:
 """
 WORKER = """
 import sys
+import threading
+import time
 from bei import metrics
 
 metrics.observe_answer(1, 7, scored=False, total=0.02, tokenization=0.001, queue=0.01, inference=0.008)
@@ -158,3 +163,19 @@ def test_processes_are_summed_and_the_dead_keep_their_counts(tmp_path):
         assert sum(name.startswith("bei_build_info") for name in seen) == 1
         assert not any(name.startswith("bei_cancelled_total") for name in seen)
     assert (while_three["bei_requests_in_flight"], after["bei_requests_in_flight"]) == ("3.0", "2.0")
+
+
+def test_silent_connections_to_the_port_have_a_bound(monkeypatch):
+    monkeypatch.setattr(metrics, "_CONNECTION_SECONDS", 1.0)
+    metrics.listen("127.0.0.1", port := free_port())
+    before = threading.active_count()
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(50)]
+        ends = [sock.recv(1) for sock in silent[metrics.CONNECTIONS :]]  # closed at once
+        assert threading.active_count() - before <= 2 * metrics.CONNECTIONS
+        assert {*ends, *(sock.recv(1) for sock in silent)} == {b""}
+    deadline, status = time.monotonic() + 20, 0
+    while status != 200 and time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            status = httpx.get(f"http://127.0.0.1:{port}/metrics").status_code
+    assert status == 200

@@ -6,11 +6,13 @@ import os
 import platform
 import re
 import socket
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -33,6 +35,8 @@ from bei.errors import SetupError, address, why
 disable_created_metrics()  # a series more for each of the others, which no query here needs
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONNECTIONS = 16  # at once, of the port for metrics
+_CONNECTION_SECONDS = 10.0
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = [1.5e-5 * 1.5**k for k in range(35)]
 _LENGTHS = [2.0**k for k in range(16)]
@@ -223,14 +227,49 @@ def listen(host: str, port: int) -> None:
         return [shared_exposition().result()]
 
     try:
-        server = make_server(host, port, application, _Ipv6 if ":" in host else ThreadingWSGIServer, _Silent)
+        server = make_server(host, port, application, _Ipv6 if ":" in host else _Bounded, _Silent)
     except (OSError, OverflowError) as exc:
         place = address(host, port)
         raise SetupError(f"cannot serve metrics on {place}: {why(exc)}; choose another --prometheus-port") from None
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
 
-class _Ipv6(ThreadingWSGIServer):
+class _Bounded(ThreadingWSGIServer):
+    """Has so many connections at once, for so long each; one too many is closed."""
+
+    request_queue_size = 64
+
+    def __init__(self, *of_wsgi: Any):
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*of_wsgi)
+
+    def process_request(self, request: socket.socket, client: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: socket.socket, client: Any) -> None:
+        end = threading.Timer(_CONNECTION_SECONDS, _hang_up, [request])
+        end.daemon = True
+        end.start()
+        try:
+            super().process_request_thread(request, client)
+        finally:
+            end.cancel()
+            self._room.release()
+
+    def handle_error(self, request: socket.socket, client: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # its client is not there any more
+            super().handle_error(request, client)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
+class _Ipv6(_Bounded):
     address_family = socket.AF_INET6
 
 
