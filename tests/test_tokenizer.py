@@ -163,7 +163,7 @@ def test_decode(tokenizer):
     assert tokenizer.decode([ids], skip_special_tokens=True)[0].strip() == "the cat sat"
     assert "[" in tokenizer.decode([ids], skip_special_tokens=False)[0]
     with pytest.raises(Invalid, match="1000 is outside the vocabulary"):
-        tokenizer.decode([[1000]], skip_special_tokens=True)
+        tokenizer.decoded([[1000]])
 
 
 def test_no_room_for_a_text(tmp_path):

@@ -209,7 +209,7 @@ class Tokenizer:
         return len(prompt or "") + sum(4 + len(self._special(id).text) for id in ids)
 
     def decoded(self, ids: Sequence[list[int]]) -> int:
-        """Characters that `decode` makes at most."""
+        """Characters that `decode` makes at most. Raises Invalid for an id outside the vocabulary."""
         for i, item in enumerate(ids):
             self._check_ids(i, item)
         return limits.decoded(self._library) * sum(int((self._token_lengths[item] + 1).sum()) for item in ids if item)
@@ -220,6 +220,7 @@ class Tokenizer:
         return np.array([len(token) for token in vocabulary(self._library, self._vocab_size)])
 
     def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
+        """The text of each list of ids that `decoded` has checked."""
         with library_errors("tokenizer error", Untokenizable):
             return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
