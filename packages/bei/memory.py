@@ -34,7 +34,8 @@ class Trimmer:
 
     def __init__(self, trim: Callable[[int], object] | None = None) -> None:
         """`trim` is the C library's, where it has one."""
-        self._trim = trim or getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)
+        of_library: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)
+        self._trim = trim or of_library
         self._asked = threading.Event()
         threading.Thread(target=self._run, name="trimmer", daemon=True).start()
 

@@ -243,13 +243,13 @@ class _Bounded(ThreadingWSGIServer):
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(*of_wsgi)
 
-    def process_request(self, request: socket.socket, client: Any) -> None:
+    def process_request(self, request: Any, client: Any) -> None:
         if self._room.acquire(blocking=False):
             super().process_request(request, client)
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: socket.socket, client: Any) -> None:
+    def process_request_thread(self, request: Any, client: Any) -> None:
         end = threading.Timer(_CONNECTION_SECONDS, _hang_up, [request])
         end.daemon = True
         end.start()
@@ -259,7 +259,7 @@ class _Bounded(ThreadingWSGIServer):
             end.cancel()
             self._room.release()
 
-    def handle_error(self, request: socket.socket, client: Any) -> None:
+    def handle_error(self, request: Any, client: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # its client is not there any more
             super().handle_error(request, client)
 
