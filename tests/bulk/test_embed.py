@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from bei import cli
 from bei.bulk import run as bulk
+from bei.bulk.parts import Parts
 from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
@@ -243,7 +244,7 @@ def test_a_missing_package_is_named_with_its_extra(invoke, source, tmp_path, mon
 
 def test_a_kill_between_the_end_and_the_last_rename_or_after_it(invoke, source, tmp_path, monkeypatch):
     output = tmp_path / "out.npy"
-    monkeypatch.setattr(bulk.Output, "drop", lambda *_: None)
+    monkeypatch.setattr(Parts, "drop", lambda *_: None)
     assert invoke(source, output, "--part-rows", "100").exit_code == 0
     monkeypatch.undo()
     made, parts = output.read_bytes(), tmp_path / "out.npy.parts"
