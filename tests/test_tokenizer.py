@@ -285,7 +285,7 @@ def test_two_templates_in_a_row_are_refused_in_words(tmp_path):
     templates = [processors.TemplateProcessing(single=of, special_tokens=around) for of in ("[CLS] $A", "$A [SEP]")]
     library.post_processor = processors.Sequence(templates)
     library.save(str(folder / "tokenizer.json"))
-    with pytest.raises(SetupError, match="two templates in a row"):
+    with pytest.raises(SetupError, match="one TemplateProcessing, not two in a row"):
         Tokenizer(read(folder, "m"))
 
 

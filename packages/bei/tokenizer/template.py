@@ -67,8 +67,8 @@ def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
     spans = [[i for i, owner in enumerate(probe.sequence_ids) if owner == text] for text in range(texts)]
     if not all(spans):
         raise SetupError(
-            "tokenizer.json: its post_processor has two templates in a row, after which no token is known to be the "
-            "text's; write them as one TemplateProcessing"
+            "tokenizer.json is not a tokenizer: of what it makes of a text, no token is the text's; its post_processor "
+            "may have one TemplateProcessing, not two in a row"
         )
     ends = [0, *(at for span in spans for at in (span[0], span[-1] + 1)), len(probe.ids)]
     fixed = [slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True)]
