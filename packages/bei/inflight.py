@@ -1,8 +1,7 @@
 """Bytes that a process holds for requests in flight: their bodies, what the model makes of them, and their answers."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from bei.errors import Overloaded, TooLarge
@@ -22,6 +21,25 @@ class _Request:
         self.held = 0
 
 
+class _Scope:
+    """A plain context manager: each request enters two."""
+
+    __slots__ = ("_in_flight", "_own", "_token")
+
+    def __init__(self, in_flight: "InFlight"):
+        self._in_flight = in_flight
+
+    def __enter__(self) -> None:
+        self._own = None if _request.get() is not None else _Request()
+        if self._own is not None:
+            self._token = _request.set(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            _request.reset(self._token)
+            self._in_flight.end(self._own)
+
+
 class InFlight:
     """Safe to use from several threads. What is held counts for the request in whose scope it is, until that ends.
     `on_calm` is called whenever a MiB or less is held again after more was."""
@@ -31,19 +49,9 @@ class InFlight:
         self.held = 0
         self._lock = threading.Lock()
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> "_Scope":
         """The scope of a request; within another it is that one."""
-        if _request.get() is not None:
-            yield
-            return
-        own = _Request()
-        token = _request.set(own)
-        try:
-            yield
-        finally:
-            _request.reset(token)
-            self._add(-own.held, own)
+        return _Scope(self)
 
     def has_room(self, size: int, whole: int) -> bool:
         """For more of something, of which `whole` has come. It may take all that nobody else needs."""
@@ -78,6 +86,11 @@ class InFlight:
                 "(max_bytes_in_flight)"
             )
         return most
+
+    def end(self, own: _Request) -> None:
+        """Give back all that a request holds."""
+        if own.held:
+            self._add(-own.held, own)
 
     def _add(self, size: int, own: _Request) -> None:
         with self._lock:
