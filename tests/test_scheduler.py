@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from bei import scheduler as scheduling
 from bei.batching import Entry, Limits, Queue, Request
 from bei.engines.base import Batch
 from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
@@ -118,8 +119,9 @@ def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):
     assert len(engine.batches) <= 4  # one running, one prepared, then batches of what had gathered
 
 
-def test_what_is_prepared_runs_next(running):
-    """A thread whose batch has ended does not come back before one that waits."""
+def test_what_is_prepared_runs_next(running, monkeypatch):
+    """A thread whose batch has ended does not come back before one that waits; the time to wake up is zero here."""
+    monkeypatch.setattr(scheduling, "_OVERTAKEN", 0.0)
     scheduler, engine, inbox = running
     run, rng = engine.run, random.Random(0)
     engine.run = lambda batch: time.sleep(rng.choice([0, 0.001])) or run(batch)

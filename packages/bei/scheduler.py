@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overl
 log = logging.getLogger("bei")
 
 _SMOOTHING = 0.1  # of a batch's speed in the mean
+_OVERTAKEN = 0.02  # seconds for which a thread that runs already goes before one that has to wake up
 
 
 def deliver(outcomes: Sequence[Outcome]) -> None:
@@ -35,6 +37,13 @@ def deliver(outcomes: Sequence[Outcome]) -> None:
 
 
 Keep = Callable[[np.ndarray], Any]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """For a stream, since a time.monotonic()."""
+
+    since: float
 
 
 class Scheduler:
@@ -60,7 +69,7 @@ class Scheduler:
         self._running = self._long = (
             0  # batches that run, the brief lane's excepted; those of requests that are not brief
         )
-        self._line: list[object] = []  # batches that wait for a stream
+        self._line: list[_Waiting] = []  # batches that wait for a stream
         self._in_lane = False  # whether the brief lane runs one
         self._speed = 0.0  # tokens a second, of all streams
         self._closing = False
@@ -183,27 +192,29 @@ class Scheduler:
 
     @contextmanager
     def _turn(self, batch: Batch, is_brief: bool) -> Iterator[None]:
-        """A stream for a batch, each in its turn, or the brief lane where it may have it and streams are long taken."""
-        mine = object()
+        """A stream for a batch, each about in its turn, or the brief lane where it may have it and streams are long taken."""
+        mine = _Waiting(time.monotonic())
         fits = is_brief and self._engine.has_brief_lane and len(batch.input_ids) <= BRIEF
 
         def has_lane() -> bool:
             return fits and self._long > 0 and not self._in_lane
 
         def has_stream() -> bool:
-            return self._running < self._engine.streams and self._line[0] is mine
+            first = self._line[0]
+            return self._running < self._engine.streams and (first is mine or mine.since < first.since + _OVERTAKEN)
 
         with self._ended:
-            self._line.append(mine)  # else a thread whose batch has ended comes back before one that waits awakes
+            self._line.append(mine)
             self._ended.wait_for(lambda: has_stream() or has_lane())
             in_lane = not has_stream()
             self._line.remove(mine)
-            self._ended.notify_all()
             if in_lane:
                 self._in_lane = True
             else:
                 self._running += 1
                 self._long += not is_brief
+            if self._line and self._running < self._engine.streams:
+                self._ended.notify_all()
         try:
             yield
         finally:
