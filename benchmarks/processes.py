@@ -75,13 +75,16 @@ def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> It
 
 
 def start(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Tree:
-    """On a free port, which it says itself."""
+    """On a free port, which it says itself. Where it imports from `path`, it does not stand here: a server's own processes
+    import nothing from where it stands."""
     started = time.perf_counter()
     log.parent.mkdir(exist_ok=True, parents=True)
     command = [sys.executable, "-m", "bei.cli", "serve", "--config", str(ROOT / config), "--port", "0", *flags]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(map(str, [*path, *_PATH]))}
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=ROOT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment, cwd=log.parent if path else ROOT
+        )
     while not ((listens := _LISTENS.search(log.read_text())) and ready(int(listens[1]))):
         if process.poll() is not None or time.perf_counter() - started > READY:
             process.kill()
