@@ -75,7 +75,7 @@ def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> It
 
 
 def start(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Tree:
-    """On a free port, which it says itself. Where it imports from `path`, it does not stand here: a server's own processes
+    """On a free port, which it says itself. What imports from `path` does not stand here: the processes of a server
     import nothing from where it stands."""
     started = time.perf_counter()
     log.parent.mkdir(exist_ok=True, parents=True)

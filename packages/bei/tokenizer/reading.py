@@ -101,7 +101,7 @@ class Reader:
         """int32[tokens] of each text: all of a short one, of a long one its first `most`, or with direction `left` its
         last."""
         if len(texts) == 1 and len(texts[0]) <= _BRIEF:  # as most requests have it
-            return [cut(ids, most, direction) for ids in self._brief(texts)]
+            return self._brief(texts)
         whole = _bounded(2 * _A_TOKEN * most, WHOLE)
         is_short = [len(text) <= min(whole, self._most(text)) for text in texts]
         short = self._short([text for text, brief in zip(texts, is_short, strict=True) if brief])
