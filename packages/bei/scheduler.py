@@ -192,7 +192,7 @@ class Scheduler:
 
     @contextmanager
     def _turn(self, batch: Batch, is_brief: bool) -> Iterator[None]:
-        """A stream for a batch, each about in its turn, or the brief lane where it may have it and streams are long taken."""
+        """A stream for a batch, about in turn, or the brief lane where it may have it and streams are long taken."""
         mine = _Waiting(time.monotonic())
         fits = is_brief and self._engine.has_brief_lane and len(batch.input_ids) <= BRIEF
 
