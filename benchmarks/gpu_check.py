@@ -28,7 +28,7 @@ from bei.settings.block import QuantizationType
 from benchmarks.cpu import minilm
 from benchmarks.gpu import machine, options
 from benchmarks.texts import sentences
-from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 ROOT = Path(__file__).parents[1]
 KINDS: dict[str, type[Engine]] = {"torch": TorchEngine, "tensorrt": TensorRTEngine}

@@ -13,10 +13,10 @@ from bei.engines.base import Engine
 from bei.engines.null import NullEngine
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.configs import tiny_config
-from tests.servers import ROOT, serving
-from tests.small_models import small_model
-from tests.tiny_models import random_model, save
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT, serving
+from tests.support.small_models import small_model
+from tests.support.tiny_models import random_model, save
 
 TASK_SERVERS = {
     "embedding": ("config.yaml", ()),
@@ -34,13 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Whoever compiles, here or in a process that a test starts, does it through `tests/compiler.py`."""
+    """Whoever compiles, here or in a process that a test starts, does it through `tests/support/compiler.py`."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None or "TESTS_CXX" in os.environ:
         return
     objects = ROOT / ".pytest_cache" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"TESTS_CXX": compiler, "TESTS_OBJECTS": str(objects), "CXX": str(ROOT / "tests/compiler.py")}
+    os.environ |= {"TESTS_CXX": compiler, "TESTS_OBJECTS": str(objects), "CXX": str(ROOT / "tests/support/compiler.py")}
 
 
 @pytest.fixture(scope="session")

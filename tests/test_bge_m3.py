@@ -15,7 +15,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError, WrongTask
 from bei.serving.answers import Options
-from tests.tiny_models import random_model, save, write_json
+from tests.support.tiny_models import random_model, save, write_json
 
 CLS = {"pooling_mode": "cls"}
 UNUSED = {0, 1, 2, 3}  # [PAD], [UNK], [CLS], [SEP]

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from bei import cli, router
 from bei.serving.routes import ROUTES
 from bei.serving.service import Service
-from tests.configs import tiny_config
-from tests.servers import free_port, wait_until_ready
-from tests.tiny_models import random_model, save
+from tests.support.configs import tiny_config
+from tests.support.servers import free_port, wait_until_ready
+from tests.support.tiny_models import random_model, save
 
 ROOT = Path(__file__).parents[1]
 

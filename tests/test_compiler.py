@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compiler import __file__ as remembering
+from tests.support.compiler import __file__ as remembering
 
 Compile = Callable[..., tuple[int, bool]]
 

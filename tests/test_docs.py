@@ -11,7 +11,7 @@ import pytest
 from bei import api, cli
 from bei.router import text_embeddings_router
 from bei.settings import Settings
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
 DOCUMENTS = [name for name in FILES if name.endswith(".md")]

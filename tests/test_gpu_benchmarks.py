@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from benchmarks import gpu, gpu_check, gpu_http
 from benchmarks.gpu_check import COSINE_BF16, RELATIVE, Check
 from benchmarks.gpu_models import operations
-from tests.small_models import MODELS
+from tests.support.small_models import MODELS
 
 
 @pytest.fixture(scope="module")

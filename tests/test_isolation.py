@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from bei import processes
-from tests.configs import tiny_config
-from tests.servers import BEI, ROOT, free_port, wait_until_ready
+from tests.support.configs import tiny_config
+from tests.support.servers import BEI, ROOT, free_port, wait_until_ready
 
 PACKAGES = str(ROOT / "packages")
 ROUTER = BEI.with_name("text-embeddings-router")

@@ -16,7 +16,7 @@ from bei.errors import Invalid, SetupError
 from bei.serving.answers import Options
 from tests.api.test_answer import post
 from tests.api.test_tasks import refused
-from tests.tiny_models import random_model, write_json, write_modules
+from tests.support.tiny_models import random_model, write_json, write_modules
 
 QUERY = "where do cats sit?"
 TEXTS = ["A cat sat on the mat.", "Dogs run; {braces} & more", "", "cat " * 30]

@@ -18,9 +18,9 @@ from bei.tokenizer import Tokenizer, reading
 from bei.tokenizer.places import as_sent
 from bei.tokenizer.reading import Reader, joined_tokens
 from bei.tokenizer.template import longest_first
-from tests.small_models import small_model
-from tests.tiny_models import random_model, save
-from tests.tokenizer_kinds import KINDS, SENTENCES, kind
+from tests.support.small_models import small_model
+from tests.support.tiny_models import random_model, save
+from tests.support.tokenizer_kinds import KINDS, SENTENCES, kind
 
 SEGMENTS = [
     *(" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "\x00", "\x07", "\u200d"),

@@ -11,9 +11,9 @@ from bei import cli, launch
 from bei.api import ROUTES
 from bei.errors import one_line, printable, short
 from tests.api.test_answer import call
-from tests.configs import tiny_config
-from tests.servers import ROOT
-from tests.tiny_models import random_model, save, write_json
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT
+from tests.support.tiny_models import random_model, save, write_json
 
 PACKAGE = ROOT / "packages" / "bei"
 OURS = {"Error", "SetupError", "Invalid", "EngineFailed", "EngineDied", "NotReady"}

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bei import metrics
 from bei.errors import SetupError
-from tests.servers import ROOT, free_port
+from tests.support.servers import ROOT, free_port
 
 TEI = """
 te_request_count te_request_success te_request_failure te_embed_count te_embed_success te_predict_count

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from bei import cli, engines
 from bei.checkpoint import sources
 from bei.engines.isolated import IsolatedEngine
-from tests.configs import tiny_config
-from tests.servers import BEI, ROOT
-from tests.tiny_models import random_model, save
+from tests.support.configs import tiny_config
+from tests.support.servers import BEI, ROOT
+from tests.support.tiny_models import random_model, save
 
 LIMIT = 120.0
 KILLED = "import os, sys\nif 'bei.{module}' in sys.orig_argv: os.kill(os.getpid(), 9)\n"

@@ -17,7 +17,7 @@ from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.api.test_tasks import classifier, splade
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 from tests.test_service import Gate, run
 
 LIMIT = 20.0

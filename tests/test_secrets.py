@@ -22,8 +22,8 @@ from bei.engines.null import NullEngine
 from bei.errors import SetupError
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.configs import tiny_config
-from tests.server.running import Running
+from tests.support.configs import tiny_config
+from tests.support.running import Running
 
 CANARY = "canary-7f3a91"
 ADDRESS = f"https://user:{CANARY}@127.0.0.1:1/model.tar.gz?X-Signature={CANARY}#{CANARY}"

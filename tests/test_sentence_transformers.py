@@ -14,7 +14,7 @@ from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.serving.answers import Options
-from tests.tiny_models import FAMILIES, random_model, save, write_json
+from tests.support.tiny_models import FAMILIES, random_model, save, write_json
 
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE"]
 PROMPTS = {"query": "then it was ", "document": ""}

@@ -18,7 +18,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Empty
 from bei.serving.answers import Options
-from tests.tiny_models import random_model, save, write_json
+from tests.support.tiny_models import random_model, save, write_json
 
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE ..."]
 QUERIES = ["the cat", "a big dog ran then?", "tree " * 60]

@@ -33,7 +33,7 @@ from bei.errors import (
 from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 LIMIT = 20.0
 

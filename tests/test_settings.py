@@ -7,7 +7,7 @@ import yaml
 
 from bei.errors import SetupError
 from bei.settings import Settings
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ from bei.tokenizer import Tokenizer
 from benchmarks.texts import text_sets
 from tests.engines.conftest import Interpreted
 from tests.engines.test_parity import cosines, reference
-from tests.small_models import small_model
+from tests.support.small_models import small_model
 
 TOKENS = 96
 

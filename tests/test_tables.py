@@ -29,8 +29,8 @@ from bei.settings.block import QuantizationType
 from bei.tasks import scores
 from docs import models as docs
 from tests.api import test_tasks
-from tests.servers import ROOT
-from tests.tiny_models import FAMILIES
+from tests.support.servers import ROOT
+from tests.support.tiny_models import FAMILIES
 
 CPP = ROOT / "packages" / "bei" / "engines" / "native" / "cpp"
 BEI = ROOT / "packages" / "bei"

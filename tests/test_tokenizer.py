@@ -16,7 +16,7 @@ from bei.checkpoint.load import read
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer import Tokenizer
 from bei.tokenizer.template import cut, inner, longest_first, windows
-from tests.tiny_models import VOCAB, WORDS, random_model, save, word_pieces, write_json
+from tests.support.tiny_models import VOCAB, WORDS, random_model, save, word_pieces, write_json
 
 TEXTS = ["the cat sat", "a", "x" * 300, "Big, red! mat?", "naïve \U0001f600 日本 [SEP] cat", " ", "the cat " * 100]
 

@@ -16,9 +16,9 @@ from bei.checkpoint.load import read
 from bei.errors import SetupError
 from bei.tokenizer import Tokenizer, limits, trial
 from bei.tokenizer.reading import Reader
-from tests.small_models import small_model
-from tests.tiny_models import random_model, save
-from tests.tokenizer_kinds import KINDS, kind
+from tests.support.small_models import small_model
+from tests.support.tiny_models import random_model, save
+from tests.support.tokenizer_kinds import KINDS, kind
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from bei import api, cli, tracing
 from bei.api import Call
 from tests.api.test_answer import TEXTS, call
-from tests.configs import tiny_config
-from tests.servers import ROOT, serving
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT, serving
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.configs import tiny_config
-from tests.servers import ROOT, free_port, wait_until_ready
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT, free_port, wait_until_ready
 
 NOBODY = 65534
 

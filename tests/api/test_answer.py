@@ -23,7 +23,7 @@ from bei.engines.base import Precision
 from bei.engines.null import NullEngine
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 TEXTS = ["the cat", "a big dog"]
 

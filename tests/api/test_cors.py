@@ -7,7 +7,7 @@ import pytest
 from bei.errors import SetupError
 from bei.settings import Settings
 from tests.api.test_answer import call
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 PAGE, OTHER = "https://page.example", "https://other.example:8443"
 BODY = {"inputs": "the cat"}

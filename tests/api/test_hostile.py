@@ -13,7 +13,7 @@ from bei.server import app
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.api.test_answer import call
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 
 @pytest.fixture

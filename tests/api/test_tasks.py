@@ -18,9 +18,9 @@ from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tasks.late_interaction import maxsim
 from tests.api.test_answer import PATHS, bodies, call, post
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import random_model, save, write_json
 from tests.test_sentence_transformers_kinds import multi_vector
-from tests.tiny_models import random_model, save, write_json
 
 QUERY, TEXTS = "the cat", ["a big dog", "the cat sat on the mat", "it ran", "the cat"]
 LABELS = ["O", "B-PER", "I-PER"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.configs import tiny_config
-from tests.servers import ROOT, free_port
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT, free_port
 
 QUIET = {
     **os.environ,

@@ -20,8 +20,8 @@ from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.bulk.conftest import QUIET
-from tests.configs import tiny_config
-from tests.tiny_models import WORDS, random_model, save, write_json
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import WORDS, random_model, save, write_json
 
 FLAGS = ("--engine", "native", "--precision", "fp32", "--threads", "1", "--log-level", "warning")
 

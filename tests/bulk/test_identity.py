@@ -12,8 +12,8 @@ from bei.bulk.parts import Parts
 from bei.bulk.worker import Job
 from bei.checkpoint.load import Casing, Checkpoint, Prompts, Specials, read
 from bei.settings import Settings
-from tests.configs import tiny_config
-from tests.tiny_models import random_model, save, write_json
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import random_model, save, write_json
 
 OF_NO_ROW = {
     *("source", "repo", "revision", "credential"),  # the content is hashed, wherever it is

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tests.bulk.conftest import QUIET
 from tests.bulk.test_embed import texts
-from tests.servers import ROOT, free_port, wait_until_ready
+from tests.support.servers import ROOT, free_port, wait_until_ready
 
 QUIETLY = {"env": QUIET, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
 

@@ -16,7 +16,7 @@ from bei.checkpoint import own_code
 from bei.checkpoint.reranking import judge
 from bei.checkpoint.task import head_kind, labels, scoring
 from bei.errors import SetupError
-from tests.tiny_models import CAUSAL, FAMILIES, random_model
+from tests.support.tiny_models import CAUSAL, FAMILIES, random_model
 
 TRAINING = "of training alone"
 NAMES = "said elsewhere, where it is read: tokens by tokenizer.json, labels by id2label, types by the tensors"

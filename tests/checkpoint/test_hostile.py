@@ -11,7 +11,7 @@ from bei.checkpoint.load import read
 from bei.checkpoint.tensors import scan
 from bei.errors import SetupError
 from bei.tokenizer import Tokenizer
-from tests.tiny_models import LETTERS, random_model, save, write_json
+from tests.support.tiny_models import LETTERS, random_model, save, write_json
 
 
 @pytest.fixture

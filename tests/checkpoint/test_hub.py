@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.servers import BEI
+from tests.support.servers import BEI
 
 COMMIT = "a" * 40
 MODEL = {"source": "HF", "repo": "org/tiny"}

@@ -12,8 +12,8 @@ from bei.architectures.spec import Dense, LayerNorm, Normalize, Pooling
 from bei.checkpoint.load import read, read_for
 from bei.errors import SetupError
 from bei.settings import Settings
-from tests.configs import tiny_config
-from tests.tiny_models import FAMILIES, random_model, save, write_json, write_modules
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import FAMILIES, random_model, save, write_json, write_modules
 
 
 @pytest.fixture

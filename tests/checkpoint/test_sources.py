@@ -42,7 +42,7 @@ from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
 from bei.errors import SetupError
 from bei.settings import Settings
-from tests.tiny_models import random_model, save, write_json, write_modules
+from tests.support.tiny_models import random_model, save, write_json, write_modules
 
 
 def settings(source: str, repo: str, tmp_path: Path, secret: str | None = None, **flags) -> Settings:

@@ -6,7 +6,7 @@ import pytest
 
 from bei.checkpoint.load import read
 from bei.errors import SetupError
-from tests.tiny_models import random_model, save, write_json
+from tests.support.tiny_models import random_model, save, write_json
 
 ONE, TWO = {0: "relevant"}, {0: "no", 1: "yes"}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.clients.calls import CALLS
 from tests.live.test_vectors import cosines
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 HERE = Path(__file__).parent
 JS_CALLS = re.findall(r"async (js_\w+)\(", (HERE / "calls.mjs").read_text())

@@ -12,8 +12,8 @@ import yaml
 
 from bei import api
 from bei.settings import Settings
-from tests.configs import tiny_config
-from tests.servers import ROOT, serving
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT, serving
 from tests.test_lock import IMAGES
 
 DEPLOY = ROOT / "deploy"

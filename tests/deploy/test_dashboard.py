@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from bei import metrics
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 from tests.test_metrics import TIMES
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "bei.json").read_text())

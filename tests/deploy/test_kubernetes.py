@@ -8,9 +8,9 @@ import yaml
 
 from bei import api
 from bei.settings import Settings
-from tests.configs import tiny_config
 from tests.deploy.test_containers import QUEUE_SECONDS, environment, given
-from tests.servers import ROOT
+from tests.support.configs import tiny_config
+from tests.support.servers import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 

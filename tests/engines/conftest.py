@@ -21,8 +21,8 @@ from bei.engines.tensorrt.engine import recipe_of
 from bei.engines.tensorrt.runner import Runner
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
-from tests.engines.tensorrt_interpreter import Interpreter
-from tests.tiny_models import MEAN, random_model, save
+from tests.support.tensorrt_interpreter import Interpreter
+from tests.support.tiny_models import MEAN, random_model, save
 
 Make = Callable[..., Engine]
 Saved = Callable[..., tuple[PreTrainedModel, Path]]

@@ -25,7 +25,7 @@ from bei.engines.torch.weights import Weights, float8_rows
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.engines.test_parity import cosines, sequences
-from tests.tiny_models import FAMILIES, random_model, save
+from tests.support.tiny_models import FAMILIES, random_model, save
 
 FP32 = EngineOptions(precision="fp32", threads=1)
 IN_ONE_KERNEL = [name for name in FAMILIES if name not in ("mpnet", "deberta-v2", "jina_bert", "gemma2")]

@@ -15,7 +15,7 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import LEVELS, Level, level, levels
 from tests.engines.test_native import TOLERANCE, linear_error
 from tests.engines.test_parity import cosines, reference, sequences
-from tests.tiny_models import FAMILIES, random_model, save
+from tests.support.tiny_models import FAMILIES, random_model, save
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
 from tests.engines.test_parity import cosines, sequences
-from tests.tiny_models import ENCODERS, FAMILIES, VOCAB, random_model, save
+from tests.support.tiny_models import ENCODERS, FAMILIES, VOCAB, random_model, save
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
 COLBERT = LateInteraction(

@@ -17,7 +17,7 @@ from bei.engines.base import FACTS, Batch
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 LIMIT = 30.0  # seconds that any wait of these tests may take
 BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
@@ -145,7 +145,7 @@ def test_a_server_that_is_killed_leaves_no_process(tiny_folder):
     code = (
         "import sys, time; from pathlib import Path; from bei.engines.isolated import IsolatedEngine;"
         "from bei.checkpoint.load import read; from bei.settings import Settings;"
-        "from tests.configs import tiny_config;"
+        "from tests.support.configs import tiny_config;"
         f"folder = Path({str(tiny_folder)!r}); settings = Settings.load(tiny_config(folder), engine='null');"
         "engine = IsolatedEngine(settings).load(read(folder, 'm')); print('ready', flush=True); time.sleep(60)"
     )

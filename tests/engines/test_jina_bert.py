@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
 from tests.engines.test_parity import cosines, sequences
-from tests.tiny_models import VOCAB, word_pieces, write_json, write_modules
+from tests.support.tiny_models import VOCAB, word_pieces, write_json, write_modules
 
 HIDDEN, INNER, LAYERS = 48, 80, 2
 ACTIVATIONS = {"geglu": F.gelu, "reglu": F.relu}

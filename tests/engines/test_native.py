@@ -33,9 +33,9 @@ from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
 from bei.errors import EngineFailed, SetupError
 from bei.settings import Settings
-from tests.configs import tiny_config
 from tests.engines.test_parity import cosines, sequences
-from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "packages" / "bei" / "engines" / "native" / "cpp"

@@ -8,7 +8,7 @@ import torch
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
-from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 LENGTHS = [1, 5, 64, 7, 5, 1, 33, 64, 2]
 DEFAULT = {"rope_type": "default", "rope_theta": 20.0}

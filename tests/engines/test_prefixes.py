@@ -11,7 +11,7 @@ from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.prefixes import LEAST, share, worth_sharing
-from tests.tiny_models import CAUSAL, VOCAB, random_model, save
+from tests.support.tiny_models import CAUSAL, VOCAB, random_model, save
 
 LAST = {"pooling_mode": "lasttoken"}
 BEGINNINGS = [[i + 5 for i in range(n)] for n in (LEAST, LEAST + 1, LEAST + 9)]

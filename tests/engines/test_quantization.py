@@ -14,8 +14,8 @@ from bei.engines.quantization import Quantization, fast_precision
 from bei.errors import SetupError
 from bei.settings import Settings
 from bei.settings.block import QuantizationType
-from tests.configs import tiny_config
-from tests.tiny_models import random_model, save
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import random_model, save
 
 
 def asking(quantization: str, **flags) -> Settings:

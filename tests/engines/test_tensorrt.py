@@ -27,12 +27,12 @@ from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.engines.test_parity import cosines, sequences
-from tests.tiny_models import FAMILIES, VOCAB, random_model, save
+from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 pytest.importorskip("tensorrt_rtx")
 from bei.engines.tensorrt import api as tensorrt
 from tests.engines.conftest import Interpreted
-from tests.engines.tensorrt_interpreter import Interpreter
+from tests.support.tensorrt_interpreter import Interpreter
 
 FP32 = EngineOptions(precision="fp32")
 SOFT_CAPPED = ("gemma2",)

@@ -31,10 +31,10 @@ from bei.errors import Error
 from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tokenizer import Tokenizer
-from tests.configs import tiny_config
 from tests.fuzz.values import as_json, damaged, mutated, values
-from tests.tiny_models import random_model, write_json
-from tests.tiny_models import save as save_model
+from tests.support.configs import tiny_config
+from tests.support.tiny_models import random_model, write_json
+from tests.support.tiny_models import save as save_model
 
 LIMIT = 200_000  # bytes that a fuzzed archive may unpack to
 

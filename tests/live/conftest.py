@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import serving
+from tests.support.servers import serving
 
 # Elsewhere 16 bits are emulated, which takes minutes here; the engines' own tests run them.
 PRECISIONS = ["fp32", *(["bf16"] if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else [])]

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.processes import Tree, served
 from tests.conftest import TASK_SERVERS
-from tests.small_models import small_model
+from tests.support.small_models import small_model
 
 LIMIT = 60.0  # seconds in which it has to come back
 LEFT = 100  # MB

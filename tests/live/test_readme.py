@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 import pytest
 
-from tests.servers import ROOT, serving
+from tests.support.servers import ROOT, serving
 
 README = (ROOT / "README.md").read_text()
 ADDRESS = "127.0.0.1:8080"

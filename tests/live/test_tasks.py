@@ -14,7 +14,7 @@ from sentence_transformers import SparseEncoder
 
 from bei import api
 from tests.live.test_vectors import stsb
-from tests.small_models import small_model
+from tests.support.small_models import small_model
 from tests.tasks.test_entities import texts as texts_of_every_kind
 
 

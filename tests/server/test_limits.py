@@ -20,7 +20,7 @@ import pytest
 from bei.errors import SetupError
 from bei.server import connections, http1, listen
 from benchmarks.attacks import attacks
-from tests.server.running import LIMIT, Running
+from tests.support.running import LIMIT, Running
 
 PATIENCE = 0.5
 

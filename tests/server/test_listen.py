@@ -13,7 +13,7 @@ import pytest
 
 from bei.errors import SetupError
 from bei.server import connections, listen
-from tests.server.running import LIMIT, Running
+from tests.support.running import LIMIT, Running
 
 
 @pytest.fixture

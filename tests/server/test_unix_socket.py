@@ -16,7 +16,7 @@ import yaml
 
 from bei.errors import SetupError
 from bei.server import listen
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 LIMIT = 40.0
 

@@ -15,7 +15,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid
 from bei.serving.answers import Options
-from tests.tiny_models import VOCAB, WORDS, random_model, save
+from tests.support.tiny_models import VOCAB, WORDS, random_model, save
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 STRATEGIES = ["none", "simple", "first", "average", "max"]

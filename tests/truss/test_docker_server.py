@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.servers import ROOT, free_port, wait_until_ready
+from tests.support.servers import ROOT, free_port, wait_until_ready
 from tests.truss.test_bundle import BUILD
 from tests.truss.test_server import copy_bundle
 

@@ -17,8 +17,8 @@ import yaml
 from bei.api import Call, answer
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.servers import wait_until_ready
-from tests.small_models import small_model
+from tests.support.servers import wait_until_ready
+from tests.support.small_models import small_model
 from tests.truss.conftest import ENVIRONMENT, ROOT
 from tests.truss.test_bundle import BUILD
 

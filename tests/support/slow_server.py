@@ -15,7 +15,7 @@ from bei.server.app import asgi
 from bei.server.hosts import hosts_of
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.configs import tiny_config
+from tests.support.configs import tiny_config
 
 folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 logging.basicConfig(level="INFO")

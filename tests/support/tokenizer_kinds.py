@@ -5,7 +5,7 @@ from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from tests.tiny_models import word_pieces
+from tests.support.tiny_models import word_pieces
 
 SENTENCES = [
     "The cat sat on the mat, and then it ran under an old tree. It's 12345 miles; don't ask!",
