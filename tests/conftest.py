@@ -14,18 +14,11 @@ from bei.engines.null import NullEngine
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.live_servers import TASK_SERVERS
 from tests.support.servers import ROOT, serving
 from tests.support.small_models import small_model
 from tests.support.tiny_models import random_model, save
 
-TASK_SERVERS = {
-    "embedding": ("config.yaml", ()),
-    "reranker": ("examples/small-reranker/config.yaml", ()),
-    "by_score": ("examples/small-reranker/config.yaml", ("--rerank-order", "score")),
-    "classifier": ("examples/small-classifier/config.yaml", ()),
-    "pii": ("examples/small-pii/config.yaml", ()),
-    "splade": ("examples/small-splade/config.yaml", ()),
-}
 StartService = Callable[..., Service]
 
 

@@ -10,8 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.test_layers import HOME, imports
-from tests.test_lock import DEPENDENCIES, EXTRAS
+from tests.support.project import DEPENDENCIES, EXTRAS, HOME, imports
 
 ROOT = Path(__file__).parents[1]
 OURS = {"bei", "tests", "benchmarks", "docs"}

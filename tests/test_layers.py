@@ -1,10 +1,11 @@
 """The law of the tree: imports point down. A module may import its own folder, and any layer below."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.project import HOME, imports
 
 ROOT = Path(__file__).parents[1] / "packages" / "bei"
 LAYERS = [
@@ -26,13 +27,6 @@ LAYERS = [
     "cli",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
-SERVER = ("starlette", "uvicorn", "hypercorn", "granian", "fastapi", "h2", "httptools")
-HOME = {
-    "torch": ("engines/torch/", "engines/tensorrt/"),  # there it keeps the memory and the streams
-    "tensorrt": ("engines/tensorrt/",),
-    **dict.fromkeys(SERVER, ("server/",)),
-    **dict.fromkeys(("pyarrow", "ray", "tqdm"), ("bulk/",)),
-}
 PURE = {"batching", "errors", "tasks", "architectures"}
 IMPURE = {"threading", "asyncio", "concurrent", "time", "socket", "os", "pathlib", "httpx", "subprocess"}
 NEVER = {"pickle", "transformers", "sentence_transformers", "truss"}
@@ -40,16 +34,6 @@ NEVER = {"pickle", "transformers", "sentence_transformers", "truss"}
 
 def layer(inside: Path) -> str:
     return inside.parts[0].removesuffix(".py")
-
-
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything imported, wherever in the module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            yield from (f"{node.module}.{a.name}" if node.module == "bei" else node.module for a in node.names)
 
 
 def violations(inside: Path, source: str) -> list[str]:

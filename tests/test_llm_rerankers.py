@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification
 
 from bei.checkpoint.load import read
@@ -14,37 +14,13 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.serving.answers import Options
-from tests.api.test_answer import post
-from tests.api.test_tasks import refused
-from tests.support.tiny_models import random_model, write_json, write_modules
+from tests.support.calls import post, refused
+from tests.support.language_models import byte_level, language_model, save_language_model
+from tests.support.tiny_models import write_json, write_modules
 
 QUERY = "where do cats sit?"
 TEXTS = ["A cat sat on the mat.", "Dogs run; {braces} & more", "", "cat " * 30]
-SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<bos>"]
 WORDS = ["yes", "no", "Yes"]
-
-
-def byte_level() -> Tokenizer:
-    """Byte-level BPE that has whole tokens for the words that answer."""
-    vocab = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    merges = [("y", "e"), ("ye", "s"), ("n", "o"), ("Y", "e"), ("Ye", "s")]
-    vocab |= {a + b: len(vocab) + i for i, (a, b) in enumerate(merges)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
-    return tokenizer
-
-
-def save(folder, model, **config):
-    model.save_pretrained(folder)
-    byte_level().save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", config)
-    return folder
-
-
-def language_model(family: str, **options):
-    return random_model(family, 0, "ForCausalLM", vocab_size=320, max_position_embeddings=1024, **options)
 
 
 def qwen3(query: str, text: str, instruction: str | None) -> list[str]:
@@ -101,7 +77,7 @@ def rerank(service, **options) -> np.ndarray:
 @pytest.fixture
 def start(start_service, tmp_path):
     def start(model, name="org/tiny-rerank", template=None, **config):
-        checkpoint = read(save(tmp_path, model, **config), name, rerank_template=template)
+        checkpoint = read(save_language_model(tmp_path, model, **config), name, rerank_template=template)
         return start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
 
     return start
@@ -173,7 +149,7 @@ def test_neither_text_of_a_pair_is_cut_away(start, family):
 
 
 def test_a_name_or_a_setting_makes_a_reranker(tmp_path):
-    folder = save(tmp_path, language_model("qwen3"))
+    folder = save_language_model(tmp_path, language_model("qwen3"))
     assert read(folder, "org/tiny").task == "embedding"
     assert read(folder, "org/Tiny-Reranker").task == "reranker"
     assert read(folder, "org/Tiny-Reranker", rerank_template="none").task == "embedding"
@@ -183,7 +159,7 @@ def test_a_name_or_a_setting_makes_a_reranker(tmp_path):
 def test_the_words_that_a_logit_score_names(tmp_path, start_service):
     """sentence-transformers' CrossEncoder of a language model, whose template is in its tokenizer and not read."""
     model = language_model("qwen3")
-    folder = save(tmp_path, model)
+    folder = save_language_model(tmp_path, model)
     write_modules(folder, {"Transformer": "", "LogitScore": "1_LogitScore"})
     yes, no = (byte_level().token_to_id(word) for word in ("yes", "no"))
     write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": no, "false_token_id": yes})
@@ -196,7 +172,7 @@ def test_the_words_that_a_logit_score_names(tmp_path, start_service):
 
 
 def test_a_vocabulary_without_the_words_is_refused(tmp_path):
-    folder = save(tmp_path, language_model("qwen3"))
+    folder = save_language_model(tmp_path, language_model("qwen3"))
     tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
     tokenizer.save(str(folder / "tokenizer.json"))
     with pytest.raises(SetupError, match=r"no token 'yes'.*BEI_RERANK_TEMPLATE"):
@@ -257,7 +233,7 @@ def test_an_instruction_needs_a_template(start, start_service):
 
 def test_a_request_computes_its_prompt_once(start_service, tmp_path, native_cache):
     model = language_model("qwen3")
-    checkpoint = read(save(tmp_path, model), "org/tiny-rerank")
+    checkpoint = read(save_language_model(tmp_path, model), "org/tiny-rerank")
     engine = NativeEngine(checkpoint, EngineOptions(precision="fp32", threads=1, cache_dir=native_cache))
     engine.token_budget = 100
     batches = []

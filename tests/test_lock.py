@@ -2,18 +2,14 @@
 
 import re
 import subprocess
-import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DEPENDENCIES = PROJECT["project"]["dependencies"]
-EXTRAS = PROJECT["project"]["optional-dependencies"]
-IMAGES = {"deploy/requirements.lock": ("otel",), "deploy/requirements.cuda.lock": ("otel", "torch")}
+from tests.support.project import DEPENDENCIES, EXTRAS, IMAGES, PROJECT
+from tests.support.servers import ROOT
+
 LOCKS = ["requirements.lock", *IMAGES]
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from bei import cli, launch
 from bei.api import ROUTES
 from bei.errors import one_line, printable, short
-from tests.api.test_answer import call
+from tests.support.calls import call
 from tests.support.configs import tiny_config
 from tests.support.servers import ROOT
 from tests.support.tiny_models import random_model, save, write_json

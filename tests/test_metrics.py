@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import httpx
@@ -15,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bei import metrics
 from bei.errors import SetupError
+from tests.support.exposition import TIMES, gained
 from tests.support.servers import ROOT, free_port
 
 TEI = """
@@ -24,19 +24,6 @@ te_request_inference_duration te_embed_duration te_embed_tokenization_duration t
 te_embed_inference_duration te_predict_duration te_predict_tokenization_duration te_predict_queue_duration
 te_predict_inference_duration te_request_input_length te_batch_next_size te_batch_next_tokens te_queue_size
 """
-TIMES = {"total": 0.02, "tokenization": 0.001, "queue": 0.01, "inference": 0.008}
-
-
-def exposed() -> dict[str, float]:
-    """`name{labels}` → value of every sample, as the text has it."""
-    lines = (line for line in metrics.exposition().decode().splitlines() if line.startswith(("te_", "bei_")))
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-
-
-def gained(run: Callable[[], None]) -> dict[str, float]:
-    before = exposed()
-    run()
-    return {name: value - before.get(name, 0) for name, value in exposed().items() if value != before.get(name, 0)}
 
 
 def test_every_name_of_tei_is_there_as_tei_writes_it():

@@ -16,9 +16,9 @@ from bei.remote import Desk, RemoteEngine, RemoteScheduler
 from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.api.test_tasks import classifier, splade
 from tests.support.configs import tiny_config
-from tests.test_service import Gate, run
+from tests.support.task_models import classifier, splade
+from tests.support.waiting import Gate, run
 
 LIMIT = 20.0
 

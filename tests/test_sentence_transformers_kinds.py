@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SparseEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -18,6 +18,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Empty
 from bei.serving.answers import Options
+from tests.support.task_models import multi_vector
 from tests.support.tiny_models import random_model, save, write_json
 
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE ..."]
@@ -72,21 +73,6 @@ def test_the_older_sparse_layout(tmp_path):
     write_json(tmp_path / "model" / "modules.json", rows)
     write_json(tmp_path / "model" / "sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False})
     assert read(tmp_path / "model", "m").spec == newer.spec
-
-
-def multi_vector(folder, family="bert", *, mask=None, **options) -> MultiVectorEncoder:
-    base = save(folder / "base", random_model(family), pooling=None)
-    torch.manual_seed(1)
-    dense = Dense(48, 16, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings")
-    prompts = options.pop("prompts", {"query": "then ", "document": "it was "})
-    modules = [
-        Transformer(str(base), max_seq_length=60, **options),
-        dense,
-        mask or MultiVectorMask(),
-        Normalize(module_input_name="token_embeddings"),
-    ]
-    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save(str(folder / "model"))
-    return MultiVectorEncoder(str(folder / "model"), device="cpu")
 
 
 def check_multi_vector(reference, checkpoint, start_service) -> None:

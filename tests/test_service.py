@@ -34,34 +34,7 @@ from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
-
-LIMIT = 20.0
-
-
-class Gate(NullEngine):
-    """The null engine, which waits for `go` and fails on the word that `poison` stands for."""
-
-    def __init__(self, checkpoint):
-        super().__init__(checkpoint)
-        self.go = threading.Event()
-        self.go.set()
-        self.entered = threading.Event()
-        self.poison = -1
-
-    def run(self, batch):
-        self.entered.set()
-        assert self.go.wait(LIMIT)
-        if self.poison in batch.input_ids:
-            raise RuntimeError("poisoned")
-        return super().run(batch)
-
-
-def run(coroutine):
-    async def bounded():
-        async with asyncio.timeout(LIMIT):
-            return await coroutine
-
-    return asyncio.run(bounded())
+from tests.support.waiting import LIMIT, Gate, run
 
 
 def test_rows_are_in_order_and_do_not_depend_on_the_batch(start_service):

@@ -14,9 +14,9 @@ from bei.engines.torch.peaks import input_peaks
 from bei.settings.block import QuantizationType
 from bei.tokenizer import Tokenizer
 from benchmarks.texts import text_sets
-from tests.engines.conftest import Interpreted
-from tests.engines.test_parity import cosines, reference
+from tests.support.parity import cosines, reference
 from tests.support.small_models import small_model
+from tests.support.tensorrt_interpreter import Interpreted
 
 TOKENS = 96
 

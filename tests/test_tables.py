@@ -28,7 +28,7 @@ from bei.settings import DefaultRoute, PoolingSetting, RerankTemplate, Settings
 from bei.settings.block import QuantizationType
 from bei.tasks import scores
 from docs import models as docs
-from tests.api import test_tasks
+from tests.support import task_models
 from tests.support.servers import ROOT
 from tests.support.tiny_models import FAMILIES
 
@@ -153,7 +153,7 @@ def test_structures_of_the_abi(name):
 
 def test_every_task_has_all_that_a_task_needs():
     tasks = set(get_args(task.Task))
-    for table in (heads._TASKS, ROUTES, launch._TRY, test_tasks.KINDS, test_tasks.OWN):
+    for table in (heads._TASKS, ROUTES, launch._TRY, task_models.KINDS, task_models.OWN):
         assert set(table) == tasks
     own = {route for routes in ROUTES.values() for route in routes}
     assert set(get_args(DefaultRoute)) <= own

@@ -29,7 +29,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from bei import api, cli, tracing
 from bei.api import Call
-from tests.api.test_answer import TEXTS, call
+from tests.support.calls import TEXTS, call
 from tests.support.configs import tiny_config
 from tests.support.servers import ROOT, serving
 

@@ -1,6 +1,5 @@
 """Every route through bei.api.answer, on the null engine: what clients send, and what they cannot live without."""
 
-import asyncio
 import base64
 import gzip
 import json
@@ -18,14 +17,12 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from bei import api
-from bei.api import Call, Reply
 from bei.engines.base import Precision
 from bei.engines.null import NullEngine
 from bei.serving.service import Service
 from bei.settings import Settings
+from tests.support.calls import PATHS, TEXTS, bodies, call, post
 from tests.support.configs import tiny_config
-
-TEXTS = ["the cat", "a big dog"]
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +31,6 @@ def service(tiny_checkpoint):
     service.start(tiny_checkpoint, NullEngine(tiny_checkpoint))
     yield service
     service.close()
-
-
-def call(service, path: str, body=None, method: str = "POST", **headers: str) -> Reply:
-    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return asyncio.run(api.answer(service, Call(method, path, raw, named)))
-
-
-def post(service, path: str, body, **headers: str):
-    reply = call(service, path, body, **headers)
-    assert reply.status == 200, reply.body
-    return json.loads(reply.body)
 
 
 # -- OpenAI ----------------------------------------------------------------------------------------------------------
@@ -363,23 +348,6 @@ def test_docs_need_nothing_from_elsewhere(service):
 
 def test_head_is_get(service):
     assert call(service, "/health", method="HEAD").status == 200
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
-FIELDS = [
-    *("input", "inputs", "ids", "dimensions", "normalize", "truncate", "truncation_direction", "prompt_name"),
-    *("query", "texts", "documents", "top_n", "raw_scores", "text_1", "text_2", "aggregation_strategy", "input_type"),
-    *("embedding_types", "output_dimension", "max_tokens_per_doc", "ignore_labels", "return_documents"),
-]
-bodies = st.one_of(
-    st.binary(max_size=60),
-    st.dictionaries(st.sampled_from([*FIELDS, "encoding_format", "parameters"]), json_values, max_size=5),
-)
-PATHS = [route.path for route in api.ROUTES if route.method == "POST"]
 
 
 @settings(max_examples=300, deadline=None)

@@ -6,7 +6,7 @@ import pytest
 
 from bei.errors import SetupError
 from bei.settings import Settings
-from tests.api.test_answer import call
+from tests.support.calls import call
 from tests.support.configs import tiny_config
 
 PAGE, OTHER = "https://page.example", "https://other.example:8443"

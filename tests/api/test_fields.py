@@ -9,12 +9,10 @@ import pytest
 from bei.api import ROUTES
 from bei.api.fields import CHANGING
 from bei.checkpoint.load import Prompts
-from tests.api.test_answer import call, post
-from tests.api.test_tasks import KINDS, OWN, near, refused, start
+from tests.support.calls import call, near, post, refused
+from tests.support.task_models import LONG, OWN, start
 
-LONG = " ".join(["the cat sat on the mat", "a big dog ran", "it was red and blue"] * 8)  # more than the 64 tokens read
 TEXTS = [LONG, "a big dog", "the cat sat on the mat"]
-PROMPTS = Prompts({"query": "then ", "passage": "it was "})
 
 EMBED = {"inputs": TEXTS}
 SIMILARITY = {"inputs": {"source_sentence": TEXTS[1], "sentences": TEXTS}}
@@ -126,17 +124,6 @@ AS_EVER = {
 }
 
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory):
-    services = {}
-    for kind, build in KINDS.items():
-        checkpoint = build(tmp_path_factory.mktemp(kind))
-        services[kind] = start(checkpoint if kind == "multi_vector" else replace(checkpoint, prompts=PROMPTS))
-    yield services
-    for service in services.values():
-        service.close()
-
-
 def plain(answer):
     """Without what is another one in every answer, and what only echoes."""
     if isinstance(answer, dict):
@@ -164,8 +151,8 @@ def test_the_matrix_has_every_route_and_every_field():
 
 
 @pytest.mark.parametrize(("kind", "path", "body"), BODIES, ids=lambda of: of if isinstance(of, str) else "-".join(of))
-def test_no_field_that_changes_an_answer_is_ignored(services, kind, path, body):
-    service = services[kind]
+def test_no_field_that_changes_an_answer_is_ignored(prompted, kind, path, body):
+    service = prompted[kind]
     baseline = plain(post(service, path, body))
     found, ignored = {}, []
     for name, values in VALUES.items():
@@ -182,25 +169,25 @@ def test_no_field_that_changes_an_answer_is_ignored(services, kind, path, body):
 
 
 @pytest.mark.parametrize(("kind", "path", "body"), BODIES, ids=lambda of: of if isinstance(of, str) else "-".join(of))
-def test_what_asks_for_nothing_is_taken_everywhere(services, kind, path, body):
-    baseline = plain(post(services[kind], path, body))
+def test_what_asks_for_nothing_is_taken_everywhere(prompted, kind, path, body):
+    baseline = plain(post(prompted[kind], path, body))
     for name, values in CHANGING.items():
         for value in values:
             shape = name == "embedding_types" or (name == "parameters" and "predict" in OWN[kind][0])
             if name not in body and not shape:
-                assert near(plain(post(services[kind], path, {**body, name: value})), baseline), (name, value)
+                assert near(plain(post(prompted[kind], path, {**body, name: value})), baseline), (name, value)
 
 
 @pytest.mark.parametrize(("kind", "path", "body"), BODIES, ids=lambda of: of if isinstance(of, str) else "-".join(of))
-def test_a_model_that_is_no_name_is_refused_everywhere(services, kind, path, body):
+def test_a_model_that_is_no_name_is_refused_everywhere(prompted, kind, path, body):
     for model in (3, True, ["m"], {}):
-        assert refused(services[kind], path, {**body, "model": model}) == (422, "`model` should be a valid string")
+        assert refused(prompted[kind], path, {**body, "model": model}) == (422, "`model` should be a valid string")
 
 
-def test_a_field_that_no_family_knows_is_ignored(services):
+def test_a_field_that_no_family_knows_is_ignored(prompted):
     for kind, path, body in BODIES:
         more = {**body, "a_field_of_tomorrow": {"x": [1, 2]}, "user": 3, "metadata": {}}
-        assert near(plain(post(services[kind], path, more)), plain(post(services[kind], path, body)))
+        assert near(plain(post(prompted[kind], path, more)), plain(post(prompted[kind], path, body)))
 
 
 # -- the numbers -----------------------------------------------------------------------------------------------------
@@ -210,8 +197,8 @@ def embed(service, text: str, **more) -> list[float]:
     return post(service, "/v1/embeddings", {"input": text, **more})["data"][0]["embedding"]
 
 
-def test_texts_are_cut_to_as_many_tokens_as_asked(services, tmp_path):
-    service = services["embedding"]
+def test_texts_are_cut_to_as_many_tokens_as_asked(prompted, tmp_path):
+    service = prompted["embedding"]
     assert embed(service, LONG, truncate_prompt_tokens=5) == pytest.approx(embed(service, "the cat sat"), abs=1e-5)
     left = embed(service, LONG, truncate_prompt_tokens=5, truncation_side="left")
     assert left == pytest.approx(embed(service, "red and blue"), abs=1e-5)
@@ -226,40 +213,40 @@ def test_texts_are_cut_to_as_many_tokens_as_asked(services, tmp_path):
         strict.close()
 
 
-def test_the_room_that_is_asked_for_is_that_of_the_texts_sent(services):
+def test_the_room_that_is_asked_for_is_that_of_the_texts_sent(prompted):
     """A pair has a special token more than a text, and two texts."""
-    service = services["embedding"]
+    service = prompted["embedding"]
     assert embed(service, "the cat", truncate_prompt_tokens=3) == pytest.approx(embed(service, "the"), abs=1e-5)
     said = refused(service, "/v1/embeddings", {"input": "the cat", "truncate_prompt_tokens": 2})
     assert said == (422, "`truncate_prompt_tokens` 2 leaves no room for a text beside 2 tokens")
     pair = {"text_1": "the cat", "text_2": "a dog"}
     for most in (3, 4):
-        said = refused(services["reranker"], "/score", {**pair, "truncate_prompt_tokens": most})
+        said = refused(prompted["reranker"], "/score", {**pair, "truncate_prompt_tokens": most})
         assert said == (422, f"`truncate_prompt_tokens` {most} leaves no room for a pair beside 3 tokens")
-    score = post(services["reranker"], "/score", {**pair, "truncate_prompt_tokens": 5})["data"][0]["score"]
-    short = post(services["reranker"], "/score", {"text_1": "the", "text_2": "a"})["data"][0]["score"]
+    score = post(prompted["reranker"], "/score", {**pair, "truncate_prompt_tokens": 5})["data"][0]["score"]
+    short = post(prompted["reranker"], "/score", {"text_1": "the", "text_2": "a"})["data"][0]["score"]
     assert score == pytest.approx(short, abs=1e-5)
 
 
-def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(services):
-    service = services["embedding"]
+def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(prompted):
+    service = prompted["embedding"]
     said = refused(service, "/embed", {"inputs": "the dog", "instruction": "a cat " * 4000})
     assert said[1].startswith("`instruction` leaves no room for a text in ")
     said = refused(service, "/embed", {"inputs": "a dog", "instruction": "a cat ", "truncate_prompt_tokens": 4})
     assert said == (422, "`truncate_prompt_tokens` 4 leaves no room for a text beside 4 tokens")
 
 
-def test_without_special_tokens_a_text_is_its_own(services):
+def test_without_special_tokens_a_text_is_its_own(prompted):
     body = {"inputs": ["the cat", [5, 7]], "add_special_tokens": False}
-    rows = post(services["embedding"], "/embed_all", body)
+    rows = post(prompted["embedding"], "/embed_all", body)
     assert [len(row) for row in rows] == [2, 2]
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["embedding", "multi_vector", "reranker"])
-def test_documents_are_cut_and_queries_are_not(services, kind):
+def test_documents_are_cut_and_queries_are_not(prompted, kind):
     def score(query: str, document: str, **more) -> float:
-        return post(services[kind], "/score", {"text_1": query, "text_2": document, **more})["data"][0]["score"]
+        return post(prompted[kind], "/score", {"text_1": query, "text_2": document, **more})["data"][0]["score"]
 
     query, document = "a big dog ran", "the cat sat on the mat"
     cut = score(query, document, max_tokens_per_doc=2)
@@ -267,8 +254,8 @@ def test_documents_are_cut_and_queries_are_not(services, kind):
     assert cut != pytest.approx(score(query, document), abs=1e-5)
 
 
-def test_kinds_of_text_are_the_model_s_prompts(services):
-    service = services["embedding"]
+def test_kinds_of_text_are_the_model_s_prompts(prompted):
+    service = prompted["embedding"]
     query, passage = (embed(service, "the cat", prompt_name=name) for name in ("query", "passage"))
     for kind in ({"input_type": "search_query"}, {"input_type": "query"}, {"task": "retrieval.query"}):
         assert embed(service, "the cat", **kind) == pytest.approx(query, abs=1e-6)
@@ -276,10 +263,10 @@ def test_kinds_of_text_are_the_model_s_prompts(services):
         assert embed(service, "the cat", **kind) == pytest.approx(passage, abs=1e-6)
 
 
-def test_a_symmetric_model_reads_every_kind_of_text_alike(services):
+def test_a_symmetric_model_reads_every_kind_of_text_alike(prompted):
     """Of sentence-transformers 5 even those have two empty prompts."""
     for texts in ({}, {"query": "", "document": ""}):
-        service = start(replace(services["embedding"].checkpoint, prompts=Prompts(texts)))
+        service = start(replace(prompted["embedding"].checkpoint, prompts=Prompts(texts)))
         try:
             plain_row = embed(service, "the cat")
             for kind in ("search_query", "passage", "classification", "text-matching"):
@@ -309,25 +296,25 @@ def test_a_symmetric_model_reads_every_kind_of_text_alike(services):
         ({"late_chunking": True}, "`late_chunking` True is not possible here; leave it out"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(services, fields, message):
-    found = refused(services["embedding"], "/v1/embeddings", {"input": "the cat", **fields})
+def test_what_cannot_be_is_refused_by_name(prompted, fields, message):
+    found = refused(prompted["embedding"], "/v1/embeddings", {"input": "the cat", **fields})
     assert (found[0], found[1][: len(message)]) == (422, message)
 
 
-def test_two_names_of_one_field_are_refused(services):
-    found = refused(services["reranker"], "/v2/rerank", {**DOCUMENTS, "top_n": 1, "top_k": 2})
+def test_two_names_of_one_field_are_refused(prompted):
+    found = refused(prompted["reranker"], "/v2/rerank", {**DOCUMENTS, "top_n": 1, "top_k": 2})
     assert found == (422, "`top_k` and `top_n` say the same; send one of them")
-    found = refused(services["reranker"], "/score", {**SCORE, "queries": "a"})
+    found = refused(prompted["reranker"], "/score", {**SCORE, "queries": "a"})
     assert found == (422, "`queries` and `text_1` say the same; send one of them")
 
 
-def test_the_best_in_the_order_of_the_texts(services):
-    ranks = post(services["reranker"], "/rerank", RERANK)
+def test_the_best_in_the_order_of_the_texts(prompted):
+    ranks = post(prompted["reranker"], "/rerank", RERANK)
     best = sorted(sorted(ranks, key=lambda rank: -rank["score"])[:2], key=lambda rank: rank["index"])
-    assert near(post(services["reranker"], "/rerank", {**RERANK, "top_n": 2}), best)
+    assert near(post(prompted["reranker"], "/rerank", {**RERANK, "top_n": 2}), best)
 
 
-def test_nested_parameters_are_held_to_the_same(services):
+def test_nested_parameters_are_held_to_the_same(prompted):
     body = {"inputs": "the cat", "parameters": {"stride": 3}}
-    found = refused(services["entities"], "/predict_tokens", body)
+    found = refused(prompted["entities"], "/predict_tokens", body)
     assert found == (422, "`stride` 3 is not possible here; leave it out")

@@ -12,7 +12,7 @@ from bei.errors import Unauthorized
 from bei.server import app
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.api.test_answer import call
+from tests.support.calls import call
 from tests.support.configs import tiny_config
 
 

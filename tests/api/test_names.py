@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from tests.api.test_answer import call
-from tests.api.test_fields import LONG, services  # noqa: F401 (a fixture)
-from tests.api.test_tasks import refused
+from tests.support.calls import call, refused
+from tests.support.task_models import LONG
 
 SHORT = ["a", "the cat"]
 PLACES = [
@@ -32,8 +31,8 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("kind", "path", "field", "more"), PLACES)
-def test_texts_are_named_as_they_were_sent(services, kind, path, field, more):  # noqa: F811
-    service = services[kind]
+def test_texts_are_named_as_they_were_sent(prompted, kind, path, field, more):
+    service = prompted[kind]
     empty = refused(service, path, {**more, field: [*SHORT, ""]})
     assert empty == (400, f"`{field}` cannot be empty (input 2)")
     nothing = refused(service, path, {**more, field: []})
@@ -46,8 +45,8 @@ def test_texts_are_named_as_they_were_sent(services, kind, path, field, more):  
 
 
 @pytest.mark.parametrize(("path", "field", "more"), PAIRS)
-def test_a_pair_is_named_by_its_second_text(services, path, field, more):  # noqa: F811
-    service = services["reranker"]
+def test_a_pair_is_named_by_its_second_text(prompted, path, field, more):
+    service = prompted["reranker"]
     assert refused(service, path, {**more, field: ["a", ""]}) == (400, f"`{field}` cannot be empty (input 1)")
     status, message = refused(service, path, {"truncate": False, **more, field: ["a", "b", LONG]})
     assert status == 422
@@ -89,14 +88,14 @@ def test_a_pair_is_named_by_its_second_text(services, path, field, more):  # noq
         ("embedding", "/v1/embeddings", {"input": "a", "dimensions": 99}, 422, "`dimensions` must be between"),
     ],
 )
-def test_one_field(services, kind, path, body, status, message):  # noqa: F811
-    found = refused(services[kind], path, body)
+def test_one_field(prompted, kind, path, body, status, message):
+    found = refused(prompted[kind], path, body)
     assert (found[0], found[1][: len(message)]) == (status, message)
 
 
-def test_as_many_tokens_as_the_message_says_are_taken(services):  # noqa: F811
+def test_as_many_tokens_as_the_message_says_are_taken(prompted):
     body = {"inputs": "the " * 62, "truncate": False}
-    assert call(services["embedding"], "/embed", body).status == 200
+    assert call(prompted["embedding"], "/embed", body).status == 200
     assert (
-        "at most 64 tokens. Given: 65" in refused(services["embedding"], "/embed", {**body, "inputs": "the " * 63})[1]
+        "at most 64 tokens. Given: 65" in refused(prompted["embedding"], "/embed", {**body, "inputs": "the " * 63})[1]
     )

@@ -12,8 +12,8 @@ from bei import api, logs
 from bei.api import Call
 from bei.engines.null import NullEngine
 from bei.errors import ClientGone, TooLarge
-from tests.api.test_answer import TEXTS, call
-from tests.test_metrics import gained
+from tests.support.calls import TEXTS, call
+from tests.support.exposition import gained
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from bei.api import bodies, pieces
 from bei.api.pieces import Bounds
 from bei.errors import Invalid, Malformed, TooLarge
-from tests.api.test_answer import call
+from tests.support.calls import call
 
 ANY = Bounds(1 << 30, 1 << 30)
 numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)

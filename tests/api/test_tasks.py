@@ -11,69 +11,23 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from bei.checkpoint.load import read
-from bei.engines.base import EngineOptions
-from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
 from bei.serving.service import Service
-from bei.settings import Settings
 from bei.tasks.late_interaction import maxsim
-from tests.api.test_answer import PATHS, bodies, call, post
-from tests.support.configs import tiny_config
-from tests.support.tiny_models import random_model, save, write_json
-from tests.test_sentence_transformers_kinds import multi_vector
-
-QUERY, TEXTS = "the cat", ["a big dog", "the cat sat on the mat", "it ran", "the cat"]
-LABELS = ["O", "B-PER", "I-PER"]
-
-
-def classifier(folder, labels: list[str], **options):
-    model = random_model("bert", 5, "ForSequenceClassification", id2label=dict(enumerate(labels)), **options)
-    save(folder, model, pooling=None)
-    config = json.loads((folder / "config.json").read_text())
-    write_json(folder / "config.json", config | {"id2label": {str(i): name for i, name in enumerate(labels)}})
-    return read(folder, "tiny")
-
-
-def embedder(folder):
-    save(folder, random_model("bert"))
-    prompts = {"query": "then ", "passage": "it was "}
-    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts})
-    return read(folder, "tiny")
-
-
-def colbert(folder):
-    multi_vector(folder, query_expansion={"strategy": "fixed", "length": 8})
-    return read(folder / "model", "tiny")
-
-
-def tagger(folder):
-    model = random_model("bert", 3, "ForTokenClassification", id2label=dict(enumerate(LABELS)))
-    return read(save(folder, model, pooling=None), "tiny")
-
-
-def splade(folder):
-    return read(save(folder, random_model("bert", 0, "ForMaskedLM"), pooling=None), "tiny", pooling="splade")
-
-
-KINDS = {
-    "embedding": embedder,
-    "reranker": lambda folder: classifier(folder, ["relevant"]),
-    "classifier": lambda folder: classifier(folder, ["bad", "fair", "good"]),
-    "entities": tagger,
-    "sparse": splade,
-    "multi_vector": colbert,
-}
+from tests.support.calls import PATHS, bodies, call, near, post, refused
+from tests.support.task_models import (
+    KINDS,
+    OWN,
+    QUERY,
+    TEXTS,
+    classifier,
+    start,
+)
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     return {kind: build(tmp_path_factory.mktemp(kind)) for kind, build in KINDS.items()}
-
-
-def start(checkpoint, **flags) -> Service:
-    service = Service(Settings.load(tiny_config(), environ={}, **flags))
-    service.start(checkpoint, TorchEngine(checkpoint, EngineOptions(precision="fp32")))
-    return service
 
 
 @pytest.fixture(scope="module")
@@ -110,23 +64,6 @@ def reranker(services):
 @pytest.fixture
 def predictor(services):
     return services["classifier"]
-
-
-def refused(service, path: str, body) -> tuple[int, str]:
-    reply = call(service, path, body)
-    answer = json.loads(reply.body)
-    return reply.status, answer["message"] if path.startswith(("/v1/", "/v2/")) else answer["error"]
-
-
-def near(found, expected) -> bool:
-    """The same JSON but for the last digits of its numbers, which depend on what else was in the batch."""
-    if isinstance(expected, float):
-        return found == pytest.approx(expected, abs=1e-5)
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(near(found[key], of) for key, of in expected.items())
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(near, found, expected))
-    return found == expected
 
 
 # -- rerank ----------------------------------------------------------------------------------------------------------
@@ -429,15 +366,6 @@ def test_cohere_s_embed_refuses(services, body, status, message):
 
 
 # -- the model's own task --------------------------------------------------------------------------------------------
-
-OWN = {
-    "embedding": ("/v1/embeddings", {"input": TEXTS}),
-    "reranker": ("/rerank", {"query": QUERY, "texts": TEXTS}),
-    "classifier": ("/predict", {"inputs": [[text] for text in TEXTS]}),
-    "entities": ("/predict_tokens", {"inputs": TEXTS}),
-    "sparse": ("/embed_sparse", {"inputs": TEXTS}),
-    "multi_vector": ("/embed_all", {"inputs": TEXTS}),
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

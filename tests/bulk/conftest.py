@@ -1,7 +1,5 @@
 """A config.yaml of a tiny embedding model, the command as users run it, and a Ray of one node."""
 
-import os
-import secrets
 import subprocess
 import sys
 import time
@@ -11,14 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.bulk_jobs import QUIET
 from tests.support.configs import tiny_config
-from tests.support.servers import ROOT, free_port
+from tests.support.servers import free_port
 
-QUIET = {
-    **os.environ,
-    **{"PYTHONPATH": str(ROOT / "packages"), "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"},
-    **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},  # of the cluster that is started here
-}
 Command = Callable[..., list[str]]
 
 

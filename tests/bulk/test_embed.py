@@ -19,15 +19,11 @@ from bei.bulk.parts import Parts
 from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.bulk.conftest import QUIET
+from tests.support.bulk_jobs import QUIET, texts
 from tests.support.configs import tiny_config
-from tests.support.tiny_models import WORDS, random_model, save, write_json
+from tests.support.tiny_models import random_model, save, write_json
 
 FLAGS = ("--engine", "native", "--precision", "fp32", "--threads", "1", "--log-level", "warning")
-
-
-def texts(count):
-    return [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 2 + i % 9)) for i in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.bulk.conftest import QUIET
-from tests.bulk.test_embed import texts
+from tests.support.bulk_jobs import QUIET, texts
 from tests.support.servers import ROOT, free_port, wait_until_ready
 
 QUIETLY = {"env": QUIET, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}

@@ -21,9 +21,8 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.serving.answers import Options
+from tests.support.language_models import byte_level, language_model, save_language_model
 from tests.support.tiny_models import random_model, save, word_pieces, write_json, write_modules
-from tests.test_llm_rerankers import byte_level, language_model
-from tests.test_llm_rerankers import save as save_language_model
 
 QUERY = "the cat"
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 40, "Red BLUE ..."]

@@ -17,7 +17,7 @@ from bei.engines.torch.peaks import input_peaks
 from bei.engines.torch.weights import Weights
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
-from tests.engines.test_parity import sequences
+from tests.support.parity import sequences
 from tests.support.tiny_models import random_model, save
 
 FP32 = EngineOptions(precision="fp32", threads=1)

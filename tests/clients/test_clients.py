@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.clients.calls import CALLS
-from tests.live.test_vectors import cosines
+from tests.support.parity import cosines
 from tests.support.servers import ROOT
 
 HERE = Path(__file__).parent

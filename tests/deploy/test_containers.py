@@ -13,27 +13,11 @@ import yaml
 from bei import api
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.containers import DEPLOY, QUEUE_SECONDS, environment, given
+from tests.support.project import IMAGES
 from tests.support.servers import ROOT, serving
-from tests.test_lock import IMAGES
 
-DEPLOY = ROOT / "deploy"
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
-QUEUE_SECONDS = 30  # Scheduler.close gives what is queued so long
-
-
-def instructions(name: str) -> list[tuple[str, str]]:
-    """Every instruction and its arguments, continuation lines joined."""
-    lines = (line for line in (DEPLOY / name).read_text().splitlines() if not line.startswith("#"))
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line]
-
-
-def given(name: str, instruction: str) -> list[str]:
-    return [arguments for which, arguments in instructions(name) if which == instruction]
-
-
-def environment(name: str) -> dict[str, str]:
-    return dict(re.findall(r"(\w+)=(\S+)", " ".join(given(name, "ENV"))))
 
 
 def copied(name: str) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from bei import metrics
+from tests.support.exposition import TIMES
 from tests.support.servers import ROOT
-from tests.test_metrics import TIMES
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "bei.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

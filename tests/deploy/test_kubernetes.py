@@ -8,8 +8,8 @@ import yaml
 
 from bei import api
 from bei.settings import Settings
-from tests.deploy.test_containers import QUEUE_SECONDS, environment, given
 from tests.support.configs import tiny_config
+from tests.support.containers import QUEUE_SECONDS, environment, given
 from tests.support.servers import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"

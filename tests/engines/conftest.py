@@ -5,54 +5,23 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
 from bei.architectures.spec import Disentangled
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Batch, Engine, EngineOptions
+from bei.engines.base import Engine, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import levels
-from bei.engines.quantization import Quantization
-from bei.engines.tensorrt import api as tensorrt
-from bei.engines.tensorrt.build import define
-from bei.engines.tensorrt.engine import recipe_of
-from bei.engines.tensorrt.runner import Runner
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
-from tests.support.tensorrt_interpreter import Interpreter
+from tests.support.tensorrt_interpreter import Interpreted
 from tests.support.tiny_models import MEAN, random_model, save
 
 Make = Callable[..., Engine]
 Saved = Callable[..., tuple[PreTrainedModel, Path]]
 NATIVE = {f"native {level.name}": level for level in levels()}
 TENSORRT = ["tensorrt"] if find_spec("tensorrt_rtx") else []  # for x86-64 Linux only
-
-
-class Interpreted:
-    """The TensorRT engine with its network interpreted, and all but the launch as it is."""
-
-    name, device, reason, streams, shares_prefixes = "tensorrt", "cpu", "interpreted", 1, False
-    has_brief_lane, fault = False, None
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        options: EngineOptions,
-        packed: bool = True,
-        quantization: Quantization | None = None,
-        peaks: dict[str, float] | None = None,
-    ):
-        recipe = recipe_of(checkpoint, options, quantization or Quantization(), options.precision)
-        self.precision, self.token_budget = recipe.precision, recipe.profiles[0].tokens
-        api = tensorrt.load()
-        graph, network = define(api, api.builder(), checkpoint, recipe, peaks or {}, packed)
-        self.attending = network.attending
-        self._runner = Runner(checkpoint.spec, recipe.profiles, [Interpreter(graph)])
-
-    def run(self, batch: Batch) -> np.ndarray:
-        return self._runner.run(batch)
 
 
 def interpreted(checkpoint: Checkpoint, options: EngineOptions) -> Engine:

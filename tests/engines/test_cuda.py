@@ -24,7 +24,7 @@ from bei.engines.torch.varlen import Varlen
 from bei.engines.torch.weights import Weights, float8_rows
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
-from tests.engines.test_parity import cosines, sequences
+from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import FAMILIES, random_model, save
 
 FP32 = EngineOptions(precision="fp32", threads=1)

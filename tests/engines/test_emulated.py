@@ -13,8 +13,8 @@ from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import LEVELS, Level, level, levels
-from tests.engines.test_native import TOLERANCE, linear_error
-from tests.engines.test_parity import cosines, reference, sequences
+from tests.support.native_products import TOLERANCE, linear_error
+from tests.support.parity import cosines, reference, sequences
 from tests.support.tiny_models import FAMILIES, random_model, save
 
 

@@ -10,7 +10,7 @@ import torch
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
-from tests.engines.test_parity import cosines, sequences
+from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import ENCODERS, FAMILIES, VOCAB, random_model, save
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}

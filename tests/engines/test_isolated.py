@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,8 @@ from bei.engines.isolated import IsolatedEngine
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.waiting import LIMIT, wait_until
 
-LIMIT = 30.0  # seconds that any wait of these tests may take
 BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
 
 
@@ -34,13 +32,6 @@ def children(of: int | None = None) -> list[int]:
         except (OSError, ValueError):
             continue
     return found
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
-from tests.engines.test_parity import cosines, sequences
+from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import VOCAB, word_pieces, write_json, write_modules
 
 HIDDEN, INNER, LAYERS = 48, 80, 2

@@ -1,6 +1,5 @@
 """What the native engine adds to the conformance of engines: its cache, its levels, its kernels, its threads, int8."""
 
-import ctypes
 import json
 import logging
 import os
@@ -26,15 +25,14 @@ from bei.engines import plan
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native import abi, library
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.isa import LEVELS, Level, level, levels, processor_flags
-from bei.engines.native.model import linear_of
-from bei.engines.native.pack import pack_linear
+from bei.engines.native.isa import LEVELS, level, levels, processor_flags
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
 from bei.errors import EngineFailed, SetupError
 from bei.settings import Settings
-from tests.engines.test_parity import cosines, sequences
 from tests.support.configs import tiny_config
+from tests.support.native_products import TOLERANCE, linear_error, run_linear
+from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 ROOT = Path(__file__).parents[2]
@@ -284,30 +282,6 @@ def test_precisions(tiny_checkpoint, engine, native_cache):
 
 
 # Kernels
-
-
-def run_linear(weight, bias, x, precision, activation, isa, folder: Path) -> np.ndarray:
-    outputs, inputs = weight.shape
-    plan.write(folder / "linear", "", pack_linear(weight, bias, precision, isa).items())
-    arrays = plan.read(folder / "linear", "")
-    linear = linear_of(arrays, inputs, outputs, precision, activation)
-    out = np.empty((len(x), outputs), np.float32)
-    loaded = library.load(isa, folder)
-    assert loaded.bei_linear(ctypes.byref(linear), abi.address(x), len(x), abi.address(out)) == 0
-    return out
-
-
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 2.5e-2}
-
-
-def linear_error(rows: int, inputs: int, outputs: int, seed: int, precision: str, isa: Level, cache: Path) -> float:
-    """The worst of a product of random numbers, as a share of what its numbers could sum up to."""
-    rng = np.random.default_rng(seed)
-    weight, x = rng.standard_normal((outputs, inputs), np.float32), rng.standard_normal((rows, inputs), np.float32)
-    bias = rng.standard_normal(outputs, np.float32)
-    y = run_linear(weight, bias, x, precision, "identity", isa, cache / "native")
-    size = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(weight, axis=1) + 1
-    return (np.abs(y - (x @ weight.T + bias)) / size).max()
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

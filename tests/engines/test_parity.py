@@ -8,9 +8,9 @@ import torch
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
-from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
+from tests.support.parity import cosines, reference, sequences
+from tests.support.tiny_models import FAMILIES, random_model, save
 
-LENGTHS = [1, 5, 64, 7, 5, 1, 33, 64, 2]
 DEFAULT = {"rope_type": "default", "rope_theta": 20.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
 
@@ -69,27 +69,12 @@ OPTIONS = {
 CASES = [(family, seed, options) for family in FAMILIES for options in OPTIONS.get(family, [{}]) for seed in range(3)]
 
 
-def sequences(seed: int = 0) -> list[list[int]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(5, len(VOCAB), length).tolist() for length in LENGTHS]
-
-
-def reference(model: torch.nn.Module, ids: list[list[int]]) -> np.ndarray:
-    """Each sequence alone and unpadded: float32[T, hidden]."""
-    with torch.no_grad():
-        return np.concatenate([model(torch.tensor([s])).last_hidden_state[0].numpy() for s in ids])
-
-
 @cache
 def expected_states(model: torch.nn.Module, seed: int) -> np.ndarray:
     """Computed once for all engines."""
     states = reference(model, sequences(seed))
     states.setflags(write=False)
     return states
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
 @pytest.mark.parametrize(("family", "seed", "options"), CASES)

@@ -26,13 +26,12 @@ from bei.engines.torch.inputs import stage
 from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
-from tests.engines.test_parity import cosines, sequences
+from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 pytest.importorskip("tensorrt_rtx")
 from bei.engines.tensorrt import api as tensorrt
-from tests.engines.conftest import Interpreted
-from tests.support.tensorrt_interpreter import Interpreter
+from tests.support.tensorrt_interpreter import Interpreted, Interpreter
 
 FP32 = EngineOptions(precision="fp32")
 SOFT_CAPPED = ("gemma2",)

@@ -8,7 +8,8 @@ import pytest
 from baseten_performance_client import PerformanceClient
 from openai import AsyncOpenAI, OpenAI
 
-from tests.live.test_vectors import cosines, embed, mixed_texts, stsb
+from tests.support.live_servers import embed, mixed_texts, stsb
+from tests.support.parity import cosines
 
 
 def counter(url: str, name: str) -> float:

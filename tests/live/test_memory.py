@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from benchmarks.processes import Tree, served
-from tests.conftest import TASK_SERVERS
+from tests.support.live_servers import TASK_SERVERS
 from tests.support.small_models import small_model
 
 LIMIT = 60.0  # seconds in which it has to come back

@@ -13,9 +13,9 @@ import transformers
 from sentence_transformers import SparseEncoder
 
 from bei import api
-from tests.live.test_vectors import stsb
+from tests.support.entity_texts import texts as texts_of_every_kind
+from tests.support.live_servers import stsb
 from tests.support.small_models import small_model
-from tests.tasks.test_entities import texts as texts_of_every_kind
 
 
 def post(url: str, path: str, **body: Any) -> Any:

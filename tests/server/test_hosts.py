@@ -9,9 +9,9 @@ import pytest
 from bei.errors import Malformed, Misdirected, SetupError
 from bei.server.hosts import Hosts, hosts_of
 from bei.settings import Settings
-from tests.server.test_limits import Http2, connect, everything, status
 from tests.support.configs import tiny_config
 from tests.support.running import Running
+from tests.support.sockets import Http2, connect, everything, status
 
 LOOPBACK = [
     "localhost",

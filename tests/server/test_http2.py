@@ -19,9 +19,9 @@ from uvicorn.server import ServerState
 from bei.server import connections, heads
 from bei.server.http2 import STREAMS, Http2
 from benchmarks.attacks import attacks
-from tests.server.test_limits import Http2 as Client
-from tests.server.test_limits import connect, everything, resident
-from tests.support.running import Running
+from tests.support.running import Running, resident
+from tests.support.sockets import Http2 as Client
+from tests.support.sockets import connect, everything
 
 BODY = json.dumps({"inputs": "the cat sat on the mat"}).encode()
 HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":authority", "localhost")]

@@ -20,7 +20,8 @@ import pytest
 from bei.errors import SetupError
 from bei.server import connections, http1, listen
 from benchmarks.attacks import attacks
-from tests.support.running import LIMIT, Running
+from tests.support.running import LIMIT, Running, resident
+from tests.support.sockets import Http2, connect, everything, status
 
 PATIENCE = 0.5
 
@@ -48,25 +49,6 @@ def hasty(tiny_folder) -> Iterator[Running]:
     status, log = running.stop()
     assert status == 0, log
     assert "Traceback" not in log
-
-
-def connect(running: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT)
-
-
-def everything(sock: socket.socket) -> bytes:
-    """What comes until the server closes."""
-    received = b""
-    try:
-        while part := sock.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    return received
-
-
-def status(reply: bytes) -> int:
-    return int(reply.split(b" ", 2)[1])
 
 
 def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> float:
@@ -217,49 +199,6 @@ def test_a_slow_body_is_408(hasty, framing):
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == 408
 
 
-class Http2:
-    """One HTTP/2 connection, by hand."""
-
-    def __init__(self, running: Running, window: int | None = None):
-        self.sock = connect(running)
-        self.machine = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        self.machine.initiate_connection()
-        if window is not None:
-            self.machine.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
-        self.send()
-
-    def send(self) -> None:
-        self.sock.sendall(self.machine.data_to_send())
-
-    def begin(self, path: str, end: bool = False, **headers: str) -> int:
-        stream = self.machine.get_next_available_stream_id()
-        pseudo = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "localhost"}
-        self.machine.send_headers(stream, list({**pseudo, **headers}.items()), end_stream=end)
-        self.send()
-        return stream
-
-    def events(self, seconds: float) -> list[h2.events.Event]:
-        """What happens until the server closes, or time is over."""
-        found, end = [], time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.sock.settimeout(left)
-            try:
-                data = self.sock.recv(65536)
-            except TimeoutError:
-                break
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                return [*found, h2.events.ConnectionTerminated()]
-            found += self.machine.receive_data(data)
-            with suppress(ConnectionError):  # the next read says that the server has closed
-                self.send()
-        return found
-
-    def status(self, events: list[h2.events.Event]) -> list[str]:
-        return [dict(event.headers)[":status"] for event in events if isinstance(event, h2.events.ResponseReceived)]
-
-
 def test_a_slow_body_over_http2_is_408(hasty):
     client = Http2(hasty)
     client.begin("/v1/embeddings")
@@ -315,11 +254,6 @@ def test_many_slow_clients_take_little_memory(start):
         assert httpx.get(f"{running.url}/health").status_code == 200
         assert resident(running) - before < 120_000_000
     assert httpx.post(f"{running.url}/embed", json={"inputs": "a"}).status_code == 200
-
-
-def resident(running: Running) -> int:
-    text = Path(f"/proc/{running.process.pid}/status").read_text()
-    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text)[1])
 
 
 @pytest.mark.parametrize(("line", "expected"), [(b"POST /embed", 401), (b"GET /health", 200), (b"HEAD /metrics", 200)])

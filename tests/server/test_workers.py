@@ -14,8 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.engines.test_isolated import wait_until
 from tests.support.servers import BEI, free_port, wait_until_ready
+from tests.support.waiting import wait_until
 
 LIMIT = 60.0
 TEXTS = ["What is Deep Learning?", "a cat", "The quick brown fox jumps over the lazy dog."]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,3 +50,8 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
         _, log = self.process.communicate(timeout=LIMIT)
         return self.process.returncode, log
+
+
+def resident(running: Running) -> int:
+    text = Path(f"/proc/{running.process.pid}/status").read_text()
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text)[1])

@@ -11,9 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Batch, EngineOptions
+from bei.engines.quantization import Quantization
 from bei.engines.small_floats import BLOCK
+from bei.engines.tensorrt import api as tensorrt
+from bei.engines.tensorrt.build import define
+from bei.engines.tensorrt.engine import recipe_of
 from bei.engines.tensorrt.graph import Graph
-from bei.engines.tensorrt.runner import Call
+from bei.engines.tensorrt.runner import Call, Runner
 
 _TORCH = {
     **{"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32},
@@ -213,3 +219,28 @@ class Interpreter:
         if causal:
             scores = scores + torch.full(scores.shape[-2:], -math.inf).triu(1)
         return (scores.softmax(-1).to(v.dtype).float() @ v.float()).to(v.dtype)
+
+
+class Interpreted:
+    """The TensorRT engine with its network interpreted, and all but the launch as it is."""
+
+    name, device, reason, streams, shares_prefixes = "tensorrt", "cpu", "interpreted", 1, False
+    has_brief_lane, fault = False, None
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: EngineOptions,
+        packed: bool = True,
+        quantization: Quantization | None = None,
+        peaks: dict[str, float] | None = None,
+    ):
+        recipe = recipe_of(checkpoint, options, quantization or Quantization(), options.precision)
+        self.precision, self.token_budget = recipe.precision, recipe.profiles[0].tokens
+        api = tensorrt.load()
+        graph, network = define(api, api.builder(), checkpoint, recipe, peaks or {}, packed)
+        self.attending = network.attending
+        self._runner = Runner(checkpoint.spec, recipe.profiles, [Interpreter(graph)])
+
+    def run(self, batch: Batch) -> np.ndarray:
+        return self._runner.run(batch)

@@ -15,29 +15,11 @@ from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid
 from bei.serving.answers import Options
+from tests.support.entity_texts import texts
 from tests.support.tiny_models import VOCAB, WORDS, random_model, save
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
 STRATEGIES = ["none", "simple", "first", "average", "max"]
-KINDS = [
-    *WORDS,
-    *("Barack", "O'Neill", "naïve", "co-op", "e\u0301", "İstanbul", "straße", "x1y2", "[SEP]", "[UNK]", "1,000.5"),
-    *("日本語", "東京に", "한국", "עברית", "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u200b", "ﬁ"),
-]
-GAPS = [" ", "  ", "\n", "\r\n", "\t", "\u00a0", "", ", ", ". ", "! "]
-
-
-def texts(count: int, seed: int = 0) -> list[str]:
-    """Words and gaps of every kind; some begin with spaces, some are of 5,000 characters."""
-    rng = random.Random(seed)
-
-    def one(index: int) -> str:
-        if index % 50 == 0:
-            return "".join(rng.choice(KINDS) + rng.choice(GAPS) for _ in range(1000))[:5000]
-        body = "".join(rng.choice(KINDS) + rng.choice(GAPS) for _ in range(rng.randint(1, 12)))
-        return rng.choice(["", " ", "   ", "\r\n"]) + body
-
-    return [one(index) for index in range(count)]
 
 
 def sentence_pieces(file) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.truss_bundles import ENVIRONMENT
+
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "TRUSS_NO_UPDATE_CHECK": "1", "DISABLE_JSON_LOGGING": "1"}
 
 
 @pytest.fixture(scope="session")

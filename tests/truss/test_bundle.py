@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.truss_bundles import BUILD
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = [ROOT / "config.yaml", *sorted(ROOT.glob("examples/*/config.yaml"))]
 CHECK = """
@@ -14,7 +16,6 @@ from pathlib import Path
 from truss.base.truss_config import TrussConfig
 TrussConfig.from_yaml(Path(sys.argv[1])).validate_forbid_extra()
 """
-BUILD = "import sys; from truss.cli.cli import truss_cli; truss_cli(['image', 'build-context', *sys.argv[1:]])"
 
 
 def test_all_examples_are_here():

@@ -11,8 +11,7 @@ import httpx
 import yaml
 
 from tests.support.servers import ROOT, free_port, wait_until_ready
-from tests.truss.test_bundle import BUILD
-from tests.truss.test_server import copy_bundle
+from tests.support.truss_bundles import BUILD, copy_bundle
 
 CONFIG = yaml.safe_load((ROOT / "examples" / "docker-server" / "config.yaml").read_text())
 SUPERVISORD_WAITS = 10.0  # stopwaitsecs, where supervisord.conf says nothing

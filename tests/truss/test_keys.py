@@ -10,7 +10,7 @@ from bei.errors import SetupError
 from bei.settings import Settings
 from bei.settings.block import VersionOverrides
 from bei.settings.keys import WITHOUT_EFFECT
-from tests.truss.test_verdicts import REPOSITORY, with_value
+from tests.support.truss_bundles import REPOSITORY, with_value
 
 WALK = """
 import json

@@ -17,10 +17,9 @@ import yaml
 from bei.api import Call, answer
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.support.servers import wait_until_ready
+from tests.support.servers import ROOT, wait_until_ready
 from tests.support.small_models import small_model
-from tests.truss.conftest import ENVIRONMENT, ROOT
-from tests.truss.test_bundle import BUILD
+from tests.support.truss_bundles import BUILD, ENVIRONMENT, copy_bundle
 
 # main.py listens on every address; a test must not.
 ON_LOOPBACK = """
@@ -81,14 +80,6 @@ def truss_server(in_truss, truss_python: str, folder: Path, config: dict) -> Ite
     finally:
         process.terminate()
         process.wait(timeout=30)
-
-
-def copy_bundle(target: Path, config: dict) -> Path:
-    target.mkdir()
-    for name in ("model", "packages", "data"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (target / "config.yaml").write_text(yaml.safe_dump(config))
-    return target
 
 
 def default_config(*, under_metadata: bool = False) -> dict:

@@ -1,6 +1,5 @@
 """The same blocks to truss and to us: the same verdict, and the same values where both accept."""
 
-import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from bei.errors import SetupError
 from bei.settings import Settings
 from bei.settings.block import TRTLLM, check_hardware
+from tests.support.truss_bundles import REPOSITORY, block, with_value
 
 JUDGE = """
 import json, logging, sys
@@ -23,7 +23,6 @@ for line in sys.stdin:
     except Exception as error:
         print(json.dumps({"ok": False, "why": str(error)[:300]}))
 """
-REPOSITORY = {"source": "HF", "repo": "org/name"}
 BOUNDED = {
     "build.max_seq_len": (1, 1048576),
     "build.max_batch_size": (1, 2048),
@@ -95,21 +94,6 @@ VALUES = {
     "version_overrides": ({}, {"bei_version": "1.2"}, {"bei_version": "v1"}, {"bei_bert_version": ""}, None),
     "build": (None, {}),
 }
-
-
-def block(base_model: str = "encoder_bert") -> dict[str, Any]:
-    build = {"base_model": base_model, "checkpoint_repository": dict(REPOSITORY)}
-    return {"inference_stack": "v1", "build": build, "runtime": {"webserver_default_route": "/v1/embeddings"}}
-
-
-def with_value(path: str, value: Any, base_model: str = "encoder_bert") -> dict[str, Any]:
-    made = copy.deepcopy(block(base_model))
-    *parents, last = path.split(".")
-    place = made
-    for parent in parents:
-        place = place.setdefault(parent, {})
-    place[last] = value
-    return made
 
 
 def values() -> dict[str, tuple[Any, ...]]:

@@ -1,0 +1,35 @@
+"""A product of matrices by the native engine, and how far it may be from the exact one."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+
+from bei.engines import plan
+from bei.engines.native import abi, library
+from bei.engines.native.isa import Level
+from bei.engines.native.model import linear_of
+from bei.engines.native.pack import pack_linear
+
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 2.5e-2}
+
+
+def run_linear(weight, bias, x, precision, activation, isa, folder: Path) -> np.ndarray:
+    outputs, inputs = weight.shape
+    plan.write(folder / "linear", "", pack_linear(weight, bias, precision, isa).items())
+    arrays = plan.read(folder / "linear", "")
+    linear = linear_of(arrays, inputs, outputs, precision, activation)
+    out = np.empty((len(x), outputs), np.float32)
+    loaded = library.load(isa, folder)
+    assert loaded.bei_linear(ctypes.byref(linear), abi.address(x), len(x), abi.address(out)) == 0
+    return out
+
+
+def linear_error(rows: int, inputs: int, outputs: int, seed: int, precision: str, isa: Level, cache: Path) -> float:
+    """The worst of a product of random numbers, as a share of what its numbers could sum up to."""
+    rng = np.random.default_rng(seed)
+    weight, x = rng.standard_normal((outputs, inputs), np.float32), rng.standard_normal((rows, inputs), np.float32)
+    bias = rng.standard_normal(outputs, np.float32)
+    y = run_linear(weight, bias, x, precision, "identity", isa, cache / "native")
+    size = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(weight, axis=1) + 1
+    return (np.abs(y - (x @ weight.T + bias)) / size).max()
