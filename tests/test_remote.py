@@ -1,4 +1,4 @@
-"""A worker's scheduler and the desk where the real one is, over a socket: the same answers, refusals and endings."""
+"""A worker's scheduler and the session where the real one is, over a socket: the same answers, refusals and endings."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from bei import wire
 from bei.engines.base import FACTS
 from bei.engines.null import NullEngine
 from bei.errors import EngineFailed, NotReady, Overloaded
-from bei.remote import Desk, RemoteEngine, RemoteScheduler
+from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
@@ -31,11 +31,11 @@ def join():
     def make(service: Service) -> tuple[Service, threading.Event]:
         ours, theirs = socket.socketpair()
         lost, engine = threading.Event(), RemoteEngine({name: getattr(service.engine, name) for name in FACTS})
-        desk = Desk(ours, service.scheduler, service.engine, on_joined=Desk.open)
+        session = WorkerSession(ours, service.scheduler, service.engine, on_joined=WorkerSession.open)
         worker = Service(Settings.load(tiny_config(), environ={}))
         scheduler = RemoteScheduler(theirs, engine, on_loss=lost.set)
         worker.join(service.checkpoint, engine, scheduler, scheduler.wait_until_open)
-        worker.desk = desk
+        worker.session = session
         workers.append(worker)
         return worker, lost
 
@@ -169,9 +169,9 @@ def test_a_fault_of_the_engine_is_told(start_service, join):
     service = start_service()
     worker, _ = join(service)
     service.engine.fault = "the engine is restarting"
-    with pytest.raises(NotReady, match="restarting"):  # refused by the desk
+    with pytest.raises(NotReady, match="restarting"):  # refused by the session
         run(worker.embed(["a"]))
-    worker.desk.tell_fault()
+    worker.session.tell_fault()
     deadline = time.monotonic() + LIMIT
     while worker.engine.fault is None:
         assert time.monotonic() < deadline

@@ -17,7 +17,7 @@
   - EngineFailed            424  Backend
     - EngineDied            424  Backend       the engine's process ended while it ran this
   - Overloaded              429  Overloaded    with Retry-After
-  - HeadTooLarge            431  Validation    of a request: bytes, or number of headers
+  - RequestHeadTooLarge     431  Validation    of a request: bytes, or number of headers
   - ClientGone              499  Overloaded    logged, never sent
   - Unimplemented           501  Validation    a part of HTTP that is not served
   - NotReady                503  Unhealthy
@@ -180,7 +180,7 @@ class Overloaded(Error):
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
 
 
-class HeadTooLarge(Error):
+class RequestHeadTooLarge(Error):
     status, kind = 431, "Validation"
 
 

@@ -1,8 +1,8 @@
-"""A scheduler in another process: HTTP workers read texts, one process queues and runs them, so that admission and
-fairness are of all.
+"""A scheduler in another process: HTTP workers read texts, and one process queues and runs them. Admission and fairness
+therefore hold for all workers together.
 
-A worker's `RemoteScheduler` sends all that a turn of its loop asks in one message; `Desk`, where the scheduler is,
-submits it and sends back what becomes of it, a message a batch.
+A worker's `RemoteScheduler` collects the requests of one event-loop iteration and sends them as one message. Its
+`WorkerSession`, in the scheduler's process, submits them and sends the outcomes back, one message a batch.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class RemoteEngine(Described):
 
 
 class RemoteScheduler:
-    """As Scheduler, for one worker; `line` leads to its Desk."""
+    """As Scheduler, for one worker; `line` leads to its WorkerSession."""
 
     def __init__(self, line: socket.socket, engine: RemoteEngine, on_loss: Callable[[], None]):
         """`on_loss` is called when the line is lost, and not when it is closed here."""
@@ -47,7 +47,7 @@ class RemoteScheduler:
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Entry]] = {}
         self._number_of: dict[Request, int] = {}
-        self._asked: list[list[Any]] = []
+        self._outgoing: list[list[Any]] = []
         self._arrays: list[np.ndarray] = []
         self._sends_in: asyncio.AbstractEventLoop | None = None
         self.last_success = 0.0
@@ -67,18 +67,18 @@ class RemoteScheduler:
         with self._lock:
             self._waiting[number], self._number_of[request] = list(entries), number
             request.waiting = len(entries)
-            self._ask(["submit", number, request.deadline, first.rows, first.shared, each, len(arrays)], arrays)
+            self._add(["submit", number, request.deadline, first.rows, first.shared, each, len(arrays)], arrays)
 
     def drop(self, request: Request) -> None:
         with self._lock:
             request.dropped = True
             number = self._number_of.pop(request, -1)
             if self._waiting.pop(number, None) is not None and request.waiting:
-                self._ask(["drop", number])
+                self._add(["drop", number])
 
-    def _ask(self, asked: list[Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    def _add(self, message: list[Any], arrays: Sequence[np.ndarray] = ()) -> None:
         """With what else this turn of the loop asks: a message costs more than what it says."""
-        self._asked.append(asked)
+        self._outgoing.append(message)
         self._arrays += arrays
         loop = asyncio.get_running_loop()
         if self._sends_in is not loop:
@@ -87,10 +87,10 @@ class RemoteScheduler:
 
     def _send(self) -> None:
         with self._lock:
-            asked, arrays = self._asked, self._arrays
-            self._asked, self._arrays, self._sends_in = [], [], None
+            outgoing, arrays = self._outgoing, self._arrays
+            self._outgoing, self._arrays, self._sends_in = [], [], None
             try:
-                wire.send(self._line, asked, arrays)
+                wire.send(self._line, outgoing, arrays)
             except Exception as exc:
                 self._hang_up()  # half of it may have gone; who listens is told
                 if not isinstance(exc, OSError):
@@ -157,40 +157,43 @@ class RemoteScheduler:
         return parts[0] if len(parts) == 1 else Terms(*parts)
 
 
-class _Asked(Request):
+class _WorkerRequest(Request):
     """A worker's request: its number there, and how many of its entries have not been answered."""
 
     __slots__ = ("missing", "number")
 
-    def __init__(self, number: int, entries: int, deadline: float, receiver: "Desk"):
+    def __init__(self, number: int, entries: int, deadline: float, receiver: "WorkerSession"):
         super().__init__(deadline, receiver)
         self.number, self.missing = number, entries
 
 
-class Desk:
-    """The scheduler as one worker has it, until `line` closes; what the worker waits for then is dropped. `on_joined`
-    is called when the worker waits to be opened."""
+class WorkerSession:
+    """Server side of one worker's connection: submits its requests and sends outcomes back. When `line` closes, its
+    pending requests are dropped. `on_joined` is called when the worker is ready and waits for `open`."""
 
     def __init__(
         self,
         line: socket.socket,
         scheduler: Scheduler | RemoteScheduler,
         engine: Engine | RemoteEngine,
-        on_joined: Callable[["Desk"], None],
+        on_joined: Callable[["WorkerSession"], None],
     ):
         self._line, self._scheduler, self._engine, self._on_joined = line, scheduler, engine, on_joined
-        self._requests: dict[int, _Asked] = {}
+        self._requests: dict[int, _WorkerRequest] = {}
         self._lock = threading.Lock()
         self._outbox: queue.SimpleQueue[tuple[list[Any], list[np.ndarray]] | None] = queue.SimpleQueue()
         for run in (self._read, self._write):
-            threading.Thread(target=run, name="desk", daemon=True).start()
+            threading.Thread(target=run, name="session", daemon=True).start()
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
         """What became of entries goes to the worker."""
         told: list[Any] = []
         arrays: list[np.ndarray] = []
         for outcome in outcomes:
-            request, result = cast(_Asked, outcome.entry.request), outcome.result  # a desk hears of its own alone
+            request, result = (
+                cast(_WorkerRequest, outcome.entry.request),
+                outcome.result,
+            )  # only its own
             with self._lock:  # several batches may end at once
                 request.missing -= 1
                 if not request.missing:
@@ -217,8 +220,8 @@ class Desk:
             while True:
                 message, arrays = wire.receive(self._line)
                 left = iter(arrays)
-                for kind, *asked in message:
-                    self._take(kind, asked, left)
+                for kind, *arguments in message:
+                    self._take(kind, arguments, left)
         except OSError:
             pass
         finally:
@@ -226,14 +229,14 @@ class Desk:
                 self._scheduler.drop(request)
             self._outbox.put(None)
 
-    def _take(self, kind: str, asked: list[Any], arrays: Iterator[np.ndarray]) -> None:
+    def _take(self, kind: str, arguments: list[Any], arrays: Iterator[np.ndarray]) -> None:
         if kind == "submit":
-            *what, parts = asked
+            *fields, parts = arguments
             # Copies, else one request would hold the memory of all that came with it.
-            self._submit(*what, *[next(arrays).copy() for _ in range(parts)])
+            self._submit(*fields, *[next(arrays).copy() for _ in range(parts)])
         elif kind == "joined":
             self._on_joined(self)
-        elif request := self._requests.pop(asked[0], None):
+        elif request := self._requests.pop(arguments[0], None):
             self._scheduler.drop(request)
 
     def _submit(
@@ -246,7 +249,7 @@ class Desk:
         ids: np.ndarray,
         types: np.ndarray | None = None,
     ) -> None:
-        request = self._requests[number] = _Asked(number, len(each), deadline, self)
+        request = self._requests[number] = _WorkerRequest(number, len(each), deadline, self)
         entries, start = [], 0
         for i, (tokens, prompt, attended) in enumerate(each):
             span = slice(start, start + tokens)

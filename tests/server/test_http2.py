@@ -16,7 +16,7 @@ import pytest
 from h2.utilities import validate_headers
 from uvicorn.server import ServerState
 
-from bei.server import connections, heads
+from bei.server import connections, request_heads
 from bei.server.http2 import STREAMS, Http2
 from benchmarks.attacks import attacks
 from tests.support.running import Running, resident
@@ -315,7 +315,8 @@ def test_a_large_head_is_checked_without_a_look_at_each_byte():
             work()
         return time.process_time() - started
 
-    assert 4 * seconds(lambda: heads.check(head)) < seconds(lambda: list(validate_headers(head, heads._REQUEST)))
+    theirs = seconds(lambda: list(validate_headers(head, request_heads._REQUEST)))
+    assert 4 * seconds(lambda: request_heads.check(head)) < theirs
 
 
 def test_a_client_makes_our_table_of_headers_no_larger(slow):

@@ -20,7 +20,7 @@ from tests.support.configs import tiny_config
 folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 logging.basicConfig(level="INFO")
 if patience := float(sys.argv[4]):
-    connections.HEAD_SECONDS = connections.READING_SECONDS = bodies.SECONDS = patience
+    connections.REQUEST_HEAD_SECONDS = connections.READING_SECONDS = bodies.SECONDS = patience
     connections.KEEP_ALIVE_SECONDS = 3 * patience
     connections.READING_RATE = 1 << 30
 service = Service(Settings.load(tiny_config(folder), environ={}, **json.loads(sys.argv[5])))

@@ -78,17 +78,17 @@ class Part(BaseModel):
     """A JSON object in a body."""
 
     model_config = ConfigDict(extra="ignore")
-    unread: ClassVar[frozenset[str]] = frozenset(CHANGING)
+    ignored: ClassVar[frozenset[str]] = frozenset(CHANGING)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.unread = frozenset(CHANGING).difference(*map(_names, cls.model_fields.items()))
+        cls.ignored = frozenset(CHANGING).difference(*map(_names, cls.model_fields.items()))
 
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, sent: Any) -> Any:
-        if isinstance(sent, dict) and not cls.unread.isdisjoint(sent):
-            for name in sent.keys() & cls.unread:
+        if isinstance(sent, dict) and not cls.ignored.isdisjoint(sent):
+            for name in sent.keys() & cls.ignored:
                 if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
                     raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
         return sent

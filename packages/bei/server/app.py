@@ -7,7 +7,17 @@ from contextlib import asynccontextmanager
 
 from bei import api, metrics
 from bei.api import Call, Reply
-from bei.errors import ClientGone, Error, HeadTooLarge, Malformed, Misdirected, NotReady, Overloaded, TooLarge, TooSlow
+from bei.errors import (
+    ClientGone,
+    Error,
+    Malformed,
+    Misdirected,
+    NotReady,
+    Overloaded,
+    RequestHeadTooLarge,
+    TooLarge,
+    TooSlow,
+)
 from bei.server import connections
 from bei.server.bodies import Bodies, Message, Receive
 from bei.server.hosts import Hosts
@@ -27,7 +37,7 @@ def asgi(service: Service, hosts: Hosts | None = None) -> Application:
     bodies = Bodies(service.settings.payload_limit, service.in_flight)
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
-        call = _head(scope)
+        call = _call_of(scope)
         with service.in_flight.request():
             try:
                 reply = await _answer(service, hosts, bodies, call, scope, receive)
@@ -50,7 +60,7 @@ async def _answer(
         call.body = await bodies.read(call, receive, wanted=wanted)
         async with _connected(receive):
             return await api.answer(service, call)
-    except (HeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
+    except (RequestHeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
         return _last(await api.refuse(service, call, error), scope)
     except asyncio.CancelledError:
         metrics.observe_cancelled("drain")
@@ -64,7 +74,7 @@ def _last(reply: Reply, scope: Message) -> Reply:
     return reply.with_headers({"connection": "close"})
 
 
-def _head(scope: Message) -> Call:
+def _call_of(scope: Message) -> Call:
     """With repeated headers as one (RFC 9110, §5.2): of two keys neither is the first, and none is accepted."""
     headers: dict[str, str] = {}
     for encoded, value in scope["headers"]:
@@ -74,9 +84,10 @@ def _head(scope: Message) -> Call:
 
 
 def _is_wanted(service: Service, call: Call, scope: Message) -> bool:
-    """Whether a body is worth keeping: not where the head alone is refused, or says all. Raises HeadTooLarge."""
+    """Whether the body has to be kept: not where the request head alone is refused, or decides the answer. Raises
+    RequestHeadTooLarge."""
     if len(scope["headers"]) > connections.MAX_HEADERS:
-        raise HeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers")
+        raise RequestHeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers")
     try:
         return api.admit(service, call).adapter is not None
     except Error:

@@ -3,7 +3,7 @@
 import asyncio
 
 KEEP_ALIVE_SECONDS = 75  # clients keep idle connections for 30 s and proxies for 60: the server must not close first
-HEAD_SECONDS = 20.0  # from the first byte of a request's head to its last
+REQUEST_HEAD_SECONDS = 20.0  # from the first byte of a request head to its last
 READING_SECONDS = 30.0  # for a client to read any answer; of a long one it has a second more for READING_RATE bytes
 READING_RATE = 4096
 MOST_READING_SECONDS = 600.0  # for an answer of any size
@@ -11,7 +11,7 @@ MAX_HEADERS = 128
 ABORT = "bei.abort"  # in a scope's extensions: what ends the connection at once
 
 
-class Unread:
+class WriteTimeout:
     """Ends a connection whose client does not read: of what waits in its buffer, so much has to go a second."""
 
     def __init__(self, transport: asyncio.Transport):

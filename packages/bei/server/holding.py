@@ -8,7 +8,7 @@ _MOST = 1 << 20  # bytes
 
 
 class Holding:
-    """Of heads, and of answers on their way."""
+    """Of request heads, and of answers on their way."""
 
     def __init__(self) -> None:
         self._held, self._line, self._relieved = 0, asyncio.Lock(), asyncio.Event()

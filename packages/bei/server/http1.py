@@ -8,11 +8,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bei.api.reply import render_error
-from bei.errors import Error, HeadTooLarge, Malformed, TooSlow, Unimplemented, one_line
+from bei.errors import Error, Malformed, RequestHeadTooLarge, TooSlow, Unimplemented, one_line
 from bei.server import connections
 
-MAX_HEAD = 1 << 16  # bytes of request line and headers; of all that stands around the bytes of a chunked body, too
-_MAX_LINES = connections.MAX_HEADERS + 2  # of a head: as objects they are large, so they are counted as they come
+# Bytes of request line and headers, and of all that stands around the bytes of a chunked body.
+MAX_REQUEST_HEAD = 1 << 16
+_MAX_LINES = connections.MAX_HEADERS + 2  # of a request head, counted as they come: as objects they are large
 _TURN = 1 << 14  # bytes of a chunked body that are parsed at a time; as chunks of one byte they take 2 ms
 _FOR_A_PIECE = 64  # bytes that are parsed in the time that a piece takes beside its bytes
 _LINGER_SECONDS = 2.0  # in which a client may read why its connection ends, while it still sends
@@ -47,13 +48,13 @@ _TRAILERS = _Dropped()  # they are no headers of the call
 class Http1(HttpToolsProtocol):
     """uvicorn's. Its parser never sees a second message before the first is answered: what follows waits as bytes, and
     reading is paused. llhttp cannot stop within what it is given, so it is given pieces that end where a message may
-    end: after the empty line of a head, after `content-length` bytes, after an empty line in a chunked body."""
+    end: after the empty line of a request head, after `content-length` bytes, after an empty line in a chunked body."""
 
     _unparsed, _at = b"", 0  # what came, and where the part begins that the parser has not seen
     _whole = True  # the last message that began has ended
-    _in_head = False
-    _head = 0  # bytes of the head so far; in a chunked body, those since the last that were body
-    _lines = 0  # of the head so far
+    _in_request_head = False
+    _head_bytes = 0  # of the request head so far; in a chunked body, those since the last that were body
+    _lines = 0  # of the request head so far
     _left: int | None = 0  # bytes of a body that are to come; None of one in chunks
     _refused = False
     _hurry: asyncio.TimerHandle | None = None
@@ -62,10 +63,10 @@ class Http1(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._flow = self.flow = _Flow(transport)
-        self._unread = connections.Unread(transport)
+        self._write_timeout = connections.WriteTimeout(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unread.stop()
+        self._write_timeout.stop()
         self._stop_hurry()
         self._unset_keepalive_if_required()
         self._forget()
@@ -73,11 +74,11 @@ class Http1(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread.start()
+        self._write_timeout.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._unread.stop()
+        self._write_timeout.stop()
 
     # -- from bytes to messages ---------------------------------------------------------------------------------------
 
@@ -94,8 +95,8 @@ class Http1(HttpToolsProtocol):
     def _read_in_time(self) -> None:
         self._unset_keepalive_if_required()
         self._read_on()
-        if self._is_waiting() and self._hurry is None:  # for the end of a head, or for a head after something else
-            self._hurry = self.loop.call_later(connections.HEAD_SECONDS, self._lose_patience)
+        if self._is_waiting() and self._hurry is None:  # for the end of a request head, or for one after something else
+            self._hurry = self.loop.call_later(connections.REQUEST_HEAD_SECONDS, self._lose_patience)
 
     def _read_on(self) -> None:
         """Parse what has come, as far as a message that has no answer yet."""
@@ -105,7 +106,7 @@ class Http1(HttpToolsProtocol):
                 self.loop.call_soon(self._read_on)
             if turn <= 0 or self._is_answering():
                 return self._flow.hold()
-            end = self._end_of_head() if self._whole or self._in_head else self._end_in_body()
+            end = self._end_of_request_head() if self._whole or self._in_request_head else self._end_in_body()
             if end <= self._at:
                 break
             if self._left is None:
@@ -125,26 +126,26 @@ class Http1(HttpToolsProtocol):
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _end_of_head(self) -> int:
-        """Where the head ends; until it is whole, where its last whole line does. Too large a head is refused."""
+    def _end_of_request_head(self) -> int:
+        """Where the request head ends; until it is whole, where its last whole line ends. Refuses too large a one."""
         data = self._unparsed
         if self._whole and not data[self._at : self._at + 1].isupper():
             gap = _BLANK.match(data, self._at)
             begin = gap.end() if gap else self._at
-            self._head += begin - self._at
+            self._head_bytes += begin - self._at
             self._at = begin
             if begin < len(data) and not data[begin : begin + 1].isupper():  # no method begins so: to be refused
                 return len(data)
         at = self._at
-        blank = at if self._in_head and data.startswith(b"\r\n", at) else data.find(b"\n\r\n", at) + 1
-        if self._head + (blank or len(data)) - at > MAX_HEAD:
-            self._refuse(HeadTooLarge(f"the request's head is larger than {MAX_HEAD} bytes"))
+        blank = at if self._in_request_head and data.startswith(b"\r\n", at) else data.find(b"\n\r\n", at) + 1
+        if self._head_bytes + (blank or len(data)) - at > MAX_REQUEST_HEAD:
+            self._refuse(RequestHeadTooLarge(f"the request's head is larger than {MAX_REQUEST_HEAD} bytes"))
             return self._at
         end = blank + 2 if blank else max(data.rfind(b"\n", at) + 1, at)
-        self._head += end - at
+        self._head_bytes += end - at
         self._lines += data.count(b"\n", at, end)
         if self._lines > _MAX_LINES:
-            self._refuse(HeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers"))
+            self._refuse(RequestHeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers"))
             return at
         if _UPGRADE.search(data, max(at - 1, 0), end):
             self._ignore_upgrade(max(at - 1, 0), end)
@@ -152,8 +153,8 @@ class Http1(HttpToolsProtocol):
 
     def _ignore_upgrade(self, start: int, end: int) -> None:
         """A server may ignore `Upgrade` (RFC 9110, §7.8); llhttp takes it for the end of HTTP, and the body with it."""
-        head = _UPGRADE.sub(b"\nignored", self._unparsed[start:end])
-        self._unparsed = self._unparsed[:start] + head + self._unparsed[end:]
+        lines = _UPGRADE.sub(b"\nignored", self._unparsed[start:end])
+        self._unparsed = self._unparsed[:start] + lines + self._unparsed[end:]
 
     def _end_in_body(self) -> int:
         at, data = self._at, self._unparsed
@@ -163,9 +164,9 @@ class Http1(HttpToolsProtocol):
             return end
         line = data.find(b"\r\n\r\n", max(at - 3, 0), at + _TURN)
         end = line + 4 if line >= 0 else min(at + _TURN, len(data))
-        self._head += end - at
-        if self._head > MAX_HEAD:
-            self._refuse(HeadTooLarge(f"more than {MAX_HEAD} bytes of a chunked body are not body"))
+        self._head_bytes += end - at
+        if self._head_bytes > MAX_REQUEST_HEAD:
+            self._refuse(RequestHeadTooLarge(f"more than {MAX_REQUEST_HEAD} bytes of a chunked body are not body"))
             return at
         return end
 
@@ -181,13 +182,13 @@ class Http1(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if not self._is_idle():
             raise Malformed("a message begins within another")  # never; else the framing would be another's, too
-        self._whole, self._in_head = False, True
+        self._whole, self._in_request_head = False, True
         super().on_message_begin()
         # ASGI types an extension as a dict; this one is a call, between us and us.
         self.scope["extensions"] = {connections.ABORT: self.transport.abort}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_request_head = False
         self._stop_hurry()
         self._left = self._length_of_body()
         if not self.url.startswith(b"/"):
@@ -221,11 +222,11 @@ class Http1(HttpToolsProtocol):
         return None if codings else length
 
     def on_body(self, body: bytes) -> None:
-        self._head = 0
+        self._head_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._whole, self._head, self._lines = True, 0, 0
+        self._whole, self._head_bytes, self._lines = True, 0, 0
         super().on_message_complete()
 
     # -- and to answers -----------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class Http1(HttpToolsProtocol):
         return not self._refused and not self.transport.is_closing() and self._is_idle()
 
     def _lose_patience(self) -> None:
-        self._refuse(TooSlow(f"the request's head took more than {connections.HEAD_SECONDS:g} s"))
+        self._refuse(TooSlow(f"the request's head took more than {connections.REQUEST_HEAD_SECONDS:g} s"))
 
     def _stop_hurry(self) -> None:
         if self._hurry is not None:

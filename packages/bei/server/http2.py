@@ -15,7 +15,7 @@ from h2.settings import SettingCodes, Settings
 from uvicorn.server import ServerState
 
 from bei.errors import ClientGone
-from bei.server import connections, heads
+from bei.server import connections, request_heads
 from bei.server.holding import Holding
 
 log = logging.getLogger("bei")
@@ -29,23 +29,24 @@ _CREDIT = 1 << 17
 _CREDIT_A_SECOND = 256
 _FOR_AN_ANSWER = 1 << 12
 _FOR_A_FRAME = 64  # that we send, for it is followed by two WINDOW_UPDATEs
-_FOR_A_HEAD = 1 << 10  # at most; a call that is given up costs as much
-_FREE = 1 << 12  # bytes of a decoded head; what is beyond costs, for a reference to the table is a byte on the wire
+_FOR_A_REQUEST_HEAD = 1 << 10  # at most; a call that is given up costs as much
+# Bytes of a decoded request head. Those beyond cost: a reference to the table is one byte on the wire.
+_FREE = 1 << 12
 _FOR_THE_REST = 1 / 10
 
 
 class Stream:
-    """A call: what has come of its body, how much its head says will, and what its answer waits for."""
+    """A call: what has come of its body, how much its request head says will, and what its answer waits for."""
 
     def __init__(self, number: int, length: int | None = None):
-        self.number, self.body, self.unread = number, bytearray(), 0
+        self.number, self.body, self.unacknowledged = number, bytearray(), 0
         self.length, self.came = length, 0
         self.ended = self.gone = self.answered = self.told = False
         self.changed, self.room = asyncio.Event(), asyncio.Event()
 
     @property
     def is_as_said(self) -> bool:
-        """Whether what came may be, or at its end is, as long as the head says."""
+        """Whether what came may be, or at its end is, as long as the request head says."""
         return self.length is None or (self.came == self.length if self.ended else self.came <= self.length)
 
     def leave(self) -> None:
@@ -73,11 +74,11 @@ class Http2(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._loop = asyncio.get_running_loop()
         self._books.connections.add(self)  # type: ignore[arg-type]  # uvicorn asks no more of it than `shutdown`
-        self.transport, self._unread = transport, connections.Unread(transport)
+        self.transport, self._write_timeout = transport, connections.WriteTimeout(transport)
         self._h2 = H2Connection(
             H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
         )
-        self._h2.decoder = heads.Heads(self._h2.decoder.max_header_list_size, self._pay_for)
+        self._h2.decoder = request_heads.RequestHeadDecoder(self._h2.decoder.max_header_list_size, self._pay_for)
         self._h2.local_settings = _settings(STREAMS)
         self._h2.initiate_connection()
         self._h2.local_settings = _settings(1 << 30)  # h2 would end the connection for one stream too many
@@ -86,7 +87,7 @@ class Http2(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unread.stop()
+        self._write_timeout.stop()
         self._idle.cancel()
         self._books.connections.discard(self)
         self._unparsed.clear()
@@ -98,12 +99,12 @@ class Http2(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable.clear()
-        self._unread.start()
+        self._write_timeout.start()
         self._read_on()
 
     def resume_writing(self) -> None:
         self._writable.set()
-        self._unread.stop()
+        self._write_timeout.stop()
         self._read_on()
 
     def shutdown(self) -> None:
@@ -170,7 +171,7 @@ class Http2(asyncio.Protocol):
         if self.transport.is_closing():
             return None
         if self._credit < 0:
-            log.info("an HTTP/2 connection ends: its client sends more heads and frames than calls and bodies")
+            log.info("an HTTP/2 connection ends: its client sends more request heads and frames than calls and bodies")
             return self._end(ErrorCodes.ENHANCE_YOUR_CALM)
         if self._unparsed:
             self._taking = True
@@ -200,7 +201,7 @@ class Http2(asyncio.Protocol):
                 self._earn(2 * len(event.data))
                 stream.body += event.data
                 stream.came += len(event.data)
-                stream.unread += event.flow_controlled_length
+                stream.unacknowledged += event.flow_controlled_length
                 self._go_on(stream)
             case events.DataReceived():
                 self._earn(len(event.data))
@@ -209,7 +210,7 @@ class Http2(asyncio.Protocol):
                 stream.ended = True
                 self._go_on(stream)
             case events.StreamReset() if stream is not None:
-                self._credit -= _FOR_A_HEAD
+                self._credit -= _FOR_A_REQUEST_HEAD
                 stream.leave()
             case events.WindowUpdated() | events.RemoteSettingsChanged():
                 self._h2.encoder.header_table_size = min(self._h2.encoder.header_table_size, _TABLE)
@@ -224,12 +225,12 @@ class Http2(asyncio.Protocol):
         self._h2.reset_stream(stream.number, ErrorCodes.PROTOCOL_ERROR)
         stream.leave()
 
-    def _open(self, number: int, shown: heads.Head) -> None:
-        head = heads.shown(shown)
-        self._earn(min(_FOR_A_HEAD, heads.size(head)))
+    def _open(self, number: int, shown: request_heads.RequestHead) -> None:
+        request_head = request_heads.shown(shown)
+        self._earn(min(_FOR_A_REQUEST_HEAD, request_heads.size(request_head)))
         try:
-            heads.check(head)
-            scope, length = self._scope(head), heads.length(head)
+            request_heads.check(request_head)
+            scope, length = self._scope(request_head), request_heads.length(request_head)
         except (ProtocolError, ValueError):
             return self._h2.reset_stream(number, ErrorCodes.PROTOCOL_ERROR)
         if self._leaving or len(self._streams) >= STREAMS:
@@ -241,7 +242,7 @@ class Http2(asyncio.Protocol):
         task.add_done_callback(self._books.tasks.discard)
 
     def _scope(self, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-        """Raises ProtocolError or ValueError for a head that cannot be a call's."""
+        """Raises ProtocolError or ValueError for a request head that cannot be a call's."""
         pseudo = {name: value for name, value in headers if name.startswith(b":")}
         fields = [(name, value) for name, value in headers if not name.startswith(b":")]
         if pseudo[b":method"] == b"CONNECT":
@@ -307,9 +308,9 @@ class Http2(asyncio.Protocol):
 
     def _acknowledge(self, stream: Stream) -> None:
         """Give the window back for what has been read."""
-        if stream.unread and not stream.gone:
-            self._h2.acknowledge_received_data(stream.unread, stream.number)
-            stream.unread = 0
+        if stream.unacknowledged and not stream.gone:
+            self._h2.acknowledge_received_data(stream.unacknowledged, stream.number)
+            stream.unacknowledged = 0
             self._flush()
 
     async def _answer_in_time(self, stream: Stream, start: dict[str, Any], message: dict[str, Any]) -> None:
@@ -329,8 +330,8 @@ class Http2(asyncio.Protocol):
         if stream.gone:
             return
         if start:
-            head = [(b":status", b"%d" % start["status"]), *start["headers"]]
-            self._h2.send_headers(stream.number, head, end_stream=not (body or more))
+            fields = [(b":status", b"%d" % start["status"]), *start["headers"]]
+            self._h2.send_headers(stream.number, fields, end_stream=not (body or more))
             start.clear()
         elif not (body or more):
             self._h2.end_stream(stream.number)

@@ -1,4 +1,5 @@
-"""Sockets and signals: HTTP/1.1 and HTTP/2 prior knowledge on one port (opening.py); SIGTERM drains and exits 0.
+"""Sockets and signals: HTTP/1.1 and HTTP/2 with prior knowledge on one port (protocol_sniffer.py); SIGTERM drains, and
+the exit status is 0.
 
 uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; h2 has, as frames without a server.
 So the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
@@ -25,7 +26,7 @@ import uvicorn
 import uvloop
 
 from bei.errors import SetupError, address, why
-from bei.server import connections, opening
+from bei.server import connections, protocol_sniffer
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
 
@@ -126,7 +127,7 @@ def serve(
     calls = _Calls(app)
     config = uvicorn.Config(
         calls,
-        http=partial(opening.Opening, max_connections=max_connections),  # type: ignore[arg-type]  # is called as a class is
+        http=partial(protocol_sniffer.ProtocolSniffer, max_connections=max_connections),  # type: ignore[arg-type]  # is called as a class is
         ws="none",
         lifespan="off",
         log_config=None,

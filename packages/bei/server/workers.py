@@ -23,7 +23,7 @@ from bei import logs, memory, metrics, processes, tracing, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS
 from bei.errors import SetupError
-from bei.remote import Desk, RemoteEngine, RemoteScheduler
+from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.server import listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
@@ -80,8 +80,8 @@ class _Workers:
     def __init__(self, service: Service, listener: socket.socket, announce: Callable[[], None]):
         self._service, self._listener, self._announce = service, listener, announce
         self._status = 0
-        self._desks: list[Desk] = []
-        self._joined: list[Desk] | None = []  # that wait for the others; None once all are there
+        self._sessions: list[WorkerSession] = []
+        self._joined: list[WorkerSession] | None = []  # that wait for the others; None once all are there
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._loaded, self._stopping = threading.Event(), threading.Event()
@@ -123,8 +123,8 @@ class _Workers:
             self._loaded.set()
 
     def _tell_fault(self) -> None:
-        for desk in self._desks:
-            desk.tell_fault()
+        for session in self._sessions:
+            session.tell_fault()
 
     def _fail(self, fault: str) -> None:
         log.error("%s", fault)
@@ -141,11 +141,11 @@ class _Workers:
             self._processes.add(process)
             if self._stopping.is_set():  # since before it was known
                 process.terminate()
-            desk = self._introduce(ours)
+            session = self._introduce(ours)
             status = self._wait(process)
             self._processes.discard(process)
-            if desk is not None:
-                self._desks.remove(desk)
+            if session is not None:
+                self._sessions.remove(session)
             metrics.forget(process.pid)
             if self._stopping.is_set():
                 return
@@ -168,7 +168,7 @@ class _Workers:
         # A terminal's Ctrl-C is for this process, which passes it on.
         return processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
 
-    def _introduce(self, line: socket.socket) -> Desk | None:
+    def _introduce(self, line: socket.socket) -> WorkerSession | None:
         """Tell a worker what it is for, and, once there is one, of the model; None where it died before."""
         service = self._service
         keys = [key.get_secret_value() for key in service.settings.api_key]
@@ -187,18 +187,18 @@ class _Workers:
         except OSError:
             line.close()
             return None
-        desk = Desk(line, scheduler, engine, self._on_joined)
-        desk.tell_fault()
-        self._desks.append(desk)
-        return desk
+        session = WorkerSession(line, scheduler, engine, self._on_joined)
+        session.tell_fault()
+        self._sessions.append(session)
+        return session
 
-    def _on_joined(self, desk: Desk) -> None:
+    def _on_joined(self, session: WorkerSession) -> None:
         """The first workers open together, so that a server that says it is ready is; later ones at once."""
         with self._lock:
             if self._joined is None:
-                desk.open()
+                session.open()
                 return
-            self._joined.append(desk)
+            self._joined.append(session)
             if len(self._joined) < self._service.settings.workers:
                 return
             for waiting in self._joined:

@@ -1,4 +1,4 @@
-"""The heads of calls over HTTP/2: how they are read and checked, and how large they are."""
+"""Request heads over HTTP/2: how they are read and checked, and how large they are."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,44 +6,44 @@ from h2.exceptions import ProtocolError
 from h2.utilities import HeaderValidationFlags, validate_headers
 from hpack import Decoder, HeaderTuple
 
-Head = list[tuple[bytes, bytes]]
+RequestHead = list[tuple[bytes, bytes]]
 
 _REQUEST = HeaderValidationFlags(is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False)
 _LENGTH, _HIDDEN = b"content-length", b"\0"
-_HIDE = {_LENGTH: _HIDDEN, _HIDDEN: b""}  # who sends the one that is for us has a head that is refused
+_HIDE = {_LENGTH: _HIDDEN, _HIDDEN: b""}  # who sends the one that is for us has a request head that is refused
 _OF_A_FIELD = 32  # bytes that a field counts beside its name and value (RFC 9113, §6.5.2)
 _COMPARED = b"host"  # with the :authority
 _SHORT = 64
 _FORBIDDEN = b"\0", b"\r", b"\n"
 
 
-class Heads(Decoder):
+class RequestHeadDecoder(Decoder):
     """h2 ends the connection for a length that is wrong, so it is shown none; `shown` gives it back. `pay` is told the
-    size of each head, of calls and of what is none."""
+    size of each request head, of calls and of what is none."""
 
     def __init__(self, most: int, pay: Callable[[int], None]):
         super().__init__(most)
         self._pay = pay
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
-        head = super().decode(data, raw)
-        self._pay(size(head))
-        return [HeaderTuple(_HIDE.get(name, name), value) for name, value in head]
+        request_head = super().decode(data, raw)
+        self._pay(size(request_head))
+        return [HeaderTuple(_HIDE.get(name, name), value) for name, value in request_head]
 
 
-def shown(head: Head) -> Head:
-    """A head as it came."""
-    return [(_LENGTH if name == _HIDDEN else name, value) for name, value in head]
+def shown(request_head: RequestHead) -> RequestHead:
+    """A request head as it came."""
+    return [(_LENGTH if name == _HIDDEN else name, value) for name, value in request_head]
 
 
-def size(head: Iterable[tuple[bytes, bytes]]) -> int:
-    """Bytes of a head once it is decoded, which on the wire may be a byte for each field."""
-    return sum(_OF_A_FIELD + len(name) + len(value) for name, value in head)
+def size(request_head: Iterable[tuple[bytes, bytes]]) -> int:
+    """Bytes of a request head once it is decoded, which on the wire may be a byte for each field."""
+    return sum(_OF_A_FIELD + len(name) + len(value) for name, value in request_head)
 
 
-def check(head: Head) -> None:
+def check(request_head: RequestHead) -> None:
     """Raises ProtocolError for one that is malformed (RFC 9113, §8.2 and §8.3)."""
-    for _ in validate_headers([(name, _brief(name, value)) for name, value in head], _REQUEST):
+    for _ in validate_headers([(name, _brief(name, value)) for name, value in request_head], _REQUEST):
         pass
 
 
@@ -54,9 +54,9 @@ def _brief(name: bytes, value: bytes) -> bytes:
     return value[:1] + b"".join(byte for byte in _FORBIDDEN if byte in value) + value[-1:]
 
 
-def length(head: Head) -> int | None:
-    """The length that a head gives its body. Raises ProtocolError or ValueError where it is no number, or several."""
-    given = {value for name, value in head if name == _LENGTH}
+def length(request_head: RequestHead) -> int | None:
+    """The length of the body, as its request head gives it. Raises ProtocolError or ValueError where it is not one."""
+    given = {value for name, value in request_head if name == _LENGTH}
     if len(given) > 1 or not all(value.isdigit() for value in given):
         raise ProtocolError("the content-length is not a number")
     return int(given.pop()) if given else None

@@ -14,14 +14,14 @@ log = logging.getLogger("bei")
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
-class Opening(asyncio.Protocol):
+class ProtocolSniffer(asyncio.Protocol):
     """A connection until HTTP/1.1 or HTTP/2 is chosen: by ALPN over TLS, else by its first bytes (RFC 9113, §3). No
     `Upgrade` leads from one to the other. uvicorn makes one for each."""
 
     def __init__(self, server_state: ServerState, max_connections: int, **more: Any):
         self._given = {"server_state": server_state, **more}
         self._connections, self._max_connections = server_state.connections, max_connections
-        self._opening = b""
+        self._received = b""
 
     # asyncio gives a Transport to the protocols of a server's streams, whatever their base says.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,19 +41,19 @@ class Opening(asyncio.Protocol):
         self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        self._opening += data
+        self._received += data
         secure = self.transport.get_extra_info("ssl_object")
         if secure is not None:
             self._become(http2=secure.selected_alpn_protocol() == "h2")
-        elif self._opening.startswith(_PREFACE) or not _PREFACE.startswith(self._opening):
-            self._become(http2=self._opening.startswith(_PREFACE))
+        elif self._received.startswith(_PREFACE) or not _PREFACE.startswith(self._received):
+            self._become(http2=self._received.startswith(_PREFACE))
 
     def _become(self, *, http2: bool) -> None:
         self._leave()
         protocol = _protocol(http2)(**self._given)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
-        protocol.data_received(self._opening)
+        protocol.data_received(self._received)
 
     def shutdown(self) -> None:
         self.transport.close()
