@@ -37,8 +37,8 @@ def tiny(tmp_path):
     ) -> tuple[SentenceTransformer, object]:
         base = save(tmp_path / "base", random_model(family, **(config or {})), pooling=None)
         torch.manual_seed(1)
-        stages = [Transformer(str(base), max_seq_length=48), *modules]
-        SentenceTransformer(modules=stages, device="cpu", **options).save(str(tmp_path / "model"))
+        modules = [Transformer(str(base), max_seq_length=48), *modules]
+        SentenceTransformer(modules=modules, device="cpu", **options).save(str(tmp_path / "model"))
         return SentenceTransformer(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
 
     return build
@@ -67,7 +67,7 @@ def test_families(tiny, start_service, family):
     "activation", [torch.nn.Tanh, torch.nn.Identity, torch.nn.ReLU, torch.nn.GELU, torch.nn.Sigmoid]
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_stages_after_pooling(tiny, start_service, activation, bias):
+def test_head_layers_after_pooling(tiny, start_service, activation, bias):
     dense = Dense(48, 16, bias=bias, activation_function=activation())
     norm = LayerNorm(16)
     torch.nn.init.normal_(norm.norm.weight)

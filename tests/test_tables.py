@@ -104,7 +104,7 @@ def test_linear_parts_and_norms():
     assert set(spec.LINEARS) == set(get_args(spec.LinearName))
     assert {*spec.POST, *spec.PRE, *spec.SANDWICH} == set(get_args(spec.NormPlace))
     assert set(abi.LAYER_NORMS) == {*get_args(spec.NormPlace), "query_norm", "key_norm"}
-    assert {type_.__name__ for type_ in get_args(spec.Stage)} == {"Dense", "LayerNorm", "Normalize", "Log1pRelu"}
+    assert {type_.__name__ for type_ in get_args(spec.HeadLayer)} == {"Dense", "LayerNorm", "Normalize", "Log1pRelu"}
 
 
 # --- the native engine's ABI ------------------------------------------------------------------------------------------
@@ -118,11 +118,11 @@ def enumerators() -> list[list[str]]:
 
 
 def test_numbers_of_the_abi():
-    precisions, activations, stages, modes, results = enumerators()
+    precisions, activations, head_layers, modes, results = enumerators()
     for table, names in ((abi.PRECISIONS, precisions), (abi.ACTIVATIONS, activations), (abi.MODES, modes)):
         assert table == {name: number for number, name in enumerate(names)}
-    assert stages == ["dense", "layer_norm", "normalize", "log1p_relu"]
-    assert tuple(range(len(stages))) == (abi.DENSE, abi.LAYER_NORM, abi.NORMALIZE, abi.LOG1P_RELU)
+    assert head_layers == ["dense", "layer_norm", "normalize", "log1p_relu"]
+    assert tuple(range(len(head_layers))) == (abi.DENSE, abi.LAYER_NORM, abi.NORMALIZE, abi.LOG1P_RELU)
     assert sorted(abi.ERRORS) == list(range(1, len(results)))
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bei import architectures
-from bei.architectures.family import Judgement, stated_pooling
+from bei.architectures.family import ScoreTokens, stated_pooling
 from bei.architectures.limits import check_counts
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint import own_code
-from bei.checkpoint.reranking import judge
+from bei.checkpoint.reranking import scoring_head
 from bei.checkpoint.task import head_kind, labels, scoring
 from bei.errors import SetupError
 from tests.support.tiny_models import CAUSAL, FAMILIES, random_model
@@ -159,13 +159,13 @@ def outcome(config: dict[str, Any]) -> str:
         made += [labels(config)] if config.get("id2label") else []
     except SetupError as refusal:
         return f"refused: {refusal}"
-    return repr([*made, judged(config, spec) if config["model_type"] in CAUSAL else None])
+    return repr([*made, scored(config, spec) if config["model_type"] in CAUSAL else None])
 
 
-def judged(config: dict[str, Any], spec: EncoderSpec) -> str:
+def scored(config: dict[str, Any], spec: EncoderSpec) -> str:
     """The same of a language model that reranks."""
     try:
-        return repr(judge(config, spec, Judgement(1)))
+        return repr(scoring_head(config, spec, ScoreTokens(1)))
     except SetupError as refusal:
         return str(refusal)
 

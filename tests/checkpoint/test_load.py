@@ -88,7 +88,7 @@ def test_both_layouts_of_pooling(folder):
     assert read(folder, "m").spec.pooling == Pooling(("last", "max"))
 
 
-def test_stages_after_pooling(folder):
+def test_head_layers_after_pooling(folder):
     rng = np.random.default_rng(0)
     write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2", "Dense": "3", "LayerNorm": "4"})
     write_json(
@@ -108,7 +108,7 @@ def test_stages_after_pooling(folder):
     assert checkpoint.spec.head == (Normalize(), Dense(48, 8, True, "identity"), LayerNorm(8))
     assert checkpoint.spec.row_size == 8
     edit(folder / "3" / "config.json", in_features=96)
-    with pytest.raises(SetupError, match="takes 96 numbers, the stage before it gives 48"):
+    with pytest.raises(SetupError, match="takes 96 numbers, the layer before it gives 48"):
         read(folder, "m")
 
 

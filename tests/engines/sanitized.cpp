@@ -75,7 +75,7 @@ BeiNorm norm(Arrays& arrays, int size, bool rms = false) {
 
 struct Kind {
   int hidden, heads, kv_heads, head_size, embedding;
-  bool more, causal;  // all stages, types and biases; a decoder's layers
+  bool more, causal;  // all head layers, types and biases; a decoder's layers
 };
 
 // The second layer of a decoder has a window, and norms on what comes out.
@@ -104,13 +104,13 @@ void run(int precision, const Kind& kind) {
   const int inner = 2 * hidden - 8, max_tokens = 1300, vocab = 50;
   std::vector<BeiLayer> layers;
   for (bool second : {false, true}) layers.push_back(layer(arrays, kind, inner, precision, second));
-  std::vector<BeiStage> token_stages, stages;
+  std::vector<BeiHeadLayer> token_head_layers, head_layers;
   if (more) {
-    token_stages = {{BEI_DENSE, linear(arrays, hidden, 76, precision, BEI_TANH), {}},
+    token_head_layers = {{BEI_DENSE, linear(arrays, hidden, 76, precision, BEI_TANH), {}},
                     {BEI_LAYER_NORM, {}, norm(arrays, 76)},
                     {BEI_DENSE, linear(arrays, 76, 33, BEI_FP32, BEI_SILU), {}},
                     {BEI_NORMALIZE, {}, {}}};
-    stages = {{BEI_LOG1P_RELU, {}, {}}, {BEI_DENSE, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}}};
+    head_layers = {{BEI_LOG1P_RELU, {}, {}}, {BEI_DENSE, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}}};
   }
   const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{kind.causal ? BEI_LAST : BEI_MEAN};
   BeiModel model{};
@@ -132,8 +132,8 @@ void run(int precision, const Kind& kind) {
   }
   if (embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
   model.layers = layers.data(), model.layer_count = static_cast<int>(layers.size());
-  model.token_stages = token_stages.data(), model.token_stage_count = static_cast<int>(token_stages.size());
-  model.stages = stages.data(), model.stage_count = static_cast<int>(stages.size());
+  model.token_head_layers = token_head_layers.data(), model.token_head_layer_count = static_cast<int>(token_head_layers.size());
+  model.head_layers = head_layers.data(), model.head_layer_count = static_cast<int>(head_layers.size());
   model.modes = modes.data(), model.mode_count = static_cast<int>(modes.size());
 
   const std::vector<int> lengths = {1, 5, 1100, 64, 7, 97};

@@ -22,7 +22,7 @@ from bei.engines.tensorrt.execution import GPU
 from bei.engines.tensorrt.inputs import inputs, select
 from bei.engines.tensorrt.profiles import Profile, chunks, profiles
 from bei.engines.torch.engine import TorchEngine
-from bei.engines.torch.inputs import stage
+from bei.engines.torch.inputs import to_pinned
 from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
@@ -106,7 +106,7 @@ def test_inputs_pool_as_the_oracle_does(lengths, random):
 
 def test_what_goes_to_the_gpu_is_one_block():
     arrays = {"a": np.arange(3, dtype=np.int32), "b": np.ones((2, 2), np.float32)}
-    block, views = stage(arrays, pin=False)
+    block, views = to_pinned(arrays, pin=False)
     for name, tensor in views(block.clone()).items():
         assert views.offsets[name] % 256 == 0
         np.testing.assert_array_equal(tensor.numpy(), arrays[name])

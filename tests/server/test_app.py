@@ -61,14 +61,14 @@ class Client:
         return self.status
 
 
-@pytest.mark.parametrize("stage", ["parsing", "tokenizing"])
-def test_a_client_that_leaves_holds_its_bytes_until_its_work_ends(start_service, monkeypatch, stage):
+@pytest.mark.parametrize("step", ["parsing", "tokenizing"])
+def test_a_client_that_leaves_holds_its_bytes_until_its_work_ends(start_service, monkeypatch, step):
     service = start_service(payload_limit=300_000, max_bytes_in_flight=400_000)
     entered, go = threading.Event(), threading.Event()
     owner, name = {
         "parsing": ("bei.api.pieces", "read"),
         "tokenizing": ("bei.tokenizer.Tokenizer", "encode"),
-    }[stage]
+    }[step]
 
     def slow(of):
         def run(*args, **more):

@@ -3,7 +3,7 @@
 from bei.architectures.family import (
     Config,
     Family,
-    Head,
+    TaskHead,
     TensorNames,
     activation,
     affine,
@@ -81,7 +81,7 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     return names
 
 
-def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     """ContextPooler's activation is config.json's."""
     pooled = activation(config.get("pooler_hidden_act", "gelu"))
     return two_dense("pooler.dense", pooled, "classifier")(config, spec, outputs)

@@ -6,11 +6,11 @@ from typing import Any
 
 from bei.architectures.family import (
     Config,
-    Head,
     HeadKind,
     HeadMaker,
-    Rows,
+    TaskHead,
     TensorNames,
+    TensorSlice,
     activation,
     affine,
     layer_kinds,
@@ -83,7 +83,7 @@ def windows(config: Config, default: str = "full_attention") -> tuple[int | None
 def decoder_tensors(config: Config, spec: EncoderSpec, norms: Mapping[str, str] | None = None) -> TensorNames:
     """`norms` maps the places of a layer's norms to their names, where they are not Llama's."""
     norms = norms or {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"}
-    names: dict[str, tuple[str | Rows, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
+    names: dict[str, tuple[str | TensorSlice, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
     if spec.qk_norm:
         norms = {**norms, "query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
     layers = layer_tensors(
@@ -98,13 +98,13 @@ def decoder_tensors(config: Config, spec: EncoderSpec, norms: Mapping[str, str] 
     return {**names, **layers, **affine("final_norm", "norm", bias=False)}
 
 
-def score_head(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def score_head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     """A classifier on the last token."""
-    return Head(pooling=LAST, stages=((Dense(spec.hidden_size, outputs, False, "identity"), ("score",)),))
+    return TaskHead(pooling=LAST, layers=((Dense(spec.hidden_size, outputs, False, "identity"), ("score",)),))
 
 
-def tagger(config: Config, spec: EncoderSpec, outputs: int) -> Head:
-    return Head(((Dense(spec.hidden_size, outputs, True, "identity"), ("score",)),))
+def tagger(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+    return TaskHead(((Dense(spec.hidden_size, outputs, True, "identity"), ("score",)),))
 
 
 HEADS: Mapping[HeadKind, HeadMaker] = {"SequenceClassification": score_head, "TokenClassification": tagger}

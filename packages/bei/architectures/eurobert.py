@@ -1,7 +1,7 @@
 """EuroBERT (arXiv:2503.05500): Llama's layers, seeing both ways."""
 
 from bei.architectures.decoder import IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, Head, one_dense
+from bei.architectures.family import Config, Family, TaskHead, one_dense
 from bei.architectures.spec import FIRST, MEAN, Dense, EncoderSpec
 from bei.errors import SetupError, short
 
@@ -12,23 +12,23 @@ def _spec(config: Config) -> EncoderSpec:
     return decoder_spec({"rms_norm_eps": 1e-5, **config}, causal=False, biases=attention_biases(config))
 
 
-def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     hidden, pooling = spec.hidden_size, config.get("classifier_pooling", "late")
-    stages = (
+    layers = (
         (Dense(hidden, hidden, True, "gelu"), ("dense",)),
         (Dense(hidden, outputs, True, "identity"), ("classifier",)),
     )
     if pooling == "late":
-        return Head(token_stages=stages, pooling=MEAN)
+        return TaskHead(token_layers=layers, pooling=MEAN)
     if pooling not in _POOLED:
         raise SetupError(
             f"config.json: classifier_pooling {short(pooling)} is not supported; supported: late, bos, mean"
         )
-    return Head(pooling=_POOLED[pooling], stages=stages)
+    return TaskHead(pooling=_POOLED[pooling], layers=layers)
 
 
-def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> Head:
-    return Head(((Dense(spec.hidden_size, outputs, False, "identity"), ("lm_head", "embed_tokens")),))
+def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+    return TaskHead(((Dense(spec.hidden_size, outputs, False, "identity"), ("lm_head", "embed_tokens")),))
 
 
 EUROBERT = Family(

@@ -4,12 +4,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bei.architectures.spec import FIRST, LAST, LINEARS, MEAN, Activation, Dense, EncoderSpec, LayerNorm, Pooling, Stage
+from bei.architectures.spec import (
+    FIRST,
+    LAST,
+    LINEARS,
+    MEAN,
+    Activation,
+    Dense,
+    EncoderSpec,
+    HeadLayer,
+    LayerNorm,
+    Pooling,
+)
 from bei.errors import SetupError, short
 
 
 @dataclass(frozen=True)
-class Rows:
+class TensorSlice:
     """Some rows of one of the checkpoint's tensors; `less` is a row that is subtracted from them."""
 
     name: str
@@ -18,7 +29,7 @@ class Rows:
     less: int | None = None
 
 
-TensorNames = Mapping[str, tuple[str | Rows, ...]]
+TensorNames = Mapping[str, tuple[str | TensorSlice, ...]]
 """Our name → the checkpoint's; several are concatenated along the first axis."""
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -38,29 +49,30 @@ HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM"]
 """What follows `For` in the name of a transformers class, where it is a head that we have."""
 
 Config = Mapping[str, Any]
-HeadStage = tuple[Stage, tuple[str, ...]]
-"""A stage, and the checkpoint's modules that may hold its tensors: the first that has one gives it. A tied matrix is
-found under the other module's name."""
+NamedHeadLayer = tuple[HeadLayer, tuple[str, ...]]
+"""A layer, and the modules of the checkpoint that may hold its tensors, in the order in which they are tried. A tied
+matrix is found under the other module's name."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The words of a language model whose logits are its score: that of `yes`, less that of `no` where there is one."""
+class ScoreTokens:
+    """The token ids of a language model whose logits are its score: the logit of `yes`, minus that of `no` if there is
+    one."""
 
     yes: int
     no: int | None = None
 
 
 @dataclass(frozen=True)
-class Head:
-    """`token_stages` run on every token's state, `stages` on what `pooling` makes of them. With a `judgement` the only
-    stage has one output, of its matrix over the vocabulary. What the last of `stages` gives is divided by
+class TaskHead:
+    """`token_layers` run on every token's state, `layers` on the pooled row. With `score_tokens` the only layer has one
+    output: its weights are rows of the matrix over the vocabulary. The output of the last of `layers` is divided by
     `temperature`."""
 
-    token_stages: tuple[HeadStage, ...] = ()
+    token_layers: tuple[NamedHeadLayer, ...] = ()
     pooling: Pooling = FIRST
-    stages: tuple[HeadStage, ...] = ()
-    judgement: Judgement | None = None
+    layers: tuple[NamedHeadLayer, ...] = ()
+    score_tokens: ScoreTokens | None = None
     temperature: float = 1.0
 
 
@@ -77,7 +89,7 @@ class Family:
     tensors: Callable[[Config, EncoderSpec], TensorNames]
     prefixes: tuple[str, ...]
     ignored: tuple[str, ...]
-    heads: Mapping[HeadKind, Callable[[Config, EncoderSpec, int], Head]]
+    heads: Mapping[HeadKind, Callable[[Config, EncoderSpec, int], TaskHead]]
     pooling: Pooling | None = None
 
 
@@ -137,7 +149,7 @@ def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tupl
 
     `parts` maps our part of a layer (qkv, out, attention_end, up, down, ffn_end) to theirs.
     """
-    names: dict[str, tuple[str | Rows, ...]] = {
+    names: dict[str, tuple[str | TensorSlice, ...]] = {
         "embeddings.token": ("embeddings.word_embeddings.weight",),
         **affine("embeddings.norm", "embeddings.LayerNorm"),
     }
@@ -152,7 +164,7 @@ def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tupl
 
 def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> TensorNames:
     """The names of every layer's parts, with a bias where the spec has one."""
-    names: dict[str, tuple[str | Rows, ...]] = {}
+    names: dict[str, tuple[str | TensorSlice, ...]] = {}
     for i, of in enumerate(spec.layers):
         for ours, theirs in parts.items():
             if ours in LINEARS or ours in of.norms or spec.qk_norm:
@@ -161,49 +173,49 @@ def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> Te
     return names
 
 
-def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[str | Rows, ...]]:
+def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[str | TensorSlice, ...]]:
     """The weight and bias of one linear layer or norm."""
     parts = ("weight", "bias") if bias else ("weight",)
     return {f"{ours}.{part}": tuple(f"{name}.{part}" for name in theirs) for part in parts}
 
 
 EMBEDDINGS = "embeddings.word_embeddings"
-"""Where the matrix of a masked language model's last stage is, when it is tied."""
+"""Where the matrix of a masked language model's last layer is, when it is tied."""
 
 
-HeadMaker = Callable[[Config, EncoderSpec, int], Head]
+HeadMaker = Callable[[Config, EncoderSpec, int], TaskHead]
 
 
 def two_dense(first: str, activation: Activation, second: str) -> HeadMaker:
     """A classifier on the first token: a Dense with an activation, then one row a label."""
 
-    def head(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    def head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
         hidden = spec.hidden_size
-        stages = (
+        layers = (
             (Dense(hidden, hidden, True, activation), (first,)),
             (Dense(hidden, outputs, True, "identity"), (second,)),
         )
-        return Head(stages=stages)
+        return TaskHead(layers=layers)
 
     return head
 
 
-def one_dense(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def one_dense(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     """A tagger: one row a label, on every token."""
-    return Head(((Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",)),))
+    return TaskHead(((Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",)),))
 
 
 def masked_lm(dense: str, norm: str, *decoder: str, activation: Activation | None = None) -> HeadMaker:
     """A masked language model's head: Dense, norm, and one row a word of the vocabulary; without an activation of its
     own it has the layers'."""
 
-    def head(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+    def head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
         width = spec.embedding_size
-        stages = (
+        layers = (
             (Dense(spec.hidden_size, width, True, activation or spec.activation), (dense,)),
             (LayerNorm(width, spec.norm.eps), (norm,)),
             (Dense(width, outputs, True, "identity"), (*decoder, EMBEDDINGS)),
         )
-        return Head(stages)
+        return TaskHead(layers)
 
     return head

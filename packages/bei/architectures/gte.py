@@ -3,8 +3,8 @@
 from bei.architectures.family import (
     Config,
     Family,
-    Rows,
     TensorNames,
+    TensorSlice,
     activation,
     attention_sizes,
     bert_tensors,
@@ -55,10 +55,10 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     return {**names, **dict(_gated(spec, i) for i in range(len(spec.layers)))}
 
 
-def _gated(spec: EncoderSpec, i: int) -> tuple[str, tuple[Rows, ...]]:
+def _gated(spec: EncoderSpec, i: int) -> tuple[str, tuple[TensorSlice, ...]]:
     """The gate is the second half of its matrix."""
     name, inner = f"encoder.layer.{i}.mlp.up_gate_proj.weight", spec.intermediate_size
-    return f"layers.{i}.up.weight", (Rows(name, inner, 2 * inner), Rows(name, 0, inner))
+    return f"layers.{i}.up.weight", (TensorSlice(name, inner, 2 * inner), TensorSlice(name, 0, inner))
 
 
 GTE = Family(

@@ -12,7 +12,7 @@ from bei.architectures.decoder import (
     decoder_tensors,
     score_head,
 )
-from bei.architectures.family import Config, Family, Head, read, stated_pooling
+from bei.architectures.family import Config, Family, TaskHead, read, stated_pooling
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, MEAN, PRE, EncoderSpec, Layer
 
@@ -28,7 +28,7 @@ def _mistral(config: Config) -> EncoderSpec:
     return decoder_spec(config, layers=(layer,) * read(config, "num_hidden_layers"))
 
 
-def _bidirectional_classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def _bidirectional_classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     """On the tokens' mean unless `pooling` says otherwise (LlamaBidirectionalForSequenceClassification of NVIDIA's
     llama-nemotron-rerank)."""
     pooling, temperature = stated_pooling(config) or MEAN, float(config.get("temperature") or 1.0)

@@ -4,8 +4,8 @@ layer and a window in the others."""
 from bei.architectures.family import (
     Config,
     Family,
-    Head,
-    HeadStage,
+    NamedHeadLayer,
+    TaskHead,
     TensorNames,
     activation,
     affine,
@@ -76,7 +76,7 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     }
 
 
-def _head(config: Config, spec: EncoderSpec) -> tuple[HeadStage, ...]:
+def _head(config: Config, spec: EncoderSpec) -> tuple[NamedHeadLayer, ...]:
     hidden, bias = spec.hidden_size, config.get("classifier_bias", False)
     return (
         (Dense(hidden, hidden, bias, activation(config.get("classifier_activation", "gelu"))), ("head.dense",)),
@@ -84,21 +84,21 @@ def _head(config: Config, spec: EncoderSpec) -> tuple[HeadStage, ...]:
     )
 
 
-def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     last = (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))
     pooling = config.get("classifier_pooling", "cls")
     if pooling not in _POOLED:
         raise SetupError(f"config.json: classifier_pooling {short(pooling)} is not supported; supported: cls, mean")
-    return Head(pooling=_POOLED[pooling], stages=(*_head(config, spec), last))
+    return TaskHead(pooling=_POOLED[pooling], layers=(*_head(config, spec), last))
 
 
-def _tagger(config: Config, spec: EncoderSpec, outputs: int) -> Head:
-    return Head((*_head(config, spec), (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))))
+def _tagger(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+    return TaskHead((*_head(config, spec), (Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",))))
 
 
-def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> Head:
+def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     words = Dense(spec.hidden_size, outputs, config.get("decoder_bias", True), "identity")
-    return Head((*_head(config, spec), (words, ("decoder", "embeddings.tok_embeddings"))))
+    return TaskHead((*_head(config, spec), (words, ("decoder", "embeddings.tok_embeddings"))))
 
 
 MODERNBERT = Family(

@@ -1,17 +1,17 @@
 """The shape of every tensor that a spec needs, by our names."""
 
-from bei.architectures.spec import Dense, Disentangled, EncoderSpec, LayerNorm, Norm, RelativeBias, Stage
+from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, LayerNorm, Norm, RelativeBias
 from bei.errors import SetupError
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def tensor_shapes(spec: EncoderSpec) -> Shapes:
-    """Raises SetupError where the stages of a head do not fit one another."""
+    """Raises SetupError where the layers of a head do not fit one another."""
     layers = [_layer_shapes(spec, i) for i in range(len(spec.layers))]
     pooled_size = spec.token_size * len(spec.pooling.modes)
-    token_head = _stage_shapes("token_head", spec.token_head, spec.hidden_size)
-    head = _stage_shapes("head", spec.head, pooled_size)
+    token_head = _head_shapes("token_head", spec.token_head, spec.hidden_size)
+    head = _head_shapes("head", spec.head, pooled_size)
     final = _norm_shapes(spec.norm, "final_norm", spec.hidden_size) if spec.final_norm else {}
     return {
         name: shape
@@ -68,13 +68,13 @@ def _norm_shapes(norm: Norm, name: str, size: int) -> Shapes:
     return {f"{name}.{part}": (size,) for part in (("weight", "bias") if norm.bias else ("weight",))}
 
 
-def _stage_shapes(name: str, stages: tuple[Stage, ...], width: int) -> Shapes:
+def _head_shapes(name: str, layers: tuple[HeadLayer, ...], width: int) -> Shapes:
     shapes: Shapes = {}
-    for i, stage in enumerate(stages):
-        match stage:
+    for i, layer in enumerate(layers):
+        match layer:
             case Dense(inputs, outputs, bias, _):
                 if inputs != width:
-                    raise SetupError(f"a Dense takes {inputs} numbers, the stage before it gives {width}")
+                    raise SetupError(f"a Dense takes {inputs} numbers, the layer before it gives {width}")
                 shapes[f"{name}.{i}.weight"] = (outputs, inputs)
                 if bias:
                     shapes[f"{name}.{i}.bias"] = (outputs,)

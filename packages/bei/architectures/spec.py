@@ -14,8 +14,8 @@ A spec is data. Every engine interprets it; no engine knows a model's name. The 
     layers.{i}.down.{weight,bias}                 [hidden, intermediate]
     layers.{i}.{attention_in, ...}.{weight,bias}  [hidden]                        the norms of the layer
     final_norm.{weight,bias}                      [hidden]
-    token_head.{i}.{weight,bias}                  the i-th stage of `token_head`
-    head.{i}.{weight,bias}                        the i-th stage of `head`
+    token_head.{i}.{weight,bias}                  the i-th layer of `token_head`
+    head.{i}.{weight,bias}                        the i-th layer of `head`
 """
 
 from dataclasses import dataclass
@@ -139,7 +139,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class Normalize:
-    """L2 norm. After pooling it stands between two stages only: the last one is the request's own choice."""
+    """L2 norm. After pooling it stands between two layers only: the last one is the request's own choice."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Log1pRelu:
     """log(1 + relu(x)): how SPLADE saturates term weights (arXiv:2107.05720, eq. 1)."""
 
 
-Stage = Dense | LayerNorm | Normalize | Log1pRelu
+HeadLayer = Dense | LayerNorm | Normalize | Log1pRelu
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,9 @@ class EncoderSpec:
     position_offset: int | None = None
     token_types: int = 0
     final_norm: bool = False
-    token_head: tuple[Stage, ...] = ()
+    token_head: tuple[HeadLayer, ...] = ()
     pooling: Pooling = FIRST
-    head: tuple[Stage, ...] = ()
+    head: tuple[HeadLayer, ...] = ()
 
     @property
     def query_size(self) -> int:
@@ -225,5 +225,5 @@ class EncoderSpec:
         return _width(self.head, self.token_size * len(self.pooling.modes))
 
 
-def _width(stages: tuple[Stage, ...], inputs: int) -> int:
-    return next((stage.outputs for stage in reversed(stages) if isinstance(stage, Dense)), inputs)
+def _width(layers: tuple[HeadLayer, ...], inputs: int) -> int:
+    return next((layer.outputs for layer in reversed(layers) if isinstance(layer, Dense)), inputs)

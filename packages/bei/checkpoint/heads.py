@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Family, Head, HeadKind, stated_pooling
-from bei.architectures.spec import Dense, EncoderSpec, Normalize, Pooling, Stage
+from bei.architectures.family import Family, HeadKind, TaskHead, stated_pooling
+from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Normalize, Pooling
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade
-from bei.checkpoint.reranking import PairTemplate, judge, judgement_of
+from bei.checkpoint.reranking import PairTemplate, score_tokens_of, scoring_head
 from bei.checkpoint.task import (
     STANFORD_COLBERT,
     Scoring,
@@ -46,10 +46,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Served:
-    """`own` is the head whose tensors the encoder's own files hold; it comes before the stages of `modules`."""
+    """`own` is the head whose tensors the encoder's own files hold; it comes before the layers of `modules`."""
 
     modules: Modules
-    own: Head
+    own: TaskHead
     labels: tuple[str, ...] = ()
     scoring: Scoring = "identity"
     late_interaction: LateInteraction | None = None
@@ -64,7 +64,7 @@ def served_as(task: Task, source: Source) -> Served:
 
 def _embedding(source: Source) -> Served:
     pooling = source.modules.pooling or _pooling(source.family, source.config, source.pooling)
-    return Served(source.modules, Head(pooling=pooling), m3=read_m3(source.folder, source.spec.hidden_size))
+    return Served(source.modules, TaskHead(pooling=pooling), m3=read_m3(source.folder, source.spec.hidden_size))
 
 
 def _multi_vector(source: Source) -> Served:
@@ -72,7 +72,9 @@ def _multi_vector(source: Source) -> Served:
     if is_pylate(source.folder):  # its norm is not in modules.json
         modules = replace(modules, token_head=(*modules.token_head, Normalize()))
     late = read_late_interaction(source.folder, modules, source.limits, stanford)
-    return Served(modules, _stanford_head(source.spec, modules.encoder) if stanford else Head(), late_interaction=late)
+    return Served(
+        modules, _stanford_head(source.spec, modules.encoder) if stanford else TaskHead(), late_interaction=late
+    )
 
 
 def _sparse(source: Source) -> Served:
@@ -91,40 +93,40 @@ def _entities(source: Source) -> Served:
 def _scored(task: Task) -> Callable[[Source], Served]:
     def served(source: Source) -> Served:
         scored = scoring({**source.config, **_activation(source.folder)}, task)
-        names, modules, template, judging = _names(source), source.modules, source.template, _judging(source)
-        if task == "reranker" and judging is not None:
-            words = modules.judgement or judgement_of(judging, source.tokenizer_file)
+        names, modules, scoring_template = _names(source), source.modules, _scoring_template(source)
+        if task == "reranker" and scoring_template is not None:
+            words = modules.score_tokens or score_tokens_of(scoring_template, source.tokenizer_file)
             return Served(
                 modules,
-                judge(source.config, source.spec, words),
+                scoring_head(source.config, source.spec, words),
                 names,
                 scored,
-                pair_template=_prompted(source, judging),
+                pair_template=_prompted(source, scoring_template),
             )
-        own = Head(pooling=modules.pooling) if modules.pooling else _classifier(source, len(names))
-        return Served(modules, own, names, scored, pair_template=template if task == "reranker" else None)
+        own = TaskHead(pooling=modules.pooling) if modules.pooling else _classifier(source, len(names))
+        return Served(modules, own, names, scored, pair_template=source.template if task == "reranker" else None)
 
     return served
 
 
 def _names(source: Source) -> tuple[str, ...]:
-    judging = _judging(source)
-    if judging is not None:
-        return (judging.yes or "yes",)
+    template = _scoring_template(source)
+    if template is not None:
+        return (template.yes or "yes",)
     if source.modules.pooling is not None:
         return labels_of(source.config, _outputs(source.modules.head))
     return labels(source.config)
 
 
-def _outputs(stages: tuple[Stage, ...]) -> int:
+def _outputs(layers: tuple[HeadLayer, ...]) -> int:
     """Of the last Dense. Raises SetupError where there is none."""
-    for stage in reversed(stages):
-        if isinstance(stage, Dense):
-            return stage.outputs
+    for layer in reversed(layers):
+        if isinstance(layer, Dense):
+            return layer.outputs
     raise SetupError("modules.json: a model that scores needs a Dense module after its Pooling")
 
 
-def _judging(source: Source) -> PairTemplate | None:
+def _scoring_template(source: Source) -> PairTemplate | None:
     """The template of a language model whose words are the score; None of another model."""
     return None if source.modules.pooling or config_scores(source.config) else source.template
 
@@ -140,21 +142,21 @@ def _prompted(source: Source, template: PairTemplate) -> PairTemplate:
     return replace(template, instruction=prompt)
 
 
-def _classifier(source: Source, outputs: int) -> Head:
+def _classifier(source: Source, outputs: int) -> TaskHead:
     return _own_head(source, "SequenceClassification", outputs)
 
 
-def _own_head(source: Source, kind: HeadKind, outputs: int) -> Head:
+def _own_head(source: Source, kind: HeadKind, outputs: int) -> TaskHead:
     family, config = source.family, source.config
     if kind not in family.heads:
         raise SetupError(f"config.json: {architecture(config)}: {short(config['model_type'])} has no such head here")
     return family.heads[kind](config, source.spec, outputs)
 
 
-def _stanford_head(spec: EncoderSpec, folder: Path) -> Head:
+def _stanford_head(spec: EncoderSpec, folder: Path) -> TaskHead:
     """The projection that Stanford's ColBERT keeps beside its encoder, and the norm after it."""
     size = read_json(folder / "artifact.metadata").get("dim", 128)
-    return Head(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
+    return TaskHead(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
 
 
 def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:

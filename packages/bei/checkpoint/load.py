@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from bei import architectures
-from bei.architectures.family import HeadStage
+from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
-from bei.architectures.spec import EncoderSpec, Stage
+from bei.architectures.spec import EncoderSpec, HeadLayer
 from bei.checkpoint import own_code, weights
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
@@ -234,11 +234,11 @@ def _open(folder: Path, name: str, asked: _Asked) -> Source:
 
 def _task(source: Source, asked: _Asked) -> Task:
     colbert = architecture(source.config) == STANFORD_COLBERT or is_pylate(source.folder)
-    judged = source.template is not None
-    task = detect(source.config, source.modules, colbert=colbert, judged=judged, pooling=asked.pooling)
+    has_template = source.template is not None
+    task = detect(source.config, source.modules, colbert=colbert, has_template=has_template, pooling=asked.pooling)
     if asked.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
         log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, says how it pools", task)
-    if judged and asked.rerank_template is not None and task != "reranker":
+    if has_template and asked.rerank_template is not None and task != "reranker":
         log.warning("BEI_RERANK_TEMPLATE has no effect: the checkpoint's task is %s", task)
     return task
 
@@ -254,14 +254,14 @@ def _with_heads(spec: EncoderSpec, served: Served) -> EncoderSpec:
     modules, own = served.modules, served.own
     return replace(
         spec,
-        token_head=(*_stages(own.token_stages), *modules.token_head),
+        token_head=(*_layers(own.token_layers), *modules.token_head),
         pooling=modules.pooling or own.pooling,
-        head=(*_stages(own.stages), *modules.head),
+        head=(*_layers(own.layers), *modules.head),
     )
 
 
-def _stages(own: tuple[HeadStage, ...]) -> tuple[Stage, ...]:
-    return tuple(stage for stage, _ in own)
+def _layers(own: tuple[NamedHeadLayer, ...]) -> tuple[HeadLayer, ...]:
+    return tuple(layer for layer, _ in own)
 
 
 def _tokenizer_file(folder: Path, modules: Modules) -> Path:

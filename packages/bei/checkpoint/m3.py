@@ -16,7 +16,7 @@ _UNUSED = ("cls_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True)
-class Head:
+class Projection:
     """x @ weight.T + bias. weight: float32[outputs, hidden]; bias: float32[outputs]."""
 
     weight: np.ndarray
@@ -31,8 +31,8 @@ class Head:
 class M3:
     """`sparse` gives a token its weight, `colbert` its vector; `unused` are tokens that weigh nothing."""
 
-    sparse: Head
-    colbert: Head
+    sparse: Projection
+    colbert: Projection
     unused: tuple[str, ...]
 
 
@@ -48,15 +48,15 @@ def read_m3(folder: Path, hidden_size: int) -> M3 | None:
                 files[0].with_suffix(".pt"),
             )
         return None
-    sparse, colbert = (_head(file, hidden_size) for file in files)
+    sparse, colbert = (_projection(file, hidden_size) for file in files)
     if len(sparse.weight) != 1:
         raise SetupError(f"{files[0]}: weight has {len(sparse.weight)} rows, not 1")
     return M3(sparse, colbert, tuple(filter(None, (special_token(folder, name) for name in _UNUSED))))
 
 
-def _head(file: Path, hidden_size: int) -> Head:
+def _projection(file: Path, hidden_size: int) -> Projection:
     found = scan([file])
     if found.keys() != {"weight", "bias"} or found["weight"].shape[1:] != (hidden_size,):
         raise SetupError(f"{file} must hold weight [outputs, {hidden_size}] and bias, nothing else")
     tensors = Tensors({name: (tensor,) for name, tensor in found.items()})
-    return Head(*(tensors[name].astype(np.float32) for name in ("weight", "bias")))
+    return Projection(*(tensors[name].astype(np.float32) for name in ("weight", "bias")))

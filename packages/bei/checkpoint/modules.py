@@ -1,4 +1,4 @@
-"""sentence-transformers' files: which stages stand on the encoder, input length, casing.
+"""sentence-transformers' files: which layers stand on the encoder, input length, casing.
 
 Both layouts are read: up to version 5 (`pooling_mode_mean_tokens: true`) and from 6 (`pooling_mode: "mean"`).
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bei.architectures.family import Judgement
-from bei.architectures.spec import Activation, Dense, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode, Stage
+from bei.architectures.family import ScoreTokens
+from bei.architectures.spec import Activation, Dense, HeadLayer, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode
 from bei.checkpoint.tensors import Tensor, scan
 from bei.errors import SetupError, one_line, short, why
 
@@ -55,21 +55,21 @@ _LENGTH_FILES = tuple(
 
 @dataclass(frozen=True)
 class Modules:
-    """`encoder` is the folder of config.json; `tensors` are the stages' own, under our names.
+    """`encoder` is the folder of config.json; `tensors` are the layers' own, under our names.
 
-    Stages before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
-    head comes first. `mask`: the folder of a MultiVectorMask. `judgement`: a language model's words whose logits are
-    the score. `saved_as` is the class of sentence-transformers that saved the folder.
+    Layers before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
+    head comes first. `mask`: the folder of a MultiVectorMask. `score_tokens`: the tokens of a language model whose
+    logits are the score. `saved_as` is the class of sentence-transformers that saved the folder.
     """
 
     encoder: Path
-    token_head: tuple[Stage, ...] = ()
+    token_head: tuple[HeadLayer, ...] = ()
     pooling: Pooling | None = None
-    head: tuple[Stage, ...] = ()
+    head: tuple[HeadLayer, ...] = ()
     tensors: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     sparse: bool = False
     mask: Path | None = None
-    judgement: Judgement | None = None
+    score_tokens: ScoreTokens | None = None
     saved_as: str | None = None
 
     @property
@@ -114,8 +114,8 @@ def read_modules(folder: Path) -> Modules:
         for module in read_json(folder / "modules.json", list)
     ]
     saved_as = read_json(folder / "config_sentence_transformers.json").get("model_type")
-    encoder, pooling, sparse, mask, judgement = folder, None, False, None, None
-    stages: dict[str, list[Stage]] = {"token_head": [], "head": []}
+    encoder, pooling, sparse, mask, score_tokens = folder, None, False, None, None
+    layers: dict[str, list[HeadLayer]] = {"token_head": [], "head": []}
     tensors: dict[str, tuple[Tensor, ...]] = {}
     at = "token_head"
     for kind, path in rows:
@@ -126,31 +126,33 @@ def read_modules(folder: Path) -> Modules:
                 pooling, at = _pooling(path / "config.json"), "head"
             case "SpladePooling":
                 saturation, pooling, sparse = *splade(**_splade_config(path / "config.json")), True
-                stages |= saturation
+                layers |= saturation
             case "Dense" | "LayerNorm" | "Normalize":
                 _check_features(path / "config.json", pooled=at == "head", scores=saved_as == "CrossEncoder")
-                stage, own = _stage(kind, path, f"{at}.{len(stages[at])}")
-                stages[at].append(stage)
+                layer, own = _head_layer(kind, path, f"{at}.{len(layers[at])}")
+                layers[at].append(layer)
                 tensors |= own
             case "MultiVectorMask":
                 mask = path
             case "LogitScore":
-                judgement = _judgement(path / "config.json")
+                score_tokens = _score_tokens(path / "config.json")
             case "Dropout":
                 pass
             case other:
                 raise SetupError(f"modules.json: module {short(other)} is not supported")
-    head = stages["head"]
+    head = layers["head"]
     while head and head[-1] == Normalize():
         head.pop()  # the last norm is each request's own choice
-    token_head = tuple(stages["token_head"])
-    return Modules(encoder, token_head, pooling, tuple(head), tensors, sparse, mask, judgement, saved_as)
+    token_head = tuple(layers["token_head"])
+    return Modules(encoder, token_head, pooling, tuple(head), tensors, sparse, mask, score_tokens, saved_as)
 
 
-def splade(pooling_strategy: str = "max", activation_function: str = "relu") -> tuple[dict[str, list[Stage]], Pooling]:
-    """The stages and the pooling of sentence-transformers' SpladePooling. log1p(relu) grows, so the greatest of it is
+def splade(
+    pooling_strategy: str = "max", activation_function: str = "relu"
+) -> tuple[dict[str, list[HeadLayer]], Pooling]:
+    """The layers and the pooling of sentence-transformers' SpladePooling. log1p(relu) grows, so the greatest of it is
     its value at the greatest: only a sum needs it on every token."""
-    saturation: list[Stage] = [Log1pRelu()] * (2 if activation_function == "log1p_relu" else 1)
+    saturation: list[HeadLayer] = [Log1pRelu()] * (2 if activation_function == "log1p_relu" else 1)
     if pooling_strategy == "sum":
         return {"token_head": saturation, "head": []}, Pooling(("sum",))
     return {"token_head": [], "head": saturation}, Pooling(("max",))
@@ -164,8 +166,8 @@ def _kind(path: str) -> str:
 
 
 def _check_features(file: Path, *, pooled: bool, scores: bool) -> None:
-    """Stages run one after another here. Raises SetupError for a module that reads or writes something else than the
-    stage before it and after it."""
+    """Layers run one after another here. Raises SetupError for a module that reads or writes something else than the
+    layer before it and after it."""
     config = read_json(file)
     reads, writes = (config.get(f"module_{way}_name") for way in ("input", "output"))
     if pooled and reads == "token_embeddings":
@@ -177,8 +179,8 @@ def _check_features(file: Path, *, pooled: bool, scores: bool) -> None:
             raise SetupError(f"{file}: module_{way}_name {short(name)} is not supported")
 
 
-def _judgement(file: Path) -> Judgement:
-    return Judgement(_require(file, "true_token_id"), read_json(file).get("false_token_id"))
+def _score_tokens(file: Path) -> ScoreTokens:
+    return ScoreTokens(_require(file, "true_token_id"), read_json(file).get("false_token_id"))
 
 
 def _splade_config(file: Path) -> dict[str, str]:
@@ -216,13 +218,13 @@ def _pooling(file: Path) -> Pooling:
     return Pooling(tuple(_MODES[mode] for mode in modes), config.get("include_prompt", True))
 
 
-def _stage(kind: str, path: Path, place: str) -> tuple[Stage, dict[str, tuple[Tensor, ...]]]:
+def _head_layer(kind: str, path: Path, place: str) -> tuple[HeadLayer, dict[str, tuple[Tensor, ...]]]:
     """A module of sentence-transformers, and its tensors under the names of our `place`."""
     match kind:
         case "Dense":
-            return _dense(path / "config.json"), _stage_tensors(path, "linear", place)
+            return _dense(path / "config.json"), _layer_tensors(path, "linear", place)
         case "LayerNorm":
-            return LayerNorm(_require(path / "config.json", "dimension")), _stage_tensors(path, "norm", place)
+            return LayerNorm(_require(path / "config.json", "dimension")), _layer_tensors(path, "norm", place)
         case _:
             return Normalize(), {}
 
@@ -238,7 +240,7 @@ def _dense(file: Path) -> Dense:
     return Dense(inputs, outputs, config.get("bias", True), _ACTIVATIONS[name])
 
 
-def _stage_tensors(path: Path, module: str, place: str) -> dict[str, tuple[Tensor, ...]]:
+def _layer_tensors(path: Path, module: str, place: str) -> dict[str, tuple[Tensor, ...]]:
     file = path / "model.safetensors"
     if not file.exists() and (path / "pytorch_model.bin").exists():
         raise SetupError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Head, Judgement, refuse_others
+from bei.architectures.family import ScoreTokens, TaskHead, refuse_others
 from bei.architectures.spec import LAST, Dense, EncoderSpec
 from bei.checkpoint.modules import read_json
 from bei.errors import SetupError, short
@@ -162,15 +162,15 @@ def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
     return _BY_MODEL.get(config.get("model_type", ""))
 
 
-def judge(config: Mapping[str, Any], spec: EncoderSpec, judgement: Judgement) -> Head:
+def scoring_head(config: Mapping[str, Any], spec: EncoderSpec, score_tokens: ScoreTokens) -> TaskHead:
     """The score in the logits of the last token. Raises SetupError for a model that caps them."""
     cap = {"final_logit_softcapping": 30.0} if config.get("model_type") == "gemma2" else {}
     refuse_others({**cap, **config}, {"final_logit_softcapping": None})
-    stage = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
-    return Head(pooling=LAST, stages=(stage,), judgement=judgement)
+    layer = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
+    return TaskHead(pooling=LAST, layers=(layer,), score_tokens=score_tokens)
 
 
-def judgement_of(template: PairTemplate, tokenizer_file: Path) -> Judgement:
+def score_tokens_of(template: PairTemplate, tokenizer_file: Path) -> ScoreTokens:
     """The template's words in the vocabulary. Raises SetupError where they are not, or where it has none."""
     if template.yes is None:
         raise SetupError("BEI_RERANK_TEMPLATE is for a classifier's score, and this model is a language model")
@@ -183,4 +183,4 @@ def judgement_of(template: PairTemplate, tokenizer_file: Path) -> Judgement:
             f"{tokenizer_file}: no token {short(missing[0])}, which its rerank template is answered by; "
             "set BEI_RERANK_TEMPLATE to another, or to none"
         )
-    return Judgement(*(vocabulary[word] for word in words))
+    return ScoreTokens(*(vocabulary[word] for word in words))

@@ -113,15 +113,15 @@ def _baseten_training(settings: Settings) -> Fetched:
     """
     wanted = "" if settings.revision in (None, "latest") else settings.revision
     root = settings.training_dir / wanted
-    found = [file.parent for file in root.rglob("config.json") if not _is_stage(file.parent)]
+    found = [file.parent for file in root.rglob("config.json") if not _is_module(file.parent)]
     if not found:
         raise SetupError(f"no checkpoint under {root}; mount the training job's output there, or set BEI_TRAINING_DIR")
     folder = max(found, key=lambda path: ((path / "config.json").stat().st_mtime, path.name))
     return Fetched(folder, str(folder.relative_to(settings.training_dir)))
 
 
-def _is_stage(folder: Path) -> bool:
-    """A stage of a sentence-transformers model (1_Pooling, 2_Dense) has a config.json, too."""
+def _is_module(folder: Path) -> bool:
+    """A module of a sentence-transformers model (1_Pooling, 2_Dense) has a config.json, too."""
     return (folder.parent / "modules.json").exists()
 
 

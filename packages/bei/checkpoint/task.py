@@ -24,27 +24,27 @@ _TORCH_SCORINGS: dict[str, Scoring] = {"Sigmoid": "sigmoid", "Softmax": "softmax
 
 
 def detect(
-    config: Mapping[str, Any], modules: Modules, *, colbert: bool, judged: bool, pooling: PoolingSetting | None
+    config: Mapping[str, Any], modules: Modules, *, colbert: bool, has_template: bool, pooling: PoolingSetting | None
 ) -> Task:
-    """The task of a config.json and a modules.json. `colbert`: the checkpoint says that it is one; `judged`: there is a
-    template for a language model to score pairs by; `pooling` is the user's. Raises SetupError where they contradict
-    each other, and for a head that is not served."""
+    """The task of a config.json and a modules.json. `colbert`: the checkpoint says that it is one; `has_template`:
+    there is a template by which a language model scores pairs; `pooling` is the user's. Raises SetupError where they
+    contradict each other, and for a head that is not served."""
     if modules.sparse:
         return "sparse"
-    if modules.judgement and not judged:
+    if modules.score_tokens and not has_template:
         raise SetupError("modules.json: a LogitScore needs the template it was trained with: set BEI_RERANK_TEMPLATE")
     if modules.cross_encoder and (modules.pooling or not config_scores(config)):
-        return _cross_encoder(config, modules, judged)
+        return _cross_encoder(config, modules, has_template)
     if modules.pooling is not None:
         return "embedding"
     if colbert or modules.token_head or modules.mask is not None:
         return "multi_vector"
-    return _by_class(config, judged, pooling)
+    return _by_class(config, has_template, pooling)
 
 
-def _cross_encoder(config: Mapping[str, Any], modules: Modules, judged: bool) -> Task:
+def _cross_encoder(config: Mapping[str, Any], modules: Modules, has_template: bool) -> Task:
     """Of one that is no *ForSequenceClassification: its scores are a Dense's, or a language model's words'."""
-    if judged and modules.pooling is None and _is_causal_lm(config):
+    if has_template and modules.pooling is None and _is_causal_lm(config):
         return "reranker"
     if modules.pooling is None or not modules.head or not isinstance(modules.head[-1], Dense):
         raise SetupError(
@@ -54,9 +54,9 @@ def _cross_encoder(config: Mapping[str, Any], modules: Modules, judged: bool) ->
     return "reranker" if modules.head[-1].outputs == 1 else "classifier"
 
 
-def _by_class(config: Mapping[str, Any], judged: bool, pooling: PoolingSetting | None) -> Task:
+def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSetting | None) -> Task:
     if pooling is not None and pooling != "splade" and not config_scores(config):
-        return "reranker" if judged and _is_causal_lm(config) else "embedding"
+        return "reranker" if has_template and _is_causal_lm(config) else "embedding"
     match head_kind(config):
         case "SequenceClassification":
             return "reranker" if len(labels(config)) == 1 else "classifier"
@@ -64,7 +64,7 @@ def _by_class(config: Mapping[str, Any], judged: bool, pooling: PoolingSetting |
             return "entities"
         case "MaskedLM" if pooling == "splade":
             return "sparse"
-        case None if judged and _is_causal_lm(config):
+        case None if has_template and _is_causal_lm(config):
             return "reranker"
     if pooling == "splade":
         raise SetupError("pooling `splade` needs the head of a masked language model (*ForMaskedLM)")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Family, Head, HeadStage, Judgement, Rows
+from bei.architectures.family import Family, NamedHeadLayer, ScoreTokens, TaskHead, TensorSlice
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
 from bei.checkpoint.modules import inside, read_json
@@ -43,7 +43,12 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def find(
-    folder: Path, stored: Mapping[str, Tensor], family: Family, config: Mapping[str, Any], spec: EncoderSpec, head: Head
+    folder: Path,
+    stored: Mapping[str, Tensor],
+    family: Family,
+    config: Mapping[str, Any],
+    spec: EncoderSpec,
+    head: TaskHead,
 ) -> Parts:
     """Each tensor of ours among those `stored`. Raises SetupError that lists what is missing or left over."""
     names = dict(family.tensors(config, spec))
@@ -54,11 +59,11 @@ def find(
             f"{folder}: no tensor {short(first)} in its safetensors files; is config.json's model_type right?"
         )
     stored = _renamed(stored, lambda name: name.removeprefix(prefix))
-    for part, stages in (("token_head", head.token_stages), ("head", head.stages)):
-        names |= _head_names(part, stages, stored)
-    if head.judgement is not None:
+    for part, layers in (("token_head", head.token_layers), ("head", head.layers)):
+        names |= _head_names(part, layers, stored)
+    if head.score_tokens is not None:
         (matrix,) = names["head.0.weight"]
-        names["head.0.weight"] = (_judged(_name(matrix), head.judgement),)
+        names["head.0.weight"] = (_score_slice(_name(matrix), head.score_tokens),)
     wanted = [_name(theirs) for parts in names.values() for theirs in parts]
     missing = [theirs for theirs in wanted if theirs not in stored]
     if missing:
@@ -100,10 +105,10 @@ def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> 
                 )
 
 
-def _tempered(parts: Parts, head: Head) -> Parts:
+def _tempered(parts: Parts, head: TaskHead) -> Parts:
     if head.temperature == 1:
         return parts
-    last = f"head.{len(head.stages) - 1}."
+    last = f"head.{len(head.layers) - 1}."
     cooled = {
         ours: tuple(replace(tensor, divisor=head.temperature) for tensor in tensors)
         for ours, tensors in parts.items()
@@ -112,27 +117,29 @@ def _tempered(parts: Parts, head: Head) -> Parts:
     return parts | cooled
 
 
-def _judged(matrix: str, judgement: Judgement) -> Rows:
-    return Rows(matrix, judgement.yes, judgement.yes + 1, judgement.no)
+def _score_slice(matrix: str, score_tokens: ScoreTokens) -> TensorSlice:
+    return TensorSlice(matrix, score_tokens.yes, score_tokens.yes + 1, score_tokens.no)
 
 
-def _name(theirs: str | Rows) -> str:
-    return theirs.name if isinstance(theirs, Rows) else theirs
+def _name(theirs: str | TensorSlice) -> str:
+    return theirs.name if isinstance(theirs, TensorSlice) else theirs
 
 
-def _part(stored: Mapping[str, Tensor], theirs: str | Rows) -> Tensor:
-    if isinstance(theirs, Rows):
+def _part(stored: Mapping[str, Tensor], theirs: str | TensorSlice) -> Tensor:
+    if isinstance(theirs, TensorSlice):
         return stored[theirs.name].rows(theirs.start, theirs.stop, theirs.less)
     return stored[theirs]
 
 
-def _head_names(part: str, stages: tuple[HeadStage, ...], stored: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+def _head_names(
+    part: str, layers: tuple[NamedHeadLayer, ...], stored: Mapping[str, Tensor]
+) -> dict[str, tuple[str, ...]]:
     """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
     names: dict[str, tuple[str, ...]] = {}
-    for i, (stage, modules) in enumerate(stages):
+    for i, (layer, modules) in enumerate(layers):
         if not modules:
             continue
-        has_bias = isinstance(stage, (Dense, LayerNorm)) and stage.bias
+        has_bias = isinstance(layer, (Dense, LayerNorm)) and layer.bias
         for tensor in ("weight", "bias") if has_bias else ("weight",):
             places = [f"{module}.{tensor}" for module in modules]
             names[f"{part}.{i}.{tensor}"] = (next((place for place in places if place in stored), places[0]),)

@@ -35,7 +35,7 @@ class Norm(Structure):
     _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("size", c_int32), ("rms", c_int32), ("eps", c_float)]
 
 
-class Stage(Structure):
+class HeadLayer(Structure):
     _fields_ = [("kind", c_int32), ("linear", Linear), ("norm", Norm)]
 
 
@@ -76,10 +76,10 @@ class Model(Structure):
         ("layers", POINTER(Layer)),
         ("layer_count", c_int32),
         ("rotary_sizes", POINTER(c_int32)),
-        ("token_stages", POINTER(Stage)),
-        ("stages", POINTER(Stage)),
-        ("token_stage_count", c_int32),
-        ("stage_count", c_int32),
+        ("token_head_layers", POINTER(HeadLayer)),
+        ("head_layers", POINTER(HeadLayer)),
+        ("token_head_layer_count", c_int32),
+        ("head_layer_count", c_int32),
         ("modes", POINTER(c_int32)),
         ("mode_count", c_int32),
         ("include_prompt", c_int32),

@@ -12,12 +12,12 @@ from bei.architectures.spec import (
     Activation,
     Dense,
     EncoderSpec,
+    HeadLayer,
     LayerNorm,
     LinearName,
     Log1pRelu,
     Norm,
     Normalize,
-    Stage,
 )
 from bei.engines.native import abi
 from bei.engines.native.pack import linear_names
@@ -30,7 +30,7 @@ def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Mod
     """The model, and what must live as long as it does."""
     read = _Reader(spec, arrays, dict(linear_names(spec, precision)))
     layers = abi.sequence(abi.Layer, [read.layer(i) for i in range(len(spec.layers))])
-    token_stages, stages = read.stages("token_head", spec.token_head), read.stages("head", spec.head)
+    token_head, head = read.head_layers("token_head", spec.token_head), read.head_layers("head", spec.head)
     modes = abi.sequence(ctypes.c_int32, [abi.MODES[mode] for mode in spec.pooling.modes])
     sizes = abi.sequence(ctypes.c_int32, [rotary.size for rotary in spec.rotaries])
     tokens = arrays["embeddings.token"]
@@ -46,10 +46,10 @@ def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Mod
         read.projection(),
         *(layers, len(layers)),
         sizes,
-        *(token_stages, stages, len(token_stages), len(stages)),
+        *(token_head, head, len(token_head), len(head)),
         *(modes, len(modes), spec.pooling.include_prompt),
     )
-    return model, [arrays, layers, sizes, token_stages, stages, modes]
+    return model, [arrays, layers, sizes, token_head, head, modes]
 
 
 def linear_of(
@@ -101,16 +101,16 @@ class _Reader:
         columns = len(self._arrays[f"{name}.bias"])  # gates and what they gate are padded each
         return self.linear(name, inputs, columns if self._spec.gated else outputs, self._spec.activation)
 
-    def stages(self, part: str, stages: tuple[Stage, ...]) -> Any:
-        return abi.sequence(abi.Stage, [self._stage(f"{part}.{i}", stage) for i, stage in enumerate(stages)])
+    def head_layers(self, part: str, layers: tuple[HeadLayer, ...]) -> Any:
+        return abi.sequence(abi.HeadLayer, [self._head_layer(f"{part}.{i}", layer) for i, layer in enumerate(layers)])
 
-    def _stage(self, name: str, stage: Stage) -> abi.Stage:
-        match stage:
+    def _head_layer(self, name: str, layer: HeadLayer) -> abi.HeadLayer:
+        match layer:
             case Dense(inputs, outputs, _, activation):
-                return abi.Stage(abi.DENSE, linear=self.linear(name, inputs, outputs, activation))
+                return abi.HeadLayer(abi.DENSE, linear=self.linear(name, inputs, outputs, activation))
             case LayerNorm(_, eps, bias):
-                return abi.Stage(abi.LAYER_NORM, norm=self.norm(name, Norm("layer", eps, bias)))
+                return abi.HeadLayer(abi.LAYER_NORM, norm=self.norm(name, Norm("layer", eps, bias)))
             case Normalize():
-                return abi.Stage(abi.NORMALIZE)
+                return abi.HeadLayer(abi.NORMALIZE)
             case Log1pRelu():
-                return abi.Stage(abi.LOG1P_RELU)
+                return abi.HeadLayer(abi.LOG1P_RELU)

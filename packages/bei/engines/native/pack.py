@@ -7,7 +7,7 @@ from types import MappingProxyType
 import ml_dtypes
 import numpy as np
 
-from bei.architectures.spec import LINEARS, Dense, EncoderSpec, LayerNorm, Norm, Stage
+from bei.architectures.spec import LINEARS, Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
 from bei.engines.native.isa import Level
 from bei.engines.relative_bias import bias_by_distance
@@ -75,9 +75,9 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
             yield from ((f"layers.{i}.{part}", replace(spec.norm, bias=False)) for part in ("query_norm", "key_norm"))
     if spec.final_norm:
         yield "final_norm", spec.norm
-    for name, stage in stages(spec):
-        if isinstance(stage, LayerNorm):
-            yield name, Norm("layer", stage.eps, stage.bias)
+    for name, head_layer in head_layers(spec):
+        if isinstance(head_layer, LayerNorm):
+            yield name, Norm("layer", head_layer.eps, head_layer.bias)
 
 
 def linear_names(spec: EncoderSpec, precision: str) -> Iterator[tuple[str, str]]:
@@ -86,20 +86,20 @@ def linear_names(spec: EncoderSpec, precision: str) -> Iterator[tuple[str, str]]
         yield "embeddings.project", precision
     for i in range(len(spec.layers)):
         yield from ((f"layers.{i}.{part}", precision) for part in LINEARS)
-    for name, stage in stages(spec):
-        if isinstance(stage, Dense):
-            yield name, stage_precision(spec, name, stage, precision)
+    for name, head_layer in head_layers(spec):
+        if isinstance(head_layer, Dense):
+            yield name, head_precision(spec, name, head_layer, precision)
 
 
-def stages(spec: EncoderSpec) -> Iterator[tuple[str, Stage]]:
+def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
     for part in ("token_head", "head"):
-        yield from ((f"{part}.{i}", stage) for i, stage in enumerate(getattr(spec, part)))
+        yield from ((f"{part}.{i}", layer) for i, layer in enumerate(getattr(spec, part)))
 
 
-def stage_precision(spec: EncoderSpec, name: str, stage: Dense, precision: str) -> str:
-    """A stage on tokens as wide as the encoder has the engine's; a narrower one, and all that follows pooling, is small
+def head_precision(spec: EncoderSpec, name: str, layer: Dense, precision: str) -> str:
+    """A layer on tokens as wide as the encoder has the engine's; a narrower one, and all that follows pooling, is small
     and stays exact: its precision is the answer's."""
-    return precision if name.startswith("token_head") and stage.outputs >= spec.hidden_size else "fp32"
+    return precision if name.startswith("token_head") and layer.outputs >= spec.hidden_size else "fp32"
 
 
 def pack_linear(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bei.engines.tensorrt.api import API
 from bei.engines.tensorrt.runner import Call
-from bei.engines.torch.inputs import stage
+from bei.engines.torch.inputs import to_pinned
 from bei.errors import SetupError
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -51,7 +51,7 @@ class CUDAExecution:
         other = context.active_optimization_profile != call.profile
         if other and not context.set_optimization_profile_async(call.profile, stream):
             raise RuntimeError(f"TensorRT refuses profile {call.profile}")
-        staged, views = stage(call.inputs, pin=True)
+        staged, views = to_pinned(call.inputs, pin=True)
         uploaded = staged.to("cuda", non_blocking=True)
         for name, array in call.inputs.items():
             if not context.set_input_shape(name, array.shape):

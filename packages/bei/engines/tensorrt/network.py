@@ -24,13 +24,13 @@ from bei.architectures.spec import (
     Dense,
     Disentangled,
     EncoderSpec,
+    HeadLayer,
     LayerNorm,
     Log1pRelu,
     Norm,
     Normalize,
     RelativeBias,
     Rotary,
-    Stage,
 )
 from bei.checkpoint.tensors import Tensors
 from bei.engines.relative_bias import bias_by_distance
@@ -89,11 +89,11 @@ class Network:
         if self._spec.final_norm:
             x = self._norm(self._spec.norm, "final_norm", x)
         states = x
-        for i, stage in enumerate(self._spec.token_head):
-            states = self._stage(stage, f"token_head.{i}", states)
+        for i, layer in enumerate(self._spec.token_head):
+            states = self._head_layer(layer, f"token_head.{i}", states)
         rows = self._pooled(states)
-        for i, stage in enumerate(self._spec.head):
-            rows = self._stage(stage, f"head.{i}", rows)
+        for i, layer in enumerate(self._spec.head):
+            rows = self._head_layer(layer, f"head.{i}", rows)
         self._g.output("pooled", rows)
         if gives_tokens(self._spec):
             self._g.output("tokens", states)
@@ -261,9 +261,9 @@ class Network:
             case _:
                 return g.activation(activation.upper(), x)
 
-    def _stage(self, stage: Stage, name: str, x: Node) -> Node:
+    def _head_layer(self, layer: HeadLayer, name: str, x: Node) -> Node:
         g = self._g
-        match stage:
+        match layer:
             case Dense(_, outputs, bias, activation):
                 if name.startswith("token_head") and outputs >= self._spec.hidden_size:
                     return self._activation(activation, self._linear(name, x, bias))

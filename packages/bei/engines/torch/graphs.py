@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bei.engines.torch.inputs import Inputs, stage
+from bei.engines.torch.inputs import Inputs, to_pinned
 
 LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
 _SMALLEST = 16
@@ -49,7 +49,7 @@ class Graph:
     def __init__(self, forward: Forward, inputs: Inputs, filled: Arrays, stream: torch.cuda.Stream, pool: Any):
         """Runs `forward` twice as it is, as CUDA asks, then records it. `filled` have the shapes, and some batch;
         `pool` is the memory of other graphs of the stream, None for memory of its own."""
-        block, views = stage(filled, pin=True)
+        block, views = to_pinned(filled, pin=True)
         self._block = block.to("cuda")
         inputs = replace(inputs, tensors=views(self._block))
         for _ in range(2):
@@ -62,7 +62,7 @@ class Graph:
 
     def __call__(self, filled: Arrays) -> Tensor:
         """The rows of another batch of that shape; valid until the stream's next graph runs."""
-        block, _ = stage(filled, pin=True)
+        block, _ = to_pinned(filled, pin=True)
         self._block.copy_(block, non_blocking=True)
         self._graph.replay()
         return self._rows

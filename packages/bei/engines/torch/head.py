@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import Dense, EncoderSpec, LayerNorm, Log1pRelu, Norm, Normalize, Stage
+from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, LayerNorm, Log1pRelu, Norm, Normalize
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.layout import Layout
 from bei.engines.torch.linear import ACTIVATIONS, read_linear, spare_rows
@@ -17,30 +17,30 @@ from bei.engines.torch.weights import Weights
 _CHUNK = {"cpu": 256, "cuda": 4096}  # tokens; SPLADE's rows are 30,522 numbers wide: 31 MB, and 500 MB
 
 
-class Head:
+class TaskHead:
     """States are float32 and sorted as `layout`, and so is what comes of them.
 
-    A stage as wide as the encoder runs in the engine's precision; a narrower one, and all that follows pooling, in
+    A layer as wide as the encoder runs in the engine's precision; a narrower one, and all that follows pooling, in
     float32: it is small, and its precision is the answer's. `streams`: tokens are pooled as they pass, chunk by chunk.
     """
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
         self._pooling, self._token_size = spec.pooling, spec.token_size
-        self._token_stages = [
-            _stage(
-                stage, weights, f"token_head.{i}", wide=isinstance(stage, Dense) and stage.outputs >= spec.hidden_size
+        self._token_layers = [
+            _head_layer(
+                layer, weights, f"token_head.{i}", wide=isinstance(layer, Dense) and layer.outputs >= spec.hidden_size
             )
-            for i, stage in enumerate(spec.token_head)
+            for i, layer in enumerate(spec.token_head)
         ]
-        self._stages = [_stage(stage, weights, f"head.{i}") for i, stage in enumerate(spec.head)]
+        self._layers = [_head_layer(layer, weights, f"head.{i}") for i, layer in enumerate(spec.head)]
         self.streams = (
             bool(spec.token_head) and spec.pooling.include_prompt and spec.pooling.modes in (("max",), ("sum",))
         )
 
     def tokens(self, states: Tensor) -> Tensor:
         """[T, hidden] → [T, spec.token_size]."""
-        for stage in self._token_stages:
-            states = stage(states)
+        for layer in self._token_layers:
+            states = layer(states)
         return states
 
     def rows(self, states: Tensor, inputs: Inputs) -> Tensor:
@@ -49,8 +49,8 @@ class Head:
             rows = self._streamed(states, inputs.layout)
         else:
             rows = pool(self.tokens(states), inputs, self._pooling)
-        for stage in self._stages:
-            rows = stage(rows)
+        for layer in self._layers:
+            rows = layer(rows)
         return rows
 
     def _streamed(self, states: Tensor, layout: Layout) -> Tensor:
@@ -70,8 +70,8 @@ class Head:
         return rows
 
 
-def _stage(stage: Stage, weights: Weights, name: str, wide: bool = False) -> Callable[[Tensor], Tensor]:
-    match stage:
+def _head_layer(layer: HeadLayer, weights: Weights, name: str, wide: bool = False) -> Callable[[Tensor], Tensor]:
+    match layer:
         case Dense(_, _, bias, activation) if wide:
             linear = read_linear(weights, name, bias, activation)
             return lambda rows: linear(rows.to(weights.dtype)).float()

@@ -60,7 +60,7 @@ class Inputs:
 
     def on(self, device: torch.device) -> "Inputs":
         """On a GPU, once its current stream has come to it."""
-        block, views = stage({name: tensor.numpy() for name, tensor in self.tensors.items()}, pin=True)
+        block, views = to_pinned({name: tensor.numpy() for name, tensor in self.tensors.items()}, pin=True)
         return replace(self, tensors=views(block.to(device, non_blocking=True)))
 
 
@@ -83,7 +83,7 @@ class Views:
         return found
 
 
-def stage(arrays: Mapping[str, np.ndarray], pin: bool) -> tuple[Tensor, Views]:
+def to_pinned(arrays: Mapping[str, np.ndarray], pin: bool) -> tuple[Tensor, Views]:
     """One block that holds them all, and where each is in it."""
     views = Views(arrays)
     block = torch.empty(views.size, dtype=torch.uint8, pin_memory=pin)

@@ -5,7 +5,7 @@ from torch import Tensor
 from bei.architectures.spec import EncoderSpec
 from bei.engines.base import RowKind
 from bei.engines.torch.encoder import Encoder
-from bei.engines.torch.head import Head
+from bei.engines.torch.head import TaskHead
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.weights import Weights
 
@@ -13,7 +13,7 @@ from bei.engines.torch.weights import Weights
 class Model:
     def __init__(self, spec: EncoderSpec, weights: Weights):
         self.spec, self.device = spec, weights.device
-        self._encoder, self._head = Encoder(spec, weights), Head(spec, weights)
+        self._encoder, self._head = Encoder(spec, weights), TaskHead(spec, weights)
 
     def __call__(self, inputs: Inputs, rows: RowKind) -> Tensor:
         """float32[B, row_size], or float32[T, token_size], in the order of the inputs."""

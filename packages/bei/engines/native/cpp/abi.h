@@ -37,7 +37,7 @@ typedef struct {
   int32_t kind;
   BeiLinear linear;
   BeiNorm norm;
-} BeiStage;
+} BeiHeadLayer;
 
 // Norms stand where architectures/spec.py says. `window` is the largest distance that is seen, and `rotary` the number of
 // the layer's table; negative for none.
@@ -65,8 +65,8 @@ typedef struct {
   const BeiLayer* layers;
   int32_t layer_count;
   const int32_t* rotary_sizes;
-  const BeiStage *token_stages, *stages;
-  int32_t token_stage_count, stage_count;
+  const BeiHeadLayer *token_head_layers, *head_layers;
+  int32_t token_head_layer_count, head_layer_count;
   const int32_t* modes;
   int32_t mode_count, include_prompt;
   float* input_peaks;

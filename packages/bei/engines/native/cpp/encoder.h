@@ -9,7 +9,7 @@
 struct BeiEncoder {
   virtual ~BeiEncoder() = default;
 
-  // The tokens' states, then pooled, through the model's stages. Throws std::bad_alloc.
+  // The tokens' states, then pooled, through the layers of the model's heads. Throws std::bad_alloc.
   virtual void pooled(const BeiBatch& batch, float* rows) = 0;
   virtual void tokens(const BeiBatch& batch, float* states) = 0;
 

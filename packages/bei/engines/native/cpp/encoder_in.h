@@ -41,32 +41,32 @@ class EncoderIn final : public BeiEncoder {
   EncoderIn(const BeiModel& model, int threads) : model_(model), crew_(threads) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
-    const Stages token_stages{model_.token_stages, model_.token_stage_count};
-    const Stages stages{model_.stages, model_.stage_count};
+    const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};
+    const HeadLayers head{model_.head_layers, model_.head_layer_count};
     const Pooling pooling{model_.modes, model_.mode_count};
-    const int width = token_stages.width(model_.hidden_size) * pooling.count, row_size = stages.width(width);
-    const Run run(*this, batch, token_stages.count == 0 ? only_token(pooling) : kAll);
+    const int width = token_head.width(model_.hidden_size) * pooling.count, row_size = head.width(width);
+    const Run run(*this, batch, token_head.count == 0 ? only_token(pooling) : kAll);
     RowBuffer pooled;  // not kept: a SPLADE batch needs a number for each word of the vocabulary and each sequence
     Rows<float> vectors = run.x;
     if (run.needed == kAll) {
       vectors = pooled.get<float>(batch.sequences, width);
       crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
-        pool(run, sequence, token_stages, pooling, vectors.row(sequence), scratch);
+        pool(run, sequence, token_head, pooling, vectors.row(sequence), scratch);
       });
     }
     each_block(batch.sequences, *run.scratch, [&](int first, int count, Scratch& scratch) {
-      const Rows<float> out = stages.apply({vectors.row(first), vectors.stride}, width, count, scratch);
+      const Rows<float> out = head.apply({vectors.row(first), vectors.stride}, width, count, scratch);
       for (int i = 0; i < count; i++)
         std::copy_n(out.row(i), row_size, rows + static_cast<size_t>(first + i) * row_size);
     });
   }
 
   void tokens(const BeiBatch& batch, float* states) override {
-    const Stages stages{model_.token_stages, model_.token_stage_count};
-    const int size = stages.width(model_.hidden_size);
+    const HeadLayers head{model_.token_head_layers, model_.token_head_layer_count};
+    const int size = head.width(model_.hidden_size);
     const Run run(*this, batch, kAll);
     each_block(run.tokens, *run.scratch, [&](int first, int count, Scratch& scratch) {
-      const Rows<float> out = stages.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
+      const Rows<float> out = head.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
       for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
     });
   }
@@ -196,7 +196,7 @@ class EncoderIn final : public BeiEncoder {
     const int size = model_.embedding_size;
     const bool project = model_.project.panels;
     const Rows<float> sums =
-        project ? scratch.stages[0].get<float>(rows, size) : Rows<float>{run.x.row(first), run.x.stride};
+        project ? scratch.head_layers[0].get<float>(rows, size) : Rows<float>{run.x.row(first), run.x.stride};
     const int32_t* ends = run.batch.cu_seqlens + 1;
     int sequence = static_cast<int>(std::upper_bound(ends, ends + run.batch.sequences, first) - ends);
     for (int row = 0; row < rows; row++) {
@@ -380,15 +380,16 @@ class EncoderIn final : public BeiEncoder {
     }
   }
 
-  void pool(const Run& run, int sequence, const Stages& stages, const Pooling& pooling, float* out, Scratch& scratch) {
+  void pool(const Run& run, int sequence, const HeadLayers& head, const Pooling& pooling, float* out,
+            Scratch& scratch) {
     const int start = run.batch.cu_seqlens[sequence], length = run.batch.cu_seqlens[sequence + 1] - start;
     const int skipped = model_.include_prompt ? 0 : std::min(run.batch.prompt_tokens[sequence], length - 1);
-    const int width = stages.width(model_.hidden_size);
+    const int width = head.width(model_.hidden_size);
     pooling.begin(out, width);
     for (int first = skipped; first < length; first += kBlock) {
       const int rows = std::min(kBlock, length - first);
       const Rows<float> states =
-          stages.apply({run.x.row(start + first), run.x.stride}, model_.hidden_size, rows, scratch);
+          head.apply({run.x.row(start + first), run.x.stride}, model_.hidden_size, rows, scratch);
       for (int i = 0; i < rows; i++) pooling.add(states.row(i), first + i, skipped, length, out, width);
     }
     pooling.end(skipped, length, out, width);

@@ -30,20 +30,20 @@ void rounded_dense(const BeiLinear& weights, const Rows<float>& x, int rows, con
   dense(weights, operands, rows, out, scratch);
 }
 
-void apply_stage(const BeiStage& stage, const Rows<float>& x, int width, int rows, const Rows<float>& out,
+void apply_layer(const BeiHeadLayer& layer, const Rows<float>& x, int width, int rows, const Rows<float>& out,
                  Scratch& scratch) {
-  switch (stage.kind) {
+  switch (layer.kind) {
     case BEI_DENSE:
-      switch (stage.linear.precision) {
+      switch (layer.linear.precision) {
         case BEI_BF16:
-          return rounded_dense<Half>(stage.linear, x, rows, out, scratch);
+          return rounded_dense<Half>(layer.linear, x, rows, out, scratch);
         case BEI_INT8:
-          return rounded_dense<uint8_t>(stage.linear, x, rows, out, scratch);
+          return rounded_dense<uint8_t>(layer.linear, x, rows, out, scratch);
         default:
-          return dense(stage.linear, x, rows, out, scratch);
+          return dense(layer.linear, x, rows, out, scratch);
       }
     case BEI_LAYER_NORM:
-      for (int row = 0; row < rows; row++) layer_norm(stage.norm, x.row(row), out.row(row));
+      for (int row = 0; row < rows; row++) layer_norm(layer.norm, x.row(row), out.row(row));
       return;
     case BEI_NORMALIZE:
       for (int row = 0; row < rows; row++) l2_normalize(x.row(row), width, out.row(row));
@@ -55,20 +55,20 @@ void apply_stage(const BeiStage& stage, const Rows<float>& x, int width, int row
   }
 }
 
-int width_after(const BeiStage& stage, int width) { return stage.kind == BEI_DENSE ? stage.linear.outputs : width; }
+int width_after(const BeiHeadLayer& layer, int width) { return layer.kind == BEI_DENSE ? layer.linear.outputs : width; }
 
 }  // namespace
 
-int Stages::width(int inputs) const {
-  for (int i = 0; i < count; i++) inputs = width_after(stages[i], inputs);
+int HeadLayers::width(int inputs) const {
+  for (int i = 0; i < count; i++) inputs = width_after(layers[i], inputs);
   return inputs;
 }
 
-Rows<float> Stages::apply(Rows<float> x, int width, int rows, Scratch& scratch) const {
+Rows<float> HeadLayers::apply(Rows<float> x, int width, int rows, Scratch& scratch) const {
   for (int i = 0; i < count; i++) {
-    const int outputs = width_after(stages[i], width);
-    const Rows<float> out = scratch.stages[i % 2].get<float>(rows, outputs);
-    apply_stage(stages[i], x, width, rows, out, scratch);
+    const int outputs = width_after(layers[i], width);
+    const Rows<float> out = scratch.head_layers[i % 2].get<float>(rows, outputs);
+    apply_layer(layers[i], x, width, rows, out, scratch);
     x = out, width = outputs;
   }
   return x;

@@ -1,4 +1,4 @@
-// What follows the layers: stages on rows of floats, and pooling.
+// What follows the layers: the layers of heads, on rows of floats, and pooling.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +7,8 @@
 
 namespace bei {
 
-struct Stages {
-  const BeiStage* stages;
+struct HeadLayers {
+  const BeiHeadLayer* layers;
   int count;
 
   // The width of a row after them.

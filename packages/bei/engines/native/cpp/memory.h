@@ -67,7 +67,7 @@ struct Scratch {
   Buffer panel;                                // of a matrix, widened
   RowBuffer operands, inner, inner_operands;   // a block of rows
   RowBuffer normed, outputs;                   // what goes in, and what comes out before its norm
-  RowBuffer stages[2];                         // heads
+  RowBuffer head_layers[2];                    // outputs of every other one
 };
 
 // Things that are lent to one thread at a time.
