@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bei.architectures import FAMILIES, decoder
+from bei.architectures import decoder
+from bei.architectures.families import FAMILIES
 from bei.architectures.family import Family
 from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native

@@ -1,13 +1,19 @@
-"""The law of the tree: imports point down. A module may import its own folder, and any layer below."""
+"""The law of the tree: imports point down. A module may import its own folder, and any layer below. No files import one
+another in a circle, no file or function is longer than its bound, and no `__init__.py` holds logic."""
 
 import ast
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from tests.support.project import HOME, imports
 
-ROOT = Path(__file__).parents[1] / "packages" / "bei"
+TREE = Path(__file__).parents[1]
+ROOT = TREE / "packages" / "bei"
 LAYERS = [
     "errors",
     "wire memory files processes work inflight settings metrics logs tracing",
@@ -30,6 +36,13 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split(
 PURE = {"batching", "errors", "tasks", "architectures"}
 IMPURE = {"threading", "asyncio", "concurrent", "time", "socket", "os", "pathlib", "httpx", "subprocess"}
 NEVER = {"pickle", "transformers", "sentence_transformers", "truss"}
+
+MOST_LINES = 400
+MOST_LINES_OF_A_FUNCTION = 60
+SUFFIXES = (".py", ".h", ".cpp", ".mjs")
+TOO_LONG = {"packages/bei/engines/native/cpp/encoder_in.h"}
+WITH_LOGIC = {"packages/bei/api/__init__.py", "packages/bei/settings/__init__.py"}
+"""Files that break a rule still. Whoever mends one removes it from here."""
 
 
 def layer(inside: Path) -> str:
@@ -77,3 +90,140 @@ def test_the_law_bites(module, source):
 def test_one_name_in_packages():
     """Truss appends packages/ to sys.path, last and shared with its own modules."""
     assert [p.name for p in ROOT.parent.iterdir() if not p.name.startswith((".", "__"))] == ["bei"]
+
+
+# -- circles ---------------------------------------------------------------------------------------------------------
+
+
+def name_of(inside: Path) -> str:
+    """The module that a file below ROOT is."""
+    return ".".join(("bei", *inside.with_suffix("").parts)).removesuffix(".__init__")
+
+
+def modules(root: Path) -> dict[str, ast.Module]:
+    return {name_of(path.relative_to(root)): ast.parse(path.read_text()) for path in root.rglob("*.py")}
+
+
+NAMED = re.compile(r"(bei\.\w+\.[\w.]+)(:\w+)?")
+
+
+def wanted(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of ours that a module imports, at the top or in a function, or names in a string as a command or a
+    table does: `bei.engines.child`, `bei.engines.null:NullEngine`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and (named := NAMED.fullmatch(str(node.value))):
+            yield named[1]
+
+
+def graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Which modules each module imports; of `from a.b import c` it is `a.b.c`, where that is a module."""
+    found: dict[str, set[str]] = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for dotted in wanted(tree):
+            target = dotted if dotted in trees else dotted.rpartition(".")[0]
+            if target in trees and target != name:
+                found[name].add(target)
+    return found
+
+
+def circle(trees: Mapping[str, ast.Module]) -> list[str]:
+    try:
+        TopologicalSorter(graph(trees)).prepare()
+    except CycleError as exc:
+        found: list[str] = exc.args[1]
+        return found
+    return []
+
+
+def test_no_files_import_one_another_in_a_circle():
+    assert circle(modules(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from bei.tasks.low import f",
+        "from bei.tasks import low",
+        "import bei.tasks.low",
+        "def f():\n    from bei.tasks import low",
+        "if TYPE_CHECKING:\n    from bei.tasks.low import F",
+        'TABLE = {"low": "bei.tasks.low:F"}',
+    ],
+)
+def test_a_circle_is_noticed(back):
+    low, high = ast.parse("def g():\n    from bei.tasks.middle import h"), ast.parse(back)
+    trees = {"bei.tasks": ast.parse(""), "bei.tasks.low": low, "bei.tasks.middle": ast.parse("from bei import high")}
+    assert circle({**trees, "bei.high": ast.parse("import json")}) == []
+    assert set(circle({**trees, "bei.high": high})) == {"bei.tasks.low", "bei.tasks.middle", "bei.high"}
+
+
+# -- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def tracked(*suffixes: str) -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TREE, check=True, capture_output=True, text=True).stdout
+    return [name for name in listed.split("\0") if name.endswith(suffixes) and (TREE / name).exists()]
+
+
+def test_no_file_is_long():
+    """Of what is run, compiled or measured; a test may be a long list of cases."""
+    ours = [name for name in tracked(*SUFFIXES) if not name.startswith("tests/")]
+    long = {name for name in ours if len((TREE / name).read_text().splitlines()) > MOST_LINES}
+    assert long == TOO_LONG, "cut it in files of one job each; what was cut is no exception any more"
+
+
+def long_functions(tree: ast.AST) -> list[str]:
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [of.name for of in functions if (of.end_lineno or of.lineno) - of.lineno >= MOST_LINES_OF_A_FUNCTION]
+
+
+@pytest.mark.parametrize("name", tracked(".py"))
+def test_no_function_is_long(name):
+    assert long_functions(ast.parse((TREE / name).read_text())) == []
+
+
+def test_a_long_function_is_noticed():
+    body = "    pass\n" * (MOST_LINES_OF_A_FUNCTION - 1)
+    assert (
+        long_functions(ast.parse(f"class A:\n    async def f(self):\n{body}".replace("    pass", "        pass"))) == []
+    )
+    assert long_functions(ast.parse(f"def f():\n    pass\n{body}")) == ["f"]
+
+
+# -- __init__.py -----------------------------------------------------------------------------------------------------
+
+
+def logic(tree: ast.Module) -> list[str]:
+    """What an `__init__.py` must not hold: anything but a docstring, imports, `__all__` and constants."""
+    return [ast.unparse(node).splitlines()[0] for node in tree.body if not (_is_import(node) or _is_constant(node))]
+
+
+def _is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign) or node.value is None:
+        return False
+    try:
+        ast.literal_eval(node.value)
+    except ValueError:
+        return False
+    return True
+
+
+def test_no_package_holds_logic():
+    found = {name for name in tracked("__init__.py") if logic(ast.parse((TREE / name).read_text()))}
+    assert found == WITH_LOGIC, "move it into a module of its own; what was moved is no exception any more"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["def f(): ...", "class A: ...", "import os\nlog = os.environ", "X = f()", "if True:\n    import json", "x: int"],
+)
+def test_logic_is_noticed(line):
+    assert len(logic(ast.parse(f'"""Doc."""\n__all__ = ["a"]\n__version__: str = "1"\n{line}'))) == 1

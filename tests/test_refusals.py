@@ -11,8 +11,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bei import cli, engines
+from bei import cli
 from bei.checkpoint import sources
+from bei.engines import choice
 from bei.engines.isolated import IsolatedEngine
 from tests.support.configs import tiny_config
 from tests.support.servers import BEI, ROOT
@@ -168,7 +169,7 @@ def raising(error: Exception) -> Callable:
     ],
     ids=["memory", "disk"],
 )
-@pytest.mark.parametrize(("owner", "name"), [(engines, "create"), (sources, "load")], ids=["engine", "checkpoint"])
+@pytest.mark.parametrize(("owner", "name"), [(choice, "create"), (sources, "load")], ids=["engine", "checkpoint"])
 def test_what_the_machine_lacks(tmp_path, tiny_folder, monkeypatch, command, owner, name, error, message):
     monkeypatch.setattr(owner, name, raising(error))
     config = write(tmp_path / "config.yaml", tiny_folder)

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from bei import architectures, errors, launch, remote, router
+from bei import errors, launch, remote, router
 from bei.api import ROUTES as ALL_ROUTES
 from bei.api import operations
-from bei.architectures import spec
+from bei.architectures import families, spec
 from bei.architectures.family import ACTIVATIONS, HeadKind
 from bei.architectures.limits import check_types
 from bei.checkpoint import heads, modules, own_code, reranking, task, tensors
-from bei.engines import ENGINES, base, quantization
+from bei.engines import base, quantization
+from bei.engines.choice import ENGINES
 from bei.engines.native import abi
 from bei.engines.tensorrt.inputs import _Inputs
 from bei.engines.torch import linear
@@ -63,7 +64,7 @@ def test_every_engine_has_every_mode(mode):
     batch = base.Batch.pack([[0] * 5])
     pooling = spec.Pooling((mode,))
     expected = base.pool(STATES, batch, pooling)
-    inputs = Inputs.of(batch, replace(architectures.FAMILIES["bert"].spec(docs.CONFIG), pooling=pooling))
+    inputs = Inputs.of(batch, replace(families.FAMILIES["bert"].spec(docs.CONFIG), pooling=pooling))
     found = _Reduction(torch.from_numpy(STATES), inputs, pooling)(mode)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
     assert mode in abi.MODES
@@ -162,7 +163,7 @@ def test_every_task_has_all_that_a_task_needs():
 
 def test_kinds_of_heads():
     kinds = set(get_args(HeadKind))
-    assert {kind for of in architectures.FAMILIES.values() for kind in of.heads} == kinds == set(docs.TASKS)
+    assert {kind for of in families.FAMILIES.values() for kind in of.heads} == kinds == set(docs.TASKS)
 
 
 def test_scores():
@@ -174,7 +175,7 @@ def test_scores():
 def test_rerank_templates():
     assert set(get_args(RerankTemplate)) == {*reranking.TEMPLATES, "none"}
     assert set(reranking._BY_MODEL.values()) == set(reranking.TEMPLATES)
-    assert set(reranking._BY_MODEL) | set(own_code._OURS) <= set(architectures.FAMILIES)
+    assert set(reranking._BY_MODEL) | set(own_code._OURS) <= set(families.FAMILIES)
 
 
 # --- types, engines, families -----------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def test_engines():
 
 def test_every_family_has_a_tiny_model_and_a_row_in_the_docs():
     made_by_hand = {"jina_bert", "new", "llama_bidirec"}  # transformers has no class for their files
-    assert set(architectures.FAMILIES) == {*FAMILIES, *made_by_hand} == set(docs.MODELS)
+    assert set(families.FAMILIES) == {*FAMILIES, *made_by_hand} == set(docs.MODELS)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -233,5 +234,5 @@ def test_every_error_of_an_engine_s_process_crosses_to_a_worker():
 
 
 def test_every_word_of_a_spec_is_of_a_type_that_is_checked():
-    for model_type, of in architectures.FAMILIES.items():
+    for model_type, of in families.FAMILIES.items():
         check_types(of.spec({**docs.CONFIG, "model_type": model_type}), spec.EncoderSpec, model_type)

@@ -9,7 +9,7 @@ import click
 import orjson
 import uvloop
 
-from benchmarks.attacks import attack, attacks
+from benchmarks.attacks.attack import attack, attacks
 from benchmarks.processes import Tree, served
 from benchmarks.soak import percentiles
 from benchmarks.wire import Ask, Http1, Lost

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from benchmarks.attacks import Attack
+from benchmarks.attacks.attack import Attack
 
 _SIZE = 63_000_000  # bytes of a body, just under what is taken
 _TEXT = "The quick brown fox, jumps over: the lazy dog. " * 640  # 30 KB

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bei import architectures
+from bei.architectures import families
 from bei.architectures.family import ScoreTokens, stated_pooling
 from bei.architectures.limits import check_counts
 from bei.architectures.spec import EncoderSpec
@@ -150,7 +150,7 @@ def outcome(config: dict[str, Any]) -> str:
     """All that we make of a config.json, or the refusal."""
     try:
         check_counts(config)
-        family = architectures.family(config)
+        family = families.family(config)
         spec: EncoderSpec = family.spec(config)
         own_code.check(config, spec, None)
         made = [spec, dict(family.tensors(config, spec)), head_kind(config), stated_pooling(config)]

@@ -35,8 +35,9 @@ from huggingface_hub.errors import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.checkpoint import archive, pace, sources, wheels
+from bei.checkpoint import archive, buckets, pace, wheels
 from bei.checkpoint.advice import conversion
+from bei.checkpoint.fetched import WANTED
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
@@ -281,7 +282,7 @@ SECRETS = {
 }
 FILESYSTEMS = {
     "S3": ("s3", {"key": "k", "secret": "s", "token": None, "client_kwargs": {"region_name": "r"}}),
-    "GCS": ("gs", {"token": {**sources._GOOGLE, "private_key": "p", "client_email": "e"}}),
+    "GCS": ("gs", {"token": {**buckets._GOOGLE, "private_key": "p", "client_email": "e"}}),
     "AZURE": ("az", {"account_name": "n", "account_key": "a"}),
 }
 
@@ -530,7 +531,7 @@ def test_an_archive_keeps_every_file_that_is_read(web, tmp_path, tiny_folder):
         (folder / name).write_text("{}")
     pages["/model.tar.gz"] = packed(folder)
     fetched = fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)).folder
-    assert {name for name in names if (fetched / name).exists()} == set(names) <= set(sources.WANTED)
+    assert {name for name in names if (fetched / name).exists()} == set(names) <= set(WANTED)
     assert not (fetched / "code.py").exists()
 
 

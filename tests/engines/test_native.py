@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from bei import engines
 from bei.checkpoint.load import read
-from bei.engines import plan
+from bei.engines import choice, plan
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native import abi, library
 from bei.engines.native.engine import NativeEngine
@@ -252,17 +251,17 @@ def test_levels_that_this_processor_lacks_compile(isa, tmp_path, monkeypatch):
     [({"avx2"}, False, "native"), ({"avx2", "amx_bf16"}, False, "torch"), ({"avx2"}, True, "tensorrt")],
 )
 def test_what_auto_tries_first(tmp_path, monkeypatch, flags, nvidia, first):
-    monkeypatch.setattr(engines, "processor_flags", lambda: flags)
-    monkeypatch.setattr(engines, "_NVIDIA", tmp_path if nvidia else tmp_path / "absent")
-    assert engines._fastest_first(EngineOptions())[0] == first
+    monkeypatch.setattr(choice, "processor_flags", lambda: flags)
+    monkeypatch.setattr(choice, "_NVIDIA", tmp_path if nvidia else tmp_path / "absent")
+    assert choice._fastest_first(EngineOptions())[0] == first
 
 
 def test_without_a_compiler_torch_computes(tiny_checkpoint, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(engines, "_fastest_first", lambda options: ("native", "torch"))
+    monkeypatch.setattr(choice, "_fastest_first", lambda options: ("native", "torch"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     chosen = Settings.load(tiny_config(), environ={}, cache_dir=tmp_path)
     with caplog.at_level(logging.WARNING, "bei"):
-        assert engines.create(chosen, tiny_checkpoint).name == "torch"
+        assert choice.create(chosen, tiny_checkpoint).name == "torch"
     (record,) = caplog.records
     assert "engine native does not run here: no C++ compiler (CXX=no-such-compiler)" in record.getMessage()
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 
-from bei.architectures import FAMILIES
+from bei.architectures.families import FAMILIES
 from bei.architectures.spec import Pooling, PoolingMode
 from bei.checkpoint import modules
 from bei.engines import base

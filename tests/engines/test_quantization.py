@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from bei import engines
 from bei.checkpoint.load import read
+from bei.engines import choice
 from bei.engines.base import Precision
 from bei.engines.null import NullEngine
 from bei.engines.quantization import Quantization, fast_precision
@@ -43,31 +43,31 @@ class OnGPU(NullEngine):
     ],
 )
 def test_what_is_not_as_asked_is_said(tiny_checkpoint, monkeypatch, caplog, asked, engine, said):
-    monkeypatch.setattr(engines, "_class", lambda name: engine)
+    monkeypatch.setattr(choice, "_class", lambda name: engine)
     with caplog.at_level(logging.WARNING, "bei"):
-        engines.create(asking(asked, engine="null"), tiny_checkpoint)
+        choice.create(asking(asked, engine="null"), tiny_checkpoint)
     assert said in caplog.text
     assert bool(caplog.records) == bool(said)
 
 
 def test_no_cpu_stands_in_for_a_gpu_that_lacks_it(tiny_checkpoint, monkeypatch, tmp_path):
-    monkeypatch.setattr(engines, "_NVIDIA", tmp_path)
+    monkeypatch.setattr(choice, "_NVIDIA", tmp_path)
 
     def ampere(name):
         if name == "native":
             return NullEngine
         return lambda checkpoint, options: Quantization.of(options.quantization, checkpoint, (8, 0))
 
-    monkeypatch.setattr(engines, "_class", ampere)
+    monkeypatch.setattr(choice, "_class", ampere)
     with pytest.raises(SetupError, match=r"FP8 quantization is only supported on L4, H100.*; this GPU has 80"):
-        engines.create(asking("fp8"), tiny_checkpoint)
+        choice.create(asking("fp8"), tiny_checkpoint)
 
 
 def test_what_tensorrt_refuses_torch_serves(tiny_checkpoint, monkeypatch, tmp_path, caplog):
     """A driver is here, and no GPU that works: torch's own choice is the CPU."""
-    monkeypatch.setattr(engines, "_NVIDIA", tmp_path)
+    monkeypatch.setattr(choice, "_NVIDIA", tmp_path)
     with caplog.at_level(logging.WARNING, "bei"):
-        assert engines.create(asking("fp8"), tiny_checkpoint).name == "torch"
+        assert choice.create(asking("fp8"), tiny_checkpoint).name == "torch"
     assert "engine tensorrt does not run here: " in caplog.text
     assert "quantization_type fp8 is not to be had here: engine torch serves in" in caplog.text
 

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from bei.server import connections, request_heads
 from bei.server.http2 import STREAMS, Http2
-from benchmarks.attacks import attacks
+from benchmarks.attacks.attack import attacks
 from tests.support.running import Running, resident
 from tests.support.sockets import Http2 as Client
 from tests.support.sockets import connect, everything

@@ -19,7 +19,7 @@ import pytest
 
 from bei.errors import SetupError
 from bei.server import connections, http1, listen
-from benchmarks.attacks import attacks
+from benchmarks.attacks.attack import attacks
 from tests.support.running import LIMIT, Running, resident
 from tests.support.sockets import Http2, connect, everything, status
 

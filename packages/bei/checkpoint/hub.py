@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 )
 
 from bei import __version__
+from bei.checkpoint.fetched import WANTED, Fetched, quote
 from bei.checkpoint.modules import inside
-from bei.checkpoint.sources import WANTED, Fetched, quote
 from bei.errors import SetupError, short, why
 from bei.settings import Settings
 

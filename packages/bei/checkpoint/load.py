@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from bei import architectures
+from bei.architectures import families
 from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
 from bei.architectures.spec import EncoderSpec, HeadLayer
@@ -215,7 +215,7 @@ def _open(folder: Path, name: str, asked: _Asked) -> Source:
     limits = read_limits(modules.encoder)
     check_options(limits)
     config = own_code.with_attention(with_options(config, limits), asked.attention)
-    family = architectures.family(config)
+    family = families.family(config)
     check_counts(config)
     spec = family.spec(config)
     own_code.check(config, spec, asked.attention)

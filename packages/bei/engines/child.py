@@ -13,8 +13,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from bei import engines, memory, wire
+from bei import memory, wire
 from bei.checkpoint.load import read_for
+from bei.engines import choice
 from bei.engines.base import FACTS, Batch, Engine
 from bei.errors import EngineFailed, SetupError, one_line, refusing
 from bei.settings import Settings
@@ -51,7 +52,7 @@ def main(descriptor: int) -> None:
 
 def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
     with refusing():
-        return engines.create(settings, read_for(settings, folder, revision))
+        return choice.create(settings, read_for(settings, folder, revision))
 
 
 def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:

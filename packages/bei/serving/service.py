@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bei import engines, memory, metrics
+from bei import memory, metrics
 from bei.batching import Limits, Queue
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.task import Scoring, Task
+from bei.engines import choice
 from bei.engines.base import Engine, RowKind
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import Error, Invalid, NotReady, WrongTask, one_line, refusing
@@ -74,7 +75,7 @@ class Service:
                     checkpoint = sources.load(self.settings)
                 with _step("engine"):
                     isolated = self._isolated
-                    engine = isolated.load(checkpoint) if isolated else engines.create(self.settings, checkpoint)
+                    engine = isolated.load(checkpoint) if isolated else choice.create(self.settings, checkpoint)
                 self.start(checkpoint, engine)
         except BaseException:
             self.state = "failed"

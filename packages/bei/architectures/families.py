@@ -1,0 +1,58 @@
+"""Which family reads a config.json: one line a `model_type`. A new architecture is one file here and its line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bei.architectures import (
+    bert,
+    deberta,
+    distilbert,
+    eurobert,
+    gemma,
+    gte,
+    jina_bert,
+    llama,
+    modernbert,
+    mpnet,
+    nomic_bert,
+    qwen,
+)
+from bei.architectures.family import Family
+from bei.errors import SetupError, short
+
+FAMILIES: dict[str, Family] = {
+    "bert": bert.BERT,
+    "roberta": bert.ROBERTA,
+    "xlm-roberta": bert.ROBERTA,
+    "camembert": bert.ROBERTA,
+    "electra": bert.ELECTRA,
+    "distilbert": distilbert.DISTILBERT,
+    "mpnet": mpnet.MPNET,
+    "deberta-v2": deberta.DEBERTA,
+    "jina_bert": jina_bert.JINA_BERT,
+    "nomic_bert": nomic_bert.NOMIC_BERT,
+    "new": gte.GTE,
+    "gte": gte.GTE,
+    "modernbert": modernbert.MODERNBERT,
+    "eurobert": eurobert.EUROBERT,
+    "llama": llama.LLAMA,
+    "llama_bidirec": llama.LLAMA_BIDIRECTIONAL,
+    "mistral": llama.MISTRAL,
+    "qwen2": qwen.QWEN2,
+    "qwen3": qwen.QWEN3,
+    "gemma": gemma.GEMMA,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
+}
+
+
+def family(config: Mapping[str, Any]) -> Family:
+    """The family of a config.json. Raises SetupError for a `model_type` that has none."""
+    model_type = config.get("model_type")
+    if model_type == "bert" and config.get("position_embedding_type") == "alibi":
+        return jina_bert.JINA_BERT
+    if model_type not in FAMILIES:
+        raise SetupError(
+            f"config.json: model_type {short(model_type)} is not supported; supported: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,82 @@
+"""Which engine runs here, and why. An engine is imported only when it is tried."""
+
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from bei.checkpoint.load import Checkpoint
+from bei.engines.base import Calibration, Engine, EngineOptions
+from bei.engines.native.isa import processor_flags
+from bei.errors import SetupError
+from bei.settings import Settings
+from bei.settings.block import QuantizationType
+
+log = logging.getLogger("bei")
+
+ENGINES = {
+    "tensorrt": "bei.engines.tensorrt.engine:TensorRTEngine",
+    "native": "bei.engines.native.engine:NativeEngine",
+    "torch": "bei.engines.torch.engine:TorchEngine",
+    "null": "bei.engines.null:NullEngine",
+}
+"""The null engine answers nonsense and is never chosen unasked."""
+_NVIDIA = Path("/proc/driver/nvidia/version")
+
+
+def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
+    """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
+    options = _options(settings)
+    refusals = []
+    for name in _fastest_first(options) if settings.engine == "auto" else (settings.engine,):
+        try:
+            engine = _class(name)(checkpoint, options)
+        except SetupError as exc:
+            log.warning("engine %s does not run here: %s", name, exc)
+            refusals.append(f"{name}: {exc}")
+            continue
+        asked = "as asked" if settings.engine == name else "the fastest that runs here"
+        log.info("engine %s: %s; %s on %s (%s)", name, asked, engine.precision, engine.device, engine.reason)
+        _say_what_is_not_quantized(options.quantization, engine)
+        return engine
+    raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
+
+
+def _options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        precision=settings.precision,
+        quantization=settings.quantization,
+        calibration=Calibration(settings.calib_dataset, settings.calib_size, settings.calib_max_seq_length),
+        threads=settings.threads,
+        cache_dir=settings.cache_dir,
+        max_num_tokens=settings.max_num_tokens,
+        max_batch_size=settings.max_batch_size,
+    )
+
+
+def _say_what_is_not_quantized(asked: QuantizationType, engine: Engine) -> None:
+    if asked is QuantizationType.NO_QUANT:
+        return
+    if engine.precision != asked.value:
+        served = f"engine {engine.name} serves in {engine.precision}"
+        log.warning("quantization_type %s is not to be had here: %s", asked, served)
+    elif asked.endswith("_kv"):
+        log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])
+
+
+def _fastest_first(options: EngineOptions) -> tuple[str, ...]:
+    """What `engine: auto` tries. No CPU stands in for a GPU that lacks a quantization. torch uses the matrix tiles that
+    some Intel processors have, native does not."""
+    if _NVIDIA.exists():
+        quantized = options.quantization is not QuantizationType.NO_QUANT
+        return ("tensorrt", "torch") if quantized else ("tensorrt", "torch", "native")
+    return ("torch", "native") if "amx_bf16" in processor_flags() else ("native", "torch")
+
+
+def _class(name: str) -> Callable[[Checkpoint, EngineOptions], Engine]:
+    module, _, attribute = ENGINES[name].partition(":")
+    try:
+        found: Callable[[Checkpoint, EngineOptions], Engine] = getattr(importlib.import_module(module), attribute)
+        return found
+    except ModuleNotFoundError as exc:
+        raise SetupError(f"{exc.name} is not installed: pip install 'bei[{name}]'") from None
