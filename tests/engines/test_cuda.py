@@ -201,9 +201,9 @@ def test_what_is_traced_gives_the_same(tmp_path, monkeypatch, request, family):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the compiler's own
 def test_what_is_compiled_gives_the_same(compiling):
-    x, turns = torch.randn(5, 3, 16).bfloat16(), torch.randn(5, 12)
-    exact = encoder._turned.__wrapped__(x, None, turns, torch.float32)
-    torch.testing.assert_close(encoder._turned(x, None, turns, torch.float32), exact)
+    x, cos_sin = torch.randn(5, 3, 16).bfloat16(), torch.randn(5, 12)
+    exact = encoder._rotated.__wrapped__(x, None, cos_sin, torch.float32)
+    torch.testing.assert_close(encoder._rotated(x, None, cos_sin, torch.float32), exact)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 

@@ -31,7 +31,7 @@ namespace bei {
 std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, int) { return fail(), nullptr; }
 std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, int) { return fail(), nullptr; }
 std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, int) { return fail(), nullptr; }
-Rows<float> HeadLayers::apply(Rows<float> x, int, int, Scratch&) const { return fail(), x; }
+MatrixView<float> HeadLayers::apply(MatrixView<float> x, int, int, Scratch&) const { return fail(), x; }
 
 }  // namespace bei
 

@@ -31,10 +31,10 @@ def _gemma2(config: Config) -> EncoderSpec:
     if not config.get("layer_types"):
         kinds = ("sliding_attention", "full_attention")
         config = {**config, "layer_types": [kinds[i % 2] for i in range(read(config, "num_hidden_layers"))]}
-    turned = rotary(config, config.get("head_dim") or 256)
+    rotated = rotary(config, config.get("head_dim") or 256)
     return _spec(
         config,
-        layers=tuple(Layer(SANDWICH, window, turned) for window in windows({"sliding_window": 4096, **config})),
+        layers=tuple(Layer(SANDWICH, window, rotated) for window in windows({"sliding_window": 4096, **config})),
         attention_scale=config.get("query_pre_attn_scalar", 256) ** -0.5,
         soft_cap=config.get("attn_logit_softcapping", 50.0),
     )

@@ -70,8 +70,8 @@ def _llama3(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
     """Low frequencies are divided by the factor, high ones kept, those between go smoothly from one to the other."""
     frequencies = _frequencies(base, size)
     low, high = stated["low_freq_factor"], stated["high_freq_factor"]
-    turns = stated["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
+    rotations = stated["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = np.clip((rotations - low) / (high - low), 0, 1)
     return _rotary(frequencies * (kept + (1 - kept) / stated["factor"]))
 
 
@@ -79,9 +79,9 @@ def _yarn(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
     trained = _trained(config, stated)
     factor = stated.get("factor") or config["max_position_embeddings"] / trained
 
-    def pair(turns: float) -> float:
+    def pair(rotations: float) -> float:
         """The pair that turns so often in the length of training."""
-        return size * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+        return size * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
     first, last = pair(stated.get("beta_fast") or 32), pair(stated.get("beta_slow") or 1)
     if stated.get("truncate", True):

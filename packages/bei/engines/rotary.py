@@ -1,4 +1,4 @@
-"""The angles by which each token's queries and keys are turned (architectures/rope.py has the frequencies)."""
+"""The angles by which each token's queries and keys are rotated (architectures/rope.py has the frequencies)."""
 
 import numpy as np
 
@@ -9,31 +9,31 @@ class RotaryTable:
     """cos | sin of every position so far. Safe from several threads."""
 
     def __init__(self, rotary: Rotary):
-        self._rotary, self._table = rotary, turns(rotary, 256)
+        self._rotary, self._table = rotary, cos_sin(rotary, 256)
 
     def rows(self, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """positions: int[T], each token's in its sequence; lengths: int[T], its sequence's → float32[T, size], the
         cosines of its pairs, then their sines."""
         longest, table = int(lengths.max()), self._table
         if longest > len(table):
-            table = self._table = turns(self._rotary, 1 << (longest - 1).bit_length())
+            table = self._table = cos_sin(self._rotary, 1 << (longest - 1).bit_length())
         rows: np.ndarray = table[positions]
         dynamic = self._rotary.dynamic
         if dynamic:
             for length in np.unique(lengths[lengths > dynamic.trained]):
                 own = lengths == length
-                rows[own] = _turns(self._rotary, _stretched(dynamic, self._rotary.size, int(length)), int(length))[
+                rows[own] = _cos_sin(self._rotary, _stretched(dynamic, self._rotary.size, int(length)), int(length))[
                     positions[own]
                 ]
         return rows
 
 
-def turns(rotary: Rotary, positions: int) -> np.ndarray:
+def cos_sin(rotary: Rotary, positions: int) -> np.ndarray:
     """float32[positions, size]: cos | sin of each, for a sequence no longer than those of training."""
-    return _turns(rotary, np.array(rotary.frequencies, np.float32), positions)
+    return _cos_sin(rotary, np.array(rotary.frequencies, np.float32), positions)
 
 
-def _turns(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndarray:
+def _cos_sin(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndarray:
     angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
     return np.concatenate([np.cos(angles), np.sin(angles)], 1) * np.float32(rotary.scale)
 

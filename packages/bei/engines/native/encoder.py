@@ -55,8 +55,8 @@ class Encoder:
         else:
             run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
         rows = np.empty(shape, np.float32)
-        turns = self._turns(batch, offsets)
-        rotaries = abi.sequence(ctypes.c_void_p, list(map(abi.address, turns)))
+        cos_sin = self._cos_sin(batch, offsets)
+        rotaries = abi.sequence(ctypes.c_void_p, list(map(abi.address, cos_sin)))
         status = run(
             self._handle,
             abi.Batch(*map(abi.address, arrays), rotaries, abi.address(parents), len(batch)),
@@ -66,7 +66,7 @@ class Encoder:
             raise EngineFailed(f"native engine: {abi.ERRORS[status]}")
         return rows
 
-    def _turns(self, batch: Batch, offsets: np.ndarray) -> list[np.ndarray]:
+    def _cos_sin(self, batch: Batch, offsets: np.ndarray) -> list[np.ndarray]:
         """Of each of the spec's rotaries: float32[T, size]. offsets: int[B], the position of each first token."""
         if not self._rotaries:
             return []

@@ -64,7 +64,7 @@ def check(spec: EncoderSpec) -> None:
 
 
 def _token_budget(spec: EncoderSpec) -> int:
-    """Two blocks of rows (cpp/encoder_in.h) run as well as many; more save calls where a batch takes no time."""
+    """Two blocks of rows (cpp/precision_encoder.h) run as well as many; more save calls where a batch takes no time."""
     per_layer = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
     return min(1024, max(192, _BATCH_PRODUCTS // (len(spec.layers) * per_layer)))
 

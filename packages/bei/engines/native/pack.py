@@ -43,8 +43,8 @@ def pack_checkpoint(
         weight = exact(f"{name}.weight")
         bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
         if spec.gated and name.endswith(".up"):
-            weight = take_turns(weight, level.lanes)
-            bias = None if bias is None else take_turns(bias, level.lanes)
+            weight = interleave(weight, level.lanes)
+            bias = None if bias is None else interleave(bias, level.lanes)
         packed = pack_linear(weight, bias, of, level, input_peaks.get(name))
         for part, array in packed.items():
             yield f"{name}.{part}", array
@@ -57,13 +57,13 @@ def _token_table(stored: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(stored, np.float32)
 
 
-def take_turns(rows: np.ndarray, lanes: int) -> np.ndarray:
+def interleave(rows: np.ndarray, lanes: int) -> np.ndarray:
     """rows: [2 * n, ...], gates and then what they gate → `lanes` of the first, as many of the second, and so on, with
-    zeros where n ends within a turn."""
+    zeros where n is no multiple of `lanes`."""
     halves = rows.reshape(2, len(rows) // 2, *rows.shape[1:])
     padded = np.pad(halves, [(0, 0), (0, -halves.shape[1] % lanes)] + [(0, 0)] * (rows.ndim - 1))
-    turns = padded.reshape(2, -1, lanes, *rows.shape[1:]).swapaxes(0, 1)
-    return np.ascontiguousarray(turns.reshape(-1, *rows.shape[1:]))
+    interleaved = padded.reshape(2, -1, lanes, *rows.shape[1:]).swapaxes(0, 1)
+    return np.ascontiguousarray(interleaved.reshape(-1, *rows.shape[1:]))
 
 
 def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:

@@ -34,7 +34,7 @@ from bei.architectures.spec import (
 )
 from bei.checkpoint.tensors import Tensors
 from bei.engines.relative_bias import bias_by_distance
-from bei.engines.rotary import turns
+from bei.engines.rotary import cos_sin
 from bei.engines.tensorrt.graph import Graph, Node
 from bei.engines.tensorrt.products import Products
 from bei.errors import SetupError
@@ -80,7 +80,7 @@ class Network:
         self.attending, self._longest = attending, longest
         self._inputs: dict[str, Node] = {}
         self._masks: dict[int | None, Node] = {}
-        self._turns: dict[Rotary, tuple[Node, Node]] = {}
+        self._cos_sin: dict[Rotary, tuple[Node, Node]] = {}
 
     def build(self) -> None:
         x = self._embeddings()
@@ -160,7 +160,7 @@ class Network:
         if spec.qk_norm:
             q, k = (self._norm(spec.norm, f"layers.{i}.{name}_norm", x) for name, x in (("query", q), ("key", k)))
         if of.rotary is not None:
-            q, k = (self._turned(of.rotary, x) for x in (q, k))
+            q, k = (self._rotated(of.rotary, x) for x in (q, k))
         q = g.multiply(q, spec.attention_scale)
         q, k, v = (g.cast(x, self._products.dtype) for x in (q, k, v))
         if self.attending.packed:
@@ -216,21 +216,21 @@ class Network:
         hidden = g.constant(np.full((1, 1, 1, 1), _MASKED, np.float32))
         return g.cast(g.select(seen, g.transpose(bias, (2, 0, 1)), hidden), self._products.dtype)
 
-    def _turned(self, rotary: Rotary, x: Node) -> Node:
+    def _rotated(self, rotary: Rotary, x: Node) -> Node:
         """x: float32[T, heads, size]"""
         g, pairs = self._g, len(rotary.frequencies)
-        if rotary not in self._turns:
-            rows = g.gather(g.constant(turns(rotary, self._longest)), self._input("positions"))
+        if rotary not in self._cos_sin:
+            rows = g.gather(g.constant(cos_sin(rotary, self._longest)), self._input("positions"))
             rows = g.reshape(rows, (-1, 1, rotary.size))
-            self._turns[rotary] = g.columns(rows, 0, pairs), g.columns(rows, pairs, rotary.size)
-        cos, sin = self._turns[rotary]
+            self._cos_sin[rotary] = g.columns(rows, 0, pairs), g.columns(rows, pairs, rotary.size)
+        cos, sin = self._cos_sin[rotary]
         a, b = g.columns(x, 0, pairs), g.columns(x, pairs, rotary.size)
-        turned = [
+        rotated = [
             g.elementwise("SUB", g.multiply(a, cos), g.multiply(b, sin)),
             g.add(g.multiply(b, cos), g.multiply(a, sin)),
         ]
         size = self._spec.head_size
-        return g.concatenate(turned + ([g.columns(x, rotary.size, size)] if size > rotary.size else []))
+        return g.concatenate(rotated + ([g.columns(x, rotary.size, size)] if size > rotary.size else []))
 
     def _linear(self, name: str, x: Node, bias: bool) -> Node:
         """float32 in and out, the product in between in the engine's precision."""

@@ -32,8 +32,9 @@ class BiasTable:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What the sequences of a group see in a layer. `attended`: int[count], how many leading tokens of each."""
+class AttentionMask:
+    """Which keys the sequences of a group attend to in a layer. `attended`: int[count], the leading tokens of each that
+    are attended to."""
 
     group: Group
     attended: np.ndarray
@@ -55,7 +56,7 @@ class Sight:
         return self.causal and self.near is None and self.all_seen and self.table is None
 
     @property
-    def masked(self) -> bool:
+    def hides_any(self) -> bool:
         return self.causal or self.near is not None or not self.all_seen or self.table is not None
 
     def blocks(self, heads: int, whole: bool) -> Iterator[tuple[slice, slice]]:
@@ -98,7 +99,7 @@ def packed_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    sights: list[Sight],
+    masks: list[AttentionMask],
     scale: float,
     soft_cap: float | None = None,
     position_scores: PositionScores | None = None,
@@ -107,23 +108,23 @@ def packed_attention(
     [T, heads * size]."""
     context = q.new_zeros(len(q), q.shape[1] * q.shape[2])  # rows beyond the last token stay zero
     plain = soft_cap is None and position_scores is None
-    for sight in sights:
-        group = sight.group
+    for mask in masks:
+        group = mask.group
         shape = (group.count, group.length)
         of_q, of_k, of_v = (x[group.tokens].unflatten(0, shape).transpose(1, 2) for x in (q, k, v))
         out = context[group.tokens].view(*shape, *q.shape[1:])
-        unmasked = plain and (sight.only_causal or not sight.masked)
-        heads = 1 if plain and sight.table is None else q.shape[1]
-        for queries, keys in sight.blocks(heads, whole=unmasked):
+        unmasked = plain and (mask.only_causal or not mask.hides_any)
+        heads = 1 if plain and mask.table is None else q.shape[1]
+        for queries, keys in mask.blocks(heads, whole=unmasked):
             block = (of_q[:, :, queries], of_k[:, :, keys], of_v[:, :, keys])
             if plain:
-                bias = None if unmasked else sight.bias(queries, keys, q)
+                bias = None if unmasked else mask.bias(queries, keys, q)
                 gqa = q.shape[1] != k.shape[1]
                 attended = F.scaled_dot_product_attention(
-                    *block, attn_mask=bias, is_causal=sight.only_causal, scale=scale, enable_gqa=gqa
+                    *block, attn_mask=bias, is_causal=mask.only_causal, scale=scale, enable_gqa=gqa
                 )
             else:
-                bias = sight.bias(queries, keys, q)
+                bias = mask.bias(queries, keys, q)
                 extra = position_scores(*block[:2], queries, keys) if position_scores else None
                 attended = _attend(*block, bias, scale, soft_cap, extra)
             out[:, queries] = attended.transpose(1, 2)

@@ -18,8 +18,8 @@ from bei.architectures.spec import (
     Rotary,
 )
 from bei.engines.relative_bias import bias_by_distance
-from bei.engines.rotary import turns
-from bei.engines.torch.attention import BiasTable, Sight, packed_attention
+from bei.engines.rotary import cos_sin
+from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attention
 from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
@@ -48,7 +48,7 @@ class Encoder:
         self._layers = [_Layer(spec, weights, i, positions, observe) for i in range(len(spec.layers))]
         self._final_norm = NormLayer(spec.norm, weights, "final_norm") if spec.final_norm else None
         self._first_norm = _norm(spec, weights, 0, "attention_in")
-        self._turns = {rotary: _Turns(rotary, i, weights) for i, rotary in enumerate(spec.rotaries)}
+        self._cos_sin = {rotary: _CosSin(rotary, i, weights) for i, rotary in enumerate(spec.rotaries)}
         self._table = None
         if isinstance(spec.relative_bias, (RelativeBias, Alibi)):
             learned = isinstance(spec.relative_bias, RelativeBias)
@@ -60,12 +60,12 @@ class Encoder:
     def __call__(self, inputs: Inputs) -> Tensor:
         """float32 states in the order of the inputs."""
         x = self._embeddings(inputs)
-        turned_by: dict[Rotary | None, Tensor | None] = {None: None}
-        for rotary, turn in self._turns.items():
-            turned_by[rotary] = F.pad(turn(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
+        cos_sin_of: dict[Rotary | None, Tensor | None] = {None: None}
+        for rotary, rows_of in self._cos_sin.items():
+            cos_sin_of[rotary] = F.pad(rows_of(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
         normed = _normed(x, self._first_norm, self._dtype)
         for layer, of in zip(self._layers, self._spec.layers, strict=True):
-            x, normed = layer(x, normed, turned_by[of.rotary], self._attention(inputs, of.window))
+            x, normed = layer(x, normed, cos_sin_of[of.rotary], self._attention(inputs, of.window))
         x = x[: len(inputs["ids"])]
         return self._final_norm(x) if self._final_norm else x
 
@@ -77,21 +77,21 @@ class Encoder:
         varlen = self._varlen
         if varlen is not None and inputs.all_seen:
             return lambda q, k, v, _: varlen(q, k, v, inputs, window)
-        sights = [
-            Sight(group, inputs.attended[group.sequences], self._spec.causal, window, self._table)
+        masks = [
+            AttentionMask(group, inputs.attended[group.sequences], self._spec.causal, window, self._table)
             for group in inputs.layout.groups
         ]
         scale, soft_cap = self._spec.attention_scale, self._spec.soft_cap
-        return lambda q, k, v, scores: packed_attention(q, k, v, sights, scale, soft_cap, scores)
+        return lambda q, k, v, scores: packed_attention(q, k, v, masks, scale, soft_cap, scores)
 
 
-class _Turns:
-    """The rows by which a rotary turns each token: of a table on the device, or the inputs' own."""
+class _CosSin:
+    """The rows by which a rotary rotates each token: of a table on the device, or the inputs' own."""
 
     def __init__(self, rotary: Rotary, number: int, weights: Weights):
-        self._rotary, self._name = rotary, f"turns.{number}"
+        self._rotary, self._name = rotary, f"cos_sin.{number}"
         if not rotary.dynamic:
-            self._table = torch.from_numpy(turns(rotary, weights.checkpoint.max_tokens)).to(weights.device)
+            self._table = torch.from_numpy(cos_sin(rotary, weights.checkpoint.max_tokens)).to(weights.device)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         return inputs[self._name] if self._rotary.dynamic else self._table[inputs["positions"]]
@@ -152,19 +152,23 @@ class _Layer:
             q, k = qk.transpose(0, 1).split((spec.heads, spec.kv_heads))
             self._position_scores = PositionScores(spec.relative_bias, q, k)
 
-    def __call__(self, x: Tensor, normed: Tensor, turns: Tensor | None, attention: Attention) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, normed: Tensor, cos_sin: Tensor | None, attention: Attention
+    ) -> tuple[Tensor, Tensor]:
         """float32[T, hidden], and what the layer's products read of it → the same of the next layer."""
-        x, normed = _joined(x, self._out(self._attended(normed, turns, attention)), self._after_attention, self._dtype)
+        x, normed = _joined(
+            x, self._out(self._attended(normed, cos_sin, attention)), self._after_attention, self._dtype
+        )
         inner = self._up(normed)
         if self._spec.gated:
             inner = _gated(inner, self._spec.activation)
         x, normed = _joined(x, self._down(inner), self._after_ffn, self._dtype)
         return x, normed
 
-    def _attended(self, x: Tensor, turns: Tensor | None, attention: Attention) -> Tensor:
+    def _attended(self, x: Tensor, cos_sin: Tensor | None, attention: Attention) -> Tensor:
         qk, v = self._split(self._qkv(x))
-        if self._head_norms is not None or turns is not None:
-            qk = _turned(qk, self._head_norms, turns, self._dtype)
+        if self._head_norms is not None or cos_sin is not None:
+            qk = _rotated(qk, self._head_norms, cos_sin, self._dtype)
         q, k = qk.split((self._spec.heads, self._spec.kv_heads), 1)
         return attention(q, k, v, self._position_scores)
 
@@ -215,11 +219,11 @@ def _gated(inner: Tensor, activation: Activation) -> Tensor:
 
 
 @fused
-def _turned(x: Tensor, norms: HeadNorms | None, turns: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[T, heads, size], normed and rotated by each token's row of `turns`."""
+def _rotated(x: Tensor, norms: HeadNorms | None, cos_sin: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """[T, heads, size], normed and rotated by each token's row of `cos_sin`."""
     x = x.float() if norms is None else norms(x.float())
-    if turns is not None:
-        cos, sin = turns[:, None].chunk(2, -1)
+    if cos_sin is not None:
+        cos, sin = cos_sin[:, None].chunk(2, -1)
         pairs = cos.shape[-1]
         a, b, rest = x.split((pairs, pairs, x.shape[-1] - 2 * pairs), -1)
         x = torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)

@@ -21,7 +21,7 @@ class Inputs:
 
     ids, types, positions: int32[T]; lengths: int64[B]; cu_seqlens: int32[B + 1];
     skipped: int32[B], how many leading tokens pooling leaves out, and owners: int64[T], where it does;
-    turns.{i}: float32[T, size], of the i-th rotary, where its angles depend on a sequence's length.
+    cos_sin.{i}: float32[T, size], of the i-th rotary, where its angles depend on a sequence's length.
     """
 
     layout: Layout
@@ -54,7 +54,7 @@ class Inputs:
             arrays |= {"skipped": skipped.astype(np.int32), "owners": layout.owners}
         for i, rotary in enumerate(spec.rotaries):
             if rotary.dynamic:
-                arrays[f"turns.{i}"] = RotaryTable(rotary).rows(layout.positions, lengths[layout.owners])
+                arrays[f"cos_sin.{i}"] = RotaryTable(rotary).rows(layout.positions, lengths[layout.owners])
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return cls(layout, attended, int(lengths[-1]), tensors)
 

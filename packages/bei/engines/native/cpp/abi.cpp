@@ -62,15 +62,15 @@ int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* st
   });
 }
 
-int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out) noexcept {
+int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t row_count, float* out) noexcept {
   return guarded([&] {
     const BeiHeadLayer layer{BEI_DENSE, *linear, {}};
     bei::Scratch scratch;
     const int n = linear->inputs, outputs = linear->outputs;
-    const bei::Rows<float> copied = scratch.inner.get<float>(rows, n);
-    for (int i = 0; i < rows; i++) std::copy_n(x + static_cast<size_t>(i) * n, n, copied.row(i));
-    const bei::Rows<float> y = bei::HeadLayers{&layer, 1}.apply(copied, n, rows, scratch);
-    for (int i = 0; i < rows; i++) std::copy_n(y.row(i), outputs, out + static_cast<size_t>(i) * outputs);
+    const bei::MatrixView<float> copied = scratch.inner.get<float>(row_count, n);
+    for (int i = 0; i < row_count; i++) std::copy_n(x + static_cast<size_t>(i) * n, n, copied.row(i));
+    const bei::MatrixView<float> y = bei::HeadLayers{&layer, 1}.apply(copied, n, row_count, scratch);
+    for (int i = 0; i < row_count; i++) std::copy_n(y.row(i), outputs, out + static_cast<size_t>(i) * outputs);
     return BEI_OK;
   });
 }

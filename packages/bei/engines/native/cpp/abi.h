@@ -51,7 +51,7 @@ typedef struct {
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
 // where embedding and hidden size are one. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less
 // the query's; null where there is none. `soft_cap` is zero for none. Where `gated`, a vector of gates and a vector of
-// what they gate take turns in the columns of `up`. `rotary_sizes` are how many of a head's numbers each table turns.
+// gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an attention head each table rotates.
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
 // and of `up`; of one thread only.
 typedef struct {
@@ -94,8 +94,8 @@ int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* ro
 // The same; states: float32 [tokens, token size].
 int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states) BEI_NOEXCEPT;
 
-// out[rows, outputs] = activation(x[rows, inputs] * weights + bias): one layer by itself, for tests and benchmarks.
-int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t rows, float* out) BEI_NOEXCEPT;
+// out[row_count, outputs] = activation(x[row_count, inputs] * weights + bias), for tests and benchmarks.
+int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t row_count, float* out) BEI_NOEXCEPT;
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

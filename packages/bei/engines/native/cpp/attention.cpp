@@ -33,19 +33,19 @@ uint32_t word_at(const void* p) {
 // Keys [first, last) as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel]. Columns beyond the last
 // key repeat it.
 template <class T>
-const uint32_t* pack_keys(const Head<T>& h, int first, int last, Buffer& buffer) {
+const uint32_t* pack_keys(const KeyValueGroup<T>& group, int first, int last, Buffer& buffer) {
   constexpr int per = kPerWord<T>;
-  const int words = round_up(h.head_size, per) / per, columns = round_up(last - first, kLanes);
+  const int words = round_up(group.head_size, per) / per, columns = round_up(last - first, kLanes);
   uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
   for (int start = 0; start < columns; start += kLanes) {
     const Panel panel = panel_of(start, columns, words);
     uint32_t* to = packed + panel.words + start % kPanel;
     const T* from[kLanes];
-    for (int i = 0; i < kLanes; i++) from[i] = h.key(std::min(first + start + i, last - 1));
-    for (int w = 0; w < h.head_size / per; w++, to += panel.width)
+    for (int i = 0; i < kLanes; i++) from[i] = group.key(std::min(first + start + i, last - 1));
+    for (int w = 0; w < group.head_size / per; w++, to += panel.width)
       for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + w * per);
-    if (h.head_size % per)  // half a word, of bf16
-      for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + h.head_size - 1) & 0xffff;
+    if (group.head_size % per)  // half a word, of bf16
+      for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + group.head_size - 1) & 0xffff;
   }
   return packed;
 }
@@ -63,21 +63,21 @@ void pack_words(const T* const* rows, int n, uint32_t* to) {
 
 // Values [first, last) as its rows: [head_size / kPanel][words of keys][kPanel]. Rows beyond the last key are zero.
 template <class T>
-const uint32_t* pack_values(const Head<T>& h, int first, int last, Buffer& buffer) {
+const uint32_t* pack_values(const KeyValueGroup<T>& group, int first, int last, Buffer& buffer) {
   constexpr int per = kPerWord<T>;
-  const int words = round_up(last - first, per) / per, columns = round_up(h.head_size, kLanes);
+  const int words = round_up(last - first, per) / per, columns = round_up(group.head_size, kLanes);
   uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
-  const std::vector<T> none(h.head_size);
+  const std::vector<T> none(group.head_size);
   for (int w = 0; w < words; w++) {
     const T* rows[per];
     for (int i = 0; i < per; i++) {
       const int key = first + w * per + i;
-      rows[i] = key < last ? h.value(key) : none.data();
+      rows[i] = key < last ? group.value(key) : none.data();
     }
     for (int start = 0; start < columns; start += kPanel) {
       const Panel panel = panel_of(start, columns, words);
       uint32_t* to = packed + panel.words + static_cast<size_t>(w) * panel.width;
-      const int filled = std::min(panel.width, h.head_size - start);
+      const int filled = std::min(panel.width, group.head_size - start);
       pack_words(rows, filled, to);
       std::fill(to + filled, to + panel.width, 0);
       for (const T*& row : rows) row += kPanel;
@@ -126,40 +126,40 @@ struct Packed {
   T* probabilities;
 };
 
-// The context of `rows` queries from `row` on. Scores are those of whole panels, from the first that any row sees to the
-// last, and a row's probabilities are zero where it does not see.
+// The context of one head and of `query_count` queries from `row` on. Scores are computed for whole panels of keys, from
+// the first key that any of these queries sees to the last. The probability of a key that a query does not see is zero.
 template <class T>
-void attend(const Head<T>& h, int head, int row, int rows, const Packed<T>& t) {
+void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, const Packed<T>& t) {
   constexpr int per = kPerWord<T>;
-  const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = round_up(h.head_size, per) / per;
-  const int start = (h.begin(row) - t.first) / kPanel * kPanel, stop = h.end(row + rows - 1) - t.first;
-  const T* queries = h.queries.row(row - h.prefix) + head * h.head_size;
+  const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = round_up(group.head_size, per) / per;
+  const int start = (group.begin(row) - t.first) / kPanel * kPanel, stop = group.end(row + query_count - 1) - t.first;
+  const T* queries = group.queries.row(row - group.prefix) + head * group.head_size;
   for (int key = start; key < stop; key += kPanel) {
     const Panel panel = panel_of(key, columns, key_words);
-    multiply<T>(queries, h.queries.stride * sizeof(T), rows, t.keys + panel.words, panel.width / kLanes, key_words,
-                t.scores + key, t.stride);
+    multiply<T>(queries, group.queries.stride * sizeof(T), query_count, t.keys + panel.words, panel.width / kLanes,
+                key_words, t.scores + key, t.stride);
   }
-  float sums[kRows];
-  for (int i = 0; i < rows; i++) {
-    const int begin = h.begin(row + i) - t.first, end = h.end(row + i) - t.first;
-    const float* bias = h.bias ? h.bias + head * h.bias_stride - (row + i) + t.first + begin : nullptr;
+  float sums[kTileRows];
+  for (int i = 0; i < query_count; i++) {
+    const int begin = group.begin(row + i) - t.first, end = group.end(row + i) - t.first;
+    const float* bias = group.bias ? group.bias + head * group.bias_stride - (row + i) + t.first + begin : nullptr;
     T* probabilities = t.probabilities + static_cast<size_t>(i) * t.stride;
     float* scores = t.scores + static_cast<size_t>(i) * t.stride;
-    sums[i] = softmax(scores + begin, end - begin, h.scale, h.soft_cap, bias, probabilities + begin);
+    sums[i] = softmax(scores + begin, end - begin, group.scale, group.soft_cap, bias, probabilities + begin);
     std::fill(probabilities + start, probabilities + begin, T{});
     std::fill(probabilities + end, probabilities + round_up(stop, per), T{});
   }
-  alignas(64) float products[kRows * kPanel];
+  alignas(64) float products[kTileRows * kPanel];
   const int value_words = round_up(keys, per) / per, words = round_up(stop, per) / per - start / per;
-  const int size = round_up(h.head_size, kLanes);
+  const int size = round_up(group.head_size, kLanes);
   for (int column = 0; column < size; column += kPanel) {
     const Panel panel = panel_of(column, size, value_words);
     const uint32_t* values = t.values + panel.words + static_cast<size_t>(start / per) * panel.width;
-    multiply<T>(t.probabilities + start, t.stride * sizeof(T), rows, values, panel.width / kLanes, words, products,
-                panel.width);
-    for (int i = 0; i < rows; i++) {
-      T* to = h.context.row(row - h.prefix + i) + head * h.head_size + column;
-      for_vectors(std::min(panel.width, h.head_size - column), [&](int d, int lanes) {
+    multiply<T>(t.probabilities + start, t.stride * sizeof(T), query_count, values, panel.width / kLanes, words,
+                products, panel.width);
+    for (int i = 0; i < query_count; i++) {
+      T* to = group.context.row(row - group.prefix + i) + head * group.head_size + column;
+      for_vectors(std::min(panel.width, group.head_size - column), [&](int d, int lanes) {
         store_lanes(to + d, load(products + i * panel.width + d) * splat(1 / sums[i]), lanes);
       });
     }
@@ -169,21 +169,22 @@ void attend(const Head<T>& h, int head, int row, int rows, const Packed<T>& t) {
 }  // namespace
 
 template <class T>
-void attention(const Head<T>& h, int first, int last, Scratch& scratch) {
+void attention(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch) {
   Packed<T> packed;
-  packed.first = h.begin(first), packed.last = h.end(last - 1);
-  packed.keys = pack_keys(h, packed.first, packed.last, scratch.keys);
-  packed.values = pack_values(h, packed.first, packed.last, scratch.values);
+  packed.first = group.begin(first), packed.last = group.end(last - 1);
+  packed.keys = pack_keys(group, packed.first, packed.last, scratch.keys);
+  packed.values = pack_values(group, packed.first, packed.last, scratch.values);
   packed.stride = round_up(packed.last - packed.first, kLanes) + kLanes;  // a row that begins late ends as late
-  packed.scores = scratch.scores.get<float>(static_cast<size_t>(kRows) * packed.stride);
-  packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(kRows) * packed.stride);
-  for (int head = 0; head < h.heads; head++)
-    for (int row = first; row < last; row += kRows) attend(h, head, row, std::min(kRows, last - row), packed);
+  packed.scores = scratch.scores.get<float>(static_cast<size_t>(kTileRows) * packed.stride);
+  packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(kTileRows) * packed.stride);
+  for (int head = 0; head < group.heads; head++)
+    for (int row = first; row < last; row += kTileRows)
+      attend(group, head, row, std::min(kTileRows, last - row), packed);
 }
 
-template void attention<float>(const Head<float>&, int, int, Scratch&);
+template void attention<float>(const KeyValueGroup<float>&, int, int, Scratch&);
 #ifdef __AVX512BF16__
-template void attention<bf16>(const Head<bf16>&, int, int, Scratch&);
+template void attention<bf16>(const KeyValueGroup<bf16>&, int, int, Scratch&);
 #endif
 
 }  // namespace bei

@@ -1,4 +1,4 @@
-// Attention of one head over one sequence.
+// Attention of the heads that share one key and value, over one sequence.
 #pragma once
 #include <algorithm>
 
@@ -8,15 +8,17 @@ namespace bei {
 
 constexpr int kQueryChunk = 1024;  // rows: long sequences are shared among threads by these
 
-// The heads that share one key and value, in one sequence: rows of `head_size` numbers for each token, those of `queries`
-// and `context` side by side for each of `heads`. A token sees the keys before `attended` that stand no further than
-// `window` from it and, if `causal`, not after it. `bias[d]` is added to the score of the key that stands d after its
-// query, `bias_stride` further on for the next head; null for none.
-// The first `prefix` tokens have their keys and values elsewhere; the rows of the others begin after them.
+// Grouped-query attention: `heads` query heads share one key head and one value head (arXiv:2305.13245). Each view has a
+// row for each token: keys and values have `head_size` numbers, queries and context have heads * head_size.
+// A token sees the keys before `attended` that are at most `window` tokens away and, if `causal`, not after it.
+// `bias[d]` is added to the score of the key d tokens after its query; the next head's biases stand `bias_stride` further
+// on; null for none.
+// The keys and values of the first `prefix` tokens are in `prefix_keys` and `prefix_values`. Those of the other tokens,
+// and all queries and contexts, are in the other views, whose first row is that of token `prefix`.
 template <class T>
-struct Head {
-  Rows<const T> queries, keys, values, prefix_keys, prefix_values;
-  Rows<T> context;
+struct KeyValueGroup {
+  MatrixView<const T> queries, keys, values, prefix_keys, prefix_values;
+  MatrixView<T> context;
   int prefix, tokens, attended, heads, head_size, window;
   bool causal;
   float scale, soft_cap;
@@ -31,9 +33,9 @@ struct Head {
   int end(int row) const { return std::min(attended, causal ? row + 1 : std::min(tokens, row + 1 + window)); }
 };
 
-// context = softmax(cap(q kᵀ * scale) + bias) v, of the rows [first, last): no more memory than rows of scores for a few
-// queries, and k and v once more.
+// context = softmax(cap(q kᵀ * scale) + bias) v, for the queries [first, last). `scratch` holds the packed keys and values,
+// and the scores of a few queries at a time.
 template <class T>
-void attention(const Head<T>& head, int first, int last, Scratch& scratch);
+void attention(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch);
 
 }  // namespace bei

@@ -1,11 +1,11 @@
 #include <memory>
 
-#include "encoder_in.h"
+#include "precision_encoder.h"
 
 namespace bei {
 
 std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel& model, int threads) {
-  return std::make_unique<EncoderIn<Int8>>(model, threads);
+  return std::make_unique<PrecisionEncoder<Int8>>(model, threads);
 }
 
 }  // namespace bei

@@ -12,11 +12,12 @@ namespace {
 
 // The activation has a pass of its own: these rows are few, and short of it the code is compiled once.
 template <class T>
-void dense(const BeiLinear& weights, const Rows<T>& operands, int rows, const Rows<float>& out, Scratch& scratch) {
-  linear(weights, operands, rows, scratch, [&](int row, int column, F v) { store(out.row(row) + column, v); });
+void dense(const BeiLinear& weights, const MatrixView<T>& operands, int row_count, const MatrixView<float>& out,
+           Scratch& scratch) {
+  linear(weights, operands, row_count, scratch, [&](int row, int column, F v) { store(out.row(row) + column, v); });
   if (weights.activation == BEI_IDENTITY) return;
   with_activation(weights.activation, false, [&](auto activation) {
-    for (int row = 0; row < rows; row++) {
+    for (int row = 0; row < row_count; row++) {
       float* y = out.row(row);
       for_vectors(weights.outputs, [&](int i, int) { store(y + i, activation(load(y + i))); });
     }
@@ -24,32 +25,33 @@ void dense(const BeiLinear& weights, const Rows<T>& operands, int rows, const Ro
 }
 
 template <class T>
-void rounded_dense(const BeiLinear& weights, const Rows<float>& x, int rows, const Rows<float>& out, Scratch& scratch) {
-  const Rows<T> operands = scratch.operands.get<T>(rows, weights.inputs);
-  for (int row = 0; row < rows; row++) to_operands(x.row(row), weights, operands, row);
-  dense(weights, operands, rows, out, scratch);
+void rounded_dense(const BeiLinear& weights, const MatrixView<float>& x, int row_count, const MatrixView<float>& out,
+                   Scratch& scratch) {
+  const MatrixView<T> operands = scratch.operands.get<T>(row_count, weights.inputs);
+  for (int row = 0; row < row_count; row++) to_operands(x.row(row), weights, operands, row);
+  dense(weights, operands, row_count, out, scratch);
 }
 
-void apply_layer(const BeiHeadLayer& layer, const Rows<float>& x, int width, int rows, const Rows<float>& out,
-                 Scratch& scratch) {
+void apply_layer(const BeiHeadLayer& layer, const MatrixView<float>& x, int width, int row_count,
+                 const MatrixView<float>& out, Scratch& scratch) {
   switch (layer.kind) {
     case BEI_DENSE:
       switch (layer.linear.precision) {
         case BEI_BF16:
-          return rounded_dense<Half>(layer.linear, x, rows, out, scratch);
+          return rounded_dense<Half>(layer.linear, x, row_count, out, scratch);
         case BEI_INT8:
-          return rounded_dense<uint8_t>(layer.linear, x, rows, out, scratch);
+          return rounded_dense<uint8_t>(layer.linear, x, row_count, out, scratch);
         default:
-          return dense(layer.linear, x, rows, out, scratch);
+          return dense(layer.linear, x, row_count, out, scratch);
       }
     case BEI_LAYER_NORM:
-      for (int row = 0; row < rows; row++) layer_norm(layer.norm, x.row(row), out.row(row));
+      for (int row = 0; row < row_count; row++) layer_norm(layer.norm, x.row(row), out.row(row));
       return;
     case BEI_NORMALIZE:
-      for (int row = 0; row < rows; row++) l2_normalize(x.row(row), width, out.row(row));
+      for (int row = 0; row < row_count; row++) l2_normalize(x.row(row), width, out.row(row));
       return;
     case BEI_LOG1P_RELU:
-      for (int row = 0; row < rows; row++)
+      for (int row = 0; row < row_count; row++)
         for (int i = 0; i < width; i++) out.row(row)[i] = std::log1p(std::max(x.row(row)[i], 0.f));
       return;
   }
@@ -64,11 +66,11 @@ int HeadLayers::width(int inputs) const {
   return inputs;
 }
 
-Rows<float> HeadLayers::apply(Rows<float> x, int width, int rows, Scratch& scratch) const {
+MatrixView<float> HeadLayers::apply(MatrixView<float> x, int width, int row_count, Scratch& scratch) const {
   for (int i = 0; i < count; i++) {
     const int outputs = width_after(layers[i], width);
-    const Rows<float> out = scratch.head_layers[i % 2].get<float>(rows, outputs);
-    apply_layer(layers[i], x, width, rows, out, scratch);
+    const MatrixView<float> out = scratch.head_layers[i % 2].get<float>(row_count, outputs);
+    apply_layer(layers[i], x, width, row_count, out, scratch);
     x = out, width = outputs;
   }
   return x;

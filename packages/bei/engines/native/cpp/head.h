@@ -15,7 +15,7 @@ struct HeadLayers {
   int width(int inputs) const;
 
   // The rows after them: `x` itself where there are none, else rows in `scratch`.
-  Rows<float> apply(Rows<float> x, int width, int rows, Scratch& scratch) const;
+  MatrixView<float> apply(MatrixView<float> x, int width, int row_count, Scratch& scratch) const;
 };
 
 // The vectors of several modes, side by side.

@@ -15,13 +15,13 @@ struct Affine {
   F scale, sum, bias;
 };
 
-inline F finish(F sums, const Affine& column, const Rows<uint8_t>& a, int row) {
+inline F finish(F sums, const Affine& column, const MatrixView<uint8_t>& a, int row) {
   const F exact = fma(splat(-a.zeros[row]), column.sum, sums);
   return fma(exact * splat(a.scales[row]), column.scale, column.bias);
 }
 
 template <class T>
-inline F finish(F sums, const Affine& column, const Rows<T>&, int) {
+inline F finish(F sums, const Affine& column, const MatrixView<T>&, int) {
   return sums + column.bias;
 }
 
@@ -40,12 +40,12 @@ inline const float* widen(const uint32_t* panel, int width, int words, Buffer& b
 // Calls sink(row, column, values) once for every vector of a * weights + bias; the last vector of a row may reach beyond
 // `outputs`, with zeros of the packing. Rows are cut evenly: seven are four and three, not six and one.
 template <class T, class Sink>
-void linear(const BeiLinear& weights, const Rows<T>& a, int rows, Scratch& scratch, Sink sink) {
+void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
   const bool widens = std::is_same_v<T, float> && std::is_same_v<T, Half> && weights.precision == BEI_BF16;
   const auto words_of = [&](int per_word) { return round_up(weights.inputs, per_word) / per_word; };
   const int words = words_of(kPerWord<T>), packed_words = widens ? words_of(kPerWord<bf16>) : words;
-  const int columns = round_up(weights.outputs, kLanes), tiles = (rows + kRows - 1) / kRows;
-  alignas(64) Sum<T> sums[kRows * kPanel];
+  const int columns = round_up(weights.outputs, kLanes), tiles = (row_count + kTileRows - 1) / kTileRows;
+  alignas(64) Sum<T> sums[kTileRows * kPanel];
   for (int column = 0; column < columns; column += kPanel) {
     const int width = std::min(kPanel, columns - column), vectors = width / kLanes;
     const uint32_t* packed = static_cast<const uint32_t*>(weights.panels) + static_cast<size_t>(column) * packed_words;
@@ -58,7 +58,7 @@ void linear(const BeiLinear& weights, const Rows<T>& a, int rows, Scratch& scrat
       if (sizeof(T) == 1) affine[j].scale = load(weights.scales + at), affine[j].sum = load(weights.sums + at);
     }
     for (int tile = 0; tile < tiles; tile++) {
-      const int first = tile * rows / tiles, count = (tile + 1) * rows / tiles - first;
+      const int first = tile * row_count / tiles, count = (tile + 1) * row_count / tiles - first;
       multiply<T>(a.row(first), a.stride * sizeof(T), count, panel, vectors, words, sums, width);
       for (int i = 0; i < count; i++)
         for (int j = 0; j < vectors; j++) {

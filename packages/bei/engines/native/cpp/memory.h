@@ -35,9 +35,9 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// Rows of operands, `stride` numbers apart. Bytes are (x / scale) + zero, with a scale and a zero for each row.
+// The rows of a matrix, `stride` numbers apart. Bytes are x / scale + zero, with a scale and a zero for each row.
 template <class T>
-struct Rows {
+struct MatrixView {
   T* data;
   int stride;
   float *scales = nullptr, *zeros = nullptr;
@@ -49,16 +49,16 @@ struct Rows {
 class RowBuffer {
  public:
   template <class T>
-  Rows<T> get(int rows, int width) {
+  MatrixView<T> get(int row_count, int width) {
     const int stride = round_up(width, kLanes);
-    const size_t count = static_cast<size_t>(rows) * stride;
+    const size_t count = static_cast<size_t>(row_count) * stride;
     if (sizeof(T) > 1) return {data_.get<T>(count), stride};
-    float* quantisation = quantisation_.get<float>(2 * static_cast<size_t>(rows));
-    return {data_.get<T>(count), stride, quantisation, quantisation + rows};
+    float* quantization = quantization_.get<float>(2 * static_cast<size_t>(row_count));
+    return {data_.get<T>(count), stride, quantization, quantization + row_count};
   }
 
  private:
-  Buffer data_, quantisation_;
+  Buffer data_, quantization_;
 };
 
 // What one thread needs besides the batch.
@@ -70,20 +70,20 @@ struct Scratch {
   RowBuffer head_layers[2];                    // outputs of every other one
 };
 
-// Things that are lent to one thread at a time.
+// Objects that are reused: each is lent to one thread at a time.
 template <class T>
-class Pool {
+class FreeList {
  public:
-  class Lent {
+  class Lease {
    public:
-    explicit Lent(Pool& pool) : pool_(pool), thing_(pool.take()) {}
-    ~Lent() { pool_.give(std::move(thing_)); }
-    Lent(const Lent&) = delete;
+    explicit Lease(FreeList& list) : list_(list), thing_(list.take()) {}
+    ~Lease() { list_.give(std::move(thing_)); }
+    Lease(const Lease&) = delete;
     T& operator*() const { return *thing_; }
     T* operator->() const { return thing_.get(); }
 
    private:
-    Pool& pool_;
+    FreeList& list_;
     std::unique_ptr<T> thing_;
   };
 

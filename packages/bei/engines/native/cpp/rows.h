@@ -11,7 +11,7 @@ namespace bei {
 // Round a row of floats, or of bf16, to the operands of the product with `weights`. What is left of the last word is
 // zero: a number that is none would not vanish against the matrix's zeros.
 template <class S, class T>
-inline void to_operands(const S* x, const BeiLinear& weights, const Rows<T>& to, int row) {
+inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row) {
   T* y = to.row(row);
   for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes), lanes); });
   for (int i = weights.inputs; i % kPerWord<T>; i++) y[i] = T{};
@@ -19,7 +19,7 @@ inline void to_operands(const S* x, const BeiLinear& weights, const Rows<T>& to,
 
 // To bytes whose range is the row's own: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
 template <class S>
-inline void to_operands(const S* x, const BeiLinear& weights, const Rows<uint8_t>& to, int row) {
+inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<uint8_t>& to, int row) {
   const float* scales = weights.input_scales;
   const auto scaled = [&](int i, int lanes) {
     const F v = load_lanes(x + i, lanes);
@@ -76,12 +76,12 @@ inline void normalize(const BeiNorm& norm, const float* x, float* y) {
   norm.rms ? rms_norm(norm, x, y) : layer_norm(norm, x, y);
 }
 
-// One head's query or key, in place: pair i is (i, i + pairs), `turns` its cosines, then its sines.
+// One head's query or key, in place: pair i is (i, i + pairs), `cos_sin` its cosines, then its sines.
 template <class T>
-inline void rotate(T* x, const float* turns, int pairs) {
+inline void rotate(T* x, const float* cos_sin, int pairs) {
   for_vectors(pairs, [&](int i, int lanes) {
     const F a = load_lanes(x + i, lanes), b = load_lanes(x + pairs + i, lanes);
-    const F cos = load_lanes(turns + i, lanes), sin = load_lanes(turns + pairs + i, lanes);
+    const F cos = load_lanes(cos_sin + i, lanes), sin = load_lanes(cos_sin + pairs + i, lanes);
     store_lanes(x + i, fma(a, cos, zero() - b * sin), lanes);
     store_lanes(x + pairs + i, fma(b, cos, a * sin), lanes);
   });

@@ -54,10 +54,10 @@ constexpr Tile<T> tile_of(int size, std::integer_sequence<int, Sizes...>) {
 }  // namespace
 
 template <class T>
-void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, Sum<T>* out,
+void multiply(const void* a, size_t stride, int row_count, const void* panel, int vectors, int words, Sum<T>* out,
               size_t out_stride) {
-  const auto sizes = std::make_integer_sequence<int, kRows * kVectors>();
-  const Tile<T> tile = tile_of<T>((rows - 1) * kVectors + vectors - 1, sizes);
+  const auto sizes = std::make_integer_sequence<int, kTileRows * kVectors>();
+  const Tile<T> tile = tile_of<T>((row_count - 1) * kVectors + vectors - 1, sizes);
   tile(static_cast<const char*>(a), stride, static_cast<const char*>(panel), words, out, out_stride);
 }
 

@@ -8,7 +8,7 @@
 namespace bei {
 
 constexpr int kPanel = kLanes * kVectors;  // columns
-constexpr int kRows = 6;                   // rows that fit the registers
+constexpr int kTileRows = 6;               // rows that fit the registers
 
 // How many numbers of a type share a 32-bit word.
 template <class T>
@@ -18,12 +18,12 @@ constexpr int kPerWord = 4 / sizeof(T);
 template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;
 
-// out[rows][width] = a[rows][words] * panel[words][width], where width is `vectors` * kLanes and a word of `a` meets the
-// word of each column: one float, two bf16 or four bytes.
-// a: rows `stride` bytes apart; panel: aligned to a vector; rows <= kRows, vectors <= kVectors; out: rows `out_stride`
-// numbers apart.
+// out[row_count][width] = a[row_count][words] * panel[words][width], with width = vectors * kLanes. A word is one float, two
+// bf16 or four bytes; the product of two words is the sum over their numbers.
+// a: rows `stride` bytes apart; panel: aligned to a vector; out: rows `out_stride` numbers apart.
+// row_count <= kTileRows, vectors <= kVectors.
 template <class T>
-void multiply(const void* a, size_t stride, int rows, const void* panel, int vectors, int words, Sum<T>* out,
+void multiply(const void* a, size_t stride, int row_count, const void* panel, int vectors, int words, Sum<T>* out,
               size_t out_stride);
 
 }  // namespace bei

@@ -15,8 +15,9 @@
 namespace bei {
 namespace {
 
-constexpr int kBlock = 96;  // rows that go through a layer together: their numbers stay in the cache from step to step
-constexpr int kLeast = 24;  // rows that are worth a thread of their own
+constexpr int kBlockRows =
+    96;  // rows that go through a layer together: their numbers stay in the cache from step to step
+constexpr int kLeastRows = 24;  // rows that are worth a thread of their own
 
 // What products take, and what is kept of them between products.
 struct Fp32 {
@@ -33,12 +34,12 @@ struct Int8 {
 };
 
 template <class P>
-class EncoderIn final : public BeiEncoder {
+class PrecisionEncoder final : public BeiEncoder {
   using Operand = typename P::Operand;
   using Stored = typename P::Stored;
 
  public:
-  EncoderIn(const BeiModel& model, int threads) : model_(model), crew_(threads) {}
+  PrecisionEncoder(const BeiModel& model, int threads) : model_(model), helpers_(threads) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
     const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};
@@ -47,15 +48,15 @@ class EncoderIn final : public BeiEncoder {
     const int width = token_head.width(model_.hidden_size) * pooling.count, row_size = head.width(width);
     const Run run(*this, batch, token_head.count == 0 ? only_token(pooling) : kAll);
     RowBuffer pooled;  // not kept: a SPLADE batch needs a number for each word of the vocabulary and each sequence
-    Rows<float> vectors = run.x;
+    MatrixView<float> vectors = run.x;
     if (run.needed == kAll) {
       vectors = pooled.get<float>(batch.sequences, width);
-      crew_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
+      helpers_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
         pool(run, sequence, token_head, pooling, vectors.row(sequence), scratch);
       });
     }
     each_block(batch.sequences, *run.scratch, [&](int first, int count, Scratch& scratch) {
-      const Rows<float> out = head.apply({vectors.row(first), vectors.stride}, width, count, scratch);
+      const MatrixView<float> out = head.apply({vectors.row(first), vectors.stride}, width, count, scratch);
       for (int i = 0; i < count; i++)
         std::copy_n(out.row(i), row_size, rows + static_cast<size_t>(first + i) * row_size);
     });
@@ -66,7 +67,7 @@ class EncoderIn final : public BeiEncoder {
     const int size = head.width(model_.hidden_size);
     const Run run(*this, batch, kAll);
     each_block(run.tokens, *run.scratch, [&](int first, int count, Scratch& scratch) {
-      const Rows<float> out = head.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
+      const MatrixView<float> out = head.apply({run.x.row(first), run.x.stride}, model_.hidden_size, count, scratch);
       for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
     });
   }
@@ -103,7 +104,7 @@ class EncoderIn final : public BeiEncoder {
   }
 
   // Rows of one key and value's heads in one sequence.
-  struct Part {
+  struct AttentionTask {
     int sequence, kv_head, first, last;
   };
 
@@ -119,17 +120,17 @@ class EncoderIn final : public BeiEncoder {
   // A batch on its way through the layers; when it is made, x holds the last states: of all tokens, or of the one that is
   // needed of each sequence, for the others' last layer is then nobody's.
   struct Run {
-    Crew::Shift shift;
-    typename Pool<Memory>::Lent memory;
-    typename Pool<Scratch>::Lent scratch;
+    HelperPool::Running running;
+    typename FreeList<Memory>::Lease memory;
+    typename FreeList<Scratch>::Lease scratch;
     const BeiBatch& batch;
     const Needed needed;
     const int tokens;
-    Rows<float> x;
-    Rows<Stored> qkv, context;
+    MatrixView<float> x;
+    MatrixView<Stored> qkv, context;
 
-    Run(EncoderIn& encoder, const BeiBatch& batch, Needed needed)
-        : shift(encoder.crew_),
+    Run(PrecisionEncoder& encoder, const BeiBatch& batch, Needed needed)
+        : running(encoder.helpers_),
           memory(encoder.memories_),
           scratch(encoder.scratches_),
           batch(batch),
@@ -144,35 +145,36 @@ class EncoderIn final : public BeiEncoder {
 
   // In blocks small enough for two to each thread that is idle.
   template <class Work>
-  void each_block(int rows, Scratch& mine, Work work) {
-    const int threads = 1 + crew_.idle(), share = (rows + 2 * threads - 1) / (2 * threads);
-    const int size = threads == 1 ? kBlock : std::clamp(round_up(share, kRows), kLeast, kBlock);
-    crew_.each((rows + size - 1) / size, mine,
-               [&](int block, Scratch& scratch) { work(block * size, std::min(size, rows - block * size), scratch); });
+  void each_block(int row_count, Scratch& mine, Work work) {
+    const int threads = 1 + helpers_.idle(), share = (row_count + 2 * threads - 1) / (2 * threads);
+    const int size = threads == 1 ? kBlockRows : std::clamp(round_up(share, kTileRows), kLeastRows, kBlockRows);
+    helpers_.each((row_count + size - 1) / size, mine, [&](int block, Scratch& scratch) {
+      work(block * size, std::min(size, row_count - block * size), scratch);
+    });
   }
 
   // Threads meet only before and after attention: a block of rows goes from one layer's output projection to the next
   // one's queries, keys and values by itself.
   void forward(Run& run) {
-    each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
-      embed(run, first, rows, scratch);
-      project_qkv(run, 0, first, rows, scratch);
+    each_block(run.tokens, *run.scratch, [&](int first, int row_count, Scratch& scratch) {
+      embed(run, first, row_count, scratch);
+      project_qkv(run, 0, first, row_count, scratch);
     });
-    const std::vector<Part> parts = attention_parts(run.batch, kAll);
+    const std::vector<AttentionTask> tasks = attention_tasks(run.batch, kAll);
     const int last = model_.layer_count - 1;
     for (int i = 0; i < last; i++) {
-      attend(run, i, parts);
-      each_block(run.tokens, *run.scratch, [&](int first, int rows, Scratch& scratch) {
-        finish_layer(run, i, first, rows, scratch);
-        project_qkv(run, i + 1, first, rows, scratch);
+      attend(run, i, tasks);
+      each_block(run.tokens, *run.scratch, [&](int first, int row_count, Scratch& scratch) {
+        finish_layer(run, i, first, row_count, scratch);
+        project_qkv(run, i + 1, first, row_count, scratch);
       });
     }
-    attend(run, last, run.needed == kAll ? parts : attention_parts(run.batch, run.needed));
+    attend(run, last, run.needed == kAll ? tasks : attention_tasks(run.batch, run.needed));
     if (run.needed != kAll) gather_needed(run);
-    const int rows = run.needed == kAll ? run.tokens : run.batch.sequences;
-    each_block(rows, *run.scratch, [&](int first, int rows, Scratch& scratch) {
-      finish_layer(run, last, first, rows, scratch);
-      normalize_x(run, model_.final_norm, first, rows);
+    const int row_count = run.needed == kAll ? run.tokens : run.batch.sequences;
+    each_block(row_count, *run.scratch, [&](int first, int row_count, Scratch& scratch) {
+      finish_layer(run, last, first, row_count, scratch);
+      normalize_x(run, model_.final_norm, first, row_count);
     });
   }
 
@@ -192,23 +194,23 @@ class EncoderIn final : public BeiEncoder {
   }
 
   // The sum of the embeddings, its norm, and the projection to the layers' width, in x.
-  void embed(const Run& run, int first, int rows, Scratch& scratch) {
+  void embed(const Run& run, int first, int row_count, Scratch& scratch) {
     const int size = model_.embedding_size;
     const bool project = model_.project.panels;
-    const Rows<float> sums =
-        project ? scratch.head_layers[0].get<float>(rows, size) : Rows<float>{run.x.row(first), run.x.stride};
+    const MatrixView<float> sums = project ? scratch.head_layers[0].get<float>(row_count, size)
+                                           : MatrixView<float>{run.x.row(first), run.x.stride};
     const int32_t* ends = run.batch.cu_seqlens + 1;
     int sequence = static_cast<int>(std::upper_bound(ends, ends + run.batch.sequences, first) - ends);
-    for (int row = 0; row < rows; row++) {
+    for (int row = 0; row < row_count; row++) {
       const int token = first + row;
       while (token >= ends[sequence]) sequence++;
       add_embeddings(run.batch, token, token - run.batch.cu_seqlens[sequence], sums.row(row));
       if (model_.embedding_norm.weight) normalize(model_.embedding_norm, sums.row(row), sums.row(row));
     }
     if (!project) return;
-    const Rows<Operand> operands = scratch.operands.get<Operand>(rows, size);
-    for (int row = 0; row < rows; row++) to_operands(sums.row(row), model_.project, operands, row);
-    linear(model_.project, operands, rows, scratch,
+    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, size);
+    for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row);
+    linear(model_.project, operands, row_count, scratch,
            [&](int row, int column, F v) { store(run.x.row(first + row) + column, v); });
   }
 
@@ -230,33 +232,34 @@ class EncoderIn final : public BeiEncoder {
       add_to(static_cast<const float*>(model_.tokens) + row);
   }
 
-  void project_qkv(const Run& run, int i, int first, int rows, Scratch& scratch) const {
+  void project_qkv(const Run& run, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
-    linear(layer.qkv, inputs(run, layer.attention_in, layer.qkv, 2 * i, first, rows, scratch), rows, scratch,
+    linear(layer.qkv, inputs(run, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count, scratch,
            [&](int row, int column, F v) { store(run.qkv.row(first + row) + column, v); });
     if (layer.rotary < 0 && !layer.query_norm.weight) return;
-    for (int row = first; row < first + rows; row++) {
-      turn(run, layer, layer.query_norm, row, run.qkv.row(row), model_.heads);
-      turn(run, layer, layer.key_norm, row, run.qkv.row(row) + query_size(), model_.kv_heads);
+    for (int row = first; row < first + row_count; row++) {
+      norm_and_rotate(run, layer, layer.query_norm, row, run.qkv.row(row), model_.heads);
+      norm_and_rotate(run, layer, layer.key_norm, row, run.qkv.row(row) + query_size(), model_.kv_heads);
     }
   }
 
   // Norm and rotate the heads of one token.
-  void turn(const Run& run, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x, int heads) const {
+  void norm_and_rotate(const Run& run, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x,
+                       int heads) const {
     const int size = layer.rotary < 0 ? 0 : model_.rotary_sizes[layer.rotary];
-    const float* turns = size ? run.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size : nullptr;
+    const float* cos_sin = size ? run.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size : nullptr;
     for (int head = 0; head < heads; head++, x += model_.head_size) {
       if (norm.weight) rms_norm(norm, x, x);
-      if (turns) rotate(x, turns, size / 2);
+      if (cos_sin) rotate(x, cos_sin, size / 2);
     }
   }
 
   // Rows of x, normed, as operands of `weights`, the n-th to take them.
-  Rows<Operand> inputs(const Run& run, const BeiNorm& norm, const BeiLinear& weights, int n, int first, int rows,
-                       Scratch& scratch) const {
-    const Rows<Operand> operands = scratch.operands.get<Operand>(rows, weights.inputs);
+  MatrixView<Operand> inputs(const Run& run, const BeiNorm& norm, const BeiLinear& weights, int n, int first,
+                             int row_count, Scratch& scratch) const {
+    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
     float* normed = scratch.normed.get<float>(1, weights.inputs).data;
-    for (int row = 0; row < rows; row++) {
+    for (int row = 0; row < row_count; row++) {
       const float* x = run.x.row(first + row);
       if (norm.weight) normalize(norm, x, normed), x = normed;
       to_operands(x, weights, operands, row);
@@ -269,113 +272,115 @@ class EncoderIn final : public BeiEncoder {
     for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
-  std::vector<Part> attention_parts(const BeiBatch& batch, Needed needed) const {
-    std::vector<Part> parts;
+  std::vector<AttentionTask> attention_tasks(const BeiBatch& batch, Needed needed) const {
+    std::vector<AttentionTask> tasks;
     for (int s = 0; s < batch.sequences; s++) {
       const int begin = needed == kAll ? 0 : needed_token(batch, s, needed);
       const int end = needed == kAll ? batch.cu_seqlens[s + 1] - batch.cu_seqlens[s] : begin + 1;
       for (int head = 0; head < model_.kv_heads; head++)
         for (int first = begin; first < end; first += kQueryChunk)
-          parts.push_back({s, head, first, std::min(end, first + kQueryChunk)});
+          tasks.push_back({s, head, first, std::min(end, first + kQueryChunk)});
     }
-    return parts;
+    return tasks;
   }
 
-  void attend(const Run& run, int layer, const std::vector<Part>& parts) {
-    if (run.tokens < 2 * kLeast) {
-      for (const Part& part : parts) attend(run, layer, part, *run.scratch);
+  void attend(const Run& run, int layer, const std::vector<AttentionTask>& tasks) {
+    if (run.tokens < 2 * kLeastRows) {
+      for (const AttentionTask& task : tasks) attend(run, layer, task, *run.scratch);
     } else {
-      crew_.each(static_cast<int>(parts.size()), *run.scratch,
-                 [&](int part, Scratch& scratch) { attend(run, layer, parts[part], scratch); });
+      helpers_.each(static_cast<int>(tasks.size()), *run.scratch,
+                    [&](int task, Scratch& scratch) { attend(run, layer, tasks[task], scratch); });
     }
   }
 
-  void attend(const Run& run, int layer, const Part& part, Scratch& scratch) const {
-    const int start = run.batch.cu_seqlens[part.sequence], group = model_.heads / model_.kv_heads;
+  void attend(const Run& run, int layer, const AttentionTask& task, Scratch& scratch) const {
+    const int start = run.batch.cu_seqlens[task.sequence], heads = model_.heads / model_.kv_heads;
     const int window = model_.layers[layer].window;
     const Stored* qkv = run.qkv.row(start);
-    const int query = part.kv_head * group * model_.head_size, key = query_size() + part.kv_head * model_.head_size;
-    Head<Stored> head;
-    head.queries = {qkv + query, run.qkv.stride};
-    head.keys = {qkv + key, run.qkv.stride};
-    head.values = {qkv + key + model_.kv_heads * model_.head_size, run.qkv.stride};
-    head.context = {run.context.row(start) + query, run.context.stride};
-    head.prefix = prefix_of(run.batch, part.sequence);
-    if (head.prefix) {
-      const Stored* prefix = run.qkv.row(run.batch.cu_seqlens[parent_of(run.batch, part.sequence)]);
-      head.prefix_keys = {prefix + key, run.qkv.stride};
-      head.prefix_values = {prefix + key + model_.kv_heads * model_.head_size, run.qkv.stride};
+    const int query = task.kv_head * heads * model_.head_size, key = query_size() + task.kv_head * model_.head_size;
+    KeyValueGroup<Stored> group;
+    group.queries = {qkv + query, run.qkv.stride};
+    group.keys = {qkv + key, run.qkv.stride};
+    group.values = {qkv + key + model_.kv_heads * model_.head_size, run.qkv.stride};
+    group.context = {run.context.row(start) + query, run.context.stride};
+    group.prefix = prefix_of(run.batch, task.sequence);
+    if (group.prefix) {
+      const Stored* prefix = run.qkv.row(run.batch.cu_seqlens[parent_of(run.batch, task.sequence)]);
+      group.prefix_keys = {prefix + key, run.qkv.stride};
+      group.prefix_values = {prefix + key + model_.kv_heads * model_.head_size, run.qkv.stride};
     }
-    head.tokens = head.prefix + run.batch.cu_seqlens[part.sequence + 1] - start;
-    head.attended = head.prefix + run.batch.attended[part.sequence];
-    head.heads = group;
-    head.head_size = model_.head_size;
-    head.window = window < 0 ? model_.max_tokens : window;
-    head.causal = model_.causal;
-    head.scale = model_.attention_scale;
-    head.soft_cap = model_.soft_cap;
-    head.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
+    group.tokens = group.prefix + run.batch.cu_seqlens[task.sequence + 1] - start;
+    group.attended = group.prefix + run.batch.attended[task.sequence];
+    group.heads = heads;
+    group.head_size = model_.head_size;
+    group.window = window < 0 ? model_.max_tokens : window;
+    group.causal = model_.causal;
+    group.scale = model_.attention_scale;
+    group.soft_cap = model_.soft_cap;
+    group.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
     const float* biases = model_.bias_by_distance;
-    head.bias = biases ? biases + part.kv_head * group * head.bias_stride + model_.max_tokens - 1 : nullptr;
-    attention(head, head.prefix + part.first, head.prefix + part.last, scratch);
+    group.bias = biases ? biases + task.kv_head * heads * group.bias_stride + model_.max_tokens - 1 : nullptr;
+    attention(group, group.prefix + task.first, group.prefix + task.last, scratch);
   }
 
   // From the attention's context to the layer's output, in x.
-  void finish_layer(const Run& run, int i, int first, int rows, Scratch& scratch) const {
+  void finish_layer(const Run& run, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
-    const Rows<Stored> context{run.context.row(first), run.context.stride};
-    add_to_x(run, layer.out, layer.attention_out, context, first, rows, scratch);
-    normalize_x(run, layer.attention_end, first, rows);
-    const Rows<Operand> operands = inputs(run, layer.ffn_in, layer.up, 2 * i + 1, first, rows, scratch);
-    const Rows<Stored> inner = scratch.inner.get<Stored>(rows, model_.intermediate_size);
+    const MatrixView<Stored> context{run.context.row(first), run.context.stride};
+    add_to_x(run, layer.out, layer.attention_out, context, first, row_count, scratch);
+    normalize_x(run, layer.attention_end, first, row_count);
+    const MatrixView<Operand> operands = inputs(run, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch);
+    const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
     with_activation(layer.up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
       if (model_.gated) {
         F gate = zero();
-        linear(layer.up, operands, rows, scratch, [&](int row, int column, F v) {
+        linear(layer.up, operands, row_count, scratch, [&](int row, int column, F v) {
           if (column / kLanes % 2 == 0)
             gate = v;
           else
             store(inner.row(row) + (column - kLanes) / 2, activation(gate) * v);
         });
       } else {
-        linear(layer.up, operands, rows, scratch,
+        linear(layer.up, operands, row_count, scratch,
                [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
       }
     });
-    add_to_x(run, layer.down, layer.ffn_out, inner, first, rows, scratch);
-    normalize_x(run, layer.ffn_end, first, rows);
+    add_to_x(run, layer.down, layer.ffn_out, inner, first, row_count, scratch);
+    normalize_x(run, layer.ffn_end, first, row_count);
   }
 
   // x += norm(a * weights).
-  void add_to_x(const Run& run, const BeiLinear& weights, const BeiNorm& norm, const Rows<Stored>& a, int first,
-                int rows, Scratch& scratch) const {
-    const Rows<Operand> operands = as_operands(a, weights, rows, scratch.inner_operands);
+  void add_to_x(const Run& run, const BeiLinear& weights, const BeiNorm& norm, const MatrixView<Stored>& a, int first,
+                int row_count, Scratch& scratch) const {
+    const MatrixView<Operand> operands = as_operands(a, weights, row_count, scratch.inner_operands);
     if (!norm.weight) {
-      return linear(weights, operands, rows, scratch, [&](int row, int column, F v) {
+      return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
         float* x = run.x.row(first + row) + column;
         store(x, load(x) + v);
       });
     }
-    const Rows<float> outputs = scratch.outputs.get<float>(rows, weights.outputs);
-    linear(weights, operands, rows, scratch, [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
-    for (int row = 0; row < rows; row++) {
+    const MatrixView<float> outputs = scratch.outputs.get<float>(row_count, weights.outputs);
+    linear(weights, operands, row_count, scratch,
+           [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
+    for (int row = 0; row < row_count; row++) {
       normalize(norm, outputs.row(row), outputs.row(row));
       float* x = run.x.row(first + row);
       for_vectors(norm.size, [&](int j, int) { store(x + j, load(x + j) + load(outputs.row(row) + j)); });
     }
   }
 
-  void normalize_x(const Run& run, const BeiNorm& norm, int first, int rows) const {
+  void normalize_x(const Run& run, const BeiNorm& norm, int first, int row_count) const {
     if (!norm.weight) return;
-    for (int row = first; row < first + rows; row++) normalize(norm, run.x.row(row), run.x.row(row));
+    for (int row = first; row < first + row_count; row++) normalize(norm, run.x.row(row), run.x.row(row));
   }
 
-  static Rows<Operand> as_operands(const Rows<Stored>& stored, const BeiLinear& weights, int rows, RowBuffer& buffer) {
+  static MatrixView<Operand> as_operands(const MatrixView<Stored>& stored, const BeiLinear& weights, int row_count,
+                                         RowBuffer& buffer) {
     if constexpr (std::is_same_v<Operand, Stored>) {
       return stored;
     } else {
-      const Rows<Operand> operands = buffer.get<Operand>(rows, weights.inputs);
-      for (int row = 0; row < rows; row++) to_operands(stored.row(row), weights, operands, row);
+      const MatrixView<Operand> operands = buffer.get<Operand>(row_count, weights.inputs);
+      for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row);
       return operands;
     }
   }
@@ -386,11 +391,11 @@ class EncoderIn final : public BeiEncoder {
     const int skipped = model_.include_prompt ? 0 : std::min(run.batch.prompt_tokens[sequence], length - 1);
     const int width = head.width(model_.hidden_size);
     pooling.begin(out, width);
-    for (int first = skipped; first < length; first += kBlock) {
-      const int rows = std::min(kBlock, length - first);
-      const Rows<float> states =
-          head.apply({run.x.row(start + first), run.x.stride}, model_.hidden_size, rows, scratch);
-      for (int i = 0; i < rows; i++) pooling.add(states.row(i), first + i, skipped, length, out, width);
+    for (int first = skipped; first < length; first += kBlockRows) {
+      const int row_count = std::min(kBlockRows, length - first);
+      const MatrixView<float> states =
+          head.apply({run.x.row(start + first), run.x.stride}, model_.hidden_size, row_count, scratch);
+      for (int i = 0; i < row_count; i++) pooling.add(states.row(i), first + i, skipped, length, out, width);
     }
     pooling.end(skipped, length, out, width);
   }
@@ -399,9 +404,9 @@ class EncoderIn final : public BeiEncoder {
   int qkv_size() const { return query_size() + 2 * model_.kv_heads * model_.head_size; }
 
   const BeiModel& model_;
-  Pool<Memory> memories_;
-  Pool<Scratch> scratches_;
-  Crew crew_;
+  FreeList<Memory> memories_;
+  FreeList<Scratch> scratches_;
+  HelperPool helpers_;
 };
 
 }  // namespace

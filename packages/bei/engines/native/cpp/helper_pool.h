@@ -1,4 +1,4 @@
-// Helpers for a batch that other threads would watch running alone.
+// Helper threads for a batch that runs alone, while other processors are idle.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -15,21 +15,21 @@
 namespace bei {
 
 // At most `threads` threads run at once: those that call `each`, and, where there are fewer of them, helpers.
-class Crew {
+class HelperPool {
  public:
-  explicit Crew(int threads);
-  ~Crew();
+  explicit HelperPool(int threads);
+  ~HelperPool();
 
   using Work = std::function<void(int task, Scratch& scratch)>;
 
-  // A caller's stay: while it lasts, the caller counts as running.
-  class Shift {
+  // While it lives, its thread counts as running.
+  class Running {
    public:
-    explicit Shift(Crew& crew);
-    ~Shift();
+    explicit Running(HelperPool& pool);
+    ~Running();
 
    private:
-    Crew& crew_;
+    HelperPool& pool_;
   };
 
   // How many threads are idle now.

@@ -1,4 +1,4 @@
-#include "crew.h"
+#include "helper_pool.h"
 
 #include <exception>
 #include <mutex>
@@ -6,11 +6,11 @@
 
 namespace bei {
 
-Crew::Crew(int threads) : threads_(threads) {
+HelperPool::HelperPool(int threads) : threads_(threads) {
   for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
 }
 
-Crew::~Crew() {
+HelperPool::~HelperPool() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     closing_ = true;
@@ -19,10 +19,10 @@ Crew::~Crew() {
   for (std::thread& helper : helpers_) helper.join();
 }
 
-Crew::Shift::Shift(Crew& crew) : crew_(crew) { crew_.running_++; }
-Crew::Shift::~Shift() { crew_.running_--; }
+HelperPool::Running::Running(HelperPool& pool) : pool_(pool) { pool_.running_++; }
+HelperPool::Running::~Running() { pool_.running_--; }
 
-void Crew::each(int count, Scratch& mine, const Work& work) {
+void HelperPool::each(int count, Scratch& mine, const Work& work) {
   Job job{work, count};
   const bool shared = count > 1 && idle();
   if (shared) {
@@ -39,7 +39,7 @@ void Crew::each(int count, Scratch& mine, const Work& work) {
   if (job.error) std::rethrow_exception(job.error);
 }
 
-void Crew::help() {
+void HelperPool::help() {
   Scratch scratch;
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
@@ -56,7 +56,7 @@ void Crew::help() {
   }
 }
 
-Crew::Job* Crew::open_job() {
+HelperPool::Job* HelperPool::open_job() {
   if (running_ >= threads_) return nullptr;
   for (Job* job : jobs_)
     if (job->next < job->count) return job;
@@ -64,7 +64,7 @@ Crew::Job* Crew::open_job() {
 }
 
 // A helper goes when a caller has come that wants its processor.
-void Crew::take_tasks(Job& job, Scratch& scratch, bool helping) {
+void HelperPool::take_tasks(Job& job, Scratch& scratch, bool helping) {
   try {
     for (int task; (!helping || running_ <= threads_) && (task = job.next++) < job.count;) job.work(task, scratch);
   } catch (...) {
