@@ -41,7 +41,7 @@ MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 SUFFIXES = (".py", ".h", ".cpp", ".mjs")
 TOO_LONG = {"packages/bei/engines/native/cpp/encoder_in.h"}
-WITH_LOGIC = {"packages/bei/api/__init__.py", "packages/bei/settings/__init__.py"}
+WITH_LOGIC = {"packages/bei/api/__init__.py"}
 """Files that break a rule still. Whoever mends one removes it from here."""
 
 

@@ -1,12 +1,23 @@
 """Settings: block, then environment, then flags; and one line for whatever is wrong."""
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import Field
 
 from bei.errors import SetupError
-from bei.settings import Settings
+from bei.settings import (
+    LimitSettings,
+    ModelSettings,
+    ObservationSettings,
+    ServerSettings,
+    Settings,
+    SourceSettings,
+)
+from bei.settings.reference import settings_of
 from tests.support.configs import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -151,3 +162,44 @@ def test_files(tmp_path):
         assert "\n" not in str(caught.value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_config()))
     assert Settings.from_file(tmp_path / "config.yaml", environ={}, port=1).port == 1
+
+
+SETTINGS = settings_of(Settings)
+FROM_ELSEWHERE = {"credential", "without_effect"}  # a secret, and a finding
+
+
+def test_every_field_is_a_setting_with_help_but_for_those_from_elsewhere():
+    assert {setting.name for setting in SETTINGS} == Settings.model_fields.keys() - FROM_ELSEWHERE
+    for setting in SETTINGS:
+        assert re.fullmatch(r"[A-Z/].*\.", setting.help), setting
+
+
+def test_every_setting_is_in_one_group():
+    groups = (SourceSettings, ModelSettings, ServerSettings, LimitSettings, ObservationSettings)
+    declared = [name for group in groups for name in inspect.get_annotations(group) if name != "model_config"]
+    assert sorted(declared) == sorted(Settings.model_fields.keys() - {"without_effect"})
+
+
+def test_a_new_declaration_is_a_setting():
+    class More(Settings):
+        """More."""
+
+        dummy_size: int = Field(3, ge=1, description="Dummies.")
+
+    (found,) = (setting for setting in settings_of(More) if setting.name == "dummy_size")
+    assert (found.flag, found.variable, found.values, found.default) == (
+        "--dummy-size",
+        "BEI_DUMMY_SIZE",
+        "INTEGER",
+        "3",
+    )
+    assert More.load(tiny_config(), environ={"BEI_DUMMY_SIZE": "4"}).dummy_size == 4
+    with pytest.raises(SetupError, match=r"setting dummy_size: .*greater than or equal to 1, not '0'"):
+        More.load(tiny_config(), environ={"BEI_DUMMY_SIZE": "0"})
+
+
+def test_defaults_as_a_user_writes_them():
+    shown = {setting.name: setting.default for setting in SETTINGS}
+    assert (shown["port"], shown["protect_all"], shown["cache_dir"]) == ("8080", "false", "~/.cache/bei")
+    assert (shown["max_batch_size"], shown["calib_dataset"]) == ("256", "abisee/cnn_dailymail")  # of config.yaml's keys
+    assert (shown["repo"], shown["threads"], shown["api_key"], shown["base_model"]) == (None,) * 4

@@ -12,7 +12,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
 from bei.server import listen, workers
 from bei.serving.service import Service
-from bei.settings import Settings
+from bei.settings import ServerSettings, Settings
 
 log = logging.getLogger("bei")
 
@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
     sys.exit(status)
 
 
-def _place(settings: Settings, listener: socket.socket) -> str:
+def _place(settings: ServerSettings, listener: socket.socket) -> str:
     if settings.uds_path is not None:
         return f"unix:{settings.uds_path}"
     host, port = listener.getsockname()[:2]

@@ -16,7 +16,7 @@ from pydantic import (
 from bei.api import pieces
 from bei.api.pieces import Bounds
 from bei.errors import Invalid, Malformed
-from bei.settings import Settings
+from bei.settings import LimitSettings
 from bei.tokenizer import Input
 from bei.work import off_loop
 
@@ -81,7 +81,7 @@ _readers = ThreadPoolExecutor(2, "reader")
 async def read(
     adapter: TypeAdapter[B],
     raw: bytes | bytearray,
-    settings: Settings,
+    settings: LimitSettings,
     admit: Callable[[int], None] = lambda size: None,
 ) -> B:
     """As `parse`, of any size: a large body is read by a thread, few at a time and in pieces. Raises TooLarge, too, for

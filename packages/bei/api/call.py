@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
-from bei.settings import Settings
+from bei.settings import ServerSettings
 
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
 """Types under which clients send JSON; curl -d says it is a form."""
@@ -40,7 +40,7 @@ class Call:
         return given if _ID.fullmatch(given) else None
 
 
-def authorize(call: Call, settings: Settings) -> None:
+def authorize(call: Call, settings: ServerSettings) -> None:
     """Raises Unauthorized unless a key is one of the server's: `Authorization: Bearer K` or `Api-Key K`. It is compared
     with each of them, so the time says nothing of which one it is like."""
     if not settings.api_key:

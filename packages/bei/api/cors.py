@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bei.api.call import Call
 from bei.api.reply import Reply
-from bei.settings import Settings
+from bei.settings import ServerSettings
 
 _METHODS = "GET, HEAD, POST"
 _KEPT_SECONDS = 7200  # as long as browsers keep the answer to a preflight at most
@@ -20,7 +20,7 @@ _EXPOSED = ", ".join(
 )
 
 
-def preflight(call: Call, settings: Settings) -> Reply | None:
+def preflight(call: Call, settings: ServerSettings) -> Reply | None:
     """The answer to a browser that asks whether a page may send a call, which carries no key; None to any other."""
     asks = call.method == "OPTIONS" and "access-control-request-method" in call.headers
     if not asks or _allowed(call, settings) is None:
@@ -32,7 +32,7 @@ def preflight(call: Call, settings: Settings) -> Reply | None:
     return Reply(b"", 204, headers)
 
 
-def shared(reply: Reply, call: Call, settings: Settings) -> Reply:
+def shared(reply: Reply, call: Call, settings: ServerSettings) -> Reply:
     """The reply, which a page of an allowed origin may read."""
     if not settings.cors_allow_origin:
         return reply
@@ -40,12 +40,12 @@ def shared(reply: Reply, call: Call, settings: Settings) -> Reply:
     return replace(reply, headers={**reply.headers, **_for_pages(call, settings), "vary": vary})
 
 
-def _for_pages(call: Call, settings: Settings) -> Mapping[str, str]:
+def _for_pages(call: Call, settings: ServerSettings) -> Mapping[str, str]:
     origin = _allowed(call, settings)
     return {} if origin is None else {"access-control-allow-origin": origin, "access-control-expose-headers": _EXPOSED}
 
 
-def _allowed(call: Call, settings: Settings) -> str | None:
+def _allowed(call: Call, settings: ServerSettings) -> str | None:
     """What is said of the call's origin, where it has one that may read answers."""
     origin = call.headers.get("origin")
     if origin is None or not settings.cors_allow_origin:

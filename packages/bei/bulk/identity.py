@@ -1,6 +1,7 @@
 """What a job is: all that changes a row, so that parts of two jobs are never joined."""
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,21 +10,11 @@ from bei import __version__
 from bei.bulk.parts import Identity
 from bei.bulk.worker import Job
 from bei.checkpoint.load import Checkpoint
+from bei.settings import ModelSettings
+from bei.settings.groups import NO_ROW
 
-OF_SETTINGS = (
-    "attention",
-    "auto_truncate",
-    "calib_dataset",
-    "calib_max_seq_length",
-    "calib_size",
-    "default_prompt",
-    "default_prompt_name",
-    "engine",
-    "max_num_tokens",
-    "max_seq_len",
-    "pooling",
-    "precision",
-    "quantization",
+OF_SETTINGS = tuple(
+    name for name in inspect.get_annotations(ModelSettings) if NO_ROW not in ModelSettings.model_fields[name].metadata
 )
 """Settings that decide the vectors; what `auto` means is agreed on by the workers (`Parts.agree`)."""
 ELSEWHERE = ("name", "revision", "folder", "tensors", "tokenizer_file", "m3")

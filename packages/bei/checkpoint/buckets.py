@@ -13,7 +13,7 @@ from bei.checkpoint.fetched import WANTED, quote
 from bei.checkpoint.modules import inside
 from bei.checkpoint.pace import kept_pace
 from bei.errors import SetupError
-from bei.settings import Settings
+from bei.settings import SourceSettings
 
 log = logging.getLogger("bei")
 
@@ -52,13 +52,13 @@ def _azure(secret: Secret) -> dict[str, object]:
 _STORES = {"S3": _Store("s3", "s3", _s3), "GCS": _Store("gs", "gcs", _gcs), "AZURE": _Store("az", "azure", _azure)}
 
 
-def download(settings: Settings, folder: Path) -> None:
+def download(settings: SourceSettings, folder: Path) -> None:
     """The files of WANTED under the prefix that `repo` names, into `folder`. Raises SetupError: one line."""
     filesystem = _filesystem(settings)
     kept_pace(lambda: _copy(filesystem, settings, folder), folder, settings.public_repo)
 
 
-def _filesystem(settings: Settings) -> Any:
+def _filesystem(settings: SourceSettings) -> Any:
     store = _STORES[settings.source]
     arguments = store.arguments(_secret(settings.credential, settings))
     try:
@@ -70,7 +70,7 @@ def _filesystem(settings: Settings) -> Any:
         raise SetupError(f"the secret for source {settings.source} is not accepted ({reason})") from None
 
 
-def _secret(credential: SecretStr | None, settings: Settings) -> Secret:
+def _secret(credential: SecretStr | None, settings: SourceSettings) -> Secret:
     if credential is None:
         return {}
     try:
@@ -84,7 +84,7 @@ def _secret(credential: SecretStr | None, settings: Settings) -> Secret:
     return value
 
 
-def _copy(filesystem: Any, settings: Settings, folder: Path) -> None:
+def _copy(filesystem: Any, settings: SourceSettings, folder: Path) -> None:
     """What we read, and nothing else, from the prefix that `repo` names. filesystem: an fsspec.AbstractFileSystem"""
     root, repo = filesystem._strip_protocol(settings.repo).rstrip("/"), settings.public_repo
     try:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from bei.settings import Settings
+from bei.settings import SourceSettings
 
 WANTED = (
     *("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata"),
@@ -20,7 +20,7 @@ class Fetched:
     revision: str | None = None
 
 
-def quote(error: Exception, settings: Settings) -> str:
+def quote(error: Exception, settings: SourceSettings) -> str:
     """A library's error in a few words, without the secret, which it may quote."""
     text = str(error)
     for secret in _secrets(settings):
@@ -28,7 +28,7 @@ def quote(error: Exception, settings: Settings) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:120]}" if text else type(error).__name__
 
 
-def _secrets(settings: Settings) -> list[str]:
+def _secrets(settings: SourceSettings) -> list[str]:
     """The credential, and the values in it where it is JSON; the longest first, for one may hold another."""
     if settings.credential is None:
         return []

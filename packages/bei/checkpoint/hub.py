@@ -22,7 +22,7 @@ from bei import __version__
 from bei.checkpoint.fetched import WANTED, Fetched, quote
 from bei.checkpoint.modules import inside
 from bei.errors import SetupError, short, why
-from bei.settings import Settings
+from bei.settings import SourceSettings
 
 log = logging.getLogger("bei")
 
@@ -43,7 +43,7 @@ _NAMING_HEADERS = ("etag", "x-linked-etag", "x-repo-commit")
 constants.HF_HUB_DISABLE_TELEMETRY = True  # whatever imported the library first: no versions, no question about agents
 
 
-def fetch(settings: Settings) -> Fetched:
+def fetch(settings: SourceSettings) -> Fetched:
     """Raises SetupError: one line with the remedy."""
     try:
         folder = _download(settings)
@@ -60,7 +60,7 @@ def fetch(settings: Settings) -> Fetched:
     return Fetched(Path(folder), Path(folder).name)
 
 
-def _download(settings: Settings) -> str:
+def _download(settings: SourceSettings) -> str:
     """The folder of the library's cache. A hub that says nothing is asked again, where nothing is cached."""
     token = settings.credential.get_secret_value() if settings.credential else None
     arguments = {"token": token, "headers": {"user-agent": f"bei/{__version__}"}, **_wanted(settings)}
@@ -80,7 +80,7 @@ def _download(settings: Settings) -> str:
         return folder
 
 
-def _wanted(settings: Settings, names: tuple[str, ...] = WANTED) -> dict[str, Any]:
+def _wanted(settings: SourceSettings, names: tuple[str, ...] = WANTED) -> dict[str, Any]:
     return {"revision": settings.revision, "cache_dir": settings.hub_cache, "allow_patterns": list(names)}
 
 
@@ -141,7 +141,7 @@ def _hurry(request: Any) -> None:
     request.extensions["timeout"] = {name: _SECONDS if limit is None else limit for name, limit in limits}
 
 
-def _hub_refusal(settings: Settings, error: Exception) -> str:
+def _hub_refusal(settings: SourceSettings, error: Exception) -> str:
     secret = "set HF_TOKEN, or the secret that `runtime_secret_name` names"
     match error:
         case GatedRepoError():
@@ -152,7 +152,7 @@ def _hub_refusal(settings: Settings, error: Exception) -> str:
             return f"{settings.repo} is not on the hub, or is private: check the name, or {secret}"
 
 
-def _cached(settings: Settings, error: Exception) -> str:
+def _cached(settings: SourceSettings, error: Exception) -> str:
     """An earlier download, when the hub does not answer."""
     try:
         folder: str = huggingface_hub.snapshot_download(

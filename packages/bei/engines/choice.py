@@ -9,7 +9,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Calibration, Engine, EngineOptions
 from bei.engines.native.isa import processor_flags
 from bei.errors import SetupError
-from bei.settings import Settings
+from bei.settings import ModelSettings
 from bei.settings.block import QuantizationType
 
 log = logging.getLogger("bei")
@@ -24,7 +24,7 @@ ENGINES = {
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
-def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
+def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
     """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
     options = _options(settings)
     refusals = []
@@ -42,7 +42,7 @@ def create(settings: Settings, checkpoint: Checkpoint) -> Engine:
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
 
 
-def _options(settings: Settings) -> EngineOptions:
+def _options(settings: ModelSettings) -> EngineOptions:
     return EngineOptions(
         precision=settings.precision,
         quantization=settings.quantization,

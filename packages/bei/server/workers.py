@@ -28,7 +28,7 @@ from bei.server import listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
 from bei.serving.service import Service
-from bei.settings import Settings
+from bei.settings import ObservationSettings, Settings
 
 log = logging.getLogger("bei")
 
@@ -36,7 +36,7 @@ _SWITCH = 0.0005  # seconds that a thread at a bulk's texts keeps the interprete
 _MARGIN = 5.0  # seconds that a worker has beside those to drain
 
 
-def observe(settings: Settings, level: str) -> None:
+def observe(settings: ObservationSettings, level: str) -> None:
     """Logs and traces of this process, as the settings have them."""
     logs.to_stderr(level, as_json=settings.json_output, requests=settings.access_log)
     if settings.otlp_endpoint:

@@ -5,7 +5,7 @@ from typing import get_args
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.task import Task
 from bei.errors import SetupError
-from bei.settings import DefaultRoute, Settings
+from bei.settings import DefaultRoute, ModelSettings
 
 ROUTES: dict[Task, tuple[str, ...]] = {
     "embedding": ("/v1/embeddings",),
@@ -18,7 +18,7 @@ ROUTES: dict[Task, tuple[str, ...]] = {
 """What may be a model's default route; the first is it unless the settings say otherwise."""
 
 
-def default_route(settings: Settings, checkpoint: Checkpoint) -> str:
+def default_route(settings: ModelSettings, checkpoint: Checkpoint) -> str:
     """The settings' default route, or the task's. Raises SetupError for one that does not fit the model."""
     fitting = ROUTES[checkpoint.task]
     if settings.route is None:

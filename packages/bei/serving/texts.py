@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Error, Invalid, SetupError, short
 from bei.serving.answers import Options
-from bei.settings import Settings
+from bei.settings import ModelSettings
 from bei.tokenizer import Encoding, Input, Role, Tokenizer
 
 R = TypeVar("R")
@@ -17,7 +17,7 @@ R = TypeVar("R")
 class TextReader:
     """One model's tokenizer and prompts. Safe to call from several threads."""
 
-    def __init__(self, settings: Settings, checkpoint: Checkpoint):
+    def __init__(self, settings: ModelSettings, checkpoint: Checkpoint):
         """Raises SetupError."""
         self._settings, self._checkpoint = settings, checkpoint
         self.tokenizer = Tokenizer(checkpoint, _default_prompt(settings, checkpoint))
@@ -100,7 +100,7 @@ def size(inputs: Sequence[Any]) -> int:
     return sum(sum(map(len, item)) if isinstance(item, tuple) else len(item) for item in inputs)
 
 
-def _default_prompt(settings: Settings, checkpoint: Checkpoint) -> str | None:
+def _default_prompt(settings: ModelSettings, checkpoint: Checkpoint) -> str | None:
     """The settings' prompt, or the named one, or the model's own. Raises SetupError for a name that the model lacks."""
     if settings.default_prompt is not None:
         return settings.default_prompt

@@ -8,6 +8,22 @@ from pydantic import BaseModel
 
 from bei.settings.block import TRTLLM
 
+OBEYED = {
+    "build.checkpoint_repository.source": "source",
+    "build.checkpoint_repository.repo": "repo",
+    "build.checkpoint_repository.revision": "revision",
+    "build.base_model": "base_model",
+    "build.quantization_type": "quantization",
+    "build.quantization_config.calib_dataset": "calib_dataset",
+    "build.quantization_config.calib_size": "calib_size",
+    "build.quantization_config.calib_max_seq_length": "calib_max_seq_length",
+    "build.max_num_tokens": "max_num_tokens",
+    "build.max_seq_len": "max_seq_len",
+    "build.max_batch_size": "max_batch_size",
+    "runtime.served_model_name": "served_model_name",
+    "runtime.webserver_default_route": "route",
+}
+"""The setting that each key gives."""
 WITHOUT_EFFECT = (
     # encoders run on one GPU, in whole batches, without a cache of keys and values
     "build.tensor_parallel_count",
@@ -44,7 +60,7 @@ WITHOUT_EFFECT = (
 
 def without_effect(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys of a block, as they are written, that ask for what does nothing here."""
-    return tuple(path for path, value in _leaves(raw) if path in WITHOUT_EFFECT and value is not None)
+    return tuple(path for path, value in leaves(raw) if path in WITHOUT_EFFECT and value is not None)
 
 
 def unknown_key(block: BaseModel, path: str = "trt_llm") -> str | None:
@@ -59,10 +75,11 @@ def unknown_key(block: BaseModel, path: str = "trt_llm") -> str | None:
     return next((reason for reason in found if reason), None)
 
 
-def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value by its path, as `build.max_seq_len`."""
     for key, value in raw.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
