@@ -1,5 +1,6 @@
 """Documents that are made from the code are those of the code; and whatever a document names is there."""
 
+import importlib
 import re
 import runpy
 import subprocess
@@ -222,3 +223,62 @@ def missing_tests(text: str) -> list[str]:
 
 def _has(file: str, test: str) -> bool:
     return (ROOT / file).exists() and f"def {test}(" in (ROOT / file).read_text()
+
+
+LIFE = text_of("docs/life-of-a-request.md")
+STEPS = re.findall(r"^\d+\. (.*)$", LIFE, re.MULTILINE)
+MODULES = "|".join(sorted({path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"__init__", "cpp"}))
+
+
+def named_in(text: str) -> list[str]:
+    """Dotted names of modules, classes and functions of bei, and `cpp/file: name` of the C++."""
+    return re.findall(rf"`((?:{MODULES})(?:\.\w+)+|cpp/\w+\.\w+: \w+)`", text)
+
+
+def is_there(name: str) -> bool:
+    file, _, function = name.partition(": ")
+    if function:
+        path = PACKAGE / "engines" / "native" / file
+        return path.exists() and re.search(rf"\b{function}(\(|::)", path.read_text()) is not None
+    *modules, rest = ["bei", *name.split(".")]
+    attributes = [rest]
+    while modules:
+        try:
+            found = importlib.import_module(".".join([*modules, *attributes[:1]]))
+            return _has_attributes(found, attributes[1:])
+        except ImportError:
+            attributes.insert(0, modules.pop())
+    return False
+
+
+def _has_attributes(found: object, names: list[str]) -> bool:
+    for name in names:
+        if not hasattr(found, name):
+            return False
+        found = getattr(found, name)
+    return True
+
+
+def test_the_steps_of_a_request_are_numbered_and_each_names_a_function():
+    assert [int(number) for number in re.findall(r"^(\d+)\. ", LIFE, re.MULTILINE)] == list(range(1, len(STEPS) + 1))
+    assert [step for step in STEPS if not named_in(step)] == []
+
+
+@pytest.mark.parametrize("name", sorted(set(named_in(LIFE))))
+def test_a_function_that_a_step_names_is_there(name):
+    assert is_there(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("scheduler.Scheduler.submit", True),
+        ("engines.child", True),
+        ("scheduler.Scheduler.submits", False),
+        ("schedule.submit", False),
+        ("cpp/tile.cpp: tile", True),
+        ("cpp/tile.cpp: tiles", False),
+    ],
+)
+def test_a_name_that_is_gone_is_noticed(name, there):
+    assert is_there(name) == there
