@@ -13,6 +13,7 @@ from bei.engines.base import Engine
 from bei.engines.null import NullEngine
 from bei.serving.service import Service
 from bei.settings import Settings
+from bei.tracing import Tracer
 from tests.support.configs import tiny_config
 from tests.support.live_servers import TASK_SERVERS
 from tests.support.servers import ROOT, serving
@@ -57,8 +58,13 @@ def start_service(tiny_checkpoint) -> Iterator[StartService]:
     """start_service(engine=None, **settings): a ready service, closed after the test."""
     started = []
 
-    def start(engine: Engine | None = None, checkpoint: Checkpoint = tiny_checkpoint, **flags) -> Service:
-        service = Service(Settings.load(tiny_config(), environ={}, **flags))
+    def start(
+        engine: Engine | None = None,
+        checkpoint: Checkpoint = tiny_checkpoint,
+        tracer: Tracer | None = None,
+        **flags,
+    ) -> Service:
+        service = Service(Settings.load(tiny_config(), environ={}, **flags), tracer=tracer)
         service.start(checkpoint, engine or NullEngine(checkpoint))
         started.append(service)
         return service

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bei import metrics
 from bei.errors import SetupError
+from bei.metrics import CONTENT_TYPE, Metrics, ModelMetrics, port
 from tests.support.exposition import TIMES, gained
 from tests.support.servers import ROOT, free_port
 
@@ -27,58 +27,108 @@ te_predict_inference_duration te_request_input_length te_batch_next_size te_batc
 
 
 def test_every_name_of_tei_is_there_as_tei_writes_it():
+    model = Metrics().of_model("m")
     for scored in (False, True):
-        metrics.observe_answer(1, 7, scored=scored, **TIMES)
-    kinds = dict(re.findall(r"^# TYPE (te_\w+) (\w+)$", metrics.exposition().decode(), re.MULTILINE))
+        model.observe_answer(1, 7, scored=scored, **TIMES)
+    kinds = dict(re.findall(r"^# TYPE (te_\w+) (\w+)$", model.server.exposition().decode(), re.MULTILINE))
     assert kinds.keys() == set(TEI.split())
     assert kinds["te_request_count"] == "counter"
     assert kinds["te_predict_queue_duration"] == "histogram"
 
 
 def test_the_exposition_is_prometheus_own_format():
-    families = list(text_string_to_metric_families(metrics.exposition().decode()))
+    families = list(text_string_to_metric_families(Metrics().exposition().decode()))
     names = [family.name for family in families]
     assert len(set(names)) == len(names)
     assert not any(name.endswith("_created") for name in names)
     assert {family.type for family in families} == {"counter", "gauge", "histogram"}
 
 
-def test_a_request_is_counted_once():
-    new = gained(lambda: metrics.observe_answer(1, 7, scored=True, **TIMES))
-    assert new['te_request_count{method="single"}'] == new['te_request_success{method="single"}'] == 1
-    assert new["te_predict_count"] == new["te_predict_success"] == 1
-    assert new["te_request_duration_count"] == new["te_predict_duration_count"] == 1
-    assert new["te_request_queue_duration_sum"] == pytest.approx(0.01)
-    assert new["te_predict_inference_duration_sum"] == pytest.approx(0.008)
-    assert new["bei_request_tokens_total"] == 7
-    assert "te_embed_count" not in new
+@pytest.fixture
+def model() -> ModelMetrics:
+    return Metrics().of_model("m")
 
 
-def test_a_failure_is_counted_as_a_request_where_its_texts_are_known():
-    new = gained(lambda: metrics.observe_failure(3, "overloaded", scored=False))
+def test_a_request_is_counted_once(model):
+    new = gained(model.server, lambda: model.observe_answer(1, 7, scored=True, **TIMES))
+    single = '{method="single",model="m"}'
+    assert new[f"te_request_count{single}"] == new[f"te_request_success{single}"] == 1
+    assert new['te_predict_count{model="m"}'] == new['te_predict_success{model="m"}'] == 1
+    assert new['te_request_duration_count{model="m"}'] == new['te_predict_duration_count{model="m"}'] == 1
+    assert new['te_request_queue_duration_sum{model="m"}'] == pytest.approx(0.01)
+    assert new['te_predict_inference_duration_sum{model="m"}'] == pytest.approx(0.008)
+    assert new['bei_request_tokens_total{model="m"}'] == 7
+    assert 'te_embed_count{model="m"}' not in new
+
+
+def test_a_failure_is_counted_as_a_request_where_its_texts_are_known(model):
+    new = gained(model.server, lambda: model.observe_failure(3, "overloaded", scored=False))
     assert new == {
-        'te_request_failure{err="overloaded"}': 1,
-        'te_request_count{method="batch"}': 1,
-        "te_embed_count": 3,
+        'te_request_failure{err="overloaded",model="m"}': 1,
+        'te_request_count{method="batch",model="m"}': 1,
+        'te_embed_count{model="m"}': 3,
     }
-    assert gained(lambda: metrics.observe_failure(0, "validation", scored=False)).keys() == {
-        'te_request_failure{err="validation"}'
+    assert gained(model.server, lambda: model.observe_failure(0, "validation", scored=False)).keys() == {
+        'te_request_failure{err="validation",model="m"}'
     }
 
 
-def test_how_well_a_batch_is_packed():
-    new = gained(lambda: metrics.observe_packing(texts=3, tokens=60, longest=40, budget=100))
-    assert new["bei_padded_tokens_total"] == 120
-    assert new["bei_batch_fill_sum"] == pytest.approx(0.6)
-    assert 'bei_batch_fill_bucket{le="0.6"}' in new
-    assert 'bei_batch_fill_bucket{le="0.5"}' not in new
+def test_how_well_a_batch_is_packed(model):
+    new = gained(model.server, lambda: model.observe_packing(texts=3, tokens=60, longest=40, budget=100))
+    assert new['bei_padded_tokens_total{model="m"}'] == 120
+    assert new['bei_batch_fill_sum{model="m"}'] == pytest.approx(0.6)
+    assert 'bei_batch_fill_bucket{le="0.6",model="m"}' in new
+    assert 'bei_batch_fill_bucket{le="0.5",model="m"}' not in new
+
+
+def test_models_of_one_server_are_told_apart_and_each_has_the_durations_of_its_own_task():
+    metrics = Metrics()
+    named = ['a "quoted" \\ name', "other"]
+    embedder, tagger = map(metrics.of_model, named)
+
+    def run() -> None:
+        embedder.observe_answer(2, 7, scored=False, **TIMES)
+        for _ in range(3):
+            tagger.observe_answer(1, 5, scored=True, **TIMES)
+        tagger.set_ready(True)
+
+    gained(metrics, run)
+    families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
+
+    def values(family: str, sample: str) -> dict[str, float]:
+        return {
+            one.labels["model"]: one.value
+            for one in families[family].samples
+            if one.name in (sample, f"{sample}_total")
+        }
+
+    assert values("te_embed_count", "te_embed_count") == {named[0]: 2, "other": 0}
+    assert values("te_predict_count", "te_predict_count") == {named[0]: 0, "other": 3}
+    assert values("te_request_duration", "te_request_duration_count") == {named[0]: 1, "other": 3}
+    assert values("te_embed_duration", "te_embed_duration_count") == {named[0]: 1}
+    assert values("te_predict_queue_duration", "te_predict_queue_duration_count") == {"other": 3}
+    assert values("bei_ready", "bei_ready") == {named[0]: 0, "other": 1}
+
+
+def test_two_servers_of_one_process_count_for_themselves():
+    mine, other = Metrics(), Metrics()
+    mine.observe_reply("/embed", 200)
+    assert gained(other, lambda: mine.observe_cancelled("drain")) == {}
+    assert b'bei_requests_total{path="/embed",status="200"} 1.0' in mine.exposition()
+    assert b"bei_requests_total{" not in other.exposition()
+
+
+def test_what_a_process_takes_is_there(model):
+    exposition = model.server.exposition()
+    for name in (b"process_resident_memory_bytes", b"python_info", b"python_gc_collections_total"):
+        assert name in exposition
 
 
 def test_a_port_of_its_own():
-    port = free_port()
-    metrics.listen("127.0.0.1", port)
-    reply = httpx.get(f"http://127.0.0.1:{port}/metrics")
-    assert (reply.status_code, reply.headers["content-type"]) == (200, metrics.CONTENT_TYPE)
+    number = free_port()
+    port.listen(Metrics(), "127.0.0.1", number)
+    reply = httpx.get(f"http://127.0.0.1:{number}/metrics")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, CONTENT_TYPE)
     assert b"te_request_count{" in reply.content or b"# TYPE te_request_count counter" in reply.content
 
 
@@ -87,22 +137,22 @@ def test_a_port_that_is_taken_is_one_line():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SetupError, match=r"cannot serve metrics on 127\.0\.0\.1:.*--prometheus-port"):
-            metrics.listen("127.0.0.1", taken.getsockname()[1])
+            port.listen(Metrics(), "127.0.0.1", taken.getsockname()[1])
 
 
 PARENT = """
 import subprocess, sys
 from pathlib import Path
-from bei import metrics
+from bei.metrics import Metrics
 
-metrics.observe_batch(1, 1, 1.0)  # before: forgotten
-metrics.observe_cancelled("deadline")
-metrics.share(Path(sys.argv[1]))
-metrics.observe_batch(2, 30, 0.5)
-metrics.observe_engine("m", "null", "cpu", "fp32", 2)
-metrics.observe_queue(4, 40)
+Metrics().observe_cancelled("deadline")  # another's
+metrics = Metrics(Path(sys.argv[1]))
+model = metrics.of_model("m")
+model.observe_batch(2, 30, 0.5)
+model.observe_engine("null", "cpu", "fp32", 2)
+model.observe_queue(4, 40)
 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-workers = [subprocess.Popen([sys.executable, "-c", sys.argv[2]], **pipes) for _ in range(3)]
+workers = [subprocess.Popen([sys.executable, "-c", *sys.argv[2:0:-1]], **pipes) for _ in range(3)]
 seen = [worker.stdout.readline() for worker in workers]
 print(metrics.exposition().decode())
 print("-- one is gone")
@@ -115,14 +165,15 @@ for worker in workers:
 """
 WORKER = """
 import sys
-import threading
-import time
-from bei import metrics
+from pathlib import Path
+from bei.metrics import Metrics
 
-metrics.observe_answer(1, 7, scored=False, total=0.02, tokenization=0.001, queue=0.01, inference=0.008)
+metrics = Metrics(Path(sys.argv[1]))
+model = metrics.of_model("m")
+model.observe_answer(1, 7, scored=False, total=0.02, tokenization=0.001, queue=0.01, inference=0.008)
 metrics.observe_reply("/embed", 200)
-metrics.requests_in_flight.inc()
-metrics.ready.set(1)
+model.requests_in_flight.inc()
+model.set_ready(True)
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -140,29 +191,29 @@ def test_processes_are_summed_and_the_dead_keep_their_counts(tmp_path):
         for part in done.stdout.split("-- one is gone")
     )
     for seen in (while_three, after):
-        assert seen['te_request_count{method="single"}'] == "3.0"
-        assert seen["te_embed_duration_count"] == "3.0"
+        assert seen['te_request_count{method="single",model="m"}'] == "3.0"
+        assert seen['te_embed_duration_count{model="m"}'] == "3.0"
         assert seen['bei_requests_total{path="/embed",status="200"}'] == "3.0"
-        assert seen["bei_engine_seconds_total"] == "0.5"
-        assert seen["te_queue_size"] == "4.0"
-        assert seen["bei_ready"] == "1.0"
+        assert seen['bei_engine_seconds_total{model="m"}'] == "0.5"
+        assert seen['te_queue_size{model="m"}'] == "4.0"
+        assert seen['bei_ready{model="m"}'] == "1.0"
         assert seen['bei_info{device="cpu",engine="null",model="m",precision="fp32"}'] == "1.0"
         assert sum(name.startswith("bei_build_info") for name in seen) == 1
         assert not any(name.startswith("bei_cancelled_total") for name in seen)
-    assert (while_three["bei_requests_in_flight"], after["bei_requests_in_flight"]) == ("3.0", "2.0")
+    assert [seen['bei_requests_in_flight{model="m"}'] for seen in (while_three, after)] == ["3.0", "2.0"]
 
 
 def test_silent_connections_to_the_port_have_a_bound(monkeypatch):
-    monkeypatch.setattr(metrics, "_CONNECTION_SECONDS", 1.0)
-    metrics.listen("127.0.0.1", port := free_port())
+    monkeypatch.setattr(port, "_CONNECTION_SECONDS", 1.0)
+    port.listen(Metrics(), "127.0.0.1", number := free_port())
     before = threading.active_count()
     with ExitStack() as stack:
-        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(50)]
-        ends = [sock.recv(1) for sock in silent[metrics.CONNECTIONS :]]  # closed at once
-        assert threading.active_count() - before <= 2 * metrics.CONNECTIONS
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", number), 10)) for _ in range(50)]
+        ends = [sock.recv(1) for sock in silent[port.CONNECTIONS :]]  # closed at once
+        assert threading.active_count() - before <= 2 * port.CONNECTIONS
         assert {*ends, *(sock.recv(1) for sock in silent)} == {b""}
     deadline, status = time.monotonic() + 20, 0
     while status != 200 and time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
-            status = httpx.get(f"http://127.0.0.1:{port}/metrics").status_code
+            status = httpx.get(f"http://127.0.0.1:{number}/metrics").status_code
     assert status == 200

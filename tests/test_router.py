@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bei import metrics, router
+from bei import router
 from bei.errors import SetupError
+from bei.metrics import Metrics, port
 from bei.settings import Settings
 
 TEI_FLAGS = """
@@ -58,8 +59,8 @@ def start(monkeypatch, tmp_path):
     served: list[Settings] = []
     ports: list[int] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(router, "serve", served.append)
-    monkeypatch.setattr(metrics, "listen", lambda host, port: ports.append(port))
+    monkeypatch.setattr(router, "serve", lambda settings, show: (show(Metrics()), served.append(settings)))
+    monkeypatch.setattr(port, "listen", lambda metrics, host, number: ports.append(number))
 
     def run(*flags: str, **environment: str) -> tuple[Result, Settings | None, list[int]]:
         served.clear()
@@ -147,10 +148,10 @@ def test_flags_without_effect_are_told_of(start, caplog, flags):
 
 
 def test_a_port_of_metrics_that_is_taken_ends_only_a_start_that_asked_for_it(start, monkeypatch, caplog):
-    def taken(host, port):
-        raise SetupError(f"cannot serve metrics on {host}:{port}")
+    def taken(metrics, host, number):
+        raise SetupError(f"cannot serve metrics on {host}:{number}")
 
-    monkeypatch.setattr(metrics, "listen", taken)
+    monkeypatch.setattr(port, "listen", taken)
     result, settings, _ = start()
     assert (result.exit_code, settings is None) == (0, False)
     assert any("cannot serve metrics on 0.0.0.0:9000" in message for message in caplog.messages)

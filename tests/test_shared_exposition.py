@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
-from bei import metrics
 from bei.api import operations
+from bei.metrics import Metrics
 
 
-def test_who_asks_before_a_rendering_begins_shares_it(monkeypatch):
+def test_who_asks_before_a_rendering_begins_shares_it():
     began, go, made = threading.Event(), threading.Event(), []
 
     def exposition() -> bytes:
@@ -17,7 +18,7 @@ def test_who_asks_before_a_rendering_begins_shares_it(monkeypatch):
         return made[-1]
 
     async def ask() -> bytes:
-        return (await operations.prometheus(None, None, None)).body
+        return (await operations.prometheus(SimpleNamespace(metrics=metrics), None, None)).body
 
     async def scenario() -> list[bytes]:
         first = asyncio.create_task(ask())
@@ -29,6 +30,10 @@ def test_who_asks_before_a_rendering_begins_shares_it(monkeypatch):
         go.set()
         return [await first, *await asyncio.gather(*later)]
 
-    monkeypatch.setattr(metrics, "exposition", exposition)
+    class Rendered(Metrics):
+        def exposition(self) -> bytes:
+            return exposition()
+
+    metrics = Rendered()
     assert asyncio.run(scenario()) == [b"0", *[b"1"] * 499]
     assert len(made) == 2

@@ -27,8 +27,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bei import api, cli, tracing
+from bei import api, cli
 from bei.api import Call
+from bei.serving.service import Service
+from bei.tracing import Tracer
 from tests.support.calls import TEXTS, call
 from tests.support.configs import tiny_config
 from tests.support.servers import ROOT, serving
@@ -39,11 +41,16 @@ PHASES = ["tokenize", "queue", "infer", "post-process"]
 
 
 @pytest.fixture
-def exported() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    tracing.install(SimpleSpanProcessor(exporter), "tests")
-    yield exporter
-    tracing.stop()
+def exported() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def service(start_service, exported) -> Iterator[Service]:
+    """One whose spans are exported."""
+    tracer = Tracer(SimpleSpanProcessor(exported), "tests")
+    yield start_service(tracer=tracer)
+    tracer.stop()
 
 
 def test_nothing_is_imported_and_nothing_sent_unless_it_is_on():
@@ -57,8 +64,8 @@ def test_no_context_goes_out_when_it_is_off(start_service):
     assert "traceresponse" not in reply.headers
 
 
-def test_the_spans_of_a_request(start_service, exported):
-    reply = call(start_service(), "/embed", {"inputs": TEXTS}, traceparent=PARENT, x_request_id="req-1")
+def test_the_spans_of_a_request(service, exported):
+    reply = call(service, "/embed", {"inputs": TEXTS}, traceparent=PARENT, x_request_id="req-1")
     *phases, request = exported.get_finished_spans()
     assert [span.name for span in phases] == PHASES
     assert (request.name, request.kind) == ("POST /embed", SpanKind.SERVER)
@@ -79,8 +86,7 @@ def test_the_spans_of_a_request(start_service, exported):
     assert edges[-1] <= request.end_time + 1000  # nanoseconds, for the phases' times are sums of rounded ones
 
 
-def test_a_request_without_a_context_begins_a_trace(start_service, exported):
-    service = start_service()
+def test_a_request_without_a_context_begins_a_trace(service, exported):
     for header in ({}, {"traceparent": "00-" + "0" * 32 + "-b7ad6b7169203331-01"}, {"traceparent": "junk"}):
         exported.clear()
         reply = call(service, "/embed", {"inputs": "a"}, **header)
@@ -89,14 +95,19 @@ def test_a_request_without_a_context_begins_a_trace(start_service, exported):
         assert reply.headers["traceresponse"].split("-")[1] == f"{request.context.trace_id:032x}"
 
 
-def test_who_asked_not_to_be_traced_is_not(start_service, exported):
-    reply = call(start_service(), "/embed", {"inputs": "a"}, traceparent=PARENT[:-1] + "0")
+def test_who_asked_not_to_be_traced_is_not(service, exported):
+    reply = call(service, "/embed", {"inputs": "a"}, traceparent=PARENT[:-1] + "0")
     assert exported.get_finished_spans() == ()
     assert reply.headers["traceresponse"].endswith("-00")
 
 
-def test_failures(start_service, exported, monkeypatch):
-    service = start_service()
+def test_another_server_of_the_process_is_not_traced_with_it(start_service, service, exported):
+    reply = call(start_service(), "/embed", {"inputs": "a"}, traceparent=PARENT)
+    assert "traceresponse" not in reply.headers
+    assert exported.get_finished_spans() == ()
+
+
+def test_failures(service, exported, monkeypatch):
     call(service, "/embed", {"inputs": 3})
     refused = exported.get_finished_spans()[-1]
     assert (refused.attributes["http.response.status_code"], refused.status.status_code) == (422, StatusCode.UNSET)
@@ -106,8 +117,7 @@ def test_failures(start_service, exported, monkeypatch):
     assert (failed.attributes["http.response.status_code"], failed.status.status_code) == (500, StatusCode.ERROR)
 
 
-def test_a_call_that_is_given_up_has_its_span(start_service, exported):
-    service = start_service()
+def test_a_call_that_is_given_up_has_its_span(service, exported):
 
     async def leave() -> None:
         answering = asyncio.ensure_future(api.answer(service, Call("POST", "/embed", b'{"inputs": ["a", "b"]}')))

@@ -10,6 +10,7 @@ import click
 
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
+from bei.metrics import Metrics
 from bei.server import listen, workers
 from bei.serving.service import Service
 from bei.settings import ServerSettings, Settings
@@ -29,27 +30,32 @@ def one_line_errors(run: Callable[[], Any]) -> Any:
         sys.exit(2)
 
 
-def serve(settings: Settings) -> None:
-    """Until a signal; then the process ends."""
-    listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
-    if settings.uds_path is not None:
-        listener = listen.bind_path(settings.uds_path)
-    else:
-        listener = listen.bind(settings.host, settings.port)
-    service = Service(settings, isolated=True)
-
-    def announce() -> None:
-        place = _place(settings, listener)
-        if settings.json_output:
-            log.info("%s is served on %s", settings.served_model_name, place)
-        else:
-            click.echo(_banner(service, place))
-
-    try:
-        status = workers.serve(service, listener, announce)
-    finally:
-        listen.remove_paths()
+def serve(settings: Settings, show: Callable[[Metrics], None] = lambda metrics: None) -> None:
+    """Until a signal; then the process ends. `show` may serve the metrics elsewhere, too."""
+    with workers.tracer_of(settings) as tracer, workers.metrics_of(settings) as metrics:
+        show(metrics)
+        listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
+        listener = _listener(settings)
+        try:
+            service = Service(settings, metrics, tracer, isolated=True)
+            status = workers.serve(service, listener, lambda: _announce(service, listener))
+        finally:
+            listen.remove_path(listener)
     sys.exit(status)
+
+
+def _listener(settings: ServerSettings) -> socket.socket:
+    if settings.uds_path is not None:
+        return listen.bind_path(settings.uds_path)
+    return listen.bind(settings.host, settings.port)
+
+
+def _announce(service: Service, listener: socket.socket) -> None:
+    settings, place = service.settings, _place(service.settings, listener)
+    if settings.json_output:
+        log.info("%s is served on %s", settings.served_model_name, place)
+    else:
+        click.echo(_banner(service, place))
 
 
 def _place(settings: ServerSettings, listener: socket.socket) -> str:

@@ -2,11 +2,16 @@
 
 import json
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from bei.errors import SetupError, short
+
+log = logging.getLogger("bei")
 
 _ids: ContextVar[tuple[str | None, str | None]] = ContextVar("ids", default=(None, None))
 _CONTROLS = {
@@ -37,6 +42,15 @@ def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> N
     access.disabled = not requests
 
 
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """A part of the start, and how long it took."""
+    started = time.monotonic()
+    log.info("%s ...", name)
+    yield
+    log.info("%s: %.1f s", name, time.monotonic() - started)
+
+
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     ids = zip(("request_id", "trace_id"), _ids.get(), strict=True)
     return {**getattr(record, "fields", {}), **{name: value for name, value in ids if value}}
@@ -59,6 +73,6 @@ class _JSON(logging.Formatter):
     """One object a line, with TEI's names."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"timestamp": time, "level": record.levelname, "message": record.getMessage(), **_fields(record)}
+        written = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"timestamp": written, "level": record.levelname, "message": record.getMessage(), **_fields(record)}
         return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from bei import metrics, processes
+from bei import processes
 from bei.errors import SetupError
 from bei.launch import one_line_errors, serve
+from bei.metrics import Metrics, port
 from bei.server import workers
 from bei.settings import Settings, read_config
 
@@ -108,12 +109,15 @@ def text_embeddings_router(
         environ = {**_variables(defaults), **os.environ, **({"HF_TOKEN": token} if token else {})}
         settings = Settings.load(_config(model_id), environ=environ, **flags)
         _check_dense(dense_path)
-        workers.observe(settings, os.environ.get("LOG_LEVEL", "info"))
+        workers.start_logs(settings, os.environ.get("LOG_LEVEL", "info"))
         _tell_nothing({"uds_path": uds_path, "disable_spans": disable_spans})
         asked = "prometheus_port" not in unasked
-        if prometheus_port and (asked or not settings.protect_all):
-            _listen_for_metrics(settings.host, prometheus_port, asked)
-        serve(settings)
+
+        def show(metrics: Metrics) -> None:
+            if prometheus_port and (asked or not settings.protect_all):
+                _show_metrics(metrics, settings.host, prometheus_port, asked)
+
+        serve(settings, show)
 
     one_line_errors(run)
 
@@ -145,9 +149,9 @@ def _tell_nothing(given: Mapping[str, Any]) -> None:
         log.warning("--%s is without effect here: %s", name.replace("_", "-"), _NOTHING[name])
 
 
-def _listen_for_metrics(host: str, port: int, asked: bool) -> None:
+def _show_metrics(metrics: Metrics, host: str, number: int, asked: bool) -> None:
     try:
-        metrics.listen(host, port)
+        port.listen(metrics, host, number)
     except SetupError as exc:
         if asked:
             raise

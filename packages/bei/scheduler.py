@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from bei import metrics
 from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken
 from bei.engines.base import BRIEF, Batch, Engine
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
+from bei.metrics import Metrics, ModelMetrics
 
 log = logging.getLogger("bei")
 
@@ -59,8 +59,11 @@ class Scheduler:
         hand_out: Receiver = deliver,
         keep: Keep = np.asarray,
         max_seconds: float = float("inf"),
+        metrics: ModelMetrics | None = None,
     ):
-        """`max_seconds`: no more is admitted than the engine runs in these, a request that is alone excepted."""
+        """`max_seconds`: no more is admitted than the engine runs in these, a request that is alone excepted. Without
+        `metrics` it counts for itself."""
+        self._metrics = metrics or Metrics().of_model("")
         self._engine, self._queue, self._hand_out, self._keep = engine, queue, hand_out, keep
         self._max_seconds = max_seconds
         lock = threading.Lock()
@@ -103,7 +106,7 @@ class Scheduler:
             return
         with self._changed:
             self._queue.drop(request)
-            metrics.observe_queue(len(self._queue), self._queue.tokens)
+            self._metrics.observe_queue(len(self._queue), self._queue.tokens)
 
     def drain(self) -> None:
         """Finish what waits in the order in which it came."""
@@ -129,7 +132,7 @@ class Scheduler:
         self._brief.notify_all()
 
     def _notify(self) -> None:
-        metrics.observe_queue(len(self._queue), self._queue.tokens)
+        self._metrics.observe_queue(len(self._queue), self._queue.tokens)
         if len(self._queue):
             self._changed.notify()
         if self._is_held_up():
@@ -241,8 +244,8 @@ class Scheduler:
         with self._changed:
             self.last_success = time.monotonic()
             self.failing = self.failing and self._closing  # a thread that died stays a failure
-        metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
-        metrics.observe_packing(
+        self._metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
+        self._metrics.observe_packing(
             len(batch), len(batch.input_ids), int(batch.lengths.max()), self._queue.limits.batch_tokens
         )
         self._hand_out(self._outcomes(entries, batch, rows, started, seconds))
@@ -299,7 +302,7 @@ class Scheduler:
                 abandoned |= {entry.request for entry in taken.batch}
                 self._settle(taken.batch, error)
         for _ in abandoned:
-            metrics.observe_cancelled("drain")
+            self._metrics.server.observe_cancelled("drain")
 
 
 def _pack(entries: list[Entry]) -> Batch:

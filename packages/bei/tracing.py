@@ -1,4 +1,4 @@
-"""OpenTelemetry traces over OTLP. The SDK is imported when `start` or `install` is called, and never otherwise.
+"""OpenTelemetry traces over OTLP. The SDK is imported when a Tracer is made, and never otherwise.
 
 A request's spans are made when it is over, of times that were measured anyway. The context comes in as W3C
 `traceparent`, and goes out as `traceresponse` (w3c.github.io/trace-context, "Trace Context HTTP Response Headers").
@@ -12,14 +12,35 @@ from typing import Any
 
 from bei.errors import SetupError, short
 
-_tracer: Any = None
-_provider: Any = None
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
-def start(endpoint: str, service_name: str) -> None:
-    """Send every request's trace to a collector: by gRPC, as TEI does, or where OTEL_EXPORTER_OTLP_PROTOCOL says
+class Tracer:
+    """Where the spans of one server's requests go."""
+
+    def __init__(self, processor: Any, service_name: str):
+        """Every span is handed to an OpenTelemetry SpanProcessor. OTEL_TRACES_SAMPLER and the like hold."""
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": service_name}), shutdown_on_exit=False
+        )
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("bei")
+
+    def begin(self, name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]) -> "Trace":
+        """The trace of a request that arrived at a time.monotonic()."""
+        return Trace(self._tracer, name, headers, arrived, attributes)
+
+    def stop(self) -> None:
+        """Send what is left, and nothing after."""
+        self._provider.shutdown()
+
+
+def to_collector(endpoint: str, service_name: str) -> Tracer:
+    """Sends every request's trace to a collector: by gRPC, as TEI does, or where OTEL_EXPORTER_OTLP_PROTOCOL says
     http/protobuf, to `endpoint`/v1/traces. Raises SetupError."""
     protocol = os.environ.get(_PROTOCOL, "grpc")
     try:
@@ -38,26 +59,7 @@ def start(endpoint: str, service_name: str) -> None:
                 raise SetupError(f"{_PROTOCOL}={short(protocol)}: use grpc or http/protobuf")
     except ImportError:
         raise SetupError("--otlp-endpoint needs an extra: pip install 'bei[otel]'") from None
-    install(BatchSpanProcessor(exporter), service_name)
-
-
-def install(processor: Any, service_name: str) -> None:
-    """Hand every span to an OpenTelemetry SpanProcessor. OTEL_TRACES_SAMPLER and the like hold."""
-    global _tracer, _provider
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-
-    _provider = TracerProvider(resource=Resource.create({"service.name": service_name}), shutdown_on_exit=False)
-    _provider.add_span_processor(processor)
-    _tracer = _provider.get_tracer("bei")
-
-
-def stop() -> None:
-    """Send what is left, and trace no more."""
-    global _tracer, _provider
-    if _provider is not None:
-        _provider.shutdown()
-    _tracer = _provider = None
+    return Tracer(BatchSpanProcessor(exporter), service_name)
 
 
 def trace_id(headers: Mapping[str, str]) -> str | None:
@@ -66,22 +68,20 @@ def trace_id(headers: Mapping[str, str]) -> str | None:
     return found[1] if found else None
 
 
-def on() -> bool:
-    return _tracer is not None
-
-
 class Trace:
-    """One request's spans, while traces are on. Every time is a time.monotonic()."""
+    """One request's spans. Every time is a time.monotonic()."""
 
-    def __init__(self, name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]):
+    def __init__(
+        self, tracer: Any, name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]
+    ):
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._api = trace
+        self._api, self._tracer = trace, tracer
         self._epoch = time.time() - time.monotonic()
         parent = TraceContextTextMapPropagator().extract(headers)
         at = self._nanoseconds(arrived)
-        self._span = _tracer.start_span(name, parent, trace.SpanKind.SERVER, dict(attributes), start_time=at)
+        self._span = tracer.start_span(name, parent, trace.SpanKind.SERVER, dict(attributes), start_time=at)
         self._within = trace.set_span_in_context(self._span, parent)
         context = self._span.get_span_context()
         self.id = trace.format_trace_id(context.trace_id)
@@ -91,7 +91,7 @@ class Trace:
         """A span within the request's, unless the sampler passed that over."""
         if not self._span.is_recording():
             return
-        span = _tracer.start_span(name, self._within, start_time=self._nanoseconds(started))
+        span = self._tracer.start_span(name, self._within, start_time=self._nanoseconds(started))
         span.end(self._nanoseconds(started + seconds))
 
     def end(self, ended: float, attributes: Mapping[str, Any], *, failed: bool) -> None:

@@ -321,12 +321,12 @@ def test_msgpack_when_asked_first(service):
 def test_metrics_keep_teis_names(service):
     def counted(name: str) -> float:
         lines = call(service, "/metrics", method="GET").body.decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f'{name},model="tiny"}}'))
 
-    before = counted('te_request_count{method="batch"}'), counted('te_request_failure{err="validation"}')
+    before = counted('te_request_count{method="batch"'), counted('te_request_failure{err="validation"')
     post(service, "/embed", {"inputs": TEXTS})
     call(service, "/embed", {"inputs": 3})
-    after = counted('te_request_count{method="batch"}'), counted('te_request_failure{err="validation"}')
+    after = counted('te_request_count{method="batch"'), counted('te_request_failure{err="validation"')
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
     for name in ("te_request_duration", "te_queue_size", "te_batch_next_tokens", "bei_ready"):
         assert name in call(service, "/metrics", method="GET").body.decode()

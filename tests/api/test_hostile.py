@@ -70,8 +70,8 @@ def test_two_keys_are_none(given):
     headers = [(name, key.encode()) for name, key in zip((b"authorization", b"Authorization"), given, strict=True)]
     scope = {"method": "GET", "path": "/info", "headers": headers}
     with pytest.raises(Unauthorized):
-        calls.authorize(app._head(scope), settings)
-    calls.authorize(app._head({**scope, "headers": headers[given[0] != "Bearer k1" :][:1]}), settings)
+        calls.authorize(app._call_of(scope), settings)
+    calls.authorize(app._call_of({**scope, "headers": headers[given[0] != "Bearer k1" :][:1]}), settings)
 
 
 DEEP = b"[" * 100_000

@@ -47,33 +47,33 @@ def lines(request, monkeypatch) -> Iterator[io.StringIO]:
     ],
 )
 def test_every_call_is_counted_once(service, path, body, status, failure, texts):
-    new = gained(lambda: call(service, path, body))
+    new = gained(service.metrics, lambda: call(service, path, body))
     label = path if status != 404 else "other"
     assert new.pop(f'bei_requests_total{{path="{label}",status="{status}"}}') == 1
-    assert new.get(f'te_request_failure{{err="{failure}"}}') == (1 if failure else None)
-    assert new.get("te_embed_count", 0) == texts
-    assert new.get("te_embed_success", 0) == (texts if status == 200 else 0)
+    assert new.get(f'te_request_failure{{err="{failure}",model="tiny"}}') == (1 if failure else None)
+    assert new.get('te_embed_count{model="tiny"}', 0) == texts
+    assert new.get('te_embed_success{model="tiny"}', 0) == (texts if status == 200 else 0)
     method = "single" if texts == 1 else "batch"
-    assert new.get(f'te_request_count{{method="{method}"}}', 0) == bool(texts)
-    assert "bei_requests_in_flight" not in new
+    assert new.get(f'te_request_count{{method="{method}",model="tiny"}}', 0) == bool(texts)
+    assert 'bei_requests_in_flight{model="tiny"}' not in new
 
 
 def test_probes_are_no_requests_to_compute(service):
     service.drain()
-    new = gained(lambda: call(service, "/health", method="GET"))
+    new = gained(service.metrics, lambda: call(service, "/health", method="GET"))
     assert new.keys() == {'bei_requests_total{path="/health",status="503"}'}
 
 
 def test_a_fault_of_ours_is_an_inference_failure(service, monkeypatch):
     monkeypatch.setattr(service, "embed", None)
-    new = gained(lambda: call(service, "/embed", {"inputs": "a"}))
-    assert new['te_request_failure{err="inference"}'] == 1
+    new = gained(service.metrics, lambda: call(service, "/embed", {"inputs": "a"}))
+    assert new['te_request_failure{err="inference",model="tiny"}'] == 1
     assert new['bei_requests_total{path="/embed",status="500"}'] == 1
 
 
 def test_deadlines_are_cancellations(service):
-    new = gained(lambda: call(service, "/embed", {"inputs": "a"}, request_timeout_ms="0"))
-    assert new['bei_cancelled_total{reason="deadline"}'] == new['te_request_failure{err="dropped"}'] == 1
+    new = gained(service.metrics, lambda: call(service, "/embed", {"inputs": "a"}, request_timeout_ms="0"))
+    assert new['bei_cancelled_total{reason="deadline"}'] == new['te_request_failure{err="dropped",model="tiny"}'] == 1
 
 
 def test_a_call_that_is_cancelled_is_no_longer_in_flight(start_service, tiny_checkpoint):
@@ -84,14 +84,17 @@ def test_a_call_that_is_cancelled_is_no_longer_in_flight(start_service, tiny_che
         await asyncio.gather(answering, return_exceptions=True)
 
     service = start_service(NullEngine(tiny_checkpoint))
-    new = gained(lambda: asyncio.run(leave()))
-    assert new['te_request_failure{err="dropped"}'] == 1
-    assert "bei_requests_in_flight" not in new
+    new = gained(service.metrics, lambda: asyncio.run(leave()))
+    assert new['te_request_failure{err="dropped",model="tiny"}'] == 1
+    assert 'bei_requests_in_flight{model="tiny"}' not in new
 
 
 def test_what_the_host_says_is_counted_too(start_service):
     service, small, large = start_service(), Call("POST", "/embed"), TooLarge("big")
-    new = gained(lambda: (asyncio.run(api.refuse(service, small, large)), api.lost(small, ClientGone("gone"))))
+    new = gained(
+        service.metrics,
+        lambda: (asyncio.run(api.refuse(service, small, large)), api.lost(service, small, ClientGone("gone"))),
+    )
     assert new['bei_requests_total{path="/embed",status="413"}'] == 1
     assert new['bei_requests_total{path="/embed",status="499"}'] == new['bei_cancelled_total{reason="disconnect"}'] == 1
 

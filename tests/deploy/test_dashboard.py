@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from bei import metrics
+from bei.metrics import Metrics
 from tests.support.exposition import TIMES
 from tests.support.servers import ROOT
 
@@ -20,9 +20,10 @@ LABEL_OR_FORM = re.compile(r"_(?:bucket|sum|count)$")
 @pytest.fixture(scope="module")
 def exposed() -> dict[str, str]:
     """Name of every family → its type, as the text has it."""
+    model = Metrics().of_model("m")
     for scored in (False, True):
-        metrics.observe_answer(1, 1, scored=scored, **TIMES)
-    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition().decode(), re.MULTILINE))
+        model.observe_answer(1, 1, scored=scored, **TIMES)
+    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", model.server.exposition().decode(), re.MULTILINE))
 
 
 def queried(promql: str, exposed: dict[str, str]) -> list[str]:

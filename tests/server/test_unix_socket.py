@@ -87,7 +87,7 @@ def test_a_socket_that_another_server_made_since_is_left(tmp_path):
     path.rename(tmp_path / "elsewhere")
     second = socket.socket(socket.AF_UNIX)
     second.bind(str(path))
-    listen.remove_paths()
+    listen.remove_path(first)
     first.close()
     second.close()
     assert path.exists()

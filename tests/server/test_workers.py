@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -102,8 +103,8 @@ def test_both_answer_the_same_and_count_together(tree):
     in_threads(16, lambda: np.testing.assert_array_equal(server.embed(), expected))
     assert len(server.workers) == 2
     metrics = httpx.get(f"{server.url}/metrics").text
-    assert 'te_request_count{method="batch"} 17.0\n' in metrics
-    assert "bei_queue_tokens 0.0\n" in metrics
+    assert re.search(r'te_request_count{method="batch",model="[^"]+"} 17.0\n', metrics)
+    assert re.search(r'bei_queue_tokens{model="[^"]+"} 0.0\n', metrics)
     server.process.terminate()
     assert server.process.wait(LIMIT) == 0, server.log.read_text()
 

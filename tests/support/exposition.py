@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 
-from bei import metrics
+from bei.metrics import Metrics
 
 TIMES = {"total": 0.02, "tokenization": 0.001, "queue": 0.01, "inference": 0.008}
 
 
-def exposed() -> dict[str, float]:
+def exposed(metrics: Metrics) -> dict[str, float]:
     """`name{labels}` → value of every sample, as the text has it."""
     lines = (line for line in metrics.exposition().decode().splitlines() if line.startswith(("te_", "bei_")))
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
-def gained(run: Callable[[], None]) -> dict[str, float]:
-    before = exposed()
+def gained(metrics: Metrics, run: Callable[[], None]) -> dict[str, float]:
+    before = exposed(metrics)
     run()
-    return {name: value - before.get(name, 0) for name, value in exposed().items() if value != before.get(name, 0)}
+    after = exposed(metrics)
+    return {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from bei import logs, metrics, tracing
+from bei import logs, tracing
 from bei.api import cohere, cors, infinity, openai, openapi, operations, shared, tei, vllm
 from bei.api.bodies import read
 from bei.api.call import Call, authorize, check_content_type
@@ -36,14 +36,14 @@ async def _document(service: Service, body: Any, call: Call) -> Reply:
 _OPENAPI_ROUTE = Route("/openapi.json", _document, "This document", method="GET")
 _DIALECTS = (openai, tei, cohere, vllm, infinity, shared, operations)
 ROUTES = (*(route for dialect in _DIALECTS for route in dialect.ROUTES), _OPENAPI_ROUTE)
-_BY_PATH: dict[str, dict[str, Route]] = {}
-for _each in ROUTES:
-    _BY_PATH.setdefault(_each.path, {})[_each.method] = _each
+_BY_PATH: dict[str, dict[str, Route]] = {
+    path: {route.method: route for route in ROUTES if route.path == path} for path in {route.path for route in ROUTES}
+}
 
 
 async def answer(service: Service, call: Call) -> Reply:
     """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception."""
-    with service.in_flight.request(), Observation(call, _label(call)) as seen:
+    with service.in_flight.request(), Observation(service, call, _label(call)) as seen:
         try:
             reply = cors.preflight(call, service.settings) or await _route(service, call, seen)
         except Error as error:
@@ -56,17 +56,17 @@ async def answer(service: Service, call: Call) -> Reply:
 
 async def refuse(service: Service, call: Call, error: Error) -> Reply:
     """The reply to a call that its host cannot hand over, or cannot wait for."""
-    with Observation(call, _label(call)) as seen:
+    with Observation(service, call, _label(call)) as seen:
         reply = await finish(render_error(error, call.path), call)
         return seen.replied(cors.shared(reply, call, service.settings))
 
 
-def lost(call: Call, error: ClientGone) -> None:
+def lost(service: Service, call: Call, error: ClientGone) -> None:
     """Notes that a client left: there is nobody to reply to."""
     logs.about(call.request_id, tracing.trace_id(call.headers))
     log.info("%d %s %s: %s", error.status, call.method, call.path, error)
-    metrics.observe_reply(_label(call), error.status)
-    metrics.observe_cancelled("disconnect")
+    service.metrics.observe_reply(_label(call), error.status)
+    service.metrics.observe_cancelled("disconnect")
 
 
 def admit(service: Service, call: Call) -> Route:

@@ -5,23 +5,25 @@ import logging
 import time
 from typing import Any, Self
 
-from bei import logs, metrics, tracing
+from bei import logs, tracing
 from bei.api.call import Call
 from bei.api.reply import Reply
 from bei.errors import Error, Expired, Overloaded, TooLarge, Untokenizable, WrongTask
 from bei.serving.answers import Usage
+from bei.serving.service import Service
 
 
 class Observation:
     """A context in which a call is answered; `path` is its route's, or `other`, so that metrics stay few."""
 
-    def __init__(self, call: Call, path: str):
+    def __init__(self, service: Service, call: Call, path: str):
+        self._metrics, self._model_metrics = service.metrics, service.model_metrics
         self._call, self._path = call, path
         self._computing = False
         self._started = call.arrived
         self._texts = 0
         self._usage: Usage | None = None
-        self._trace = self._begin_trace() if tracing.on() else None
+        self._trace = self._begin_trace(service.tracer) if service.tracer else None
         logs.about(call.request_id, self._trace.id if self._trace else tracing.trace_id(call.headers))
 
     def __enter__(self) -> Self:
@@ -29,19 +31,19 @@ class Observation:
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if self._computing:
-            metrics.requests_in_flight.dec()
+            self._model_metrics.requests_in_flight.dec()
         if self._trace and kind is asyncio.CancelledError:
             self._trace.end(time.monotonic(), {"error.type": "cancelled"}, failed=True)
 
     def computing(self) -> None:
         """It is read, and a model's work begins."""
         self._computing = True
-        metrics.requests_in_flight.inc()
+        self._model_metrics.requests_in_flight.inc()
         self._started = time.monotonic()
 
     def answered(self, texts: int, usage: Usage, *, scored: bool) -> None:
         self._texts, self._usage = texts, usage
-        metrics.observe_answer(
+        self._model_metrics.observe_answer(
             texts,
             usage.tokens,
             scored=scored,
@@ -53,13 +55,13 @@ class Observation:
 
     def failed(self, fault: BaseException, body: Any, *, scored: bool) -> None:
         """`body` is what was read of it, None if nothing."""
-        metrics.observe_failure(0 if body is None else _texts(body), _cause(fault), scored=scored)
+        self._model_metrics.observe_failure(0 if body is None else _texts(body), _cause(fault), scored=scored)
         if isinstance(fault, Expired):
-            metrics.observe_cancelled("deadline")
+            self._metrics.observe_cancelled("deadline")
 
     def replied(self, reply: Reply) -> Reply:
         """The reply as it is sent: with the context of the trace, where there is one."""
-        metrics.observe_reply(self._path, reply.status)
+        self._metrics.observe_reply(self._path, reply.status)
         now = time.monotonic()
         if logs.access.isEnabledFor(logging.INFO) and (self._call.method == "POST" or reply.status >= 400):
             self._log(reply, now)
@@ -81,10 +83,10 @@ class Observation:
         level = logging.WARNING if reply.status >= 500 else logging.INFO
         logs.access.log(level, "%d %s %s", reply.status, self._call.method, self._call.path, extra={"fields": fields})
 
-    def _begin_trace(self) -> tracing.Trace:
+    def _begin_trace(self, tracer: tracing.Tracer) -> tracing.Trace:
         call = self._call
         attributes = {"http.request.method": call.method, "http.route": self._path, "bei.request_id": call.request_id}
-        return tracing.Trace(f"{call.method} {self._path}", call.headers, call.arrived, attributes)
+        return tracer.begin(f"{call.method} {self._path}", call.headers, call.arrived, attributes)
 
     def _finish_trace(self, trace: tracing.Trace, reply: Reply, now: float) -> None:
         attributes: dict[str, Any] = {"http.response.status_code": reply.status}

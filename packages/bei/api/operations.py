@@ -4,13 +4,14 @@ import asyncio
 from importlib.resources import files
 from typing import Any
 
-from bei import __version__, metrics
+from bei import __version__
 from bei.api.call import Call
 from bei.api.reply import Reply, Result
 from bei.api.routes import Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Precision
+from bei.metrics import CONTENT_TYPE
 from bei.serving.service import Service
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
@@ -81,8 +82,10 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 async def prometheus(service: Service, body: Any, call: Call) -> Reply:
-    text = await asyncio.shield(asyncio.wrap_future(metrics.shared_exposition()))  # others may wait for the same
-    return Reply(text, headers={"content-type": metrics.CONTENT_TYPE})
+    text = await asyncio.shield(
+        asyncio.wrap_future(service.metrics.shared_exposition())
+    )  # others may wait for the same
+    return Reply(text, headers={"content-type": CONTENT_TYPE})
 
 
 async def docs(service: Service, body: Any, call: Call) -> Reply:

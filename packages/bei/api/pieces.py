@@ -24,9 +24,8 @@ _AROUND = 1 << 16  # bytes of a name, and of blanks, around a large value
 _KEY = re.compile(rb'\s*"(?:[^"\\]|\\.){0,%d}"\s*:\s*' % (_AROUND // 2), re.DOTALL)
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _COMMA, _OPEN, _CLOSE = 1, 2, 3
-_KINDS = np.zeros(256, np.uint8)
-for _kind, _characters in ((_COMMA, b","), (_OPEN, b"[{"), (_CLOSE, b"]}")):
-    _KINDS[list(_characters)] = _kind
+_MARKS = {ord(","): _COMMA, **dict.fromkeys(b"[{", _OPEN), **dict.fromkeys(b"]}", _CLOSE)}
+_KINDS = np.array([_MARKS.get(byte, 0) for byte in range(256)], np.uint8)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from bei import processes
+from bei.bulk.inputs import take_long_fields
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.errors import SetupError, one_line, why
 
@@ -55,6 +56,7 @@ class _Actor:
 
     def __init__(self, job: Job):
         os.environ["RAYON_NUM_THREADS"] = str(job.settings.threads)  # the tokenizer's, which else takes every processor
+        take_long_fields()
         self._worker: Worker | None = None
         self._refusal = ""
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from bei import processes
-from bei.bulk.inputs import Input, scan
+from bei.bulk.inputs import Input, scan, take_long_fields
 from bei.bulk.rows import Part
 from bei.errors import SetupError, one_line
 
@@ -63,6 +63,7 @@ def _bound_memory() -> None:
 def main(place: str, column: str, rows: str) -> None:
     """Writes what it found, or why it refuses, as JSON."""
     _bound_memory()
+    take_long_fields()
     try:
         answer = _said(scan(Path(place), column, int(rows)))
     except SetupError as exc:

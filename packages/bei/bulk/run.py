@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 from bei.bulk.first_read import first_read
 from bei.bulk.identity import identity
-from bei.bulk.inputs import Input
+from bei.bulk.inputs import Input, take_long_fields
 from bei.bulk.outputs import EMBEDDING, Output
 from bei.bulk.parts import Parts
 from bei.bulk.progress import Progress
@@ -110,6 +110,7 @@ def _run(job: Job, ray: str | None, workers: int | None) -> None:
 
 def _here(job: Job, pending: list[int]) -> Iterator[Done]:
     """What `cluster.run` does, by one model in this process, loaded when this returns."""
+    take_long_fields()
     worker = Worker(job)
 
     def results() -> Iterator[Done]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bei import metrics, processes, wire
+from bei import processes, wire
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import BRIEF, Batch, Described
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
+from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
@@ -29,9 +30,10 @@ class IsolatedEngine(Described):
     """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be. `on_fault` is
     called when `fault` changes."""
 
-    def __init__(self, settings: Settings):
-        """Starts the process, whose imports take as long as those of the server's own start; then `load`."""
-        self._settings = settings
+    def __init__(self, settings: Settings, metrics: ModelMetrics | None = None):
+        """Starts the process, whose imports take as long as those of the server's own start; then `load`. Without
+        `metrics` it counts for itself."""
+        self._settings, self._metrics = settings, metrics or Metrics().of_model("")
         self.fault: str | None = None
         self._changed = threading.Condition()
         self._closing = False
@@ -116,7 +118,7 @@ class IsolatedEngine(Described):
                 return
             log.error("the engine's process died by %s; starting another", how)
             self._set_fault("the engine is restarting")
-            metrics.engine_restarts.inc()
+            self._metrics.engine_restarts.inc()
             time.sleep(pause)
             try:
                 self._replace()

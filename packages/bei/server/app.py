@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from bei import api, metrics
+from bei import api
 from bei.api import Call, Reply
 from bei.errors import (
     ClientGone,
@@ -42,7 +42,7 @@ def asgi(service: Service, hosts: Hosts | None = None) -> Application:
             try:
                 reply = await _answer(service, hosts, bodies, call, scope, receive)
             except ClientGone as error:
-                return api.lost(call, error)
+                return api.lost(service, call, error)
             await _write(reply if service.state != "draining" else _last(reply, scope), scope, send)
 
     return application
@@ -63,7 +63,7 @@ async def _answer(
     except (RequestHeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
         return _last(await api.refuse(service, call, error), scope)
     except asyncio.CancelledError:
-        metrics.observe_cancelled("drain")
+        service.metrics.observe_cancelled("drain")
         return _last(await api.refuse(service, call, NotReady("the server stopped before the answer")), scope)
 
 

@@ -50,20 +50,23 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-_paths: list[tuple[Path, int]] = []  # the sockets that this process made, with their inodes
+class PathSocket(socket.socket):
+    """A Unix socket that knows the file it made: where, and its inode."""
+
+    made: tuple[Path, int] | None = None
 
 
-def bind_path(path: Path) -> socket.socket:
+def bind_path(path: Path) -> PathSocket:
     """A bound Unix socket, for its owner and its group (0660); one that nobody listens on any more makes way. Raises
     SetupError."""
-    bound = socket.socket(socket.AF_UNIX)
+    bound = PathSocket(socket.AF_UNIX)
     mask = os.umask(0o117)
     try:
         if path.is_socket() and not _is_answered(path):
             path.unlink()
         bound.bind(str(path))
         bound.listen(BACKLOG)  # now, so that another server sees that it is in use
-        _paths.append((path, path.stat().st_ino))
+        bound.made = path, path.stat().st_ino
     except OSError as exc:
         bound.close()
         raise SetupError(f"setting uds_path: cannot listen on {path}: {why(exc)}; choose another") from None
@@ -77,13 +80,13 @@ def _is_answered(path: Path) -> bool:
         return probe.connect_ex(str(path)) != errno.ECONNREFUSED
 
 
-def remove_paths() -> None:
-    """The sockets that this process made leave their folders."""
-    for path, inode in _paths:
+def remove_path(listener: socket.socket) -> None:
+    """A Unix socket that this process made leaves its folder."""
+    if isinstance(listener, PathSocket) and listener.made is not None:
+        path, inode = listener.made
         with suppress(OSError):
             if path.stat().st_ino == inode:
                 path.unlink()
-    _paths.clear()
 
 
 def tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
@@ -144,13 +147,13 @@ def serve(
     loading.start()
     uvloop.run(server.serve(sockets=[listener]))
     if loading.is_alive():
-        _exit(server.status)
+        _exit(server.status, listener)
     return server.status
 
 
-def _exit(status: int) -> None:
+def _exit(status: int, listener: socket.socket) -> None:
     """Without waiting for other threads, and without tearing the interpreter down under them."""
-    remove_paths()
+    remove_path(listener)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -13,22 +13,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from bei import logs, memory, metrics, processes, tracing, wire
+from bei import logs, memory, processes, tracing, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import FACTS
 from bei.errors import SetupError
+from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.server import listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
 from bei.serving.service import Service
-from bei.settings import ObservationSettings, Settings
+from bei.settings import ObservationSettings, ServerSettings, Settings
 
 log = logging.getLogger("bei")
 
@@ -36,11 +37,32 @@ _SWITCH = 0.0005  # seconds that a thread at a bulk's texts keeps the interprete
 _MARGIN = 5.0  # seconds that a worker has beside those to drain
 
 
-def observe(settings: ObservationSettings, level: str) -> None:
-    """Logs and traces of this process, as the settings have them."""
+def start_logs(settings: ObservationSettings, level: str) -> None:
+    """Of this process, as the settings have them."""
     logs.to_stderr(level, as_json=settings.json_output, requests=settings.access_log)
-    if settings.otlp_endpoint:
-        tracing.start(settings.otlp_endpoint, settings.otlp_service_name)
+
+
+@contextmanager
+def metrics_of(settings: ServerSettings) -> Iterator[Metrics]:
+    """Those of this process, and of the workers that it will have."""
+    if settings.workers == 1:
+        yield Metrics()
+        return
+    with tempfile.TemporaryDirectory(prefix="bei-metrics-") as folder:
+        yield Metrics(Path(folder))
+
+
+@contextmanager
+def tracer_of(settings: ObservationSettings) -> Iterator[tracing.Tracer | None]:
+    """The one that the settings ask for; what it has left is sent at the end. Raises SetupError."""
+    if settings.otlp_endpoint is None:
+        yield None
+        return
+    tracer = tracing.to_collector(settings.otlp_endpoint, settings.otlp_service_name)
+    try:
+        yield tracer
+    finally:
+        tracer.stop()
 
 
 def serve(service: Service, listener: socket.socket, announce: Callable[[], None]) -> int:
@@ -53,13 +75,10 @@ def serve(service: Service, listener: socket.socket, announce: Callable[[], None
         announce()
 
     if service.settings.workers > 1:
-        with tempfile.TemporaryDirectory(prefix="bei-metrics-") as folder:
-            metrics.share(Path(folder))
-            status = _Workers(service, listener, announce).serve()
+        status = _Workers(service, listener, announce).serve()
     else:
         status = _serve_here(service, listener, load)
     service.close()
-    tracing.stop()
     return status
 
 
@@ -146,7 +165,7 @@ class _Workers:
             self._processes.discard(process)
             if session is not None:
                 self._sessions.remove(session)
-            metrics.forget(process.pid)
+            self._service.metrics.forget(process.pid)
             if self._stopping.is_set():
                 return
             how, pause = processes.how(status), restarts.pause(time.monotonic() - started)
@@ -175,7 +194,8 @@ class _Workers:
         level = logging.getLevelName(log.getEffectiveLevel())
         try:
             is_late = self._joined is None
-            wire.send(line, [service.settings.redacted().model_dump_json(), keys, level, is_late])
+            content = service.settings.redacted().model_dump_json()
+            wire.send(line, [content, keys, level, is_late, str(service.metrics.folder)])
             self._loaded.wait()
             scheduler = service.scheduler
             if self._stopping.is_set() or scheduler is None:
@@ -217,11 +237,16 @@ class _Workers:
 
 
 def _work(line: socket.socket, listener: socket.socket) -> int:
-    (content, keys, level, is_late), _ = wire.receive(line)
+    (content, keys, level, is_late, folder), _ = wire.receive(line)
     settings = Settings.model_validate_json(content)
     settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, keys))})
-    observe(settings, level)
-    service = Service(settings)
+    start_logs(settings, level)
+    with tracer_of(settings) as tracer:
+        return _serve_as_worker(line, listener, Service(settings, Metrics(Path(folder)), tracer), is_late=is_late)
+
+
+def _serve_as_worker(line: socket.socket, listener: socket.socket, service: Service, *, is_late: bool) -> int:
+    settings = service.settings
 
     def load() -> None:
         try:
@@ -237,7 +262,6 @@ def _work(line: socket.socket, listener: socket.socket) -> int:
         load()
     status = _serve_here(service, listener, (lambda: None) if is_late else load)
     service.close()
-    tracing.stop()
     return status
 
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from bei import metrics
 from bei.batching import Entry
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Engine, RowKind
@@ -15,6 +14,7 @@ from bei.engines.cpus import available_cpus
 from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Expired, Overloaded, TooLarge
 from bei.inflight import InFlight
+from bei.metrics import ModelMetrics
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Scheduler
 from bei.serving.answers import Options, Usage
@@ -53,9 +53,11 @@ class Pipeline:
         scheduler: Scheduler | RemoteScheduler,
         texts: TextReader,
         in_flight: InFlight,
+        metrics: ModelMetrics,
     ):
         self._settings, self._checkpoint, self._engine = settings, checkpoint, engine
         self.scheduler, self._texts, self._in_flight = scheduler, texts, in_flight
+        self._metrics = metrics
         self.workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.workers, "tokenizer")
         self._tokenizing_bulk = ThreadPoolExecutor(self.workers, "tokenizer-bulk")
@@ -82,7 +84,7 @@ class Pipeline:
             pending = Pending(len(encodings), options.deadline)
             rows = await self._submit(pending, encodings, kind)
         for encoding in encodings:
-            metrics.input_length.observe(len(encoding.ids))
+            self._metrics.input_length.observe(len(encoding.ids))
         return encodings, rows, _usage(encodings, pending, started, tokenized)
 
     async def probe(self) -> None:

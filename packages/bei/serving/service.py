@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from bei import memory, metrics
+from bei import logs, memory
 from bei.batching import Limits, Queue
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
@@ -20,6 +19,7 @@ from bei.engines.base import Engine, RowKind
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import Error, Invalid, NotReady, WrongTask, one_line, refusing
 from bei.inflight import InFlight
+from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Scheduler
 from bei.serving.answers import DEFAULTS, Answer, Options, Ranked, Usage
@@ -30,6 +30,7 @@ from bei.settings import Settings
 from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
 from bei.tasks.entities import Strategy
 from bei.tokenizer import Encoding, Input, Role, Token
+from bei.tracing import Tracer
 
 log = logging.getLogger("bei")
 
@@ -56,11 +57,16 @@ class Service:
     route: str
     has_labels = False  # the model scores, classifies or tags, as far as it is loaded
 
-    def __init__(self, settings: Settings, isolated: bool = False):
-        """`isolated`: the engine runs in a process of its own, and the service outlives it."""
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, tracer: Tracer | None = None, isolated: bool = False
+    ):
+        """`metrics` and `tracer` are the server's; without them it counts for itself, and nothing is traced.
+        `isolated`: the engine runs in a process of its own, and the service outlives it."""
         self.settings = settings
+        self.metrics, self.tracer = metrics or Metrics(), tracer
+        self.model_metrics = self.metrics.of_model(settings.served_model_name)
         self.state: State = "loading"
-        self._isolated: IsolatedEngine | None = IsolatedEngine(settings) if isolated else None
+        self._isolated = IsolatedEngine(settings, self.model_metrics) if isolated else None
         self.in_flight = InFlight(
             max(settings.payload_limit, settings.max_bytes_in_flight), on_calm=memory.Trimmer().soon
         )
@@ -71,9 +77,9 @@ class Service:
             log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
         try:
             with refusing():
-                with _step(f"checkpoint {self.settings.public_repo}"):
+                with logs.step(f"checkpoint {self.settings.public_repo}"):
                     checkpoint = sources.load(self.settings)
-                with _step("engine"):
+                with logs.step("engine"):
                     isolated = self._isolated
                     engine = isolated.load(checkpoint) if isolated else choice.create(self.settings, checkpoint)
                 self.start(checkpoint, engine)
@@ -93,7 +99,9 @@ class Service:
             engine.has_brief_lane,
         )
         keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
-        scheduler = Scheduler(engine, Queue(limits), keep=keep, max_seconds=settings.max_queue_seconds)
+        scheduler = Scheduler(
+            engine, Queue(limits), keep=keep, max_seconds=settings.max_queue_seconds, metrics=self.model_metrics
+        )
         self.join(checkpoint, engine, scheduler)
 
     def join(
@@ -110,17 +118,18 @@ class Service:
         self.has_labels = bool(checkpoint.labels)
         self.route = default_route(settings, checkpoint)
         self._texts = TextReader(settings, checkpoint)
-        self._pipeline = Pipeline(settings, checkpoint, engine, scheduler, self._texts, self.in_flight)
+        self._pipeline = Pipeline(
+            settings, checkpoint, engine, scheduler, self._texts, self.in_flight, self.model_metrics
+        )
         self.tokenization_workers = self._pipeline.workers
         self.scheduler = scheduler
-        with _step("warm-up"):
+        with logs.step("warm-up"):
             asyncio.run(self._pipeline.probe())
         before_ready()
         if self.state == "loading":  # else it was told to stop meanwhile
             self.state = "ready"
-            metrics.ready.set(1)
-        facts = (engine.name, engine.device, engine.precision, engine.streams)
-        metrics.observe_engine(settings.served_model_name, *facts)
+            self.model_metrics.set_ready(True)
+        self.model_metrics.observe_engine(engine.name, engine.device, engine.precision, engine.streams)
 
     async def embed(
         self,
@@ -306,7 +315,7 @@ class Service:
         self.state = "draining"
         if self.scheduler is not None:
             self.scheduler.drain()
-        metrics.ready.set(0)
+        self.model_metrics.set_ready(False)
 
     def close(self) -> None:
         """Drain, wait for what is queued, and stop the threads."""
@@ -386,11 +395,3 @@ class Service:
         self._check_ready()
         if self.checkpoint.task not in tasks:
             raise WrongTask(f"{refusal}; its task is {self.checkpoint.task}: POST {self.route}")
-
-
-@contextmanager
-def _step(name: str) -> Iterator[None]:
-    started = time.monotonic()
-    log.info("%s ...", name)
-    yield
-    log.info("%s: %.1f s", name, time.monotonic() - started)

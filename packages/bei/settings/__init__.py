@@ -4,7 +4,6 @@ from bei.settings.config import read_config
 from bei.settings.groups import (
     AttentionSetting,
     DefaultRoute,
-    Group,
     LimitSettings,
     ModelSettings,
     ObservationSettings,
@@ -18,7 +17,6 @@ from bei.settings.settings import Settings
 __all__ = [
     "AttentionSetting",
     "DefaultRoute",
-    "Group",
     "LimitSettings",
     "ModelSettings",
     "ObservationSettings",

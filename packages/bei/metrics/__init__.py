@@ -1,0 +1,6 @@
+"""Prometheus metrics: TEI's names kept (router/src/prometheus.rs), ours as bei_*; docs/operations.md has the table."""
+
+from bei.metrics.counted import Cancellation, Metrics, ModelMetrics
+from bei.metrics.exposition import CONTENT_TYPE
+
+__all__ = ["CONTENT_TYPE", "Cancellation", "Metrics", "ModelMetrics"]
