@@ -18,12 +18,29 @@ LABEL_OR_FORM = re.compile(r"_(?:bucket|sum|count)$")
 
 
 @pytest.fixture(scope="module")
-def exposed() -> dict[str, str]:
-    """Name of every family → its type, as the text has it."""
+def text() -> str:
+    """The metrics of a server that has counted something of each kind."""
     model = Metrics().of_model("m")
     for scored in (False, True):
         model.observe_answer(1, 1, scored=scored, **TIMES)
-    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", model.server.exposition().decode(), re.MULTILINE))
+    model.observe_failure(1, "validation", scored=False)
+    model.observe_engine("null", "cpu", "fp32", 1)
+    model.server.observe_reply("/embed", 200)
+    model.server.observe_cancelled("drain")
+    return model.server.exposition().decode()
+
+
+@pytest.fixture(scope="module")
+def exposed(text) -> dict[str, str]:
+    """Name of every family → its type, as the text has it."""
+    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def of_server(text, exposed) -> set[str]:
+    """Families without the label `model`."""
+    labelled = re.findall(r'^(\w+)\{.*\bmodel="m".*\}', text, re.MULTILINE)
+    return {name for name in exposed if not any(sample.startswith(name) for sample in labelled)}
 
 
 def queried(promql: str, exposed: dict[str, str]) -> list[str]:
@@ -43,6 +60,20 @@ def test_a_panel_queries_what_is_exposed(panel, exposed):
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_shows_the_models_that_are_chosen(panel, exposed, of_server):
+    for target in panel["targets"]:
+        for name, chosen in re.findall(r"([a-z_]+)\{([^}]*)\}", target["expr"]):
+            (family,) = queried(name, exposed)
+            assert ('model=~"$model"' in chosen) == (family not in of_server), family
+
+
+def test_what_is_of_the_server_is_said(of_server):
+    (line,) = re.findall(r"^Each metric of a model has the label `model`.*$", OPERATIONS, re.MULTILINE)
+    said = {name for name in of_server if name.startswith(("te_", "bei_"))}
+    assert set(re.findall(r"`((?:te|bei)_\w+)`", line)) == said
+
+
 def test_the_panels_fill_a_grid():
     places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
@@ -55,8 +86,8 @@ def test_variables_are_those_that_queries_use(exposed):
     defined = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
     used = set(re.findall(r"\$\{?([a-z_]+)", json.dumps(DASHBOARD["panels"]))) - {"__rate_interval"}
     assert used == defined.keys()
-    for name in ("job", "instance"):
-        assert queried(defined[name]["definition"], exposed) == ["bei_build_info"]
+    for name, family in (("job", "bei_build_info"), ("instance", "bei_build_info"), ("model", "bei_ready")):
+        assert queried(defined[name]["definition"], exposed) == [family]
 
 
 def test_the_table_of_metrics_is_whole(exposed):
