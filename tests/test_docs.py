@@ -282,3 +282,22 @@ def test_a_function_that_a_step_names_is_there(name):
 )
 def test_a_name_that_is_gone_is_noticed(name, there):
     assert is_there(name) == there
+
+
+GLOSSARY = re.findall(r"^\| ([\w -]+) \| ([^|]+) \| `([\w.]+)` \|$", text_of("CONTRIBUTING.md"), re.MULTILINE)
+
+
+def test_the_glossary_is_short_and_defines_a_word_once():
+    (section,) = re.findall(r"^## Words$(.*?)^## ", text_of("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL)
+    words = [word for word, _, _ in GLOSSARY]
+    assert len(words) == len(re.findall(r"^\|", section, re.MULTILINE)) - 2
+    assert 20 <= len(words) == len(set(words)) <= 30
+
+
+@pytest.mark.parametrize(("word", "place"), [(word, place) for word, _, place in GLOSSARY])
+def test_a_word_of_the_glossary_is_in_the_code(word, place):
+    assert is_there(place)
+    module = re.sub(r"\.[A-Z]\w*$", "", place).replace(".", "/")
+    files = [PACKAGE / f"{module}.py", *(PACKAGE / module).rglob("*.py"), *(PACKAGE / module).rglob("*.h")]
+    text = " ".join(file.read_text() for file in files if file.exists())
+    assert re.search(word.replace(" ", "_? ?"), text, re.IGNORECASE)
