@@ -40,7 +40,7 @@ NEVER = {"pickle", "transformers", "sentence_transformers", "truss"}
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 SUFFIXES = (".py", ".h", ".cpp", ".mjs")
-TOO_LONG = {"packages/bei/engines/native/cpp/encoder_in.h"}
+TOO_LONG = {"packages/bei/engines/native/cpp/precision_encoder.h"}
 WITH_LOGIC = {"packages/bei/api/__init__.py"}
 """Files that break a rule still. Whoever mends one removes it from here."""
 
