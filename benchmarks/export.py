@@ -1,6 +1,6 @@
 """The model as onnxruntime and OpenVINO run it: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER (peers' Python).
 
-OUT_FOLDER gets model.onnx (fp32), int8.onnx (onnxruntime's graph optimised for BERT, then dynamic int8), infinity/ (the
+OUT_FOLDER gets model.onnx (fp32), int8.onnx (onnxruntime's graph optimized for BERT, then dynamic int8), infinity/ (the
 same, where infinity's optimum engine looks for it), openvino.xml, and openvino-int8.xml (NNCF's post-training
 quantization for transformers, on sentences and passages of STS-B).
 """

@@ -91,7 +91,7 @@ class Checker:
         yield from self._compare(f"one text of {longest} tokens", checkpoint, [Batch.pack([ids])], "bf16", COSINE_BF16)
 
     def _ragged(self, checkpoint: Checkpoint) -> Iterator[Check]:
-        """From one text a batch to the most; a text is in several, with other neighbours."""
+        """From one text a batch to the most; a text is in several, with other neighbors."""
         rng, most = np.random.default_rng(0), self._texts
         pool = [rng.integers(1000, 30_000, length).tolist() for length in rng.integers(1, 64, most)]
         counts = (1, 2, 7, most // 8, most - 1, most)
@@ -107,7 +107,7 @@ class Checker:
             yield from self._compare(f"texts of {name}", checkpoint, [batch], precision, limit, np.mean)
 
     def _golden(self, checkpoint: Checkpoint) -> Iterator[Check]:
-        golden = json.loads((ROOT / "tests" / "data" / "minilm_golden.json").read_text())["mean_pooled_unnormalised"]
+        golden = json.loads((ROOT / "tests" / "data" / "minilm_golden.json").read_text())["mean_pooled_unnormalized"]
         tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_file))
         tokenizer.no_padding()
         batch = Batch.pack([encoding.ids for encoding in tokenizer.encode_batch(golden["texts"])])

@@ -143,7 +143,7 @@ def drain(server: Running) -> str:
         return f"{'answered' if answered else 'lost'}, hangs"
 
 
-def behaviour(server: Running) -> dict[str, str]:
+def behavior(server: Running) -> dict[str, str]:
     return {
         "pipelining": pipelining(server),
         "largest head": largest_head(server),
@@ -192,7 +192,7 @@ def main(requests: int, rounds: int, servers: str, app: str) -> None:
                 if not turn:
                     start = {"start": f"{server.start:.2f} s", "RSS": f"{server.resident():.0f} MB"}
                     facts[name] = start | {"h2c": "yes" if "h2c" in loads[name] else "no"}
-                    facts[name] |= behaviour(server) if app == "8 kB" else {}
+                    facts[name] |= behavior(server) if app == "8 kB" else {}
     show(loads, names[0])
     for name, found in facts.items():
         click.echo(f"\n{name}: " + "; ".join(f"{key} {value}" for key, value in found.items()))

@@ -230,7 +230,7 @@ def test_everybody_is_answered_once_and_rightly(service_for_property, script, se
             task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(result, BaseException):
-            # A neighbour in a poisoned batch fails with it, and only with EngineFailed.
+            # A neighbor in a poisoned batch fails with it, and only with EngineFailed.
             assert isinstance(result, EngineFailed if fate != "cancel" else (asyncio.CancelledError, Error))
             return
         assert fate != "poison"

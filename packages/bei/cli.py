@@ -206,7 +206,7 @@ def embed(
     settings = Settings.from_file(config, **flags)
     try:
         with interrupt.interruptible():
-            rows = run.embed(
+            row_count = run.embed(
                 settings,
                 input,
                 output,
@@ -221,7 +221,7 @@ def embed(
     except KeyboardInterrupt:
         click.echo("bei: stopped; the same command goes on with what is left", err=True)
         sys.exit(interrupt.STATUS)
-    click.echo(printable(f"{output}: {rows} rows"))
+    click.echo(printable(f"{output}: {row_count} rows"))
 
 
 def _facts(service: Service) -> dict[str, Any]:

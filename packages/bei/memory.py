@@ -36,18 +36,18 @@ class Trimmer:
         """`trim` is the C library's, where it has one."""
         of_library: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)
         self._trim = trim or of_library
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         threading.Thread(target=self._run, name="trimmer", daemon=True).start()
 
     def soon(self) -> None:
         """Trim once this has not been asked for in two seconds, and in half a minute however often it is."""
-        self._asked.set()
+        self._requested.set()
 
     def _run(self) -> None:
-        while self._asked.wait():
+        while self._requested.wait():
             latest = time.monotonic() + _LATEST
-            while self._asked.is_set() and time.monotonic() < latest:
-                self._asked.clear()
+            while self._requested.is_set() and time.monotonic() < latest:
+                self._requested.clear()
                 time.sleep(_CALM)
             gc.collect()  # a millisecond of what is not frozen; Python's lists of objects to use again are emptied, too
             self._trim(0)

@@ -111,11 +111,11 @@ def text_embeddings_router(
         _check_dense(dense_path)
         workers.start_logs(settings, os.environ.get("LOG_LEVEL", "info"))
         _tell_nothing({"uds_path": uds_path, "disable_spans": disable_spans})
-        asked = "prometheus_port" not in unasked
+        is_explicit = "prometheus_port" not in unasked
 
         def show(metrics: Metrics) -> None:
-            if prometheus_port and (asked or not settings.protect_all):
-                _show_metrics(metrics, settings.host, prometheus_port, asked)
+            if prometheus_port and (is_explicit or not settings.protect_all):
+                _show_metrics(metrics, settings.host, prometheus_port, is_explicit)
 
         serve(settings, show)
 
@@ -149,11 +149,11 @@ def _tell_nothing(given: Mapping[str, Any]) -> None:
         log.warning("--%s is without effect here: %s", name.replace("_", "-"), _NOTHING[name])
 
 
-def _show_metrics(metrics: Metrics, host: str, number: int, asked: bool) -> None:
+def _show_metrics(metrics: Metrics, host: str, number: int, is_explicit: bool) -> None:
     try:
         port.listen(metrics, host, number)
     except SetupError as exc:
-        if asked:
+        if is_explicit:
             raise
         log.warning("%s; /metrics is on the server's own port, too", exc)
 

@@ -182,7 +182,7 @@ def test_rows_are_counted_as_they_are_done(invoke, source, tmp_path, monkeypatch
     monkeypatch.setattr(bulk.Progress, "add", lambda self, done: told.append(done))
     assert invoke(source, tmp_path / "out.npy").exit_code == 0
     assert len(told) > 1
-    assert sum(done.rows for done in told) == 500
+    assert sum(done.row_count for done in told) == 500
     assert sum(done.tokens for done in told) > 500
 
 

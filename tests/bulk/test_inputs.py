@@ -23,7 +23,7 @@ def whole(source, rows):
     found = scan(source, "text", rows)
     readers = {suffix: reader(suffix) for suffix in (".parquet", ".jsonl", ".csv", ".txt")}
     tables = [readers[part.file.suffix].read(part, found.schema, "text") for part in found.parts]
-    assert [len(table) for table in tables] == [part.rows for part in found.parts]
+    assert [len(table) for table in tables] == [part.row_count for part in found.parts]
     return pa.concat_tables(tables)
 
 
@@ -167,8 +167,8 @@ def test_a_parquet_file_of_a_kilobyte_is_not_gigabytes_in_memory(tmp_path):
         for _ in range(50):
             writer.write_table(pa.table({"text": ["a" * 1_000_000] * 20}, plain))
     found = first_read(tmp_path / "dense.parquet", "text", 100)
-    assert found.rows == 1000
-    assert max(part.rows for part in found.parts) == 100
+    assert found.row_count == 1000
+    assert max(part.row_count for part in found.parts) == 100
 
 
 def test_parts_are_cut_where_they_hold_much(tmp_path, monkeypatch):

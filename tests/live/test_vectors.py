@@ -1,4 +1,4 @@
-"""Numbers over HTTP: golden vectors, STS-B, sentence-transformers, and independence of neighbours."""
+"""Numbers over HTTP: golden vectors, STS-B, sentence-transformers, and independence of neighbors."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def reference() -> SentenceTransformer:
 
 def test_golden_vectors(url):
     golden = json.loads((DATA / "minilm_golden.json").read_text())
-    pooled, short = golden["mean_pooled_unnormalised"], golden["dimensions_128_normalised"]
+    pooled, short = golden["mean_pooled_unnormalized"], golden["dimensions_128_normalized"]
     rows = httpx.post(f"{url}/embed", json={"inputs": pooled["texts"], "normalize": False}).json()
     assert cosines(np.array(rows), np.array(pooled["vectors"])).min() > 0.9999
     assert cosines(embed(url, short["texts"], dimensions=128), np.array(short["vectors"])).min() > 0.9999
@@ -45,7 +45,7 @@ def test_equals_sentence_transformers(url, precision, expected):
     assert cosines(embed(url, mixed_texts(300)), expected).min() >= (0.99999 if precision == "fp32" else 0.9999)
 
 
-def test_unnormalised_rows_equal_sentence_transformers(url, precision, reference):
+def test_unnormalized_rows_equal_sentence_transformers(url, precision, reference):
     texts = mixed_texts(20)
     rows = np.array(httpx.post(f"{url}/embed", json={"inputs": texts, "normalize": False}).json(), np.float32)
     tokens = reference[0](reference.preprocess(texts))

@@ -80,7 +80,7 @@ MALFORMED = {
     "no scheme": without(":scheme"),
     "an empty path": [*without(":path"), (":path", "")],
     "two paths": [*HEAD, (":path", "/")],
-    "an unknown one": [*HEAD, (":colour", "blue")],
+    "an unknown one": [*HEAD, (":color", "blue")],
     "a status": [*HEAD, (":status", "200")],
     "one behind a field": [HEAD[0], ("accept", "a"), *HEAD[1:]],
     "capitals": [*HEAD, ("Accept", "a")],

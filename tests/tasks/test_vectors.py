@@ -8,7 +8,7 @@ from bei.tasks import vectors
 
 
 @given(st.integers(1, 8), st.sampled_from([None, 0, 1, 5, 8]), st.booleans())
-def test_cut_then_normalise(count, dimensions, normalize):
+def test_cut_then_normalize(count, dimensions, normalize):
     rows = np.random.default_rng(count).standard_normal((count, 8), np.float32)
     cut = rows[:, : dimensions or 8]
     finished = vectors.finish(rows, dimensions=dimensions, normalize=normalize)

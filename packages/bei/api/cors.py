@@ -10,7 +10,7 @@ from bei.settings import ServerSettings
 
 _METHODS = "GET, HEAD, POST"
 _KEPT_SECONDS = 7200  # as long as browsers keep the answer to a preflight at most
-_ASKED = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
+_FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _EXPOSED = ", ".join(
     (
         *("retry-after", "x-request-id", "x-baseten-customer-request-id"),
@@ -26,9 +26,9 @@ def preflight(call: Call, settings: ServerSettings) -> Reply | None:
     if not asks or _allowed(call, settings) is None:
         return None
     headers = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_KEPT_SECONDS)}
-    asked = call.headers.get("access-control-request-headers", "")
-    if _ASKED.fullmatch(asked):
-        headers["access-control-allow-headers"] = asked
+    requested = call.headers.get("access-control-request-headers", "")
+    if _FIELD_NAMES.fullmatch(requested):
+        headers["access-control-allow-headers"] = requested
     return Reply(b"", 204, headers)
 
 

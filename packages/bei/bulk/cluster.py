@@ -73,8 +73,8 @@ class _Actor:
                 self._worker.embed(int(index), done.append)
             except SetupError as exc:
                 refusal = exc.message
-        rows, tokens = sum(one.rows for one in done), sum(one.tokens for one in done)
-        return {"rows": [rows], "tokens": [tokens], "refusal": [refusal]}
+        row_count, tokens = sum(one.row_count for one in done), sum(one.tokens for one in done)
+        return {"rows": [row_count], "tokens": [tokens], "refusal": [refusal]}
 
 
 def _connect(address: str) -> None:

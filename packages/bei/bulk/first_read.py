@@ -21,9 +21,11 @@ MEMORY = 4 << 30
 """Bytes that reading may take, beside the libraries that read."""
 
 
-def first_read(place: Path, column: str, rows: int) -> Input:
+def first_read(place: Path, column: str, part_rows: int) -> Input:
     """What `inputs.scan` says. Raises SetupError."""
-    reader = processes.start("bei.bulk.first_read", place, column, rows, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    reader = processes.start(
+        "bei.bulk.first_read", place, column, part_rows, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     with reader:
         try:
             said, complaint = reader.communicate()
@@ -48,7 +50,7 @@ def _said(found: Input) -> dict[str, Any]:
     return {
         "column": found.column,
         "schema": b64encode(found.schema.serialize()).decode(),
-        "parts": [[str(part.file), part.first, part.rows, part.offset, part.size] for part in found.parts],
+        "parts": [[str(part.file), part.first, part.row_count, part.offset, part.size] for part in found.parts],
         "sha256": found.sha256,
     }
 
@@ -60,12 +62,12 @@ def _bound_memory() -> None:
     processes.bound_memory(MEMORY)
 
 
-def main(place: str, column: str, rows: str) -> None:
+def main(place: str, column: str, part_rows: str) -> None:
     """Writes what it found, or why it refuses, as JSON."""
     _bound_memory()
     take_long_fields()
     try:
-        answer = _said(scan(Path(place), column, int(rows)))
+        answer = _said(scan(Path(place), column, int(part_rows)))
     except SetupError as exc:
         answer = {"refusal": exc.message}
     sys.stdout.write(json.dumps(answer))

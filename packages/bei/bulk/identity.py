@@ -31,7 +31,7 @@ def identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
         **_of_checkpoint(checkpoint),
         "input": job.input.sha256,
         "column": job.input.column,
-        "rows": job.input.rows,
+        "rows": job.input.row_count,
         "part_rows": part_rows,
         "dimensions": job.dimensions,
         "normalize": job.normalize,

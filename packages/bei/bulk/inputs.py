@@ -30,22 +30,22 @@ class Input:
     sha256: str
 
     @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
+    def row_count(self) -> int:
+        return sum(part.row_count for part in self.parts)
 
 
 class Format(Protocol):
     """How files of one kind are read."""
 
-    def scan(self, file: Path, column: str, rows: int) -> Iterator[tuple[Part, pa.Schema]]:
-        """The parts of a file, `rows` rows each but for the last, with the columns that each has. Raises SetupError
-        that names the row which has no text."""
+    def scan(self, file: Path, column: str, part_rows: int) -> Iterator[tuple[Part, pa.Schema]]:
+        """The parts of a file, of `part_rows` rows each but the last, with each part's columns. Raises SetupError that
+        names a row without a text."""
 
     def read(self, part: Part, schema: pa.Schema, column: str) -> pa.Table:
         """The rows of a part, under the columns of the whole input."""
 
 
-def scan(place: Path, column: str, rows: int) -> Input:
+def scan(place: Path, column: str, part_rows: int) -> Input:
     """Read and check a file, or all files of a folder in the order of their names. Raises SetupError."""
     digest, parts = hashlib.sha256(), []
     schemas: list[pa.Schema] = []
@@ -53,7 +53,7 @@ def scan(place: Path, column: str, rows: int) -> Input:
         try:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
-            for part, schema in reader(file.suffix).scan(file, column, rows):
+            for part, schema in reader(file.suffix).scan(file, column, part_rows):
                 parts.append(part)
                 schemas = [_unified(part, [*schemas, schema])]
                 require_column(place, schemas[0].names, column)
@@ -106,15 +106,15 @@ class _Lines:
     quoted = False
     blank_lines_are_rows = False
 
-    def scan(self, file: Path, column: str, rows: int) -> Iterator[tuple[Part, pa.Schema]]:
+    def scan(self, file: Path, column: str, part_rows: int) -> Iterator[tuple[Part, pa.Schema]]:
         with file.open("rb") as stream:
             names = self.head(stream, column)
             require_column(file, names, column)
             first, offset, records = 0, stream.tell(), self.records(stream)
-            while taken := _take(records, rows):
+            while taken := _take(records, part_rows):
                 part = Part(file, first, len(taken), offset, sum(map(len, taken)))
                 yield part, self.table(part, taken, names, column).schema
-                first, offset = first + part.rows, offset + part.size
+                first, offset = first + part.row_count, offset + part.size
 
     def read(self, part: Part, schema: pa.Schema, column: str) -> pa.Table:
         with part.file.open("rb") as stream:
@@ -147,11 +147,11 @@ class _Lines:
         raise NotImplementedError
 
 
-def _take(records: Iterator[bytes], rows: int) -> list[bytes]:
-    """The next `rows` records, or fewer that hold PART_BYTES."""
+def _take(records: Iterator[bytes], part_rows: int) -> list[bytes]:
+    """The next `part_rows` records, or fewer that hold PART_BYTES."""
     taken: list[bytes] = []
     size = 0
-    while len(taken) < rows and size < PART_BYTES and (record := next(records, None)) is not None:
+    while len(taken) < part_rows and size < PART_BYTES and (record := next(records, None)) is not None:
         taken.append(record)
         size += len(record)
     return taken

@@ -25,22 +25,22 @@ class Parquet:
         self._file: Path | None = None
         self._at = 0
 
-    def scan(self, file: Path, column: str, rows: int) -> Iterator[tuple[Part, pa.Schema]]:
+    def scan(self, file: Path, column: str, part_rows: int) -> Iterator[tuple[Part, pa.Schema]]:
         with pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
             schema = parquet.schema_arrow
             require_column(file, schema.names, column)
             check_depth(file, schema)
             if not _holds_text(schema.field(column).type):
                 raise SetupError(f"{file}: column {short(column)} is {schema.field(column).type}, not string")
-            for part in _cut(file, self._checked(file, parquet, column, rows), rows):
+            for part in _cut(file, self._checked(file, parquet, column, part_rows), part_rows):
                 yield part, schema.remove_metadata()
 
-    def _checked(self, file: Path, parquet: pq.ParquetFile, column: str, rows: int) -> Iterator[pa.RecordBatch]:
-        """All batches, read as they will be read again, none of them across an end of a part of `rows` rows."""
+    def _checked(self, file: Path, parquet: pq.ParquetFile, column: str, part_rows: int) -> Iterator[pa.RecordBatch]:
+        """All batches, read as they will be read again, none of them across an end of a part of `part_rows` rows."""
         first = 0
-        for batch in parquet.iter_batches(min(_BATCH, rows), use_threads=False):
+        for batch in parquet.iter_batches(min(_BATCH, part_rows), use_threads=False):
             _check_column(file, first, batch.column(column), column)
-            end = (first // rows + 1) * rows - first
+            end = (first // part_rows + 1) * part_rows - first
             yield from (piece for piece in (batch.slice(0, end), batch.slice(end)) if len(piece))
             first += len(batch)
 
@@ -50,7 +50,7 @@ class Parquet:
                 self._seek(part)
             for _ in self._take(part.first - self._at):
                 pass
-            return conform(pa.Table.from_batches(self._take(part.rows)), schema)
+            return conform(pa.Table.from_batches(self._take(part.row_count)), schema)
 
     def _group(self, row: int) -> int:
         """The first row of the row group that holds a row."""
@@ -63,16 +63,16 @@ class Parquet:
         self._file, self._starts = part.file, list(accumulate(sizes[:-1], initial=0))
         self._at = self._group(part.first)
         groups = [i for i, start in enumerate(self._starts) if start >= self._at]
-        self._batches = parquet.iter_batches(min(_BATCH, part.rows), row_groups=groups, use_threads=False)
+        self._batches = parquet.iter_batches(min(_BATCH, part.row_count), row_groups=groups, use_threads=False)
         self._rest: pa.RecordBatch | None = None
 
-    def _take(self, rows: int) -> Iterator[pa.RecordBatch]:
-        while rows:
+    def _take(self, row_count: int) -> Iterator[pa.RecordBatch]:
+        while row_count:
             batch = self._rest or next(self._batches)
-            taken, rest = batch.slice(0, rows), batch.slice(rows)
+            taken, rest = batch.slice(0, row_count), batch.slice(row_count)
             self._rest = rest if len(rest) else None
             self._at += len(taken)
-            rows -= len(taken)
+            row_count -= len(taken)
             yield taken
 
 
@@ -92,12 +92,12 @@ def _check_column(file: Path, first: int, texts: pa.Array, column: str) -> None:
         check_text(file, first + bad, texts[bad].as_py(), column)
 
 
-def _cut(file: Path, batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[Part]:
-    """Parts of `rows` rows, or of fewer that hold PART_BYTES."""
+def _cut(file: Path, batches: Iterator[pa.RecordBatch], part_rows: int) -> Iterator[Part]:
+    """Parts of `part_rows` rows, or of fewer that hold PART_BYTES."""
     first = count = size = 0
     for batch in batches:
         more = sum(map(_size, batch.columns))
-        if count and (count + len(batch) > rows or size + more > PART_BYTES):
+        if count and (count + len(batch) > part_rows or size + more > PART_BYTES):
             yield Part(file, first, count)
             first, count, size = first + count, 0, 0
         count, size = count + len(batch), size + more

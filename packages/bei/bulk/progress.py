@@ -12,10 +12,10 @@ from bei.bulk.worker import Done
 class Progress:
     """A bar of texts with tokens a second; where nobody watches, a line every half minute."""
 
-    def __init__(self, rows: int, done: int):
+    def __init__(self, row_count: int, done: int):
         watched = sys.stderr.isatty()
         self._bar = tqdm(
-            total=rows, initial=done, unit=" texts", unit_scale=True, dynamic_ncols=watched,
+            total=row_count, initial=done, unit=" texts", unit_scale=True, dynamic_ncols=watched,
             mininterval=0.2 if watched else 30, smoothing=0.05,
         )  # fmt: skip
         self._started, self._tokens = time.monotonic(), 0
@@ -30,4 +30,4 @@ class Progress:
         self._tokens += done.tokens
         rate = self._tokens / max(1e-9, time.monotonic() - self._started)
         self._bar.set_postfix_str(f"{tqdm.format_sizeof(rate)} tokens/s", refresh=False)
-        self._bar.update(done.rows)
+        self._bar.update(done.row_count)

@@ -20,17 +20,17 @@ DEEPEST = 32
 
 @dataclass(frozen=True)
 class Part:
-    """`rows` rows of `file` from its `first` on, counted from 0; `offset` and `size` are their bytes, where rows are
-    lines."""
+    """`row_count` rows of `file`, from row `first` on, counted from 0. `offset` and `size`: where their bytes are, in a
+    file of lines."""
 
     file: Path
     first: int
-    rows: int
+    row_count: int
     offset: int = 0
     size: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}: rows {self.first + 1} to {self.first + self.rows}"
+        return f"{self.file}: rows {self.first + 1} to {self.first + self.row_count}"
 
 
 def check_text(file: Path, row: int, text: Any, column: str) -> None:

@@ -47,19 +47,19 @@ def embed(
     checkpoint = sources.load(settings)
     _check(checkpoint, dimensions, prompt_name)
     log.info("reading all of %s once, to check every row", input)
-    rows = first_read(input.absolute(), column, part_rows)
-    _check_columns(rows, input)
-    parts = Parts(target.parts_folder, len(rows.parts))
-    job = Job(settings, rows, parts, dimensions, normalize, prompt_name)
+    source = first_read(input.absolute(), column, part_rows)
+    _check_columns(source, input)
+    parts = Parts(target.parts_folder, len(source.parts))
+    job = Job(settings, source, parts, dimensions, normalize, prompt_name)
     job_identity = identity(job, checkpoint, part_rows)
     if target.is_complete(job_identity):
         log.info("%s is complete already", output)
         parts.drop()
-        return rows.rows
+        return source.row_count
     with parts.claim(output, job_identity):
         _run(job, ray, workers)
         target.finish(parts, job_identity)
-    return rows.rows
+    return source.row_count
 
 
 def _anywhere(settings: Settings) -> Settings:
@@ -86,8 +86,8 @@ def _check(checkpoint: Checkpoint, dimensions: int | None, prompt_name: str | No
         raise SetupError(f"--prompt-name {short(prompt_name)} is not one of the model's prompts: {known}")
 
 
-def _check_columns(rows: Input, place: Path) -> None:
-    if EMBEDDING in rows.schema.names:
+def _check_columns(source: Input, place: Path) -> None:
+    if EMBEDDING in source.schema.names:
         raise SetupError(f"{place} has a column {short(EMBEDDING)} already: rename it")
 
 
@@ -96,14 +96,14 @@ def _run(job: Job, ray: str | None, workers: int | None) -> None:
     pending = job.parts.pending()
     if not pending:
         return
-    done = sum(part.rows for part in job.input.parts) - sum(job.input.parts[index].rows for index in pending)
+    done = sum(part.row_count for part in job.input.parts) - sum(job.input.parts[index].row_count for index in pending)
     if ray is None:
         results = _here(job, pending)
     else:
         from bei.bulk import cluster
 
         results = cluster.run(job, pending, ray, workers)
-    with Progress(job.input.rows, done) as progress:
+    with Progress(job.input.row_count, done) as progress:
         for result in results:
             progress.add(result)
 

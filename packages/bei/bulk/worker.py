@@ -38,7 +38,7 @@ class Job:
 class Done:
     """What rows cost."""
 
-    rows: int
+    row_count: int
     tokens: int
 
 

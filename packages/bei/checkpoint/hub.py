@@ -105,14 +105,14 @@ def _answers() -> list[int]:
 
 def _check_names(answer: Any) -> None:
     """Raises SetupError for an answer by which the library would write outside its cache, or link to what is there."""
-    asked = answer.request
-    if asked.method == "HEAD":
+    request = answer.request
+    if request.method == "HEAD":
         for name in _NAMING_HEADERS:
             _check_name(name, answer.headers.get(name))
-    elif not _is_listing(asked.url):
+    elif not _is_listing(request.url):
         return
-    elif answer.has_redirect_location and not _is_listing(asked.url.join(answer.headers["location"])):
-        raise SetupError(f"the hub leads from {short(asked.url.path)} to what is no list of files")
+    elif answer.has_redirect_location and not _is_listing(request.url.join(answer.headers["location"])):
+        raise SetupError(f"the hub leads from {short(request.url.path)} to what is no list of files")
     elif answer.is_success:
         answer.read()
         _check_listing(answer.json())

@@ -64,7 +64,7 @@ class Checkpoint:
     `added_specials` go around a text, whatever its tokenizer.json says; `pair_template` makes one text of a pair; `m3`
     are an embedder's heads for sparse and token vectors.
     `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
-    `dimensions` are those of an embedding that is asked for without, None for all; a sparse one has `max_terms`.
+    `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
     `truncation_side` is where a text that is too long is cut; `casing` goes before what tokenizer.json says.
     """
 
@@ -123,8 +123,8 @@ def read_for(settings: ModelSettings, folder: Path, revision: str | None) -> Che
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the settings say where a checkpoint does not."""
+class _Overrides:
+    """Settings for what a checkpoint itself does not say."""
 
     pooling: PoolingSetting | None
     rerank_template: RerankTemplate | None
@@ -147,7 +147,7 @@ def read(
     see whose own code decides (checkpoint/own_code.py). Raises SetupError.
     """
     try:
-        checkpoint = _read(folder, name, revision, max_num_tokens, _Asked(pooling, rerank_template, attention))
+        checkpoint = _read(folder, name, revision, max_num_tokens, _Overrides(pooling, rerank_template, attention))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
         # Whoever made a checkpoint may have written anything into its JSON files.
         raise SetupError(
@@ -169,9 +169,9 @@ def _check_prompts(prompts: Prompts) -> None:
             )
 
 
-def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, asked: _Asked) -> Checkpoint:
-    source = _open(folder, name, asked)
-    task = _task(source, asked)
+def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, overrides: _Overrides) -> Checkpoint:
+    source = _open(folder, name, overrides)
+    task = _task(source, overrides)
     served = served_as(task, source)
     spec, encoder = _with_heads(source.spec, served), source.modules.encoder
     parts = {**_weights(source, spec, served, task), **served.modules.tensors}
@@ -204,7 +204,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, as
     )
 
 
-def _open(folder: Path, name: str, asked: _Asked) -> Source:
+def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     """What the files say, before there is a task."""
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
@@ -214,11 +214,11 @@ def _open(folder: Path, name: str, asked: _Asked) -> Source:
         )
     limits = read_limits(modules.encoder)
     check_options(limits)
-    config = own_code.with_attention(with_options(config, limits), asked.attention)
+    config = own_code.with_attention(with_options(config, limits), overrides.attention)
     family = families.family(config)
     check_counts(config)
     spec = family.spec(config)
-    own_code.check(config, spec, asked.attention)
+    own_code.check(config, spec, overrides.attention)
     return Source(
         folder=folder,
         config=config,
@@ -227,18 +227,18 @@ def _open(folder: Path, name: str, asked: _Asked) -> Source:
         spec=spec,
         limits=limits,
         tokenizer_file=_tokenizer_file(folder, modules),
-        pooling=asked.pooling,
-        template=pair_template(folder, config, name, asked.rerank_template),
+        pooling=overrides.pooling,
+        template=pair_template(folder, config, name, overrides.rerank_template),
     )
 
 
-def _task(source: Source, asked: _Asked) -> Task:
+def _task(source: Source, overrides: _Overrides) -> Task:
     colbert = architecture(source.config) == STANFORD_COLBERT or is_pylate(source.folder)
     has_template = source.template is not None
-    task = detect(source.config, source.modules, colbert=colbert, has_template=has_template, pooling=asked.pooling)
-    if asked.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
+    task = detect(source.config, source.modules, colbert=colbert, has_template=has_template, pooling=overrides.pooling)
+    if overrides.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
         log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, says how it pools", task)
-    if has_template and asked.rerank_template is not None and task != "reranker":
+    if has_template and overrides.rerank_template is not None and task != "reranker":
         log.warning("BEI_RERANK_TEMPLATE has no effect: the checkpoint's task is %s", task)
     return task
 

@@ -24,16 +24,16 @@ _OURS: dict[str, tuple[str, ...]] = {
 _STATED = ("is_causal", "use_bidirectional_attention")
 
 
-def with_attention(config: Mapping[str, Any], asked: AttentionSetting | None) -> Mapping[str, Any]:
+def with_attention(config: Mapping[str, Any], setting: AttentionSetting | None) -> Mapping[str, Any]:
     """config.json with what the setting says of attention, where it is silent itself."""
-    return config if asked is None else {"is_causal": asked == "causal", **config}
+    return config if setting is None else {"is_causal": setting == "causal", **config}
 
 
-def check(config: Mapping[str, Any], spec: EncoderSpec, asked: AttentionSetting | None) -> None:
-    """Whether a model is what its config.json makes it, `asked` being in there, too. Raises SetupError for a decoder
+def check(config: Mapping[str, Any], spec: EncoderSpec, setting: AttentionSetting | None) -> None:
+    """Whether a model is what its config.json makes it, `setting` being in there, too. Raises SetupError for a decoder
     whose own code decides what a token sees, and for a setting that config.json or the architecture contradicts."""
-    if asked is not None and spec.causal != (asked == "causal"):
-        raise SetupError(f"BEI_ATTENTION is {asked}, but config.json and its architecture say otherwise; leave it out")
+    if setting is not None and spec.causal != (setting == "causal"):
+        raise SetupError(f"BEI_ATTENTION is {setting}, but config.json and its architecture say otherwise; remove it")
     own = [name for name in _own_classes(config) if not _is_ours(name, config.get("model_type", ""))]
     if not own or any(config.get(key) is not None for key in _STATED):
         return

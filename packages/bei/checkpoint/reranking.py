@@ -106,12 +106,12 @@ _ROLES = re.compile(r"""==\s*['"](query|document)['"]""")
 
 
 def pair_template(
-    folder: Path, config: Mapping[str, Any], name: str, asked: RerankTemplate | None
+    folder: Path, config: Mapping[str, Any], name: str, setting: RerankTemplate | None
 ) -> PairTemplate | None:
     """The template that the settings ask for; else, of a model whose own name says that it reranks, its kind's. Raises
     SetupError for a language model that says so, and whose template is not known."""
-    if asked is not None:
-        return TEMPLATES.get(asked)
+    if setting is not None:
+        return TEMPLATES.get(setting)
     named = "rerank" in name.rstrip("/").rsplit("/", 1)[-1].lower()
     found = template_of(config) if named else None
     if found is not None:

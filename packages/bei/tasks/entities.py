@@ -79,7 +79,7 @@ def aggregate(
     *,
     raw_scores: bool,
 ) -> list[list[Entity]]:
-    """The other strategies: neighbours of one tag are one entity, and a label of `ignored` is none."""
+    """The other strategies: neighbors of one tag are one entity, and a label of `ignored` is none."""
     names = _labels(labels).names
     rows = logits if raw_scores else activate(logits, "softmax")
     units = _grouped(_labelled(windows, rows, strategy), _labels(labels))
@@ -152,7 +152,7 @@ def _changes(values: np.ndarray) -> np.ndarray:
 
 
 def _without_overlaps(entities: Iterable[Entity]) -> list[Entity]:
-    """Of two from neighbouring windows that overlap the longer one stays, then the surer."""
+    """Of two from neighboring windows that overlap the longer one stays, then the surer."""
 
     def weight(entity: Entity) -> tuple[int, np.float32]:
         return entity.end - entity.start, next(iter(entity.results.values()))

@@ -14,7 +14,7 @@ def check(dimensions: int | None, width: int) -> None:
 
 
 def finish(rows: np.ndarray, *, dimensions: int | None, normalize: bool) -> np.ndarray:
-    """Cut, then normalise (Matryoshka, arXiv:2205.13147)."""
+    """Cut, then normalize (Matryoshka, arXiv:2205.13147)."""
     rows = rows[:, : dimensions or rows.shape[1]]
     return unit(rows) if normalize else rows
 

@@ -45,7 +45,7 @@ class Windows:
 
     owners: int[W], the text of each window; lengths: int[W], its tokens. Of each token, ids: int[T]; starts and ends:
     int[T], in characters of its text; special: bool[T]; continues: bool[T], it goes on with the word of the one before;
-    inner: bool[T], no neighbouring window knows it better.
+    inner: bool[T], no neighboring window knows it better.
     """
 
     encodings: list[Encoding]

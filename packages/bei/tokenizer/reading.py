@@ -30,7 +30,7 @@ Wanted = tuple[str, int, Direction]
 """A text, and how many of its first or last tokens are asked for."""
 
 UNBROKEN = 1 << 18  # characters without a place to join at: 100 MB while they are read, and a second
-_BRIEF = 1 << 12  # characters, of which no normalizer that is let in makes more than are read at once
+_SHORT = 1 << 12  # characters, of which no normalizer that is let in makes more than are read at once
 _A_TOKEN = 8  # characters that are read for a token; where it has more, more is read
 _TEXTS = 128  # that the library reads at once
 _AT_ONCE = 1 << 14, 1 << 20  # characters of theirs, by how many they may become; of each it makes 300 to 500 bytes
@@ -100,24 +100,22 @@ class Reader:
     def ids(self, texts: Sequence[str], most: int, direction: Direction = "right") -> list[np.ndarray]:
         """int32[tokens] of each text: all of a short one, of a long one its first `most`, or with direction `left` its
         last."""
-        if len(texts) == 1 and len(texts[0]) <= _BRIEF:  # as most requests have it
-            return self._brief(texts)
+        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # as most requests have it
+            return self._read_whole(texts)
         whole = _bounded(2 * _A_TOKEN * most, WHOLE)
         is_short = [len(text) <= min(whole, self._most(text)) for text in texts]
-        short = self._short([text for text, brief in zip(texts, is_short, strict=True) if brief])
+        short = self._short([text for text, fits in zip(texts, is_short, strict=True) if fits])
         long = self._first if direction == "right" else self._last
         return [
-            next(short) if brief else cut(long(text, most), most, direction)
-            for text, brief in zip(texts, is_short, strict=True)
+            next(short) if fits else cut(long(text, most), most, direction)
+            for text, fits in zip(texts, is_short, strict=True)
         ]
 
     def each(self, texts: Sequence[str], most: int | None = None) -> Iterator[Iterable[Tokens]]:
         """The tokens of each text: all of them, or of a long text `most` and some more."""
         is_short = [len(text) <= min(WHOLE[0], self._most(text)) for text in texts]
-        short = self._short_tokens([text for text, brief in zip(texts, is_short, strict=True) if brief])
-        return (
-            (next(short),) if brief else self.tokens(text, most) for text, brief in zip(texts, is_short, strict=True)
-        )
+        short = self._short_tokens([text for text, fits in zip(texts, is_short, strict=True) if fits])
+        return ((next(short),) if fits else self.tokens(text, most) for text, fits in zip(texts, is_short, strict=True))
 
     def tokens(self, text: str, most: int | None = None) -> Iterator[Tokens]:
         """The tokens of a text, some at a time: all of them, or `most` and some more."""
@@ -128,12 +126,12 @@ class Reader:
             if most is not None and given >= most:
                 return
 
-    def _brief(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def _read_whole(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.array(one.ids, np.int32) for one in self._read(self._lowered(list(texts)), fast=True)]
 
     def _short(self, texts: list[str]) -> Iterator[np.ndarray]:
         for batch in self._batches(texts):
-            yield from self._brief(batch)
+            yield from self._read_whole(batch)
 
     def _short_tokens(self, texts: list[str]) -> Iterator[Tokens]:
         for batch in self._batches(texts):

@@ -106,7 +106,7 @@ def windows(length: int, room: int, overlap: int) -> list[range]:
 
 
 def inner(parts: Sequence[range]) -> list[range]:
-    """The parts without what their neighbours know better: each overlap is halved between the two that share it."""
+    """The parts without what their neighbors know better: each overlap is halved between the two that share it."""
     middles = [(after.start + before.stop) // 2 for before, after in pairwise(parts)]
     edges = [parts[0].start, *middles, parts[-1].stop]
     return [range(start, stop) for start, stop in pairwise(edges)]

@@ -78,7 +78,7 @@ class Tokenizer:
         self._prompts_go_before_pairs = checkpoint.prompts.before_pairs
         self._default_prompt = default_prompt
         self._max_tokens = checkpoint.max_tokens
-        self._asked: int | None = None
+        self._requested_tokens: int | None = None
         expanded = self._late.expansion if self._late else 0
         if self._max_tokens <= max(self._single.size, self._pair.size) or self._max_tokens < expanded:
             raise SetupError(f"{checkpoint.max_tokens} tokens leave no room for a text beside the special tokens")
@@ -125,7 +125,7 @@ class Tokenizer:
         if not add_special_tokens:
             other._single, other._pair = self._single.bare(), self._pair.bare()
         if max_tokens is not None and max_tokens < self._max_tokens:
-            other._max_tokens = other._asked = max_tokens
+            other._max_tokens = other._requested_tokens = max_tokens
         return other
 
     def around(self, prompt: str | None) -> int:
@@ -331,10 +331,10 @@ class Tokenizer:
 
     def _no_room(self, around: int, texts: str) -> Invalid:
         """For less than `texts` beside the tokens `around` them."""
-        if self._asked is None:
+        if self._requested_tokens is None:
             reason = f"`instruction` leaves no room for {texts} in {self._max_tokens} tokens"
             return Invalid(reason, param="instruction")
-        reason = f"`truncate_prompt_tokens` {self._asked} leaves no room for {texts} beside {around} tokens"
+        reason = f"`truncate_prompt_tokens` {self._requested_tokens} leaves no room for {texts} beside {around} tokens"
         return Invalid(reason, param="truncate_prompt_tokens")
 
     def _limit(self, role: Role | None) -> int:

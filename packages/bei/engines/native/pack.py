@@ -138,7 +138,7 @@ def pack_linear(
 
 
 def _largest_pair(weight: np.ndarray) -> np.ndarray:
-    """Of each row: how far two neighbours of one sign, whose products one instruction adds, reach together."""
+    """Of each row: how far two neighbors of one sign, whose products one instruction adds, reach together."""
     pairs = weight.reshape(len(weight), -1, 2)
     reach: np.ndarray = np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
     return reach

@@ -8,6 +8,7 @@
 
 #include "activation.h"
 #include "attention.h"
+#include "batch.h"
 #include "encoder.h"
 #include "head.h"
 #include "rows.h"
@@ -72,36 +73,13 @@ class PrecisionEncoder final : public BeiEncoder {
     });
   }
 
-  bool fits(const BeiBatch& batch) const override {
-    const auto within = [](int value, int limit) { return value >= 0 && value < limit; };
-    if (batch.sequences < 1 || batch.cu_seqlens[0] != 0) return false;
-    for (int s = 0; s < batch.sequences; s++) {
-      const int length = batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
-      const int parent = parent_of(batch, s);
-      if (parent >= s || (parent >= 0 && parent_of(batch, parent) >= 0)) return false;
-      if (length < 1 || !within(prefix_of(batch, s) + length - 1, model_.max_tokens)) return false;
-      if (!within(batch.attended[s] - 1, length)) return false;
-      if (batch.prompt_tokens[s] < 0) return false;
-    }
-    for (int t = 0; t < batch.cu_seqlens[batch.sequences]; t++) {
-      if (!within(batch.input_ids[t], model_.vocab_size)) return false;
-      if (model_.types && !within(batch.token_types[t], model_.type_count)) return false;
-    }
-    return true;
-  }
+  bool fits(const BeiBatch& batch) const override { return bei::fits(batch, model_); }
 
  private:
   // A batch's states: x is the residual stream, qkv and context belong to the layer at hand.
   struct Memory {
     RowBuffer x, qkv, context;
   };
-
-  // The sequence that this one continues, or -1; and how many tokens it has.
-  static int parent_of(const BeiBatch& batch, int sequence) { return batch.parents ? batch.parents[sequence] : -1; }
-  static int prefix_of(const BeiBatch& batch, int sequence) {
-    const int parent = parent_of(batch, sequence);
-    return parent < 0 ? 0 : batch.cu_seqlens[parent + 1] - batch.cu_seqlens[parent];
-  }
 
   // Rows of one key and value's heads in one sequence.
   struct AttentionTask {
@@ -180,7 +158,7 @@ class PrecisionEncoder final : public BeiEncoder {
 
   // The token of a sequence, in it, that is the only one needed.
   static int needed_token(const BeiBatch& batch, int sequence, Needed needed) {
-    return needed == kFirst ? 0 : batch.cu_seqlens[sequence + 1] - batch.cu_seqlens[sequence] - 1;
+    return needed == kFirst ? 0 : length_of(batch, sequence) - 1;
   }
 
   // Their rows, one after the other.
@@ -276,7 +254,7 @@ class PrecisionEncoder final : public BeiEncoder {
     std::vector<AttentionTask> tasks;
     for (int s = 0; s < batch.sequences; s++) {
       const int begin = needed == kAll ? 0 : needed_token(batch, s, needed);
-      const int end = needed == kAll ? batch.cu_seqlens[s + 1] - batch.cu_seqlens[s] : begin + 1;
+      const int end = needed == kAll ? length_of(batch, s) : begin + 1;
       for (int head = 0; head < model_.kv_heads; head++)
         for (int first = begin; first < end; first += kQueryChunk)
           tasks.push_back({s, head, first, std::min(end, first + kQueryChunk)});
@@ -309,7 +287,7 @@ class PrecisionEncoder final : public BeiEncoder {
       group.prefix_keys = {prefix + key, run.qkv.stride};
       group.prefix_values = {prefix + key + model_.kv_heads * model_.head_size, run.qkv.stride};
     }
-    group.tokens = group.prefix + run.batch.cu_seqlens[task.sequence + 1] - start;
+    group.tokens = group.prefix + length_of(run.batch, task.sequence);
     group.attended = group.prefix + run.batch.attended[task.sequence];
     group.heads = heads;
     group.head_size = model_.head_size;
@@ -387,7 +365,7 @@ class PrecisionEncoder final : public BeiEncoder {
 
   void pool(const Run& run, int sequence, const HeadLayers& head, const Pooling& pooling, float* out,
             Scratch& scratch) {
-    const int start = run.batch.cu_seqlens[sequence], length = run.batch.cu_seqlens[sequence + 1] - start;
+    const int start = run.batch.cu_seqlens[sequence], length = length_of(run.batch, sequence);
     const int skipped = model_.include_prompt ? 0 : std::min(run.batch.prompt_tokens[sequence], length - 1);
     const int width = head.width(model_.hidden_size);
     pooling.begin(out, width);

@@ -1,0 +1,35 @@
+// A packed batch, read: where its sequences are, and whether its numbers are within the model's bounds.
+#pragma once
+#include "abi.h"
+
+namespace bei {
+
+inline int length_of(const BeiBatch& batch, int sequence) {
+  return batch.cu_seqlens[sequence + 1] - batch.cu_seqlens[sequence];
+}
+
+// The sequence whose tokens come before those of this one (engines/prefixes.py), or -1; and how many tokens it has.
+inline int parent_of(const BeiBatch& batch, int sequence) { return batch.parents ? batch.parents[sequence] : -1; }
+inline int prefix_of(const BeiBatch& batch, int sequence) {
+  const int parent = parent_of(batch, sequence);
+  return parent < 0 ? 0 : length_of(batch, parent);
+}
+
+inline bool fits(const BeiBatch& batch, const BeiModel& model) {
+  const auto within = [](int value, int limit) { return value >= 0 && value < limit; };
+  if (batch.sequences < 1 || batch.cu_seqlens[0] != 0) return false;
+  for (int s = 0; s < batch.sequences; s++) {
+    const int length = length_of(batch, s), parent = parent_of(batch, s);
+    if (parent >= s || (parent >= 0 && parent_of(batch, parent) >= 0)) return false;
+    if (length < 1 || !within(prefix_of(batch, s) + length - 1, model.max_tokens)) return false;
+    if (!within(batch.attended[s] - 1, length)) return false;
+    if (batch.prompt_tokens[s] < 0) return false;
+  }
+  for (int t = 0; t < batch.cu_seqlens[batch.sequences]; t++) {
+    if (!within(batch.input_ids[t], model.vocab_size)) return false;
+    if (model.types && !within(batch.token_types[t], model.type_count)) return false;
+  }
+  return true;
+}
+
+}  // namespace bei
