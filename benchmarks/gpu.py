@@ -71,9 +71,9 @@ def load(checkpoint: Checkpoint, work: Path) -> tuple[dict[str, Engine], dict[st
                 started = time.perf_counter()
                 found[name] = kind(checkpoint, options(precision, quantization, work))
                 seconds.append(time.perf_counter() - started)
-            if quantization != "no_quant" and found[name].precision != quantization:
+            if quantization != "no_quant" and found[name].facts.precision != quantization:
                 raise SetupError(f"{quantization} is not to be had here")
-            figures[name] = {"load_seconds": seconds, "device": found[name].device}
+            figures[name] = {"load_seconds": seconds, "device": found[name].facts.device}
         except SetupError as exc:
             found.pop(name, None)
             figures[name] = {"refused": str(exc)}
@@ -202,7 +202,7 @@ def measure_model(model: str, work: Path, repeats: int, lone: int) -> dict[str, 
         counts = [len(text) for text in ids]
         cut = batches(ids)
         contenders: dict[str, Run] = {f"{BASELINE}, service": lambda chosen=chosen: theirs(chosen)}
-        pools = {name: ThreadPoolExecutor(engine.streams + 1) for name, engine in engines.items()}
+        pools = {name: ThreadPoolExecutor(engine.facts.streams + 1) for name, engine in engines.items()}
         for name, engine in engines.items():
             contenders[f"{name}, engine"] = lambda e=engine, c=cut, p=pools[name]: run_engine(e, c, p)
             contenders[f"{name}, service"] = lambda s=services[name], c=chosen: asyncio.run(s.embed(c))

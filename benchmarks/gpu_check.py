@@ -144,7 +144,7 @@ class Checker:
             engine = KINDS[name](checkpoint, options("auto" if eight_bits else precision, quantization, self._work))
         except SetupError as exc:
             return None, str(exc)
-        return (engine, "") if engine.precision == precision else (None, f"{precision} is not to be had here")
+        return (engine, "") if engine.facts.precision == precision else (None, f"{precision} is not to be had here")
 
 
 def _on_cpu(checkpoint: Checkpoint, batches: list[Batch]) -> np.ndarray:

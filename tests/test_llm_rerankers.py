@@ -1,6 +1,7 @@
 """Language models that rerank, end to end against transformers: their prompts as their cards have them."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_a_request_computes_its_prompt_once(start_service, tmp_path, native_cach
     model = language_model("qwen3")
     checkpoint = read(save_language_model(tmp_path, model), "org/tiny-rerank")
     engine = NativeEngine(checkpoint, EngineOptions(precision="fp32", threads=1, cache_dir=native_cache))
-    engine.token_budget = 100
+    engine.facts = replace(engine.facts, token_budget=100)
     batches = []
     run = engine.run
     engine.run = lambda batch: batches.append(len(batch)) or run(batch)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bei import wire
-from bei.engines.base import FACTS
 from bei.engines.null import NullEngine
 from bei.errors import EngineFailed, NotReady, Overloaded
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
@@ -30,7 +29,7 @@ def join():
 
     def make(service: Service) -> tuple[Service, threading.Event]:
         ours, theirs = socket.socketpair()
-        lost, engine = threading.Event(), RemoteEngine({name: getattr(service.engine, name) for name in FACTS})
+        lost, engine = threading.Event(), RemoteEngine(service.engine.facts)
         session = WorkerSession(ours, service.scheduler, service.engine, on_joined=WorkerSession.open)
         worker = Service(Settings.load(tiny_config(), environ={}))
         scheduler = RemoteScheduler(theirs, engine, on_loss=lost.set)

@@ -10,7 +10,7 @@ import pytest
 
 from bei import scheduler as scheduling
 from bei.batching import Entry, Limits, Queue, Request
-from bei.engines.base import Batch
+from bei.engines.base import Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
 from bei.scheduler import Scheduler
 
@@ -20,10 +20,18 @@ LIMIT = 10.0  # seconds that any wait of these tests may take
 class StubEngine:
     """Rows are the sum of the ids; blocks, fails or gives NaN when told to."""
 
-    name, device, precision, reason, streams, token_budget = "stub", "cpu", "fp32", "a test", 1, 1 << 20
-    shares_prefixes, has_brief_lane, fault = False, False, None
+    fault = None
 
-    def __init__(self):
+    def __init__(self, has_brief_lane: bool = False):
+        self.facts = EngineFacts(
+            name="stub",
+            device="cpu",
+            precision="fp32",
+            reason="a test",
+            streams=1,
+            token_budget=1 << 20,
+            has_brief_lane=has_brief_lane,
+        )
         self.go = threading.Event()
         self.go.set()
         self.entered = threading.Semaphore(0)
@@ -74,7 +82,7 @@ class Inbox:
 @contextmanager
 def running_on(engine: StubEngine):
     inbox = Inbox()
-    limits = Limits(100, 4, 1 << 30, size=250, brief_apart=engine.has_brief_lane)
+    limits = Limits(100, 4, 1 << 30, size=250, brief_apart=engine.facts.has_brief_lane)
     scheduler = Scheduler(engine, Queue(limits), inbox)
     yield scheduler, engine, inbox
     engine.go.set()
@@ -89,9 +97,7 @@ def running():
 
 @pytest.fixture
 def running_beside():
-    engine = StubEngine()
-    engine.has_brief_lane = True
-    with running_on(engine) as parts:
+    with running_on(StubEngine(has_brief_lane=True)) as parts:
         yield parts
 
 

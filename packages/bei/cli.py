@@ -225,7 +225,7 @@ def embed(
 
 
 def _facts(service: Service) -> dict[str, Any]:
-    checkpoint, engine = service.checkpoint, service.engine
+    checkpoint, facts = service.checkpoint, service.engine.facts
     model = {
         "name": checkpoint.name,
         "folder": str(checkpoint.folder),
@@ -237,7 +237,7 @@ def _facts(service: Service) -> dict[str, Any]:
         "max_tokens": checkpoint.max_tokens,
         "prompts": dict(checkpoint.prompts.texts),
     }
-    chosen = {"name": engine.name, "device": engine.device, "precision": engine.precision, "reason": engine.reason}
+    chosen = {"name": facts.name, "device": facts.device, "precision": facts.precision, "reason": facts.reason}
     return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
 
 

@@ -78,8 +78,8 @@ def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def engine_in_words(service: Service) -> str:
-    engine = service.engine
-    return f"{engine.name}, {engine.precision} on {engine.device} ({engine.reason})"
+    facts = service.engine.facts
+    return f"{facts.name}, {facts.precision} on {facts.device} ({facts.reason})"
 
 
 _SHOWN = 6

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from bei import wire
 from bei.batching import Entry, Outcome, Request
-from bei.engines.base import Described, Engine, RowKind
+from bei.engines.base import Engine, EngineFacts, RowKind
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
 from bei.scheduler import Scheduler, deliver
 from bei.tasks.sparse import Terms
@@ -27,13 +28,12 @@ from bei.tasks.sparse import Terms
 _ERRORS = {kind.__name__: kind for kind in (EngineDied, EngineFailed, Expired, NotReady, Overloaded)}
 
 
-class RemoteEngine(Described):
+@dataclass
+class RemoteEngine:
     """What a worker knows of the engine."""
 
+    facts: EngineFacts
     fault: str | None = None
-
-    def __init__(self, facts: dict[str, Any]):
-        self.bear(facts)
 
 
 class RemoteScheduler:

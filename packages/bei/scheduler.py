@@ -1,8 +1,8 @@
 """The threads that own the engine. All waiting happens here, and every wait has an end.
 
-`engine.streams` batches run at once and one more is prepared: there is one thread more than streams, each takes and
-packs a batch on its own, then waits for its turn at the engine. No hand-off, no timer, no polling. Where the engine has
-a lane for it, one thread more runs brief requests that would else wait for a running batch to end.
+As many batches run at once as the engine has streams, and one more is prepared: there is one thread more than streams,
+each takes and packs a batch on its own, then waits for its turn at the engine. No hand-off, no timer, no polling. Where
+the engine has a lane for it, one thread more runs brief requests that would else wait for a running batch to end.
 """
 
 import logging
@@ -78,7 +78,8 @@ class Scheduler:
         self._closing = False
         self.last_success = 0.0
         self.failing = False
-        lanes = [self._in_turn] * (engine.streams + 1) + [self._out_of_turn] * engine.has_brief_lane
+        self._streams, self._has_brief_lane = engine.facts.streams, engine.facts.has_brief_lane
+        lanes = [self._in_turn] * (self._streams + 1) + [self._out_of_turn] * self._has_brief_lane
         self._threads = [
             threading.Thread(target=self._loop, args=(lane,), name=f"engine-{i}", daemon=True)
             for i, lane in enumerate(lanes)
@@ -141,7 +142,7 @@ class Scheduler:
     def _is_held_up(self) -> bool:
         """Whether something brief waits for the texts of a long request. Behind others like it, it is better off in a
         batch with them."""
-        return self._long > 0 and self._taken >= self._engine.streams and self._queue.waits_brief()
+        return self._long > 0 and self._taken >= self._streams and self._queue.waits_brief()
 
     def _loop(self, lane: Callable[[], bool]) -> None:
         try:
@@ -197,14 +198,14 @@ class Scheduler:
     def _turn(self, batch: Batch, is_brief: bool) -> Iterator[None]:
         """A stream for a batch, about in turn, or the brief lane where it may have it and streams are long taken."""
         mine = _Waiting(time.monotonic())
-        fits = is_brief and self._engine.has_brief_lane and len(batch.input_ids) <= BRIEF
+        fits = is_brief and self._has_brief_lane and len(batch.input_ids) <= BRIEF
 
         def has_lane() -> bool:
             return fits and self._long > 0 and not self._in_lane
 
         def has_stream() -> bool:
             first = self._line[0]
-            return self._running < self._engine.streams and (first is mine or mine.since < first.since + _OVERTAKEN)
+            return self._running < self._streams and (first is mine or mine.since < first.since + _OVERTAKEN)
 
         with self._ended:
             self._line.append(mine)
@@ -216,7 +217,7 @@ class Scheduler:
             else:
                 self._running += 1
                 self._long += not is_brief
-            if self._line and self._running < self._engine.streams:
+            if self._line and self._running < self._streams:
                 self._ended.notify_all()
         try:
             yield
@@ -258,7 +259,7 @@ class Scheduler:
         limits = self._queue.limits
         if 2 * tokens < min(limits.batch_tokens, self._queue.most_tokens):
             return
-        speed = tokens / max(seconds, 1e-6) * self._engine.streams
+        speed = tokens / max(seconds, 1e-6) * self._streams
         self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
         self._queue.most_tokens = int(min(limits.tokens, self._speed * self._max_seconds))
 

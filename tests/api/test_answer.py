@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_info_is_complete_for_tei_clients(service):
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_info_in_every_precision_of_an_engine(start_service, tiny_checkpoint, precision):
     engine = NullEngine(tiny_checkpoint)
-    engine.precision = precision
+    engine.facts = replace(engine.facts, precision=precision)
     info = json.loads(call(start_service(engine), "/info", method="GET").body)
     assert re.fullmatch("int8|b?float[0-9]+(_e[0-9]m[0-9]fn)?", info["model_dtype"])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bei.engines import choice
-from bei.engines.base import FACTS, Batch
+from bei.engines.base import Batch
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
@@ -78,7 +78,7 @@ def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread
 def test_rows_and_facts_are_those_of_the_engine(isolate, settings, tiny_checkpoint, name, native_cache):
     asked = {"engine": name, "cache_dir": native_cache, "precision": "fp32"}
     isolated, own = isolate(**asked), choice.create(settings.model_copy(update=asked), tiny_checkpoint)
-    assert [getattr(isolated, fact) for fact in FACTS] == [getattr(own, fact) for fact in FACTS]
+    assert isolated.facts == own.facts
     np.testing.assert_array_equal(isolated.run(BATCH), own.run(BATCH))
     tokens = Batch.pack([[5, 6], [7]], rows="tokens")
     np.testing.assert_array_equal(isolated.run(tokens), own.run(tokens))

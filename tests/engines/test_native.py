@@ -273,7 +273,7 @@ def test_a_compiler_that_fails_is_named(tiny_checkpoint, tmp_path, monkeypatch):
 
 
 def test_precisions(tiny_checkpoint, engine, native_cache):
-    assert NativeEngine(tiny_checkpoint, EngineOptions(cache_dir=native_cache)).precision == "bf16"
+    assert NativeEngine(tiny_checkpoint, EngineOptions(cache_dir=native_cache)).facts.precision == "bf16"
     with pytest.raises(SetupError, match="fp16 needs a GPU"):
         engine("fp16")
     with pytest.raises(SetupError, match="int8 is the native engine's"):

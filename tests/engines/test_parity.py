@@ -85,7 +85,7 @@ def test_states_equal_transformers(make, saved, family, seed, options):
     states = engine.run(Batch.pack(sequences(seed), rows="tokens"))
     expected = expected_states(model, seed)
     assert checkpoint.max_tokens == 64
-    limit = 2e-5 if engine.name == "tensorrt" else 1e-5  # it multiplies queries, not scores
+    limit = 2e-5 if engine.facts.name == "tensorrt" else 1e-5  # it multiplies queries, not scores
     assert np.abs(states - expected).max() <= limit * max(1, np.abs(expected).max())
 
 

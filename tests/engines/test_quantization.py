@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -29,7 +30,7 @@ class OnGPU(NullEngine):
 
     def __init__(self, checkpoint, options):
         super().__init__(checkpoint)
-        self.precision = str(options.quantization)
+        self.facts = replace(self.facts, precision=str(options.quantization))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_what_tensorrt_refuses_torch_serves(tiny_checkpoint, monkeypatch, tmp_pa
     """A driver is here, and no GPU that works: torch's own choice is the CPU."""
     monkeypatch.setattr(choice, "_NVIDIA", tmp_path)
     with caplog.at_level(logging.WARNING, "bei"):
-        assert choice.create(asking("fp8"), tiny_checkpoint).name == "torch"
+        assert choice.create(asking("fp8"), tiny_checkpoint).facts.name == "torch"
     assert "engine tensorrt does not run here: " in caplog.text
     assert "quantization_type fp8 is not to be had here: engine torch serves in" in caplog.text
 

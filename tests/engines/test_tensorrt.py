@@ -231,7 +231,7 @@ def test_a_plan_is_built_once(tmp_path, on_gpu):
     batch = Batch.pack(sequences())
     first = on_gpu(checkpoint, precision="bf16")
     expected = TorchEngine(checkpoint, FP32).run(batch)
-    assert (first.device, first.precision, on_gpu.built) == ("L4", "bf16", 1)
+    assert (first.facts.device, first.facts.precision, on_gpu.built) == ("L4", "bf16", 1)
     assert cosines(first.run(batch), expected).min() >= 0.9995
     on_gpu(checkpoint, precision="bf16")
     assert on_gpu.built == 1

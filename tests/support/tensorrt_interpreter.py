@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Batch, EngineOptions
+from bei.engines.base import Batch, EngineFacts, EngineOptions
 from bei.engines.quantization import Quantization
 from bei.engines.small_floats import BLOCK
 from bei.engines.tensorrt import api as tensorrt
@@ -224,8 +224,7 @@ class Interpreter:
 class Interpreted:
     """The TensorRT engine with its network interpreted, and all but the launch as it is."""
 
-    name, device, reason, streams, shares_prefixes = "tensorrt", "cpu", "interpreted", 1, False
-    has_brief_lane, fault = False, None
+    fault = None
 
     def __init__(
         self,
@@ -236,7 +235,14 @@ class Interpreted:
         peaks: dict[str, float] | None = None,
     ):
         recipe = recipe_of(checkpoint, options, quantization or Quantization(), options.precision)
-        self.precision, self.token_budget = recipe.precision, recipe.profiles[0].tokens
+        self.facts = EngineFacts(
+            name="tensorrt",
+            device="cpu",
+            precision=recipe.precision,
+            reason="interpreted",
+            streams=1,
+            token_budget=recipe.profiles[0].tokens,
+        )
         api = tensorrt.load()
         graph, network = define(api, api.builder(), checkpoint, recipe, peaks or {}, packed)
         self.attending = network.attending

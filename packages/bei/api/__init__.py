@@ -126,7 +126,7 @@ def _find(call: Call) -> Route:
 
 def _device(service: Service) -> str:
     """TEI says gpu+optimized whatever it runs on; we say so of GPUs."""
-    return "cpu" if service.engine.device.startswith("cpu") else "gpu+optimized"
+    return "cpu" if service.engine.facts.device.startswith("cpu") else "gpu+optimized"
 
 
 def _label(call: Call) -> str:

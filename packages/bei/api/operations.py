@@ -10,12 +10,11 @@ from bei.api.reply import Reply, Result
 from bei.api.routes import Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Precision
 from bei.metrics import CONTENT_TYPE
 from bei.serving.service import Service
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
-_DTYPES: dict[Precision, str] = {
+_DTYPES: dict[str, str] = {
     "fp32": "float32",
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -37,19 +36,19 @@ async def ready(service: Service, body: Any, call: Call) -> Reply:
 
 async def info(service: Service, body: Any, call: Call) -> Result:
     service.check_loaded()
-    settings, checkpoint, engine = service.settings, service.checkpoint, service.engine
+    settings, checkpoint, facts = service.settings, service.checkpoint, service.engine.facts
     return Result(
         {
             "model_id": settings.public_repo,
             "model_sha": checkpoint.revision,
-            "model_dtype": _DTYPES[engine.precision],
+            "model_dtype": _DTYPES[facts.precision],
             "served_model_name": settings.served_model_name,
             "model_type": _model_type(checkpoint),
             "task": checkpoint.task,
             "default_route": service.route,
             "pooling": list(checkpoint.spec.pooling.modes),
-            "engine": engine.name,
-            "device": engine.device,
+            "engine": facts.name,
+            "device": facts.device,
             "max_concurrent_requests": settings.max_concurrent_requests,
             "max_input_length": checkpoint.max_tokens,
             "max_batch_tokens": settings.max_num_tokens,

@@ -50,8 +50,8 @@ class Worker:
         self._readers = {suffix: reader(suffix) for suffix in {part.file.suffix for part in job.input.parts}}
         self._service = Service(_unhurried(job.settings))
         self._service.load()
-        engine = self._service.engine
-        job.parts.agree(f"{engine.name} in {engine.precision}")
+        facts = self._service.engine.facts
+        job.parts.agree(f"{facts.name} in {facts.precision}")
 
     def embed(self, index: int, tell: Callable[[Done], object]) -> None:
         """Read a part, compute its vectors and write both; `tell` is called with rows as they are computed. Raises

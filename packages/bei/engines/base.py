@@ -3,10 +3,10 @@
 A batch is tokens laid end to end with no padding; sequence b owns tokens cu_seqlens[b] to cu_seqlens[b + 1].
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -97,23 +97,31 @@ Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_on
 """Of an engine's products: one of the settings', or a quantization_type that engines have."""
 
 
-class Engine(Protocol):
-    """`streams` batches may run at once; `run` is called from at most that many threads at a time.
-    `has_brief_lane` says that one more, of a few tokens, may run beside them and need not wait for their end.
-    `fault` says why no batch can run now, where that is so.
-    `shares_prefixes` says that what sequences of a batch begin with alike is computed once.
-    `token_budget` is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and
-    `max_num_tokens` cuts batches. `reason` says why this device and precision, for people.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What an engine says of itself, once it is made, to whoever plans its batches, in whatever process.
+
+    `streams` batches may run at once. `has_brief_lane`: one more, of a few tokens, may run beside them and need not
+    wait for their end. `shares_prefixes`: the prefix that sequences of a batch share is computed once. `token_budget`
+    is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and `max_num_tokens`
+    cuts batches. `reason` says why this device and precision, for people.
     """
 
     name: str
     device: str
-    precision: Precision
+    precision: str
     reason: str
     streams: int
     token_budget: int
-    shares_prefixes: bool
-    has_brief_lane: bool
+    shares_prefixes: bool = False
+    has_brief_lane: bool = False
+
+
+class Engine(Protocol):
+    """`fault` says why no batch can run now, where that is so. `run` is called from at most as many threads at a time
+    as the facts allow batches."""
+
+    facts: EngineFacts
     fault: str | None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions):
@@ -124,27 +132,6 @@ class Engine(Protocol):
     def run(self, batch: Batch) -> np.ndarray:
         """float32[B, spec.row_size], or float32[T, spec.token_size] for `rows="tokens"`, in the order of the batch."""
         ...
-
-
-class Described:
-    """An engine of another process, which has told its facts; `Engine` says what they mean."""
-
-    name: str
-    device: str
-    precision: Precision
-    reason: str
-    streams: int
-    token_budget: int
-    shares_prefixes: bool
-    has_brief_lane: bool
-
-    def bear(self, facts: Mapping[str, Any]) -> None:
-        for name in FACTS:
-            setattr(self, name, facts[name])
-
-
-FACTS = tuple(Described.__annotations__)
-"""The names of those facts."""
 
 
 _REDUCE: dict[PoolingMode, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -11,12 +11,13 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from bei import memory, wire
 from bei.checkpoint.load import read_for
 from bei.engines import choice
-from bei.engines.base import FACTS, Batch, Engine
+from bei.engines.base import Batch, Engine
 from bei.errors import EngineFailed, SetupError, one_line, refusing
 from bei.settings import Settings
 
@@ -41,10 +42,10 @@ def main(descriptor: int) -> None:
         log.exception("the engine cannot be made")
         wire.send(control, {"refusal": f"the engine cannot be made: {type(exc).__name__}: {one_line(exc)}"})
         return
-    wire.send(control, {"facts": {name: getattr(engine, name) for name in FACTS}})
-    _, descriptors, _, _ = socket.recv_fds(control, 1, engine.streams + 1)
+    wire.send(control, {"facts": asdict(engine.facts)})
+    _, descriptors, _, _ = socket.recv_fds(control, 1, engine.facts.streams + 1)
     for number, lane in enumerate(descriptors):
-        yields = number < engine.streams and engine.has_brief_lane
+        yields = number < engine.facts.streams and engine.facts.has_brief_lane
         threading.Thread(target=_serve, args=(engine, socket.socket(fileno=lane), yields), daemon=True).start()
     control.recv(1)
     os._exit(0)

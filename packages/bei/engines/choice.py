@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Calibration, Engine, EngineOptions
+from bei.engines.base import Calibration, Engine, EngineFacts, EngineOptions
 from bei.engines.native.isa import processor_flags
 from bei.errors import SetupError
 from bei.settings import ModelSettings
@@ -35,9 +35,9 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
             log.warning("engine %s does not run here: %s", name, exc)
             refusals.append(f"{name}: {exc}")
             continue
-        asked = "as asked" if settings.engine == name else "the fastest that runs here"
-        log.info("engine %s: %s; %s on %s (%s)", name, asked, engine.precision, engine.device, engine.reason)
-        _say_what_is_not_quantized(options.quantization, engine)
+        asked, facts = "as asked" if settings.engine == name else "the fastest that runs here", engine.facts
+        log.info("engine %s: %s; %s on %s (%s)", name, asked, facts.precision, facts.device, facts.reason)
+        _say_what_is_not_quantized(options.quantization, facts)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
 
@@ -54,11 +54,11 @@ def _options(settings: ModelSettings) -> EngineOptions:
     )
 
 
-def _say_what_is_not_quantized(asked: QuantizationType, engine: Engine) -> None:
+def _say_what_is_not_quantized(asked: QuantizationType, facts: EngineFacts) -> None:
     if asked is QuantizationType.NO_QUANT:
         return
-    if engine.precision != asked.value:
-        served = f"engine {engine.name} serves in {engine.precision}"
+    if facts.precision != asked.value:
+        served = f"engine {facts.name} serves in {facts.precision}"
         log.warning("quantization_type %s is not to be had here: %s", asked, served)
     elif asked.endswith("_kv"):
         log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])

@@ -16,7 +16,7 @@ import numpy as np
 
 from bei import processes, wire
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import BRIEF, Batch, Described
+from bei.engines.base import BRIEF, Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
@@ -26,9 +26,11 @@ log = logging.getLogger("bei")
 _FAREWELL = 2.0  # seconds that it has to end by itself
 
 
-class IsolatedEngine(Described):
+class IsolatedEngine:
     """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be. `on_fault` is
     called when `fault` changes."""
+
+    facts: EngineFacts
 
     def __init__(self, settings: Settings, metrics: ModelMetrics | None = None):
         """Starts the process, whose imports take as long as those of the server's own start; then `load`. Without
@@ -49,7 +51,7 @@ class IsolatedEngine(Described):
             checkpoint.revision,
             log.getEffectiveLevel(),
         ]
-        self.bear(self._child.load(self._asked))
+        self.facts = self._child.load(self._asked)
         self._watching = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._watching.start()
         return self
@@ -161,20 +163,20 @@ class _Child:
         self.free_brief: list[socket.socket] = []
         self._brief: socket.socket | None = None
 
-    def load(self, asked: list[Any]) -> dict[str, Any]:
+    def load(self, asked: list[Any]) -> EngineFacts:
         """Facts of the engine that it has made. Raises SetupError, in its words."""
         try:
             wire.send(self._control, asked)
             made = self._next()
             if "refusal" not in made:
-                self._open_lanes(made["facts"]["streams"], made["facts"]["has_brief_lane"])
+                facts = EngineFacts(**made["facts"])
+                self._open_lanes(facts.streams, facts.has_brief_lane)
         except OSError:
             raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
         if "refusal" in made:
             self.end()
             raise SetupError(made["refusal"])
         self.ready_at = time.monotonic()
-        facts: dict[str, Any] = made["facts"]
         return facts
 
     def _open_lanes(self, streams: int, has_brief_lane: bool) -> None:

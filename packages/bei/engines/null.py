@@ -3,12 +3,14 @@
 import numpy as np
 
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import DEFAULTS, Batch, EngineOptions
+from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 
 
 class NullEngine:
-    name, device, precision, reason = "null", "cpu", "fp32", "no model is run"
-    streams, token_budget, shares_prefixes, has_brief_lane, fault = 1, 1 << 20, False, False, None
+    facts = EngineFacts(
+        name="null", device="cpu", precision="fp32", reason="no model is run", streams=1, token_budget=1 << 20
+    )
+    fault = None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         spec = checkpoint.spec

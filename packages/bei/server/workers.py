@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from bei import logs, memory, processes, tracing, wire
 from bei.checkpoint.load import read_for
-from bei.engines.base import FACTS
+from bei.engines.base import EngineFacts
 from bei.errors import SetupError
 from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
@@ -202,8 +203,7 @@ class _Workers:
                 line.close()
                 return None
             checkpoint, engine = service.checkpoint, service.engine
-            facts = {name: getattr(engine, name) for name in FACTS}
-            wire.send(line, [str(checkpoint.folder), checkpoint.revision, facts])
+            wire.send(line, [str(checkpoint.folder), checkpoint.revision, asdict(engine.facts)])
         except OSError:
             line.close()
             return None
@@ -253,7 +253,7 @@ def _serve_as_worker(line: socket.socket, listener: socket.socket, service: Serv
             (folder, revision, facts), _ = wire.receive(line)
         except ConnectionError:  # the server refused to start, and has said why
             os._exit(0)
-        engine = RemoteEngine(facts)
+        engine = RemoteEngine(EngineFacts(**facts))
         scheduler = RemoteScheduler(line, engine, on_loss=lambda: os._exit(1))
         service.join(read_for(settings, Path(folder), revision), engine, scheduler, scheduler.wait_until_open)
         memory.settle()

@@ -139,7 +139,7 @@ class Pipeline:
     async def _submit(self, pending: Pending, encodings: Encodings, kind: RowKind) -> list[Any]:
         """What is kept of each row."""
         shared = 0
-        if self._engine.shares_prefixes and kind == "pooled" and len(encodings) > 1:
+        if self._engine.facts.shares_prefixes and kind == "pooled" and len(encodings) > 1:
             shared = worth_sharing([encoding.ids for encoding in encodings])
         entries = [
             Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind, shared)

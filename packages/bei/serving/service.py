@@ -91,12 +91,12 @@ class Service:
         """Serve a checkpoint on an engine: the second half of `load`."""
         settings = self.settings
         limits = Limits(
-            min(settings.max_num_tokens, engine.token_budget),
+            min(settings.max_num_tokens, engine.facts.token_budget),
             settings.max_batch_size,
             settings.max_queue_tokens,
             settings.max_queue_texts,
             settings.max_concurrent_requests,
-            engine.has_brief_lane,
+            engine.facts.has_brief_lane,
         )
         keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(
@@ -129,7 +129,8 @@ class Service:
         if self.state == "loading":  # else it was told to stop meanwhile
             self.state = "ready"
             self.model_metrics.set_ready(True)
-        self.model_metrics.observe_engine(engine.name, engine.device, engine.precision, engine.streams)
+        facts = engine.facts
+        self.model_metrics.observe_engine(facts.name, facts.device, facts.precision, facts.streams)
 
     async def embed(
         self,

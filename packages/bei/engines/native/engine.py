@@ -13,7 +13,7 @@ from bei.architectures.shapes import linear_sizes
 from bei.architectures.spec import Disentangled, EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
-from bei.engines.base import DEFAULTS, Batch, EngineOptions
+from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 from bei.engines.cpus import available_cpus
 from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
@@ -32,21 +32,28 @@ class NativeEngine:
     """A batch a thread: what waits is cut into as many small batches as there are threads, and threads without one help
     those that have a long one."""
 
-    name, has_brief_lane, fault = "native", True, None
+    fault = None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
         """`isa` is the processor's best but for tests."""
         isa = isa or level()
         check(checkpoint.spec)
-        self.streams = options.threads or available_cpus()
-        self.device = f"cpu x {self.streams}, {isa.name}"
-        self.precision, self.reason = _choose(isa, options.precision)
-        self.token_budget = _token_budget(checkpoint.spec)
-        self.shares_prefixes = can_share(checkpoint.spec)
+        threads = options.threads or available_cpus()
+        precision, reason = _choose(isa, options.precision)
+        self.facts = EngineFacts(
+            name="native",
+            device=f"cpu x {threads}, {isa.name}",
+            precision=precision,
+            reason=reason,
+            streams=threads,
+            token_budget=_token_budget(checkpoint.spec),
+            shares_prefixes=can_share(checkpoint.spec),
+            has_brief_lane=True,
+        )
         with files.cache(options.cache_dir, "native") as folder:
             loaded = library.load(isa, folder)
-            arrays = _plan(checkpoint, self.precision, isa, loaded, folder)
-        self._encoder = Encoder(loaded, checkpoint.spec, self.precision, arrays, self.streams)
+            arrays = _plan(checkpoint, precision, isa, loaded, folder)
+        self._encoder = Encoder(loaded, checkpoint.spec, precision, arrays, threads)
 
     def run(self, batch: Batch) -> np.ndarray:
         return self._encoder.run(batch)

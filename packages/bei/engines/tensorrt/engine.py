@@ -11,7 +11,7 @@ from bei import __version__, files
 from bei.architectures.shapes import linear_sizes
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
-from bei.engines.base import DEFAULTS, Batch, EngineOptions
+from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 from bei.engines.calibration import calibration_batches
 from bei.engines.quantization import Quantization, fast_precision
 from bei.engines.tensorrt import api as tensorrt
@@ -30,25 +30,28 @@ log = logging.getLogger("bei")
 class TensorRTEngine:
     """Two batches at once, each on a stream of its own: one is copied and unpacked while the other computes."""
 
-    name = "tensorrt"
-    streams = 2
-    shares_prefixes, has_brief_lane, fault = False, False, None
+    fault = None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         api = tensorrt.load()
         here = gpu()
-        self.device, capability = here.name, here.capability
+        capability = here.capability
         quantization = Quantization.of(options.quantization, checkpoint, capability)
         precision = options.precision
         if precision == "auto":
             precision = fast_precision(checkpoint, capability)
         recipe = recipe_of(checkpoint, options, quantization, precision)
-        self.precision = quantization.name or recipe.precision
-        self.reason = f"{api.name}, compute capability {capability[0]}.{capability[1]}"
-        self.token_budget = max(profile.tokens for profile in recipe.profiles)
+        self.facts = EngineFacts(
+            name="tensorrt",
+            device=here.name,
+            precision=quantization.name or recipe.precision,
+            reason=f"{api.name}, compute capability {capability[0]}.{capability[1]}",
+            streams=2,
+            token_budget=max(profile.tokens for profile in recipe.profiles),
+        )
         with files.cache(options.cache_dir, "tensorrt") as folder:
             content = _plan(api, checkpoint, recipe, quantization, options, here, folder)
-        self._runner = Runner(checkpoint.spec, recipe.profiles, open_plan(api, content, self.streams))
+        self._runner = Runner(checkpoint.spec, recipe.profiles, open_plan(api, content, self.facts.streams))
         self._try()
 
     def run(self, batch: Batch) -> np.ndarray:
@@ -59,7 +62,7 @@ class TensorRTEngine:
         try:
             self.run(Batch.pack([[0]]))
         except RuntimeError as exc:
-            raise SetupError(f"the plan does not run on {self.device}: {one_line(exc, 300)}") from None
+            raise SetupError(f"the plan does not run on {self.facts.device}: {one_line(exc, 300)}") from None
 
 
 def recipe_of(

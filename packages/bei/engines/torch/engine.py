@@ -8,7 +8,7 @@ import torch
 
 from bei import files
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import DEFAULTS, Batch, EngineOptions
+from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 from bei.engines.cpus import available_cpus
 from bei.engines.quantization import Quantization, fast_precision
 from bei.engines.torch.cuda import CUDAStreams
@@ -24,14 +24,13 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchEngine:
     """One batch at a time on all processors; on a GPU two, so that one is copied while the other computes."""
 
-    name = "torch"
-    shares_prefixes, has_brief_lane, fault = False, False, None
+    fault = None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self._device.type == "cuda"
         self._threads = options.threads or available_cpus()
-        precision, self.reason = _choose(self._device, checkpoint, options.precision)
+        precision, reason = _choose(self._device, checkpoint, options.precision)
         quantization = Quantization()
         if on_gpu:
             quantization = Quantization.of(options.quantization, checkpoint, torch.cuda.get_device_capability())
@@ -39,16 +38,20 @@ class TorchEngine:
             raise SetupError("fp4 is the tensorrt engine's")
         if quantization.format:
             precision = _beside_fp8(options.precision)
-        self.precision = quantization.name or precision
-        self.device = torch.cuda.get_device_name() if on_gpu else f"cpu x {self._threads}"
-        self.token_budget = _token_budget(self._device, checkpoint.spec.hidden_size)
-        self.streams = 2 if on_gpu else 1
+        self.facts = EngineFacts(
+            name="torch",
+            device=torch.cuda.get_device_name() if on_gpu else f"cpu x {self._threads}",
+            precision=quantization.name or precision,
+            reason=reason,
+            streams=2 if on_gpu else 1,
+            token_budget=_token_budget(self._device, checkpoint.spec.hidden_size),
+        )
         weights = Weights(checkpoint, self._device, _DTYPES[precision], quantization.products)
         self._model = Model(checkpoint.spec, weights)
         self._on_gpu = None
         if on_gpu:
             _keep_kernels(options.cache_dir)
-            self._on_gpu = CUDAStreams(self._model, self.streams)
+            self._on_gpu = CUDAStreams(self._model, self.facts.streams)
             self._warm_up(checkpoint.max_tokens)
 
     def run(self, batch: Batch) -> np.ndarray:
@@ -67,7 +70,7 @@ class TorchEngine:
             for texts in (2 * LARGEST // length, 3 * LARGEST // length, 1):
                 self.run(Batch.pack([[0] * length] * texts))
         except RuntimeError as exc:
-            raise SetupError(f"a first batch fails on {self.device}: {one_line(exc, 300)}") from None
+            raise SetupError(f"a first batch fails on {self.facts.device}: {one_line(exc, 300)}") from None
 
 
 def _keep_kernels(cache_dir: Path) -> None:
