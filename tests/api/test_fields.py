@@ -303,9 +303,9 @@ def test_what_cannot_be_is_refused_by_name(prompted, fields, message):
 
 def test_two_names_of_one_field_are_refused(prompted):
     found = refused(prompted["reranker"], "/v2/rerank", {**DOCUMENTS, "top_n": 1, "top_k": 2})
-    assert found == (422, "`top_k` and `top_n` say the same; send one of them")
+    assert found == (422, "`top_k` and `top_n` mean the same; send one of them")
     found = refused(prompted["reranker"], "/score", {**SCORE, "queries": "a"})
-    assert found == (422, "`queries` and `text_1` say the same; send one of them")
+    assert found == (422, "`queries` and `text_1` mean the same; send one of them")
 
 
 def test_the_best_in_the_order_of_the_texts(prompted):

@@ -1,4 +1,4 @@
-"""Pages of other origins, and which of them may read our answers: the Fetch standard (fetch.spec.whatwg.org), CORS."""
+"""Cross-origin resource sharing: the pages that may read our answers (fetch.spec.whatwg.org, CORS)."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from bei.api.reply import Reply
 from bei.settings import ServerSettings
 
 _METHODS = "GET, HEAD, POST"
-_KEPT_SECONDS = 7200  # as long as browsers keep the answer to a preflight at most
+_KEPT_SECONDS = 7200  # seconds; no browser keeps the answer to a preflight longer
 _FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _EXPOSED = ", ".join(
     (
@@ -21,7 +21,7 @@ _EXPOSED = ", ".join(
 
 
 def preflight(call: Call, settings: ServerSettings) -> Reply | None:
-    """The answer to a browser that asks whether a page may send a call, which carries no key; None to any other."""
+    """The answer to a preflight request, which carries no key; None for any other call."""
     asks = call.method == "OPTIONS" and "access-control-request-method" in call.headers
     if not asks or _allowed(call, settings) is None:
         return None
@@ -33,7 +33,7 @@ def preflight(call: Call, settings: ServerSettings) -> Reply | None:
 
 
 def shared(reply: Reply, call: Call, settings: ServerSettings) -> Reply:
-    """The reply, which a page of an allowed origin may read."""
+    """The reply, with headers that let a page of an allowed origin read it."""
     if not settings.cors_allow_origin:
         return reply
     vary = ", ".join(filter(None, (reply.headers.get("vary"), "origin")))
@@ -46,7 +46,7 @@ def _for_pages(call: Call, settings: ServerSettings) -> Mapping[str, str]:
 
 
 def _allowed(call: Call, settings: ServerSettings) -> str | None:
-    """What is said of the call's origin, where it has one that may read answers."""
+    """The value of `access-control-allow-origin` for the call's origin; None for a call without an allowed origin."""
     origin = call.headers.get("origin")
     if origin is None or not settings.cors_allow_origin:
         return None

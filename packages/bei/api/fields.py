@@ -1,6 +1,6 @@
-"""The fields that change an answer, of every family: a body reads one, or refuses it by name.
+"""The fields of all API families that change an answer: a body reads such a field, or refuses it by name.
 
-A field that no family knows is ignored, and null means unset, for clients send both.
+A field that no family knows is ignored. null means unset, because clients send both.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from bei.errors import Error, Invalid, short
 
 CHANGING: Mapping[str, tuple[Any, ...]] = {
-    # how a text is read: TEI, Cohere, Voyage, vLLM, Jina, NVIDIA, SGLang
+    # reading of texts: TEI, Cohere, Voyage, vLLM, Jina, NVIDIA, SGLang
     "truncate": (),
     "truncation": (),
     "truncation_direction": ("right", "Right"),
@@ -37,12 +37,12 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "lora_path": (),
     "embed_overrides": (),
-    # what else is read beside the texts: vLLM, infinity, Cohere
+    # additional inputs: vLLM, infinity, Cohere
     "messages": (),
     "images": (),
     "modality": ("text",),
     "rank_fields": (),
-    # how vectors are finished and written: OpenAI, TEI, vLLM, Voyage, Jina, Cohere, NVIDIA, llama.cpp
+    # finishing and format of vectors: OpenAI, TEI, vLLM, Voyage, Jina, Cohere, NVIDIA, llama.cpp
     "dimensions": (0,),
     "output_dimension": (0,),
     "normalize": (),
@@ -58,7 +58,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "late_chunking_params": (),
     "chunks": (),
     "return_multivector": (False,),
-    # how scores are made, and which are answered: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub
+    # computation and selection of scores: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub
     "use_activation": (),
     "raw_scores": (False,),
     "function_to_apply": (),
@@ -71,7 +71,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "ignore_labels": (),
     "parameters": ({},),
 }
-"""Field → the values of it that ask for nothing."""
+"""Field → the values of it that request nothing."""
 
 
 class Part(BaseModel):
@@ -104,21 +104,20 @@ def _asks_nothing(value: Any, nothing: tuple[Any, ...]) -> bool:
 
 
 class Body(Part):
-    """With one model served, any name of it is taken."""
+    """The body of a request. With one model served, any `model` is accepted."""
 
     model: StrictStr | None = None
 
     def name_of(self, field: str) -> str:
-        """What the client called a field."""
+        """The client's name for a field."""
         return field
 
     def given(self) -> Mapping[str, Any]:
-        """Its inputs by the name of their field: one, or a list of them. The last field is the one that must have
-        some."""
+        """The inputs by the name of their field: one input, or a list. The last field must have some."""
         return {}
 
     def in_its_words(self, error: Error) -> Error:
-        """An error of the service, which names fields in its own way, as the client wrote this body."""
+        """The error with the field names of this body, in place of the service's own names."""
         if error.param is None:
             return error
         name, place = self.name_of(error.param), error.place
@@ -127,7 +126,7 @@ class Body(Part):
         return error if (name, place) == (error.param, error.place) else error.called(name, place)
 
     def _find(self, item: Any) -> tuple[str, int | None]:
-        """The field that holds an input, and its place there; of a pair, that of its second text."""
+        """The field that holds an input, and the input's place there; for a pair the place of its second text."""
         fields = {name: given if isinstance(given, list) else [given] for name, given in self.given().items()}
         last = next(reversed(fields))
         found = (name for name, given in fields.items() if item is not None and item in given)
@@ -138,7 +137,7 @@ class Body(Part):
 
 
 class Synonyms(Body):
-    """Some of its fields have several names, of which a client sends one."""
+    """A body some of whose fields have several names. A client sends one of them."""
 
     _called: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -149,7 +148,7 @@ class Synonyms(Body):
         for name, field in cls.model_fields.items() if isinstance(sent, dict) else ():
             given = sorted(_names((name, field)) & sent.keys())
             if len(given) > 1:
-                raise Invalid(f"`{given[0]}` and `{given[1]}` say the same; send one of them", param=given[0])
+                raise Invalid(f"`{given[0]}` and `{given[1]}` mean the same; send one of them", param=given[0])
             called |= {name: given[0]} if given else {}
         body = build(sent)
         body._called = called
@@ -163,7 +162,7 @@ T = TypeVar("T")
 
 
 def agreed(given: Mapping[str, T | None]) -> T | None:
-    """What the fields say that are set, by name. Raises Invalid where one contradicts another."""
+    """The common value of the fields that are set, by name. Raises Invalid where one contradicts another."""
     said = [(name, value) for name, value in given.items() if value is not None]
     for name, value in said[1:]:
         if value != said[0][1]:

@@ -1,4 +1,4 @@
-"""One call as operators see it: its metrics, its line in the log, its trace."""
+"""The metrics, log line and trace of one call."""
 
 import asyncio
 import logging
@@ -14,7 +14,8 @@ from bei.serving.service import Service
 
 
 class Observation:
-    """A context in which a call is answered; `path` is its route's, or `other`, so that metrics stay few."""
+    """The context in which a call is answered. `path` is the path of its route, or `other`, which bounds the number of
+    metrics."""
 
     def __init__(self, service: Service, call: Call, path: str):
         self._metrics, self._model_metrics = service.metrics, service.model_metrics
@@ -36,7 +37,7 @@ class Observation:
             self._trace.end(time.monotonic(), {"error.type": "cancelled"}, failed=True)
 
     def computing(self) -> None:
-        """It is read, and a model's work begins."""
+        """Marks that the body is read and the model's work begins."""
         self._computing = True
         self._model_metrics.requests_in_flight.inc()
         self._started = time.monotonic()
@@ -54,13 +55,13 @@ class Observation:
         )
 
     def failed(self, fault: BaseException, body: Any, *, scored: bool) -> None:
-        """`body` is what was read of it, None if nothing."""
+        """Counts a failed request. `body` is the parsed body, or None."""
         self._model_metrics.observe_failure(0 if body is None else _texts(body), _cause(fault), scored=scored)
         if isinstance(fault, Expired):
             self._metrics.observe_cancelled("deadline")
 
     def replied(self, reply: Reply) -> Reply:
-        """The reply as it is sent: with the context of the trace, where there is one."""
+        """The reply as it is sent; with tracing it carries the context of the trace."""
         self._metrics.observe_reply(self._path, reply.status)
         now = time.monotonic()
         if logs.access.isEnabledFor(logging.INFO) and (self._call.method == "POST" or reply.status >= 400):
@@ -110,14 +111,15 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _texts(read: Any) -> int:
-    """How many texts a request has that failed, as far as its body tells without its dialect: the longest list's."""
+    """The number of texts of a failed request, estimated without its dialect: the length of the longest list in the
+    body."""
     if isinstance(read, list):
         return len(read)
     return max(map(_texts, vars(read).values()), default=1) if hasattr(read, "__dict__") else 1
 
 
 def _cause(fault: BaseException) -> str:
-    """TEI's label of a failed request."""
+    """TEI's label for a failed request."""
     match fault:
         case TooLarge():
             return "batch_size"

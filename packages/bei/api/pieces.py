@@ -1,7 +1,9 @@
-"""Large JSON: its values are counted before any is made, and it is read in pieces, between which other threads run.
+"""Large JSON bodies: counts their values before any is made, and reads them in pieces, so that other threads run
+between.
 
-One call of a parser holds the interpreter's lock until it ends: for 64 MB of objects, half a minute. So numpy, which
-does not hold it, first finds what stands outside strings; from there a body is refused, or cut at commas.
+One call of a parser holds the interpreter's lock until it ends: half a minute for 64 MB of objects. So numpy, which
+does not hold the lock, first finds the commas and brackets outside strings. From these a body is refused, or cut at
+commas.
 """
 
 import re
@@ -15,11 +17,11 @@ from pydantic_core import from_json
 
 from bei.errors import Invalid, Malformed, TooLarge, one_line
 
-_CHUNK = 1 << 20  # bytes that are looked at in one go
-_PIECE = 1 << 20  # bytes that are parsed in one go, about 3 ms of text and 20 ms of numbers
-_LONGEST = len(r"\ud83d\ude00")  # bytes of a character, at most
-_NUMBER = 36  # bytes of one in a list
-_DEPTH = 200  # lists and objects in one another, as the parser reads
+_CHUNK = 1 << 20  # bytes that are scanned at once
+_PIECE = 1 << 20  # bytes that are parsed at once, in about 3 ms for text and 20 ms for numbers
+_LONGEST = len(r"\ud83d\ude00")  # bytes of one character, at most
+_NUMBER = 36  # bytes of a number in a list
+_DEPTH = 200  # nesting of lists and objects, as the parser's own limit
 _AROUND = 1 << 16  # bytes of a name, and of blanks, around a large value
 _KEY = re.compile(rb'\s*"(?:[^"\\]|\\.){0,%d}"\s*:\s*' % (_AROUND // 2), re.DOTALL)
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
@@ -30,7 +32,7 @@ _KINDS = np.array([_MARKS.get(byte, 0) for byte in range(256)], np.uint8)
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one body: how many lists, objects and strings it may have, and how many numbers beside them."""
+    """The limits of one body: `nodes` lists, objects and strings, and `numbers` numbers."""
 
     nodes: int
     numbers: int
@@ -51,8 +53,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class _Marks:
-    """Commas and brackets outside strings, in order: where they are, int64[n], their kinds, uint8[n], and how many
-    brackets are open behind each, int64[n]."""
+    """Commas and brackets outside strings, in order: their positions, int64[n]; their kinds, uint8[n]; and how many
+    brackets are open after each, int64[n]."""
 
     at: np.ndarray
     kinds: np.ndarray
@@ -60,19 +62,20 @@ class _Marks:
 
 
 def check(raw: bytes | bytearray, bounds: Bounds) -> None:
-    """Raises TooLarge for a body with more values than it may have."""
+    """Raises TooLarge for a body with more values than the bounds allow."""
     data = np.frombuffer(raw, np.uint8)
     opened, quotes, commas = (
         sum(int(np.count_nonzero(data == ord(c))) for c in characters) for characters in ("[{", '"', ",")
     )
-    if opened + quotes // 2 > bounds.nodes or commas > bounds.nodes + bounds.numbers:  # as if there were no strings
+    # An estimate, for these may stand in strings, too.
+    if opened + quotes // 2 > bounds.nodes or commas > bounds.nodes + bounds.numbers:
         for _ in _marks(raw, bounds):
             pass
 
 
 def read(raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None] = lambda size: None) -> Any:
-    """The value of a large body, once `admit` was told how many bytes its numbers take. Raises TooLarge, Malformed, or
-    Invalid for what is not UTF-8."""
+    """The value of a large body. `admit` is called with the number of bytes that its numbers take. Raises TooLarge,
+    Malformed, or Invalid for invalid UTF-8."""
     found = list(_marks(raw, bounds))
     at, kinds = (np.concatenate(column) for column in zip(*found, strict=True))
     if not len(at):
@@ -81,12 +84,12 @@ def read(raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None] = 
     depths = np.cumsum((kinds == _OPEN).astype(np.int64) - (kinds == _CLOSE))
     outside = raw[: at[0]] + raw[at[-1] + 1 :]
     if depths[-1] != 0 or (depths[:-1] < 1).any() or outside.strip(b" \t\r\n"):
-        raise Malformed("malformed JSON: its brackets do not match, or something stands outside of them")
+        raise Malformed("malformed JSON: its brackets do not match, or there is something outside them")
     return _container(raw, _Marks(at, kinds, depths), 0, len(at) - 1, 0)
 
 
 def _marks(raw: bytes | bytearray, bounds: Bounds) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Where marks are and of which kinds, chunk after chunk. Raises TooLarge."""
+    """The positions and kinds of all marks, chunk by chunk. Raises TooLarge."""
     data = np.frombuffer(raw, np.uint8)
     inside, escaping, opened, ends, commas = False, False, 0, 0, 0
     for start in range(0, len(data), _CHUNK):
@@ -106,8 +109,8 @@ def _marks(raw: bytes | bytearray, bounds: Bounds) -> Iterator[tuple[np.ndarray,
 
 
 def _quotes(part: np.ndarray, escaping: bool) -> tuple[np.ndarray, bool]:
-    """bool[n]: quotes that begin or end a string; and whether the first byte of the next part is escaped. Of a run of
-    backslashes an odd number escapes what follows it."""
+    """bool[n], the quotes that begin or end a string; and whether the first byte of the next chunk is escaped. In a run
+    of backslashes an odd number escapes the next byte."""
     quotes = part == _QUOTE
     slashes = np.flatnonzero(part == _BACKSLASH)
     if not len(slashes) or slashes[0] > 0:
@@ -130,7 +133,7 @@ def _container(raw: bytes | bytearray, marks: _Marks, first: int, last: int, lev
     if at[last] - at[first] <= _PIECE:
         return _parse(raw[at[first] : at[last] + 1], int(at[first]))
     if level == _DEPTH:
-        raise Malformed(f"malformed JSON: more than {_DEPTH} lists and objects in one another at byte {at[first]}")
+        raise Malformed(f"malformed JSON: more than {_DEPTH} lists and objects are nested at byte {at[first]}")
     inner = slice(first + 1, last)
     commas = np.flatnonzero((marks.kinds[inner] == _COMMA) & (marks.depths[inner] == marks.depths[first]))
     ends = np.concatenate([[first], commas + first + 1, [last]])
@@ -144,7 +147,7 @@ def _container(raw: bytes | bytearray, marks: _Marks, first: int, last: int, lev
 
 
 def _groups(ends: np.ndarray, at: np.ndarray) -> Iterator[tuple[int, int, bool]]:
-    """From one end of values to another a piece away, and whether there is one value between them."""
+    """Pairs of value boundaries a piece apart, each with whether there is only one value between them."""
     start = 0
     while start < len(ends) - 1:
         stop = max(start + 1, int(np.searchsorted(at, at[start] + _PIECE, "right")) - 1)
@@ -155,8 +158,8 @@ def _groups(ends: np.ndarray, at: np.ndarray) -> Iterator[tuple[int, int, bool]]
 def _part(
     raw: bytes | bytearray, marks: _Marks, whole: tuple[int, int], span: tuple[int, int], level: int | None
 ) -> Any:
-    """A list or object of the values in `span` of a `whole` one. At a `level`, for which there is one value, that is
-    read in pieces itself."""
+    """A list or object of the values in `span`, a part of `whole`. A single value is read in pieces itself, at the next
+    `level`."""
     at, (start, stop) = marks.at, span
     opening, closing = (raw[at[end] : at[end] + 1] for end in whole)
     begin, end = int(at[start]), int(at[stop])
@@ -179,8 +182,8 @@ def _part(
 
 
 def _long(piece: bytes | bytearray, start: int) -> Any:
-    """A long value without marks; a string is parsed a piece after the other. One that is cut within an escape or a
-    character is no JSON, so the cut moves back until it is."""
+    """A long value without marks; a string is parsed piece by piece. A cut within an escape or a character gives
+    invalid JSON, so the cut moves back until the piece is valid."""
     if piece[:1] != b'"' or piece[-1:] != b'"':
         return _parse(piece, start)
     parts, begin, last = [], 1, len(piece) - 1
@@ -191,7 +194,7 @@ def _long(piece: bytes | bytearray, start: int) -> Any:
 
 
 def _beginning(piece: bytes | bytearray, begin: int, stop: int, start: int) -> tuple[str, int]:
-    """What stands from `begin` to `stop` or a little before, and where it ends."""
+    """The value from `begin` to `stop` or slightly earlier, and the position of its end."""
     for end in range(stop, max(begin, stop - _LONGEST), -1):
         with suppress(Malformed, Invalid):
             return _parse(b'"' + piece[begin:end] + b'"', start), end
@@ -207,5 +210,5 @@ def _parse(piece: bytes | bytearray, start: int = 0) -> Any:
         except UnicodeDecodeError:
             raise Invalid("the body is not valid UTF-8") from None
         raise Malformed(
-            f"malformed JSON: {one_line(exc)}" + (f", of the part from byte {start} on" if start else "")
+            f"malformed JSON: {one_line(exc)}" + (f", in the part that begins at byte {start}" if start else "")
         ) from None

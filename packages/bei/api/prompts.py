@@ -1,4 +1,4 @@
-"""What clients call the kinds of text, and what models call the prompts for them."""
+"""The names that clients give to kinds of text, and the names that models give to their prompts."""
 
 from collections.abc import Mapping
 
@@ -18,9 +18,9 @@ _KINDS = (
 
 
 def of_kind(texts: Mapping[str, str], field: str, kind: str) -> str | None:
-    """The name among the model's prompts for a kind of text, as `field` says it: Cohere's, NVIDIA's and Voyage's
-    `input_type`, Jina's `task`. None for a model without prompts, which reads every kind alike, and for queries and
-    documents where it has a prompt for the others only. Raises Invalid."""
+    """The name of the model's prompt for a kind of text. `field` is Cohere's, NVIDIA's and Voyage's `input_type`, or
+    Jina's `task`. None for a model without prompts, and for a query or document where the model has a prompt for the
+    other one only. Raises Invalid."""
     names = next((names for names in _KINDS if kind in names), None)
     found = next((name for name in (kind, *(names or ())) if name in texts), None)
     if found is not None or names in (_QUERY, _DOCUMENT) or (names and not any(texts.values())):

@@ -1,4 +1,4 @@
-"""Values as JSON and msgpack: short ones at once, large ones in parts, between which other threads run."""
+"""Values as JSON and msgpack: short ones at once, large ones in parts, so that other threads run between."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import ormsgpack
 from bei.tasks.sparse import Terms
 from bei.work import check
 
-_SHORT = 1 << 16  # bytes, about, of what is written in one go: 0.5 ms of numbers
+_SHORT = 1 << 16  # bytes, about, that are written at once: 0.5 ms of numbers
 _PART = 1 << 18  # bytes of a part, at least
 
 
@@ -20,7 +20,7 @@ def is_short(value: Any) -> bool:
 
 
 def _weight(value: Any) -> int:
-    """About how many bytes it takes; of long lists and objects it is said that they are large."""
+    """The approximate number of bytes that a value takes; a long list or object is large without being counted."""
     weigh = _WEIGHTS.get(type(value))
     return 16 if weigh is None else weigh(value)
 
@@ -40,8 +40,8 @@ _WEIGHTS: dict[type, Callable[[Any], int]] = {
 
 @dataclass(frozen=True)
 class Writing:
-    """`whole` writes a value; `mapping` and `sequence` join what is written of many: given its length, what comes
-    first, between two, and last."""
+    """A format. `whole` writes a value. `mapping` and `sequence` get the length of a container and return the bytes
+    before, between and after its items."""
 
     whole: Callable[[Any], bytes]
     mapping: Callable[[int], tuple[bytes, bytes, bytes]]
@@ -80,7 +80,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What the writers do not take as it is, and arrays of a layout that they do not."""
+    """A value that orjson and ormsgpack can write, for one that they cannot, arrays of other layouts included."""
     match value:
         case np.ndarray():
             return value.tolist()
@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
 
 
 def _header(length: int, short: int, long: int) -> tuple[bytes, bytes, bytes]:
-    """Of msgpack's arrays and maps: https://github.com/msgpack/msgpack/blob/master/spec.md"""
+    """The header of msgpack's arrays and maps: https://github.com/msgpack/msgpack/blob/master/spec.md"""
     if length < 16:
         return bytes([short | length]), b"", b""
     size = 2 if length < 1 << 16 else 4

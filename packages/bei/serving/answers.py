@@ -1,4 +1,4 @@
-"""What is asked of a service beside the texts, and what it answers."""
+"""The options of a request, and its answer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,8 @@ from bei.tokenizer import Direction
 
 @dataclass(frozen=True)
 class Usage:
-    """What a request cost: characters and tokens (truncated, with specials and prompt), and seconds; queue and
-    inference are means over its texts."""
+    """The cost of a request: characters and tokens (after truncation, special tokens and prompt included), and seconds.
+    `queue` and `inference` are means over its texts."""
 
     characters: int
     tokens: int
@@ -23,7 +23,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a task gave, one row a text or pair; each method says of what type."""
+    """The result of a task: one row per text or pair. Each method of Service gives its type."""
 
     rows: Any
     usage: Usage
@@ -31,16 +31,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Ranked(Answer):
-    """`order`: int[...] as the scores are, the places of the pairs or of the labels, best first."""
+    """`order`: int[...] of the shape of the scores, the indices of the pairs or of the labels, best first."""
 
     order: np.ndarray
 
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are read. `truncate` None means the server's own default, `truncation_direction` None the tokenizer's;
-    `instruction` goes before texts as it is, or into the template of pairs; `max_tokens` cuts sooner than the model,
-    and `max_document_tokens` the second text of each pair; `deadline` is a time.monotonic()."""
+    """How texts are read.
+
+    `truncate` None means the server's default, `truncation_direction` None the tokenizer's. `instruction` goes before
+    each text as it is, or into the template of pairs. `max_tokens` is a lower limit than the model's, and
+    `max_document_tokens` is the limit for the second text of each pair. `deadline` is a time.monotonic().
+    """
 
     truncate: bool | None = None
     truncation_direction: Direction | None = None
@@ -53,4 +56,4 @@ class Options:
 
 
 DEFAULTS = Options()
-"""Texts read as the model and the settings say."""
+"""Texts are read by the defaults of the model and the settings."""

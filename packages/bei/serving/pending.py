@@ -1,4 +1,4 @@
-"""A request between the event loop that waits for it and the threads that answer it."""
+"""A request between the event loop, which waits for it, and the threads that answer it."""
 
 import asyncio
 import time
@@ -12,9 +12,12 @@ from bei.errors import Error, Expired
 
 
 class Pending(Request):
-    """A request on its way: one future, settled by its last outcome or its first error, and waited for once; `queue`
-    and `inference` are seconds, the sums over its entries. It holds no entry, nor an error, whose traceback holds it:
-    such a ring, with all its rows, stays until the collector comes by."""
+    """A waiting request with one future, which its last outcome or its first error settles. It is waited for once.
+    `queue` and `inference` are seconds, summed over its entries.
+
+    It keeps no reference to its entries, nor to an error, whose traceback would refer to them: either would form a
+    cycle and keep all rows in memory until the garbage collector runs.
+    """
 
     __slots__ = ("future", "inference", "missing", "queue", "rows")
 
@@ -27,7 +30,7 @@ class Pending(Request):
         self.queue = self.inference = 0.0
 
     async def wait(self) -> list[Any]:
-        """What is kept of each row. Raises Expired, or the error of an outcome."""
+        """The kept value of each row. Raises Expired, or the error of an outcome."""
         timer, future = None, self.future
         if future is None:
             raise RuntimeError("a request is waited for once")
@@ -37,7 +40,7 @@ class Pending(Request):
             return await future
         finally:
             self.future = None
-            del future  # an error in it would hold this frame
+            del future  # an error in it would refer to this frame
             if timer is not None:
                 timer.cancel()
 
@@ -61,12 +64,12 @@ class Pending(Request):
 
 @dataclass(frozen=True, slots=True)
 class _Loop:
-    """A receiver of outcomes, from an engine's thread: one wake-up a batch."""
+    """A receiver of outcomes, called by an engine's thread; it wakes the event loop once per batch."""
 
     loop: asyncio.AbstractEventLoop
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
-        with suppress(RuntimeError):  # it has closed, and nobody waits
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
             self.loop.call_soon_threadsafe(_settle, outcomes)
 
 

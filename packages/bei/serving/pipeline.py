@@ -1,4 +1,4 @@
-"""The way of a request: a place for it, its texts tokenized, queued and run, and what all that may take."""
+"""The steps of a request: admission, tokenization, queue and rows, with their limits."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ from bei.work import off_loop
 
 
 class Encodings(Protocol):
-    """Encodings to count and to go through: a list, or the windows of texts."""
+    """Encodings that can be counted and iterated: a list, or the windows of texts."""
 
     def __len__(self) -> int: ...
 
@@ -42,8 +42,8 @@ _BULK = 1 << 16  # characters or token ids, about 20 ms
 
 
 class Pipeline:
-    """One model's tokenizing threads and queue. Those methods that run something raise Overloaded, TooLarge, Expired,
-    NotReady or EngineFailed."""
+    """The tokenizing threads and the queue of one model. Methods that run the model raise Overloaded, TooLarge,
+    Expired, NotReady or EngineFailed."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class Pipeline:
         kind: RowKind | None = None,
         answered: float = 0,
     ) -> tuple[E, list[Any], Usage]:
-        """The whole way of a request: `read` its texts (off the loop but for a brief one), queue, wait for the rows;
-        `answered` bytes of the answer are made of each of their numbers. Raises what `read` does, too."""
+        """All steps of a request: `read` its texts (in a thread, unless the request is brief), queue its entries, wait
+        for the rows. The answer takes `answered` bytes per number of a row. Also raises the errors of `read`."""
         started = time.monotonic()
         self.check_size(inputs)
         kind = kind or self._kind
@@ -88,12 +88,13 @@ class Pipeline:
         return encodings, rows, _usage(encodings, pending, started, tokenized)
 
     async def probe(self) -> None:
-        """One token through the whole path."""
+        """Sends one token through all steps."""
         encodings = self._texts.tokenizer.encode(["a"], truncate=True)
         await self._submit(Pending(1, float("inf")), encodings, self._kind)
 
     async def off_loop(self, work: Callable[[], R], *, of: Sequence[object] = ()) -> R:
-        """`of`: the inputs that it reads. Large ones have threads of their own: no other request waits behind them."""
+        """Runs `work` in a thread. `of` are the inputs that it reads; large inputs have threads of their own, so that
+        no other request waits behind them."""
         return await off_loop(self._tokenizing_bulk if size(of) > _BULK else self._tokenizing, work)
 
     @contextmanager
@@ -108,7 +109,7 @@ class Pipeline:
             self._running -= 1
 
     def check_size(self, inputs: Sequence[object]) -> None:
-        """Raises Empty or TooLarge for a request of no text, or of too many."""
+        """Raises Empty for a request without texts, or TooLarge for one with too many."""
         if not inputs:
             raise Empty("`inputs` cannot be empty", param="inputs")
         limit = self._settings.max_client_batch_size
@@ -116,12 +117,12 @@ class Pipeline:
             raise TooLarge(f"batch size {len(inputs)} > maximum allowed batch size {limit}")
 
     def close(self) -> None:
-        """Stop the threads, once nothing runs."""
+        """Stops the threads, once nothing runs."""
         for pool in (self._tokenizing, self._tokenizing_bulk):
             pool.shutdown(wait=False)
 
     def _numbers(self, encodings: Encodings, kind: RowKind) -> int:
-        """Of all rows that are kept; those of SPLADE are kept as terms."""
+        """How many numbers all kept rows have; SPLADE's are not counted, because they are kept as terms."""
         spec = self._checkpoint.spec
         if kind == "tokens":
             return spec.token_size * sum(len(encoding.ids) for encoding in encodings)
@@ -137,7 +138,7 @@ class Pipeline:
             raise Expired("the request's deadline passed while its texts were read") from None
 
     async def _submit(self, pending: Pending, encodings: Encodings, kind: RowKind) -> list[Any]:
-        """What is kept of each row."""
+        """The kept value of each row."""
         shared = 0
         if self._engine.facts.shares_prefixes and kind == "pooled" and len(encodings) > 1:
             shared = worth_sharing([encoding.ids for encoding in encodings])
@@ -149,11 +150,11 @@ class Pipeline:
         try:
             return await pending.wait()
         finally:
-            self.scheduler.drop(pending)  # the client may have left; what has not run need not
+            self.scheduler.drop(pending)  # the client may have left, and the rest need not run
 
 
 def _is_brief(inputs: Sequence[object], options: Options) -> bool:
-    """One text that is tokenized in less time than a thread takes to be asked."""
+    """Whether tokenizing takes less time than handing it to a thread would."""
     length = len(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], str) else _BRIEF + 1
     return length + len(options.instruction or "") <= _BRIEF
 

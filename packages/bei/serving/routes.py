@@ -1,4 +1,4 @@
-"""Which routes may be a model's default one."""
+"""The default routes that a task may have."""
 
 from typing import get_args
 
@@ -15,11 +15,12 @@ ROUTES: dict[Task, tuple[str, ...]] = {
     "sparse": ("/embed_sparse",),
     "multi_vector": ("/embed_all", "/rerank"),
 }
-"""What may be a model's default route; the first is it unless the settings say otherwise."""
+"""The possible default routes of a task; the first one applies unless the settings name another."""
 
 
 def default_route(settings: ModelSettings, checkpoint: Checkpoint) -> str:
-    """The settings' default route, or the task's. Raises SetupError for one that does not fit the model."""
+    """The default route of the settings, or that of the task. Raises SetupError for a route that does not fit the
+    model."""
     fitting = ROUTES[checkpoint.task]
     if settings.route is None:
         return fitting[0]

@@ -1,4 +1,4 @@
-"""The tasks behind one async interface: check, tokenize, queue, finish. Every host stands on this."""
+"""The tasks of one model behind an async interface: check, tokenize, queue, finish. Every host uses it."""
 
 import asyncio
 import logging
@@ -34,34 +34,34 @@ from bei.tracing import Tracer
 
 log = logging.getLogger("bei")
 
-_Side = dict[str, tuple[Encoding, Any]]  # text → as it was read, and its row
+_Side = dict[str, tuple[Encoding, Any]]  # text → its encoding and its row
 State = Literal["loading", "ready", "failed", "draining"]
-_PROBE_AFTER = 30.0  # seconds without a finished batch before a health check runs one of its own
+_PROBE_AFTER = 30.0  # seconds without a finished batch after which a health check runs one
 _PROBE_TIMEOUT = 30.0
 _JSON = 12  # bytes of a number in an answer
-_LABEL, _TERM, _ENTITY = 240, 50, 520  # bytes, about, of one in an answer, and of what makes it
-_DECODED, _PIECE = 4, 64  # bytes of a character of a text that is made of tokens, and of each token on the way
-_CHARACTER = 100  # of what is answered with its tokens, each of 400
+_LABEL, _TERM, _ENTITY = 240, 50, 520  # approximate bytes of one in an answer, its intermediate objects included
+_DECODED, _PIECE = 4, 64  # bytes of a decoded character, and of each intermediate token
+_CHARACTER = 100  # bytes of an answer per character: a token is 400 bytes
 
 
 class Service:
     """One loaded model. Every coroutine may be awaited from any event loop, many at a time.
 
-    Those that compute raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired or
-    EngineFailed. `route` is the path that the model's default route answers as.
+    Methods that run the model raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired
+    or EngineFailed. `route` is the path of the model's default route.
     """
 
     checkpoint: Checkpoint
     engine: Engine | RemoteEngine
     scheduler: Scheduler | RemoteScheduler | None = None
     route: str
-    has_labels = False  # the model scores, classifies or tags, as far as it is loaded
+    has_labels = False  # whether the model scores, classifies or tags; false until it is loaded
 
     def __init__(
         self, settings: Settings, metrics: Metrics | None = None, tracer: Tracer | None = None, isolated: bool = False
     ):
-        """`metrics` and `tracer` are the server's; without them it counts for itself, and nothing is traced.
-        `isolated`: the engine runs in a process of its own, and the service outlives it."""
+        """`metrics` and `tracer` are the server's. Without them the service has metrics of its own, and traces nothing.
+        `isolated` runs the engine in a process of its own, whose crash the service survives."""
         self.settings = settings
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
@@ -72,7 +72,8 @@ class Service:
         )
 
     def load(self) -> None:
-        """Fetch, read, build, warm up; then ready. Blocking. Raises SetupError."""
+        """Fetches and reads the checkpoint, makes the engine, and runs one batch; then the service is ready. Blocking.
+        Raises SetupError."""
         if self.settings.without_effect:
             log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
         try:
@@ -88,7 +89,7 @@ class Service:
             raise
 
     def start(self, checkpoint: Checkpoint, engine: Engine) -> None:
-        """Serve a checkpoint on an engine: the second half of `load`."""
+        """Serves a checkpoint on an engine: the second half of `load`."""
         settings = self.settings
         limits = Limits(
             min(settings.max_num_tokens, engine.facts.token_budget),
@@ -111,7 +112,8 @@ class Service:
         scheduler: Scheduler | RemoteScheduler,
         before_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve a checkpoint on a scheduler that may be another process's; `before_ready` is waited for."""
+        """Serves a checkpoint on a scheduler, which may be in another process. Calls `before_ready` before it is
+        ready."""
         memory.give_back_large_blocks()
         settings = self.settings
         self.checkpoint, self.engine = checkpoint, engine
@@ -126,7 +128,7 @@ class Service:
         with logs.step("warm-up"):
             asyncio.run(self._pipeline.probe())
         before_ready()
-        if self.state == "loading":  # else it was told to stop meanwhile
+        if self.state == "loading":  # otherwise it was stopped meanwhile
             self.state = "ready"
             self.model_metrics.set_ready(True)
         facts = engine.facts
@@ -140,7 +142,7 @@ class Service:
         normalize: bool = True,
         options: Options = DEFAULTS,
     ) -> Answer:
-        """One vector a text: float32[N, dimensions], those of the model itself unless some are asked for."""
+        """One vector per text: float32[N, dimensions]. Without `dimensions`, the model's own number of them."""
         self._require("Model is not an embedding model", "embedding")
         vectors.check(dimensions, self.checkpoint.spec.row_size)
         rows, usage = await self._rows(inputs, options, answered=_JSON)
@@ -148,8 +150,9 @@ class Service:
         return Answer(vectors.finish(np.array(rows), dimensions=dimensions, normalize=normalize), usage)
 
     async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
-        """A list of float32[tokens, D]: the last hidden state of every token, specials included; of a ColBERT model the
-        vectors that are compared, of documents unless the prompt is `query`; BGE-M3's multi-vectors."""
+        """A list of float32[tokens, D], one per text: the last hidden state of every token, special tokens included.
+        For a ColBERT model, the vectors that are compared, of documents unless the prompt is `query`. For BGE-M3, its
+        multi-vectors."""
         if self._is("sparse"):
             raise WrongTask("`embed_all` is not available for SPLADE models; POST /embed_sparse")
         self._require("Model is not an embedding model", "embedding", "multi_vector")
@@ -165,7 +168,7 @@ class Service:
         return Answer([row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True)], usage)
 
     async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
-        """One sparse vector a text: a list of Terms."""
+        """One sparse vector per text: a list of Terms."""
         self._check_ready()
         heads = self.checkpoint.m3
         if heads is None:
@@ -183,7 +186,7 @@ class Service:
         return self._sparse_answer(await self._pipeline.off_loop(weigh), usage)
 
     def _sparse_answer(self, rows: list[sparse.Terms], usage: Usage) -> Answer:
-        """Of an answer whose size nobody knows before."""
+        """An answer whose size is unknown before it is made."""
         self.in_flight.admit(_TERM * sum(len(terms.indices) for terms in rows))
         return Answer(rows, usage)
 
@@ -197,7 +200,7 @@ class Service:
     async def rerank(
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = DEFAULTS
     ) -> Ranked:
-        """How well each text answers the query: float32[N], of a cross-encoder or ColBERT's MaxSim."""
+        """The relevance of each text to the query: float32[N], a cross-encoder's score or ColBERT's MaxSim."""
         self._require("model is not a re-ranker model", "reranker", "multi_vector")
         return await self.score([(query, text) for text in texts], scoring=scoring, options=options)
 
@@ -205,7 +208,7 @@ class Service:
         self, pairs: Sequence[tuple[str, str]], *, scoring: Scoring | None = None, options: Options = DEFAULTS
     ) -> Ranked:
         """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model.
-        `scoring` makes a cross-encoder's scores of its logits in another way than its own."""
+        `scoring` replaces the cross-encoder's own function from logits to scores."""
         self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
         if self._is("reranker"):
             rows, usage = await self._rows(pairs, options)
@@ -238,7 +241,7 @@ class Service:
         ignore_labels: Sequence[str] = ("O",),
         options: Options = DEFAULTS,
     ) -> Answer:
-        """A list of Entity for each text; texts of any length are read in windows unless `truncate` is false."""
+        """A list of Entity for each text. Texts of any length are read in windows, unless `truncate` is false."""
         self._require("Model is not a token classification model", "entities")
         tokenizer, labels = self._texts.tokenizer, self.checkpoint.labels
         longest = self._longest_label()
@@ -260,7 +263,7 @@ class Service:
         return Answer(await self._pipeline.off_loop(find), usage)
 
     def _longest_label(self) -> int:
-        """Bytes."""
+        """In bytes."""
         return max((len(label.encode(errors="replace")) for label in self.checkpoint.labels), default=0)
 
     def prompts(self) -> Mapping[str, str]:
@@ -294,8 +297,8 @@ class Service:
             return await self._pipeline.off_loop(read, of=ids)
 
     async def check(self) -> None:
-        """Raises NotReady unless requests are answered and the engine finished a real forward in the last 30 s;
-        runs one where it has not."""
+        """Raises NotReady unless requests are answered and the engine finished a batch in the last 30 s. Without such a
+        batch it runs one."""
         self._check_ready()
         scheduler = self._pipeline.scheduler
         idle = time.monotonic() - scheduler.last_success
@@ -307,19 +310,19 @@ class Service:
                 raise NotReady(f"the engine does not answer: {one_line(exc)}") from None
 
     def on_fault(self, told: Callable[[], None]) -> None:
-        """Have `told` called when the engine's `fault` changes."""
+        """Has `told` called when the engine's `fault` changes."""
         if self._isolated is not None:
             self._isolated.on_fault = told
 
     def drain(self) -> None:
-        """Admit no more; what is queued goes on, the oldest first."""
+        """Admits no more requests; queued ones continue, oldest first."""
         self.state = "draining"
         if self.scheduler is not None:
             self.scheduler.drain()
         self.model_metrics.set_ready(False)
 
     def close(self) -> None:
-        """Drain, wait for what is queued, and stop the threads."""
+        """Drains, waits for queued requests, and stops the threads."""
         self.drain()
         if self.scheduler is not None:
             self.scheduler.close()
@@ -328,7 +331,7 @@ class Service:
             self._isolated.close()
 
     async def _sides(self, pairs: Sequence[tuple[str, str]], options: Options) -> tuple[_Side, _Side, Usage]:
-        """The first texts of the pairs, and the second ones, each read once."""
+        """The first texts of the pairs and the second ones, each read once."""
         sides: dict[Role, list[str]] = {
             "query": list(dict.fromkeys(first for first, _ in pairs)),
             "document": list(dict.fromkeys(second for _, second in pairs)),
@@ -371,13 +374,13 @@ class Service:
     async def _rows(
         self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None, answered: float = 0
     ) -> tuple[list[Any], Usage]:
-        """What is kept of each input's row."""
+        """The kept value of each input's row."""
         return (await self._pipeline.run(inputs, partial(self._texts.read, inputs, options), options, kind, answered))[
             1:
         ]
 
     def check_loaded(self) -> None:
-        """Raises NotReady before there is a checkpoint and an engine."""
+        """Raises NotReady until there is a checkpoint and an engine."""
         if self.state in ("loading", "failed"):
             raise NotReady(f"the model is {self.state}")
 
@@ -392,7 +395,7 @@ class Service:
         return self.checkpoint.task == task
 
     def _require(self, refusal: str, *tasks: Task) -> None:
-        """Raises WrongTask, in TEI's words and with the route that fits, unless the model is for one of `tasks`."""
+        """Raises WrongTask, in TEI's words and with the route that fits, unless the model's task is one of `tasks`."""
         self._check_ready()
         if self.checkpoint.task not in tasks:
             raise WrongTask(f"{refusal}; its task is {self.checkpoint.task}: POST {self.route}")

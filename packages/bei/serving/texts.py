@@ -1,4 +1,4 @@
-"""The inputs of a request, tokenized as its options, the settings and the model's prompts say."""
+"""Tokenizes the inputs of a request according to its options, the settings and the model's prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ class TextReader:
         self.tokenizer = Tokenizer(checkpoint, _default_prompt(settings, checkpoint))
 
     def read(self, inputs: Sequence[Input], options: Options, role: Role | None = None) -> list[Encoding]:
-        """One encoding an input; `role` is a ColBERT model's. Raises Empty, Invalid or Untokenizable."""
+        """One encoding per input; `role` is for a ColBERT model. Raises Empty, Invalid or Untokenizable."""
         checkpoint = self._checkpoint
         pairs = any(isinstance(item, tuple) for item in inputs)
         if options.prompt_name is not None and pairs and not checkpoint.prompts.before_pairs:
@@ -46,7 +46,7 @@ class TextReader:
         return naming(inputs, read)()
 
     def of_documents(self, options: Options) -> Options:
-        """The options of documents that are not the second text of a pair."""
+        """The options for documents that are not the second text of a pair."""
         if options.max_document_tokens is None:
             return options
         tokenizer = self._narrowed(options)
@@ -56,7 +56,7 @@ class TextReader:
         return replace(options, truncate=True, max_tokens=min(most, options.max_tokens or most))
 
     def repeated(self, inputs: Sequence[object], options: Options) -> int:
-        """Characters that are written anew for each text or pair before they are read."""
+        """How many characters are repeated for each text or pair before it is read."""
         templated = self._checkpoint.pair_template is not None
         queries = sum(len(item[0]) for item in inputs if isinstance(item, tuple)) if templated else 0
         return queries + len(options.instruction or "") * len(inputs)
@@ -82,7 +82,7 @@ class TextReader:
 
 
 def naming(inputs: Sequence[Any], read: Callable[[], R]) -> Callable[[], R]:
-    """`read`, whose errors carry the input that they are about."""
+    """A `read` whose errors carry the input that they are about."""
 
     def reading() -> R:
         try:
@@ -96,12 +96,13 @@ def naming(inputs: Sequence[Any], read: Callable[[], R]) -> Callable[[], R]:
 
 
 def size(inputs: Sequence[Any]) -> int:
-    """Characters and token ids of texts, pairs and lists of ids."""
+    """The number of characters and token ids of texts, pairs and lists of ids."""
     return sum(sum(map(len, item)) if isinstance(item, tuple) else len(item) for item in inputs)
 
 
 def _default_prompt(settings: ModelSettings, checkpoint: Checkpoint) -> str | None:
-    """The settings' prompt, or the named one, or the model's own. Raises SetupError for a name that the model lacks."""
+    """The prompt of the settings, or the prompt that they name, or the model's own. Raises SetupError for a name that
+    the model lacks."""
     if settings.default_prompt is not None:
         return settings.default_prompt
     prompts = checkpoint.prompts

@@ -1,4 +1,4 @@
-"""Token scores to entities, exactly as transformers' TokenClassificationPipeline makes them
+"""Token scores to entities, exactly as in transformers' TokenClassificationPipeline
 (pipelines/token_classification.py), for all texts of a request at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """Tokens, words or entities in order: int[n] but the scores, float32[n]."""
+    """Tokens, words or entities in order: int[n], except the scores, float32[n]."""
 
     windows: np.ndarray
     labels: np.ndarray
@@ -38,7 +38,7 @@ class _Units:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Of each label: does it begin an entity (B-); which tag is it of, without B- or I-; what is the entity called."""
+    """For each label: whether it begins an entity (B-); its tag, without B- or I-; the name of the entity."""
 
     begins: np.ndarray
     tags: np.ndarray
@@ -55,8 +55,9 @@ def tokens(
     *,
     raw_scores: bool,
 ) -> list[list[Entity]]:
-    """Strategy `none`: each token, specials included, with its best label, or with every label's logit. Where windows
-    overlap, the one with more of the text around the token. An unknown token is what stands there."""
+    """Strategy `none`: each token, special tokens included, with its best label, or with every label's logit. Where
+    windows overlap, the token comes from the window with more text around it. An unknown token is given as it stands in
+    the text."""
     rows = logits if raw_scores else activate(logits, "softmax")
     owners = np.repeat(windows.owners, windows.lengths)
     found: list[list[Entity]] = [[] for _ in texts]
@@ -79,7 +80,7 @@ def aggregate(
     *,
     raw_scores: bool,
 ) -> list[list[Entity]]:
-    """The other strategies: neighbors of one tag are one entity, and a label of `ignored` is none."""
+    """The other strategies: neighbors of one tag form one entity, and labels of `ignored` form none."""
     names = _labels(labels).names
     rows = logits if raw_scores else activate(logits, "softmax")
     units = _grouped(_labelled(windows, rows, strategy), _labels(labels))
@@ -105,7 +106,7 @@ def _labels(labels: tuple[str, ...]) -> _Labels:
 
 
 def _labelled(windows: Windows, rows: np.ndarray, strategy: Strategy) -> _Units:
-    """Each token with its best label for `simple`, else each word with that of the strategy."""
+    """Each token with its best label for `simple`; otherwise each word with the label of the strategy."""
     of_window = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
     kept = np.flatnonzero(~windows.special)
     of_window, rows, starts, ends = of_window[kept], rows[kept], windows.starts[kept], windows.ends[kept]
@@ -120,7 +121,7 @@ def _labelled(windows: Windows, rows: np.ndarray, strategy: Strategy) -> _Units:
 
 
 def _of_words(rows: np.ndarray, first: np.ndarray, last: np.ndarray, strategy: Strategy) -> np.ndarray:
-    """float32[tokens, labels] → float32[words, labels]: of the first token, of the surest, or the mean."""
+    """float32[tokens, labels] → float32[words, labels]: the first token's, the most confident token's, or the mean."""
     words: np.ndarray
     match strategy:
         case "average":
@@ -136,7 +137,7 @@ def _of_words(rows: np.ndarray, first: np.ndarray, last: np.ndarray, strategy: S
 
 
 def _grouped(units: _Units, labels: _Labels) -> _Units:
-    """Runs of one tag, cut before each B-; their score is the mean."""
+    """Runs of one tag, cut before each B-; the score of a run is the mean."""
     if not len(units.labels):
         return units
     cuts = labels.begins[units.labels] | _changes(labels.tags[units.labels]) | _changes(units.windows)
@@ -147,12 +148,12 @@ def _grouped(units: _Units, labels: _Labels) -> _Units:
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
-    """bool[n]: is it another than the one before; true of the first."""
+    """bool[n]: whether a value differs from the one before; true for the first."""
     return np.append(True, values[1:] != values[:-1])
 
 
 def _without_overlaps(entities: Iterable[Entity]) -> list[Entity]:
-    """Of two from neighboring windows that overlap the longer one stays, then the surer."""
+    """Of two overlapping entities from neighboring windows the longer one stays, then the more confident one."""
 
     def weight(entity: Entity) -> tuple[int, np.float32]:
         return entity.end - entity.start, next(iter(entity.results.values()))

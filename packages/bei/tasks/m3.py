@@ -10,7 +10,7 @@ from bei.tasks.vectors import unit
 
 
 def terms(states: np.ndarray, ids: np.ndarray, heads: M3, unused: Collection[int]) -> Terms:
-    """states: float32[tokens, hidden], ids: int32[tokens] → the greatest weight of each token that occurs, where it is
+    """states: float32[tokens, hidden], ids: int32[tokens] → the greatest weight of each distinct token, where it is
     above zero."""
     weights = heads.sparse(states)[:, 0]
     weights[np.isin(ids, list(unused))] = 0
@@ -21,5 +21,5 @@ def terms(states: np.ndarray, ids: np.ndarray, heads: M3, unused: Collection[int
 
 
 def token_vectors(states: np.ndarray, heads: M3) -> np.ndarray:
-    """states: float32[tokens, hidden] → float32[tokens - 1, D], unit vectors of all tokens but the first."""
+    """states: float32[tokens, hidden] → float32[tokens - 1, D], unit vectors of all tokens except the first."""
     return unit(heads.colbert(states[1:]))

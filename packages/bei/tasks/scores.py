@@ -1,4 +1,4 @@
-"""Logits to scores, and what is best."""
+"""Logits to scores, and their order."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from bei.checkpoint.task import Scoring
 
 
 def activate(logits: np.ndarray, scoring: Scoring) -> np.ndarray:
-    """float32[..., labels] to scores of the same shape; softmax is over the last axis."""
+    """float32[..., labels] → scores of the same shape; softmax is over the last axis."""
     match scoring:
         case "sigmoid":
             found: np.ndarray = np.exp(-np.logaddexp(0, -logits))
@@ -20,6 +20,6 @@ def activate(logits: np.ndarray, scoring: Scoring) -> np.ndarray:
 
 
 def best_first(logits: np.ndarray) -> np.ndarray:
-    """int[..., N], the places of float32[..., N], greatest first; equal ones in their order. Of scores it says less: a
-    sigmoid of more than 17 is 1 in float32."""
+    """int[..., N]: the indices of float32[..., N], greatest first, equal ones in their order. Pass logits: as scores
+    they may be equal, for a sigmoid above 17 is 1 in float32."""
     return np.argsort(-logits, axis=-1, kind="stable")

@@ -1,4 +1,4 @@
-"""Sparse vectors: the terms of a row that are not zero."""
+"""Sparse vectors: the nonzero terms of a row."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Terms(NamedTuple):
 
 
 def terms(row: np.ndarray, most: int | None = None) -> Terms:
-    """float32[vocabulary] → its terms, the `most` greatest of them."""
+    """float32[vocabulary] → its terms, at most the `most` greatest."""
     indices = np.flatnonzero(row)
     if most is not None and len(indices) > most:
         greatest = np.argpartition(-np.abs(row[indices]), most)[:most]

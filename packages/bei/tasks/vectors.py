@@ -1,10 +1,10 @@
-"""What a request asks of its rows: fewer dimensions, unit length, similarity. Rows are float32[N, D]."""
+"""Finishes rows as a request asks: fewer dimensions, length 1, similarity. Rows are float32[N, D]."""
 
 import numpy as np
 
 from bei.errors import Invalid
 
-_TINY = np.float32(1e-12)  # torch.nn.functional.normalize's eps: a zero row stays zero
+_TINY = np.float32(1e-12)  # the eps of torch.nn.functional.normalize: a zero row stays zero
 
 
 def check(dimensions: int | None, width: int) -> None:
