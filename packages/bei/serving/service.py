@@ -297,8 +297,7 @@ class Service:
             return await self._pipeline.off_loop(read, of=ids)
 
     async def check(self) -> None:
-        """Raises NotReady unless requests are answered and the engine finished a batch in the last 30 s. Without such a
-        batch it runs one."""
+        """Raises NotReady unless requests are answered and a batch ended in the last 30 s; without one it runs one."""
         self._check_ready()
         scheduler = self._pipeline.scheduler
         idle = time.monotonic() - scheduler.last_success
