@@ -2,18 +2,23 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import httpx
 import pytest
 import yaml
 from click.testing import CliRunner
+from pydantic import Field
 
-from bei import cli, router
+from bei import cli, options, router
 from bei.serving.routes import ROUTES
 from bei.serving.service import Service
+from bei.settings import ModelSettings, Settings
+from bei.settings.reference import settings_of
 from tests.support.configs import tiny_config
 from tests.support.servers import free_port, wait_until_ready
 from tests.support.tiny_models import random_model, save
@@ -39,11 +44,45 @@ def test_help(command):
     assert "Usage:" in result.output
 
 
-def test_every_flag_of_serve_is_a_setting():
-    from bei.settings import Settings
+OWN = {"config", "log_level"}
 
-    names = {parameter.name for parameter in cli.serve.params} - {"config", "log_level"}
-    assert names <= set(Settings.model_fields)
+
+def test_every_flag_of_serve_is_a_setting():
+    names = {parameter.name for parameter in cli.serve.params} - OWN
+    assert names == {setting.name for setting in settings_of(Settings)}
+
+
+@pytest.mark.parametrize("command", ["embed", "info", "build"])
+def test_every_setting_of_the_model_is_a_flag(command):
+    names = {parameter.name for parameter in cli.main.commands[command].params}
+    assert names >= {setting.name for setting in settings_of(ModelSettings)} | OWN
+
+
+def test_a_new_declaration_has_its_option():
+    class More(ModelSettings):
+        """More of it."""
+
+        dummy_size: int = Field(3, ge=1, description="Dummies.")
+        dummies: tuple[str, ...] = Field((), description="Names of them.")
+        has_dummies: bool = Field(False, description="There are some.")
+
+    @click.command(cls=options.Command)
+    @options.of_settings(More)
+    def command(**flags):
+        click.echo(json.dumps({name: value for name, value in flags.items() if value is not None}))
+
+    def given(*arguments: str) -> dict[str, object]:
+        return json.loads(CliRunner().invoke(command, arguments).stdout)
+
+    assert given() == {}
+    assert given("--dummy-size", "4", "--no-has-dummies") == {"dummy_size": "4", "has_dummies": False}
+    assert given("--dummies", "a", "--dummies", "b,c") == {"dummies": "a,b,c"}
+    assert given("--dummies", "") == {"dummies": ""}, "what is given empty is refused, not dropped"
+    shown = CliRunner().invoke(command, ["--help"]).stdout
+    section = shown.partition("More of it:\n")[2]
+    assert re.search(r"--dummy-size INTEGER +Dummies\.  \[default: 3\]\n", section)
+    assert re.search(r"--dummies TEXT +Names of them\. Repeatable\.\n", section)
+    assert "--has-dummies / --no-has-dummies" in section
 
 
 def test_info(config):
@@ -92,6 +131,9 @@ def test_what_build_makes_is_what_serve_maps(config, tmp_path):
         (["info", "--config", "absent.yaml"], {}, "absent.yaml: No such file"),
         (["info"], {"BEI_CONFIG": "elsewhere.yaml"}, "elsewhere.yaml: No such file"),
         (["info", "--config", "CONFIG", "--engine", "cuda"], {}, "setting engine"),
+        (["serve", "--config", "CONFIG", "--port", "http"], {}, "setting port: Input should be a valid integer"),
+        (["serve", "--config", "CONFIG", "--api-key", ""], {}, "setting api_key: a key is printable ASCII"),
+        (["serve", "--config", "CONFIG", "--allowed-host", ""], {}, "setting allowed_host.0: String should match"),
         (
             ["info", "--config", "CONFIG", "--precision", "fp16"],
             {},

@@ -28,7 +28,7 @@ LAYERS = [
     "bulk",
     "api",
     "server",
-    "launch",
+    "launch options",
     "router",
     "cli",
 ]

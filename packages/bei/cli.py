@@ -4,21 +4,20 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import yaml
 
-from bei import __version__, logs, processes
+from bei import __version__, logs, options, processes
 from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
 from bei.server import workers
 from bei.serving.service import Service
-from bei.settings import Settings
+from bei.settings import ModelSettings, Settings
 
 __all__ = ["main", "text_embeddings_router"]
 
@@ -29,88 +28,13 @@ class _Program(click.Group):
         return one_line_errors(lambda: super(_Program, self).invoke(context))
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_MODEL = _options(
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        default=lambda: Path(os.environ.get("BEI_CONFIG", "config.yaml")),
-        show_default="config.yaml",
-        help="The deployment: a Truss config.yaml with a trt_llm block.",
-    ),
-    click.option(
-        "--engine",
-        help="auto, tensorrt, native, torch or null; auto takes the fastest that runs here.  [default: auto]",
-    ),
-    click.option("--precision", help="auto, fp32, bf16, fp16 or int8.  [default: auto]"),
-    click.option("--threads", type=int, help="Processors to compute on.  [default: all that the container has]"),
-    click.option("--pooling", help="first, last, mean, max, splade, …, where the checkpoint does not say."),
-    click.option("--rerank-template", help="qwen3, mxbai, bge_gemma, nemotron or none: how a reranker is asked."),
-    click.option("--attention", help="causal or bidirectional, where the checkpoint's own code decides."),
-    click.option("--max-num-tokens", type=int, help="Tokens a batch, and so the longest text."),
-    click.option("--max-seq-len", type=int, help="Tokens of the longest text, where that is to be less."),
-    click.option("--max-batch-size", type=int, help="Texts a batch."),
-    click.option("--hub-cache", type=click.Path(path_type=Path), help="The hub's own cache.  [default: HF_HUB_CACHE]"),
-    click.option(
-        "--cache-dir", type=click.Path(path_type=Path), help="Downloads and built engines.  [default: ~/.cache/bei]"
-    ),
-    click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error."),
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=lambda: Path(os.environ.get("BEI_CONFIG", "config.yaml")),
+    help="The deployment: a Truss config.yaml with a trt_llm block.  [default: BEI_CONFIG, else config.yaml]",
 )
-_SERVER = _options(
-    click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
-    click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
-    click.option("--uds-path", type=click.Path(path_type=Path), help="A Unix socket to listen on, and on no port."),
-    click.option(
-        "--cors-allow-origin",
-        multiple=True,
-        callback=lambda context, parameter, value: value or None,
-        help="Pages of this origin (https://example.com), or of any (*), may read answers; repeatable.",
-    ),
-    click.option("--workers", type=int, help="Processes that read, tokenize and answer.  [default: 1]"),
-    click.option("--api-key", help="Ask for this key, or one of several between commas; better as BEI_API_KEY."),
-    click.option("--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line."),
-    click.option("--allowed-host", multiple=True, help="A host that requests may name, *.name, or *; repeat it."),
-    click.option("--protect-all", is_flag=True, default=None, help="Ask for a key at /health and /metrics, too."),
-    click.option("--tls-cert", type=click.Path(path_type=Path), help="Speak TLS: a certificate and its chain, PEM."),
-    click.option("--tls-key", type=click.Path(path_type=Path), help="Its key, PEM.  [default: in --tls-cert]"),
-    click.option("--served-model-name", help="The name that answers carry.  [default: the repository]"),
-    click.option("--auto-truncate/--no-auto-truncate", default=None, help="Cut long texts unasked.  [default: cut]"),
-    click.option("--default-prompt", help="Text put before each input."),
-    click.option("--default-prompt-name", help="The model's prompt to use unasked."),
-    click.option("--rerank-order", help="input, or score for best first as TEI (haystack needs it).  [default: input]"),
-    click.option("--max-client-batch-size", type=int, help="Texts a request.  [default: 2048]"),
-    click.option("--max-concurrent-requests", type=int, help="Requests at once, then 429.  [default: 2048]"),
-    click.option("--max-queue-seconds", type=float, help="Work that may wait, then 429.  [default: 20]"),
-    click.option("--payload-limit", type=int, help="Bytes a request, then 413.  [default: 64000000]"),
-    click.option("--max-bytes-in-flight", type=int, help="Bytes of all requests, then 429.  [default: 1073741824]"),
-    click.option("--max-connections", type=int, help="Connections; more are closed.  [default: 4096]"),
-    click.option("--tokenization-workers", type=int, help="Threads that tokenize.  [default: one a processor]"),
-    click.option(
-        *("--drain-seconds", "--drain-timeout", "drain_seconds"),
-        type=float,
-        help="Time for calls in flight after SIGTERM.  [default: 30]",
-    ),
-    click.option(
-        "--max-engine-restarts",
-        type=int,
-        help="Deaths in a row of the engine, or of a worker, then it stays down.  [default: 5]",
-    ),
-    click.option("--json-output", is_flag=True, default=None, help="Log lines as JSON."),
-    click.option("--access-log/--no-access-log", default=None, help="A log line for each request.  [default: none]"),
-    click.option("--otlp-endpoint", help="Send traces to this OpenTelemetry collector, as http://localhost:4317."),
-    click.option("--otlp-service-name", help="The name of this server in traces.  [default: bei]"),
-)
+_log_level = click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -123,9 +47,10 @@ def main() -> None:
     """
 
 
-@main.command()
-@_MODEL
-@_SERVER
+@main.command(cls=options.Command)
+@_config
+@_log_level
+@options.of_settings(Settings)
 def serve(config: Path, log_level: str, **flags: Any) -> None:
     """Serve over HTTP, until SIGTERM.
 
@@ -137,8 +62,10 @@ def serve(config: Path, log_level: str, **flags: Any) -> None:
     serve_until_signal(settings)
 
 
-@main.command()
-@_MODEL
+@main.command(cls=options.Command)
+@_config
+@_log_level
+@options.of_settings(ModelSettings)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
     """Say what would be served, by which engine and why, and every setting."""
@@ -150,8 +77,10 @@ def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
     click.echo(json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False).rstrip())
 
 
-@main.command()
-@_MODEL
+@main.command(cls=options.Command)
+@_config
+@_log_level
+@options.of_settings(ModelSettings)
 def build(config: Path, log_level: str, **flags: Any) -> None:
     """Fetch and check the checkpoint and build the engine now, so that `serve` starts at once."""
     logs.to_stderr(log_level)
@@ -163,7 +92,7 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     )
 
 
-@main.command()
+@main.command(cls=options.Command)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--column", default="text", show_default=True, help="Where the texts are.")
@@ -173,7 +102,9 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
 @click.option("--part-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows a file of progress.")
 @click.option("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, local, or host:port.")
 @click.option("--workers", type=click.IntRange(1), help="Models on the cluster.  [default: one a GPU, or one a node]")
-@_MODEL
+@_config
+@_log_level
+@options.of_settings(ModelSettings)
 def embed(
     config: Path,
     log_level: str,

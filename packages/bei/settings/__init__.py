@@ -4,6 +4,7 @@ from bei.settings.config import read_config
 from bei.settings.groups import (
     AttentionSetting,
     DefaultRoute,
+    Group,
     LimitSettings,
     ModelSettings,
     ObservationSettings,
@@ -17,6 +18,7 @@ from bei.settings.settings import Settings
 __all__ = [
     "AttentionSetting",
     "DefaultRoute",
+    "Group",
     "LimitSettings",
     "ModelSettings",
     "ObservationSettings",
