@@ -81,6 +81,7 @@ def test_a_client_that_leaves_holds_its_bytes_until_its_work_ends(start_service,
     async def scenario():
         application = asgi(service)
         with monkeypatch.context() as patch:
+            patch.setattr(connections, "WATCH_AFTER", 0)
             patch.setattr(resolve_name(owner), name, slow(resolve_name(f"{owner}.{name}")))
             client = Client(application, "/embed", {"inputs": ["the cat " * 1000] * 36})
             await asyncio.to_thread(entered.wait, LIMIT)

@@ -19,7 +19,7 @@ from bei.api.routes import Route
 from bei.errors import ClientGone, Error, MethodNotAllowed, NotFound, one_line
 from bei.serving.service import Service
 
-__all__ = ["ROUTES", "Call", "Reply", "admit", "answer", "lost", "refuse"]
+__all__ = ["ROUTES", "Call", "Reply", "Route", "admit", "answer", "lost", "refuse"]
 
 log = logging.getLogger("bei")
 
@@ -41,11 +41,12 @@ _BY_PATH: dict[str, dict[str, Route]] = {
 }
 
 
-async def answer(service: Service, call: Call) -> Reply:
-    """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception."""
+async def answer(service: Service, call: Call, route: Route | None = None) -> Reply:
+    """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception. `route` is
+    the one that `admit` gave to a host that asked before it read the body."""
     with service.in_flight.request(), Observation(service, call, _label(call)) as seen:
         try:
-            reply = cors.preflight(call, service.settings) or await _route(service, call, seen)
+            reply = cors.preflight(call, service.settings) or await _reply(service, call, route, seen)
         except Error as error:
             reply = render_error(error, call.path)
         except Exception:
@@ -80,8 +81,8 @@ def admit(service: Service, call: Call) -> Route:
     return route
 
 
-async def _route(service: Service, call: Call, seen: Observation) -> Reply:
-    route = admit(service, call)
+async def _reply(service: Service, call: Call, route: Route | None, seen: Observation) -> Reply:
+    route = route or admit(service, call)
     if route.stands_for is not None:
         route = route.stands_for(service)
     if route.adapter is not None:

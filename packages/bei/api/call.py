@@ -54,7 +54,9 @@ def authorize(call: Call, settings: ServerSettings) -> None:
 
 def check_content_type(call: Call) -> None:
     """Raises UnsupportedMediaType for a body that says it is not JSON, or compressed. Saying nothing is fine."""
-    kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = call.headers.get("content-type", _JSON[0])
+    if kind not in _JSON:
+        kind = kind.partition(";")[0].strip().lower()
     if kind and kind not in _JSON and not kind.endswith("+json"):
         raise UnsupportedMediaType(f"content-type {short(kind)} is not supported; send application/json")
     encoding = call.headers.get("content-encoding", "identity").strip().lower()

@@ -38,11 +38,11 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        return b"".join(self.parts)
+        return self.content if isinstance(self.content, bytes) else b"".join(self.content)
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.parts))
+        return len(self.content) if isinstance(self.content, bytes) else sum(map(len, self.content))
 
     def with_headers(self, headers: Mapping[str, str]) -> "Reply":
         return Reply(self.content, self.status, {**self.headers, **headers})

@@ -19,6 +19,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. The 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Activation = Literal["identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"]
@@ -214,12 +215,12 @@ class EncoderSpec:
         """The different ones."""
         return tuple(dict.fromkeys(layer.rotary for layer in self.layers if layer.rotary))
 
-    @property
+    @cached_property
     def token_size(self) -> int:
         """Width of a token's row, after `token_head`."""
         return _width(self.token_head, self.hidden_size)
 
-    @property
+    @cached_property
     def row_size(self) -> int:
         """Width of a pooled row: what an embedding request gets when it asks for all dimensions."""
         return _width(self.head, self.token_size * len(self.pooling.modes))

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from bei import api
-from bei.api import Call, Reply
+from bei.api import Call, Reply, Route
 from bei.errors import (
     ClientGone,
     Error,
@@ -54,12 +53,13 @@ async def _answer(
     """Raises ClientGone when there is nobody to reply to."""
     try:
         hosts.check(call.headers.get("host"), scope["http_version"])
-        wanted = _is_wanted(service, call, scope)
+        route = _admitted(service, call, scope)
+        wanted = route is not None and route.adapter is not None
         if not wanted and "expect" in call.headers:  # it waits for our word before it sends
-            return _last(await api.answer(service, call), scope)
+            return _last(await api.answer(service, call, route), scope)
         call.body = await bodies.read(call, receive, wanted=wanted)
-        async with _connected(receive):
-            return await api.answer(service, call)
+        with _WhileConnected(receive):
+            return await api.answer(service, call, route)
     except (RequestHeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
         return _last(await api.refuse(service, call, error), scope)
     except asyncio.CancelledError:
@@ -83,40 +83,47 @@ def _call_of(scope: Message) -> Call:
     return Call(scope["method"], scope["path"], headers=headers)
 
 
-def _is_wanted(service: Service, call: Call, scope: Message) -> bool:
-    """Whether the body has to be kept: not where the request head alone is refused, or decides the answer. Raises
+def _admitted(service: Service, call: Call, scope: Message) -> Route | None:
+    """The call's route, whose body is worth keeping where it has one; None where the head alone is refused. Raises
     RequestHeadTooLarge."""
     if len(scope["headers"]) > connections.MAX_HEADERS:
         raise RequestHeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers")
     try:
-        return api.admit(service, call).adapter is not None
+        return api.admit(service, call)
     except Error:
-        return False
+        return None
 
 
-@asynccontextmanager
-async def _connected(receive: Receive) -> AsyncIterator[None]:
-    """Ends what is done within, by ClientGone, as soon as the connection closes: nothing is computed for nobody."""
-    answering, gone = asyncio.current_task(), False
-    if answering is None:
-        raise RuntimeError("calls are answered by tasks")
+class _WhileConnected:
+    """Ends a call's work, by ClientGone, once the connection closes: nothing is computed for nobody. To watch
+    costs as much as to tokenize a brief text; most calls are answered before the watch begins."""
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        answering.cancel()
+    def __init__(self, receive: Receive):
+        self._receive, self._gone = receive, False
+        self._watching: asyncio.Task[None] | None = None
 
-    watching = asyncio.ensure_future(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and not answering.uncancel():
+    def __enter__(self) -> None:
+        answering = asyncio.current_task()
+        if answering is None:
+            raise RuntimeError("calls are answered by tasks")
+        self._answering = answering
+        self._begins = answering.get_loop().call_later(connections.WATCH_AFTER, self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._begins.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        if kind is asyncio.CancelledError and self._gone and not self._answering.uncancel():
             raise ClientGone("the client left before the answer") from None
-        raise
-    finally:
-        watching.cancel()
+
+    def _begin(self) -> None:
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._answering.cancel()
 
 
 async def _write(reply: Reply, scope: Message, send: Send) -> None:

@@ -7,6 +7,7 @@ REQUEST_HEAD_SECONDS = 20.0  # from the first byte of a request head to its last
 READING_SECONDS = 30.0  # for a client to read any answer; of a long one it has a second more for READING_RATE bytes
 READING_RATE = 4096
 MOST_READING_SECONDS = 600.0  # for an answer of any size
+WATCH_AFTER = 0.25  # seconds until a call is watched: its client may leave before the answer
 MAX_HEADERS = 128
 ABORT = "bei.abort"  # in a scope's extensions: what ends the connection at once
 

@@ -4,6 +4,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Sequence
+from functools import lru_cache
 
 from bei.errors import Malformed, Misdirected, short
 
@@ -46,6 +47,7 @@ def hosts_of(listener: socket.socket, allowed: Sequence[str]) -> Hosts:
     return Hosts(allowed, loopback=ipaddress.ip_address(listener.getsockname()[0]).is_loopback)
 
 
+@lru_cache(maxsize=16)
 def _is_loopback(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True

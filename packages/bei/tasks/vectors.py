@@ -21,7 +21,8 @@ def finish(rows: np.ndarray, *, dimensions: int | None, normalize: bool) -> np.n
 
 def unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1."""
-    made: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+    lengths = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))
+    made: np.ndarray = rows / np.maximum(lengths, _TINY)
     return made
 
 

@@ -27,7 +27,7 @@ class Template:
     fixed_types: tuple[np.ndarray, ...]
     body_types: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Special tokens."""
         return sum(map(len, self.fixed))
