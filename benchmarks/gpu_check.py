@@ -81,7 +81,7 @@ class Checker:
         for precision in ("fp32", "bf16", "fp8"):
             kind = "tokens" if precision == "fp32" else "pooled"
             limit = {"fp32": RELATIVE, "bf16": COSINE_BF16, "fp8": COSINE_FP8_RANDOM}[precision]
-            yield from self._compare(family, checkpoint, [Batch.pack(ids, rows=kind)], precision, limit)
+            yield from self._compare(family, checkpoint, [Batch.pack(ids, row_kind=kind)], precision, limit)
 
     def _long(self, folder: Path) -> Iterator[Check]:
         longest = self._longest
@@ -152,8 +152,8 @@ def _on_cpu(checkpoint: Checkpoint, batches: list[Batch]) -> np.ndarray:
     model = Model(checkpoint.spec, Weights(checkpoint, torch.device("cpu"), torch.float32))
     with torch.inference_mode():
         every = [Inputs.of(batch, checkpoint.spec) for batch in batches]
-        rows = [model(inputs, batch.rows).numpy() for inputs, batch in zip(every, batches, strict=True)]
-    return np.concatenate([i.layout.unsorted(r, b.rows) for i, r, b in zip(every, rows, batches, strict=True)])
+        rows = [model(inputs, batch.row_kind).numpy() for inputs, batch in zip(every, batches, strict=True)]
+    return np.concatenate([i.layout.unsorted(r, b.row_kind) for i, r, b in zip(every, rows, batches, strict=True)])
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ from bei.errors import Overloaded
 BUDGET, SIZE = 100, 8
 
 
-def entries(lengths: list[int], request: Request | None = None, rows: str = "pooled") -> list[Entry]:
+def entries(lengths: list[int], request: Request | None = None, row_kind: str = "pooled") -> list[Entry]:
     request = request or Request()
-    return [Entry(request, i, [1] * n, rows=rows) for i, n in enumerate(lengths)]
+    return [Entry(request, i, [1] * n, row_kind=row_kind) for i, n in enumerate(lengths)]
 
 
 def queue(max_queue_tokens: int = 1 << 30) -> Queue:
@@ -130,9 +130,9 @@ def test_eight_long_requests_are_finished_one_after_the_other():
 
 def test_one_kind_of_rows_a_batch():
     q = queue()
-    q.push(entries([5, 5], rows="tokens"))
+    q.push(entries([5, 5], row_kind="tokens"))
     q.push(entries([5, 5]))
-    assert [{entry.rows for entry in batch} for batch in drain(q)] == [{"tokens"}, {"pooled"}]
+    assert [{entry.row_kind for entry in batch} for batch in drain(q)] == [{"tokens"}, {"pooled"}]
 
 
 def test_dropped_and_expired_do_not_run():
@@ -169,7 +169,7 @@ def test_a_brief_request_may_pass_out_of_turn():
     assert taken.batch == [*first, rest[0]]
     assert taken.expired == late
     assert q.take_brief(2.0).batch == [rest[1]]
-    assert not q.waits_brief()
+    assert not q.has_brief()
     assert len(q) == 1000
 
 

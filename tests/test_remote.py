@@ -95,7 +95,7 @@ def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkey
     asked, send = [], wire.send
 
     def spy(line, message, arrays=()):
-        if line is worker.scheduler._line:
+        if line is worker.scheduler._channel:
             asked.append([kind for kind, *_ in message])
         send(line, message, arrays)
 
@@ -210,7 +210,7 @@ def test_a_worker_that_dies_takes_its_requests_along(tiny_checkpoint, start_serv
         with pytest.raises(TimeoutError):
             asyncio.run(asyncio.wait_for(worker.embed([text] * 300, options=Options()), 0.2))
     queue = service.scheduler._queue
-    worker.scheduler._line.shutdown(socket.SHUT_RDWR)
+    worker.scheduler._channel.shutdown(socket.SHUT_RDWR)
     assert lost.wait(LIMIT)
     deadline = time.monotonic() + LIMIT
     while len(queue):

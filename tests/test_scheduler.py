@@ -22,7 +22,7 @@ class StubEngine:
 
     fault = None
 
-    def __init__(self, has_brief_lane: bool = False):
+    def __init__(self, has_brief_slot: bool = False):
         self.facts = EngineFacts(
             name="stub",
             device="cpu",
@@ -30,7 +30,7 @@ class StubEngine:
             reason="a test",
             streams=1,
             token_budget=1 << 20,
-            has_brief_lane=has_brief_lane,
+            has_brief_slot=has_brief_slot,
         )
         self.go = threading.Event()
         self.go.set()
@@ -82,7 +82,7 @@ class Inbox:
 @contextmanager
 def running_on(engine: StubEngine):
     inbox = Inbox()
-    limits = Limits(100, 4, 1 << 30, size=250, brief_apart=engine.facts.has_brief_lane)
+    limits = Limits(100, 4, 1 << 30, size=250, brief_apart=engine.facts.has_brief_slot)
     scheduler = Scheduler(engine, Queue(limits), inbox)
     yield scheduler, engine, inbox
     engine.go.set()
@@ -97,7 +97,7 @@ def running():
 
 @pytest.fixture
 def running_beside():
-    with running_on(StubEngine(has_brief_lane=True)) as parts:
+    with running_on(StubEngine(has_brief_slot=True)) as parts:
         yield parts
 
 

@@ -47,7 +47,7 @@ def test_hidden_states_equal_transformers(checkpoint, ids, expected, engine, nat
     made = (TorchEngine if engine == "torch" else NativeEngine)(
         checkpoint, EngineOptions(precision="fp32", cache_dir=native_cache)
     )
-    parts = [made.run(Batch.pack(ids[i : i + 20], rows="tokens")) for i in range(0, len(ids), 20)]
+    parts = [made.run(Batch.pack(ids[i : i + 20], row_kind="tokens")) for i in range(0, len(ids), 20)]
     assert cosines(np.concatenate(parts), expected).min() >= 0.99999
 
 

@@ -20,16 +20,24 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from bei.engines.base import BRIEF, RowKind
 from bei.errors import Overloaded
+
+RowKind = Literal["pooled", "tokens"]
+"""The rows of a sequence that an engine returns: one pooled row, or a row for each token."""
 
 LOOKAHEAD = 32
 PATIENCE = 5.0  # seconds
+BRIEF = 128  # tokens
 FOR_BRIEF = 0.25  # of what may wait
+
+
+def is_brief(tokens: int) -> bool:
+    """Whether a request that computes so many tokens, or a batch of them, may overtake longer ones."""
+    return tokens <= BRIEF
 
 
 def _nobody(outcomes: Sequence["Outcome"]) -> None:
@@ -50,7 +58,7 @@ class Request:
 
     @property
     def is_brief(self) -> bool:
-        return self.cost <= BRIEF
+        return is_brief(self.cost)
 
     def settle(self, outcome: "Outcome") -> None:
         """For those whose receiver hands outcomes on to their requests."""
@@ -69,7 +77,7 @@ class Entry:
     token_types: Sequence[int] | np.ndarray | None = None
     prompt_tokens: int = 0
     attended: int | None = None
-    rows: RowKind = "pooled"
+    row_kind: RowKind = "pooled"
     shared: int = 0
     queued: float = 0.0
     tag: int = 0
@@ -234,7 +242,7 @@ class Queue:
         return room
 
     def _go_together(self, a: Entry, b: Entry) -> bool:
-        return a.rows == b.rows and (not self.limits.brief_apart or a.request.is_brief == b.request.is_brief)
+        return a.row_kind == b.row_kind and (not self.limits.brief_apart or a.request.is_brief == b.request.is_brief)
 
     def _pop(self) -> Entry:
         return heapq.heappop(self._heap)[-1]
@@ -245,11 +253,11 @@ class Queue:
     def take_brief(self, now: float) -> Taken:
         """Remove and return entries of brief requests, oldest first, BRIEF tokens in all; empty where none wait."""
         taken, room = Taken(), BRIEF
-        while self.waits_brief() and len(taken.batch) < self.limits.batch_size:
+        while self.has_brief() and len(taken.batch) < self.limits.batch_size:
             entry = self._brief.popleft()
             if entry.request.deadline <= now:
                 taken.expired.append(entry)
-            elif entry.cost <= room and (not taken.batch or entry.rows == taken.batch[0].rows):
+            elif entry.cost <= room and (not taken.batch or entry.row_kind == taken.batch[0].row_kind):
                 taken.batch.append(entry)
                 room -= entry.cost
             else:
@@ -259,7 +267,7 @@ class Queue:
         self._remove(taken)
         return taken
 
-    def waits_brief(self) -> bool:
+    def has_brief(self) -> bool:
         """Whether an entry of a brief request waits."""
         while self._brief and _gone(self._brief[0]):
             self._brief.popleft()
@@ -284,7 +292,7 @@ class Queue:
             self._brief_tokens -= tokens
 
     def _sweep(self) -> None:
-        self.waits_brief()
+        self.has_brief()
         while self._ages and _gone(self._ages[0]):
             self._ages.popleft()
         most = 2 * self._size + LOOKAHEAD

@@ -19,8 +19,8 @@ from typing import Any, cast
 import numpy as np
 
 from bei import wire
-from bei.batching import Entry, Outcome, Request
-from bei.engines.base import Engine, EngineFacts, RowKind
+from bei.batching import Entry, Outcome, Request, RowKind
+from bei.engines.base import Engine, EngineFacts
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
 from bei.scheduler import Scheduler, deliver
 from bei.tasks.sparse import Terms
@@ -37,11 +37,11 @@ class RemoteEngine:
 
 
 class RemoteScheduler:
-    """As Scheduler, for one worker; `line` leads to its WorkerSession."""
+    """As Scheduler, for one worker; `channel` leads to its WorkerSession."""
 
-    def __init__(self, line: socket.socket, engine: RemoteEngine, on_loss: Callable[[], None]):
-        """`on_loss` is called when the line is lost, and not when it is closed here."""
-        self._line, self._engine, self._on_loss = line, engine, on_loss
+    def __init__(self, channel: socket.socket, engine: RemoteEngine, on_loss: Callable[[], None]):
+        """`on_loss` is called when the channel is lost, but not when it is closed here."""
+        self._channel, self._engine, self._on_loss = channel, engine, on_loss
         self._closing = False
         self._numbers = count()
         self._lock = threading.Lock()
@@ -67,7 +67,7 @@ class RemoteScheduler:
         with self._lock:
             self._waiting[number], self._number_of[request] = list(entries), number
             request.waiting = len(entries)
-            self._add(["submit", number, request.deadline, first.rows, first.shared, each, len(arrays)], arrays)
+            self._add(["submit", number, request.deadline, first.row_kind, first.shared, each, len(arrays)], arrays)
 
     def drop(self, request: Request) -> None:
         with self._lock:
@@ -90,9 +90,9 @@ class RemoteScheduler:
             outgoing, arrays = self._outgoing, self._arrays
             self._outgoing, self._arrays, self._sends_in = [], [], None
             try:
-                wire.send(self._line, outgoing, arrays)
+                wire.send(self._channel, outgoing, arrays)
             except Exception as exc:
-                self._hang_up()  # half of it may have gone; who listens is told
+                self._disconnect()  # half of it may have gone; who listens is told
                 if not isinstance(exc, OSError):
                     raise
 
@@ -106,22 +106,22 @@ class RemoteScheduler:
     def wait_until_open(self) -> None:
         """Say that this worker could answer, and wait for the word to."""
         with self._lock:
-            wire.send(self._line, [["joined"]])
+            wire.send(self._channel, [["joined"]])
         self._open.wait()
 
     def close(self) -> None:
         """What is queued was waited for by those who asked."""
         self._closing = True
-        self._hang_up()
+        self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         with suppress(OSError):
-            self._line.shutdown(socket.SHUT_RDWR)
+            self._channel.shutdown(socket.SHUT_RDWR)
 
     def _listen(self) -> None:
         try:
             while True:
-                message, arrays = wire.receive(self._line)
+                message, arrays = wire.receive(self._channel)
                 if message[0] == "fault":
                     self._engine.fault = message[1]
                 elif message[0] == "open":
@@ -129,7 +129,7 @@ class RemoteScheduler:
                 else:
                     deliver(self._outcomes(message[1], arrays))
         except OSError:
-            self._line.close()
+            self._channel.close()
             if not self._closing:
                 self._on_loss()
 
@@ -168,17 +168,17 @@ class _WorkerRequest(Request):
 
 
 class WorkerSession:
-    """Server side of one worker's connection: submits its requests and sends outcomes back. When `line` closes, its
+    """Server side of one worker's connection: submits its requests and sends outcomes back. When `channel` closes, its
     pending requests are dropped. `on_joined` is called when the worker is ready and waits for `open`."""
 
     def __init__(
         self,
-        line: socket.socket,
+        channel: socket.socket,
         scheduler: Scheduler | RemoteScheduler,
         engine: Engine | RemoteEngine,
         on_joined: Callable[["WorkerSession"], None],
     ):
-        self._line, self._scheduler, self._engine, self._on_joined = line, scheduler, engine, on_joined
+        self._channel, self._scheduler, self._engine, self._on_joined = channel, scheduler, engine, on_joined
         self._requests: dict[int, _WorkerRequest] = {}
         self._lock = threading.Lock()
         self._outbox: queue.SimpleQueue[tuple[list[Any], list[np.ndarray]] | None] = queue.SimpleQueue()
@@ -218,7 +218,7 @@ class WorkerSession:
     def _read(self) -> None:
         try:
             while True:
-                message, arrays = wire.receive(self._line)
+                message, arrays = wire.receive(self._channel)
                 left = iter(arrays)
                 for kind, *arguments in message:
                     self._take(kind, arguments, left)
@@ -243,7 +243,7 @@ class WorkerSession:
         self,
         number: int,
         deadline: float,
-        rows: RowKind,
+        row_kind: RowKind,
         shared: int,
         each: list[tuple[int, int, int | None]],
         ids: np.ndarray,
@@ -254,7 +254,7 @@ class WorkerSession:
         for i, (tokens, prompt, attended) in enumerate(each):
             span = slice(start, start + tokens)
             own_types = None if types is None else types[span]
-            entries.append(Entry(request, i, ids[span], own_types, prompt, attended, rows, shared))
+            entries.append(Entry(request, i, ids[span], own_types, prompt, attended, row_kind, shared))
             start += tokens
         try:
             if self._engine.fault is not None:
@@ -266,10 +266,10 @@ class WorkerSession:
     def _write(self) -> None:
         try:
             while (made := self._outbox.get()) is not None:
-                wire.send(self._line, *made)
+                wire.send(self._channel, *made)
         except OSError:
             pass
-        self._line.close()
+        self._channel.close()
 
 
 def _types(entry: Entry) -> np.ndarray:

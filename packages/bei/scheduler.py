@@ -1,8 +1,8 @@
 """The threads that own the engine. All waiting happens here, and every wait has an end.
 
-As many batches run at once as the engine has streams, and one more is prepared: there is one thread more than streams,
-each takes and packs a batch on its own, then waits for its turn at the engine. No hand-off, no timer, no polling. Where
-the engine has a lane for it, one thread more runs brief requests that would else wait for a running batch to end.
+As many batches run at once as the engine has streams, and one more is prepared: there is one thread more than streams.
+Each thread takes and packs a batch, then waits for a free stream. There is no hand-off, no timer and no polling. If the
+engine has a slot for brief batches, one more thread runs brief requests that would otherwise wait for a running batch.
 """
 
 import logging
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken
-from bei.engines.base import BRIEF, Batch, Engine
+from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken, is_brief
+from bei.engines.base import Batch, Engine
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
 from bei.metrics import Metrics, ModelMetrics
 
@@ -69,20 +69,19 @@ class Scheduler:
         lock = threading.Lock()
         self._changed, self._brief, self._ended = (threading.Condition(lock) for _ in range(3))
         self._taken = 0  # batches taken in turn that have not ended
-        self._running = self._long = (
-            0  # batches that run, the brief lane's excepted; those of requests that are not brief
-        )
-        self._line: list[_Waiting] = []  # batches that wait for a stream
-        self._in_lane = False  # whether the brief lane runs one
+        self._running = 0  # batches that run, except that in the brief slot
+        self._long = 0  # of those: batches of requests that are not brief
+        self._waiting: list[_Waiting] = []  # batches that wait for a stream
+        self._brief_slot_is_taken = False
         self._speed = 0.0  # tokens a second, of all streams
         self._closing = False
         self.last_success = 0.0
         self.failing = False
-        self._streams, self._has_brief_lane = engine.facts.streams, engine.facts.has_brief_lane
-        lanes = [self._in_turn] * (self._streams + 1) + [self._out_of_turn] * self._has_brief_lane
+        self._streams, self._has_brief_slot = engine.facts.streams, engine.facts.has_brief_slot
+        steps = [self._run_next] * (self._streams + 1) + [self._run_brief] * self._has_brief_slot
         self._threads = [
-            threading.Thread(target=self._loop, args=(lane,), name=f"engine-{i}", daemon=True)
-            for i, lane in enumerate(lanes)
+            threading.Thread(target=self._loop, args=(step,), name=f"engine-{i}", daemon=True)
+            for i, step in enumerate(steps)
         ]
         for thread in self._threads:
             thread.start()
@@ -142,11 +141,11 @@ class Scheduler:
     def _is_held_up(self) -> bool:
         """Whether something brief waits for the texts of a long request. Behind others like it, it is better off in a
         batch with them."""
-        return self._long > 0 and self._taken >= self._streams and self._queue.waits_brief()
+        return self._long > 0 and self._taken >= self._streams and self._queue.has_brief()
 
-    def _loop(self, lane: Callable[[], bool]) -> None:
+    def _loop(self, step: Callable[[], bool]) -> None:
         try:
-            while lane():
+            while step():
                 pass
         except BaseException as exc:
             # Never leave a client waiting for a thread that is gone.
@@ -159,7 +158,7 @@ class Scheduler:
             self.failing = True
             self._stop()
 
-    def _in_turn(self) -> bool:
+    def _run_next(self) -> bool:
         """Take the next batch, and run it when a stream is free; false when closing and nothing waits."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or len(self._queue))
@@ -175,8 +174,8 @@ class Scheduler:
                 self._taken -= 1
         return True
 
-    def _out_of_turn(self) -> bool:
-        """Run what is brief beside the batches of all streams: it need not wait for one of them to end."""
+    def _run_brief(self) -> bool:
+        """Run brief requests beside the batches of all streams; false when closing."""
         with self._brief:
             self._brief.wait_for(lambda: self._closing or self._is_held_up())
             if self._closing:
@@ -191,43 +190,44 @@ class Scheduler:
             self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
         if taken.batch:
             batch = _pack(taken.batch)
-            with self._turn(batch, taken.batch[0].request.is_brief):
+            with self._slot(batch, taken.batch[0].request.is_brief):
                 self._run(taken.batch, batch)
 
     @contextmanager
-    def _turn(self, batch: Batch, is_brief: bool) -> Iterator[None]:
-        """A stream for a batch, about in turn, or the brief lane where it may have it and streams are long taken."""
+    def _slot(self, batch: Batch, request_is_brief: bool) -> Iterator[None]:
+        """A stream for a batch, about in the order of arrival; or the brief slot, for a brief batch of a brief request
+        while batches of long requests run."""
         mine = _Waiting(time.monotonic())
-        fits = is_brief and self._has_brief_lane and len(batch.input_ids) <= BRIEF
+        fits = request_is_brief and self._has_brief_slot and is_brief(len(batch.input_ids))
 
-        def has_lane() -> bool:
-            return fits and self._long > 0 and not self._in_lane
+        def has_brief_slot() -> bool:
+            return fits and self._long > 0 and not self._brief_slot_is_taken
 
         def has_stream() -> bool:
-            first = self._line[0]
+            first = self._waiting[0]
             return self._running < self._streams and (first is mine or mine.since < first.since + _OVERTAKEN)
 
         with self._ended:
-            self._line.append(mine)
-            self._ended.wait_for(lambda: has_stream() or has_lane())
-            in_lane = not has_stream()
-            self._line.remove(mine)
-            if in_lane:
-                self._in_lane = True
+            self._waiting.append(mine)
+            self._ended.wait_for(lambda: has_stream() or has_brief_slot())
+            in_brief_slot = not has_stream()
+            self._waiting.remove(mine)
+            if in_brief_slot:
+                self._brief_slot_is_taken = True
             else:
                 self._running += 1
-                self._long += not is_brief
-            if self._line and self._running < self._streams:
+                self._long += not request_is_brief
+            if self._waiting and self._running < self._streams:
                 self._ended.notify_all()
         try:
             yield
         finally:
             with self._ended:
-                if in_lane:
-                    self._in_lane = False
+                if in_brief_slot:
+                    self._brief_slot_is_taken = False
                 else:
                     self._running -= 1
-                    self._long -= not is_brief
+                    self._long -= not request_is_brief
                 self._ended.notify_all()
 
     def _run(self, entries: list[Entry], batch: Batch) -> None:
@@ -283,7 +283,7 @@ class Scheduler:
         """One an entry; a row that is not finite fails its own entry and no other."""
         finite = np.isfinite(rows).all(1)
         parts: Iterable[np.ndarray] = rows
-        if batch.rows == "tokens":
+        if batch.row_kind == "tokens":
             parts = np.split(rows, batch.cu_seqlens[1:-1])
             finite = np.logical_and.reduceat(finite, batch.cu_seqlens[:-1])
         broken = EngineFailed("the model's output is not finite (NaN or infinity)")
@@ -312,5 +312,5 @@ def _pack(entries: list[Entry]) -> Batch:
         [entry.token_types for entry in entries],
         [entry.prompt_tokens for entry in entries],
         [entry.attended for entry in entries],
-        entries[0].rows,
+        entries[0].row_kind,
     )

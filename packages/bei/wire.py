@@ -1,7 +1,7 @@
 """Messages with arrays over a stream socket: what the processes of one server say to each other.
 
-bytes of the head and of all that follows, 8 each | head, msgpack: [message, [[dtype, shape], …]] | arrays; the head and
-each array are filled up to a multiple of 8 bytes
+A message on the wire is: two sizes in bytes, of 8 bytes each, that of the header and that of header and arrays | the
+header, msgpack: [message, [[dtype, shape], …]] | the arrays. Header and arrays are padded to multiples of 8 bytes.
 """
 
 import socket
@@ -18,23 +18,23 @@ _JOINED = 1 << 16  # bytes of a part, in the mean; copying less is quicker than 
 
 def send(to: socket.socket, message: Any, arrays: Sequence[np.ndarray] = ()) -> None:
     """Raises OSError where the other side is gone."""
-    head = ormsgpack.packb([message, [[array.dtype.str, array.shape] for array in arrays]])
-    parts: list[bytes | memoryview] = [b"", head, _filling(len(head))]
-    size = _filled(len(head))
+    header = ormsgpack.packb([message, [[array.dtype.str, array.shape] for array in arrays]])
+    parts: list[bytes | memoryview] = [b"", header, _filling(len(header))]
+    size = _filled(len(header))
     for array in arrays:
         parts += [np.ascontiguousarray(array).data, _filling(array.nbytes)]
         size += _filled(array.nbytes)
-    parts[0] = _SIZES.pack(len(head), size)
+    parts[0] = _SIZES.pack(len(header), size)
     for part in [b"".join(parts)] if size <= _JOINED * len(parts) else parts:
         to.sendall(part)
 
 
 def receive(source: socket.socket) -> tuple[Any, list[np.ndarray]]:
     """The message and its arrays, which share memory. Raises OSError where the other side is gone."""
-    head, size = _SIZES.unpack(_exactly(source, _SIZES.size))
+    header, size = _SIZES.unpack(_exactly(source, _SIZES.size))
     content = _exactly(source, size)
-    message, described = ormsgpack.unpackb(memoryview(content)[:head])
-    arrays, start = [], _filled(head)
+    message, described = ormsgpack.unpackb(memoryview(content)[:header])
+    arrays, start = [], _filled(header)
     for dtype, shape in described:
         array = np.ndarray(shape, dtype, content, start)
         arrays.append(array)

@@ -72,7 +72,7 @@ def model_of(checkpoint, dtype=torch.float32, float8=()) -> Model:
 @pytest.mark.parametrize("family", IN_ONE_KERNEL)
 def test_one_kernel_gives_what_groups_give(tmp_path, request, family):
     checkpoint = read(save(tmp_path, random_model(family)), "m")
-    batch = Batch.pack(sequences(), rows="tokens")
+    batch = Batch.pack(sequences(), row_kind="tokens")
     expected = TorchEngine(checkpoint, FP32).run(batch)
     request.getfixturevalue("one_kernel")
     assert not model_of(checkpoint).asks_the_host(Inputs.of(batch, checkpoint.spec))
@@ -189,7 +189,7 @@ def compiling(monkeypatch):
 def test_what_is_traced_gives_the_same(tmp_path, monkeypatch, request, family):
     checkpoint = read(save(tmp_path, random_model(family)), "m")
     engine = TorchEngine(checkpoint, FP32)
-    batches = [Batch.pack(sequences()[:count], rows="tokens") for count in (2, 4, 9)]
+    batches = [Batch.pack(sequences()[:count], row_kind="tokens") for count in (2, 4, 9)]
     expected = [engine.run(batch) for batch in batches]
     request.getfixturevalue("compiling")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))

@@ -54,7 +54,7 @@ def test_families(native_cache, tmp_path, isa, family):
 
     def run(precision: str, ids: list[list[int]], rows: str = "pooled") -> np.ndarray:
         options = EngineOptions(precision=precision, threads=1, cache_dir=native_cache)
-        return NativeEngine(checkpoint, options, isa=isa).run(Batch.pack(ids, rows=rows))
+        return NativeEngine(checkpoint, options, isa=isa).run(Batch.pack(ids, row_kind=rows))
 
     expected = reference(model, ids)
     assert np.abs(run("fp32", ids, "tokens") - expected).max() <= 1e-5 * max(1, np.abs(expected).max())

@@ -61,7 +61,7 @@ def test_sequence_classification(make, saved, family, seed, labels):
 def test_token_classification(make, saved, family, seed):
     model, folder = saved(family, seed, "ForTokenClassification", pooling=None, id2label=LABELS)
     engine = make(read(folder, "m"), precision="fp32")
-    rows = engine.run(Batch.pack(sequences(seed), rows="tokens"))
+    rows = engine.run(Batch.pack(sequences(seed), row_kind="tokens"))
     assert close(rows, np.concatenate(expected_logits(model, seed)))
 
 
@@ -93,7 +93,7 @@ def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     checkpoint = replace(read(save(tmp_path, model), "m"), late_interaction=COLBERT)
     ids = [[2, 7, 8, 4, 4, 4], [2, 9, 4, 4, 4, 4], [2, 7, 8, 9, 10, 3], [2, 3]]
     attended = [3, 2, None, None]
-    rows = make(checkpoint, precision="fp32").run(Batch.pack(ids, attended=attended, rows="tokens"))
+    rows = make(checkpoint, precision="fp32").run(Batch.pack(ids, attended=attended, row_kind="tokens"))
     with torch.no_grad():
         expected = [
             model(torch.tensor([s]), attention_mask=torch.tensor([[int(i < (n or len(s))) for i in range(len(s))]]))

@@ -80,7 +80,7 @@ def test_rows_and_facts_are_those_of_the_engine(isolate, settings, tiny_checkpoi
     isolated, own = isolate(**asked), choice.create(settings.model_copy(update=asked), tiny_checkpoint)
     assert isolated.facts == own.facts
     np.testing.assert_array_equal(isolated.run(BATCH), own.run(BATCH))
-    tokens = Batch.pack([[5, 6], [7]], rows="tokens")
+    tokens = Batch.pack([[5, 6], [7]], row_kind="tokens")
     np.testing.assert_array_equal(isolated.run(tokens), own.run(tokens))
 
 

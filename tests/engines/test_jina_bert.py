@@ -99,7 +99,7 @@ def test_states_equal_the_paper(make, tmp_path, seed, heads, kind):
     weights = {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes().items()}
     weights |= {name: 1 + w for name, w in weights.items() if "orm.weight" in name}
     checkpoint, ids = read(save(tmp_path, weights, heads, kind), "jina"), sequences(seed)
-    states = make(checkpoint, precision="fp32").run(Batch.pack(ids, rows="tokens"))
+    states = make(checkpoint, precision="fp32").run(Batch.pack(ids, row_kind="tokens"))
     expected = np.concatenate([forward(weights, s, heads, kind).numpy() for s in ids])
     assert np.abs(states - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
     rounded = make(checkpoint, precision="bf16").run(Batch.pack(ids))

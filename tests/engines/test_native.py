@@ -340,7 +340,7 @@ def test_long_sequences_are_shared_by_threads(tmp_path, native_cache):
     """More tokens than one chunk of queries, more chunks than threads; against torch and a lone thread."""
     model = random_model("mpnet", max_position_embeddings=2502)
     checkpoint = read(save(tmp_path, model), "m")
-    batch = Batch.pack([[i % 90 + 5 for i in range(n)] for n in (2500, 3, 1100)], rows="tokens")
+    batch = Batch.pack([[i % 90 + 5 for i in range(n)] for n in (2500, 3, 1100)], row_kind="tokens")
     one, four = (
         NativeEngine(checkpoint, EngineOptions(precision="fp32", threads=n, cache_dir=native_cache)).run(batch)
         for n in (1, 4)

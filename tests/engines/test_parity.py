@@ -82,7 +82,7 @@ def test_states_equal_transformers(make, saved, family, seed, options):
     model, folder = saved(family, seed, **options)
     checkpoint = read(folder, family)
     engine = make(checkpoint, precision="fp32")
-    states = engine.run(Batch.pack(sequences(seed), rows="tokens"))
+    states = engine.run(Batch.pack(sequences(seed), row_kind="tokens"))
     expected = expected_states(model, seed)
     assert checkpoint.max_tokens == 64
     limit = 2e-5 if engine.facts.name == "tensorrt" else 1e-5  # it multiplies queries, not scores
@@ -95,7 +95,7 @@ def test_token_types_reach_the_model(make, tmp_path):
     ids, types = [[7, 8, 9, 10]], [[0, 0, 1, 1]]
     with torch.no_grad():
         expected = model(torch.tensor(ids), token_type_ids=torch.tensor(types)).last_hidden_state[0].numpy()
-    assert np.abs(engine.run(Batch.pack(ids, types, rows="tokens")) - expected).max() <= 1e-5
+    assert np.abs(engine.run(Batch.pack(ids, types, row_kind="tokens")) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -126,7 +126,7 @@ def test_weights_stored_in_16_bits(make, tmp_path, dtype):
     model = random_model("bert").to(dtype)
     checkpoint = read(save(tmp_path, model), "bert")
     ids = sequences()
-    states = make(checkpoint, precision="fp32").run(Batch.pack(ids, rows="tokens"))
+    states = make(checkpoint, precision="fp32").run(Batch.pack(ids, row_kind="tokens"))
     assert checkpoint.dtype == str(dtype).removeprefix("torch.")
     assert np.abs(states - reference(model.float(), ids)).max() <= 1e-5
 

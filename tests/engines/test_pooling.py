@@ -53,7 +53,7 @@ def test_rows_are_the_pooled_states(make, tiny_checkpoint, modes, include_prompt
     spec = replace(tiny_checkpoint.spec, pooling=Pooling(modes, include_prompt))
     engine = make(replace(tiny_checkpoint, spec=spec), precision="fp32")
     ids, prompts = [[7] * n for n in (1, 4, 64, 9, 30)], [0, 2, 60, 9, 1]
-    states = engine.run(base.Batch.pack(ids, rows="tokens"))
+    states = engine.run(base.Batch.pack(ids, row_kind="tokens"))
     batch = base.Batch.pack(ids, prompt_tokens=prompts)
     np.testing.assert_allclose(engine.run(batch), base.pool(states, batch, spec.pooling), rtol=1e-5, atol=1e-5)
 

@@ -11,11 +11,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from bei.architectures.spec import Pooling, PoolingMode
+from bei.batching import RowKind
 from bei.checkpoint.load import Checkpoint
 from bei.settings.block import QuantizationType
-
-RowKind = Literal["pooled", "tokens"]
-BRIEF = 128  # tokens of a batch that an engine's brief lane takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class Batch:
 
     input_ids, token_types: int32[T]; cu_seqlens: int32[B + 1]; prompt_tokens: int32[B], the leading tokens of each
     sequence that a spec with `include_prompt` false leaves out of its pooling; attended: int32[B], the leading tokens
-    that are attended to (those after them attend, and are not seen: ColBERT's query expansion). `rows` is what to
+    that are attended to (those after them attend, and are not seen: ColBERT's query expansion). `row_kind` is what to
     return: one pooled row a sequence, or every token's state after the spec's `token_head`.
     """
 
@@ -33,7 +31,7 @@ class Batch:
     cu_seqlens: np.ndarray
     prompt_tokens: np.ndarray
     attended: np.ndarray
-    rows: RowKind = "pooled"
+    row_kind: RowKind = "pooled"
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1
@@ -49,7 +47,7 @@ class Batch:
         token_types: Sequence[Sequence[int] | np.ndarray | None] | None = None,
         prompt_tokens: Sequence[int] | None = None,
         attended: Sequence[int | None] | None = None,
-        rows: RowKind = "pooled",
+        row_kind: RowKind = "pooled",
     ) -> "Batch":
         """Lay sequences end to end; a missing type is 0, a missing prompt has no tokens, all are attended to."""
         cu_seqlens = np.zeros(len(ids) + 1, np.int32)
@@ -64,7 +62,7 @@ class Batch:
         for b, count in enumerate(attended or ()):
             if count is not None:
                 seen[b] = count
-        return cls(input_ids, types, cu_seqlens, prompts, seen, rows)
+        return cls(input_ids, types, cu_seqlens, prompts, seen, row_kind)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_on
 class EngineFacts:
     """What an engine says of itself, once it is made, to whoever plans its batches, in whatever process.
 
-    `streams` batches may run at once. `has_brief_lane`: one more, of a few tokens, may run beside them and need not
+    `streams` batches may run at once. `has_brief_slot`: one more, of a few tokens, may run beside them and need not
     wait for their end. `shares_prefixes`: the prefix that sequences of a batch share is computed once. `token_budget`
     is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and `max_num_tokens`
     cuts batches. `reason` says why this device and precision, for people.
@@ -114,7 +112,7 @@ class EngineFacts:
     streams: int
     token_budget: int
     shares_prefixes: bool = False
-    has_brief_lane: bool = False
+    has_brief_slot: bool = False
 
 
 class Engine(Protocol):
@@ -130,7 +128,7 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: Batch) -> np.ndarray:
-        """float32[B, spec.row_size], or float32[T, spec.token_size] for `rows="tokens"`, in the order of the batch."""
+        """float32[B, spec.row_size], or with `row_kind="tokens"` float32[T, spec.token_size], in the batch's order."""
         ...
 
 

@@ -44,9 +44,9 @@ def main(descriptor: int) -> None:
         return
     wire.send(control, {"facts": asdict(engine.facts)})
     _, descriptors, _, _ = socket.recv_fds(control, 1, engine.facts.streams + 1)
-    for number, lane in enumerate(descriptors):
-        yields = number < engine.facts.streams and engine.facts.has_brief_lane
-        threading.Thread(target=_serve, args=(engine, socket.socket(fileno=lane), yields), daemon=True).start()
+    for number, channel in enumerate(descriptors):
+        yields = number < engine.facts.streams and engine.facts.has_brief_slot
+        threading.Thread(target=_serve, args=(engine, socket.socket(fileno=channel), yields), daemon=True).start()
     control.recv(1)
     os._exit(0)
 
@@ -56,27 +56,27 @@ def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
         return choice.create(settings, read_for(settings, folder, revision))
 
 
-def _serve(engine: Engine, lane: socket.socket, yields: bool) -> None:
+def _serve(engine: Engine, channel: socket.socket, yields: bool) -> None:
     """Answers each batch with its rows, or with what failed. `yields`: to those of this machine who have little to do,
-    as the lane of brief batches and the server that reads requests."""
+    as the channel of brief batches and the server that reads requests."""
     if yields:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     with suppress(OSError):  # the server is gone, or wants no more
         while True:
-            _answer(engine, lane)
+            _answer(engine, channel)
 
 
-def _answer(engine: Engine, lane: socket.socket) -> None:
+def _answer(engine: Engine, channel: socket.socket) -> None:
     """One batch. A function, so that nothing of it is kept until the next one comes. Raises OSError."""
-    rows, (ids, types, cu_seqlens, prompts, attended) = wire.receive(lane)
+    row_kind, (ids, types, cu_seqlens, prompts, attended) = wire.receive(channel)
     try:
-        found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, rows))], None
+        found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, row_kind))], None
     except EngineFailed as exc:
         found, fault = [], exc.message
     except Exception as exc:
         log.exception("engine failed")
         found, fault = [], f"engine failed: {type(exc).__name__}"
-    wire.send(lane, fault, found)
+    wire.send(channel, fault, found)
 
 
 def _log_to(control: socket.socket, level: int) -> None:

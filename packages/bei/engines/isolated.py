@@ -1,7 +1,7 @@
 """An engine in a process of its own, which can die and be replaced while the server lives.
 
 A crash of a kernel, a driver or the machine's memory then costs the batches that ran. A batch and its rows pass through
-a socket, a lane for each batch that may run at once (figures: docs/design-notes.md, "A process for the engine").
+a socket, a channel for each batch that may run at once (figures: docs/design-notes.md, "A process for the engine").
 """
 
 import logging
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bei import processes, wire
+from bei.batching import is_brief
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import BRIEF, Batch, EngineFacts
+from bei.engines.base import Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
@@ -45,27 +46,27 @@ class IsolatedEngine:
 
     def load(self, checkpoint: Checkpoint) -> "IsolatedEngine":
         """Blocking. Raises SetupError."""
-        self._asked = [
+        self._load_args = [
             self._settings.redacted().model_dump_json(),
             str(checkpoint.folder),
             checkpoint.revision,
             log.getEffectiveLevel(),
         ]
-        self.facts = self._child.load(self._asked)
+        self.facts = self._child.load(self._load_args)
         self._watching = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._watching.start()
         return self
 
     def run(self, batch: Batch) -> np.ndarray:
         """Raises EngineFailed; EngineDied where the process ended on the way."""
-        child, lane = self._hand_over(batch)
+        child, channel = self._hand_over(batch)
         try:
-            fault, rows = wire.receive(lane)
+            fault, rows = wire.receive(channel)
         except OSError:
-            lane.close()
+            channel.close()
             raise EngineDied("the engine's process died while this ran") from None
         with self._changed:
-            child.give_back(lane)
+            child.release(channel)
             self._changed.notify_all()
         if fault is not None:
             raise EngineFailed(fault)
@@ -75,7 +76,7 @@ class IsolatedEngine:
         with self._changed:
             self._closing, self.fault = True, "the server is shutting down"
             self._changed.notify_all()
-        self._child.hang_up()
+        self._child.disconnect()
         if self._watching is not None:
             self._watching.join()
         self._child.end()
@@ -83,19 +84,19 @@ class IsolatedEngine:
     def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
         arrays = [batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended]
         while True:
-            child, lane = self._take(is_brief=len(batch.input_ids) <= BRIEF)
+            child, channel = self._free_channel(is_brief(len(batch.input_ids)))
             try:
-                wire.send(lane, batch.rows, arrays)
-                return child, lane
+                wire.send(channel, batch.row_kind, arrays)
+                return child, channel
             except OSError:  # it died before it had the batch; the next one may have it
-                lane.close()
+                channel.close()
 
-    def _take(self, is_brief: bool) -> tuple["_Child", socket.socket]:
-        """A lane that is free, for a brief batch its own first."""
+    def _free_channel(self, for_brief: bool) -> tuple["_Child", socket.socket]:
+        """A free channel; for a brief batch preferably the one that is kept for brief batches."""
 
         def free() -> list[socket.socket]:
             child = self._child
-            return child.free_brief if is_brief and child.free_brief else child.free
+            return child.free_brief if for_brief and child.free_brief else child.free
 
         with self._changed:
             self._changed.wait_for(lambda: free() or self._child.is_last or self._closing)
@@ -135,7 +136,7 @@ class IsolatedEngine:
             if self._closing:
                 return
             self._child = _Child()
-        self._child.load(self._asked)
+        self._child.load(self._load_args)
         self._set_fault(None)
         log.info("the engine is back after %.2f s", time.monotonic() - started)
 
@@ -152,7 +153,7 @@ class IsolatedEngine:
 
 
 class _Child:
-    """One process. `free`: lanes on which no batch runs; `free_brief`: the one of brief batches, while none does."""
+    """One process. `free`: channels on which no batch runs; `free_brief`: the one of brief batches, while none does."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -163,14 +164,14 @@ class _Child:
         self.free_brief: list[socket.socket] = []
         self._brief: socket.socket | None = None
 
-    def load(self, asked: list[Any]) -> EngineFacts:
+    def load(self, load_args: list[Any]) -> EngineFacts:
         """Facts of the engine that it has made. Raises SetupError, in its words."""
         try:
-            wire.send(self._control, asked)
+            wire.send(self._control, load_args)
             made = self._next()
             if "refusal" not in made:
                 facts = EngineFacts(**made["facts"])
-                self._open_lanes(facts.streams, facts.has_brief_lane)
+                self._open_channels(facts.streams, facts.has_brief_slot)
         except OSError:
             raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
         if "refusal" in made:
@@ -179,14 +180,14 @@ class _Child:
         self.ready_at = time.monotonic()
         return facts
 
-    def _open_lanes(self, streams: int, has_brief_lane: bool) -> None:
-        pairs = [socket.socketpair() for _ in range(streams + has_brief_lane)]
+    def _open_channels(self, streams: int, has_brief_slot: bool) -> None:
+        pairs = [socket.socketpair() for _ in range(streams + has_brief_slot)]
         socket.send_fds(self._control, [b"."], [theirs.fileno() for _, theirs in pairs])
         for _, theirs in pairs:
             theirs.close()
-        lanes = [ours for ours, _ in pairs]
-        self.free, self.free_brief = lanes[:streams], lanes[streams:]
-        self._brief = lanes[streams] if has_brief_lane else None
+        channels = [ours for ours, _ in pairs]
+        self.free, self.free_brief = channels[:streams], channels[streams:]
+        self._brief = channels[streams] if has_brief_slot else None
 
     def listen(self) -> None:
         """Pass its log on until it ends."""
@@ -195,22 +196,22 @@ class _Child:
         except OSError:
             return
 
-    def give_back(self, lane: socket.socket) -> None:
+    def release(self, channel: socket.socket) -> None:
         if self._process.returncode is not None:
-            lane.close()
-        elif lane is self._brief:
-            self.free_brief.append(lane)
+            channel.close()
+        elif channel is self._brief:
+            self.free_brief.append(channel)
         else:
-            self.free.append(lane)
+            self.free.append(channel)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Tell it to end."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> str:
         """End it, where it has not; how it ended, in words."""
-        self.hang_up()
+        self.disconnect()
         status = processes.end(self._process, _FAREWELL)
         for free in (self._control, *self.free, *self.free_brief):
             free.close()

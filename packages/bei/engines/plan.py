@@ -22,7 +22,7 @@ from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
-_HEAD = struct.Struct("<8sQ")
+_HEADER = struct.Struct("<8sQ")
 _MAGIC = b"BEIPLAN1"
 _ALIGNMENT = 64
 
@@ -61,7 +61,7 @@ def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Non
         end = out.tell()
         out.write(json.dumps({"key": key, "arrays": table}).encode())
         out.seek(0)
-        out.write(_HEAD.pack(_MAGIC, end))
+        out.write(_HEADER.pack(_MAGIC, end))
 
 
 def written(file: Path, key: str) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ def read(file: Path, key: str) -> dict[str, np.ndarray] | None:
         with files.opened(file) as opened:
             if opened is None:
                 return None
-            magic, end = _HEAD.unpack(opened.read(_HEAD.size))
+            magic, end = _HEADER.unpack(opened.read(_HEADER.size))
             opened.seek(end)
             table = json.loads(opened.read())
             if magic != _MAGIC or table["key"] != key:

@@ -43,11 +43,11 @@ def size(request_head: Iterable[tuple[bytes, bytes]]) -> int:
 
 def check(request_head: RequestHead) -> None:
     """Raises ProtocolError for one that is malformed (RFC 9113, §8.2 and §8.3)."""
-    for _ in validate_headers([(name, _brief(name, value)) for name, value in request_head], _REQUEST):
+    for _ in validate_headers([(name, _shortened(name, value)) for name, value in request_head], _REQUEST):
         pass
 
 
-def _brief(name: bytes, value: bytes) -> bytes:
+def _shortened(name: bytes, value: bytes) -> bytes:
     """As right or wrong as the value: h2 takes a millisecond to look at each byte of 60 KB."""
     if len(value) <= _SHORT or name == _COMPARED or name.startswith(b":"):
         return value

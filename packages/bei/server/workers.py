@@ -183,12 +183,12 @@ class _Workers:
         else:
             log.error("worker %d %s; the others go on without it", number, fault)
 
-    def _start(self, line: socket.socket) -> subprocess.Popen[bytes]:
-        numbers = [line.fileno(), self._listener.fileno()]
+    def _start(self, channel: socket.socket) -> subprocess.Popen[bytes]:
+        numbers = [channel.fileno(), self._listener.fileno()]
         # A terminal's Ctrl-C is for this process, which passes it on.
         return processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
 
-    def _introduce(self, line: socket.socket) -> WorkerSession | None:
+    def _introduce(self, channel: socket.socket) -> WorkerSession | None:
         """Tell a worker what it is for, and, once there is one, of the model; None where it died before."""
         service = self._service
         keys = [key.get_secret_value() for key in service.settings.api_key]
@@ -196,18 +196,18 @@ class _Workers:
         try:
             is_late = self._joined is None
             content = service.settings.redacted().model_dump_json()
-            wire.send(line, [content, keys, level, is_late, str(service.metrics.folder)])
+            wire.send(channel, [content, keys, level, is_late, str(service.metrics.folder)])
             self._loaded.wait()
             scheduler = service.scheduler
             if self._stopping.is_set() or scheduler is None:
-                line.close()
+                channel.close()
                 return None
             checkpoint, engine = service.checkpoint, service.engine
-            wire.send(line, [str(checkpoint.folder), checkpoint.revision, asdict(engine.facts)])
+            wire.send(channel, [str(checkpoint.folder), checkpoint.revision, asdict(engine.facts)])
         except OSError:
-            line.close()
+            channel.close()
             return None
-        session = WorkerSession(line, scheduler, engine, self._on_joined)
+        session = WorkerSession(channel, scheduler, engine, self._on_joined)
         session.tell_fault()
         self._sessions.append(session)
         return session
@@ -236,25 +236,25 @@ class _Workers:
         return processes.end(process, self._service.settings.drain_seconds + _MARGIN)
 
 
-def _work(line: socket.socket, listener: socket.socket) -> int:
-    (content, keys, level, is_late, folder), _ = wire.receive(line)
+def _work(channel: socket.socket, listener: socket.socket) -> int:
+    (content, keys, level, is_late, folder), _ = wire.receive(channel)
     settings = Settings.model_validate_json(content)
     settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, keys))})
     start_logs(settings, level)
     with tracer_of(settings) as tracer:
-        return _serve_as_worker(line, listener, Service(settings, Metrics(Path(folder)), tracer), is_late=is_late)
+        return _serve_as_worker(channel, listener, Service(settings, Metrics(Path(folder)), tracer), is_late=is_late)
 
 
-def _serve_as_worker(line: socket.socket, listener: socket.socket, service: Service, *, is_late: bool) -> int:
+def _serve_as_worker(channel: socket.socket, listener: socket.socket, service: Service, *, is_late: bool) -> int:
     settings = service.settings
 
     def load() -> None:
         try:
-            (folder, revision, facts), _ = wire.receive(line)
+            (folder, revision, facts), _ = wire.receive(channel)
         except ConnectionError:  # the server refused to start, and has said why
             os._exit(0)
         engine = RemoteEngine(EngineFacts(**facts))
-        scheduler = RemoteScheduler(line, engine, on_loss=lambda: os._exit(1))
+        scheduler = RemoteScheduler(channel, engine, on_loss=lambda: os._exit(1))
         service.join(read_for(settings, Path(folder), revision), engine, scheduler, scheduler.wait_until_open)
         memory.settle()
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from bei.batching import Entry
+from bei.batching import Entry, RowKind
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Engine, RowKind
+from bei.engines.base import Engine
 from bei.engines.cpus import available_cpus
 from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Expired, Overloaded, TooLarge
@@ -37,7 +37,7 @@ E = TypeVar("E", bound=Encodings)
 R = TypeVar("R")
 
 FLOAT = 4  # bytes of a number of a row
-_BRIEF = 400  # characters, about 0.1 ms
+_ON_THE_LOOP = 400  # characters, about 0.1 ms
 _BULK = 1 << 16  # characters or token ids, about 20 ms
 
 
@@ -72,13 +72,13 @@ class Pipeline:
         kind: RowKind | None = None,
         answered: float = 0,
     ) -> tuple[E, list[Any], Usage]:
-        """All steps of a request: `read` its texts (in a thread, unless the request is brief), queue its entries, wait
+        """All steps of a request: `read` its texts (in a thread, unless it is one short text), queue its entries, wait
         for the rows. The answer takes `answered` bytes per number of a row. Also raises the errors of `read`."""
         started = time.monotonic()
         self.check_size(inputs)
         kind = kind or self._kind
         with self.admission():
-            encodings = read() if _is_brief(inputs, options) else await self._read_in_time(inputs, read, options)
+            encodings = read() if _is_short(inputs, options) else await self._read_in_time(inputs, read, options)
             tokenized = time.monotonic()
             self._in_flight.admit(int(self._numbers(encodings, kind) * (FLOAT + answered)))
             pending = Pending(len(encodings), options.deadline)
@@ -153,10 +153,10 @@ class Pipeline:
             self.scheduler.drop(pending)  # the client may have left, and the rest need not run
 
 
-def _is_brief(inputs: Sequence[object], options: Options) -> bool:
+def _is_short(inputs: Sequence[object], options: Options) -> bool:
     """Whether tokenizing takes less time than handing it to a thread would."""
-    length = len(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], str) else _BRIEF + 1
-    return length + len(options.instruction or "") <= _BRIEF
+    length = len(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], str) else _ON_THE_LOOP + 1
+    return length + len(options.instruction or "") <= _ON_THE_LOOP
 
 
 def _usage(encodings: Encodings, pending: Pending, started: float, tokenized: float) -> Usage:

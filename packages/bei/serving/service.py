@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from bei import logs, memory
-from bei.batching import Limits, Queue
+from bei.batching import Limits, Queue, RowKind
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.task import Scoring, Task
 from bei.engines import choice
-from bei.engines.base import Engine, RowKind
+from bei.engines.base import Engine
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import Error, Invalid, NotReady, WrongTask, one_line, refusing
 from bei.inflight import InFlight
@@ -97,7 +97,7 @@ class Service:
             settings.max_queue_tokens,
             settings.max_queue_texts,
             settings.max_concurrent_requests,
-            engine.facts.has_brief_lane,
+            engine.facts.has_brief_slot,
         )
         keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(

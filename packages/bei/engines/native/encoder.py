@@ -39,7 +39,7 @@ class Encoder:
 
     def run(self, batch: Batch) -> np.ndarray:
         """float32[B, row_size], or float32[T, token_size]. Raises EngineFailed."""
-        shared = share(batch) if batch.rows == "pooled" and can_share(self._spec) else None
+        shared = share(batch) if batch.row_kind == "pooled" and can_share(self._spec) else None
         if shared is None:
             return self._run(batch, np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.int32))
         rows: np.ndarray = self._run(shared.batch, shared.parents, shared.offsets)[shared.rows]
@@ -50,7 +50,7 @@ class Encoder:
             np.ascontiguousarray(array, np.int32)
             for array in (batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended)
         ]
-        if batch.rows == "tokens":
+        if batch.row_kind == "tokens":
             run, shape = self._library.bei_encoder_tokens, (len(batch.input_ids), self._spec.token_size)
         else:
             run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)

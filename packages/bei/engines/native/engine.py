@@ -48,7 +48,7 @@ class NativeEngine:
             streams=threads,
             token_budget=_token_budget(checkpoint.spec),
             shares_prefixes=can_share(checkpoint.spec),
-            has_brief_lane=True,
+            has_brief_slot=True,
         )
         with files.cache(options.cache_dir, "native") as folder:
             loaded = library.load(isa, folder)

@@ -19,7 +19,7 @@ def select(batch: Batch, sequences: np.ndarray) -> Batch:
         cu_seqlens,
         batch.prompt_tokens[sequences],
         batch.attended[sequences],
-        batch.rows,
+        batch.row_kind,
     )
 
 

@@ -47,7 +47,7 @@ class Runner:
         try:
             names, pooling = execution.inputs, self._spec.pooling
             calls = [Call(c.profile, inputs(part, names, pooling)) for c, part in zip(cut, parts, strict=True)]
-            found = execution.run(calls, batch.rows)
+            found = execution.run(calls, batch.row_kind)
         finally:
             self._free.put(execution)
         return _in_order(batch, cut, parts, found)
@@ -57,7 +57,7 @@ def _in_order(batch: Batch, cut: list[Chunk], parts: list[Batch], found: list[np
     """The chunks' rows, where the batch has them."""
     rows = np.concatenate(found)
     order = np.concatenate([chunk.sequences for chunk in cut])
-    if batch.rows == "tokens":
+    if batch.row_kind == "tokens":
         lengths = np.concatenate([part.lengths for part in parts])
         starts = np.cumsum(lengths) - lengths
         order = np.repeat(batch.cu_seqlens[order] - starts, lengths) + np.arange(len(rows))

@@ -41,11 +41,11 @@ class _Stream:
         inputs = Inputs.of(batch, model.spec)
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             rows = None
-            if batch.rows == "pooled" and not model.asks_the_host(inputs):
+            if batch.row_kind == "pooled" and not model.asks_the_host(inputs):
                 rows = self._graphs.run(inputs)
             if rows is None:
-                rows = model(inputs.on(model.device), batch.rows)
+                rows = model(inputs.on(model.device), batch.row_kind)
             host = torch.empty(rows.shape, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             self._stream.synchronize()
-        return inputs.layout.unsorted(host.numpy(), batch.rows)
+        return inputs.layout.unsorted(host.numpy(), batch.row_kind)

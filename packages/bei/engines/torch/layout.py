@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bei.engines.base import Batch, RowKind
+from bei.batching import RowKind
+from bei.engines.base import Batch
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from bei.architectures.spec import EncoderSpec
-from bei.engines.base import RowKind
+from bei.batching import RowKind
 from bei.engines.torch.encoder import Encoder
 from bei.engines.torch.head import TaskHead
 from bei.engines.torch.inputs import Inputs
@@ -15,10 +15,10 @@ class Model:
         self.spec, self.device = spec, weights.device
         self._encoder, self._head = Encoder(spec, weights), TaskHead(spec, weights)
 
-    def __call__(self, inputs: Inputs, rows: RowKind) -> Tensor:
+    def __call__(self, inputs: Inputs, row_kind: RowKind) -> Tensor:
         """float32[B, row_size], or float32[T, token_size], in the order of the inputs."""
         states = self._encoder(inputs)
-        return self._head.tokens(states) if rows == "tokens" else self._head.rows(states, inputs)
+        return self._head.tokens(states) if row_kind == "tokens" else self._head.rows(states, inputs)
 
     def asks_the_host(self, inputs: Inputs) -> bool:
         """Whether the way to pooled rows depends on more than tensors, and so cannot be recorded."""
