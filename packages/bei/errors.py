@@ -36,29 +36,30 @@ _SHORT = 120
 
 
 def short(value: Any) -> str:
-    """A value as an error quotes it: whatever it is, not long, and without a character that a terminal would obey."""
+    """A value as an error quotes it: short, and without characters that control a terminal."""
     return _REPR.repr(value)[:_SHORT]
 
 
 def one_line(text: object, most: int = _SHORT) -> str:
-    """Text of a file, a library or the network as a message shows it: on a line, printable, of `most` characters."""
+    """The text of a file, a library or the network as a message shows it: one printable line of at most `most`
+    characters."""
     words = printable(" ".join(str(text)[: 8 * most].split()))
     return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
 def why(error: Exception) -> str:
-    """Why something of the system or of a library failed, in its own words."""
+    """The reason of an error of the system or of a library, in its own words."""
     return getattr(error, "strerror", None) or one_line(error) or type(error).__name__
 
 
 def address(host: str, port: int) -> str:
-    """A place of the network as a URL writes it: of IPv6 in brackets."""
+    """A network address as a URL writes it: IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Where a start lacks memory, room or a right of the machine's, that is a SetupError, too."""
+    """Turns a lack of memory, disk space or permissions during the start into a SetupError."""
     try:
         yield
     except MemoryError:
@@ -68,13 +69,14 @@ def refusing() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Text with every character that ends or hides a line, or moves a terminal, as Python's literals have it."""
+    """Text with every character that ends or hides a line, or controls a terminal, escaped as in Python's literals."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Error(Exception):
-    """`status` and `kind` go to the client with the message; `param` names the field at fault, and `place` an input
-    among those of the call, which whoever knows it puts into `item`; of a pair, `part` is the text at fault."""
+    """`status` and `kind` go to the client with the message. `param` names the wrong field. `place` is the index of the
+    wrong input among those of the call; a caller that knows the input puts it into `item`. For a pair, `part` is the
+    index of the wrong text."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "Backend"
@@ -86,7 +88,7 @@ class Error(Exception):
         self._bare = message
 
     def called(self, name: str, place: int | None) -> Self:
-        """The same of a field by the name that its client gave it, and of the input at its place there."""
+        """The same error with the client's name for the field, and the index of the input in that field."""
         return type(self)(self._bare.replace(f"`{self.param}`", f"`{name}`"), param=name, place=place)
 
     @property
@@ -95,7 +97,7 @@ class Error(Exception):
 
 
 class SetupError(Error):
-    """Raised before the server is ready; the command line prints the message and exits 2."""
+    """Raised before the server is ready; the command line prints the message and exits with status 2."""
 
 
 class Malformed(Error):
@@ -167,7 +169,7 @@ class EngineDied(EngineFailed):
 
 
 class Overloaded(Error):
-    """`retry_after`: seconds in which what waits now will have run."""
+    """`retry_after`: seconds in which the queue will have run."""
 
     status, kind = 429, "Overloaded"
 

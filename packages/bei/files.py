@@ -1,6 +1,6 @@
 """Files that are there whole or not at all, and a cache that nobody else can have written to.
 
-A library in the cache is code and a plan is numbers: what others may write to is not read, whoever made it.
+A library in the cache is code, and a plan is numbers. A file that others may write to is not read, whoever made it.
 """
 
 import logging
@@ -21,13 +21,14 @@ log = logging.getLogger("bei")
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 SHARED = 0o666
-"""The mode of files that are the user's, less the umask."""
+"""The mode of files for the user, less the umask."""
 
 
 @contextmanager
 def replacing(place: Path, folder: Path | None = None, mode: int = _PRIVATE_FILE) -> Iterator[Path]:
-    """A new file to write in `folder`, or beside `place`; then on disk, and in its place once it is whole. Processes
-    that start at once each write one, and the last counts. Nothing is left of one that fails. Raises OSError."""
+    """A new file to write in `folder`, or beside `place`; when it is whole, it is synced and renamed to `place`.
+    Processes that do this at once each write their own, and the last one remains. A failed write leaves nothing. Raises
+    OSError."""
     unfinished = (folder or place.parent) / f".{uuid4().hex}.unfinished"
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     try:
@@ -42,7 +43,7 @@ def replacing(place: Path, folder: Path | None = None, mode: int = _PRIVATE_FILE
 
 @contextmanager
 def replacing_folder(place: Path) -> Iterator[Path]:
-    """The same for a new folder; of processes that start at once the first counts."""
+    """The same for a new folder; of several processes at once the first one remains."""
     unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
     try:
         yield unfinished
@@ -57,9 +58,9 @@ def replacing_folder(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def cache(root: Path, name: str) -> Iterator[Path]:
-    """The folder `name` of the cache at `root`, made where it is missing. Where others may write to either, there is a
-    line that says so, and the folder is one of ours among the system's temporary files. Raises SetupError for it, and
-    for all that cannot be written meanwhile."""
+    """The folder `name` of the cache at `root`, made if it is missing. If others may write to either, a line in the log
+    says so, and a private folder among the system's temporary files is used. Raises SetupError for that folder, and for
+    errors of writing inside the block."""
     root = root.expanduser().absolute()
     try:
         make_folder(root / name)
@@ -79,8 +80,8 @@ def _temporary(name: str) -> Path:
 
 @contextmanager
 def opened(file: Path) -> Iterator[BinaryIO | None]:
-    """A file to read, which nobody but we (or root) can have written; None for one that is missing or another's. What
-    is checked is what is read, wherever its name leads a moment later."""
+    """A file to read that only we (or root) can have written; None for a missing file, or one of another user. The
+    checked file is the one that is read, wherever its name leads a moment later."""
     if not is_ours(file):
         yield None
         return
@@ -89,7 +90,8 @@ def opened(file: Path) -> Iterator[BinaryIO | None]:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether it is there, in a folder, and nobody but we (or root) can have written to them; else there is a line."""
+    """Whether the file is there and only we (or root) can have written to it and its folder; if not, a line in the log
+    says why."""
     return file.exists() and _is_ours(file.parent) and _is_ours(file)
 
 
@@ -97,12 +99,12 @@ Mode = Literal["r", "w", "a", "r+", "a+"]
 
 
 def open_unlinked(file: Path, mode: Mode) -> TextIO:
-    """A file, opened as `open` does, but where it is a link to another: that raises OSError."""
+    """Opens a file as `open` does; raises OSError if it is a link."""
     return open(file, mode, errors="replace", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, SHARED))
 
 
 def make_folder(folder: Path) -> None:
-    """With what leads to it, each for us alone where it is new. Raises OSError."""
+    """Makes a folder and its parents; new ones are private. Raises OSError."""
     if not folder.exists():
         make_folder(folder.parent)
         with suppress(FileExistsError):
@@ -115,12 +117,12 @@ def _warn(place: Path, fault: str) -> None:
 
 
 def _is_ours(place: Path) -> bool:
-    """Itself, and where it is a link."""
+    """Whether the file itself, and the link to it, are ours alone."""
     return _warned(place, place.lstat(), place.stat())
 
 
 def _warned(place: Path, *found: os.stat_result) -> bool:
-    """Whether it is ours alone; there is a line where it is not."""
+    """Whether it is ours alone; if not, a line in the log says why."""
     fault = next(filter(None, map(_fault, found)), None)
     if fault is not None:
         _warn(place, fault)
@@ -128,7 +130,7 @@ def _warned(place: Path, *found: os.stat_result) -> bool:
 
 
 def _fault(found: os.stat_result) -> str | None:
-    """Why others may have made it; a link has no mode of its own."""
+    """The reason why others may have written it; None without one. A link has no mode of its own."""
     if found.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {found.st_uid}"
     writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(found.st_mode)

@@ -1,4 +1,4 @@
-"""Bytes that a process holds for requests in flight: their bodies, what the model makes of them, and their answers."""
+"""The bytes that a process holds for requests in flight: bodies, rows and answers."""
 
 import threading
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from contextvars import ContextVar
 
 from bei.errors import Overloaded, TooLarge
 
-_SMALL = 1 << 20  # bytes; whatever is held, a part of the limit is left to answers and bodies of no more
+_SMALL = 1 << 20  # bytes; a part of the limit is reserved for answers and bodies of at most this size
 _FOR_SMALL = 0.25
 
 _request: ContextVar["_Request | None"] = ContextVar("request", default=None)
 
 
 class _Request:
-    """What one request holds."""
+    """The bytes of one request."""
 
     __slots__ = ("held",)
 
@@ -22,7 +22,7 @@ class _Request:
 
 
 class _Scope:
-    """A plain context manager: each request enters two."""
+    """A plain context manager, for speed: each request enters two."""
 
     __slots__ = ("_in_flight", "_own", "_token")
 
@@ -41,8 +41,8 @@ class _Scope:
 
 
 class InFlight:
-    """Safe to use from several threads. What is held counts for the request in whose scope it is, until that ends.
-    `on_calm` is called whenever a MiB or less is held again after more was."""
+    """Safe to use from several threads. Held bytes count for the request in whose scope they are, until it ends.
+    `on_calm` is called whenever the total falls to a MiB or less."""
 
     def __init__(self, limit: int, on_calm: Callable[[], None] = lambda: None):
         self.limit, self._on_calm = limit, on_calm
@@ -50,35 +50,35 @@ class InFlight:
         self._lock = threading.Lock()
 
     def request(self) -> "_Scope":
-        """The scope of a request; within another it is that one."""
+        """The scope of a request; within another scope, that one."""
         return _Scope(self)
 
     def has_room(self, size: int, whole: int) -> bool:
-        """For more of something, of which `whole` has come. It may take all that nobody else needs."""
+        """Whether there is room for `size` more bytes of something, of which `whole` have come."""
         own = _request.get()
         alone = own is not None and self.held == own.held
         return self.held + size <= (self.limit if alone else self._most(whole))
 
     def _most(self, size: int) -> int:
-        """Bytes in all, with something of this size among them."""
+        """The limit on all bytes for something of this size."""
         return int(self.limit * (1 - _FOR_SMALL)) if size > _SMALL else self.limit
 
     def hold(self, size: int) -> None:
-        """A negative size gives back."""
+        """Holds bytes. A negative size releases them."""
         own = _request.get()
         if own is not None:
             self._add(size, own)
 
     def admit(self, size: int) -> None:
-        """Hold what a request is going to make: rows, and its answer. Raises TooLarge for what can never be held, and
-        Overloaded for what cannot now."""
+        """Holds the bytes that a request is going to make: rows and its answer. Raises TooLarge for a size that can
+        never be held, and Overloaded for one that cannot be held now."""
         most = self.check(size)
         if self.held + size > most:
             raise Overloaded(f"requests in flight and their answers take more than {most} bytes")
         self.hold(size)
 
     def check(self, size: int) -> int:
-        """The bytes that may be held with a request of such a size. Raises TooLarge for what can never be held."""
+        """The limit on all bytes for a request of such a size. Raises TooLarge for a size that can never be held."""
         most = self._most(size)
         if size > most:
             raise TooLarge(
@@ -88,7 +88,7 @@ class InFlight:
         return most
 
     def end(self, own: _Request) -> None:
-        """Give back all that a request holds."""
+        """Releases all bytes of a request."""
         if own.held:
             self._add(-own.held, own)
 

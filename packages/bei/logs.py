@@ -1,4 +1,4 @@
-"""Log lines, as text or as JSON, with the ids of the request they are about. What a client sends cannot forge one."""
+"""Log lines, as text or as JSON, with the ids of their request. A client cannot forge one."""
 
 import json
 import logging
@@ -18,20 +18,22 @@ _CONTROLS = {
     code: chr(code).encode("unicode_escape").decode()
     for code in (*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 }
-"""What ends or hides a line, or writes it backwards, as Python's literals have it."""
+"""Characters that end or hide a line, or change its direction; they are escaped as in Python's literals."""
 
 access = logging.getLogger("bei.access")
-"""One line a request; silent unless `to_stderr` is asked for it. `extra={"fields": {...}}` is logged as its fields."""
+"""One line per request; silent unless `to_stderr` is asked for it. `extra={"fields": {...}}` is logged as its
+fields."""
 access.disabled = True
 
 
 def about(request_id: str, trace_id: str | None) -> None:
-    """Every line of this task, and of those it starts, carries these ids from now on."""
+    """Every later line of this task, and of the tasks that it starts, carries these ids."""
     _ids.set((request_id, trace_id))
 
 
 def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> None:
-    """Log ours from `level` on, others' warnings; `requests` adds a line for each. Raises SetupError."""
+    """Logs our lines from `level` on, and warnings of others. `requests` adds a line for each request. Raises
+    SetupError."""
     handler = logging.StreamHandler()
     handler.setFormatter(_JSON() if as_json else _Text("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     try:
@@ -44,7 +46,7 @@ def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> N
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """A part of the start, and how long it took."""
+    """Logs a step of the start with its duration."""
     started = time.monotonic()
     log.info("%s ...", name)
     yield
@@ -57,7 +59,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class _Text(logging.Formatter):
-    """`time level message field=value`; a traceback's lines are set in, so that none looks like a line of its own."""
+    """`time level message field=value`. The lines of a traceback are indented, so that none looks like a log line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
@@ -70,7 +72,7 @@ class _Text(logging.Formatter):
 
 
 class _JSON(logging.Formatter):
-    """One object a line, with TEI's names."""
+    """One JSON object per line, with TEI's names."""
 
     def format(self, record: logging.LogRecord) -> str:
         written = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

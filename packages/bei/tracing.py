@@ -1,6 +1,6 @@
-"""OpenTelemetry traces over OTLP. The SDK is imported when a Tracer is made, and never otherwise.
+"""OpenTelemetry traces over OTLP. The SDK is imported only when a Tracer is made.
 
-A request's spans are made when it is over, of times that were measured anyway. The context comes in as W3C
+The spans of a request are made after its end, from times that are measured in any case. The context comes in as W3C
 `traceparent`, and goes out as `traceresponse` (w3c.github.io/trace-context, "Trace Context HTTP Response Headers").
 """
 
@@ -17,10 +17,10 @@ _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 class Tracer:
-    """Where the spans of one server's requests go."""
+    """The destination of the spans of one server's requests."""
 
     def __init__(self, processor: Any, service_name: str):
-        """Every span is handed to an OpenTelemetry SpanProcessor. OTEL_TRACES_SAMPLER and the like hold."""
+        """Every span goes to an OpenTelemetry SpanProcessor. OTEL_TRACES_SAMPLER and similar variables apply."""
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
 
@@ -35,13 +35,13 @@ class Tracer:
         return Trace(self._tracer, name, headers, arrived, attributes)
 
     def stop(self) -> None:
-        """Send what is left, and nothing after."""
+        """Sends the remaining spans, and none after."""
         self._provider.shutdown()
 
 
 def to_collector(endpoint: str, service_name: str) -> Tracer:
-    """Sends every request's trace to a collector: by gRPC, as TEI does, or where OTEL_EXPORTER_OTLP_PROTOCOL says
-    http/protobuf, to `endpoint`/v1/traces. Raises SetupError."""
+    """Sends the trace of every request to a collector: by gRPC, as TEI does, or to `endpoint`/v1/traces where
+    OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf. Raises SetupError."""
     protocol = os.environ.get(_PROTOCOL, "grpc")
     try:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -63,13 +63,13 @@ def to_collector(endpoint: str, service_name: str) -> Tracer:
 
 
 def trace_id(headers: Mapping[str, str]) -> str | None:
-    """The caller's, whether or not we trace."""
+    """The caller's trace id, whether or not we trace."""
     found = _TRACEPARENT.match(headers["traceparent"]) if "traceparent" in headers else None
     return found[1] if found else None
 
 
 class Trace:
-    """One request's spans. Every time is a time.monotonic()."""
+    """The spans of one request. Every time is a time.monotonic()."""
 
     def __init__(
         self, tracer: Any, name: str, headers: Mapping[str, str], arrived: float, attributes: Mapping[str, Any]
@@ -88,7 +88,7 @@ class Trace:
         self.response = f"00-{self.id}-{trace.format_span_id(context.span_id)}-{context.trace_flags:02x}"
 
     def phase(self, name: str, started: float, seconds: float) -> None:
-        """A span within the request's, unless the sampler passed that over."""
+        """Adds a span within the request's, unless the sampler dropped that one."""
         if not self._span.is_recording():
             return
         span = self._tracer.start_span(name, self._within, start_time=self._nanoseconds(started))

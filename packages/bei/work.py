@@ -1,4 +1,5 @@
-"""Work in threads, for who waits on an event loop: it counts as theirs until it ends, and ends soon when they leave."""
+"""Work in threads for tasks of an event loop. It counts as the request's until it ends, and ends soon after the client
+leaves."""
 
 import asyncio
 import threading
@@ -18,15 +19,15 @@ class Unwanted(Exception):
 
 
 def check() -> None:
-    """For work to call between its pieces. Raises Unwanted once whoever waited has left."""
+    """Called by work between its pieces. Raises Unwanted once the waiting task has been cancelled."""
     event = _unwanted.get()
     if event is not None and event.is_set():
         raise Unwanted
 
 
 async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
-    """What `work` gives, from a thread of the pool. Whoever is cancelled still waits for its end: what was counted for
-    it, it holds until then."""
+    """The result of `work`, run in a thread of the pool. A cancelled task still waits for its end, and holds its bytes
+    until then."""
     context, unwanted = copy_context(), threading.Event()
     context.run(_unwanted.set, unwanted)
     job = pool.submit(context.run, work)
@@ -35,17 +36,17 @@ async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
         unwanted.set()
-        job.cancel()  # unless it runs
+        job.cancel()  # unless it runs already
         await _ended(ended)
         raise
     finally:
-        del job, ended  # an error in them holds this frame: a ring, with all that the work was about
+        del job, ended  # an error in them refers to this frame: a cycle that would keep all data of the work
 
 
 async def _ended(future: asyncio.Future[Any]) -> None:
-    """Whatever becomes of it, and however often whoever waits is cancelled."""
+    """Waits for the end, whatever the result, however often the waiting task is cancelled."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([future])
     if not future.cancelled():
-        future.exception()  # asyncio complains of one that nobody has looked at
+        future.exception()  # otherwise asyncio complains that nobody retrieved the exception

@@ -1,4 +1,5 @@
-"""Prometheus metrics: TEI's names kept (router/src/prometheus.rs), ours as bei_*; docs/operations.md has the table."""
+"""Prometheus metrics: TEI's names as TEI has them (router/src/prometheus.rs), ours as bei_*. docs/operations.md has the
+table."""
 
 from bei.metrics.counted import Cancellation, Metrics, ModelMetrics
 from bei.metrics.exposition import CONTENT_TYPE

@@ -1,5 +1,5 @@
-"""What a server counts: of its calls, and of each model that it serves. Whoever starts a server makes its Metrics, and
-hands them down."""
+"""The counts of a server: of its calls, and of each model that it serves. The starter of a server makes its Metrics and
+passes them down."""
 
 import os
 from concurrent.futures import Future
@@ -25,16 +25,14 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
-    """One server's metrics. Safe to use from several threads."""
+    """The metrics of one server. Safe to use from several threads."""
 
     def __init__(self, folder: Path | None = None):
         """With a `folder`, empty at first, they are those of all processes whose Metrics are made with it, and the only
-        ones of this process; else this process's own."""
+        ones of this process. Without it they are this process's own."""
         self.folder = folder
         if folder is not None:
-            os.environ[_FOLDER] = str(
-                folder
-            )  # prometheus_client knows one folder a process, and this is how it is told
+            os.environ[_FOLDER] = str(folder)  # prometheus_client has one folder per process, and this is how it is set
             values.ValueClass = values.get_value_class()
         self._registry = CollectorRegistry()
         self._families = Families(self._registry)
@@ -48,22 +46,22 @@ class Metrics:
         return ModelMetrics(self, self._families, name)
 
     def observe_reply(self, path: str, status: int) -> None:
-        """One call answered; `path` is a route's, or `other`."""
+        """Counts an answered call; `path` is a route's, or `other`."""
         counter = self._replies.get((path, status))
         if counter is None:
             counter = self._replies[path, status] = self._families.requests.labels(path, status)
         counter.inc()
 
     def observe_cancelled(self, reason: Cancellation) -> None:
-        """One request given up: its client left, its deadline passed, or the server stopped."""
+        """Counts an abandoned request: its client left, its deadline passed, or the server stopped."""
         self._families.cancelled.labels(reason).inc()
 
     def forget(self, pid: int) -> None:
-        """A process of the folder has ended: its gauges go, its counts stay in the sums."""
+        """Notes that a process of the folder has ended: its gauges go, its counts stay in the sums."""
         multiprocess.mark_process_dead(pid, str(self.folder))
 
     def exposition(self) -> bytes:
-        """Every metric in Prometheus' text format, and in TEI's way where the name is TEI's."""
+        """Every metric in Prometheus' text format; names of TEI in TEI's way."""
         registry = self._registry
         if self.folder is not None:
             registry = CollectorRegistry()
@@ -71,12 +69,12 @@ class Metrics:
         return text(registry)
 
     def shared_exposition(self) -> Future[bytes]:
-        """One that has not begun, from a thread: whoever asks before it begins shares it, however many they are."""
+        """The text of a rendering that has not begun yet, made by a thread; all who ask before it begins share it."""
         return self._rendering.next()
 
 
 class ModelMetrics:
-    """What is counted of one model. Labels are looked up here, once, for that takes longer than to count."""
+    """The counts of one model. Labels are looked up here once, because that takes longer than counting."""
 
     def __init__(self, server: Metrics, families: Families, name: str):
         self.server, self._families, self._name = server, families, name
@@ -105,7 +103,7 @@ class ModelMetrics:
         self.engine_restarts = families.engine_restarts.labels(name)
 
     def observe_engine(self, engine: str, device: str, precision: str, streams: int) -> None:
-        """What is served, and by what."""
+        """Notes the served model and its engine."""
         self._families.info.labels(engine, device, precision, self._name).set(1)
         self._engine_streams.set(streams)
 
@@ -113,19 +111,19 @@ class ModelMetrics:
         self._ready.set(ready)
 
     def observe_batch(self, texts: int, tokens: int, seconds: float) -> None:
-        """One batch that the engine finished."""
+        """Counts a batch that the engine finished."""
         self._batch_size.observe(texts)
         self._batch_tokens.observe(tokens)
         self._engine_seconds.inc(seconds)
         self._engine_tokens.inc(tokens)
 
     def observe_packing(self, texts: int, tokens: int, longest: int, budget: int) -> None:
-        """How full one batch was; `longest`, its longest text, and `budget` are in tokens."""
+        """Counts the fill of a batch; `longest`, its longest text, and `budget` are in tokens."""
         self._batch_fill.observe(tokens / budget)
         self._padded_tokens.inc(texts * longest)
 
     def observe_queue(self, texts: int, tokens: int) -> None:
-        """What waits now."""
+        """Notes the size of the queue."""
         self._queue_size.set(texts)
         self._queue_tokens.set(tokens)
 
@@ -140,7 +138,8 @@ class ModelMetrics:
         queue: float,
         inference: float,
     ) -> None:
-        """One request answered; times in seconds, of the queue and the engine in the mean over its texts."""
+        """Counts an answered request. Times are in seconds; those of the queue and the engine are means over its
+        texts."""
         method = _method(texts)
         self._count[method].inc()
         self._success[method].inc()
@@ -153,8 +152,8 @@ class ModelMetrics:
         self._inference.observe(inference)
 
     def observe_failure(self, texts: int, cause: str, *, scored: bool) -> None:
-        """One request that was refused or failed; `texts` is 0 where it could not be read, `cause` one of TEI's
-        words."""
+        """Counts a request that was refused or failed. `texts` is 0 if its body could not be read; `cause` is one of
+        TEI's labels."""
         counter = self._failures.get(cause)
         if counter is None:
             counter = self._failures[cause] = self._families.request_failure.labels(cause, self._name)

@@ -15,14 +15,14 @@ _TASK_COUNT = re.compile(rb'^te_(embed|predict)_count\{(model="(?:[^"\\]|\\.)*")
 
 
 def text(registry: CollectorRegistry) -> bytes:
-    """Every metric of a registry in Prometheus' text format, and in TEI's way where the name is TEI's: its counters are
-    without `_total`, and te_embed_* or te_predict_* durations are those of te_request_*, for a model has one task."""
+    """Every metric of a registry in Prometheus' text format; names of TEI in TEI's way. TEI's counters have no
+    `_total`. The te_embed_* or te_predict_* durations equal those of te_request_*, because a model has one task."""
     plain = _TEI_COUNTER.sub(rb"\1", generate_latest(registry))
     return b"".join([plain, *_task_durations(plain)])
 
 
 def _task_durations(plain: bytes) -> Iterator[bytes]:
-    """The lines of either task, of the models that have had a text for it."""
+    """The lines of either task, for the models that have had a text for it."""
     durations: list[bytes] = _TEI_DURATION.findall(plain)
     counts: list[tuple[bytes, bytes, bytes]] = _TASK_COUNT.findall(plain)
     for task in (b"embed", b"predict"):
@@ -33,7 +33,7 @@ def _task_durations(plain: bytes) -> Iterator[bytes]:
 
 
 class SharedRendering:
-    """A text made by a thread, one after the other; whoever asks before it begins shares it."""
+    """A text rendered by a thread, one rendering at a time; all who ask before one begins share it."""
 
     def __init__(self, render: Callable[[], bytes]):
         self._render = render
@@ -42,7 +42,7 @@ class SharedRendering:
         self._next: Future[bytes] | None = None
 
     def next(self) -> Future[bytes]:
-        """One that has not begun."""
+        """The next rendering that has not begun."""
         with self._lock:
             if self._next is None:
                 self._next = self._thread.submit(self._begin)

@@ -1,4 +1,4 @@
-"""Every metric, declared once. Those of a model have the label `model`, behind their own labels."""
+"""Every metric, declared once. Metrics of a model have the label `model` after their own labels."""
 
 import platform
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from bei import __version__
 
-disable_created_metrics()  # a series more for each of the others, which no query here needs
+disable_created_metrics()  # otherwise each has one more series, which no query here needs
 
 _SECONDS = [1.5e-5 * 1.5**k for k in range(35)]
 _LENGTHS = [2.0**k for k in range(16)]
@@ -17,7 +17,7 @@ _SHARES = [0.01, 0.02, 0.05, *(k / 10 for k in range(1, 11))]
 
 class Families:
     """The metrics of one registry. In a server of several processes counters and histograms are sums, and gauges are
-    sums or maxima over those that live."""
+    sums or maxima over living processes."""
 
     def __init__(self, registry: CollectorRegistry):
         self._registry = registry
@@ -27,52 +27,50 @@ class Families:
 
     def _declare_tei(self) -> None:
         counter, histogram = self._counter, self._histogram
-        self.request_count = counter("te_request_count", "Requests to compute, answered or failed", "method")
+        self.request_count = counter("te_request_count", "Requests for the model, answered or failed", "method")
         self.request_success = counter("te_request_success", "Requests answered", "method")
-        self.request_failure = counter("te_request_failure", "Requests to compute that were refused or failed", "err")
+        self.request_failure = counter(
+            "te_request_failure", "Requests for the model that were refused or failed", "err"
+        )
         self.embed_count = counter("te_embed_count", "Texts to embed")
         self.embed_success = counter("te_embed_success", "Texts embedded")
         self.predict_count = counter("te_predict_count", "Texts and pairs to score, classify or tag")
         self.predict_success = counter("te_predict_success", "Texts and pairs scored, classified or tagged")
-        self.request_duration = histogram("te_request_duration", "Seconds to compute a request", _SECONDS)
-        self.tokenization_duration = histogram("te_request_tokenization_duration", "Seconds to tokenize", _SECONDS)
-        self.queue_duration = histogram("te_request_queue_duration", "Seconds waiting, mean over texts", _SECONDS)
+        self.request_duration = histogram("te_request_duration", "Seconds of a request", _SECONDS)
+        self.tokenization_duration = histogram("te_request_tokenization_duration", "Seconds of tokenization", _SECONDS)
+        self.queue_duration = histogram("te_request_queue_duration", "Seconds in the queue, mean over texts", _SECONDS)
         self.inference_duration = histogram("te_request_inference_duration", "Seconds in the engine, mean", _SECONDS)
-        self.input_length = histogram("te_request_input_length", "Tokens a text", _LENGTHS)
-        self.batch_size = histogram("te_batch_next_size", "Texts a batch", _SIZES)
-        self.batch_tokens = histogram("te_batch_next_tokens", "Tokens a batch", _TOKENS)
+        self.input_length = histogram("te_request_input_length", "Tokens per text", _LENGTHS)
+        self.batch_size = histogram("te_batch_next_size", "Texts per batch", _SIZES)
+        self.batch_tokens = histogram("te_batch_next_tokens", "Tokens per batch", _TOKENS)
         self.queue_size = self._sum("te_queue_size", "Texts waiting")
 
     def _declare_ours(self) -> None:
         counter = self._counter
-        self.requests_in_flight = self._sum("bei_requests_in_flight", "Requests to compute, not answered")
-        self.request_tokens = counter(
-            "bei_request_tokens", "Tokens read: of the texts of requests answered, after truncation"
-        )
+        self.requests_in_flight = self._sum("bei_requests_in_flight", "Requests for the model, not yet answered")
+        self.request_tokens = counter("bei_request_tokens", "Tokens of answered requests, after truncation")
         self.queue_tokens = self._sum("bei_queue_tokens", "Tokens waiting")
-        self.batch_fill = self._histogram("bei_batch_fill", "Tokens of a batch over its budget", _SHARES)
-        self.padded_tokens = counter(
-            "bei_padded_tokens", "Tokens that padding each batch to its longest text would have run"
-        )
+        self.batch_fill = self._histogram("bei_batch_fill", "Tokens of a batch divided by its budget", _SHARES)
+        self.padded_tokens = counter("bei_padded_tokens", "Tokens, had each batch been padded to its longest text")
         self.engine_seconds = counter(
-            "bei_engine_seconds", "Seconds the engine was running batches, summed over its streams"
+            "bei_engine_seconds", "Seconds in which the engine ran batches, summed over its streams"
         )
-        self.engine_tokens = counter("bei_engine_tokens", "Tokens the engine has run")
-        self.engine_streams = self._maximum("bei_engine_streams", "Batches the engine runs at once", "model")
-        self.engine_restarts = counter("bei_engine_restarts", "Engines started again after one died")
-        self.ready = self._maximum("bei_ready", "1 when the model answers requests", "model")
+        self.engine_tokens = counter("bei_engine_tokens", "Tokens that the engine ran")
+        self.engine_streams = self._maximum("bei_engine_streams", "Batches that the engine runs at once", "model")
+        self.engine_restarts = counter("bei_engine_restarts", "Restarts of the engine after a crash")
+        self.ready = self._maximum("bei_ready", "1 while the model answers requests", "model")
         self.info = self._maximum(
-            "bei_info", "Constant 1; what is served, and by which engine", "engine", "device", "precision", "model"
+            "bei_info", "Constant 1; the served model and its engine", "engine", "device", "precision", "model"
         )
 
     def _declare_server(self) -> None:
         self.requests = Counter(
-            "bei_requests", "Calls answered, of every route", ["path", "status"], registry=self._registry
+            "bei_requests", "Calls answered, on every route", ["path", "status"], registry=self._registry
         )
         self.cancelled = Counter(
-            "bei_cancelled", "Requests given up before their answer", ["reason"], registry=self._registry
+            "bei_cancelled", "Requests that were abandoned before their answer", ["reason"], registry=self._registry
         )
-        build = self._maximum("bei_build_info", "Constant 1; which build", "version", "python")
+        build = self._maximum("bei_build_info", "Constant 1; the version of bei and Python", "version", "python")
         build.labels(__version__, platform.python_version()).set(1)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

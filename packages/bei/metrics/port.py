@@ -19,7 +19,7 @@ _CONNECTION_SECONDS = 10.0
 
 
 def listen(metrics: Metrics, host: str, port: int) -> None:
-    """Serve the metrics on a port of their own, too, from a thread. Raises SetupError."""
+    """Serves the metrics also on a port of their own, from a thread. Raises SetupError."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [("content-type", CONTENT_TYPE)])
@@ -34,7 +34,7 @@ def listen(metrics: Metrics, host: str, port: int) -> None:
 
 
 class _Bounded(ThreadingWSGIServer):
-    """Has so many connections at once, for so long each; one too many is closed."""
+    """A server with a limited number of connections, each for a limited time; further ones are closed."""
 
     request_queue_size = 64
 
@@ -59,7 +59,7 @@ class _Bounded(ThreadingWSGIServer):
             self._room.release()
 
     def handle_error(self, request: Any, client: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # its client is not there any more
+        if not isinstance(sys.exc_info()[1], OSError):  # its client has left
             super().handle_error(request, client)
 
 

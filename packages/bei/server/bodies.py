@@ -1,4 +1,4 @@
-"""The bodies of all calls: bounded each, all together, and in the time that they take to arrive."""
+"""The bodies of all calls, with bounds on each, on all together, and on the time that they take to arrive."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -11,26 +11,26 @@ from bei.inflight import InFlight
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
-SECONDS = 30.0  # for any body; a long one has a second more for each RATE bytes that have come
+SECONDS = 30.0  # for any body; a long one has one second more for each RATE bytes received
 RATE = 4096
-MOST_SECONDS = 600.0  # for a body of any size: it lies in memory meanwhile
+MOST_SECONDS = 600.0  # for a body of any size, because it occupies memory meanwhile
 _DRAIN_SECONDS = 10.0
 
 
 class Bodies:
-    """`limit` bytes each; together with all else that is in flight, as many as that has room for."""
+    """Reads bodies of up to `limit` bytes each, and as many at once as the bytes in flight allow."""
 
     def __init__(self, limit: int, in_flight: InFlight):
         self._limit, self._in_flight = limit, in_flight
 
     async def read(self, call: Call, receive: Receive, *, wanted: bool) -> bytearray:
-        """The body, which counts until the request ends; of one that is not `wanted`, nothing. Raises TooLarge or
-        Overloaded once the client has stopped sending, or has sent as much again as it may; TooSlow; ClientGone when it
-        left."""
+        """The body, which counts as in flight until the request ends; empty if it is not `wanted`. Raises TooLarge or
+        Overloaded once the client has stopped sending or has sent twice the limit; TooSlow; or ClientGone when the
+        client left."""
         refusal = self._refusal(_stated_length(call), 0)
-        if refusal and "expect" in call.headers:  # it waits for our word before it sends
+        if refusal and "expect" in call.headers:  # the client waits for our answer before it sends
             raise refusal
-        body = bytearray()  # parts of some KB in a list would leave holes all over the heap
+        body = bytearray()  # a list of small parts would fragment the heap
         size, now = 0, asyncio.get_running_loop().time
         started = now()
         try:
@@ -41,7 +41,7 @@ class Bodies:
                     size += len(chunk)
                     refusal = refusal or self._refusal(size, len(chunk) if wanted else 0)
                     if refusal:
-                        # A client that is not read never reads our answer: take what it sends, within reason.
+                        # A client that sends without being read never reads our answer, so we read on, up to a bound.
                         self._free(body)
                         if size > 2 * self._limit or now() > started + _DRAIN_SECONDS:
                             raise refusal
@@ -66,7 +66,7 @@ class Bodies:
         body.clear()
 
     def _refusal(self, size: int, more: int) -> Error | None:
-        """Of a body of `size`, of which there are `more` bytes to keep."""
+        """The refusal of a body of `size`, of which `more` bytes are to be kept; None where there is room."""
         if size > self._limit:
             return TooLarge(f"the body is larger than {self._limit} bytes")
         if not self._in_flight.has_room(more, size):

@@ -1,19 +1,19 @@
-"""How long a client is waited for, and how many headers it sends, whichever protocol it speaks."""
+"""Limits of both protocols: the waiting times for a client, and the number of its headers."""
 
 import asyncio
 
-KEEP_ALIVE_SECONDS = 75  # clients keep idle connections for 30 s and proxies for 60: the server must not close first
+KEEP_ALIVE_SECONDS = 75  # clients keep idle connections for 30 s and proxies for 60 s: the server must not close first
 REQUEST_HEAD_SECONDS = 20.0  # from the first byte of a request head to its last
-READING_SECONDS = 30.0  # for a client to read any answer; of a long one it has a second more for READING_RATE bytes
+READING_SECONDS = 30.0  # to read any answer; a long one has one second more for each READING_RATE bytes
 READING_RATE = 4096
 MOST_READING_SECONDS = 600.0  # for an answer of any size
 WATCH_AFTER = 0.25  # seconds until a call is watched: its client may leave before the answer
 MAX_HEADERS = 128
-ABORT = "bei.abort"  # in a scope's extensions: what ends the connection at once
+ABORT = "bei.abort"  # in a scope's extensions: a function that ends the connection at once
 
 
 class WriteTimeout:
-    """Ends a connection whose client does not read: of what waits in its buffer, so much has to go a second."""
+    """Ends a connection whose client does not read: of the bytes in its buffer, a minimum must go each second."""
 
     def __init__(self, transport: asyncio.Transport):
         self._transport = transport

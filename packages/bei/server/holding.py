@@ -1,4 +1,4 @@
-"""What the calls of one connection hold: each begins when there is room for it."""
+"""The bytes that the calls of one connection hold; a call begins when there is room for it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,14 +8,14 @@ _MOST = 1 << 20  # bytes
 
 
 class Holding:
-    """Of request heads, and of answers on their way."""
+    """Counts the bytes of request heads, and of answers being sent."""
 
     def __init__(self) -> None:
         self._held, self._line, self._relieved = 0, asyncio.Lock(), asyncio.Event()
 
     @asynccontextmanager
     async def call(self, size: int) -> AsyncIterator[None]:
-        """The scope of a call that holds so many bytes, once what others hold leaves room."""
+        """The scope of a call that holds `size` bytes; it waits until other calls leave room."""
         if self._held and self._held + size > _MOST:
             async with self._line:
                 while self._held and self._held + size > _MOST:
@@ -28,7 +28,7 @@ class Holding:
             self.add(-size)
 
     def add(self, size: int) -> None:
-        """Whether there is room or not. A negative size gives back."""
+        """Adds bytes, whether there is room or not. A negative size releases bytes."""
         self._held += size
         if size < 0:
             self._relieved.set()

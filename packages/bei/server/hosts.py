@@ -1,4 +1,4 @@
-"""Which hosts a request may name. A page of the web whose name leads to this machine names its own (DNS rebinding)."""
+"""The hosts that a request may name. A web page whose name resolves to this machine sends that name (DNS rebinding)."""
 
 import ipaddress
 import re
@@ -12,17 +12,17 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+;=%-]+)(?::[0-9]*)
 
 
 class Hosts:
-    """`allowed`: names, `*.names`, or `*` for all. Loopback names are always allowed; without `loopback` and with none
-    `allowed`, everything is."""
+    """`allowed` contains names, `*.names`, or `*` for all. Loopback names are always allowed. Without `loopback`, and
+    with nothing `allowed`, every host is."""
 
     def __init__(self, allowed: Sequence[str] = (), *, loopback: bool = False):
         self._names = {name.lower() for name in allowed}
         self._all = "*" in allowed or not (allowed or loopback)
 
     def check(self, host: str | None, http_version: str) -> None:
-        """Raises Malformed for a host that is missing, or is not one; Misdirected for one that is not ours."""
+        """Raises Malformed for a missing or malformed host, and Misdirected for a host that is not ours."""
         if host is None:
-            if http_version == "1.0":  # which has none; a browser does not speak it
+            if http_version == "1.0":  # it has no host, and no browser speaks it
                 return
             raise Malformed("the request has no host; send one `Host` header")
         found = _HOST.fullmatch(host)
@@ -40,8 +40,8 @@ class Hosts:
 
 
 def hosts_of(listener: socket.socket, allowed: Sequence[str]) -> Hosts:
-    """Those of a server that listens there: on a loopback address its own names and what is allowed; on a Unix socket,
-    which no browser reaches, all."""
+    """The hosts of a server that listens at an address. On a loopback address these are loopback names and the allowed
+    ones; on a Unix socket, which no browser reaches, all."""
     if listener.family not in (socket.AF_INET, socket.AF_INET6):
         return Hosts(("*",))
     return Hosts(allowed, loopback=ipaddress.ip_address(listener.getsockname()[0]).is_loopback)

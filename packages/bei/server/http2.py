@@ -1,4 +1,4 @@
-"""HTTP/2: h2 reads and writes the frames; here are the calls, the windows, and bounds on what a client sends."""
+"""HTTP/2. h2 reads and writes the frames; this module has the calls, the windows, and bounds on a client."""
 
 import asyncio
 import logging
@@ -20,23 +20,24 @@ from bei.server.holding import Holding
 
 log = logging.getLogger("bei")
 
-STREAMS = 256  # calls at once on a connection, and what Baseten's client has in flight
-_TABLE = 1 << 12  # bytes of headers that our encoder refers to; it searches all of them for each that it sends
-_TURN = 1 << 11  # bytes that are read at a time; as the smallest frames they take 5 ms
+STREAMS = 256  # calls at once on a connection, as many as Baseten's client sends
+_TABLE = 1 << 12  # bytes of our encoder's header table, which it searches for each header
+_TURN = 1 << 11  # bytes that are parsed at once; as the smallest frames they take 5 ms
 
-# What a client sends beside its bodies is paid for, in bytes: by calls that are answered and by time.
+# A client spends a credit of bytes on everything but bodies; answered calls and time renew it.
 _CREDIT = 1 << 17
 _CREDIT_A_SECOND = 256
 _FOR_AN_ANSWER = 1 << 12
-_FOR_A_FRAME = 64  # that we send, for it is followed by two WINDOW_UPDATEs
-_FOR_A_REQUEST_HEAD = 1 << 10  # at most; a call that is given up costs as much
-# Bytes of a decoded request head. Those beyond cost: a reference to the table is one byte on the wire.
+_FOR_A_FRAME = 64  # because we answer it with two WINDOW_UPDATEs
+_FOR_A_REQUEST_HEAD = 1 << 10  # at most; a cancelled call costs as much
+# Free bytes of a decoded request head. Bytes beyond cost credit: a reference to the table is one byte on the wire.
 _FREE = 1 << 12
 _FOR_THE_REST = 1 / 10
 
 
 class Stream:
-    """A call: what has come of its body, how much its request head says will, and what its answer waits for."""
+    """A call: the received part of its body, the length that its request head states, and the events that its answer
+    waits for."""
 
     def __init__(self, number: int, length: int | None = None):
         self.number, self.body, self.unacknowledged = number, bytearray(), 0
@@ -46,7 +47,7 @@ class Stream:
 
     @property
     def is_as_said(self) -> bool:
-        """Whether what came may be, or at its end is, as long as the request head says."""
+        """Whether the length of the body so far, or at its end, agrees with the request head."""
         return self.length is None or (self.came == self.length if self.ended else self.came <= self.length)
 
     def leave(self) -> None:
@@ -56,7 +57,7 @@ class Stream:
 
 
 class Http2(asyncio.Protocol):
-    """One connection, in uvicorn's books: one of `connections` until it closes, its calls among `tasks`."""
+    """One connection, registered with uvicorn: one of `connections` until it closes, with its calls among `tasks`."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, **_: Any):
         self._application, self._books = config.loaded_app, server_state
@@ -81,7 +82,7 @@ class Http2(asyncio.Protocol):
         self._h2.decoder = request_heads.RequestHeadDecoder(self._h2.decoder.max_header_list_size, self._pay_for)
         self._h2.local_settings = _settings(STREAMS)
         self._h2.initiate_connection()
-        self._h2.local_settings = _settings(1 << 30)  # h2 would end the connection for one stream too many
+        self._h2.local_settings = _settings(1 << 30)  # otherwise h2 would end the connection for one stream too many
         self._counted = self._loop.time()
         self._rest()
         self._flush()
@@ -95,7 +96,7 @@ class Http2(asyncio.Protocol):
         self._abandon()
 
     def eof_received(self) -> None:
-        """Its transport closes: whoever sends no more is not answered."""
+        """Closes the transport: a client that sends no more is not answered."""
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -108,7 +109,7 @@ class Http2(asyncio.Protocol):
         self._read_on()
 
     def shutdown(self) -> None:
-        """Once the calls in flight are answered the connection ends."""
+        """Ends the connection once the calls in flight are answered."""
         self._leaving = True
         if not self._streams:
             self._end()
@@ -119,7 +120,7 @@ class Http2(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Nothing but what h2 has to say is sent any more, to a client that may not read it."""
+        """Sends only the remaining frames of h2; the client may not read them."""
         self._flush()
         self.transport.close()
         self._abandon()
@@ -143,7 +144,8 @@ class Http2(asyncio.Protocol):
         self._read_on()
 
     def _read_on(self) -> None:
-        """Take what has come a piece at a turn; meanwhile, and while the client does not read, nothing more is read."""
+        """Parses the received bytes piece by piece, one piece per turn of the loop. Reading is paused meanwhile, and
+        while the client does not read."""
         if self.transport.is_closing():
             return
         if self._unparsed and self._writable.is_set() and not self._taking:
@@ -242,7 +244,7 @@ class Http2(asyncio.Protocol):
         task.add_done_callback(self._books.tasks.discard)
 
     def _scope(self, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-        """Raises ProtocolError or ValueError for a request head that cannot be a call's."""
+        """The ASGI scope of a request head. Raises ProtocolError or ValueError for one that is not a call's."""
         pseudo = {name: value for name, value in headers if name.startswith(b":")}
         fields = [(name, value) for name, value in headers if not name.startswith(b":")]
         if pseudo[b":method"] == b"CONNECT":
@@ -307,14 +309,14 @@ class Http2(asyncio.Protocol):
         return {"type": "http.request", "body": body, "more_body": not stream.ended}
 
     def _acknowledge(self, stream: Stream) -> None:
-        """Give the window back for what has been read."""
+        """Returns the window of the bytes that have been read."""
         if stream.unacknowledged and not stream.gone:
             self._h2.acknowledge_received_data(stream.unacknowledged, stream.number)
             stream.unacknowledged = 0
             self._flush()
 
     async def _answer_in_time(self, stream: Stream, start: dict[str, Any], message: dict[str, Any]) -> None:
-        """A part of the answer, or all of it. Raises ClientGone where the client does not take it."""
+        """Sends a part of the answer, or all of it. Raises ClientGone where the client does not read in time."""
         body, more = message.get("body", b""), message.get("more_body", False)
         try:
             self._holding.add(len(body))
@@ -354,7 +356,7 @@ class Http2(asyncio.Protocol):
             self._earn(_FOR_AN_ANSWER)
 
     async def _room(self, stream: Stream) -> None:
-        """Until there may be room in the windows, and the transport takes more."""
+        """Waits until there may be room in the windows, and the transport accepts more."""
         self._flush()
         if self._writable.is_set():
             stream.room.clear()
@@ -362,7 +364,7 @@ class Http2(asyncio.Protocol):
         await self._writable.wait()
 
     def _finish(self, stream: Stream) -> None:
-        """After its answer; a body that still comes is of no use."""
+        """Ends the stream after its answer; a body that still comes is not needed."""
         del self._streams[stream.number]
         if not stream.gone and not self.transport.is_closing():
             self._acknowledge(stream)

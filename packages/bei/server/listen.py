@@ -1,8 +1,8 @@
-"""Sockets and signals: HTTP/1.1 and HTTP/2 with prior knowledge on one port (protocol_sniffer.py); SIGTERM drains, and
+"""Sockets and signals: HTTP/1.1 and HTTP/2 with prior knowledge on one port (protocol_sniffer.py). SIGTERM drains, and
 the exit status is 0.
 
-uvicorn's httptools protocol serves HTTP/1.1 at the least cost, and has no HTTP/2; h2 has, as frames without a server.
-So the first bytes of a connection choose (figures: docs/design-notes.md, "HTTP server").
+uvicorn's httptools protocol serves HTTP/1.1 at the least cost, but has no HTTP/2. h2 has HTTP/2, as frames without a
+server. So the first bytes of a connection choose the protocol (figures: docs/design-notes.md, "HTTP server").
 """
 
 import asyncio
@@ -28,13 +28,13 @@ import uvloop
 from bei.errors import SetupError, address, why
 from bei.server import connections, protocol_sniffer
 
-Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
+Application = Callable[[Any, Any, Any], Awaitable[None]]  # an ASGI application
 
 log = logging.getLogger("bei")
 
 BACKLOG = 2048
-_LAST_SECONDS = 1.0  # for a last answer to be written and read
-_LOOK_SECONDS = 0.02  # between looks at what is in flight, while draining
+_LAST_SECONDS = 1.0  # to write and read the last answer
+_LOOK_SECONDS = 0.02  # between checks of the calls in flight, while draining
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -51,13 +51,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class PathSocket(socket.socket):
-    """A Unix socket that knows the file it made: where, and its inode."""
+    """A Unix socket that knows the path and the inode of its file."""
 
     made: tuple[Path, int] | None = None
 
 
 def bind_path(path: Path) -> PathSocket:
-    """A bound Unix socket, for its owner and its group (0660); one that nobody listens on any more makes way. Raises
+    """A bound Unix socket for its owner and its group (0660). It replaces a socket that nobody listens on. Raises
     SetupError."""
     bound = PathSocket(socket.AF_UNIX)
     mask = os.umask(0o117)
@@ -65,7 +65,7 @@ def bind_path(path: Path) -> PathSocket:
         if path.is_socket() and not _is_answered(path):
             path.unlink()
         bound.bind(str(path))
-        bound.listen(BACKLOG)  # now, so that another server sees that it is in use
+        bound.listen(BACKLOG)  # at once, so that another server sees that it is in use
         bound.made = path, path.stat().st_ino
     except OSError as exc:
         bound.close()
@@ -81,7 +81,7 @@ def _is_answered(path: Path) -> bool:
 
 
 def remove_path(listener: socket.socket) -> None:
-    """A Unix socket that this process made leaves its folder."""
+    """Removes the file of a Unix socket that this process made."""
     if isinstance(listener, PathSocket) and listener.made is not None:
         path, inode = listener.made
         with suppress(OSError):
@@ -100,11 +100,11 @@ def tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2", "http/1.1"])
     try:
-        context.load_cert_chain(cert, key, password=lambda: "")  # else OpenSSL asks whoever sits at the terminal
+        context.load_cert_chain(cert, key, password=lambda: "")  # otherwise OpenSSL asks for a password at the terminal
     except ssl.SSLError as exc:
         raise SetupError(
-            f"settings tls_cert and tls_key: {cert} and {key or cert} are no certificate and its key in PEM, without a "
-            f"password ({exc.reason or 'not PEM'})"
+            f"settings tls_cert and tls_key: {cert} and {key or cert} are not a PEM certificate and an unencrypted key "
+            f"({exc.reason or 'not PEM'})"
         ) from None
     except OSError as exc:
         raise SetupError(f"settings tls_cert and tls_key: {cert}, {key or cert}: {why(exc)}") from None
@@ -121,11 +121,11 @@ def serve(
     max_connections: int = 4096,
     secure: ssl.SSLContext | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit status: 0, or 2 when `load` raised.
+    """Serves until SIGTERM or SIGINT, and returns the exit status: 0, or 2 when `load` raised.
 
-    The port answers while `load` runs in a thread. At the first signal `on_stop` is called, and calls in flight have
-    `drain_seconds` to finish: as long the port answers; a second signal ends the process at once. So does the first
-    while `load` runs, for its downloads cannot be cancelled. With `secure` the port speaks TLS and nothing else.
+    The port answers while `load` runs in a thread. At the first signal `on_stop` is called. Calls in flight then have
+    `drain_seconds` to finish, and the port answers as long. A second signal ends the process at once; so does the first
+    one while `load` runs, because its downloads cannot be cancelled. With `secure` the port speaks TLS only.
     """
     calls = _Calls(app)
     config = uvicorn.Config(
@@ -152,7 +152,7 @@ def serve(
 
 
 def _exit(status: int, listener: socket.socket) -> None:
-    """Without waiting for other threads, and without tearing the interpreter down under them."""
+    """Exits without waiting for other threads, and without tearing down the interpreter under them."""
     remove_path(listener)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -160,7 +160,7 @@ def _exit(status: int, listener: socket.socket) -> None:
 
 
 class _Calls:
-    """An application that knows how many calls it has not answered."""
+    """An application that counts its unanswered calls."""
 
     def __init__(self, app: Application):
         self._app, self.open = app, 0
@@ -174,7 +174,8 @@ class _Calls:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's own closes the port before it drains, and raises the signal again after, and so ends 143."""
+    """uvicorn's own server closes the port before it drains, and raises the signal again afterwards, so it exits with
+    143."""
 
     def __init__(self, config: uvicorn.Config, calls: _Calls, on_stop: Callable[[], None], drain_seconds: float):
         super().__init__(config)
@@ -188,7 +189,7 @@ class _Server(uvicorn.Server):
         if self._told:
             os._exit(128 + sig)
         self._told = True
-        # Not here: a handler may run while its own thread holds the lock of a logger or a metric.
+        # Not in the handler: its thread may hold the lock of a logger or a metric.
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(self._stop, signal.Signals(sig).name, context=contextvars.Context())  # of no request
 
@@ -198,21 +199,21 @@ class _Server(uvicorn.Server):
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """The port answers until all calls are, or the time is over; then calls that are left get their 503."""
+        """Keeps the port open until all calls are answered or the time is over; then the remaining calls get a 503."""
         now = asyncio.get_running_loop().time
         self._deadline = now() + self._drain_seconds
         await self._until(lambda: not self._calls.open, self._deadline)
         if self._calls.open:
             await self._cut_off()
         if self._calls.open:
-            log.warning("%d calls are not done in %g s, and get a 503", self._calls.open, self._drain_seconds)
+            log.warning("%d calls did not finish in %g s, and get a 503", self._calls.open, self._drain_seconds)
             for task in list(self.server_state.tasks):
                 task.cancel()
             await self._until(lambda: not self._calls.open, now() + _LAST_SECONDS)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the port, and connections as their clients have read."""
+        """Closes the port, and each connection when its client has read everything."""
         for server in self.servers:
             server.close()
         for listening in sockets or []:

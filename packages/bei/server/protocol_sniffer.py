@@ -1,4 +1,4 @@
-"""Connections: which protocol is spoken on one, and how many there are."""
+"""The choice of a connection's protocol, and the limit on connections."""
 
 import asyncio
 import logging
@@ -15,15 +15,15 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class ProtocolSniffer(asyncio.Protocol):
-    """A connection until HTTP/1.1 or HTTP/2 is chosen: by ALPN over TLS, else by its first bytes (RFC 9113, §3). No
-    `Upgrade` leads from one to the other. uvicorn makes one for each."""
+    """A connection until its protocol is chosen: by ALPN over TLS, otherwise by its first bytes (RFC 9113, §3).
+    `Upgrade` does not change the protocol. uvicorn makes one per connection."""
 
     def __init__(self, server_state: ServerState, max_connections: int, **more: Any):
         self._given = {"server_state": server_state, **more}
         self._connections, self._max_connections = server_state.connections, max_connections
         self._received = b""
 
-    # asyncio gives a Transport to the protocols of a server's streams, whatever their base says.
+    # asyncio passes a Transport to the protocols of a server's streams, whatever the base class says.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self._silence = asyncio.get_running_loop().call_later(connections.KEEP_ALIVE_SECONDS, transport.abort)
@@ -62,6 +62,6 @@ class ProtocolSniffer(asyncio.Protocol):
 def _protocol(http2: bool) -> type[asyncio.Protocol]:
     if not http2:
         return Http1
-    from bei.server.http2 import Http2  # a tenth of a start, which few servers need
+    from bei.server.http2 import Http2  # importing it takes a tenth of a start, and few servers need it
 
     return Http2
