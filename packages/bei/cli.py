@@ -1,4 +1,4 @@
-"""The command line: `bei serve | embed | info | build`, and `text-embeddings-router` for those who start TEI's."""
+"""The command line: `bei serve | embed | info | build`, and `text-embeddings-router` with TEI's flags."""
 
 import importlib
 import json
@@ -52,10 +52,10 @@ def main() -> None:
 @_log_level
 @options.of_settings(Settings)
 def serve(config: Path, log_level: str, **flags: Any) -> None:
-    """Serve over HTTP, until SIGTERM.
+    """Serve over HTTP until SIGTERM.
 
-    Routes: OpenAI's, TEI's, Cohere's and vLLM's for embeddings, rerank, classes and entities, as the model is for;
-    /health, /metrics; GET /docs lists them all.
+    The routes are OpenAI's, TEI's, Cohere's and vLLM's for embeddings, reranking, classes and entities, as the model
+    allows, with /health and /metrics. GET /docs lists them all.
     """
     settings = Settings.from_file(config, **flags)
     workers.start_logs(settings, log_level)
@@ -66,9 +66,9 @@ def serve(config: Path, log_level: str, **flags: Any) -> None:
 @_config
 @_log_level
 @options.of_settings(ModelSettings)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
-    """Say what would be served, by which engine and why, and every setting."""
+    """Print the model that would be served, the engine and the reason for it, and every setting."""
     logs.to_stderr("warning" if log_level == "info" else log_level)
     service = Service(Settings.from_file(config, **flags))
     service.load()
@@ -95,13 +95,19 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
 @main.command(cls=options.Command)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--column", default="text", show_default=True, help="Where the texts are.")
-@click.option("--dimensions", type=int, help="Numbers a vector.  [default: as the model says, else all]")
-@click.option("--normalize/--no-normalize", default=True, show_default=True, help="Vectors of length 1.")
-@click.option("--prompt-name", help="The model's prompt to put before each text.")
-@click.option("--part-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows a file of progress.")
+@click.option("--column", default="text", show_default=True, help="The column of the texts.")
+@click.option("--dimensions", type=int, help="Numbers of a vector.  [default: the model's own, else all]")
+@click.option("--normalize/--no-normalize", default=True, show_default=True, help="Scale vectors to length 1.")
+@click.option("--prompt-name", help="The model's prompt before each text.")
+@click.option(
+    "--part-rows",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Rows of a part; a part is the unit of progress.",
+)
 @click.option("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, local, or host:port.")
-@click.option("--workers", type=click.IntRange(1), help="Models on the cluster.  [default: one a GPU, or one a node]")
+@click.option("--workers", type=click.IntRange(1), help="Models on the cluster.  [default: one per GPU, or per node]")
 @_config
 @_log_level
 @options.of_settings(ModelSettings)
@@ -119,10 +125,11 @@ def embed(
     workers: int | None,
     **flags: Any,
 ) -> None:
-    """Embed the texts of INPUT, a .parquet, .jsonl, .csv, .tsv or .txt file or a folder of such, into OUTPUT.
+    """Embed the texts of INPUT into OUTPUT. INPUT is a .parquet, .jsonl, .csv, .tsv or .txt file, or a folder of such
+    files.
 
     OUTPUT is a .parquet file with the input's columns and `embedding`, an .npy file, or a folder of Parquet files; rows
-    keep their order. Whatever ends a run, the same command goes on where it stopped.
+    keep their order. After an interruption the same command resumes.
     """
     logs.to_stderr(log_level)
     try:
@@ -150,7 +157,7 @@ def embed(
                 workers=workers,
             )
     except KeyboardInterrupt:
-        click.echo("bei: stopped; the same command goes on with what is left", err=True)
+        click.echo("bei: stopped; the same command resumes with the remaining rows", err=True)
         sys.exit(interrupt.STATUS)
     click.echo(printable(f"{output}: {row_count} rows"))
 

@@ -1,4 +1,4 @@
-"""From settings to a server that answers: its socket, its engine, and the banner that says where it is."""
+"""Starts a server from its settings: the socket, the engine, and the banner with its address."""
 
 import logging
 import socket
@@ -21,7 +21,7 @@ _MESSAGE = 2000  # characters of a refusal
 
 
 def one_line_errors(run: Callable[[], Any]) -> Any:
-    """A SetupError is one line on stderr and exit status 2."""
+    """Prints a SetupError as one line on stderr and exits with status 2."""
     try:
         with refusing():
             return run()
@@ -31,7 +31,7 @@ def one_line_errors(run: Callable[[], Any]) -> Any:
 
 
 def serve(settings: Settings, show: Callable[[Metrics], None] = lambda metrics: None) -> None:
-    """Until a signal; then the process ends. `show` may serve the metrics elsewhere, too."""
+    """Serves until a signal; then the process ends. `show` may serve the metrics elsewhere, too."""
     with workers.tracer_of(settings) as tracer, workers.metrics_of(settings) as metrics:
         show(metrics)
         listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
@@ -66,7 +66,7 @@ def _place(settings: ServerSettings, listener: socket.socket) -> str:
 
 
 def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the model answers with, for people."""
+    """The form of the model's answers, for people."""
     match checkpoint.task:
         case "reranker" | "classifier" | "entities":
             return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
@@ -110,7 +110,7 @@ def _banner(service: Service, place: str) -> str:
   {printable(settings.served_model_name)}
     engine    {printable(engine_in_words(service))}
     task      {checkpoint.task}: {printable(_in_words(checkpoint))}
-    limits    {checkpoint.max_tokens} tokens a text, {settings.max_client_batch_size} texts a request
+    limits    {checkpoint.max_tokens} tokens per text, {settings.max_client_batch_size} texts per request
     listening {place} (routes: {routes})
 
   Try it:

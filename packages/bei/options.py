@@ -13,7 +13,7 @@ _OTHER_NAMES = {"drain_seconds": ["--drain-timeout"]}
 
 
 class Command(click.Command):
-    """Its help has a heading for each group of settings."""
+    """A command whose help has a heading for each group of settings."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -44,7 +44,7 @@ def of_settings(*groups: type[Group]) -> Callable[[Function], Function]:
 
 
 def joined(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> str | None:
-    """The values of an option that is given repeatedly, as one variable holds them; None where it is not given."""
+    """The values of a repeated option as one variable holds them; None if it is not given."""
     return ",".join(given) if given else None
 
 

@@ -222,7 +222,7 @@ def test_one_ctrl_c_keeps_what_is_begun(command, tmp_path):
     process, log = started(words, tmp_path, tmp_path / "out.npy.parts")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "bei: stopped; the same command goes on with what is left" in log.read_text().splitlines()
+    assert "bei: stopped; the same command resumes with the remaining rows" in log.read_text().splitlines()
     assert 0 < len(list((tmp_path / "out.npy.parts").glob("part-*"))) < 50
     assert not list((tmp_path / "out.npy.parts").glob(".*"))
 

@@ -1,4 +1,4 @@
-"""The ASGI host of bei.api: reads a body, gives up when the client does, writes the reply."""
+"""The ASGI host of bei.api: reads a body, stops when the client leaves, and writes the reply."""
 
 import asyncio
 import logging
@@ -27,11 +27,11 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("bei")
 
-_BUFFERED = 1 << 16  # bytes of an answer that a connection takes in one go
+_BUFFERED = 1 << 16  # bytes of an answer that a connection takes at once
 
 
 def asgi(service: Service, hosts: Hosts | None = None) -> Application:
-    """The application; it speaks `http` and nothing else. Without `hosts` a request may name any."""
+    """The ASGI application; it handles the scope `http` only. Without `hosts` a request may name any host."""
     hosts = hosts or Hosts()
     bodies = Bodies(service.settings.payload_limit, service.in_flight)
 
@@ -50,12 +50,12 @@ def asgi(service: Service, hosts: Hosts | None = None) -> Application:
 async def _answer(
     service: Service, hosts: Hosts, bodies: Bodies, call: Call, scope: Message, receive: Receive
 ) -> Reply:
-    """Raises ClientGone when there is nobody to reply to."""
+    """Raises ClientGone when nobody waits for the reply."""
     try:
         hosts.check(call.headers.get("host"), scope["http_version"])
         route = _admitted(service, call, scope)
         wanted = route is not None and route.adapter is not None
-        if not wanted and "expect" in call.headers:  # it waits for our word before it sends
+        if not wanted and "expect" in call.headers:  # the client waits for our answer before it sends
             return _last(await api.answer(service, call, route), scope)
         call.body = await bodies.read(call, receive, wanted=wanted)
         with _WhileConnected(receive):
@@ -68,14 +68,15 @@ async def _answer(
 
 
 def _last(reply: Reply, scope: Message) -> Reply:
-    """The last reply on a connection of HTTP/1.1: the rest of the call's body may still come, or the server ends."""
+    """The reply, as the last one on a connection of HTTP/1.1: the rest of the body may still come, or the server
+    ends."""
     if scope["http_version"] == "2":
         return reply
     return reply.with_headers({"connection": "close"})
 
 
 def _call_of(scope: Message) -> Call:
-    """With repeated headers as one (RFC 9110, §5.2): of two keys neither is the first, and none is accepted."""
+    """A Call of a scope. Repeated headers become one (RFC 9110, §5.2), so of two keys neither is accepted."""
     headers: dict[str, str] = {}
     for encoded, value in scope["headers"]:
         name, text = encoded.decode("latin-1").lower(), value.decode("latin-1")
@@ -84,8 +85,8 @@ def _call_of(scope: Message) -> Call:
 
 
 def _admitted(service: Service, call: Call, scope: Message) -> Route | None:
-    """The call's route, whose body is worth keeping where it has one; None where the head alone is refused. Raises
-    RequestHeadTooLarge."""
+    """The call's route; None where the request head alone is refused. The body is kept only for a route that reads one.
+    Raises RequestHeadTooLarge."""
     if len(scope["headers"]) > connections.MAX_HEADERS:
         raise RequestHeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers")
     try:
@@ -95,8 +96,8 @@ def _admitted(service: Service, call: Call, scope: Message) -> Route | None:
 
 
 class _WhileConnected:
-    """Ends a call's work, by ClientGone, once the connection closes: nothing is computed for nobody. To watch
-    costs as much as to tokenize a brief text; most calls are answered before the watch begins."""
+    """Ends a call's work by ClientGone once the connection closes, so that nothing is computed for nobody. Watching
+    costs as much as tokenizing a brief text; most calls are answered before the watch begins."""
 
     def __init__(self, receive: Receive):
         self._receive, self._gone = receive, False
@@ -128,7 +129,7 @@ class _WhileConnected:
 
 async def _write(reply: Reply, scope: Message, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
-    if reply.status != 204:  # which has neither a body nor its length
+    if reply.status != 204:  # 204 has neither a body nor a length
         headers.append((b"content-length", b"%d" % reply.size))
     start = {"type": "http.response.start", "status": reply.status, "headers": headers}
     if scope["method"] != "HEAD" and reply.size > _BUFFERED:
@@ -138,8 +139,8 @@ async def _write(reply: Reply, scope: Message, send: Send) -> None:
 
 
 async def _write_parts(reply: Reply, start: Message, scope: Message, send: Send) -> None:
-    """Each when the one before has gone: a large answer counts as in flight until it has been read, which may not take
-    for ever."""
+    """Sends each part when the one before has gone. A large answer counts as in flight until it has been read, for a
+    bounded time."""
     seconds = connections.READING_SECONDS + reply.size / connections.READING_RATE
     seconds = min(seconds, connections.MOST_READING_SECONDS)
     try:
@@ -151,4 +152,4 @@ async def _write_parts(reply: Reply, start: Message, scope: Message, send: Send)
     except TimeoutError:
         log.info("499 %s %s: its client did not read the answer in %d s", scope["method"], scope["path"], seconds)
         scope.get("extensions", {}).get(connections.ABORT, lambda: None)()
-        await asyncio.sleep(0)  # for the connection to notice
+        await asyncio.sleep(0)  # lets the connection notice

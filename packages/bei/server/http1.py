@@ -1,4 +1,4 @@
-"""HTTP/1.1: uvicorn's protocol, one message at a time, with bounds on what a client sends and how long that takes."""
+"""HTTP/1.1: uvicorn's protocol, one message at a time, with bounds on the client's bytes and time."""
 
 import asyncio
 import re
@@ -11,18 +11,18 @@ from bei.api.reply import render_error
 from bei.errors import Error, Malformed, RequestHeadTooLarge, TooSlow, Unimplemented, one_line
 from bei.server import connections
 
-# Bytes of request line and headers, and of all that stands around the bytes of a chunked body.
+# Bytes of request line and headers; in a chunked body, bytes of everything but the data.
 MAX_REQUEST_HEAD = 1 << 16
-_MAX_LINES = connections.MAX_HEADERS + 2  # of a request head, counted as they come: as objects they are large
-_TURN = 1 << 14  # bytes of a chunked body that are parsed at a time; as chunks of one byte they take 2 ms
-_FOR_A_PIECE = 64  # bytes that are parsed in the time that a piece takes beside its bytes
+_MAX_LINES = connections.MAX_HEADERS + 2  # of a request head, counted as they arrive, because as objects they are large
+_TURN = 1 << 14  # bytes of a chunked body that are parsed at once; as chunks of one byte they take 2 ms
+_FOR_A_PIECE = 64  # bytes that take as long to parse as the fixed cost of a piece
 _LINGER_SECONDS = 2.0  # in which a client may read why its connection ends, while it still sends
 _BLANK = re.compile(rb"[\r\n]*")
 _UPGRADE = re.compile(rb"(?i:\nupgrade)(?=[ \t]*:)")
 
 
 class _Flow(FlowControl):
-    """Reading stays paused while it is held, whoever waits for more."""
+    """Flow control that stays paused while it is held, whoever else resumes it."""
 
     held = False
 
@@ -36,30 +36,33 @@ class _Flow(FlowControl):
 
 
 class _Dropped(list[tuple[bytes, bytes]]):
-    """What is appended is not kept."""
+    """A list that keeps nothing."""
 
     def append(self, item: object) -> None:
         pass
 
 
-_TRAILERS = _Dropped()  # they are no headers of the call
+_TRAILERS = _Dropped()  # trailers are no headers of the call
 
 
 class Http1(HttpToolsProtocol):
-    """uvicorn's. Its parser never sees a second message before the first is answered: what follows waits as bytes, and
-    reading is paused. llhttp cannot stop within what it is given, so it is given pieces that end where a message may
-    end: after the empty line of a request head, after `content-length` bytes, after an empty line in a chunked body."""
+    """uvicorn's protocol. Its parser never sees a second message before the first is answered: the following bytes
+    wait, and reading is paused.
 
-    _unparsed, _at = b"", 0  # what came, and where the part begins that the parser has not seen
-    _whole = True  # the last message that began has ended
+    llhttp cannot stop within its input, so it gets pieces that end where a message may end: after the empty line of a
+    request head, after `content-length` bytes, after an empty line in a chunked body.
+    """
+
+    _unparsed, _at = b"", 0  # received bytes, and the start of the part that the parser has not seen
+    _whole = True  # whether the last message that began has ended
     _in_request_head = False
-    _head_bytes = 0  # of the request head so far; in a chunked body, those since the last that were body
+    _head_bytes = 0  # of the request head so far; in a chunked body, bytes since the last data
     _lines = 0  # of the request head so far
-    _left: int | None = 0  # bytes of a body that are to come; None of one in chunks
+    _left: int | None = 0  # bytes of the body still to come; None for a chunked body
     _refused = False
     _hurry: asyncio.TimerHandle | None = None
 
-    # asyncio gives a Transport to the protocols of a server's streams, whatever their base says.
+    # asyncio passes a Transport to the protocols of a server's streams, whatever the base class says.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._flow = self.flow = _Flow(transport)
@@ -86,7 +89,7 @@ class Http1(HttpToolsProtocol):
         if self._refused:
             return
         if self._unparsed:
-            kept = max(self._at - 3, 0)  # an empty line may begin in what is parsed
+            kept = max(self._at - 3, 0)  # an empty line may begin in the parsed part
             self._unparsed, self._at = self._unparsed[kept:] + data, self._at - kept
         else:
             self._unparsed = data
@@ -95,11 +98,12 @@ class Http1(HttpToolsProtocol):
     def _read_in_time(self) -> None:
         self._unset_keepalive_if_required()
         self._read_on()
-        if self._is_waiting() and self._hurry is None:  # for the end of a request head, or for one after something else
+        # It waits for the end of a request head, or for the next one after other bytes.
+        if self._is_waiting() and self._hurry is None:
             self._hurry = self.loop.call_later(connections.REQUEST_HEAD_SECONDS, self._lose_patience)
 
     def _read_on(self) -> None:
-        """Parse what has come, as far as a message that has no answer yet."""
+        """Parses the received bytes, up to a message that has no answer yet."""
         turn = _TURN
         while self._at < len(self._unparsed) and not self.transport.is_closing():
             if turn <= 0:
@@ -127,14 +131,15 @@ class Http1(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _end_of_request_head(self) -> int:
-        """Where the request head ends; until it is whole, where its last whole line ends. Refuses too large a one."""
+        """The end of the request head; until it is complete, the end of its last complete line. Refuses a head that is
+        too large."""
         data = self._unparsed
         if self._whole and not data[self._at : self._at + 1].isupper():
             gap = _BLANK.match(data, self._at)
             begin = gap.end() if gap else self._at
             self._head_bytes += begin - self._at
             self._at = begin
-            if begin < len(data) and not data[begin : begin + 1].isupper():  # no method begins so: to be refused
+            if begin < len(data) and not data[begin : begin + 1].isupper():  # no method: the parser refuses it
                 return len(data)
         at = self._at
         blank = at if self._in_request_head and data.startswith(b"\r\n", at) else data.find(b"\n\r\n", at) + 1
@@ -152,7 +157,7 @@ class Http1(HttpToolsProtocol):
         return end
 
     def _ignore_upgrade(self, start: int, end: int) -> None:
-        """A server may ignore `Upgrade` (RFC 9110, §7.8); llhttp takes it for the end of HTTP, and the body with it."""
+        """A server may ignore `Upgrade` (RFC 9110, §7.8); llhttp takes it for the end of HTTP, body included."""
         lines = _UPGRADE.sub(b"\nignored", self._unparsed[start:end])
         self._unparsed = self._unparsed[:start] + lines + self._unparsed[end:]
 
@@ -166,7 +171,7 @@ class Http1(HttpToolsProtocol):
         end = line + 4 if line >= 0 else min(at + _TURN, len(data))
         self._head_bytes += end - at
         if self._head_bytes > MAX_REQUEST_HEAD:
-            self._refuse(RequestHeadTooLarge(f"more than {MAX_REQUEST_HEAD} bytes of a chunked body are not body"))
+            self._refuse(RequestHeadTooLarge(f"more than {MAX_REQUEST_HEAD} bytes of a chunked body are not data"))
             return at
         return end
 
@@ -181,10 +186,10 @@ class Http1(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if not self._is_idle():
-            raise Malformed("a message begins within another")  # never; else the framing would be another's, too
+            raise Malformed("a message begins within another")  # never: our framing and the parser's would differ
         self._whole, self._in_request_head = False, True
         super().on_message_begin()
-        # ASGI types an extension as a dict; this one is a call, between us and us.
+        # ASGI types an extension as a dict; this one is a function, for our own use.
         self.scope["extensions"] = {connections.ABORT: self.transport.abort}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
@@ -197,13 +202,14 @@ class Http1(HttpToolsProtocol):
         self.headers = _TRAILERS
 
     def _take_host_of_target(self) -> None:
-        """An absolute target's host counts, and not the header's (RFC 9112, §3.2.2)."""
+        """The host of an absolute target counts instead of the header's (RFC 9112, §3.2.2)."""
         target = self.url.split(b"/")
         if len(target) > 2 and target[0].endswith(b":"):
             self.headers[:] = [(name, target[2] if name == b"host" else value) for name, value in self.headers]
 
     def _length_of_body(self) -> int | None:
-        """In bytes; None of one in chunks. Raises Malformed or Unimplemented where llhttp is laxer than RFC 9112."""
+        """In bytes; None for a chunked body. Raises Malformed or Unimplemented where llhttp accepts more than RFC
+        9112."""
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise Malformed(f"HTTP/{version} in a request line is not answered; send HTTP/1.1")
@@ -218,7 +224,7 @@ class Http1(HttpToolsProtocol):
         if codings and version == "1.0":
             raise Malformed("HTTP/1.0 has no transfer-encoding")
         if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
-            raise Unimplemented("of transfer-encodings, chunked is read and no other")
+            raise Unimplemented("the only supported transfer-encoding is chunked")
         return None if codings else length
 
     def on_body(self, body: bytes) -> None:
@@ -233,7 +239,7 @@ class Http1(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.is_closing():  # once its client has read the answer, which it may never do
+        if self.transport.is_closing():  # it closes once the client has read the answer, which may never happen
             self._forget()
             self.timeout_keep_alive_task = self.loop.call_later(connections.READING_SECONDS, self.transport.abort)
         elif self._at < len(self._unparsed):
@@ -257,7 +263,7 @@ class Http1(HttpToolsProtocol):
         self._unparsed, self._at = b"", 0
 
     def _refuse(self, error: Error) -> None:
-        """Answer what cannot become a call, or the call whose body cannot be read; and end the connection."""
+        """Answers a message that cannot become a call, or a call whose body cannot be read, and ends the connection."""
         self._refused = True
         self._stop_hurry()
         self._forget()
@@ -270,7 +276,8 @@ class Http1(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Read on a little: what closes upon unread bytes resets, and its client may never see the answer."""
+        """Reads on for a while: closing with unread bytes resets the connection, and the client may never see the
+        answer."""
         if not self.transport.can_write_eof():
             return self.transport.close()
         self.transport.write_eof()
