@@ -1,4 +1,4 @@
-"""Writes models.md, the table of what is served, from the code: `make docs`. tests/test_docs.py holds them together."""
+"""Writes models.md, the table of the served models, from the code: `make docs`. tests/test_docs.py compares them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ CONFIG = {
     **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "feed_forward_type": "geglu"},
     **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
 }
-"""What every family can read."""
+"""A configuration that every family can read."""
 TASKS = {
     "SequenceClassification": "rerankers and classifiers",
     "TokenClassification": "entities",
@@ -50,35 +50,35 @@ TASKS = {
 }
 PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models
-An architecture is one file in `packages/bei/architectures/`, found by `model_type` in config.json. Every one embeds
-(dense, or token by token for ColBERT); what else it does is its own heads. Weights are safetensors in float32, float16
-or bfloat16. No code of a repository is run: what is not here is refused, and so is any tensor left over.
-sentence-transformers' `truncate_dim` and `max_active_dims` hold where a request asks for no `dimensions`, and the
-tokenizer's `truncation_side` where it names no direction.
+Each architecture is a family in `packages/bei/architectures/`, selected by `model_type` in config.json. Every one
+embeds (dense, or token by token for ColBERT); its heads give it more tasks. Weights are safetensors in float32, float16
+or bfloat16. No code of a repository is run: an architecture that is not in the table is refused, and so is any tensor
+left over. sentence-transformers' `truncate_dim` and `max_active_dims` apply where a request asks for no `dimensions`,
+and the tokenizer's `truncation_side` where it names no direction.
 
-A decoder whose `auto_map` names a class of its own may let tokens see both ways (GritLM, ReasonIR): it is refused
-unless config.json says `is_causal`, or `BEI_ATTENTION` says `causal` or `bidirectional`. An encoder's own class is told
-in the log unless it is one that these architectures compute. A class with a head that is not served
-(`*ForQuestionAnswering`, `*ForRewardModel`) is refused unless `BEI_POOLING` asks for its encoder; modules.json may name
-modules of sentence-transformers and PyLate only.
+A decoder whose `auto_map` names a class of its own may let tokens attend both ways (GritLM, ReasonIR). It is refused
+unless config.json has `is_causal`, or `BEI_ATTENTION` is `causal` or `bidirectional`. For an encoder's own class the
+log has a line, unless these architectures compute that class. A class with a head that is not served
+(`*ForQuestionAnswering`, `*ForRewardModel`) is refused unless `BEI_POOLING` asks for its encoder. modules.json may name
+only modules of sentence-transformers and PyLate.
 
-`base_model` is what config.yaml says. On a CPU `native` computes in bf16, int8 or fp32; what it refuses, `torch`
-computes in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or fp4, and what
-it refuses, `torch` computes in bf16, fp16 or fp8. Neither has run on a GPU yet.
+`base_model` is the value for config.yaml. On a CPU `native` computes in bf16, int8 or fp32; `torch` computes the models
+that `native` refuses, in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or
+fp4, and `torch` the rest in bf16, fp16 or fp8. Neither has run on a GPU yet.
 
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|
 {architectures}
 
 ## Language models that rerank
-A checkpoint `*ForCausalLM`, or a `*ForSequenceClassification` of one label converted from one, is asked in the words it
-was trained with where its own name (the last part of the repository's) says `rerank`; `BEI_RERANK_TEMPLATE` chooses
-among these, or `none` for an embedder. A language model that its model card or its chat template calls a reranker, and
-whose template is none of these, is refused until one is chosen. `/rerank`, `/score` and pairs of `/predict` take an
-`instruction` where the template has a place for it; a single text of `/predict` is a prompt that the client rendered,
-and is read as it is.
+A template is applied to a `*ForCausalLM` checkpoint, or to a `*ForSequenceClassification` of one label that was
+converted from one, when its own name (the last part of the repository's) contains `rerank`. `BEI_RERANK_TEMPLATE`
+chooses a template, or `none` for an embedder. A language model that its model card or its chat template calls a
+reranker, and that was trained with another template, is refused until one is chosen. `/rerank`, `/score` and pairs of
+`/predict` take an `instruction` where the template has a place for it. A single text of `/predict` is a prompt that the
+client rendered, and is read as it is.
 
-| template | score: the logit of | instruction, unless the request has one |
+| template | score: the logit of | default instruction |
 |---|---|---|
 {templates}
 """
@@ -117,7 +117,7 @@ def _passes(check: Callable[[], None]) -> bool:
 def template(name: str) -> str:
     of = TEMPLATES[name]
     word = f"`{of.yes}`" if of.yes else "a classifier of one label"
-    score = f"{word} less that of `{of.no}`" if of.no else word
+    score = f"{word} minus that of `{of.no}`" if of.no else word
     return f"| `{name}` | {score} | {of.instruction or 'none'} |"
 
 
