@@ -1,6 +1,6 @@
-"""`bei embed` killed at random moments against an unbroken run, and one Ray worker against two.
+"""`bei embed`, killed at random moments, against an uninterrupted run; and one Ray worker against two.
 
-Short texts of STS-B, the native engine. Run: python -m benchmarks.bulk kills (or ray)
+It embeds short texts of STS-B with the native engine. Run: python -m benchmarks.bulk kills (or ray)
 """
 
 import json
@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def texts(file: Path, rows: int) -> Path:
-    """`rows` sentences with their numbers, the same every time."""
+    """`rows` sentences with their numbers, the same on every run."""
     pool, rng = sentences(), np.random.default_rng(7)
     drawn = [pool[i] for i in rng.integers(len(pool), size=rows)]
     pq.write_table(pa.table({"id": range(rows), "text": drawn}), file)
@@ -60,7 +60,7 @@ _WORK = click.option("--work", type=click.Path(path_type=Path), default=".benchm
 @click.option("--kills", default=5)
 @click.option("--seed", default=0)
 def kills(rows: int, precision: str, work: Path, kills: int, seed: int) -> None:
-    """SIGKILL at random moments, and the same command again until it ends."""
+    """Sends SIGKILL at random moments, and runs the same command again until it ends."""
     source, flags = fresh(work, rows), ("--precision", precision)
     whole, broken = work / "whole.parquet", work / "broken.parquet"
     seconds = timed(source, whole, *flags)
@@ -93,7 +93,7 @@ def kills(rows: int, precision: str, work: Path, kills: int, seed: int) -> None:
 @_WORK
 @click.option("--repeats", default=3)
 def ray(rows: int, precision: str, work: Path, repeats: int) -> None:
-    """One worker of one thread against two, interleaved; texts a second from the first model loaded to the end."""
+    """One worker of one thread against two, interleaved; texts per second from the first loaded model to the end."""
     source = fresh(work, rows)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for repeat in range(repeats):
@@ -115,7 +115,7 @@ def ray(rows: int, precision: str, work: Path, repeats: int) -> None:
 
 
 def fresh(work: Path, rows: int) -> Path:
-    """A folder with nothing but the texts."""
+    """A folder that contains only the texts."""
     work.mkdir(parents=True, exist_ok=False)
     return texts(work / "texts.parquet", rows)
 

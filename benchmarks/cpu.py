@@ -1,7 +1,7 @@
-"""The native engine against what else runs embeddings on a CPU: one process each, interleaved, ratios pair by pair.
+"""The native engine against other embedding engines on a CPU: one process each, interleaved, ratios pair by pair.
 
-Every repetition runs every engine once on the same texts, so that the machine's moods fall on all alike; a ratio is the
-median over repetitions of (the baseline's seconds / the engine's). Tokens are real tokens (none counted for padding).
+Every repetition runs every engine once on the same texts, so that changes of the machine's speed affect all alike. A
+ratio is the median over repetitions of (the baseline's seconds / the engine's). Only real tokens count, not padding.
 """
 
 import json
@@ -52,12 +52,12 @@ SHAPES = {
     ),
     "modernbert-base": ("ModernBertConfig", "mean", {}),
 }
-"""Models of random weights: transformers' class, pooling, and what differs from the class's defaults."""
+"""Models of random weights: transformers' class, pooling, and the values that differ from the class's defaults."""
 FEWER = {"short": 48, "passage": 8, "mixed": 12}  # texts of a set, for a model of many weights
 
 
 class Worker:
-    """One engine behind a pipe."""
+    """One engine in a process of its own, behind a pipe."""
 
     def __init__(self, python: str, name: str, folder: Path, exported: Path, threads: int):
         quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
@@ -86,11 +86,11 @@ class Worker:
 
 
 Speeds = Mapping[str, list[float]]
-"""Of products by precision, as Peak measures them, one a repetition."""
+"""The speeds of products by precision, as Peak measures them, one per repetition."""
 
 
 class Products:
-    """What a model multiplies for texts of these lengths."""
+    """The products of a model for texts of these lengths."""
 
     def __init__(self, spec: EncoderSpec, lengths: list[int]):
         per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
@@ -98,12 +98,13 @@ class Products:
         self._attention = 4 * spec.query_size * sum(seen(spec, layer, n) for layer in spec.layers for n in lengths)
 
     def seconds(self, precision: str, speeds: Speeds) -> np.ndarray:
-        """Of one thread, at each repetition's speed: the layers' in this precision, attention's in bf16."""
+        """The seconds of one thread, at each repetition's speed: the layers' products in this precision, attention's in
+        bf16."""
         return (self._linear / np.array(speeds[precision]) + self._attention / np.array(speeds["bf16"])) / 1e9
 
 
 def seen(spec: EncoderSpec, layer: Layer, length: int) -> int:
-    """Pairs of a query and a key that it sees."""
+    """The number of pairs of a query and a key that it attends to."""
     before = [min(i, length if layer.window is None else layer.window) for i in range(length)]
     return sum(before) * (1 if spec.causal else 2) + length
 
@@ -111,7 +112,8 @@ def seen(spec: EncoderSpec, layer: Layer, length: int) -> int:
 def measure(
     workers: Mapping[str, Worker], texts: list[str], repeats: int, peaks: Mapping[str, Peak], products: Products
 ) -> tuple[dict[str, Any], Speeds]:
-    """name → medians of cpu and wall seconds, ratios to the baseline, and cosines to its vectors; ours: of the peak."""
+    """name → medians of CPU and wall seconds, ratios to the baseline, and cosines to its vectors; for ours also the
+    share of the peak."""
     seconds = {name: {"cpu": [], "wall": []} for name in workers}
     speeds = {precision: [] for precision in peaks}
     for _ in range(repeats):
@@ -157,7 +159,7 @@ def show(title: str, tokens: int, results: Mapping[str, Mapping[str, float]], sp
 
 
 def plot(figures: Mapping[str, Any], file: Path) -> None:
-    """Tokens a CPU second of every engine, set by set."""
+    """Plots tokens per CPU second of every engine, set by set."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,7 +172,7 @@ def plot(figures: Mapping[str, Any], file: Path) -> None:
         speeds = [of["tokens"] / of["engines"][engine]["cpu"] / 1000 for engine in names]
         axis.barh(names, speeds, color=["#d9480f" if engine.startswith("ours") else "#adb5bd" for engine in names])
         axis.set_title(f"{name}: {of['texts']} texts, {of['tokens']} tokens")
-        axis.set_xlabel("thousand tokens a CPU second")
+        axis.set_xlabel("thousand tokens per CPU second")
         axis.spines[["top", "right"]].set_visible(False)
     np.atleast_1d(axes)[0].invert_yaxis()
     figure.suptitle(f"{figures['model']}, {figures['threads']} thread(s), {figures['processor']}", fontsize=9)
@@ -201,7 +203,8 @@ def main(
     json_file: Path | None,
     work: Path,
 ) -> None:
-    """Whole engines, text in, unit vectors out: per CPU second, by the clock, of the peak, and how exact."""
+    """Whole engines, text in, unit vectors out: tokens per CPU second and per second, share of the peak, and
+    exactness."""
     work.mkdir(exist_ok=True)
     folder = minilm(work / model) if model == "minilm" else random_weights(work / model, model)
     exported, wanted = work / f"{model}-exported", {BASELINE, *engines.split(",")}
@@ -236,7 +239,7 @@ def main(
 
 
 def processor() -> str:
-    """The kernel's name for it, where there is one."""
+    """The kernel's name for the processor, where it gives one."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -245,7 +248,7 @@ def processor() -> str:
 
 
 def minilm(folder: Path) -> Path:
-    """The default model, which reads all of its 512 positions here: no text is cut."""
+    """The default model, changed to read all of its 512 positions, so that no text is cut."""
     source = fetch(Settings.from_file(HERE.parent / "config.yaml")).folder
     if not folder.exists():
         shutil.copytree(source, folder)

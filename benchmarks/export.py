@@ -1,8 +1,8 @@
-"""The model as onnxruntime and OpenVINO run it: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER (peers' Python).
+"""Exports the model for onnxruntime and OpenVINO: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER (peers' Python).
 
-OUT_FOLDER gets model.onnx (fp32), int8.onnx (onnxruntime's graph optimized for BERT, then dynamic int8), infinity/ (the
-same, where infinity's optimum engine looks for it), openvino.xml, and openvino-int8.xml (NNCF's post-training
-quantization for transformers, on sentences and passages of STS-B).
+OUT_FOLDER gets model.onnx (fp32); int8.onnx (onnxruntime's graph optimized for BERT, then dynamic int8); infinity/ (the
+same, in the place where infinity's optimum engine expects it); openvino.xml; and openvino-int8.xml (NNCF's
+post-training quantization for transformers, on sentences and passages of STS-B).
 """
 
 import json
@@ -48,7 +48,7 @@ def export(folder: Path, out: Path) -> None:
 
 
 def quantize(folder: Path, out: Path) -> None:
-    """From the torch model: its attention stays one operation, whose mask is not rounded to bytes."""
+    """Quantizes from the torch model: its attention stays one operation, whose mask is not rounded to bytes."""
     source = AutoModel.from_pretrained(folder, attn_implementation="sdpa").eval()
     example = {name: torch.ones((2, 8), dtype=torch.int64) for name in NAMES}
     model = openvino.convert_model(source, example_input=example)

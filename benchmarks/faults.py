@@ -1,8 +1,9 @@
-"""A table of faults, each injected many times under load: what clients saw, and when the server was ready again.
+"""A table of faults, each injected many times under load: the clients' results, and the time until the server is ready
+again.
 
-The clients ask one request after another and never stop. A fault's moment is from its injection to the first time that
-readiness and a query are both answered 200; everything asked later must be 200 and equal to what its texts got alone.
-Run: python -m benchmarks.faults
+The clients send one request after another and never stop. A fault lasts from its injection to the first time that
+readiness and a query are both answered with 200. Every later request must get 200, and the rows that its texts get
+alone. Run: python -m benchmarks.faults
 """
 
 import asyncio
@@ -34,11 +35,11 @@ CLIENTS = 4
 MOST_TEXTS = 8  # of a client's request
 CROWD = 20  # clients that leave, or are late, in one fault
 INPUTS = 200
-LIMIT = 60.0  # seconds after which a request hangs, and a server is not ready again
-PAUSE = 0.05  # seconds, of a client that was refused
+LIMIT = 60.0  # seconds after which a request counts as hung, and a server as not ready
+PAUSE = 0.05  # seconds that a refused client waits
 BETWEEN = 0.3  # seconds of good service between two faults
-LASTING = 12.0  # the same where a process died: one that dies sooner counts as one that does not start
-SPARE = 8  # descriptors that a server may hold more than at first
+LASTING = 12.0  # the same after the death of a process: a sooner death counts as a failed start
+SPARE = 8  # descriptors that a server may hold above the first count
 DRAIN = "SIGTERM"
 _READY = Ask("/health/ready", method="GET")
 _QUERY = Ask(TASK.path, orjson.dumps({"input": "What is Deep Learning?"}))
@@ -50,8 +51,8 @@ WORKER_GONE = (*ENGINE_GONE, "lost")
 
 @dataclass
 class Seen:
-    """Of one kind of fault: how the requests of its victims ended, of others during it, and of others apart from it;
-    seconds to ready again."""
+    """The results of one kind of fault: how the requests of its victims ended, those of others during it, and those of
+    others at other times; and the seconds until ready."""
 
     victims: Counter[str] = field(default_factory=Counter)
     during: Counter[str] = field(default_factory=Counter)
@@ -68,7 +69,7 @@ class Ended:
 
 
 class Clients:
-    """Who asks all the time."""
+    """Clients that send requests all the time."""
 
     def __init__(self, traffic: Traffic, http: Http1):
         self._traffic, self._http, self._rng = traffic, http, np.random.default_rng(0)
@@ -79,7 +80,7 @@ class Clients:
         self._tasks = [asyncio.create_task(self._client()) for _ in range(CLIENTS)]
 
     async def end(self) -> None:
-        """Once each has its last answer."""
+        """Ends once each client has its last answer."""
         tasks, self._tasks = self._tasks, []
         await asyncio.gather(*tasks)
 
@@ -115,8 +116,8 @@ Inject = Callable[[Tree, Http1], Awaitable[Counter[str]]]
 
 @dataclass(frozen=True)
 class Fault:
-    """`inject` does it and says what those who brought it about got, of which `victims` are good; `allowed` is what
-    others may see meanwhile. `between` is how long good service lasts before it."""
+    """`inject` causes the fault and returns the results of the requests that cause it, of which `victims` are allowed.
+    `allowed` are results of others meanwhile. `between` is the time of good service before it."""
 
     inject: Inject
     allowed: tuple[str, ...]
@@ -136,7 +137,7 @@ def poisoned(fault: str) -> Inject:
 def killing(find: Callable[[Tree], int | None], sig: signal.Signals) -> Inject:
     async def inject(server: Tree, http: Http1) -> Counter[str]:
         pid = find(server)
-        if pid is not None:  # else it has not come back, which the next requests tell
+        if pid is not None:  # otherwise the process is not back yet, which the next requests show
             os.kill(pid, sig)
             while not gone(pid):
                 await asyncio.sleep(0.001)
@@ -198,7 +199,7 @@ WORKER_FAULTS = {"HTTP worker gets SIGKILL": Fault(killing(a_worker, signal.SIGK
 
 
 async def repeat(fault: Fault, server: Tree, traffic: Traffic, times: int) -> Seen:
-    """A fault on one server, under load."""
+    """Injects a fault into one server several times, under load."""
     http = Http1(server.port)
     seen, clients, whole, idle = Seen(), Clients(traffic, http), parts(server), server.descriptors()
     windows = []
@@ -226,7 +227,7 @@ async def repeat(fault: Fault, server: Tree, traffic: Traffic, times: int) -> Se
 
 
 def check(seen: Seen, during: Sequence[str], victims: Sequence[str]) -> None:
-    """Add the ends that are not allowed to the violations."""
+    """Adds the results that are not allowed to the violations."""
     kinds = (
         ("of others, meanwhile", seen.during, during),
         ("apart from it", seen.apart, SAFE),
@@ -238,12 +239,12 @@ def check(seen: Seen, during: Sequence[str], victims: Sequence[str]) -> None:
 
 
 def parts(server: Tree) -> tuple[int, bool]:
-    """How many workers it has, and whether an engine of its own process."""
+    """The number of workers, and whether there is an engine process."""
     return len(server.workers()), server.engine() is not None
 
 
 async def ready_again(server: Tree, http: Http1, whole: tuple[int, bool], since: float) -> bool:
-    """Once the server has all its parts, says it is ready, and answers."""
+    """Waits until the server has all its processes, says that it is ready, and answers."""
     while time.monotonic() - since < LIMIT:
         answered = await _status(http, _READY) == "200" and await _status(http, _QUERY) == "200"
         if answered and parts(server) == whole:
@@ -253,8 +254,8 @@ async def ready_again(server: Tree, http: Http1, whole: tuple[int, bool], since:
 
 
 async def drains(server: Tree, traffic: Traffic, seen: Seen) -> None:
-    """SIGTERM under load: what was sent before it (seen `during` it) must be answered 200, and the exit status be 0.
-    What was sent after it is its victims'; `seconds` are those to the end."""
+    """SIGTERM under load. Requests sent before it (seen `during` it) must be answered with 200, and the exit status
+    must be 0. Requests sent after it count as its victims'; `seconds` are those until the end."""
     http = Http1(server.port)
     clients = Clients(traffic, http)
     clients.begin()
@@ -290,7 +291,7 @@ def show(name: str, seen: Seen) -> None:
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for the servers' logs")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")
 def main(times: int, chosen: Sequence[str], workers: int | None, work: Path, json_file: Path | None) -> None:
-    """What faults cost the clients; exit status 1 where one costs more than it must."""
+    """Prints what each fault costs the clients; the exit status is 1 where one costs more than it may."""
     flags = ["--engine", "native", *(["--workers", str(workers)] if workers else [])]
     open_server = partial(
         served, TASK.config, *flags, log=work / "faults.log", path=[ROOT / "benchmarks" / "faulty_site"]

@@ -1,7 +1,7 @@
-"""The native engine with faults that a request asks for: token ids that no text has, then which fault.
+"""The native engine with faults that a request triggers: token ids that no text has, then the id of the fault.
 
-A fault falls upon the batch that holds the request, whoever else is in it. It takes the native engine's place in a
-process that has `faulty_site` first on its path, and in the children of one.
+A fault hits the batch that contains the request, other requests included. This engine replaces the native one in a
+process that has `faulty_site` first on its path, and in its children.
 """
 
 import signal
@@ -15,11 +15,11 @@ from bei.engines.native.engine import NativeEngine
 FAULTS = ("exception", "memory", "nan", "stall", "crash")
 STALL = 2.0  # seconds
 _MARK = (17, 71, 17, 71)  # unused words of BERT's vocabulary
-_FIRST = 2  # the id that stands for the first fault
+_FIRST = 2  # the id of the first fault
 
 
 def poison(fault: str) -> list[int]:
-    """Token ids that bring it about."""
+    """The token ids that trigger a fault."""
     return [*_MARK, _FIRST + FAULTS.index(fault)]
 
 
@@ -42,7 +42,7 @@ class FaultyEngine(NativeEngine):
 
 
 def _asked(batch: Batch) -> dict[str, int]:
-    """The faults in a batch, and the sequence that holds each."""
+    """The faults in a batch, and the sequence that contains each."""
     ids = batch.input_ids
     starts = np.flatnonzero(ids[: -len(_MARK)] == _MARK[0])
     found = [start for start in starts if tuple(ids[start : start + len(_MARK)]) == _MARK]

@@ -1,7 +1,5 @@
-"""What no client should send, and what it must get: a 4xx that says so, or a closed connection.
-
-Never a 200, a 5xx or silence.
-"""
+"""Malformed requests, and the required results: a 4xx that says why, or a closed connection; never a 200, a 5xx or
+silence."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +13,7 @@ from benchmarks.wire import Ask, Http1, Http2, Lost
 Verdict = Literal["refused", "closed", "left", "silence", "accepted", "failed"]
 """Good: refused (4xx), closed by the server, left by us. Bad: silence, accepted (2xx), failed (5xx)."""
 
-_PATIENCE = 2.0  # seconds on a connection whose bytes are no request, before we leave
+_PATIENCE = 2.0  # seconds after which we leave a connection whose bytes are no request
 _MEGABYTE = 1_000_000
 
 BODIES: dict[str, bytes] = {
@@ -50,7 +48,7 @@ def throws(port: int, path: str, http1: Http1, http2: Http2, rng: np.random.Gene
     """Every kind of garbage, by name; bodies go to `path`."""
     asks = {name: Ask(path, body) for name, body in BODIES.items()} | _ODD
     if path == "/predict_tokens":
-        del asks["no such prompt"]  # it knows none, and reads over the field
+        del asks["no such prompt"]  # this model has no prompts, and ignores the field
     found = {
         f"{name}, {way}": _asking(http, ask) for name, ask in asks.items() for way, http in _ways(name, http1, http2)
     }
@@ -69,7 +67,7 @@ def throws(port: int, path: str, http1: Http1, http2: Http2, rng: np.random.Gene
 
 
 def _ways(name: str, http1: Http1, http2: Http2) -> list[tuple[str, Http1 | Http2]]:
-    """A head of 60 kB is within HTTP/1.1's bound and over what our HTTP/2 client may send; large bodies go one way."""
+    """A head of 60 kB is within HTTP/1.1's bound but above our HTTP/2 client's; large bodies use only one protocol."""
     return [("HTTP/1.1", http1)] if name in ("a long path", "65 MB") else [("HTTP/1.1", http1), ("HTTP/2", http2)]
 
 
@@ -87,7 +85,7 @@ def _asking(http: Http1 | Http2, ask: Ask) -> Throw:
 
 
 async def _sending(port: int, data: bytes) -> Verdict:
-    """Bytes that are no whole request may be waited for in silence: then it is we who leave."""
+    """A server may wait in silence for the rest of an incomplete request; then we leave."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

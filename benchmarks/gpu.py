@@ -1,9 +1,9 @@
-"""Our engines on a GPU against sentence-transformers on the same one, interleaved, one model at a time.
+"""Our engines on a GPU against sentence-transformers on the same GPU, interleaved, one model at a time.
 
-Every repetition runs every contender once on the same texts; a ratio is the median over repetitions of
-(sentence-transformers' seconds / the contender's). "engine": token ids in, rows out, as the scheduler calls it;
-"service": texts in, unit vectors out, as sentence-transformers has it. Both on the first GPU, or, to try the program,
-on a CPU. HTTP is measured by benchmarks.gpu_http. Run: python -m benchmarks.gpu --model bge-large
+Every repetition runs every contender once on the same texts. A ratio is the median over repetitions of
+(sentence-transformers' seconds / the contender's). "engine" takes token ids and returns rows, as the scheduler calls
+it; "service" takes texts and returns unit vectors, as sentence-transformers does. Both run on the first GPU, or on a
+CPU to try the program. benchmarks.gpu_http measures HTTP. Run: python -m benchmarks.gpu --model bge-large
 """
 
 import asyncio
@@ -43,7 +43,7 @@ Run = Callable[[], Any]
 
 
 def calibration_texts(work: Path) -> Path:
-    """512 sentences, a line each; those after them are for comparisons."""
+    """512 sentences, one per line; later ones are for comparisons."""
     file = work / "calibration.txt"
     file.write_text("\n".join(sentences()[:512]))
     return file
@@ -61,18 +61,20 @@ def options(precision: str, quantization: QuantizationType, work: Path) -> Engin
 
 
 def load(checkpoint: Checkpoint, work: Path) -> tuple[dict[str, Engine], dict[str, Any]]:
-    """The engines that run here, and of each the seconds that it took to load, first and again, or why it does not."""
+    """The engines that run here, with the seconds of the first and the second load, or the reason why one does not
+    run."""
     found, figures = {}, {}
     for name, (kind, precision, quantization) in ENGINES.items():
         try:
             seconds = []
-            for _ in range(2 if kind is TensorRTEngine else 1):  # the second maps the plan that the first has built
+            # The second one maps the plan that the first one has built.
+            for _ in range(2 if kind is TensorRTEngine else 1):
                 found.pop(name, None)
                 started = time.perf_counter()
                 found[name] = kind(checkpoint, options(precision, quantization, work))
                 seconds.append(time.perf_counter() - started)
             if quantization != "no_quant" and found[name].facts.precision != quantization:
-                raise SetupError(f"{quantization} is not to be had here")
+                raise SetupError(f"{quantization} is not available here")
             figures[name] = {"load_seconds": seconds, "device": found[name].facts.device}
         except SetupError as exc:
             found.pop(name, None)
@@ -81,7 +83,7 @@ def load(checkpoint: Checkpoint, work: Path) -> tuple[dict[str, Engine], dict[st
 
 
 def batches(ids: list[list[int]]) -> list[Batch]:
-    """As the queue cuts them: by the budget of tokens, and of texts."""
+    """Batches as the queue cuts them: by the budgets of tokens and of texts."""
     cut: list[list[list[int]]] = [[]]
     for text in ids:
         if len(cut[-1]) == BATCH_TEXTS or sum(map(len, cut[-1])) + len(text) > BATCH_TOKENS:
@@ -91,7 +93,7 @@ def batches(ids: list[list[int]]) -> list[Batch]:
 
 
 def run_engine(engine: Engine, cut: list[Batch], pool: ThreadPoolExecutor) -> None:
-    """By one thread more than the engine has streams, as the scheduler does."""
+    """Runs batches with one more thread than the engine has streams, as the scheduler does."""
     list(pool.map(engine.run, cut))
 
 
@@ -118,7 +120,7 @@ def sentence_transformers(path: Path) -> Callable[[list[str]], np.ndarray]:
 
 
 def peaks() -> dict[str, float]:
-    """Operations a second of a large product of random numbers: the best of 20. fp8 where the GPU multiplies it."""
+    """Operations per second of a large product of random numbers, the best of 20; fp8 where the GPU has it."""
     on_gpu = torch.cuda.is_available()
     size, device = (8192, "cuda") if on_gpu else (256, "cpu")
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -133,7 +135,7 @@ def peaks() -> dict[str, float]:
 
 
 def timed(run: Run) -> float:
-    """Seconds, the device's work included."""
+    """Seconds, including the device's work."""
     started = time.perf_counter()
     run()
     if torch.cuda.is_available():
@@ -142,7 +144,7 @@ def timed(run: Run) -> float:
 
 
 def idle(run: Run) -> float | None:
-    """The share of the time in which the GPU computed nothing, from a profile of every kernel; None without a GPU."""
+    """The share of time without a running kernel, from a profile of every kernel; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -160,7 +162,7 @@ def idle(run: Run) -> float | None:
 
 
 def latencies(engine: Engine, lengths: tuple[int, ...], count: int) -> dict[str, float]:
-    """Milliseconds of a lone query in the engine, by its tokens: p50 and p99."""
+    """Milliseconds of a lone query in the engine, by its number of tokens: p50 and p99."""
     found = {}
     for length in lengths:
         batch = Batch.pack([[7] * length])
@@ -249,7 +251,7 @@ def show(result: Mapping[str, Any]) -> None:
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for weights and plans")
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/gpu", help="folder of the figures")
 def main(model: str, repeats: int, lone: int, work: Path, out: Path) -> None:
-    """Tokens a second, the ratio to sentence-transformers, the share of the peak, latency, and seconds to load."""
+    """Tokens per second, the ratio to sentence-transformers, the share of the peak, latency, and seconds to load."""
     work.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)
     result = measure_model(model, work, repeats, lone)

@@ -1,7 +1,7 @@
-"""Whether the engines compute on a GPU what they compute on a CPU: every architecture, precision and size of batch.
+"""Compares the engines' rows on a GPU with those on a CPU, for every architecture, precision and batch size.
 
-It needs no network, and exits with 1 where something is off. What an engine refuses is listed, and is no failure.
-Without a GPU the torch engine is checked on the CPU, which tries the program. Run: python -m benchmarks.gpu_check
+It needs no network, and exits with 1 where a comparison fails. A case that an engine refuses is listed, and is no
+failure. Without a GPU the torch engine is checked on the CPU, to try the program. Run: python -m benchmarks.gpu_check
 """
 
 import json
@@ -33,15 +33,15 @@ from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 ROOT = Path(__file__).parents[1]
 KINDS: dict[str, type[Engine]] = {"torch": TorchEngine, "tensorrt": TensorRTEngine}
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
-"""Of tiny models: heads of 64 numbers, as fused attention has them."""
+"""Options of tiny models: heads of 64 numbers, as fused attention has them."""
 RELATIVE, COSINE_BF16, COSINE_FP8, COSINE_FP8_RANDOM = 2e-5, 0.9995, 0.995, 0.95
-"""Limits: in fp32 the largest difference over the largest number; else cosines: the worst, and of real texts the mean.
-Random weights forgive little in eight bits."""
+"""Limits: in fp32 the largest difference divided by the largest number; otherwise cosines, the worst, and the mean for
+real texts. Random weights tolerate few errors of eight bits."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """`value` is a cosine, or in fp32 a relative error; None where the engine refuses, and says why."""
+    """`value` is a cosine, or a relative error in fp32; None where the engine refuses, with the reason."""
 
     what: str
     engine: str
@@ -59,7 +59,7 @@ class Check:
 
 class Checker:
     def __init__(self, engines: list[str], work: Path, longest: int, texts: int):
-        """`longest`: tokens of the longest text; `texts`: of the largest batch."""
+        """`longest`: tokens of the longest text; `texts`: texts of the largest batch."""
         self._engines, self._work, self._longest, self._texts = engines, work, longest, texts
 
     def run(self, families: list[str], models: Path) -> Iterator[Check]:
@@ -91,7 +91,7 @@ class Checker:
         yield from self._compare(f"one text of {longest} tokens", checkpoint, [Batch.pack([ids])], "bf16", COSINE_BF16)
 
     def _ragged(self, checkpoint: Checkpoint) -> Iterator[Check]:
-        """From one text a batch to the most; a text is in several, with other neighbors."""
+        """Batches of one text up to the largest number; a text is in several batches, with other neighbors."""
         rng, most = np.random.default_rng(0), self._texts
         pool = [rng.integers(1000, 30_000, length).tolist() for length in rng.integers(1, 64, most)]
         counts = (1, 2, 7, most // 8, most - 1, most)
@@ -144,11 +144,11 @@ class Checker:
             engine = KINDS[name](checkpoint, options("auto" if eight_bits else precision, quantization, self._work))
         except SetupError as exc:
             return None, str(exc)
-        return (engine, "") if engine.facts.precision == precision else (None, f"{precision} is not to be had here")
+        return (engine, "") if engine.facts.precision == precision else (None, f"{precision} is not available here")
 
 
 def _on_cpu(checkpoint: Checkpoint, batches: list[Batch]) -> np.ndarray:
-    """What the torch engine computes in float32, which the tests hold against transformers."""
+    """The rows of the torch engine in float32, which the tests compare with transformers."""
     model = Model(checkpoint.spec, Weights(checkpoint, torch.device("cpu"), torch.float32))
     with torch.inference_mode():
         every = [Inputs.of(batch, checkpoint.spec) for batch in batches]

@@ -1,7 +1,7 @@
-"""Our server on a GPU over HTTP: one short text a request, from 1, 8 and 64 clients on cores of their own.
+"""Our server on a GPU over HTTP: one short text per request, from 1, 8 and 64 clients on separate cores.
 
-Each engine is built ahead of time (`bei build`), then started from its cache; both are timed.
-Run: python -m benchmarks.gpu_http --model bge-large
+Each engine is built ahead of time (`bei build`), then started from its cache; both are timed. Run: python -m
+benchmarks.gpu_http --model bge-large
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ ENGINES = {
 
 @contextmanager
 def cores(server: bool) -> Iterator[None]:
-    """This process, and what it starts, on the server's cores, or on the quarter that is the clients'."""
+    """Binds this process, and those that it starts, to the server's cores or to the clients' quarter."""
     every = sorted(os.sched_getaffinity(0))
     clients = max(1, len(every) // 4)
     if len(every) > 1:
@@ -88,7 +88,7 @@ def measure(engine: str, file: Path, work: Path, counts: list[int], rounds: int,
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for weights and plans")
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/gpu", help="folder of the figures")
 def main(model: str, engines: str, clients: str, rounds: int, requests: int, work: Path, out: Path) -> None:
-    """Requests a second, latency, and how long building and starting take."""
+    """Requests per second, latency, and the seconds to build and to start."""
     for made in (work, out):
         made.mkdir(exist_ok=True)
     path, calibration = folder(model, work), calibration_texts(work)

@@ -1,6 +1,6 @@
-"""The models that a GPU is measured on: MiniLM's weights, and random ones in the shapes of larger models.
+"""The models for GPU measurements: MiniLM's weights, and random weights in the shapes of larger models.
 
-All have MiniLM's tokenizer, and read 512 tokens. Random weights are made on the spot and lie in .benchmarks/.
+All use MiniLM's tokenizer and read 512 tokens. Random weights are made at the first use, in .benchmarks/.
 """
 
 import json
@@ -36,14 +36,15 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**TINY, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 30_522},
     ),
 }
-"""transformers' class, pooling, and what differs from the class's defaults; "tiny" ones are to try the program."""
+"""transformers' class, pooling, and the values that differ from the class's defaults; "tiny" models are to try the
+program."""
 TOKENS = {"minilm": 1 << 19, "bge-large": 1 << 18, "qwen3-0.6b": 1 << 18, "qwen3-8b": 1 << 16, "mistral-7b": 1 << 16}
-"""Of a set of texts; 1,024 of a tiny model."""
+"""Tokens of a set of texts; 1,024 for a tiny model."""
 LENGTHS = {"16": (16,), "128": (128,), "512": (512,), "mix": (16, 16, 16, 16, 16, 16, 128, 128, 128, 512)}
 
 
 def folder(model: str, work: Path) -> Path:
-    """Of its files, made where they are missing: the weights in bfloat16, on the GPU where there is one."""
+    """The folder of a model's files, made if missing: weights in bfloat16, made on the GPU where there is one."""
     name, pooling, sizes = MODELS[model]
     made = work / f"gpu-{model}"
     if made.exists() or not name:
@@ -59,8 +60,8 @@ def folder(model: str, work: Path) -> Path:
 
 
 def texts(tokenizer: Tokenizer, lengths: tuple[int, ...], tokens: int) -> list[str]:
-    """Texts of words that are one token each, so many that they have `tokens` tokens or a few more, in those lengths
-    (specials counted) by turns, shuffled."""
+    """Texts of words that are one token each, with `tokens` tokens or a few more in all. Their lengths (special tokens
+    counted) alternate between those given, and the texts are shuffled."""
     words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha() and len(word) > 2)
     rng = np.random.default_rng(0)
     turns = -(-tokens // sum(lengths))
@@ -69,7 +70,7 @@ def texts(tokenizer: Tokenizer, lengths: tuple[int, ...], tokens: int) -> list[s
 
 
 def operations(spec: EncoderSpec, lengths: list[int]) -> float:
-    """Of the layers' products, attention's included; a multiplication and an addition are two."""
+    """The operations of the layers' products, attention's included; a multiplication and an addition are two."""
     per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
     attention = sum(seen(spec, layer, length) * lengths.count(length) for layer in spec.layers for length in {*lengths})
     return 2.0 * len(spec.layers) * per_token * sum(lengths) + 4.0 * spec.query_size * attention

@@ -1,4 +1,5 @@
-"""Prints what bei needs beside torch, or an extra of it (`gpu_needs.py tensorrt`), quoted for a shell."""
+"""Prints the packages that bei needs besides torch, or those of an extra (`gpu_needs.py tensorrt`), quoted for a
+shell."""
 
 import shlex
 import sys

@@ -1,7 +1,9 @@
-"""One short text a request over HTTP: our server against infinity's, 1, 8 and 64 clients, interleaved round by round.
+"""Our server against infinity's over HTTP: one short text per request from 1, 8 and 64 clients, interleaved round by
+round.
 
-The clients share the machine with the server, so requests a second understate both. The server's share of our CPU is
-its main thread's: it reads, tokenizes, answers; the engine has threads of its own. Run: python -m benchmarks.http
+The clients share the machine with the server, so requests per second understate both. The server's share of our CPU is
+that of its main thread, which reads, tokenizes and answers; the engine has threads of its own. Run: python -m
+benchmarks.http
 """
 
 import json
@@ -71,7 +73,7 @@ def commands(work: Path, peers_python: Path) -> dict[str, tuple[list[str], int]]
 
 
 def soak(server: Running) -> list[float]:
-    """MB resident after each 2,500 of 10,000 mixed texts, 50 a request."""
+    """Resident MB after each 2,500 of 10,000 mixed texts, 50 per request."""
     texts, resident = text_sets(scale=125)["mixed"], []
     with httpx.Client(timeout=READY) as client:
         for start in range(0, len(texts), 50):

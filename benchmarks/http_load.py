@@ -1,4 +1,4 @@
-"""A server process under load: who runs it, who asks, and what it costs."""
+"""A server process under load: its processes, its clients, and its cost."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ import uvloop
 
 ROOT = Path(__file__).parents[1]
 LENGTH = re.compile(rb"(?i)content-length: *([0-9]+)")
-LIMIT = 20.0  # seconds after which a server that does not answer is said to hang
+LIMIT = 20.0  # seconds after which a silent server counts as hung
 BODY = b'{"input": "What is Deep Learning?"}'
 JSON = {"content-type": "application/json"}
 REQUEST = (
@@ -30,7 +30,7 @@ REQUEST = (
 
 @dataclass(frozen=True)
 class Load:
-    """Requests a second, latencies in ms, the server's CPU seconds per 1,000 requests, and its main thread's."""
+    """Requests per second, latencies in ms, and CPU seconds per 1,000 requests of the server and of its main thread."""
 
     rate: float
     p50: float
@@ -41,7 +41,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Running:
-    """A server and its children. What is read of a process that has just ended counts nothing."""
+    """A server and its children. A process that has just ended counts nothing."""
 
     process: subprocess.Popen
     port: int
@@ -51,7 +51,7 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
     def pids(self) -> list[int]:
-        """The server's first."""
+        """The server's own process first."""
         found = [self.process.pid]
         for pid in found:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -59,21 +59,21 @@ class Running:
         return found
 
     def cpu(self, thread: str = "*") -> float:
-        """Seconds of all threads, or of one of the server's own."""
+        """Seconds of all threads, or of one thread of the server."""
         return cpu_seconds(self.pids(), thread)
 
     def main_cpu(self) -> float:
-        """Of its main thread, which has the event loop."""
+        """Seconds of the main thread, which has the event loop."""
         return self.cpu(str(self.process.pid))
 
     def resident(self) -> float:
-        """MB, the sum over all: what processes share counts in each."""
+        """MB, the sum over all processes; shared memory counts in each."""
         statm = (read(Path(f"/proc/{pid}/statm")).split() for pid in self.pids())
         return sum(int(fields[1]) for fields in statm if fields) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def cpu_seconds(pids: Iterable[int], thread: str = "*") -> float:
-    """To the nanosecond; /proc/PID/stat counts in hundredths."""
+    """To the nanosecond; /proc/PID/stat counts in hundredths of a second."""
     files = [file for pid in pids for file in Path(f"/proc/{pid}/task").glob(f"{thread}/schedstat")]
     return sum(int(times.split()[0]) for times in map(read, files) if times) / 1e9
 
@@ -165,7 +165,7 @@ def http1(server: Running, connections: int, requests: int) -> Load:
 
 
 def http2(server: Running, requests: int) -> Load:
-    """8 streams at a time on one connection; the client (httpx) is the slow part, so only `cpu` says much."""
+    """8 streams at a time on one connection. The client (httpx) is the slow part, so only `cpu` is meaningful."""
 
     async def everyone() -> list[float]:
         took: list[float] = []

@@ -1,8 +1,9 @@
-"""Which HTTP server adds least to a small request: one ASGI app under each, interleaved round by round.
+"""Compares HTTP servers by their cost for a small request: one ASGI app on each, interleaved round by round.
 
-The app reads the body and answers 8 kB, as one embedding of 384 numbers is. The client shares the machine, so requests
-a second understate every server alike; the server's own CPU seconds (from /proc) are the steadier figure. Ratios are
-medians over rounds of (theirs / ours), never of figures from different rounds. Run: python -m benchmarks.http_servers
+The app reads the body and answers 8 kB, the size of an embedding of 384 numbers. The client shares the machine, so
+requests per second understate every server alike; the server's own CPU seconds (from /proc) are the steadier figure.
+Ratios are medians over rounds of (theirs / ours), never of figures from different rounds. Run: python -m
+benchmarks.http_servers
 """
 
 import signal
@@ -84,7 +85,7 @@ SERVERS = {
 
 
 def pipelining(server: Running) -> str:
-    """Eight requests in one write: answered, and in order?"""
+    """Sends eight requests in one write: are they answered, and in order?"""
     paths = ["/slow", *(f"/{i}" for i in range(7))]
     with server.connect() as sock:
         sock.sendall(b"".join(b"GET %s HTTP/1.1\r\nhost: localhost\r\n\r\n" % path.encode() for path in paths))
@@ -99,7 +100,7 @@ def pipelining(server: Running) -> str:
 
 
 def largest_head(server: Running) -> str:
-    """The largest header, by powers of two up to 4 MiB, that is answered 200."""
+    """The largest header, by powers of two up to 4 MiB, that is answered with 200."""
     best = 0
     for bits in range(12, 23):
         with server.connect(2) as sock:
@@ -172,10 +173,10 @@ def show(loads: dict[str, dict[str, list[Load]]], baseline: str) -> None:
 @click.command(context_settings={"show_default": True})
 @click.option("--requests", default=10_000)
 @click.option("--rounds", default=5)
-@click.option("--servers", default=",".join(SERVERS), help="Some of them; the first is what ratios are taken to.")
+@click.option("--servers", default=",".join(SERVERS), help="Some of them; ratios are to the first.")
 @click.option("--app", type=click.Choice(list(APPS)), default="8 kB", help="What answers.")
 def main(requests: int, rounds: int, servers: str, app: str) -> None:
-    """Print loads (medians over rounds), then what each server does with the unusual."""
+    """Prints loads (medians over rounds), then each server's behavior in unusual cases."""
     names = servers.split(",")
     click.echo(
         ", ".join(f"{p} {version(p)}" for p in ("uvicorn", "httptools", "zttp", "uvloop", "hypercorn", "granian"))

@@ -1,7 +1,8 @@
-"""What one query waits: on an idle server, beside a bulk job, and among ten times what the server answers.
+"""The latency of one query: on an idle server, beside a bulk job, and among ten times the requests that the server
+answers.
 
-The query is a short text, asked again and again, one at a time. Ten times the capacity arrives as a Poisson process
-that waits for nobody; those requests are single passages. Run: python -m benchmarks.overload
+The query is a short text, sent repeatedly, one at a time. Ten times the capacity arrives as a Poisson process that does
+not wait for answers; those requests are single passages. Run: python -m benchmarks.overload
 """
 
 import asyncio
@@ -27,8 +28,8 @@ from benchmarks.wire import Ask, Http1, Lost, Reply
 
 PATH = "/v1/embeddings"
 QUERY = Ask(PATH, orjson.dumps({"input": "What is Deep Learning?"}))
-TIMES = 10  # the capacity
-PASSAGE_CLIENTS = 32  # that measure it
+TIMES = 10  # times the capacity
+PASSAGE_CLIENTS = 32  # that measure the capacity
 BULK_IN_FLIGHT = 4
 PAUSE = 0.02  # seconds between two queries
 LIMIT = 120.0  # seconds after which a request hangs
@@ -37,7 +38,7 @@ Ends = Counter[str]
 
 
 async def queries(port: int, until: Awaitable[Any]) -> tuple[dict[str, Any], Any]:
-    """How queries ended while `until` lasts, and seconds of those answered 200; and what `until` gave."""
+    """How queries ended until `until` is done, the seconds of those answered with 200, and the result of `until`."""
     http, during = Http1(port), asyncio.ensure_future(until)
     seconds: list[float] = []
     ends: Ends = Counter()
@@ -52,7 +53,7 @@ async def queries(port: int, until: Awaitable[Any]) -> tuple[dict[str, Any], Any
 
 
 def elsewhere(pool: Executor, work: Callable[..., Coroutine], *arguments: Any) -> Awaitable[Any]:
-    """Another process does it, so that this one has nothing but its queries to look after."""
+    """Runs in another process, so that this one only handles its queries."""
     return asyncio.get_running_loop().run_in_executor(pool, _run, work, arguments)
 
 
@@ -61,7 +62,7 @@ def _run(work: Callable[..., Coroutine], arguments: tuple) -> Any:
 
 
 async def ended(http: Http1, ask: Ask) -> tuple[str, Reply | None]:
-    """How a request ended: by its status, hung or lost."""
+    """The end of a request: its status, hung or lost."""
     try:
         reply = await http.ask(ask, LIMIT)
     except TimeoutError:
@@ -72,7 +73,7 @@ async def ended(http: Http1, ask: Ask) -> tuple[str, Reply | None]:
 
 
 async def bulk(port: int, texts: int, a_request: int) -> Ends:
-    """Short texts, some requests in flight; one that is told to come back does."""
+    """Short texts, some requests in flight; a client that is told to come back does so."""
     http, pool, left = Http1(port), text_sets(scale=10)["short"], list(range(0, texts, a_request))
     ends: Ends = Counter()
 
@@ -96,7 +97,7 @@ def passages() -> list[Ask]:
 
 
 async def capacity(port: int, seconds: float) -> float:
-    """Passages a second."""
+    """Passages per second."""
     http, asks, until, answered = Http1(port), passages(), time.monotonic() + seconds, 0
 
     async def client(number: int) -> None:
@@ -112,7 +113,7 @@ async def capacity(port: int, seconds: float) -> float:
 
 
 async def flood(port: int, rate: float, seconds: float) -> dict[str, Any]:
-    """How each of `rate` passages a second ended."""
+    """The ends of requests, `rate` passages per second."""
     http, asks, rng = Http1(port), passages(), np.random.default_rng(0)
     ends: Ends = Counter()
     admitted: list[float] = []
@@ -135,7 +136,8 @@ async def flood(port: int, rate: float, seconds: float) -> dict[str, Any]:
         task = asyncio.create_task(one(asks[rng.integers(len(asks))]))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        due = max(due + rng.exponential(1 / rate), time.monotonic() - 1)  # what cannot be sent in time is not sent
+        # Passages that cannot be sent in time are skipped.
+        due = max(due + rng.exponential(1 / rate), time.monotonic() - 1)
     sent = time.monotonic() - began
     await asyncio.gather(*tasks)
     http.close()
@@ -157,14 +159,14 @@ async def measure(port: int, pool: Executor, texts: int, a_request: int, seconds
     found["beside_bulk"], ends = await queries(port, elsewhere(pool, bulk, port, texts, a_request))
     found["bulk"] = {"ends": ends, "texts_a_second": texts / (time.monotonic() - began)}
     show("a query, beside bulk", found["beside_bulk"])
-    click.echo(f"  the bulk: {found['bulk']['texts_a_second']:.0f} texts a second, requests {listed(ends)}")
+    click.echo(f"  the bulk: {found['bulk']['texts_a_second']:.0f} texts per second, requests {listed(ends)}")
 
     found["capacity"] = await elsewhere(pool, capacity, port, seconds)
     rate = TIMES * found["capacity"]
     found["among_flood"], flooded = await queries(port, elsewhere(pool, flood, port, rate, seconds))
     found["flood"] = flooded
     show(f"a query, at {TIMES} x", found["among_flood"])
-    click.echo(f"  {found['capacity']:.0f} passages a second are answered, {flooded['sent_a_second']:.0f} were sent")
+    click.echo(f"  {found['capacity']:.0f} passages per second are answered, {flooded['sent_a_second']:.0f} were sent")
     show("  those admitted", {"ends": flooded["ends"], **flooded["admitted"]})
     show("  those refused, 429", {"ends": {}, **flooded["refused"]})
     share, after = flooded["ends"]["429"] / flooded["ends"].total(), flooded["retry_after"]
@@ -184,7 +186,7 @@ def show(name: str, figures: dict[str, Any]) -> None:
 @click.option("--workers", default="1,2,4", help="numbers of HTTP workers to try")
 @click.option("--seconds", default=20.0, help="of each part but the bulk")
 @click.option("--bulk-texts", default=100_000)
-@click.option("--bulk-request", default=1000, help="texts a request")
+@click.option("--bulk-request", default=1000, help="texts per request")
 @click.option("--config", default="config.yaml", help="an embedding model")
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for the servers' logs")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")

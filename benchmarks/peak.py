@@ -1,4 +1,4 @@
-"""What one thread of this machine multiplies at most: our own product of large matrices, with no layer around it."""
+"""The peak of this machine's products on one thread: our own product of large matrices, without a layer around it."""
 
 import ctypes
 import tempfile
@@ -17,7 +17,7 @@ _SHAPES = ((96, 1024, 4096), (96, 384, 1536), (96, 768, 3072))  # rows, inputs, 
 
 
 class Peak:
-    """Operations a second, in billions; a multiplication and an addition are two."""
+    """Operations per second, in billions; a multiplication and an addition are two."""
 
     def __init__(self, precision: str, cache_dir: Path):
         isa = level()
@@ -34,7 +34,7 @@ class Peak:
                 self._products.append((linear, x, np.empty((rows, outputs), np.float32), arrays))
 
     def measure(self) -> float:
-        """At this moment: the fastest shape's, by the median of twenty products of each."""
+        """The current speed: the fastest shape's, by the median of twenty products of each."""
         speeds = []
         for linear, x, out, _ in self._products:
             seconds = []

@@ -1,4 +1,4 @@
-"""What sharing a beginning is worth: a rerank batch of a causal model, computed with and without, interleaved."""
+"""The gain of sharing a beginning: a rerank batch of a causal model, computed with and without, interleaved."""
 
 import time
 from pathlib import Path
@@ -13,9 +13,9 @@ from benchmarks.cpu import random_weights
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--prefix", default=200, help="tokens that all begin with")
+@click.option("--prefix", default=200, help="tokens of the common beginning")
 @click.option("--documents", default=16)
-@click.option("--tokens", default=60, help="of each document")
+@click.option("--tokens", default=60, help="further tokens of each document")
 @click.option("--repeats", default=5)
 @click.option("--work", type=click.Path(path_type=Path), default=".benchmarks")
 def main(prefix: int, documents: int, tokens: int, repeats: int, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""A server of ours as a tree of processes: started, watched from /proc, and hit by signals."""
+"""A server of ours as a tree of processes: started, watched through /proc, and killed by signals."""
 
 import os
 import re
@@ -17,7 +17,7 @@ import httpx
 from benchmarks.http_load import ROOT, Running, read
 
 READY = 120.0  # seconds
-_ENGINE = "-m bei.engines."  # of a process that holds the engine
+_ENGINE = "-m bei.engines."  # in the command line of an engine's process
 _NO_WORKERS = (_ENGINE, "resource_tracker")
 _LISTENS = re.compile(r"listening http://[^ ]*:([0-9]+)")
 _PATH = (ROOT / "packages", ROOT)
@@ -28,11 +28,11 @@ class Tree(Running):
     log: Path
 
     def descriptors(self) -> int:
-        """Open files and sockets, the sum over the tree."""
+        """Open files and sockets, summed over the tree."""
         return sum(_count(Path(f"/proc/{pid}/fd")) for pid in self.pids())
 
     def engine(self) -> int | None:
-        """The process of the engine; None where the server's own runs it."""
+        """The process of the engine; None where it runs in the server's own."""
         return next((pid for pid in self.pids()[1:] if _ENGINE in _command(pid)), None)
 
     def workers(self) -> list[int]:
@@ -43,12 +43,12 @@ class Tree(Running):
         ]
 
     def tracebacks(self) -> int:
-        """How many the log has."""
+        """The number of tracebacks in the log."""
         return self.log.read_text(errors="replace").count("Traceback (most recent call last)")
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, its parent's notice taken or not."""
+    """Whether a process has ended, even if its parent has not noticed."""
     return not _command(pid)
 
 
@@ -65,8 +65,8 @@ def _command(pid: int) -> str:
 
 @contextmanager
 def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Iterator[Tree]:
-    """A server that is ready; what it says goes to `log`, and `path` is where it and its children look for modules
-    first. SIGTERM ends it, or SIGKILL after half a minute."""
+    """A server that is ready. Its output goes to `log`; `path` are the first places where it and its children look for
+    modules. SIGTERM ends it, or SIGKILL after half a minute."""
     server = start(config, *flags, log=log, path=path)
     try:
         yield server
@@ -75,8 +75,8 @@ def served(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> It
 
 
 def start(config: str, *flags: str, log: Path, path: Sequence[Path] = ()) -> Tree:
-    """On a free port, which it says itself. What imports from `path` does not stand here: the processes of a server
-    import nothing from where it stands."""
+    """Starts a server on a free port, which it prints. Its working folder is not in `path`, because the processes of a
+    server import nothing from the working folder."""
     started = time.perf_counter()
     log.parent.mkdir(exist_ok=True, parents=True)
     command = [sys.executable, "-m", "bei.cli", "serve", "--config", str(ROOT / config), "--port", "0", *flags]

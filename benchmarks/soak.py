@@ -1,8 +1,8 @@
-"""Minutes of production at twice what a server answers, and what it must not do: hang, lose, err or grow.
+"""Minutes of mixed requests at twice the capacity; the server must not hang, lose a request, err or grow.
 
-Arrivals are a Poisson process that waits for nobody (open loop). Of well-formed requests some have deadlines and some
-are left by their client, over HTTP/1.1 by closing, over HTTP/2 by resetting the stream; garbage comes on top. Every 200
-is compared with what its texts got alone. Run: python -m benchmarks.soak
+Arrivals are a Poisson process that does not wait for answers (open loop). Some well-formed requests have deadlines.
+Clients abandon some, over HTTP/1.1 by closing, over HTTP/2 by resetting the stream. Garbage comes on top. Every 200 is
+compared with the answer that its texts get alone. Run: python -m benchmarks.soak
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from benchmarks.wire import Http1, Http2, Lost
 
 INPUTS = 400
 IDS = 60
-CALIBRATING = 16  # clients that ask one request after another while capacity is measured
-PAUSE = 1.0  # seconds after which such a client that was refused asks again
+CALIBRATING = 16  # clients that send one request after another while the capacity is measured
+PAUSE = 1.0  # seconds after which a refused client tries again
 OVERLOAD = 2.0
 KINDS = {"plain": 0.75, "deadline": 0.15, "left": 0.10}
-GARBAGE = 0.1  # of all that arrives, on top
+GARBAGE = 0.1  # of all arrivals, on top
 HTTP2 = 0.2  # of requests
 DEADLINES = (1, 20, 500, 5000)  # ms
 GROWTH = 1.05
-SETTLED = 2  # minutes after which memory is to stay
-SPARE = 16  # descriptors that a server may hold more than at first
+SETTLED = 2  # minutes after which memory must not grow
+SPARE = 16  # descriptors that a server may hold above the first count
 BAD = (
     *("hung", "lost", "malformed", "wrong", "unasked", "no Retry-After"),
     *("garbage: silence", "garbage: accepted", "garbage: failed"),
@@ -44,15 +44,15 @@ BAD = (
 
 @dataclass
 class Minute:
-    """`ends`: how requests ended, by kind; `seconds`: of 200s that had no deadline; MB and descriptors once a second,
-    of all servers, less the descriptors of our own connections."""
+    """`ends`: the ends of requests, by kind; `seconds`: of 200s without a deadline; MB and descriptors once per second,
+    of all servers, without the descriptors of our own connections."""
 
     ends: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     resident: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
-    overdue: float = 0.0  # seconds, the longest from a request's own deadline to its answer
-    late: float = 0.0  # seconds, of an arrival that this program could not send in time
+    overdue: float = 0.0  # seconds; the longest time from a request's own deadline to its answer
+    late: float = 0.0  # seconds by which this program sent an arrival late
 
 
 @dataclass
@@ -73,12 +73,12 @@ class Soak:
     def __init__(self, targets: Sequence[Target], limit: float, seed: int):
         self._targets, self._limit, self._rng = targets, limit, np.random.default_rng(seed)
         self._tasks: set[asyncio.Task] = set()
-        self._raw = 0  # connections that garbage holds
+        self._raw = 0  # connections of garbage
         self.minutes: list[Minute] = []
-        self.examples: dict[str, str] = {}  # of each bad end, the first
+        self.examples: dict[str, str] = {}  # the first of each bad end
 
     async def capacity(self, seconds: float) -> float:
-        """Plain requests a second that are answered 200 when nobody asks before the last answer came."""
+        """Plain requests per second that are answered with 200 when each client waits for its answer."""
         self.minutes = [Minute()]
         until = time.monotonic() + seconds
 
@@ -94,7 +94,7 @@ class Soak:
         return answered / seconds
 
     async def run(self, rate: float, minutes: float) -> None:
-        """`rate` well-formed requests a second, and the garbage, in turn to each server."""
+        """Sends `rate` well-formed requests per second, and garbage, to the servers in turn."""
         self.minutes, number = [], 0
         sampling = asyncio.create_task(self._sample())
         due, end = time.monotonic(), time.monotonic() + 60 * minutes
@@ -125,7 +125,7 @@ class Soak:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, kind: str, target: Target) -> str:
-        """How one request ended."""
+        """The end of one request."""
         minute = self.minutes[-1]
         end, detail = await self._result(minute, kind, target)
         self._end(minute, kind, end, detail)
@@ -199,7 +199,7 @@ def listed(ends: Counter[str]) -> str:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p99 and max; nothing of nothing."""
+    """p50, p99 and max; empty without values."""
     if not len(values):
         return {}
     p50, p99, most = np.percentile(values, [50, 99, 100])
@@ -207,17 +207,17 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def grown(minutes: Sequence[Minute]) -> float | None:
-    """The largest median of MB after the minutes in which it settles, over the last of those; None in a shorter run."""
+    """The largest median of MB after the settling minutes, divided by the last of those; None in a shorter run."""
     medians = [float(np.median(minute.resident)) for minute in minutes if minute.resident]
     return max(medians[SETTLED:]) / medians[SETTLED - 1] if len(medians) > SETTLED else None
 
 
 def violations(soak: Soak, before: int, after: int, tracebacks: int, statuses: Sequence[int]) -> list[str]:
-    """What a server must not do. `before` and `after`: descriptors of idle servers."""
+    """The rules that a server broke. `before` and `after` are descriptors of idle servers."""
     total = soak.total()
     found = [f"{total[end]} {end}; the first: {example}" for end, example in soak.examples.items()]
     if (growth := grown(soak.minutes)) and growth > GROWTH:
-        found.append(f"memory grew to {growth:.3f} of what it was after {SETTLED} minutes")
+        found.append(f"memory grew to {growth:.3f} of its size after {SETTLED} minutes")
     if after > before + SPARE:
         found.append(f"{before} descriptors before, {after} after")
     if tracebacks:
@@ -244,13 +244,13 @@ async def measure(
     if rate is None:
         capacity = await soak.capacity(calibrate)
         rate = OVERLOAD * capacity
-        click.echo(f"{capacity:.1f} requests a second are answered; {rate:.1f} will be sent")
+        click.echo(f"{capacity:.1f} requests per second are answered; {rate:.1f} will be sent")
     await soak.run(rate, minutes)
     return soak, {"capacity": capacity, "rate": rate}, before, await idle(targets)
 
 
 async def idle(targets: Sequence[Target]) -> int:
-    """Descriptors once our connections are closed and the servers have seen it."""
+    """The descriptors once our connections are closed and the servers have noticed it."""
     for target in targets:
         target.http1.close()
         target.http2.close()
@@ -264,7 +264,7 @@ async def idle(targets: Sequence[Target]) -> int:
     "--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), default=["embedding"], help="one server each"
 )
 @click.option("--calibrate", default=30.0, help="seconds in which capacity is measured")
-@click.option("--rate", type=float, help="well-formed requests a second, instead of twice the capacity")
+@click.option("--rate", type=float, help="well-formed requests per second, instead of twice the capacity")
 @click.option("--limit", default=180.0, help="seconds after which a request hangs")
 @click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2")
 @click.option("--seed", default=0)
@@ -281,7 +281,7 @@ def main(
     work: Path,
     json_file: Path | None,
 ) -> None:
-    """Mixed requests at twice the capacity; exit status 1 where a server did what it must not."""
+    """Mixed requests at twice the capacity; the exit status is 1 where a server broke a rule."""
     with ExitStack() as stack:
         servers = {
             task: stack.enter_context(served(TASKS[task].config, *flags, log=work / f"soak-{task}.log"))

@@ -1,8 +1,9 @@
-"""What a task costs a token, beside plain embedding on the same encoder: bytes in, bytes out, through bei.api.answer.
+"""The cost of each task per token, relative to plain embedding on the same encoder: bytes in, bytes out, through
+bei.api.answer.
 
-MiniLM's own weights carry a new head of each kind, for texts of up to 512 tokens, so that none is cut; the tagger's
-bias makes most tokens `O`, as they are in real texts. Every repetition runs every task once on the same texts; a ratio
-is the median over repetitions of (the embedding's seconds a token / the task's).
+MiniLM's own weights get a new head of each kind, for texts of up to 512 tokens, so that none is cut. The tagger's bias
+makes most tokens `O`, as in real texts. Every repetition runs every task once on the same texts. A ratio is the median
+over repetitions of (the embedding's seconds per token / the task's).
 """
 
 import asyncio
@@ -89,9 +90,9 @@ def run(service: Service, task: str, texts: list[str]) -> tuple[float, float, in
 @click.command()
 @click.option("--precision", default="bf16", show_default=True)
 @click.option("--repeats", default=7, show_default=True)
-@click.option("--scale", default=4, show_default=True, help="Times the texts of benchmarks/texts.py.")
+@click.option("--scale", default=4, show_default=True, help="Multiple of the texts of benchmarks/texts.py.")
 def main(precision: str, repeats: int, scale: int) -> None:
-    """Tokens a second of each task, and the ratio to embedding."""
+    """Tokens per second of each task, and the ratio to embedding."""
     logging.disable()
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
@@ -106,8 +107,8 @@ def main(precision: str, repeats: int, scale: int) -> None:
             for task, found in rates.items():
                 ratio = np.median(np.array(found) / np.array(rates["embedding"]), axis=0)
                 cpu, wall = np.median(found, axis=0)
-                both = f"{wall / 1000:6.1f}k {ratio[1]:5.2f}x, a CPU second {cpu / 1000:6.1f}k {ratio[0]:5.2f}x"
-                click.echo(f"{name:8} {task:10} tokens a second {both}")
+                both = f"{wall / 1000:6.1f}k {ratio[1]:5.2f}x, per CPU second {cpu / 1000:6.1f}k {ratio[0]:5.2f}x"
+                click.echo(f"{name:8} {task:10} tokens per second {both}")
         for service in by_task.values():
             service.close()
 

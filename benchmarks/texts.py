@@ -1,4 +1,4 @@
-"""Text sets of the lengths that a server sees, made from the STS-B sentences of the tests; the same every time."""
+"""Text sets of usual lengths, made from the STS-B sentences of the tests; the same on every run."""
 
 import gzip
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What production asks of a model, with the right answers: every input was asked alone, and before the load.
+"""Mixed requests to a model with the right answers: every input was sent alone, before the load.
 
-A row is what an input gets: a vector, or numbers by name (label, entity, term, or `score`).
+A row is the result of an input: a vector, or numbers by name (label, entity, term, or `score`).
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from benchmarks.wire import Ask, Http1, Reply
 COSINE = 0.9999
 DIFFERENCE = 2e-3  # of a score or a weight
 MAX_TEXTS = 2048
-_WORDS = 400  # of the longest text: more than any of our models reads
-_ALONE = 8  # inputs asked at once while answers are learned, each in a request of its own
+_WORDS = 400  # of the longest text, which is more than any of our models reads
+_ALONE = 8  # inputs in flight while answers are learned, each in a request of its own
 _LIMIT = 60.0  # seconds
 _QUERY = "Striker scores twice in cup final"
 
@@ -31,7 +31,7 @@ Row = Sequence[float] | dict[Any, float]
 
 @dataclass(frozen=True)
 class Task:
-    """`body` of inputs, and the rows of an answer to it."""
+    """`body` makes the body of inputs; `rows` returns the rows of an answer."""
 
     config: str
     path: str
@@ -83,12 +83,12 @@ TASKS = {
 @dataclass(frozen=True, slots=True)
 class Planned:
     ask: Ask
-    picks: np.ndarray  # which inputs, in order
+    picks: np.ndarray  # the inputs, in order
     form: Form
 
 
 class Traffic:
-    """Requests to one model, and what is wrong with their answers."""
+    """Requests to one model, and the errors in their answers."""
 
     def __init__(self, task: Task, inputs: Sequence[Input], expected: Sequence[Row]):
         self._task, self._inputs, self._expected = task, inputs, expected
@@ -98,7 +98,7 @@ class Traffic:
 
     @classmethod
     async def learn(cls, task: Task, http: Http1, inputs: Sequence[Input]) -> "Traffic":
-        """Ask each input alone. Raises ValueError for one that gets no answer."""
+        """Sends each input alone. Raises ValueError for one without an answer."""
         turn = asyncio.Semaphore(_ALONE)
 
         async def alone(item: Input) -> Row:
@@ -111,7 +111,7 @@ class Traffic:
         return cls(task, inputs, await asyncio.gather(*(alone(item) for item in inputs)))
 
     def plan(self, rng: np.random.Generator, texts: int, headers: dict[str, str] | None = None) -> Planned:
-        """A request of that many inputs: texts, or now and then token ids; in a form of the task's."""
+        """A request of so many inputs, texts or sometimes token ids, in one of the task's forms."""
         pool = self._ids if len(self._ids) and rng.random() < 0.1 else self._texts
         picks = rng.choice(pool, texts)
         forms: tuple[Form, ...] = ("json", "msgpack") if self._matrix is None else ("json", "base64", "msgpack")
@@ -124,7 +124,8 @@ class Traffic:
         return Planned(Ask(self._task.path, orjson.dumps(body), headers), picks, form)
 
     def wrong(self, planned: Planned, reply: Reply) -> int:
-        """How many rows of a 200 are not what their inputs got alone. Raises ValueError for one that is malformed."""
+        """How many rows of a 200 differ from those that their inputs got alone. Raises ValueError for a malformed
+        answer."""
         try:
             answer = (ormsgpack.unpackb if planned.form == "msgpack" else orjson.loads)(bytes(reply.body))
             rows = self._task.rows(answer)
@@ -135,7 +136,7 @@ class Traffic:
         if self._matrix is None:
             return sum(differ(row, self._expected[i]) for row, i in zip(rows, planned.picks, strict=True))
         cosines = (_unit(np.array(rows, np.float32)) * self._matrix[planned.picks]).sum(1)
-        return int((~(cosines >= COSINE)).sum())  # a cosine that is not a number is not enough
+        return int((~(cosines >= COSINE)).sum())  # NaN counts as different
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -143,12 +144,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def differ(row: dict[Any, float], expected: dict[Any, float]) -> bool:
-    """What one of them lacks counts as 0."""
+    """A name that one of them lacks counts as 0."""
     return not all(abs(row.get(k, 0.0) - expected.get(k, 0.0)) <= DIFFERENCE for k in row.keys() | expected.keys())
 
 
 def texts_of_all_lengths(rng: np.random.Generator, count: int) -> list[str]:
-    """From one word to more than any model of ours reads, as many short as long on a scale of logarithms."""
+    """From one word to more than any of our models reads, uniformly distributed on a logarithmic scale."""
     words = " ".join(sentences()).split()
     lengths = np.exp(rng.uniform(0, np.log(_WORDS), count)).astype(int)
     starts = rng.integers(len(words) - _WORDS, size=count)
@@ -156,12 +157,12 @@ def texts_of_all_lengths(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def ids_of_all_lengths(rng: np.random.Generator, count: int) -> list[list[int]]:
-    """Of whole words of BERT's vocabulary."""
+    """Ids of whole words of BERT's vocabulary."""
     lengths = np.exp(rng.uniform(0, np.log(_WORDS), count)).astype(int)
     return [rng.integers(1996, 29000, length).tolist() for length in lengths]
 
 
 def request_sizes(rng: np.random.Generator) -> int:
-    """Texts of one request: mostly one, now and then as many as one may send."""
+    """The number of texts in a request: mostly one, sometimes as many as allowed."""
     low, high = [(1, 1), (2, 16), (17, 128), (129, MAX_TEXTS)][rng.choice(4, p=[0.6, 0.25, 0.12, 0.03])]
     return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))

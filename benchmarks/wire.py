@@ -1,6 +1,7 @@
-"""The outside of a server: requests over raw sockets that are answered, cut short or given up, each within a limit.
+"""A client of our servers: requests over raw sockets that are answered, cut short or cancelled, each within a time
+limit.
 
-Cheap, for the asker shares the processors with whom it asks: httptools reads HTTP/1.1; HTTP/2 is h2's.
+It is cheap, because it shares the processors with the server: httptools reads HTTP/1.1, h2 HTTP/2.
 """
 
 import asyncio
@@ -16,16 +17,16 @@ import h2.events
 import h2.exceptions
 import httptools
 
-IDLE = 55.0  # seconds after which a kept connection is not used again: no server may have closed it before 60
+IDLE = 55.0  # seconds after which a kept connection is not used again; servers keep them for at least 60 s
 STREAMS = 64  # at once on an HTTP/2 connection
-_WINDOW = 1 << 24  # bytes of answers on their way over HTTP/2
+_WINDOW = 1 << 24  # bytes of answers in flight over HTTP/2
 
 
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 class Lost(Exception):
-    """The connection was closed, and the request has no whole answer."""
+    """The connection was closed before a whole answer."""
 
 
 class Refused(Lost):
@@ -82,7 +83,7 @@ class _Connection(asyncio.Protocol):
         return self._future
 
     def data_received(self, data: bytes) -> None:
-        if self._future is None or self._future.done():  # the answer to what is no request
+        if self._future is None or self._future.done():  # the answer to bytes that are no request
             return
         try:
             self._parser.feed_data(data)
@@ -127,14 +128,14 @@ async def _connected(protocol: _P, open_connections: set[_P], port: int) -> _P:
         await asyncio.get_running_loop().create_connection(lambda: protocol, "127.0.0.1", port)
     except OSError as exc:
         raise Refused(f"not connected: {exc.strerror}") from None
-    except asyncio.CancelledError:  # uvloop closes what it had made, and tells nobody
+    except asyncio.CancelledError:  # uvloop closes the socket silently
         open_connections.discard(protocol)
         raise
     return protocol
 
 
 class Http1:
-    """As many kept connections as there are requests at once."""
+    """As many kept connections as requests at once."""
 
     def __init__(self, port: int):
         self._port = port
@@ -146,7 +147,7 @@ class Http1:
         return await self.send(ask.http1(), limit)
 
     async def send(self, request: bytes, limit: float) -> Reply:
-        """`ask`, of bytes that need not be a request."""
+        """As `ask`, for bytes that need not be a request."""
         connection, whole = None, False
         try:
             async with asyncio.timeout(limit):
@@ -203,7 +204,7 @@ class _Multiplexed(asyncio.Protocol):
         return stream, future
 
     def reset(self, stream: int) -> None:
-        """Say that nobody waits for this answer any more."""
+        """Resets a stream: nobody waits for its answer any more."""
         self._forget(stream)
         if self in self._open:
             try:
@@ -237,7 +238,7 @@ class _Multiplexed(asyncio.Protocol):
     def _react(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.transport.close()
-        elif isinstance(event, h2.events.DataReceived):  # of streams that were reset, too
+        elif isinstance(event, h2.events.DataReceived):  # also of streams that were reset
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         stream = getattr(event, "stream_id", None)
         if stream not in self.streams:
@@ -279,7 +280,7 @@ class _Multiplexed(asyncio.Protocol):
 
 
 class Http2:
-    """Connections of many streams each; a request that is given up resets its stream and nothing else."""
+    """Connections of many streams each; a cancelled request resets only its stream."""
 
     def __init__(self, port: int):
         self._port = port

@@ -56,7 +56,7 @@ def infinity(engine: str) -> Load:
         model = folder if engine == "torch" else exported / "infinity"
         arguments = EngineArgs(
             model_name_or_path=str(model), engine=engine, device="cpu", model_warmup=False, bettertransformer=False,
-            pooling_method="mean",  # its optimum engine reads no 1_Pooling, and takes the first token
+            pooling_method="mean",  # its optimum engine ignores 1_Pooling, and pools the first token
         )  # fmt: skip
         running, loop = AsyncEmbeddingEngine.from_args(arguments), asyncio.new_event_loop()
         loop.run_until_complete(running.astart())
@@ -86,7 +86,8 @@ def openvino(file: str, hint: str) -> Load:
 
 
 def padded(folder: Path, run: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
-    """What a careful user of a padding engine does: sorted, at most 2,048 tokens a batch, an eighth of them padding."""
+    """The batches of a careful user of a padding engine: sorted, at most 2,048 tokens per batch, an eighth of them
+    padding."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -142,7 +143,7 @@ ENGINES: dict[str, Load] = {
 
 def main() -> None:
     answers = sys.stdout
-    sys.stdout = sys.stderr  # libraries print; the pipe is ours
+    sys.stdout = sys.stderr  # libraries print; the pipe is for answers
     name, folder, exported, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     started = time.perf_counter()
     embed = ENGINES[name](folder, exported, threads)

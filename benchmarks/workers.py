@@ -1,7 +1,7 @@
-"""What HTTP workers add: short texts of 64 clients on 1, 2 and 4 of them, interleaved round by round.
+"""The gain of HTTP workers: short texts from 64 clients to 1, 2 and 4 workers, interleaved round by round.
 
-Above the null engine, which is never full, so what ends first is the processors: the workers', the queue's and the
-clients', who share the machine. Run: python -m benchmarks.workers
+The engine is the null engine, which is never the limit; the processors are: those of the workers, of the queue, and of
+the clients on the same machine. Run: python -m benchmarks.workers
 """
 
 import json
@@ -21,22 +21,22 @@ PARTS = ("server", "engine", "workers")
 
 
 def cpu(server: Tree) -> Round:
-    """Seconds of each part; one worker is the server's own process."""
+    """Seconds of each part; a single worker is the server's own process."""
     engine = server.engine()
     processes = ([server.process.pid], [] if engine is None else [engine], server.workers())
     return dict(zip(PARTS, map(cpu_seconds, processes), strict=True))
 
 
 def one_round(server: Tree, clients: int, requests: int) -> Round:
-    """Requests a second, and of each part milliseconds of CPU a request."""
+    """Requests per second, and milliseconds of CPU per request of each part."""
     before = cpu(server)
     load = http1(server, clients, requests)
-    asked = requests // clients * clients + 10 * clients  # http1 warms up with 10 each
+    asked = requests // clients * clients + 10 * clients  # the warm-up of http1 sends 10 from each client
     return {"rate": load.rate} | {part: 1000 * (after - before[part]) / asked for part, after in cpu(server).items()}
 
 
 def medians(rounds: list[Round], first: list[Round]) -> Round:
-    """Over the rounds; `ratio` is to the rate of the `first`, pair by pair."""
+    """Medians over the rounds; `ratio` is to the rate of the `first`, pair by pair."""
     ratios = [one["rate"] / other["rate"] for one, other in zip(rounds, first, strict=True)]
     figures = {name: [one[name] for one in rounds] for name in rounds[0]} | {"ratio": ratios}
     return {name: round(float(np.median(of)), 3) for name, of in figures.items()}
@@ -53,7 +53,7 @@ def medians(rounds: list[Round], first: list[Round]) -> Round:
 def main(
     workers: str, rounds: int, clients: int, requests: int, engine: str, work: Path, json_file: Path | None
 ) -> None:
-    """Throughput of short texts, and what each process had in it."""
+    """Throughput of short texts, and the CPU of each process."""
     found: dict[str, list[Round]] = {count: [] for count in workers.split(",")}
     with ExitStack() as stack:
         flags = ("config.yaml", "--engine", engine, "--workers")
@@ -65,7 +65,7 @@ def main(
                 found[count].append(one_round(server, clients, requests))
     first, *_ = found.values()
     figures = {count: medians(of, first) for count, of in found.items()}
-    click.echo(f"{'workers':>7} {'requests/s':>10} {'ratio':>6}   ms of CPU a request: {', '.join(PARTS)}")
+    click.echo(f"{'workers':>7} {'requests/s':>10} {'ratio':>6}   ms of CPU per request: {', '.join(PARTS)}")
     for count, row in figures.items():
         parts = ", ".join(f"{row[part]:.2f}" for part in PARTS)
         click.echo(f"{count:>7} {row['rate']:10.0f} {row['ratio']:5.2f}x   {parts}")

@@ -1,6 +1,6 @@
 """Truss host of bei.api: `predict` answers as the config's default route, `embeddings` as OpenAI's /v1/embeddings.
 
-The other routes, which `load` lists, exist on the full server only: `bei serve`, or a docker_server block
+`load` lists the other routes. They exist only on the full server: `bei serve`, or a docker_server block
 (examples/docker-server).
 """
 
@@ -39,9 +39,9 @@ class Model:
         atexit.register(self._service.close)
 
     def predict(self, inputs, request: Request = None):
-        if request is not None:  # the Truss server
+        if request is not None:  # from the Truss server
             return from_thread.run(self._respond, self._service.route, request)
-        # TrussHandle.predict(dict), in one's own process
+        # From TrussHandle.predict(dict), in the same process.
         call = api.Call("POST", self._service.route, json.dumps(inputs).encode())
         return json.loads(asyncio.run(api.answer(self._service, call)).body)
 
@@ -56,7 +56,7 @@ class Model:
         return True
 
     async def _respond(self, path, request):
-        # Truss runs `predict` in anyio's threads, 40 by default: fewer than the calls that batch well.
+        # Truss runs `predict` in anyio's threads, by default 40, which are too few to fill a batch.
         limiter = current_default_thread_limiter()
         limiter.total_tokens = max(limiter.total_tokens, self._config["runtime"]["predict_concurrency"])
         headers = {name.lower(): value for name, value in request.headers.items()}

@@ -1,4 +1,4 @@
-"""Each attack against a server of ours: what memory it leaves, and how long others wait meanwhile."""
+"""Runs attacks against a server of ours: the memory that they leave, and the time that others wait meanwhile."""
 
 import asyncio
 import multiprocessing
@@ -15,7 +15,7 @@ from benchmarks.soak import percentiles
 from benchmarks.wire import Ask, Http1, Lost
 
 KEY = "k1"
-PAUSE = 0.02  # seconds between two requests of somebody else
+PAUSE = 0.02  # seconds between two requests of another client
 SETTLE = 3.0  # seconds after an attack, before memory is read again
 LIMIT = 60.0  # seconds after which a request hangs
 ASKS = [
@@ -25,7 +25,7 @@ ASKS = [
 
 
 async def others(server: Tree, until: asyncio.Future) -> tuple[list[float], int, float]:
-    """Seconds that requests of somebody else take, how many had no answer, and the most memory."""
+    """Seconds of the requests of another client, the number without an answer, and the peak of memory."""
     http, seconds, lost, peak = Http1(server.port), [], 0, server.resident()
     while not until.done():
         for ask in ASKS:
@@ -60,7 +60,7 @@ async def measured(server: Tree, module: str, name: str, seconds: float) -> str:
 @click.argument("names", nargs=-1)
 @click.option("--config", default="config.yaml", show_default=True)
 @click.option("--workers", default=1, show_default=True)
-@click.option("--seconds", default=10.0, show_default=True, help="For each attack.")
+@click.option("--seconds", default=10.0, show_default=True, help="Duration of each attack.")
 @click.option("--key/--no-key", default=False, help="Whether the server asks for a key, which the attacker lacks.")
 @click.option("--log", type=Path, default=Path("/tmp/bei-attacks.log"), show_default=True)
 def main(module: str, names: tuple[str, ...], config: str, workers: int, seconds: float, key: bool, log: Path) -> None:

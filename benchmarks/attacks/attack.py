@@ -1,5 +1,5 @@
-"""What hostile clients cost everyone else. Each module here has ATTACKS: by name, what one client does to a port of
-127.0.0.1 until a time of time.monotonic() has come.
+"""The cost of hostile clients to everyone else. Each module here has ATTACKS: by name, a function that attacks a port
+of 127.0.0.1 until a time of time.monotonic().
 
 Run: python -m benchmarks.attacks http
 """
@@ -20,6 +20,6 @@ def attacks(module: str) -> dict[str, Attack]:
 
 
 def attack(module: str, name: str, port: int, seconds: float) -> None:
-    """In a process of its own, and behind all others at the processors: it stands for another machine."""
+    """Runs an attack in a process of its own with the lowest priority, because it stands for another machine."""
     os.nice(10)
     uvloop.run(attacks(module)[name](port, time.monotonic() + seconds))

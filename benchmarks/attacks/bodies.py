@@ -1,4 +1,4 @@
-"""Attacks by bodies and answers: values without end, clients that leave, answers that nobody reads."""
+"""Attacks by bodies and answers: endless values, clients that leave, answers that nobody reads."""
 
 import asyncio
 import json
@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from benchmarks.attacks.attack import Attack
 
-_SIZE = 63_000_000  # bytes of a body, just under what is taken
+_SIZE = 63_000_000  # bytes of a body, just below the limit
 _TEXT = "The quick brown fox, jumps over: the lazy dog. " * 640  # 30 KB
 _CLIENTS = 4  # at once
-_SIP = 512  # bytes that a slow reader takes
-_PAUSE = 0.1  # seconds between two of them
+_SIP = 512  # bytes that a slow reader takes at once
+_PAUSE = 0.1  # seconds between two reads
 
 
 def _filled(before: bytes, unit: bytes, after: bytes) -> Callable[[], bytes]:
@@ -44,7 +44,7 @@ async def _send(port: int, path: str, body: bytes, limit: int = 1 << 16) -> tupl
 
 
 def _answered(path: str, make: Callable[[], bytes]) -> Attack:
-    """Sends a body again and again, and reads every answer."""
+    """Sends a body repeatedly, and reads every answer."""
 
     async def attack(port: int, until: float) -> None:
         body = make()
@@ -60,7 +60,7 @@ def _answered(path: str, make: Callable[[], bytes]) -> Attack:
 
 
 def _left(path: str, make: Callable[[], bytes], seconds: float) -> Attack:
-    """Sends a body, and leaves a moment after."""
+    """Sends a body, and leaves a moment later."""
 
     async def attack(port: int, until: float) -> None:
         body = make()
@@ -76,7 +76,7 @@ def _left(path: str, make: Callable[[], bytes], seconds: float) -> Attack:
 
 
 def _unread(path: str, make: Callable[[], bytes]) -> Attack:
-    """Reads the answer as slowly as it may."""
+    """Reads the answer as slowly as the server allows."""
 
     async def attack(port: int, until: float) -> None:
         body = make()

@@ -1,4 +1,4 @@
-"""Attacks on HTTP itself: pipelines, upgrades, chunks, and frames that carry nothing."""
+"""Attacks on HTTP itself: pipelines, upgrades, chunks, and empty frames."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-_PIECE = 1 << 16  # bytes written at a time
+_PIECE = 1 << 16  # bytes written at once
 _BODY = json.dumps({"inputs": "the cat"}).encode()
 _POST = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" % len(_BODY)
 
 
 async def _pour(port: int, opening: bytes, data: bytes, until: float, *, read: bool) -> None:
-    """`data` again and again, on one connection after another; what comes back is read, or is not."""
+    """Sends `data` repeatedly, on one connection after another; the answers are read, or not."""
     while time.monotonic() < until:
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(until - time.monotonic()):
@@ -51,7 +51,7 @@ async def _read(reader: asyncio.StreamReader) -> None:
 
 @dataclass(frozen=True)
 class Repeated:
-    """`message` again and again, behind an opening."""
+    """`message` repeatedly, after an opening."""
 
     message: bytes
     opening: bytes = b""
@@ -59,7 +59,7 @@ class Repeated:
 
     @property
     def frames(self) -> tuple[bytes, bytes]:
-        """The opening, and some tens of kilobytes of the rest."""
+        """The opening, and some tens of kilobytes of the repeated message."""
         return self.opening, self.message * max(1, _PIECE // len(self.message))
 
     async def __call__(self, port: int, until: float) -> None:
@@ -67,7 +67,7 @@ class Repeated:
 
 
 def _frames(*frames: Frame, read: bool = True) -> Repeated:
-    """After a preface, SETTINGS and the head of a request that never ends."""
+    """Frames after a preface, SETTINGS and the head of a request that never ends."""
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     client.initiate_connection()
     head = {":method": "POST", ":path": "/embed", ":scheme": "http", ":authority": "localhost"}
@@ -76,7 +76,7 @@ def _frames(*frames: Frame, read: bool = True) -> Repeated:
 
 
 async def many_streams(port: int, until: float) -> None:
-    """A thousand and more at once, opened and given up."""
+    """A thousand streams and more at once, opened and cancelled."""
     head = {":method": "POST", ":path": "/embed", ":scheme": "http", ":authority": "localhost"}
     while time.monotonic() < until:
         with suppress(OSError, TimeoutError, h2.exceptions.ProtocolError):

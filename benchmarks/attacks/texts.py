@@ -1,6 +1,6 @@
-"""Attacks on the tokenizer: texts of many megabytes, for every task. Each prints its answers and the seconds they took.
+"""Attacks on the tokenizer: texts of many megabytes, for every task. Each prints its answers and their seconds.
 
-Those of a task need its model: --config examples/small-reranker/config.yaml or small-pii.
+A task's attacks need a model of that task: --config examples/small-reranker/config.yaml or small-pii.
 """
 
 import time
@@ -13,7 +13,7 @@ import orjson
 
 from benchmarks.wire import Ask, Http1, Lost
 
-SIZE = 20_000_000  # characters, or their bytes where they have several
+SIZE = 20_000_000  # characters, or bytes where a character has several
 TEXTS = {
     "prose": "The cat sat on a mat. ",
     "one word": "a",
@@ -29,7 +29,7 @@ LIMIT = 120.0  # seconds for an answer
 
 @dataclass(frozen=True)
 class Posted:
-    """A body to a path, again and again; where it holds `text`, a long one is put."""
+    """Sends a body to a path repeatedly; a long text replaces `text` in it."""
 
     path: str
     body: dict[str, Any]

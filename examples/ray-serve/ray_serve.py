@@ -1,4 +1,4 @@
-"""bei behind Ray Serve: every route of `bei serve`, by as many replicas as the load asks for.
+"""bei behind Ray Serve: every route of `bei serve`, on as many replicas as the load needs.
 
 serve run ray_serve:app config=../../config.yaml threads=4
 """
