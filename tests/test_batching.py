@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.batching import BRIEF, LOOKAHEAD, PATIENCE, Entry, Limits, Queue, Request
+from bei.batching import BRIEF, LOOKAHEAD, PATIENCE, Entry, Limits, Outcome, Queue, Request
 from bei.errors import Overloaded
 
 BUDGET, SIZE = 100, 8
@@ -278,3 +278,305 @@ def test_a_batch_is_as_full_as_the_lookahead_allows(sizes):
         if n in left_over:
             left_over.remove(n)
     assert len(batch) == SIZE or not left_over
+
+
+# Bounds, to the entry and to the moment
+
+
+@pytest.mark.parametrize("take", [Queue.take, Queue.take_brief])
+def test_a_deadline_is_over_at_its_very_moment(take):
+    for now, runs in ((1.99, True), (2.0, False)):
+        q = queue()
+        q.push(made := entries([4, 4], Request(deadline=2.0)))
+        taken = take(q, now)
+        assert (taken.batch, taken.expired) == ((made, []) if runs else ([], made))
+        assert (len(taken), len(q), q.tokens) == (2, 0, 0)
+
+
+def test_two_that_fill_a_batch_share_it():
+    q = queue()
+    q.push(entries([60, 41, 40]))
+    assert [lengths(batch) for batch in drain(q)] == [[60, 40], [41]]
+
+
+def test_one_that_is_larger_than_a_batch_runs_alone_and_first_where_it_is_due():
+    q = queue()
+    q.push(entries([101, 1]))
+    assert [lengths(batch) for batch in drain(q)] == [[101], [1]]
+
+
+@pytest.mark.parametrize(("passed", "last"), [(LOOKAHEAD - 1, True), (LOOKAHEAD, False)])
+def test_so_many_that_do_not_fit_are_looked_past(passed, last):
+    q = queue()
+    q.push(entries([60, *[50] * passed, 40]))
+    assert lengths(q.take(0).batch) == ([60, 40] if last else [60])
+    assert len(q) == passed + (not last), "and those keep their place"
+
+
+def test_what_was_looked_past_keeps_its_order():
+    q = queue()
+    q.push(made := entries([60, 50, 51, 52, 40]))
+    q.take(0)
+    assert [q.take(0).batch for _ in range(3)] == [[entry] for entry in made[1:4]]
+
+
+def test_so_many_requests_may_wait():
+    """One counts until its last entry is taken, expires or is dropped, and a second drop changes nothing."""
+    q = Queue(Limits(BUDGET, SIZE, 1 << 30, requests=2))
+    q.push(first := entries([100, 100]))
+    q.push(second := entries([100], Request(deadline=1.0)))
+
+    def refuses() -> bool:
+        try:
+            q.push(entries([1]))
+        except Overloaded:
+            return True
+        return False
+
+    q.take(0)
+    assert refuses(), "half of the first still waits"
+    q.drop(first[0].request)
+    q.drop(first[0].request)
+    assert not refuses() and refuses()
+    assert second[0] in q.take(1.0).expired
+    q.drop(second[0].request)
+    assert (len(q), q.tokens) == (0, 0), "the one entry behind it was taken, too"
+    q.push(entries([1]))
+    q.push(entries([1]))
+    q.drop(second[0].request)
+    assert refuses()
+
+
+def test_so_many_texts_may_wait_and_whoever_is_alone_may_have_more():
+    q = Queue(Limits(BUDGET, SIZE, 1 << 30, size=3))
+    q.push(entries([1] * 5))
+    q.take(0)
+    q.push(made := entries([1] * 3))
+    with pytest.raises(Overloaded):
+        q.push(entries([1]))
+    q.drop(made[0].request)
+    q.push(entries([1, 1]))
+    q.push(entries([1]))
+    assert len(q) == 3
+
+
+def test_a_refused_request_leaves_no_trace():
+    q = queue(max_queue_tokens=200)
+    q.push(made := entries([140]))
+    with pytest.raises(Overloaded):
+        q.push(refused := entries([150]))
+    assert (len(q), q.tokens, refused[0].request.waiting) == (1, 140, 0)
+    assert drain(q) == [made]
+
+
+def test_a_limit_that_the_scheduler_lowers_is_kept_to():
+    q = queue(max_queue_tokens=4000)
+    q.push(entries([200]))
+    q.most_tokens = 1000
+    assert has_room(q, 550) and not has_room(q, 551)
+
+
+# Virtual time, which is the tag of whoever comes now
+
+
+def tag_of_a_newcomer(q: Queue) -> int:
+    q.push(made := entries([1]))
+    q.drop(made[0].request)
+    return made[0].tag
+
+
+def test_an_entry_s_tag_is_what_its_request_had_before_it():
+    q = queue()
+    q.push(made := entries([30, 5, 10]))
+    q.push(shared := [Entry(Request(), i, [1] * 50, shared=45) for i in range(3)])
+    assert [entry.tag for entry in made] == [0, 30, 35]
+    assert [entry.tag for entry in shared] == [0, 5, 10]
+    assert [entry.arrival for entry in (*made, *shared)] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("of_each", "expected"),
+    [([[50] * 4, [50] * 4], 50), ([[25] * 3], 75), ([[25], [25], [25], [25]], 25), ([[400]], 400)],
+)
+def test_a_batch_moves_virtual_time_on_by_its_part_of_each_request(of_each, expected):
+    q = queue()
+    for sizes in of_each:
+        q.push(entries(sizes))
+    q.take(0)
+    assert tag_of_a_newcomer(q) == expected
+
+
+def test_a_part_of_a_token_is_one():
+    q = queue()
+    q.push(entries([34, 66]))
+    q.push(entries([66]))
+    q.push(entries([200]))
+    q.take(0)
+    assert tag_of_a_newcomer(q) == 34, "100 tokens, of three requests"
+
+
+def test_virtual_time_is_no_earlier_than_what_runs():
+    q = queue()
+    q.push(made := entries([100, 100]))
+    others = [entries([100]), entries([100])]
+    for other in others:
+        q.push(other)
+    assert q.take(0).batch == made[:1]
+    for other in others:
+        q.drop(other[0].request)
+    assert q.take(0).batch == made[1:]
+    assert tag_of_a_newcomer(q) == 200
+
+
+def test_virtual_time_does_not_go_back():
+    q = queue()
+    q.push(entries([100] * 3))
+    q.push(late := entries([100]))
+    for _ in range(2):
+        q.take(0)
+    assert late[0].taken
+    assert tag_of_a_newcomer(q) == 100
+
+
+def test_what_runs_out_of_turn_is_paid_for():
+    q = queue()
+    q.push(entries([50] * 10))
+    q.push(entries([20]))
+    q.take_brief(0)
+    assert tag_of_a_newcomer(q) == 10, "20 tokens, of two requests"
+
+
+# Age
+
+
+def after_patience() -> tuple[list[Entry], list[Entry], Queue]:
+    """A request that waits since 0, one that came at PATIENCE and is due before it, and the queue."""
+    q = queue()
+    q.push(old := entries([100] * 4))
+    q.push(other := entries([100]))
+    assert q.take(0).batch == old[:1]
+    q.drop(other[0].request)
+    q.push(new := entries([10] * 4))
+    for entry in new:
+        entry.queued = PATIENCE
+    return old, new, q
+
+
+@pytest.mark.parametrize(("now", "by_age"), [(PATIENCE - 0.01, False), (PATIENCE, True)])
+def test_patience_ends_at_its_moment(now, by_age):
+    old, new, q = after_patience()
+    assert q.take(now).batch[0] is (old[1] if by_age else new[0])
+
+
+def test_age_decides_every_other_batch_and_virtual_time_stays():
+    old, new, q = after_patience()
+    assert q.take(PATIENCE).batch == [old[1]]
+    assert q.take(PATIENCE).batch == new
+    assert q.take(PATIENCE).batch == [old[2]]
+    assert q.take(PATIENCE).batch == [old[3]]
+
+
+def test_those_who_were_looked_past_by_age_keep_their_order():
+    q = queue()
+    q.push(made := entries([60, 50, 51, 40, 9]))
+    q.finish_oldest_first()
+    assert [q.take(0).batch for _ in range(3)] == [[made[0], made[3]], [made[1], made[4]], [made[2]]]
+
+
+# Brief requests
+
+
+@pytest.mark.parametrize(("sizes", "is_brief"), [([BRIEF], True), ([BRIEF - 5, 5], True), ([BRIEF - 5, 6], False)])
+def test_a_request_is_brief_by_all_its_entries(sizes, is_brief):
+    q = queue()
+    assert not q.waits_brief()
+    q.push(made := entries(sizes))
+    assert (q.waits_brief(), made[0].request.is_brief) == (is_brief, is_brief)
+    assert q.take_brief(0).batch == (made if is_brief else [])
+    assert len(q) == (0 if is_brief else 2)
+
+
+def test_what_is_shared_makes_no_request_long():
+    q, request = queue(), Request()
+    q.push([Entry(request, i, [1] * 120, shared=90) for i in range(4)])
+    assert (request.is_brief, request.cost, request.tokens, request.waiting) == (True, 120, 480, 4)
+    assert len(q.take_brief(0).batch) == 4
+    assert (q.tokens, request.tokens, request.waiting) == (0, 0, 0)
+
+
+def test_out_of_turn_go_the_oldest_that_fit_together():
+    q = queue()
+    q.push(first := entries([100]))
+    q.push(second := entries([29]))
+    q.push(third := entries([28]))
+    assert q.take_brief(0).batch == first, "none overtakes the one that does not fit"
+    assert q.take_brief(0).batch == [*second, *third]
+
+
+def test_out_of_turn_too_a_batch_has_one_kind_of_rows_and_its_size():
+    q = queue()
+    for rows in ("pooled", "pooled", "tokens"):
+        q.push(entries([1], rows=rows))
+    assert [[entry.rows for entry in q.take_brief(0).batch] for _ in range(2)] == [["pooled"] * 2, ["tokens"]]
+    q.push(entries([1] * (SIZE + 2)))
+    assert [len(q.take_brief(0).batch) for _ in range(2)] == [SIZE, 2]
+
+
+def test_what_ran_out_of_turn_runs_no_second_time():
+    q = queue()
+    q.push(entries([5]))
+    q.push(bulk := entries([50] * 10))
+    q.take_brief(0)
+    assert [entry for batch in drain(q) for entry in batch] == bulk
+    q.push(brief := entries([5]))
+    assert q.take(0).batch == brief
+    assert not q.waits_brief()
+
+
+def test_one_who_left_is_not_waited_for():
+    q = queue()
+    q.push(gone := entries([5]))
+    q.push(brief := entries([6]))
+    q.drop(gone[0].request)
+    assert q.waits_brief()
+    assert q.take_brief(0).batch == brief
+
+
+def test_brief_and_long_share_batches_unless_they_are_kept_apart():
+    q = queue()
+    q.push(entries([70] * 2))
+    q.push(entries([30]))
+    assert lengths(q.take(0).batch) == [70, 30]
+
+
+# What is forgotten, and what is told
+
+
+def test_what_is_forgotten_by_age_too():
+    q = queue()
+    q.push(entries([50] * 10))
+    for _ in range(100):
+        q.push(bulk := entries([50] * 100))
+        q.drop(bulk[0].request)
+    assert 10 <= len(q._ages) <= 2 * len(q) + LOOKAHEAD
+    q.finish_oldest_first()
+    assert sum(len(batch) for batch in drain(q)) == 10
+
+
+def test_an_empty_queue_gives_nothing():
+    q = queue()
+    assert not q.take(0) and not q.take_brief(0) and not len(q)
+
+
+def test_an_outcome_says_what_became_of_an_entry():
+    (entry,) = entries([3])
+    outcome = Outcome(entry, "row", 0.25, 0.5)
+    assert (outcome.entry, outcome.result, outcome.queue, outcome.inference) == (entry, "row", 0.25, 0.5)
+    assert entry.request.receiver([outcome]) is None, "nobody is told of a request without a receiver"
+
+
+def test_what_an_entry_is_unless_it_is_said():
+    entry = Entry(Request(), 3, [7, 8])
+    assert (entry.index, entry.tokens, entry.cost, entry.prompt_tokens, entry.rows) == (3, 2, 2, 0, "pooled")
+    assert (entry.token_types, entry.attended, entry.taken, entry.request.dropped) == (None, None, False, False)
+    assert not Limits(1, 1, 1).brief_apart

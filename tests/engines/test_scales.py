@@ -1,0 +1,207 @@
+"""Packed weights and their scales, by hand and in numpy alone: panels, pairs and quads; fp8 and fp4."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bei.engines import small_floats
+from bei.engines.native.isa import LEVELS, Level
+from bei.engines.native.pack import interleave, pack_linear
+
+SMALL = Level("small", ("avx512_vnni",), lanes=2, panel=4)
+WITHOUT_VNNI = Level("small", (), lanes=2, panel=4)
+WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
+
+
+def test_columns_lie_in_panels_and_what_is_left_in_vectors():
+    """Five columns are rounded up to six: a panel of four and one vector of two. A row of a panel is one input."""
+    packed = pack_linear(WEIGHT, None, "fp32", SMALL)
+    panel = [[11, 21, 31, 41], [12, 22, 32, 42], [13, 23, 33, 43]]
+    rest = [[51, 0], [52, 0], [53, 0]]
+    assert packed["panels"].tolist() == [*itertools.chain(*panel), *itertools.chain(*rest)]
+    assert packed["panels"].dtype == np.float32
+    assert packed["bias"].tolist() == [0] * 6
+    assert set(packed) == {"panels", "bias"}
+
+
+def test_two_inputs_in_bf16_lie_together():
+    packed = pack_linear(WEIGHT, None, "bf16", SMALL)
+    panel = [[11, 12, 21, 22, 31, 32, 41, 42], [13, 0, 23, 0, 33, 0, 43, 0]]
+    rest = [[51, 52, 0, 0], [53, 0, 0, 0]]
+    assert packed["panels"].astype(np.float32).tolist() == [*itertools.chain(*panel), *itertools.chain(*rest)]
+    assert packed["panels"].dtype == ml_dtypes.bfloat16
+    assert set(packed) == {"panels", "bias"}
+
+
+def test_four_inputs_in_int8_lie_together():
+    weight = np.array([[127, -64, 1, 0, 2], [254, 2, 4, 6, 0]], np.float32)
+    packed = pack_linear(weight, np.array([5, 6], np.float32), "int8", SMALL)
+    assert packed["panels"].tolist() == [127, -64, 1, 0, 127, 1, 2, 3, 2, 0, 0, 0, 0, 0, 0, 0]
+    assert packed["panels"].dtype == np.int8
+    np.testing.assert_allclose(packed["scales"], [1, 2])
+    assert packed["sums"].tolist() == [66, 133]
+    assert packed["bias"].tolist() == [5, 6]
+    assert {packed[name].dtype for name in ("scales", "sums", "bias")} == {np.dtype(np.float32)}
+
+
+def test_a_bias_is_filled_up_with_zeros():
+    assert pack_linear(WEIGHT, np.arange(5, dtype=np.float32), "fp32", SMALL)["bias"].tolist() == [0, 1, 2, 3, 4, 0]
+
+
+def test_a_row_of_zeros_is_zeros_at_a_scale_that_is_none():
+    packed = pack_linear(np.zeros((2, 4), np.float32), None, "int8", SMALL)
+    assert packed["panels"].tolist() == [0] * 8
+    np.testing.assert_allclose(packed["scales"], 1e-12 / 127)
+
+
+def test_half_way_is_to_the_even_one():
+    packed = pack_linear(np.array([[127, 0.5, 1.5, -2.5], [1, 1, 1, 1]], np.float32), None, "int8", SMALL)
+    assert packed["panels"][:4].tolist() == [127, 0, 2, -2]
+
+
+ONE_SIGN = 32767 / 255 - 1
+
+
+@pytest.mark.parametrize(
+    ("row", "scale"),
+    [
+        ([100, 100, 0, 0], 200 / ONE_SIGN),
+        ([0, 100, 100, 0], 100 / 127),  # not the two that one instruction adds
+        ([0, 0, 100, 60], 160 / ONE_SIGN),
+        ([-100, -60, 0, 0], 160 / ONE_SIGN),
+        ([100, -100, 0, 0], 100 / 127),  # of two signs
+        ([1, 2, -90, -60], 150 / ONE_SIGN),
+        ([127, 0, 0, 0], 1),
+    ],
+)
+def test_without_vnni_two_neighbours_of_one_sign_fit_into_16_bits(row, scale):
+    weight = np.array([row, [127, 0, 0, 0]], np.float32)
+    packed = pack_linear(weight, None, "int8", WITHOUT_VNNI)
+    np.testing.assert_allclose(packed["scales"], [scale, 1], rtol=1e-6)
+    assert pack_linear(weight, None, "int8", SMALL)["scales"][0] == pytest.approx(max(map(abs, row)) / 127)
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=8, max_size=8))
+def test_no_sum_of_two_products_exceeds_16_bits(row):
+    packed = pack_linear(np.array([row, row], np.float32), None, "int8", WITHOUT_VNNI)
+    pairs = packed["panels"].reshape(2, 2, 2, 2).astype(int)  # of words, columns, pairs
+    for sign in (1, -1):
+        assert (255 * np.maximum(sign * pairs, 0).sum(-1) <= 32767).all()
+
+
+PEAKS = np.array([4, 1, 0, 1], np.float32)
+
+
+def test_inputs_that_reach_far_are_scaled_down_and_their_weights_up():
+    weight = np.array([[1, 1, 1, 0], [-1, 0.25, 0.5, 0]], np.float32)
+    packed = pack_linear(weight, None, "fp32", SMALL, PEAKS)
+    strength = np.sqrt(np.array([4, 1, 1e-3, 1 / 1e-5]))
+    strength /= strength.mean()
+    np.testing.assert_allclose(packed["input_scales"], 1 / strength, rtol=1e-5)
+    made = packed["panels"].reshape(4, 2).T
+    np.testing.assert_allclose(made, weight * strength, rtol=1e-5)
+    x = np.array([0.5, -1, 3, 2], np.float32)
+    np.testing.assert_allclose(made @ (x * packed["input_scales"]), weight @ x, rtol=1e-4)
+
+
+def test_int8_has_the_scales_of_the_weights_that_were_smoothed():
+    weight = np.array([[1, 1, 1, 1], [1, 1, 1, 1]], np.float32)
+    packed = pack_linear(weight, None, "int8", SMALL, np.array([9, 1, 1, 1], np.float32))
+    np.testing.assert_allclose(packed["input_scales"], [0.5, 1.5, 1.5, 1.5], rtol=1e-6)  # √9, 1, 1, 1 over their mean
+    np.testing.assert_allclose(packed["scales"], 2 / 127, rtol=1e-6)
+    assert packed["panels"].tolist() == [127, 42, 42, 42] * 2
+
+
+def unpacked(packed, outputs: int, inputs: int, per_word: int, level: Level) -> np.ndarray:
+    """[outputs, inputs], in the packed type."""
+    words, columns = -(-inputs // per_word), len(packed["bias"])
+    whole = columns // level.panel * level.panel
+    split = whole * words * per_word
+    full = packed["panels"][:split].reshape(-1, words, level.panel, per_word)
+    rest = packed["panels"][split:].reshape(words, columns - whole, per_word)
+    parts = [*(panel.swapaxes(0, 1) for panel in full), rest.swapaxes(0, 1)]
+    return np.concatenate([part.reshape(len(part), words * per_word) for part in parts])[:outputs, :inputs]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@given(outputs=st.integers(1, 150), inputs=st.integers(1, 40), precision=st.sampled_from(["fp32", "bf16", "int8"]))
+def test_every_weight_is_where_it_is_looked_for(level, outputs, inputs, precision):
+    weight = np.random.default_rng(inputs).standard_normal((outputs, inputs), np.float32)
+    packed = pack_linear(weight, None, precision, level)
+    assert len(packed["bias"]) % level.lanes == 0 and 0 <= len(packed["bias"]) - outputs < level.lanes
+    found = unpacked(packed, outputs, inputs, {"fp32": 1, "bf16": 2, "int8": 4}[precision], level)
+    if precision == "int8":
+        scales = packed["scales"][:outputs, None]
+        assert (np.abs(found * scales - weight) <= scales * 0.5001).all()
+        assert packed["sums"][:outputs].tolist() == found.sum(1, dtype=int).tolist()
+    else:
+        np.testing.assert_array_equal(found, weight.astype(found.dtype))
+
+
+def test_gates_and_what_they_gate_take_turns():
+    rows = np.arange(1, 7, dtype=np.float32)  # gates 1, 2, 3; gated 4, 5, 6
+    assert interleave(rows, 1).tolist() == [1, 4, 2, 5, 3, 6]
+    assert interleave(rows, 2).tolist() == [1, 2, 4, 5, 3, 0, 6, 0]
+    assert interleave(rows, 3).tolist() == [1, 2, 3, 4, 5, 6]
+    matrix = interleave(np.stack([rows, -rows], 1), 2)
+    assert matrix[:, 0].tolist() == [1, 2, 4, 5, 3, 0, 6, 0]
+    assert matrix[:, 1].tolist() == [-1, -2, -4, -5, -3, 0, -6, 0]
+
+
+# Eight and four bits of floating point
+
+
+def test_the_scale_of_fp8_makes_the_largest_number_448():
+    assert small_floats.fp8_scale(896.0) == 2
+    assert small_floats.fp8_scale(0.0) == 1e-12 / 448
+    numbers, scales = small_floats.fp8(np.array([[448, -224, 7], [-0.5, 0.25, 0], [0, 0, 0]], np.float64))
+    np.testing.assert_allclose(scales, [1, 0.5 / 448, 1e-12 / 448], rtol=1e-6)
+    assert (numbers.dtype, scales.dtype) == (ml_dtypes.float8_e4m3fn, np.float32)
+    assert numbers.astype(np.float32).tolist() == [[448, -224, 7], [-448, 224, 0], [0, 0, 0]]
+
+
+def test_the_scale_of_fp4_makes_the_largest_scale_448():
+    assert small_floats.fp4_scale(2688.0) == 1
+    assert small_floats.fp4_scale(0.0) == 1e-12 / 2688
+
+
+def test_fp4_has_a_scale_for_each_16_numbers_of_a_row():
+    """Blocks that reach 6 and 3 · 448: of scale 1 and of half the largest; and one of zeros."""
+    blocks = np.zeros((2, 32))
+    blocks[0, :4] = [6, -3, 0.5, 1]
+    blocks[0, 16:20] = [2688, -448, 672, 0]
+    blocks[1, 17] = 1344
+    packed = small_floats.fp4(blocks)
+    assert packed.scale == 1
+    assert packed.scales.dtype == ml_dtypes.float8_e4m3fn
+    assert packed.scales.astype(np.float32).tolist() == [[1, 448], [0, 224]]
+    assert packed.nibbles.shape == (2, 16)
+    assert packed.nibbles[0, :2].tolist() == [0b1101_0111, 0b0010_0001], "the first of two in the low bits"
+    assert packed.nibbles[0, 8:10].tolist() == [0b1010_0111, 0b0000_0011]
+    assert packed.nibbles[1, :8].tolist() == [0] * 8
+    expected = blocks.copy()
+    np.testing.assert_allclose(small_floats.unpack_fp4(packed), expected)
+
+
+class Stored:
+    """Tensors of a checkpoint: one of them is quantized already."""
+
+    def __init__(self, quantized):
+        self._quantized = quantized
+
+    def quantized(self, name):
+        return self._quantized.get(name)
+
+    def __getitem__(self, name):
+        return np.array([[448, 1]], np.float32)
+
+
+def test_what_is_stored_in_fp8_stays_as_it_is():
+    tensors = Stored({"a": ("numbers", "scales")})
+    assert small_floats.stored_fp8(tensors, "a") == ("numbers", "scales")
+    numbers, scales = small_floats.stored_fp8(tensors, "b")
+    assert (numbers.astype(np.float32).tolist(), scales.tolist()) == ([[448, 1]], [1])
