@@ -69,6 +69,9 @@ bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and again
 	.venv/bin/python -m benchmarks.cpu
 	.venv/bin/python -m benchmarks.http
 
+mutation: .venv-mutation/ok ## share of small faults in the core that its tests notice; PARTS="batching tasks" selects parts
+	@.venv-mutation/bin/python -m benchmarks.mutation $(PARTS)
+
 gpu-check: .venv-gpu/ok ## on a machine with an NVIDIA GPU and torch: is it right, how fast; figures in benchmarks/gpu/
 	$(GPU) benchmarks.gpu_check
 	@for model in $(GPU_MODELS); do $(GPU) benchmarks.gpu --model $$model || exit 1; done
@@ -80,7 +83,7 @@ gpu-wheels: .venv/python.ok ## what gpu-check installs, into .whl/, to bring to 
 	@$(PIP) download -d .whl --find-links .whl $(FOR_PYTHON) $(GPU_NEEDS) $(TENSORRT)
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-truss .venv-clients .venv-gpu .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-truss .venv-clients .venv-gpu .venv-mutation .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -133,6 +136,13 @@ clean: ## remove what the targets above made
 	@$(GPU_PIP) $(TENSORRT) || echo "TensorRT-RTX cannot be installed: what TensorRT the machine has is used, or none"
 	@touch $@
 
+.venv-mutation/ok: .venv/test.ok
+	@echo "installing mutmut (an environment of its own, which also sees that of the tests)"
+	@$(PYTHON) -m venv .venv-mutation
+	@for packages in .venv-mutation/lib/python*/site-packages; do ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$packages/tests.pth; done
+	@.venv-mutation/bin/python -m pip --disable-pip-version-check -qq install --no-build-isolation -e '.[mutation]'
+	@touch $@
+
 .venv/bench.ok: .venv/test.ok
 	@$(PIP) install matplotlib
 	@touch $@
@@ -144,4 +154,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test test-all docs lock models bench gpu-check gpu-wheels clean
+.PHONY: help serve test test-all docs lock models bench mutation gpu-check gpu-wheels clean

@@ -53,7 +53,7 @@ def missing(imports: Iterator[tuple[str, str]], requirements: set[str]) -> list[
 
 PACKAGE = ROOT / "packages" / "bei"
 NEEDED = declared(DEPENDENCIES)
-OPTIONAL = declared(*(EXTRAS[extra] for extra in EXTRAS if extra != "test"))
+OPTIONAL = declared(*(EXTRAS[extra] for extra in EXTRAS if extra not in ("test", "mutation")))
 
 
 def test_the_package_s_imports_are_declared():

@@ -1,0 +1,235 @@
+"""The strength of the tests: a mutant is a module with one small fault, and the score is the share that tests notice.
+
+The faults are mutmut's: `<` for `<=`, `+` for `-`, an argument left out, a string changed, a result that is None. The
+runner is ours: mutmut's own takes sources from `src/` only and skips decorated functions and tables, and cosmic-ray's
+starts an interpreter for each mutant, which imports torch for seconds. Here a fork of a process that has imported the
+libraries imports the mutant in place of its module, and no file changes.
+Run: make mutation, or python -m benchmarks.mutation --help in .venv-mutation.
+"""
+
+import ast
+import difflib
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import click
+import libcst as cst
+import libcst.matchers as m
+import pytest
+from hypothesis import Phase, settings
+from mutmut.mutation.mutators import mutation_operators
+
+from benchmarks.mutation_parts import PARTS, Part
+
+ROOT = Path(__file__).parents[1]
+FORK = multiprocessing.get_context("fork")
+LIBRARIES = ("orjson", "pydantic", "scipy", "sentence_transformers", "torch", "transformers")
+"""Large libraries of the tests: imported once, before the forks."""
+NEVER = m.Annotation() | m.Decorator() | m.Import() | m.ImportFrom() | m.Subscript(m.Name("Literal"))
+"""Code without a fault that only a test could notice: types, which mypy checks, `slots=True`, and imports."""
+LEAST_SECONDS, TIMES = 15.0, 6
+"""A mutant's tests may take so many times as long as they do without it, and at least so many seconds."""
+
+FLAGS = (
+    *("-x", "-q", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutation"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # of plugins that a library has imported
+)
+Fate = Literal["killed", "timeout", "survived"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: str
+    source: str
+    mutated: str
+
+    @property
+    def module(self) -> str:
+        return self.path.removeprefix("packages/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    def diff(self) -> str:
+        lines = (text.splitlines(keepends=True) for text in (self.source, self.mutated))
+        return "".join(difflib.unified_diff(*lines, self.path, self.path, n=2))
+
+
+class _Sites(cst.CSTVisitor):
+    """The nodes of a module, or of some of its functions, that can change, each with what may stand in its place."""
+
+    def __init__(self, functions: Sequence[str]):
+        self._functions, self._inside = functions, 0 if functions else 1
+        self.found: list[tuple[cst.CSTNode, list[cst.CSTNode]]] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        self._inside += self._opens(node)
+        if m.matches(node, NEVER) or _is_log_line(node):
+            return False
+        if self._inside:
+            operators = (change for kind, change in mutation_operators if isinstance(node, kind))
+            self.found += [(node, mutants) for change in operators if (mutants := list(change(node)))]
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        self._inside -= self._opens(original_node)
+
+    def _opens(self, node: cst.CSTNode) -> bool:
+        return isinstance(node, cst.FunctionDef | cst.ClassDef) and node.name.value in self._functions
+
+
+def _is_log_line(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.Call) and cst.Module([]).code_for_node(node.func).startswith("log.")
+
+
+def sample(tree: Path, sources: Sequence[str], size: int, seed: int) -> list[Mutant]:
+    """`size` mutants of all sources together, each of another site."""
+    chance = random.Random(seed)
+    sites = [site for source in sources for site in _sites_of(tree, source)]
+    chance.shuffle(sites)
+    mutants = (_mutant(chance, *site) for site in sites)
+    return list(islice(filter(None, mutants), size))
+
+
+def _sites_of(tree: Path, source: str) -> Iterator[tuple[str, cst.Module, cst.CSTNode, list[cst.CSTNode]]]:
+    path, _, functions = source.partition(":")
+    module, sites = cst.parse_module((tree / path).read_text()), _Sites(functions.split(",") if functions else ())
+    module.visit(sites)
+    return ((path, module, *site) for site in sites.found)
+
+
+def _mutant(
+    chance: random.Random, path: str, module: cst.Module, node: cst.CSTNode, changed: list[cst.CSTNode]
+) -> Mutant | None:
+    """None for a change that is no code, or the same code but for `strict=True`, a check that is never to fail."""
+    mutated = module.deep_replace(node, chance.choice(changed)).code
+    try:
+        is_same = _meaning(module.code) == _meaning(mutated)
+    except SyntaxError:
+        return None
+    return None if is_same else Mutant(path, module.code, mutated)
+
+
+def _meaning(code: str) -> str:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
+    return ast.dump(tree)
+
+
+class _Instead(SourceFileLoader):
+    """The finder and loader of one module, the mutant."""
+
+    def __init__(self, tree: Path, mutant: Mutant):
+        super().__init__(mutant.module, str(tree / mutant.path))
+        self._mutated = mutant.mutated
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def get_code(self, fullname: str) -> object:
+        return compile(self._mutated, self.path, "exec")
+
+
+def run_tests(tree: Path, tests: Sequence[str], mutant: Mutant | None) -> None:
+    """Run pytest without output, in a process and a group of its own, and exit with its status."""
+    os.setpgid(0, 0)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    if mutant:
+        sys.meta_path.insert(0, _Instead(tree, mutant))
+    os._exit(pytest.main([*FLAGS, *tests]))
+
+
+def fate(tree: Path, tests: Sequence[str], seconds: float, mutant: Mutant | None) -> Fate:
+    process = FORK.Process(target=run_tests, args=(tree, tests, mutant))
+    process.start()
+    process.join(seconds)
+    hangs = process.exitcode is None
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # and the processes that tests have started
+    process.kill()
+    process.join()
+    return "timeout" if hangs else "killed" if process.exitcode else "survived"
+
+
+def score(fates: Sequence[Fate]) -> float:
+    """The percentage of mutants that tests notice, by a failure or a timeout."""
+    return 100 * sum(of != "survived" for of in fates) / len(fates)
+
+
+def measure(tree: Path, part: Part, size: int, seed: int, jobs: int) -> Iterable[tuple[Mutant, Fate]]:
+    tests = [test for test in part.tests if (tree / test.partition("::")[0]).exists()]
+    sources = [source for source in part.sources if (tree / source.partition(":")[0]).exists()]
+    began = time.monotonic()
+    if fate(tree, tests, 600, None) != "survived":
+        raise click.ClickException(f"without a mutant these fail: {' '.join(tests)}")
+    seconds = max(LEAST_SECONDS, TIMES * (time.monotonic() - began))
+    mutants = sample(tree, sources, size, seed)
+    with ProcessPoolExecutor(jobs, mp_context=FORK) as pool:
+        return list(zip(mutants, pool.map(partial(fate, tree, tests, seconds), mutants), strict=True))
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("names", nargs=-1, type=click.Choice(list(PARTS)))
+@click.option("--mutants", default=50, help="the size of the sample of each part")
+@click.option("--seed", default=0)
+@click.option("--jobs", default=2, help="mutants that are tested at once")
+@click.option("--tree", type=click.Path(exists=True, path_type=Path), default=ROOT, help="a checkout to measure")
+@click.option("--survivors", type=click.Path(path_type=Path), default=".benchmarks/mutation", help="folder of diffs")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")
+def main(
+    names: Sequence[str], mutants: int, seed: int, jobs: int, tree: Path, survivors: Path, json_file: Path | None
+) -> None:
+    """Measure the share of small faults in each part of the engine that its tests notice."""
+    tree, survivors = tree.resolve(), survivors.resolve()
+    survivors.mkdir(parents=True, exist_ok=True)
+    json_file = json_file and json_file.resolve()
+    prepare(tree)
+    figures = {}
+    click.echo(f"{'part':<14} mutants  killed  timeouts  survived  score")
+    for name in names or PARTS:
+        found = measure(tree, PARTS[name], mutants, seed, jobs)
+        fates = [of for _, of in found]
+        killed, hung, survived = map(fates.count, ("killed", "timeout", "survived"))
+        figures[name] = {"mutants": len(fates), "killed": killed, "timeouts": hung, "survived": survived}
+        click.echo(f"{name:<14} {len(fates):7} {killed:7} {hung:9} {survived:9} {score(fates):5.0f}%")
+        diffs = [mutant.diff() for mutant, of in found if of == "survived"]
+        (survivors / f"{name}.diff").write_text("\n".join(diffs))
+    if json_file:
+        json_file.write_text(json.dumps({"seed": seed, "parts": figures}, indent=1) + "\n")
+
+
+def prepare(tree: Path) -> None:
+    """Set up what all forks share: folder, environment, libraries, and a profile of hypothesis that does not shrink."""
+    os.chdir(tree)
+    sys.dont_write_bytecode = True
+    os.environ |= {
+        "PYTHONPATH": f"{tree}/packages:{tree}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    kept = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutation", phases=kept, derandomize=True, database=None, deadline=None)
+
+
+if __name__ == "__main__":
+    main()

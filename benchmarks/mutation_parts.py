@@ -1,0 +1,41 @@
+"""The parts of the engine that `python -m benchmarks.mutation` mutates, and their tests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """`sources` are mutated: a `file`, or functions of it as `file:one,another`. `tests` should notice each fault; the
+    quickest come first. All are paths of the tree."""
+
+    sources: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+def _of(folder: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{name}" for name in names.split())
+
+
+_BEI = "packages/bei"
+PARTS: Mapping[str, Part] = {
+    "batching": Part(_of(_BEI, "batching.py"), _of("tests", "test_batching.py test_scheduler.py")),
+    "tasks": Part(
+        _of(f"{_BEI}/tasks", "entities.py late_interaction.py m3.py scores.py sparse.py vectors.py"),
+        _of("tests/tasks", "test_scores.py test_aggregation.py test_vectors.py test_entities.py"),
+    ),
+    "pooling": Part(
+        _of(f"{_BEI}/engines", "base.py"),
+        (
+            *_of("tests/engines", "test_batches.py test_pooling.py::test_device_equals_oracle"),
+            "tests/engines/test_pooling.py::test_oracle_equals_sentence_transformers",
+        ),
+    ),
+    "scales": Part(
+        _of(f"{_BEI}/engines", "native/pack.py small_floats.py quantization.py"),
+        _of("tests/engines", "test_scales.py test_quantization.py"),
+    ),
+    "windows": Part(
+        _of(f"{_BEI}/tokenizer", "template.py windows.py"), _of("tests", "test_windows.py test_tokenizer.py")
+    ),
+}
