@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Whoever compiles, here or in a process that a test starts, does it through `tests/support/compiler.py`."""
+    """Every compilation, here or in a process that a test starts, goes through `tests/support/compiler.py`."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None or "TESTS_CXX" in os.environ:
         return
@@ -49,7 +49,7 @@ def tiny_checkpoint(tiny_folder) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def native_cache(tmp_path_factory) -> Path:
-    """Where the native engine's library is compiled once."""
+    """The folder in which the native engine's library is compiled once."""
     return tmp_path_factory.mktemp("native")
 
 

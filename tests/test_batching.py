@@ -1,4 +1,4 @@
-"""The queue as a value: what it promises, over random sequences of arrivals, drops and deadlines."""
+"""The queue as a value: its guarantees over random sequences of arrivals, drops and deadlines."""
 
 import pytest
 from hypothesis import given
@@ -64,7 +64,7 @@ def test_a_bulk_is_not_starved_by_a_flood_of_queries(flood):
     q.push(bulk := entries([50] * 20))
     left, queries = set(bulk), 0
     for _ in range(20 * (flood + 2)):
-        while queries < flood:  # a new query for each that was answered
+        while queries < flood:  # a new query for each answered one
             q.push(entries([60]))
             queries += 1
         batch = q.take(0).batch
@@ -84,7 +84,7 @@ def test_brief_requests_and_others_may_be_kept_apart():
 def test_what_has_waited_long_is_taken_by_age_every_other_batch():
     q = queue()
     q.push(bulk := entries([50] * 40))
-    for number in range(1, 100):  # two new queries for each batch: by fairness the bulk would get a hundredth
+    for number in range(1, 100):  # two new queries per batch: under fair queueing alone the bulk would get a hundredth
         for made in (entries([50]), entries([50])):
             for entry in made:
                 entry.queued = number
@@ -175,7 +175,7 @@ def test_a_brief_request_may_pass_out_of_turn():
 
 def test_a_request_is_admitted_whole_or_not_at_all():
     q = queue(max_queue_tokens=1000)
-    q.push(entries([400, 400, 400]))  # nothing waits: however large, it is admitted
+    q.push(entries([400, 400, 400]))  # nothing waits, so a request of any size is admitted
     with pytest.raises(Overloaded, match="Model is overloaded"):
         q.push(entries([100, 100]))
     assert (len(q), q.tokens) == (3, 1200)
@@ -192,7 +192,7 @@ def test_what_brief_requests_may_have_is_taken_by_no_other(bulk):
     q.drop(long[0].request)
     assert has_room(q, 750) and not has_room(q, 751)
     for _ in range(8):
-        q.push(entries([100]))  # they may have the place of others
+        q.push(entries([100]))  # brief requests may take the place of others
     assert not has_room(q, 1)
 
 
@@ -233,7 +233,7 @@ def test_nothing_is_lost_or_run_twice_and_no_batch_is_too_large(script):
             assert sum(lengths(batch)) <= BRIEF
             seen += batch
         elif step == "take" and len(q):
-            batch = q.take(clock := clock + 1.0).batch  # of those that were there before, all are old
+            batch = q.take(clock := clock + 1.0).batch  # of the earlier ones, all are old
             assert batch
             check_batch(batch)
             seen += batch
@@ -251,7 +251,7 @@ def check_batch(batch: list[Entry]) -> None:
 
 @given(st.lists(requests, min_size=1, max_size=10), requests)
 def test_an_entry_waits_for_no_more_than_its_share(before, mine):
-    """However much arrives at once, entry k of a request runs after no more batches than there are entries whose
+    """Whatever arrives at once, entry k of a request runs after at most as many batches as there are entries whose
     requests have had as few tokens before them."""
     q = queue()
     for other in before:

@@ -1,4 +1,4 @@
-"""The compiler of the tests compiles whatever differs, and nothing twice."""
+"""The compiler of the tests compiles everything that differs, and nothing twice."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ Compile = Callable[..., tuple[int, bool]]
 
 @pytest.fixture
 def compile_it(tmp_path) -> Compile:
-    """compile_it(*options, header): the status, and whether the real compiler was asked for an object."""
+    """compile_it(*options, header): the status, and whether the real compiler was called for an object."""
     asked, real = tmp_path / "asked", tmp_path / "c++"
     real.write_text(
         f'#!/bin/sh\ncase "$*" in *-E*) ;; *) echo >> {asked} ;; esac\nexec {os.environ["TESTS_CXX"]} "$@"\n'
@@ -55,7 +55,7 @@ def test_what_fails_fails_again(compile_it):
 
 
 def test_a_linked_program_is_of_its_objects(tmp_path):
-    """Objects are known by their bytes, whatever they are called."""
+    """Objects are identified by their bytes, whatever their names are."""
     environment = {**os.environ, "TESTS_OBJECTS": str(tmp_path / "objects")}
     (tmp_path / "objects").mkdir(exist_ok=True)
     found = []

@@ -1,4 +1,4 @@
-"""Each package that the code imports is declared in pyproject.toml, and each that is declared is imported."""
+"""Every package that the code imports is declared in pyproject.toml, and every declared one is imported."""
 
 import ast
 import sys
@@ -15,11 +15,12 @@ from tests.support.project import DEPENDENCIES, EXTRAS, HOME, imports
 ROOT = Path(__file__).parents[1]
 OURS = {"bei", "tests", "benchmarks", "docs"}
 NAMES = {"yaml": "pyyaml", "grpc": "grpcio", "opentelemetry": "opentelemetry-exporter-otlp"}
-"""What is imported under another name than an index has."""
-UNDECLARED = {"datasets"}  # without it a server says that it is missing, and what else to do
-BY_NAME = {"s3fs", "gcsfs", "adlfs", "tensorrt-rtx-cu13"}  # fsspec imports three, engines/tensorrt/api.py the last
+"""Packages whose import name differs from the index's."""
+UNDECLARED = {"datasets"}  # without it a server reports that it is missing, and the alternative
+# Fsspec imports the first three, engines/tensorrt/api.py the last.
+BY_NAME = {"s3fs", "gcsfs", "adlfs", "tensorrt-rtx-cu13"}
 BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
-"""Packages whose private names, or ways that they do not promise, are relied on: each new series is tried first."""
+"""Packages whose private names or undocumented behavior we rely on: each new series is tried before it is allowed."""
 OTHER_ENVIRONMENTS = ("tests/clients/calls.py", "tests/truss/requirements.py")
 ONLY_OF_A_SERVER = ("server/", "cli.py", "launch.py", "router.py")
 
@@ -35,7 +36,7 @@ def declared(*lists: list[str]) -> set[str]:
 
 
 def imported(folder: Path, of: str = "anywhere") -> Iterator[tuple[str, str]]:
-    """Each file under `folder` with the packages that it imports: anywhere, or when it is imported itself."""
+    """Each file under `folder` with the packages that it imports, in functions or at the top."""
     for path in sorted(folder.rglob("*.py")):
         tree = ast.parse(path.read_text())
         for top in {name.partition(".")[0] for name in imports(tree if of == "anywhere" else _Outside().visit(tree))}:
@@ -61,7 +62,7 @@ def test_the_package_s_imports_are_declared():
 
 
 def test_an_extra_is_imported_where_it_is_needed():
-    """So that a server without it starts."""
+    """So that a server starts without the extra."""
     at_once = [(path, top) for path, top in imported(PACKAGE, "at once") if not path.startswith(HOME.get(top, "/"))]
     assert missing(iter(at_once), NEEDED) == []
 

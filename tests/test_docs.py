@@ -1,4 +1,4 @@
-"""Documents that are made from the code are those of the code; and whatever a document names is there."""
+"""Generated documents are those of the code, and everything that a document names is there."""
 
 import importlib
 import re
@@ -23,7 +23,7 @@ TOPS = (
     | {path.name for path in PACKAGE.iterdir()}
     | {"cpp"}
 )
-"""Where a path of ours may begin: here, or in the package."""
+"""The first parts of a path of ours: in the repository, or in the package."""
 TESTS = "\n".join(f"{name} {(ROOT / name).read_text()}" for name in FILES if re.fullmatch(r"tests/.*\.py", name))
 SOURCES = [name for name in FILES if re.search(r"\.(py|h|ya?ml)$|^Makefile$", name) and name != "tests/test_docs.py"]
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -46,7 +46,7 @@ def text_of(name: str) -> str:
 
 
 def code_of(text: str) -> list[str]:
-    """What stands between backticks, and every line of a block of code."""
+    """Everything between backticks, and every line of a block of code."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^ {4}(\S.*)$", rest, re.MULTILINE)
@@ -93,7 +93,7 @@ EXAMPLES = [name for name in FILES if re.fullmatch(r"examples/.*/config\.yaml", 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_one_that_our_server_takes(name):
-    """Its settings are accepted, its folder is in the table, and its header says no other thing."""
+    """Its settings are accepted, its folder is in the table, and its header agrees."""
     Settings.from_file(ROOT / name, environ={})
     header = "".join(line for line in text_of(name).splitlines(keepends=True) if line.startswith("#"))
     assert "refuse" not in header
@@ -165,7 +165,7 @@ def test_what_is_not_there_is_noticed(text, count):
 
 
 def missing(text: str, codes: list[str]) -> list[str]:
-    """What a document names and the tree lacks: of paths, flags, routes, variables, make's targets and tests."""
+    """Names in a document that the tree lacks: paths, flags, routes, variables, make's targets and tests."""
     found = []
     for code in codes:
         found += [path for path in paths_in(code) if not any(one == path or one.endswith(f"/{path}") for one in PATHS)]
@@ -178,14 +178,14 @@ def missing(text: str, codes: list[str]) -> list[str]:
 
 
 def paths_in(code: str) -> list[str]:
-    """Paths of this tree, and names of sources; one of an environment, an address or a checkpoint is none."""
+    """Paths of this tree, and names of sources; not those of an environment, an address or a checkpoint."""
     found = re.findall(r"(?<![\w/.<>*{}:~-])((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|cpp|h|md))(?![\w/*<{])", code)
     ours = [path for path in found if re.search(r"\.(py|cpp|h|md)$", path) or path.split("/")[0] in TOPS]
     return [path.rstrip("/.") for path in ours if path not in OF_MODELS and not path.startswith(".venv")]
 
 
 def missing_flags(code: str) -> list[str]:
-    """Flags of the program that a line begins with; without one, those that no program of ours has."""
+    """Unknown flags of the program that a line begins with; without a program, flags that none of our programs has."""
     program = PROGRAMS.search(code)
     flags = set(re.findall(r"(?<![\w=-])(--[a-z][a-z0-9-]+)", code))
     if program is None or not program[1].startswith(("bei", "text-", "python -m benchmarks", "python -m tests")):
@@ -196,7 +196,7 @@ def missing_flags(code: str) -> list[str]:
 
 
 def routes_in(code: str) -> list[str]:
-    """Paths after a method, paths by themselves, and those of our server's addresses."""
+    """Paths after a method, paths alone, and those of our server's addresses."""
     found = re.findall(r"\b(?:GET|POST) (/[\w/.-]*)", code) + re.findall(
         r"(?:127\.0\.0\.1|localhost):\d+(/[\w/.-]+)", code
     )
@@ -210,7 +210,7 @@ def variables_in(code: str) -> list[str]:
 
 
 def missing_tests(text: str) -> list[str]:
-    """Tests that a file named before them lacks, or that no file has."""
+    """Tests that the named file lacks, or that no file has."""
     found = [
         f"{file}: {test}" for file, test in re.findall(r"(tests/[\w/]+\.py): (test_\w+)", text) if not _has(file, test)
     ]

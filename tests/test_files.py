@@ -1,4 +1,4 @@
-"""What nobody else can have written is read from the cache, and nothing else; files are there whole or not at all."""
+"""Only files that nobody else can have written are read from the cache; files are there whole or not at all."""
 
 import hashlib
 import logging
@@ -36,7 +36,7 @@ def open_umask() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def temporary(monkeypatch, tmp_path) -> Path:
-    """What stands for /tmp."""
+    """The folder in the place of /tmp."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     files._warn.cache_clear()
     return tmp_path / "tmp" / f"bei-{os.geteuid()}"
@@ -83,7 +83,7 @@ def test_nor_is_another_user_s(tmp_path, temporary, caplog):
 
 
 def test_what_is_checked_is_what_is_read(tmp_path):
-    """Whoever may write to a folder above puts another in the place of ours, between the check and the reading."""
+    """A user who may write to a folder above replaces ours between the check and the reading."""
     folder = opened(tmp_path / "cache")
     (folder / "a").write_bytes(b"ours")
     (folder / "a").chmod(0o600)
@@ -143,7 +143,7 @@ def test_a_plan_that_others_may_have_written_is_made_again(tmp_path, spoil):
 
 @SPOILT
 def test_nor_is_a_library_loaded(tmp_path, spoil):
-    """Its hash, which anybody can write, says that it is whole and no more."""
+    """Its hash, which anybody can write, shows only that it is whole."""
     file = opened(tmp_path / "cache") / "bei.so"
     with files.replacing(file) as unfinished:
         unfinished.write_bytes(b"code" + hashlib.sha256(b"code").digest())

@@ -1,4 +1,4 @@
-"""The programs that measure a GPU, on a CPU and tiny models: all but the GPU."""
+"""The GPU benchmarks on a CPU with tiny models: everything but the GPU."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""No file of the folder that a command is started in runs as code: every name that can be imported has a trap there."""
+"""No file of the working folder of a command runs as code: it has a trap for every name that can be imported."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PROGRAM = "#!/bin/sh\necho $0 >> {mark}\nexit 1\n"
 
 
 class Place:
-    """A folder with a model, its config.yaml, and traps; `sprung` are those that ran."""
+    """A folder with a model, its config.yaml, and traps; `sprung` are the traps that ran."""
 
     def __init__(self, folder: Path, model: Path):
         self.folder, self._mark = shutil.copytree(model, folder / "model"), folder / "mark"
@@ -78,7 +78,7 @@ def place(tmp_path, tiny_folder) -> Place:
 
 
 def test_a_trap_is_sprung_by_what_imports_it(place):
-    """The test can fail."""
+    """The traps work."""
     place.run(sys.executable, "-c", "import numpy")
     assert "numpy" in place.sprung
 
@@ -112,7 +112,7 @@ def test_commands(place, words):
 
 
 def test_the_compiler_is_no_file_of_the_folder(place):
-    """PATH with an entry that is empty means the current folder."""
+    """An empty entry of PATH means the current folder."""
     path = f":{os.environ['PATH']}"
     place.run(BEI, "build", "--engine", "native", PATH=path, CXX="", BEI_CACHE_DIR="../cache")
     assert place.sprung == []
@@ -138,7 +138,8 @@ def test_the_truss_model(place):
 
 
 def test_what_a_child_imports_from(monkeypatch, tmp_path):
-    """Folders by their whole names, but for the current one, however it is named, and what PYTHONPATH cannot hold."""
+    """Folders by their absolute names, without the current one, however it is named, and without those that PYTHONPATH
+    cannot express."""
     other, divided, link = tmp_path / "other", tmp_path / "a:b", tmp_path / "link"
     for folder in (other, divided, tmp_path / "here"):
         folder.mkdir()

@@ -1,5 +1,5 @@
 """The law of the tree: imports point down. A module may import its own folder, and any layer below. No files import one
-another in a circle, no file or function is longer than its bound, and no `__init__.py` holds logic."""
+another in a cycle, no file or function is longer than its bound, and no `__init__.py` holds logic."""
 
 import ast
 import re
@@ -170,7 +170,7 @@ def tracked(*suffixes: str) -> list[str]:
 
 
 def test_no_file_is_long():
-    """Of what is run, compiled or measured; a test may be a long list of cases."""
+    """Of files that are run, compiled or measured; a test may be a long list of cases."""
     ours = [name for name in tracked(*SUFFIXES) if not name.startswith("tests/")]
     long = {name for name in ours if len((TREE / name).read_text().splitlines()) > MOST_LINES}
     assert long == set(), "cut it in files of one job each"
@@ -198,7 +198,7 @@ def test_a_long_function_is_noticed():
 
 
 def logic(tree: ast.Module) -> list[str]:
-    """What an `__init__.py` must not hold: anything but a docstring, imports, `__all__` and constants."""
+    """Statements that an `__init__.py` must not have: anything but a docstring, imports, `__all__` and constants."""
     return [ast.unparse(node).splitlines()[0] for node in tree.body if not (_is_import(node) or _is_constant(node))]
 
 

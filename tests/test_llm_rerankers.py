@@ -1,4 +1,4 @@
-"""Language models that rerank, end to end against transformers: their prompts as their cards have them."""
+"""Language models that rerank, end to end against transformers, with the prompts of their model cards."""
 
 import asyncio
 from dataclasses import replace
@@ -59,7 +59,7 @@ CASES = {"qwen3": (qwen3, "yes", "no"), "qwen2": (mxbai, "1", "0"), "gemma": (bg
 
 
 def expected(model, family: str, instruction: str | None = None) -> np.ndarray:
-    """Each prompt alone, the whole of the vocabulary's logits, and of them the two words'."""
+    """The score of each prompt alone: from all logits of the vocabulary, those of the two words."""
     tokenizer, (pieces, yes, no) = byte_level(), CASES[family]
     scores = []
     for text in TEXTS:
@@ -158,7 +158,7 @@ def test_a_name_or_a_setting_makes_a_reranker(tmp_path):
 
 
 def test_the_words_that_a_logit_score_names(tmp_path, start_service):
-    """sentence-transformers' CrossEncoder of a language model, whose template is in its tokenizer and not read."""
+    """sentence-transformers' CrossEncoder of a language model; its template is in its tokenizer, and is not read."""
     model = language_model("qwen3")
     folder = save_language_model(tmp_path, model)
     write_modules(folder, {"Transformer": "", "LogitScore": "1_LogitScore"})
@@ -200,7 +200,7 @@ def test_every_route_takes_an_instruction(start):
 
 @pytest.mark.parametrize("family", CASES)
 def test_the_checkpoint_s_own_prompt_is_the_instruction(start, tmp_path, family):
-    """sentence-transformers hands it to the chat template as the system's message."""
+    """sentence-transformers passes it to the chat template as the system's message."""
     prompts = {"prompts": {"query": "Find rhymes."}, "default_prompt_name": "query"}
     write_json(tmp_path / "config_sentence_transformers.json", prompts)
     model = language_model(family)

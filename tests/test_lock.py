@@ -1,4 +1,5 @@
-"""The locks of a server and of images: what pyproject.toml asks for, at versions that fit, hashed, of no index."""
+"""The locks of a server and of images: the packages of pyproject.toml, at versions that fit, with hashes, without an
+index."""
 
 import re
 import subprocess
@@ -38,7 +39,7 @@ def test_it_names_no_index(lock):
 
 @pytest.mark.parametrize("lock", IMAGES)
 def test_an_image_has_what_it_needs_in_the_versions_of_the_server_s_lock(lock):
-    """And what builds bei itself; nothing in another version than requirements.lock has."""
+    """The packages that build bei, too, and none in another version than in requirements.lock."""
     pins = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins_of(lock)}
     extras = [need for extra in IMAGES[lock] for need in EXTRAS[extra]]
     for wanted in map(Requirement, [*DEPENDENCIES, *extras, *PROJECT["build-system"]["requires"]]):
@@ -50,7 +51,7 @@ def test_an_image_has_what_it_needs_in_the_versions_of_the_server_s_lock(lock):
 
 
 def test_make_serve_installs_from_the_lock():
-    """By hash; then the project itself, built by what the lock has; and the weights, which have their hash beside."""
+    """By hash; then the project itself, built by locked packages; and the weights, which have their own hash."""
     dry = ["make", "-n", "-B", ".venv/serve.ok", "NATIVE=c++"]
     ran = subprocess.run(dry, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert re.findall(r"-m pip .* install (.*)", ran) == [

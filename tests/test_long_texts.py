@@ -1,4 +1,4 @@
-"""Long texts, read in parts: the tokens of the whole, and no more time and memory than what is asked for needs."""
+"""Long texts are read in parts: the tokens equal those of the whole, with only the needed time and memory."""
 
 import random
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ SEGMENTS = [
 
 
 def hostile(seed: int) -> str:
-    """Some thousand characters: of everything, of one thing again and again, of a few."""
+    """Some thousand characters: of everything, of one thing repeated, of a few things."""
     chance, parts = random.Random(seed), []
     for _ in range(chance.randint(2, 6)):
         among = chance.sample(SEGMENTS, chance.choice([1, 1, 3, len(SEGMENTS)]))
@@ -43,7 +43,7 @@ def hostile(seed: int) -> str:
 
 @contextmanager
 def small_parts() -> Iterator[None]:
-    """Smaller than any that are read, so that a text of a few thousand characters is joined many times."""
+    """Smaller than in production, so that a text of a few thousand characters is joined many times."""
     with pytest.MonkeyPatch.context() as patch:
         for name, bounds in {"WHOLE": (200, 400), "PART": (256, 512), "OVERLAP": (64, 256)}.items():
             patch.setattr(reading, name, bounds)
@@ -60,8 +60,7 @@ def library(name: str) -> Library:
 
 
 def same(library: Library, found: reading.Tokens, whole: reading.Tokens) -> bool:
-    """Of Unigram, whole texts too may be read in another way that is as good: floating point decides, by what is
-    before."""
+    """For Unigram, two equally good readings differ by floating point, depending on the text before."""
     if isinstance(library.model, Unigram) and len(found) == len(whole):
         return sorted(found.ids.tolist()) == sorted(whole.ids.tolist())
     columns = ("ids", "starts", "ends")
@@ -86,7 +85,7 @@ def test_the_tokens_are_those_of_the_whole(name, seed, most, lowercase):
 
 @pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2"])
 def test_ordinary_long_texts(name):
-    """At the sizes that are read: prose, code, tables and letters without whitespace."""
+    """At the sizes of production: prose, code, tables and letters without whitespace."""
     chance, kind = random.Random(0), library(name)
     prose = " ".join(chance.choice(SENTENCES) for _ in range(700))
     table = "\n".join(f"{chance.random():.3f},{chance.randrange(99999)}" for _ in range(4000))
@@ -103,7 +102,7 @@ def of_model(folder: Path, **options) -> Tokenizer:
 
 
 def test_a_long_text_is_not_read_whole(tmp_path, monkeypatch):
-    """For 64 tokens some thousand characters are read, in each task's way."""
+    """For 64 tokens some thousand characters are read, for each task."""
     tokenizer, read = of_model(tmp_path), []
     monkeypatch.setattr(tokenizer._reader, "_read", count(tokenizer._reader._read, read))
     long = "the cat sat. " * 1_000_000
@@ -201,7 +200,7 @@ def test_a_long_text_in_windows_and_as_tokens(tmp_path):
 
 
 def test_one_letter_grows_when_it_is_lowered():
-    """So says the map from lowered places, which knows no other."""
+    """The map from places in the lowered text shows that there is no other such letter."""
     letters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
     assert [letter for letter in letters if len(letter.lower()) != 1] == ["\u0130"]
     places = np.array([[0, 1, 3, 4], [1, 3, 4, 5]])

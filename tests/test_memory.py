@@ -1,4 +1,4 @@
-"""When memory that nobody uses goes back; how much of a whole server's does: live/test_memory.py."""
+"""When unused memory returns to the system; live/test_memory.py measures a whole server."""
 
 import threading
 

@@ -1,4 +1,5 @@
-"""What a file, a client or a library says is quoted short, and moves no terminal: in answers and on screens."""
+"""The text of a file, a client or a library is quoted short and cannot control a terminal, in answers and on
+screens."""
 
 import ast
 import json
@@ -22,7 +23,7 @@ EVIL = "\x1b[2J\r\x9b8m\u202e\u2028" + "x" * 3000
 
 
 def faults(tree: ast.AST) -> list[int]:
-    """Lines of f-strings that quote by `!r`, which has no bound, or a library's error as it is."""
+    """Lines of f-strings that quote by `!r`, which has no bound, or that contain a library's error unchanged."""
     bare = [node for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")]
     for handler in (node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type):
         kinds = {
@@ -35,7 +36,7 @@ def faults(tree: ast.AST) -> list[int]:
 
 
 def _says(value: ast.AST, name: str) -> bool:
-    """Whether an expression is the text of this error, and nothing has bounded it."""
+    """Whether an expression is the unbounded text of this error."""
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in {*SAFE, "type"}:
         return False
     if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
@@ -73,7 +74,7 @@ def test_quotes():
 
 
 def variants(example: object, path: tuple = ()):
-    """An example with something long in place of each of its values, and beside them."""
+    """An example with a long value in place of each of its values, and beside them."""
     if isinstance(example, dict):
         yield {**example, EVIL: 1}
         for key, value in example.items():
@@ -100,7 +101,7 @@ def test_no_refusal_quotes_more_than_120_characters(start_service, route):
 
 
 def test_a_checkpoint_s_names_move_no_terminal(tmp_path, monkeypatch):
-    """Labels in a banner, a folder's name in what `build` says, a key of config.json in a refusal."""
+    """Labels in a banner, a folder's name in the output of `build`, a key of config.json in a refusal."""
     folder = tmp_path / "m\x1b[2J"
     model = save(folder, random_model("bert", 0, "ForSequenceClassification", num_labels=2), pooling=None)
     config = json.loads((model / "config.json").read_text())

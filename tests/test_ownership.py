@@ -1,5 +1,5 @@
-"""State has an owner: an object that is made at start and handed down. No module holds any, so two servers of one
-process, and two tests, share none."""
+"""State has an owner: an object made at start and passed down. No module holds state, so two servers of one process,
+and two tests, share none."""
 
 import ast
 import csv
@@ -28,7 +28,7 @@ NOT_OURS = {
 
 
 def held(module: str, source: str) -> Iterator[str]:
-    """What a module holds that changes."""
+    """The mutable state of a module."""
     tree = ast.parse(source)
     own = {target.id: node.value for node in tree.body for target in _targets(node) if isinstance(target, ast.Name)}
     for name, value in own.items():
@@ -45,7 +45,7 @@ def held(module: str, source: str) -> Iterator[str]:
 
 
 def _changed(node: ast.AST) -> Iterator[tuple[ast.expr, str]]:
-    """What a statement changes a part of, and how."""
+    """The names that a statement changes, and how."""
     yield from ((target.value, "[...] is set") for target in _targets(node) if isinstance(target, ast.Subscript))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
         yield node.func.value, f".{node.func.attr}"

@@ -1,4 +1,4 @@
-"""A start that is refused: the last line says why, the status is 2, and nobody prints a traceback."""
+"""A refused start: the last line gives the reason, the status is 2, and no process prints a traceback."""
 
 import os
 import resource
@@ -46,7 +46,7 @@ class Start:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.most_bytes_a_file, self.most_bytes_a_file))
 
     def kill(self, module: str) -> None:
-        """Each process of that module ends as it starts."""
+        """Every process of that module ends as it starts."""
         (self.folder / "site").mkdir()
         (self.folder / "site" / "sitecustomize.py").write_text(KILLED.format(module=module))
         self.paths.insert(0, str(self.folder / "site"))
@@ -109,7 +109,7 @@ def start(tmp_path, tiny_folder) -> Start:
 
 def check(status: int, lines: list[str], message: str) -> None:
     assert (status, [line for line in lines if "Traceback" in line]) == (2, []), "\n".join(lines)
-    told = [line for line in lines if " INFO " not in line]  # a worker that is ended says that it drains
+    told = [line for line in lines if " INFO " not in line]  # a stopped worker logs that it drains
     assert message in told[-1], "\n".join(lines)
 
 
@@ -126,7 +126,7 @@ def test_a_port_that_is_taken(start):
 
 
 def test_a_disk_without_room_for_the_plan(start, native_cache, tmp_path):
-    """What the system says, which is not None."""
+    """The reason of the system, which is not None."""
     small = save(tmp_path / "small", random_model("bert", 1))
     built = subprocess.run(
         [BEI, "build", "--config", write(tmp_path / "first.yaml", small), "--engine", "native"],

@@ -1,4 +1,5 @@
-"""A worker's scheduler and the session where the real one is, over a socket: the same answers, refusals and endings."""
+"""A worker's scheduler and its session over a socket: the same answers, refusals and endings as the real
+scheduler's."""
 
 import asyncio
 import socket
@@ -24,7 +25,7 @@ LIMIT = 20.0
 
 @pytest.fixture
 def join():
-    """join(service): a worker of it, and an event that is set when it loses its line."""
+    """join(service): a worker of it, and an event that is set when it loses its connection."""
     workers = []
 
     def make(service: Service) -> tuple[Service, threading.Event]:
@@ -112,7 +113,7 @@ def test_a_loop_that_stands_still_keeps_no_other_waiting(start_service, join):
     worker, _ = join(start_service())
     loop = asyncio.new_event_loop()
     asking = loop.create_task(worker.embed(["the cat"]))
-    loop.call_soon(loop.stop)  # before what it asked is sent
+    loop.call_soon(loop.stop)  # before its requests are sent
     loop.run_forever()
     assert run(worker.embed(["a big dog"])).rows.shape == (1, 48)
     assert loop.run_until_complete(asking).rows.shape == (1, 48)
@@ -150,7 +151,7 @@ def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, 
 
     async def overload() -> None:
         waiting = []
-        while True:  # what runs, what is prepared, and what waits are admitted
+        while True:  # admitted are the running, the prepared and the waiting entries
             waiting.append(asyncio.ensure_future(worker.embed(["the dog"] * 3)))
             done, _ = await asyncio.wait(waiting, timeout=0.2)
             if done:

@@ -1,4 +1,4 @@
-"""Threads around a queue and an engine: everything is answered, once, whatever breaks. Every wait has a limit."""
+"""Threads around a queue and an engine: everything is answered, once, whatever fails. Every wait has a limit."""
 
 import random
 import threading
@@ -14,11 +14,11 @@ from bei.engines.base import Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
 from bei.scheduler import Scheduler
 
-LIMIT = 10.0  # seconds that any wait of these tests may take
+LIMIT = 10.0  # seconds of any wait of these tests
 
 
 class StubEngine:
-    """Rows are the sum of the ids; blocks, fails or gives NaN when told to."""
+    """Rows are the sum of the ids; it blocks, fails or gives NaN when told to."""
 
     fault = None
 
@@ -61,7 +61,7 @@ class StubEngine:
 
 
 class Inbox:
-    """What was delivered, by index."""
+    """The delivered outcomes, by index."""
 
     def __init__(self):
         self.outcomes, self._changed = {}, threading.Condition()
@@ -122,11 +122,11 @@ def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):
     engine.go.set()
     inbox.wait_for(7)
     assert engine.most_at_once == 1
-    assert len(engine.batches) <= 4  # one running, one prepared, then batches of what had gathered
+    assert len(engine.batches) <= 4  # one running, one prepared, then batches of the gathered entries
 
 
 def test_what_is_prepared_runs_next(running, monkeypatch):
-    """A thread whose batch has ended does not come back before one that waits; the time to wake up is zero here."""
+    """A thread whose batch has ended does not overtake a waiting one; the time to wake up is zero here."""
     monkeypatch.setattr(scheduling, "_OVERTAKEN", 0.0)
     scheduler, engine, inbox = running
     run, rng = engine.run, random.Random(0)
@@ -204,11 +204,11 @@ def test_retry_after_is_when_the_queue_will_have_run(running):
 def test_no_more_is_admitted_than_runs_in_good_time():
     engine, inbox = StubEngine(), Inbox()
     scheduler = Scheduler(engine, Queue(Limits(4, 4, 1 << 30)), inbox, max_seconds=10.0)
-    scheduler._learn(4, 0.5)  # 8 tokens a second
+    scheduler._learn(4, 0.5)  # 8 tokens per second
     engine.go.clear()
     scheduler.submit(entries([1]))
     assert engine.entered.acquire(timeout=LIMIT)
-    scheduler.submit(entries([1] * 500, first=1))  # alone, whatever it is
+    scheduler.submit(entries([1] * 500, first=1))  # alone, whatever its size
     with pytest.raises(Overloaded) as refused:
         scheduler.submit(entries([1] * 129, first=1000))
     assert 50 <= refused.value.retry_after <= 63
@@ -223,7 +223,7 @@ def test_a_first_batch_that_was_slow_is_made_up_for():
     scheduler = Scheduler(StubEngine(), queue, Inbox(), max_seconds=10.0)
     scheduler._learn(1000, 1000.0)
     assert queue.most_tokens < 1000
-    for _ in range(200):  # batches of what may wait, 100 tokens a second
+    for _ in range(200):  # batches of the waiting entries, 100 tokens per second
         scheduler._learn(min(1000, int(queue.most_tokens)), min(1000, int(queue.most_tokens)) / 100)
     assert queue.most_tokens > 900
     scheduler.close(LIMIT)
@@ -276,5 +276,5 @@ def test_close_is_bounded_when_the_engine_hangs():
     scheduler.submit(entries([2] * 20, first=1))
     scheduler.close(timeout=0.05)
     waiting = [result for result in inbox.outcomes.values() if isinstance(result, NotReady)]
-    assert len(waiting) >= 16  # all but what runs and what is prepared
+    assert len(waiting) >= 16  # all but the running and the prepared ones
     engine.go.set()

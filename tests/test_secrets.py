@@ -1,4 +1,4 @@
-"""A canary put everywhere that a secret can be: it is in no log, answer, error, or `bei info`."""
+"""A canary in every place of a secret: it is in no log, answer, error, or `bei info`."""
 
 import asyncio
 import contextvars
@@ -58,7 +58,7 @@ def test_settings_show_no_secret():
     environ = {"HF_TOKEN": CANARY, "BEI_API_KEY": CANARY}
     settings = Settings.load(config("REMOTE_URL", ADDRESS), environ=environ)
     shown = f"{settings!r} {settings.model_dump(mode='json')} {settings.served_model_name} {settings.public_repo}"
-    assert CANARY not in shown.replace(repr(ADDRESS), "")  # `repo` itself is what is fetched
+    assert CANARY not in shown.replace(repr(ADDRESS), "")  # `repo` itself is the address that is fetched
     assert settings.served_model_name == "https://127.0.0.1:1/model.tar.gz"
 
 
@@ -186,7 +186,7 @@ def keys(**given) -> list[str]:
 
 
 def test_keys_of_every_way(tmp_path):
-    """A flag does not hide the keys of a variable: who had one of them would be locked out."""
+    """A flag does not replace the keys of a variable, whose users would be locked out."""
     file, other = tmp_path / "keys", tmp_path / "other"
     file.write_text("# of team a\nk1\n\n  k2  \n")
     other.write_text("k3\n")
@@ -227,7 +227,7 @@ def record(*args: object, exc_info: object = None) -> logging.LogRecord:
 
 
 def text(given: logging.LogRecord) -> str:
-    """As a server logs it that answers nobody."""
+    """The log of a server that answers nobody."""
     return contextvars.Context().run(logs._Text("%(levelname)s %(message)s").format, given)
 
 

@@ -95,7 +95,7 @@ CASINGS = [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chines
 @pytest.mark.parametrize("casing", CASINGS, ids=str)
 @pytest.mark.parametrize("kind", ["BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"])
 def test_a_bert_tokenizer_s_casing_is_that_of_its_config(tiny, start_service, tmp_path, kind, casing):
-    """tokenizer.json says otherwise; a tokenizer of another class has nothing but it."""
+    """tokenizer.json says otherwise; a tokenizer of another class has only tokenizer.json."""
     tiny(Pooling(48, "mean"), Normalize())
     file = tmp_path / "model" / "tokenizer_config.json"
     write_json(file, json.loads(file.read_text()) | {"tokenizer_class": kind, **casing})

@@ -109,7 +109,7 @@ def test_multi_vector(tmp_path, start_service, family, case):
 
 @pytest.mark.parametrize("attend", [True, False])
 def test_pylate(tmp_path, start_service, attend):
-    """PyLate 3: markers, lengths and skiplist at top level; mask and norm unsaid."""
+    """PyLate 3: markers, lengths and skiplist at top level; without mask and norm."""
     multi_vector(tmp_path)
     folder = tmp_path / "model"
     rows = json.loads((folder / "modules.json").read_text())[:2]

@@ -1,4 +1,4 @@
-"""The async face: who is admitted, what is answered, and that nobody is forgotten."""
+"""The async interface: admission and answers; no request is forgotten."""
 
 import asyncio
 import contextvars
@@ -157,7 +157,7 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
     service = start_service(engine)
     if end == "failed":
         engine.poison = service._texts.tokenizer.encode(["cat"], truncate=True)[0].ids[1]
-    monkeypatch.setattr(logging.getLogger("bei"), "disabled", True)  # pytest keeps what is logged, with its frames
+    monkeypatch.setattr(logging.getLogger("bei"), "disabled", True)  # pytest keeps log records with their frames
     options = Options(deadline=time.monotonic() if end == "expired" else float("inf"))
 
     async def ask() -> str:
@@ -170,7 +170,7 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
         except (Error, asyncio.CancelledError) as error:
             return type(error).__name__
         finally:
-            del asking  # it holds its error, whose traceback holds this
+            del asking  # it holds its error, whose traceback refers to this frame
         return "Answer"
 
     gc.collect()
@@ -178,7 +178,7 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
     gc.disable()
     try:
         ends = {run(ask()) for _ in range(20)}
-        run(service.embed(["the dog"]))  # the queue then forgets what was dropped before it was taken
+        run(service.embed(["the dog"]))  # the queue then forgets entries that were dropped before they were taken
         assert held() - before <= len(service.scheduler._threads), "each thread may hold the last that it ran"
     finally:
         gc.enable()
@@ -261,7 +261,7 @@ def service_for_property(tiny_checkpoint):
 
 
 class Slow:
-    """A tokenizer's library that waits for `go` at each piece, and counts them."""
+    """A tokenizer library that waits for `go` at each piece, and counts the pieces."""
 
     def __init__(self, library):
         self._library = library
@@ -350,13 +350,13 @@ def test_an_answer_is_bounded_before_it_is_made(start_service, tiny_checkpoint, 
 
 
 def test_what_is_put_to_texts_counts_in_an_answer(start_service, tiny_checkpoint):
-    """Tokens that make a text, special tokens around each, and a prompt before it."""
+    """The tokens of a text, the special tokens around it, and a prompt before it."""
     long = replace(tiny_checkpoint, prompts=Prompts({"long": "the cat " * 1000}))
     service = start_service(checkpoint=long, payload_limit=1000, max_bytes_in_flight=400_000)
     bounded = pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes")
     with bounded:
         run(service.decode([[50] * 100_000]))
-    with bounded:  # its text is a tenth of that, but each token is a text of its own on the way
+    with bounded:  # its text is a tenth of that, but each token is an intermediate text of its own
         run(service.decode([[50] * 6000]))
     with bounded:
         run(service.tokenize(["a"] * 300))
@@ -416,11 +416,11 @@ def test_a_long_instruction_is_not_read_on_the_loop_nor_written_many_times(start
 
 @pytest.mark.parametrize("text", ["\x01" * 400_000, "the cat " * 50_000])
 def test_a_text_that_is_refused_is_forgotten_at_once(start_service, text):
-    """Without Python's collector, which may not come by for a long time: no ring holds the error and what it holds."""
+    """Without Python's garbage collector: no cycle contains the error and its objects."""
     service = start_service()
 
     class Text(str):
-        """A weak reference wants a class."""
+        """Only classes have weak references."""
 
     async def scenario():
         sent = Text(text)

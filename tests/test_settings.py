@@ -1,4 +1,4 @@
-"""Settings: block, then environment, then flags; and one line for whatever is wrong."""
+"""Settings come from the block, then the environment, then flags; an error is one line."""
 
 import inspect
 import re

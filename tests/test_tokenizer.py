@@ -1,4 +1,4 @@
-"""Encodings against the transformers tokenizer on the same file, and what is refused."""
+"""Encodings against the transformers tokenizer on the same file, and refused inputs."""
 
 import random
 import string
@@ -223,7 +223,7 @@ def without_specials(file: Path) -> None:
 
 @pytest.mark.parametrize("item", ["\x07", "\x07\0\x7f", " ", ("\x07", " ")])
 def test_a_text_without_a_token_is_named_by_its_place(tmp_path, item):
-    """Where the model has no special tokens to read instead."""
+    """Also for a model without special tokens."""
     folder = save(tmp_path, random_model("llama"))
     without_specials(folder / "tokenizer.json")
     tokenizer = Tokenizer(read(folder, "m"))
@@ -244,7 +244,7 @@ def test_a_tagger_s_text_without_a_token(tmp_path):
 
 
 def test_places_are_those_of_the_text_as_it_was_sent(tmp_path):
-    """U+0130 is two characters when it is lowered, as `do_lower_case` has it."""
+    """U+0130 becomes two characters in lower case, with `do_lower_case`."""
     labels = {"id2label": {0: "O", 1: "B-PER"}}
     folder = save(tmp_path, random_model("bert", 0, "ForTokenClassification", **labels), pooling=None)
     write_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
@@ -261,7 +261,7 @@ def test_places_are_those_of_the_text_as_it_was_sent(tmp_path):
 
 
 def test_an_end_is_added_to_a_template_of_the_file_s_own(tmp_path):
-    """e5-mistral's: tokenizer.json puts the beginning, tokenizer_config.json asks for the end."""
+    """e5-mistral's: tokenizer.json adds the beginning, tokenizer_config.json asks for the end."""
     folder = save(tmp_path, random_model("llama"))
     library, start = word_pieces(), [("[CLS]", 2)]
     own = {"single": "[CLS] $A", "pair": "[CLS] $A [CLS] $B", "special_tokens": start}
@@ -279,7 +279,7 @@ def test_an_end_is_added_to_a_template_of_the_file_s_own(tmp_path):
 
 
 def test_two_templates_in_a_row_are_refused_in_words(tmp_path):
-    """The library reads a text with them, and panics at a pair."""
+    """The library reads a text with them, and panics on a pair."""
     folder = save(tmp_path, random_model("bert"))
     library, around = word_pieces(), [("[CLS]", 2), ("[SEP]", 3)]
     templates = [processors.TemplateProcessing(single=of, special_tokens=around) for of in ("[CLS] $A", "$A [SEP]")]
@@ -291,7 +291,7 @@ def test_two_templates_in_a_row_are_refused_in_words(tmp_path):
 
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": False}, {"add_eos_token": True}, {"add_bos_token": True}])
 def test_specials_that_the_config_adds(tmp_path, flags):
-    """As transformers' Llama tokenizers do, whose tokenizer.json may lack the end of e5-mistral's texts."""
+    """Like transformers' Llama tokenizers, whose tokenizer.json may lack the end of e5-mistral's texts."""
     folder = save(tmp_path, random_model("llama"))
     library = Library.from_file(str(folder / "tokenizer.json"))
     library.post_processor = processors.Sequence([])

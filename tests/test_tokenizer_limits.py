@@ -1,4 +1,4 @@
-"""Strangers' tokenizers: what they may make of a text is bounded before one is read."""
+"""Unknown tokenizers: the characters that they may make of a text are bounded before one is read."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def open_with(folder):
-    """A tokenizer of which parts of tokenizer.json are others."""
+    """A tokenizer with some parts of tokenizer.json replaced."""
     file = folder / "tokenizer.json"
     before = file.read_bytes()
 
@@ -108,7 +108,7 @@ def test_what_grows_is_refused_before_a_text_is_read(open_with, name):
 
 @pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2"])
 def test_known_kinds_are_far_from_the_bound(name):
-    """And of a text of ASCII they make next to nothing more, so that many are read at once."""
+    """They make hardly more characters of an ASCII text, so that many are read at once."""
     library = kind(name) if name in KINDS else Library.from_file(str(small_model(name) / "tokenizer.json"))
     ascii, any_other = limits.check(library)
     assert ascii <= 4 and any_other <= limits.GROWTH // 2
@@ -153,13 +153,13 @@ def pieces(count, length):
 
 @pytest.mark.parametrize("model", [pieces(5, 1_000_000), pieces(150_000, 100)], ids=["deep", "wide"])
 def test_a_vocabulary_that_takes_a_stack_or_gigabytes_is_a_line(open_with, monkeypatch, model):
-    """A piece of a million characters ended the server by SIGSEGV; 15 MB of pieces are 5 GB in the library."""
+    """A piece of a million characters ended the server by SIGSEGV; 15 MB of pieces take 5 GB in the library."""
     with pytest.raises(SetupError, match=r"cannot be read: .*(stack|memory|a token of)"):
         open_with(model=model)
 
 
 def test_the_trial_keeps_a_limit_that_is_there(open_with):
-    """The first reader's own is no higher, and where it is, the system refuses it."""
+    """The first reader's own limit is not higher; where it is, the system refuses it."""
     done = subprocess.run(
         [sys.executable, "-c", "from bei import processes; processes.bound_memory(1 << 40); print('bound')"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33)),

@@ -1,4 +1,4 @@
-"""A user who may write nowhere but into the cache: as a container runs with a read-only root."""
+"""A user who may write only into the cache, as in a container with a read-only root."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def place(tiny_folder) -> Iterator[Path]:
-    """A folder that anybody may read, with a model and a config.yaml, a cache of nobody's, and one of root's."""
+    """A folder that anybody may read, with a model and a config.yaml, a cache of the user nobody, and one of root."""
     place = Path(tempfile.mkdtemp(prefix="bei-unprivileged-"))
     shutil.copytree(tiny_folder, place / "model")
     (place / "config.yaml").write_text(yaml.safe_dump(tiny_config(place / "model")))
@@ -48,7 +48,7 @@ def start(place: Path, cache: str, *words: str, **options: object) -> subprocess
 
 
 def _as_nobody() -> list[str]:
-    """What root puts before a command to be nobody, who may read an interpreter that is root's alone."""
+    """The command prefix with which root becomes nobody, who may read an interpreter that only root may."""
     if os.geteuid() != 0:
         return []
     words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]

@@ -1,4 +1,4 @@
-"""Messages between the processes of a server arrive as they were sent, whatever pieces the socket makes of them."""
+"""Messages between the processes of a server arrive as they were sent, however the socket splits them."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Work in threads counts until it ends, and ends when nobody waits."""
+"""Work in threads counts until it ends, and ends when nobody waits for it."""
 
 import asyncio
 import gc
@@ -95,7 +95,7 @@ def test_the_error_of_work_that_nobody_wants_is_seen_by_nobody(pool, caplog):
 
 @pytest.mark.parametrize("end", ["answered", "failed", "cancelled"])
 def test_what_work_holds_goes_with_it(pool, end):
-    """No ring holds it until the collector comes by."""
+    """No reference cycle keeps it until a garbage collection."""
     entered, go = threading.Event(), threading.Event()
 
     class Body:
@@ -117,7 +117,7 @@ def test_what_work_holds_goes_with_it(pool, end):
         go.set()
         with suppress(ValueError, asyncio.CancelledError):
             await asking
-        del asking  # it holds its error, whose traceback holds this
+        del asking  # it holds its error, whose traceback refers to this frame
         return weakref.ref(body)
 
     gc.collect()

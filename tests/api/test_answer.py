@@ -1,4 +1,5 @@
-"""Every route through bei.api.answer, on the null engine: what clients send, and what they cannot live without."""
+"""Every route through bei.api.answer, on the null engine: the requests of clients, and the details that they depend
+on."""
 
 import base64
 import gzip

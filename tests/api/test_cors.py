@@ -1,4 +1,4 @@
-"""Pages of other origins: preflights without a key, and which answers they may read."""
+"""Pages of other origins: preflights without a key, and the answers that they may read."""
 
 import json
 

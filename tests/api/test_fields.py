@@ -125,7 +125,7 @@ AS_EVER = {
 
 
 def plain(answer):
-    """Without what is another one in every answer, and what only echoes."""
+    """An answer without the parts that vary, or that only echo the request."""
     if isinstance(answer, dict):
         return {key: plain(value) for key, value in answer.items() if key not in ("id", "created", "usage", "meta")}
     return [plain(item) for item in answer] if isinstance(answer, list) else answer
@@ -214,7 +214,7 @@ def test_texts_are_cut_to_as_many_tokens_as_asked(prompted, tmp_path):
 
 
 def test_the_room_that_is_asked_for_is_that_of_the_texts_sent(prompted):
-    """A pair has a special token more than a text, and two texts."""
+    """A pair has one special token more than a text, and two texts."""
     service = prompted["embedding"]
     assert embed(service, "the cat", truncate_prompt_tokens=3) == pytest.approx(embed(service, "the"), abs=1e-5)
     said = refused(service, "/v1/embeddings", {"input": "the cat", "truncate_prompt_tokens": 2})

@@ -1,4 +1,5 @@
-"""What hostile clients send to bei.api.answer: without a key, compressed, deep, huge, or into a header or a log."""
+"""Requests of hostile clients to bei.api.answer: without a key, compressed, deep, huge, or aimed at a header or a
+log."""
 
 import gzip
 import re
@@ -65,7 +66,7 @@ def test_a_compressed_body_is_refused_unread(service, encoding):
 
 @pytest.mark.parametrize("given", [("Bearer k1", "Bearer k2"), ("Bearer k2", "Bearer k1"), ("Bearer k1", "Bearer k1")])
 def test_two_keys_are_none(given):
-    """Which of two headers counts, a proxy and we might see differently."""
+    """A proxy and the server might choose different headers."""
     settings = Settings.load(tiny_config(), environ={}, api_key="k1")
     headers = [(name, key.encode()) for name, key in zip((b"authorization", b"Authorization"), given, strict=True)]
     scope = {"method": "GET", "path": "/info", "headers": headers}

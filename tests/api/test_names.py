@@ -1,4 +1,4 @@
-"""Every error about an input names the field that was sent, and where in it the input stands."""
+"""Every error about an input names the field that was sent, and the place of the input in it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What operators see of a call: counted once, logged on one line, and not to be forged by who sent it."""
+"""A call as operators see it: counted once, logged on one line, and impossible to forge for its client."""
 
 import asyncio
 import io
@@ -25,7 +25,7 @@ def service(start_service):
 
 @pytest.fixture(params=["text", "json"])
 def lines(request, monkeypatch) -> Iterator[io.StringIO]:
-    """Where `logs.to_stderr` writes, with a line for each request."""
+    """The output of `logs.to_stderr`, with a line for each request."""
     root, written = logging.getLogger(), io.StringIO()
     kept, root.handlers = root.handlers, []
     monkeypatch.setattr("sys.stderr", written)

@@ -1,4 +1,4 @@
-"""Large bodies: counted before they are read, and read in pieces as they would be in one."""
+"""Large bodies: counted before they are read, and read in pieces with the same result."""
 
 import json
 import random
@@ -27,7 +27,7 @@ bodies_of = st.dictionaries(texts, values, min_size=1) | st.lists(values)
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces():
-    """So small that every body has many."""
+    """Pieces so small that every body has many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "_PIECE", 16)
         patch.setattr(pieces, "_CHUNK", 7)
@@ -79,7 +79,7 @@ def test_the_bounds_are_exact(value):
 
 
 def counted(value: object) -> tuple[int, int]:
-    """Strings, lists and objects of a value, and the commas between what they hold."""
+    """The strings, lists and objects of a value, and the commas between their items."""
     if isinstance(value, str):
         return 1, 0
     if not isinstance(value, list | dict):
@@ -120,7 +120,7 @@ def test_many_values_are_refused_before_any_is_made(start_service, monkeypatch, 
 
 
 def test_no_parser_is_given_more_than_a_piece(start_service, monkeypatch):
-    """It holds the interpreter's lock until it ends, and nobody else is answered meanwhile."""
+    """A parser holds the interpreter's lock until it ends, and nobody else is answered meanwhile."""
     given = []
     monkeypatch.setattr(pieces, "_CHUNK", 1 << 20)
     monkeypatch.setattr(pieces, "_PIECE", 1 << 12)
@@ -187,7 +187,7 @@ def test_a_large_body_is_refused_in_the_words_of_a_small_one(start_service, body
 
 
 def test_errors_are_ours(start_service):
-    """Of an object within the body, too."""
+    """Also for an object within the body."""
     service = start_service()
     for text in ("abc", "abc " * bodies._LARGE):
         for parameters in (3, "a", [1]):

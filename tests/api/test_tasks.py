@@ -40,7 +40,7 @@ def services(checkpoints):
 
 @pytest.fixture(scope="module")
 def sure(tmp_path_factory):
-    """A reranker and a classifier of several labels at once, whose logits are all above 17."""
+    """A reranker and a classifier of several labels, whose logits are all above 17."""
 
     def build(kind: str, labels: list[str], **options) -> Service:
         folder = tmp_path_factory.mktemp(kind)

@@ -1,4 +1,4 @@
-"""What is written in parts is what is written at once, and no call writes much."""
+"""Values written in parts equal those written at once, and no call writes much."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""Bytes that two parsers may read as different requests, after RFC 9112 and the known ways to smuggle.
+"""Bytes that two parsers may read as different requests, from RFC 9112 and the known ways of request smuggling.
 
-`answered` is how many requests a server should answer, `refused` whether it should end the connection with an error
-then. Where h11, a strict parser, reads a vector otherwise, `differs` says what the RFC has on it.
+`answered` is the number of requests that a server should answer; `refused` says whether it should then end the
+connection with an error. Where h11, a strict parser, reads the bytes differently, `differs` quotes the RFC.
 """
 
 from dataclasses import dataclass

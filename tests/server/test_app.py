@@ -19,7 +19,7 @@ LIMIT = 20.0
 
 
 class Client:
-    """One call over HTTP/1.1: sends a body, and leaves when it is told to."""
+    """One call over HTTP/1.1: sends a body, and leaves when told to."""
 
     def __init__(self, application, path: str, value: object):
         self._body = json.dumps(value).encode()
@@ -152,7 +152,7 @@ def test_an_answer_that_is_not_read_in_time_ends_the_connection(start_service, m
     ids=["answered", "too many values", "too many texts", "a large batch", "a wrong field", "no JSON"],
 )
 def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
-    """Not until the collector comes by, either."""
+    """Not even until a garbage collection."""
     service = start_service()
 
     async def one() -> int:
@@ -165,7 +165,7 @@ def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
     try:
         assert {asyncio.run(one()) for _ in range(4)} == {status}
         end = time.monotonic() + LIMIT
-        while tracemalloc.get_traced_memory()[0] > 1_000_000:  # a thread may not be done with it
+        while tracemalloc.get_traced_memory()[0] > 1_000_000:  # a thread may still hold it
             assert time.monotonic() < end
             time.sleep(0.01)
     finally:
@@ -174,7 +174,7 @@ def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
 
 
 def test_a_body_that_never_ends_is_given_up(start_service, monkeypatch):
-    """However steadily it comes: it lies in memory meanwhile."""
+    """However steadily it arrives, it occupies memory meanwhile."""
     service = start_service()
     monkeypatch.setattr(bodies, "MOST_SECONDS", 0.2)
 

@@ -1,4 +1,5 @@
-"""HTTP/1.1's framing, one protocol without a socket: as many answers as h11 sees requests, or a refusal and the end."""
+"""The framing of HTTP/1.1 on one protocol without a socket: as many answers as h11 sees requests, or a refusal and the
+end of the connection."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ Request = tuple[str, bytes]
 
 
 class Transport(asyncio.Transport):
-    """A connection on which `segments` come, as fast as they are read."""
+    """A connection on which `segments` arrive as fast as they are read."""
 
     def __init__(self, protocol: asyncio.Protocol, segments: Iterable[bytes]):
         super().__init__()
@@ -59,7 +60,7 @@ class Transport(asyncio.Transport):
 
 
 async def converse(application: Application, segments: Iterable[bytes], turns: int) -> tuple[bytes, bool]:
-    """What is sent, and whether the connection ended."""
+    """The bytes sent back, and whether the connection ended."""
     config = uvicorn.Config(application, ws="none", lifespan="off", log_config=None)
     transport = Transport(Http1(config, ServerState(), {}), segments)
     await transport.run(turns)
@@ -70,7 +71,7 @@ async def converse(application: Application, segments: Iterable[bytes], turns: i
 
 
 def serve(segments: Iterable[bytes], turns: int = 20) -> tuple[list[Request], bytes, bool]:
-    """The requests that the application saw whole, what was sent, and whether the connection ended."""
+    """The complete requests that the application saw, the bytes sent back, and whether the connection ended."""
     seen: list[Request] = []
 
     async def application(scope, receive, send) -> None:
@@ -89,7 +90,7 @@ def serve(segments: Iterable[bytes], turns: int = 20) -> tuple[list[Request], by
 
 
 def judge(data: bytes) -> tuple[list[Request], bool]:
-    """The requests that h11 sees, and whether it finds fault."""
+    """The requests that h11 sees, and whether it reports an error."""
     connection, requests = h11.Connection(h11.SERVER), []
     connection.receive_data(data)
     try:

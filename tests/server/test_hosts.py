@@ -1,4 +1,4 @@
-"""The host that a request names: one, well-formed, and this server's."""
+"""The host of a request: exactly one, well-formed, and this server's."""
 
 import socket
 

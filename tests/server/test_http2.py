@@ -1,4 +1,4 @@
-"""HTTP/2 on a real socket: what one stream does wrong costs that stream, and what carries nothing has a bound."""
+"""HTTP/2 on a real socket: an error of one stream ends that stream only, and empty frames have a bound."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":author
 
 @pytest.fixture(scope="module")
 def slow(tiny_folder) -> Iterator[Running]:
-    """A server that takes a third of a second for a call."""
+    """A server that takes a third of a second per call."""
     running = Running(tiny_folder, batch_seconds=0.3)
     running.wait_for_health()
     yield running
@@ -39,7 +39,7 @@ def slow(tiny_folder) -> Iterator[Running]:
 
 
 class Loose(Client):
-    """A client that sends any head."""
+    """A client that sends any request head."""
 
     def head(self, headers: list[tuple[str, str]], end: bool = True) -> int:
         self.machine.config.validate_outbound_headers = self.machine.config.normalize_outbound_headers = False
@@ -55,7 +55,7 @@ class Loose(Client):
         return stream
 
     def until(self, *streams: int, seconds: float = 5) -> dict[int, str]:
-        """How streams ended: the status, or the error of a reset."""
+        """The ends of streams: the status, or the error of a reset."""
         ends: dict[int, str] = {}
         limit = time.monotonic() + seconds
         while not ends.keys() >= set(streams) and time.monotonic() < limit:
@@ -238,7 +238,7 @@ METRICS = [(":method", "GET"), (":path", "/metrics"), *HEAD[2:]]
 
 @pytest.mark.parametrize(("head", "window"), [(LONG, None), (METRICS, 0)])
 def test_what_a_connection_holds_is_bounded(tiny_folder, head, window):
-    """Heads of calls whose bodies do not come, and answers that are not read."""
+    """Request heads of calls without bodies, and answers that are not read."""
     running = Running(tiny_folder)
     running.wait_for_health()
     before = resident(running)
@@ -268,7 +268,7 @@ def test_calls_that_waited_for_others_are_answered(slow):
 
 
 def test_heads_that_refer_to_the_table_have_a_bound(slow):
-    """On the wire they are a few bytes, for the server 60 KB to look at; of calls, or of none."""
+    """They are a few bytes on the wire, and 60 KB for the server to check; for calls, and for heads that are none."""
     for trailers in (False, True):
         client = Loose(slow)
         client.events(0.1)
@@ -306,7 +306,7 @@ def test_a_long_value_that_is_malformed_ends_its_stream(slow, value):
 
 
 def test_a_large_head_is_checked_without_a_look_at_each_byte():
-    """h2 takes as long for each byte as we for a field."""
+    """h2 takes as long per byte as we take per field."""
     head = [(name.encode(), value.encode()) for name, value in LONG]
 
     def seconds(work: Callable[[], object]) -> float:
@@ -320,7 +320,7 @@ def test_a_large_head_is_checked_without_a_look_at_each_byte():
 
 
 def test_a_client_makes_our_table_of_headers_no_larger(slow):
-    """A search in it takes as long as it is."""
+    """A search in the table takes time in proportion to its size."""
     client = Loose(slow)
     client.machine.decoder.max_allowed_table_size = 1 << 30
     client.machine.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: 1 << 30})
@@ -336,7 +336,7 @@ def test_a_connection_that_closes_waits_for_its_reader_only_so_long(monkeypatch)
     monkeypatch.setattr(connections, "READING_SECONDS", 0.1)
 
     class Stuck(asyncio.Transport):
-        """Its client reads nothing."""
+        """A connection whose client reads nothing."""
 
         closing = aborted = False
 

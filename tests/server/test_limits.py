@@ -1,4 +1,4 @@
-"""Hostile clients on a real socket: slow, endless, many, unreadable; and TLS."""
+"""Hostile clients on a real socket: slow, endless, many, not reading; and TLS."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def start(tiny_folder) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="module")
 def hasty(tiny_folder) -> Iterator[Running]:
-    """A server that waits for half a second."""
+    """A server that waits half a second."""
     running = Running(tiny_folder, patience=PATIENCE, payload_limit=8_000_000)
     running.wait_for_health()
     yield running
@@ -52,7 +52,7 @@ def hasty(tiny_folder) -> Iterator[Running]:
 
 
 def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> float:
-    """A byte every 50 ms until the server closes; how long that took."""
+    """Sends a byte every 50 ms until the server closes; the seconds that took."""
     started = time.monotonic()
     sock.setblocking(False)
     while time.monotonic() < started + seconds:
@@ -296,7 +296,7 @@ def test_a_client_that_does_not_read_is_cut_off(hasty):
 
 
 def test_a_client_that_reads_slowly_is_cut_off(hasty):
-    """However steadily it reads: its answer lies in memory meanwhile."""
+    """However steadily it reads, its answer occupies memory meanwhile."""
     body = json.dumps(LARGE).encode()  # 9 MB to answer
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -369,7 +369,7 @@ def test_a_connection_without_a_call_ends(hasty, first):
 
 @pytest.mark.parametrize("trickled", [b"", b"\x00\x40\x00\x01\x04\x00\x00\x00\x01"])
 def test_an_http2_connection_without_a_call_ends(hasty, trickled):
-    """Nor does the head of a call that never comes whole keep it."""
+    """Nor does an incomplete request head keep it."""
     client = Http2(hasty)
     client.sock.sendall(trickled)
     started = time.monotonic()

@@ -32,7 +32,7 @@ def start(tiny_folder) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="module")
 def server(tiny_folder) -> Iterator[Running]:
-    """One for the tests that only ask; bodies of up to 1 MB."""
+    """A server for tests that only send requests; bodies of up to 1 MB."""
     running = Running(tiny_folder, payload_limit=1_000_000)
     running.wait_for_health()
     yield running
@@ -179,7 +179,7 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start):
 
 
 def test_a_drain_finishes_the_oldest_first(tiny_folder):
-    """Ten seconds of work and five to drain: what is shared among all would finish none."""
+    """There are ten seconds of work and five to drain: fair sharing would finish none."""
     running = Running(tiny_folder, batch_seconds=0.12, max_num_tokens=100)  # a text a batch
     running.wait_for_health()
     body = json.dumps({"inputs": ["the cat " * 50] * 10}).encode()

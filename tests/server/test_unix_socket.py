@@ -1,4 +1,4 @@
-"""A server on a Unix socket: who may connect, what stands in its place before, and what is left after."""
+"""A server on a Unix socket: who may connect, an existing file in its place, and the state afterwards."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""`bei serve --workers 2`, a tree of processes over a real socket: one queue, and whoever dies is replaced."""
+"""`bei serve --workers 2`, a tree of processes over a real socket: one queue; a dead process is replaced."""
 
 import json
 import os

@@ -23,7 +23,7 @@ STRATEGIES = ["none", "simple", "first", "average", "max"]
 
 
 def sentence_pieces(file) -> None:
-    """A Unigram as XLM-RoBERTa's: no prefix says what continues a word."""
+    """A Unigram like XLM-RoBERTa's: no prefix marks the continuation of a word."""
     pieces = [(word, 0.0) for word in VOCAB[:5]]
     pieces += [("▁" + word, -3.0) for word in WORDS] + [(c, -6.0) for c in sorted({*"".join(VOCAB[25:]), "▁"})]
     library = Library(models.Unigram(pieces[: len(VOCAB)], unk_id=1))
