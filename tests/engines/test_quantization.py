@@ -36,8 +36,8 @@ class OnGPU(NullEngine):
 @pytest.mark.parametrize(
     ("asked", "engine", "said"),
     [
-        ("fp8", NullEngine, "quantization_type fp8 is not to be had here: engine null serves in fp32"),
-        ("fp4_mlp_only", NullEngine, "quantization_type fp4_mlp_only is not to be had here"),
+        ("fp8", NullEngine, "quantization_type fp8 is not available here: engine null serves in fp32"),
+        ("fp4_mlp_only", NullEngine, "quantization_type fp4_mlp_only is not available here"),
         ("fp8_kv", OnGPU, "quantization_type fp8_kv: an encoder keeps no cache of keys and values; as fp8"),
         ("fp8_mlp_only", OnGPU, ""),
         ("no_quant", NullEngine, ""),
@@ -70,7 +70,7 @@ def test_what_tensorrt_refuses_torch_serves(tiny_checkpoint, monkeypatch, tmp_pa
     with caplog.at_level(logging.WARNING, "bei"):
         assert choice.create(asking("fp8"), tiny_checkpoint).facts.name == "torch"
     assert "engine tensorrt does not run here: " in caplog.text
-    assert "quantization_type fp8 is not to be had here: engine torch serves in" in caplog.text
+    assert "quantization_type fp8 is not available here: engine torch serves in" in caplog.text
 
 
 def test_what_runs_in_fewer_bits(tmp_path):

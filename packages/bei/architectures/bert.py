@@ -1,4 +1,4 @@
-"""BERT (arXiv:1810.04805); RoBERTa, XLM-RoBERTa and CamemBERT, which differ in where positions start; and ELECTRA
+"""BERT (arXiv:1810.04805); RoBERTa, XLM-RoBERTa and CamemBERT, whose positions start elsewhere; and ELECTRA
 (arXiv:2003.10555), whose embeddings may be narrower than its layers."""
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def _electra(config: Mapping[str, Any]) -> EncoderSpec:
 
 
 def _roberta(config: Mapping[str, Any]) -> EncoderSpec:
-    """Positions count from the padding id + 1 (transformers, create_position_ids_from_input_ids)."""
+    """Positions start at the padding id + 1 (transformers, create_position_ids_from_input_ids)."""
     return _spec(config, position_offset=config.get("pad_token_id", 1) + 1)
 
 

@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3 (arXiv:2006.03654, arXiv:2111.09543): BERT whose attention scores also take relative position."""
+"""DeBERTa v2 and v3 (arXiv:2006.03654, arXiv:2111.09543): BERT with relative positions in its attention scores."""
 
 from bei.architectures.family import (
     Config,
@@ -82,7 +82,7 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
 
 
 def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-    """ContextPooler's activation is config.json's."""
+    """config.json names the activation of transformers' ContextPooler."""
     pooled = activation(config.get("pooler_hidden_act", "gelu"))
     return two_dense("pooler.dense", pooled, "classifier")(config, spec, outputs)
 

@@ -1,5 +1,5 @@
-"""What the causal families share: pre-norm layers of RMS norm, rotary, grouped keys and a gated MLP, their names of
-tensors, and their heads. A decoder that was trained to see both ways says so in its config.json."""
+"""The common part of the causal families: pre-norm layers with RMS norm, rotary embeddings, grouped keys and a gated
+MLP; the names of their tensors; and their heads. The config.json of a bidirectional decoder says that it is one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ IGNORED = (r"lm_head\.", r"score\.")
 
 
 def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:
-    """Llama's layers, but for `changes`."""
+    """The spec of Llama, with `changes`."""
     heads, hidden = read(config, "num_attention_heads"), read(config, "hidden_size")
     size = config.get("head_dim") or hidden // heads
     common = {
@@ -53,7 +53,7 @@ def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:
 
 
 def is_causal(config: Config) -> bool:
-    """False for a bidirectional variant: by its flags, by its model_type, or by the name of its class
+    """False for a bidirectional variant, which is known by its flags, by its model_type, or by the name of its class
     (LlamaBidirectionalModel)."""
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         return False
@@ -63,7 +63,7 @@ def is_causal(config: Config) -> bool:
 
 
 def attention_biases(config: Config, *, qkv: bool = False, out: bool = False) -> tuple[LinearName, ...]:
-    """Which linear parts have a bias: attention's by `attention_bias`, else as the arguments say."""
+    """The linear parts that have a bias: attention's by `attention_bias`, or else by the arguments."""
     stated = config.get("attention_bias")
     found: dict[LinearName, bool] = {
         "qkv": qkv if stated is None else stated,
@@ -75,13 +75,13 @@ def attention_biases(config: Config, *, qkv: bool = False, out: bool = False) ->
 
 
 def windows(config: Config, default: str = "full_attention") -> tuple[int | None, ...]:
-    """The window of each layer by `layer_types`: a token sees itself and the `sliding_window` - 1 before it."""
+    """The window of each layer, by `layer_types`: a token attends to itself and the `sliding_window` - 1 before it."""
     kinds = layer_kinds(config, [default] * read(config, "num_hidden_layers"))
     return tuple(read(config, "sliding_window") - 1 if kind == "sliding_attention" else None for kind in kinds)
 
 
 def decoder_tensors(config: Config, spec: EncoderSpec, norms: Mapping[str, str] | None = None) -> TensorNames:
-    """`norms` maps the places of a layer's norms to their names, where they are not Llama's."""
+    """`norms` maps the places of a layer's norms to their names, if these are not Llama's."""
     norms = norms or {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"}
     names: dict[str, tuple[str | TensorSlice, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
     if spec.qk_norm:

@@ -1,4 +1,4 @@
-"""EuroBERT (arXiv:2503.05500): Llama's layers, seeing both ways."""
+"""EuroBERT (arXiv:2503.05500): Llama's layers with bidirectional attention."""
 
 from bei.architectures.decoder import IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
 from bei.architectures.family import Config, Family, TaskHead, one_dense

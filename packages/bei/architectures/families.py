@@ -1,4 +1,4 @@
-"""Which family reads a config.json: one line a `model_type`. A new architecture is one file here and its line."""
+"""The family of each `model_type`, one line each. A new architecture is one file in this folder and its line here."""
 
 from collections.abc import Mapping
 from typing import Any

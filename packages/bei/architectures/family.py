@@ -1,4 +1,4 @@
-"""A family: how to read the config.json of its models, where their tensors stand, and the heads they may carry."""
+"""A family: how to read the config.json of its models, the names of their tensors, and the heads that they may have."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from bei.errors import SetupError, short
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """Some rows of one of the checkpoint's tensors; `less` is a row that is subtracted from them."""
+    """The rows from `start` to `stop` of one of the checkpoint's tensors; row `less` is subtracted from each."""
 
     name: str
     start: int
@@ -30,7 +30,7 @@ class TensorSlice:
 
 
 TensorNames = Mapping[str, tuple[str | TensorSlice, ...]]
-"""Our name → the checkpoint's; several are concatenated along the first axis."""
+"""Our name → the checkpoint's names; several tensors are concatenated along the first axis."""
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -46,7 +46,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM"]
-"""What follows `For` in the name of a transformers class, where it is a head that we have."""
+"""The heads that are supported: the part after `For` in the name of a transformers class."""
 
 Config = Mapping[str, Any]
 NamedHeadLayer = tuple[HeadLayer, tuple[str, ...]]
@@ -78,11 +78,11 @@ class TaskHead:
 
 @dataclass(frozen=True)
 class Family:
-    """`prefixes` are tried in order for the encoder's tensors; those that match `ignored` (regular expressions,
-    after the prefix) belong to heads that are not served, and any other left over is an error.
+    """`prefixes` are tried in order before the names of the encoder's tensors. `ignored` are regular expressions for
+    names, after the prefix, of tensors of heads that are not served. Any other tensor left over is an error.
 
-    `heads` makes each kind of head for a config.json, its spec and its number of outputs (labels, or the vocabulary).
-    `pooling` is that of an embedder that does not say its own; a family without one has to.
+    `heads` makes each kind of head from config.json, its spec and the number of outputs (labels, or the vocabulary).
+    `pooling` is the default for an embedder; in a family without a default the checkpoint has to state its own.
     """
 
     spec: Callable[[Config], EncoderSpec]
@@ -94,14 +94,14 @@ class Family:
 
 
 def read(config: Config, key: str) -> Any:
-    """config[key]. Raises SetupError where config.json lacks it."""
+    """config[key]. Raises SetupError if config.json lacks it."""
     if config.get(key) is None:
         raise SetupError(f"config.json lacks `{key}`")
     return config[key]
 
 
 def layer_kinds(config: Config, default: list[str]) -> list[str]:
-    """`layer_types`, one a layer. Raises SetupError for others than full and sliding attention."""
+    """`layer_types`, one per layer. Raises SetupError for a type other than full or sliding attention."""
     kinds, count = config.get("layer_types") or default, read(config, "num_hidden_layers")
     known = ("full_attention", "sliding_attention")
     if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
@@ -112,7 +112,7 @@ def layer_kinds(config: Config, default: list[str]) -> list[str]:
 
 
 def refuse_others(config: Config, supported: Mapping[str, Any]) -> None:
-    """Raises SetupError for a key that has another value than the one that is supported, which is that of silence."""
+    """Raises SetupError if a key has a value other than the supported one, which is also the default."""
     for key, value in supported.items():
         if config.get(key) not in (None, value):
             raise SetupError(f"config.json: {key} {short(config[key])} is not supported; supported: {value}")
@@ -122,8 +122,8 @@ _POOLED: dict[str, Pooling] = {"avg": MEAN, "mean": MEAN, "cls": FIRST, "last": 
 
 
 def stated_pooling(config: Config) -> Pooling | None:
-    """How config.json itself says that tokens become one vector: `pooling` of NVIDIA's bidirectional Llamas,
-    `emb_pooler` of JinaBERT. Raises SetupError for a way that we do not have."""
+    """The pooling that config.json itself states: `pooling` of NVIDIA's bidirectional Llamas, `emb_pooler` of JinaBERT.
+    Raises SetupError for one that is not supported."""
     key = next((key for key in ("pooling", "emb_pooler") if config.get(key) is not None), None)
     if key is None:
         return None
@@ -139,13 +139,13 @@ def activation(name: str) -> Activation:
 
 
 def attention_sizes(hidden_size: int, heads: int, size: int | None = None) -> dict[str, Any]:
-    """What a spec says of attention where each head has its own key; without a `size` the heads divide the hidden."""
+    """A spec's fields for multi-head attention. The default `size` of a head is hidden_size / heads."""
     size = size or hidden_size // heads
     return {"heads": heads, "kv_heads": heads, "head_size": size, "attention_scale": size**-0.5}
 
 
 def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tuple[str, ...]) -> TensorNames:
-    """Names of an encoder with BERT's embeddings, whose layers stand under `layer`.
+    """Names of an encoder with BERT's embeddings, whose layers have the prefix `layer`.
 
     `parts` maps our part of a layer (qkv, out, attention_end, up, down, ffn_end) to theirs.
     """
@@ -163,7 +163,7 @@ def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tupl
 
 
 def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> TensorNames:
-    """The names of every layer's parts, with a bias where the spec has one."""
+    """The names of the parts of every layer, with a bias if the spec has one."""
     names: dict[str, tuple[str | TensorSlice, ...]] = {}
     for i, of in enumerate(spec.layers):
         for ours, theirs in parts.items():
@@ -180,14 +180,14 @@ def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[str | 
 
 
 EMBEDDINGS = "embeddings.word_embeddings"
-"""Where the matrix of a masked language model's last layer is, when it is tied."""
+"""The place of the matrix of a masked language model's last layer, if it is tied."""
 
 
 HeadMaker = Callable[[Config, EncoderSpec, int], TaskHead]
 
 
 def two_dense(first: str, activation: Activation, second: str) -> HeadMaker:
-    """A classifier on the first token: a Dense with an activation, then one row a label."""
+    """A classifier on the first token: a Dense with an activation, then one output per label."""
 
     def head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
         hidden = spec.hidden_size
@@ -201,13 +201,13 @@ def two_dense(first: str, activation: Activation, second: str) -> HeadMaker:
 
 
 def one_dense(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-    """A tagger: one row a label, on every token."""
+    """A tagger: one output per label, for every token."""
     return TaskHead(((Dense(spec.hidden_size, outputs, True, "identity"), ("classifier",)),))
 
 
 def masked_lm(dense: str, norm: str, *decoder: str, activation: Activation | None = None) -> HeadMaker:
-    """A masked language model's head: Dense, norm, and one row a word of the vocabulary; without an activation of its
-    own it has the layers'."""
+    """A masked language model's head: Dense, norm, and one output per word of the vocabulary. The default activation is
+    that of the encoder's layers."""
 
     def head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
         width = spec.embedding_size

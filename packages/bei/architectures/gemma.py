@@ -1,5 +1,5 @@
-"""Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text model of Gemma 3 (arXiv:2503.19786), EmbeddingGemma
-among it: scaled embeddings, and norms whose stored weight is one less than the real."""
+"""Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text model of Gemma 3 (arXiv:2503.19786), which
+includes EmbeddingGemma: scaled embeddings, and norms whose stored weight is the real one minus 1."""
 
 from functools import partial
 
@@ -54,7 +54,7 @@ def _gemma3(config: Config) -> EncoderSpec:
 
 
 def _gemma3_layer(config: Config, kind: str) -> Layer:
-    """Local layers have a rotary of their own, unscaled; half of a window that sees both ways is on either side."""
+    """Local layers have their own rotary embedding, without scaling. A bidirectional window is half on each side."""
     size = config.get("head_dim") or 256
     if kind == "full_attention":
         return Layer(SANDWICH, None, rotary({"rope_theta": 1e6, **config}, size, kind))

@@ -56,7 +56,7 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
 
 
 def _gated(spec: EncoderSpec, i: int) -> tuple[str, tuple[TensorSlice, ...]]:
-    """The gate is the second half of its matrix."""
+    """The gate is the second half of the matrix here."""
     name, inner = f"encoder.layer.{i}.mlp.up_gate_proj.weight", spec.intermediate_size
     return f"layers.{i}.up.weight", (TensorSlice(name, inner, 2 * inner), TensorSlice(name, 0, inner))
 

@@ -1,5 +1,5 @@
-"""What a config.json may say. A number that no model has would take memory or time before a tensor could contradict
-it, and a value of another type would fail far from the file that it came from."""
+"""Bounds and types of config.json's values. An absurd number would cost memory or time before a tensor could contradict
+it, and a value of a wrong type would fail far from the file that it came from."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _COUNTS: dict[str, int] = {
 
 
 def check_counts(config: Mapping[str, Any]) -> None:
-    """Raises SetupError for a size or a number of layers that no model has."""
+    """Raises SetupError for an absurd size or number of layers."""
     for key, most in _COUNTS.items():
         value = config.get(key)
         if value is not None and not (type(value) is int and 1 <= value <= most):
@@ -27,8 +27,8 @@ def check_counts(config: Mapping[str, Any]) -> None:
 
 
 def check_types(value: Any, kind: Any, name: str) -> None:
-    """Raises SetupError, which names the field, where a value is not of the type that is declared: a dataclass of ours,
-    to the last number in it. Whole numbers are not negative, others are finite."""
+    """Raises SetupError, which names the field, if a value, or anything in a dataclass of ours, is not of its declared
+    type. Integers must not be negative, and floats must be finite."""
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, kind):
         for field, of in get_type_hints(kind).items():
             if field in {known.name for known in fields(kind)}:

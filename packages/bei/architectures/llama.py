@@ -1,5 +1,5 @@
-"""Llama (arXiv:2302.13971); NVIDIA's, which sees both ways; and Mistral (arXiv:2310.06825), which sees no further than
-a window."""
+"""Llama (arXiv:2302.13971), NVIDIA's bidirectional variant, and Mistral (arXiv:2310.06825), whose attention has a
+window."""
 
 from dataclasses import replace
 
@@ -29,8 +29,8 @@ def _mistral(config: Config) -> EncoderSpec:
 
 
 def _bidirectional_classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-    """On the tokens' mean unless `pooling` says otherwise (LlamaBidirectionalForSequenceClassification of NVIDIA's
-    llama-nemotron-rerank)."""
+    """A classifier on the mean of the tokens, unless `pooling` says otherwise
+    (LlamaBidirectionalForSequenceClassification of NVIDIA's llama-nemotron-rerank)."""
     pooling, temperature = stated_pooling(config) or MEAN, float(config.get("temperature") or 1.0)
     return replace(score_head(config, spec, outputs), pooling=pooling, temperature=temperature)
 

@@ -1,5 +1,5 @@
-"""ModernBERT (arXiv:2412.13663): pre-norm layers without biases, rotary, and attention that sees all in every third
-layer and a window in the others."""
+"""ModernBERT (arXiv:2412.13663): pre-norm layers without biases, rotary embeddings, and attention that is global in
+every third layer and has a window in the others."""
 
 from bei.architectures.family import (
     Config,
@@ -49,7 +49,7 @@ def _kinds(config: Config) -> list[str]:
 
 
 def _layer(config: Config, i: int, kind: str, head_size: int) -> Layer:
-    """The first layer's input is normed by the embeddings; a window is half to the left, half to the right."""
+    """The norm of the embeddings stands for that of the first layer's input. Half of a window is on each side."""
     norms = PRE if i else ("ffn_in",)
     if kind == "full_attention":
         return Layer(norms, None, rotary(config, head_size, kind, config.get("global_rope_theta", 160_000.0)))

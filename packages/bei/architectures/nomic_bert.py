@@ -62,12 +62,12 @@ def _spec(config: Config) -> EncoderSpec:
 
 
 def _either(config: Config, published: str, modern: str) -> Any:
-    """The value under its published name, or transformers' own."""
+    """The value, under its name in the published config or under transformers' name."""
     return config[published] if config.get(published) is not None else read(config, modern)
 
 
 def _rope(config: Config) -> dict[str, Any]:
-    """The published config's rotary under the names of transformers."""
+    """The rotary fields of the published config, under transformers' names."""
     if "rotary_emb_fraction" not in config:
         return {"rope_theta": 1000.0, **config}
     scaling, trained = config.get("rotary_scaling_factor"), config.get("max_trained_positions", 2048)

@@ -18,9 +18,9 @@ _Config = Mapping[str, Any]
 
 
 def rotary(config: _Config, head_size: int, layer_type: str | None = None, base: float | None = None) -> Rotary:
-    """The rotary of a config.json, of transformers 5 (`rope_parameters`, for each `layer_type` where layers differ) or
-    before (`rope_theta`, `rope_scaling`), or of both at once; `base` is for one of the old kind that has it elsewhere.
-    Raises SetupError for a kind of scaling that we do not have."""
+    """The rotary embedding of a config.json: of transformers 5 (`rope_parameters`, per `layer_type` if they differ), of
+    earlier versions (`rope_theta`, `rope_scaling`), or of both. `base` overrides the default of `rope_theta`.
+    Raises SetupError for a kind of scaling that is not supported."""
     stated = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if layer_type is not None and isinstance(stated.get(layer_type), Mapping):
         stated = stated[layer_type]
@@ -36,7 +36,7 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
 
 
 def longest(config: _Config) -> int:
-    """max_position_embeddings, or what a scaling that is made for longer texts stretches it to."""
+    """max_position_embeddings, or the longer length to which a scaling extends it."""
     stated = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = stated.get("rope_type", stated.get("type"))
     positions: int = read(config, "max_position_embeddings")
@@ -67,7 +67,7 @@ def _dynamic(config: _Config, stated: _Config, base: float, size: int) -> Rotary
 
 
 def _llama3(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
-    """Low frequencies are divided by the factor, high ones kept, those between go smoothly from one to the other."""
+    """Low frequencies are divided by the factor, high ones are kept, and those between are interpolated."""
     frequencies = _frequencies(base, size)
     low, high = stated["low_freq_factor"], stated["high_freq_factor"]
     rotations = stated["original_max_position_embeddings"] * frequencies / (2 * math.pi)
@@ -80,7 +80,7 @@ def _yarn(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
     factor = stated.get("factor") or config["max_position_embeddings"] / trained
 
     def pair(rotations: float) -> float:
-        """The pair that turns so often in the length of training."""
+        """The index of the pair that makes so many rotations within the trained length."""
         return size * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
     first, last = pair(stated.get("beta_fast") or 32), pair(stated.get("beta_slow") or 1)

@@ -7,7 +7,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def tensor_shapes(spec: EncoderSpec) -> Shapes:
-    """Raises SetupError where the layers of a head do not fit one another."""
+    """Raises SetupError if the layers of a head do not fit one another."""
     layers = [_layer_shapes(spec, i) for i in range(len(spec.layers))]
     pooled_size = spec.token_size * len(spec.pooling.modes)
     token_head = _head_shapes("token_head", spec.token_head, spec.hidden_size)

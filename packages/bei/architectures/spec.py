@@ -1,12 +1,12 @@
-"""EncoderSpec: everything an engine must know about a model, and nothing else.
+"""EncoderSpec: everything that an engine must know about a model, and nothing else.
 
-A spec is data. Every engine interprets it; no engine knows a model's name. The tensors that go with it carry our names:
+A spec is data. Every engine interprets it; no engine knows a model's name. Its tensors have these names:
 
     embeddings.{token,position,token_type}        [vocab | positions | types, embedding]
     embeddings.norm.{weight,bias}                 [embedding]
-    embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   where the two sizes differ
+    embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   if the two sizes differ
     relative_bias                                 [buckets, heads]
-    relative_positions.weight                     [2 * buckets, hidden]           DeBERTa's, with their norm's
+    relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
     layers.{i}.qkv.{weight,bias}                  [(heads + 2 * kv_heads) * head_size, hidden]   query, key, value
     layers.{i}.{query_norm,key_norm}.weight       [head_size]
     layers.{i}.out.{weight,bias}                  [hidden, heads * head_size]
@@ -26,7 +26,7 @@ Activation = Literal["identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "s
 PoolingMode = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "sum"]
 LinearName = Literal["qkv", "out", "up", "down"]
 NormPlace = Literal["attention_in", "attention_out", "attention_end", "ffn_in", "ffn_out", "ffn_end"]
-"""Where a layer has a norm: on what goes in, on what comes out, or on the sum of the two, x + f(x)."""
+"""The place of a norm in a layer: on the input x, on the output f(x), or on the sum x + f(x)."""
 
 LINEARS: tuple[LinearName, ...] = ("qkv", "out", "up", "down")
 POST: tuple[NormPlace, ...] = ("attention_end", "ffn_end")
@@ -46,7 +46,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class DynamicScaling:
-    """A base that grows with a sequence longer than `trained` tokens (transformers, modeling_rope_utils.py)."""
+    """A base that grows with the length of sequences beyond `trained` tokens (transformers, modeling_rope_utils.py)."""
 
     base: float
     factor: float
@@ -55,8 +55,8 @@ class DynamicScaling:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotation of the i-th pair of a head, (i, i + pairs), by position * frequencies[i] radians (arXiv:2104.09864); a
-    head's numbers after the pairs stay as they are. `scale` multiplies what is rotated."""
+    """Rotation of the i-th pair of a head, (i, i + pairs), by position * frequencies[i] radians (arXiv:2104.09864). The
+    numbers of a head after the pairs are unchanged. `scale` multiplies the rotated numbers."""
 
     frequencies: tuple[float, ...]
     scale: float = 1.0
@@ -70,7 +70,7 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Layer:
-    """What may differ from layer to layer. `window` is the largest distance at which a token is seen."""
+    """The properties that may differ between layers. `window` is the largest distance that attention spans."""
 
     norms: tuple[NormPlace, ...] = POST
     window: int | None = None
@@ -79,7 +79,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """A learned bias per head and bucketed distance, added to attention scores (T5, arXiv:1910.10683, §2.1; MPNet)."""
+    """A learned bias per head and bucket of distances, added to scores (T5, arXiv:1910.10683, §2.1; MPNet)."""
 
     buckets: int
     max_distance: int
@@ -87,13 +87,13 @@ class RelativeBias:
 
 @dataclass(frozen=True)
 class Alibi:
-    """A bias per head that falls with distance: -slope * |i - j| (arXiv:2108.12409; bidirectional in JinaBERT)."""
+    """A bias per head that decreases with distance: -slope * |i - j| (arXiv:2108.12409; bidirectional in JinaBERT)."""
 
 
 @dataclass(frozen=True)
 class Disentangled:
-    """Scores of content by relative position (DeBERTa, arXiv:2006.03654, §3.1): distances fall into 2 * `buckets`, and
-    each position's vector is projected by the layer's own query and key matrices, or by some of its own."""
+    """Scores between content and relative position (DeBERTa, arXiv:2006.03654, §3.1). Distances fall into 2 * `buckets`
+    buckets. The vector of each bucket is projected by the query and key matrices of the layer."""
 
     buckets: int
     max_distance: int
@@ -107,7 +107,7 @@ class Disentangled:
 class Pooling:
     """How token states become one vector: the vectors of `modes`, concatenated.
 
-    `include_prompt` false leaves a prompt's tokens (and the specials before them) out of the pooling.
+    If `include_prompt` is false, the tokens of a prompt (and special tokens before them) are left out of the pooling.
     """
 
     modes: tuple[PoolingMode, ...]
@@ -140,7 +140,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class Normalize:
-    """L2 norm. After pooling it stands between two layers only: the last one is the request's own choice."""
+    """Division by the L2 norm. It is never the last layer after pooling: that is the choice of each request."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +155,18 @@ HeadLayer = Dense | LayerNorm | Normalize | Log1pRelu
 class EncoderSpec:
     """A transformer over packed tokens: BERT and its family, modern encoders, and causal decoders.
 
-    `norm` is the kind of all norms, and `layers` say where they are. Groups of heads share a key and a value:
-    heads / kv_heads queries each. Attention is softmax(cap(q kᵀ * attention_scale) + bias) v, where cap is
-    soft_cap * tanh(x / soft_cap), and `causal` hides what comes after a token. `qk_norm` norms each head's query
-    and key. A gated layer is down(activation(gate) * up), others are down(activation(up)). `biases` names the linear
-    parts that have one.
+    `norm` is the kind of all norms, and `layers` say where they are. A key head and a value head are shared by
+    heads / kv_heads query heads. Attention is softmax(cap(q kᵀ * attention_scale) + bias) v, where cap(x) is
+    soft_cap * tanh(x / soft_cap); with `causal` a token attends to no later one. `qk_norm` norms the query and the
+    key of each head. The MLP of a layer is down(activation(gate) * up) if `gated`, else down(activation(up)). `biases`
+    names the linear parts that have one.
 
-    `max_tokens` is the longest sequence the positions allow. The first token's row in the table of learned positions
-    is `position_offset`, None where there is no table, and `token_types` is the size of that of types, 0 where there
-    is none.
+    `max_tokens` is the longest sequence that the positions allow. The first token's row in the table of learned
+    positions is `position_offset`; None if there is no table. `token_types` is the size of the table of types; 0 if
+    there is none.
 
-    `token_head` transforms every token's state, then `pooling` makes one vector of a sequence, and `head` transforms
-    that: a classifier is a head, a tagger is a token head, SPLADE is both.
+    `token_head` transforms the state of every token, `pooling` reduces a sequence to one vector, and `head` transforms
+    that vector. A classifier is a head, a tagger is a token head, and SPLADE is both.
     """
 
     vocab_size: int
@@ -198,7 +198,7 @@ class EncoderSpec:
 
     @property
     def query_size(self) -> int:
-        """Width of all heads' queries, and of what attention gives."""
+        """Width of the queries of all heads, and of the output of attention."""
         return self.heads * self.head_size
 
     @property
@@ -212,7 +212,7 @@ class EncoderSpec:
 
     @property
     def rotaries(self) -> tuple[Rotary, ...]:
-        """The different ones."""
+        """The distinct rotary embeddings of the layers."""
         return tuple(dict.fromkeys(layer.rotary for layer in self.layers if layer.rotary))
 
     @cached_property
@@ -222,7 +222,7 @@ class EncoderSpec:
 
     @cached_property
     def row_size(self) -> int:
-        """Width of a pooled row: what an embedding request gets when it asks for all dimensions."""
+        """Width of a pooled row: the number of an embedding's dimensions, unless a request asks for fewer."""
         return _width(self.head, self.token_size * len(self.pooling.modes))
 
 

@@ -149,7 +149,9 @@ def _classifier(source: Source, outputs: int) -> TaskHead:
 def _own_head(source: Source, kind: HeadKind, outputs: int) -> TaskHead:
     family, config = source.family, source.config
     if kind not in family.heads:
-        raise SetupError(f"config.json: {architecture(config)}: {short(config['model_type'])} has no such head here")
+        raise SetupError(
+            f"config.json: {architecture(config)}: {short(config['model_type'])} is not supported with this head"
+        )
     return family.heads[kind](config, source.spec, outputs)
 
 

@@ -37,7 +37,7 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
             continue
         asked, facts = "as asked" if settings.engine == name else "the fastest that runs here", engine.facts
         log.info("engine %s: %s; %s on %s (%s)", name, asked, facts.precision, facts.device, facts.reason)
-        _say_what_is_not_quantized(options.quantization, facts)
+        _warn_of_quantization(options.quantization, facts)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
 
@@ -54,12 +54,12 @@ def _options(settings: ModelSettings) -> EngineOptions:
     )
 
 
-def _say_what_is_not_quantized(asked: QuantizationType, facts: EngineFacts) -> None:
+def _warn_of_quantization(asked: QuantizationType, facts: EngineFacts) -> None:
     if asked is QuantizationType.NO_QUANT:
         return
     if facts.precision != asked.value:
         served = f"engine {facts.name} serves in {facts.precision}"
-        log.warning("quantization_type %s is not to be had here: %s", asked, served)
+        log.warning("quantization_type %s is not available here: %s", asked, served)
     elif asked.endswith("_kv"):
         log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])
 

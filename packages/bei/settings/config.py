@@ -76,7 +76,7 @@ def _refuse_unserved(block: TRTLLM) -> None:
 def _accelerator(config: Mapping[str, Any]) -> str | None:
     value = _mapping(config, "resources").get("accelerator")
     if value is not None and not isinstance(value, str):
-        raise SetupError(f"config.yaml: `resources.accelerator` must be text as `L4`, not {short(value)}")
+        raise SetupError(f"config.yaml: `resources.accelerator` must be text such as `L4`, not {short(value)}")
     return value
 
 

@@ -13,9 +13,10 @@ _AVX2 = ("avx2", "fma", "f16c")
 
 @dataclass(frozen=True)
 class Level:
-    """`features` are flags of Linux's /proc/cpuinfo; without their underscores but one they are the compiler's, too.
+    """`features` are flags of Linux's /proc/cpuinfo. Removing the underscores gives the compiler's flag:
+    avx512_vnni → -mavx512vnni.
 
-    `lanes` floats make a vector, and `panel` columns of a packed matrix lie together (cpp/vec_*.h, cpp/tile.h).
+    A vector has `lanes` floats. A packed matrix has panels of `panel` columns (cpp/vec_*.h, cpp/tile.h).
     """
 
     name: str
@@ -33,7 +34,7 @@ class Level:
 
     @property
     def options(self) -> list[str]:
-        """Of the compiler."""
+        """Flags of the compiler."""
         return ["-m" + feature.replace("_", "") for feature in self.features]
 
 
@@ -47,7 +48,7 @@ LEVELS = (
 
 
 def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:
-    """What the kernel lets programs use; empty where it does not say, or the processor is no x86-64."""
+    """The processor features that the kernel reports; empty if it reports none, or the processor is not x86-64."""
     if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.exists():
         return frozenset()
     lines = cpuinfo.read_text().splitlines()
@@ -55,10 +56,10 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:
 
 
 def level(flags: Set[str] | None = None) -> Level:
-    """The first level that the processor has. Raises SetupError where it has none."""
+    """The fastest level that the processor has. Raises SetupError if it has none."""
     runnable = levels(flags)
     if not runnable:
-        raise SetupError("the processor has no AVX2, or does not say so")
+        raise SetupError("the processor does not report AVX2, which the native engine needs")
     return runnable[0]
 
 

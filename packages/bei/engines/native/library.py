@@ -24,12 +24,12 @@ _SOURCES = Path(__file__).parent / "cpp"
 _COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 _LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
 OPTIONS = (*_COMPILE, *_LINK)
-_FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # of two that take as long; much of a file's time is its headers'
+_FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # the other sources take about as long; headers are much of it
 _COMPILERS = ("c++", "g++", "clang++")
 
 
 def load(level: Level, folder: Path) -> ctypes.CDLL:
-    """The library for a level, from `folder` or compiled into it. Raises SetupError where there is no compiler."""
+    """The library for a level, from `folder` or compiled into it. Raises SetupError if there is no compiler."""
     file = folder / f"bei-{level.name}-{source_hash(_SOURCES, *OPTIONS)}.so"
     library = _load(file)
     if library is None:
@@ -64,17 +64,17 @@ def _compile(level: Level, file: Path) -> None:
         linked = Path(temporary) / file.name
         _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
         content = linked.read_bytes()
-        with files.replacing(file) as unfinished:  # the loader reads no further than its tables say
+        with files.replacing(file) as unfinished:  # the loader ignores what follows the library
             unfinished.write_bytes(content + hashlib.sha256(content).digest())
     log.info("compiled %s in %.1f s", file, time.monotonic() - started)
 
 
 def _load(file: Path) -> ctypes.CDLL | None:
-    """A library that is there, ours, and ends with the hash of what stands before: the very file that was checked."""
+    """The library, if the file is there, is ours, and ends with its own hash. Loads the very file that was checked."""
     with files.opened(file) as opened:
         if opened is None or not _is_whole(opened.read()):
             return None
-        kept = os.dup(opened.fileno())  # the loader knows a library by its name: this number stays its own
+        kept = os.dup(opened.fileno())  # left open: the loader identifies a library by its name
         try:
             return ctypes.CDLL(f"/proc/self/fd/{kept}")
         except OSError as exc:
@@ -88,7 +88,7 @@ def _is_whole(content: bytes) -> bool:
 
 
 def _compiler() -> str:
-    """Its whole name. An entry of PATH that is empty, or `.`, would be the folder where the server was started."""
+    """The absolute path of the compiler. Relative entries of PATH are ignored: they depend on the working folder."""
     named = os.environ.get("CXX")
     path = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
     found = [shutil.which(name, path=path) for name in ([named] if named else _COMPILERS)]
@@ -100,8 +100,7 @@ def _compiler() -> str:
 
 
 def _run(command: list[str], temporary: str, text: str = "") -> None:
-    """The compiler, in a folder of its own: it looks for headers and programs where it stands, and /tmp may be
-    read-only."""
+    """Run the compiler in a folder of its own: it searches its working folder, and /tmp may be read-only."""
     environment = {**os.environ, "TMPDIR": temporary}
     done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, cwd=temporary)
     if done.returncode:

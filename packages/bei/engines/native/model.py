@@ -27,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Model, list[Any]]:
-    """The model, and what must live as long as it does."""
+    """The model, and the objects that must live as long as it does."""
     read = _Reader(spec, arrays, dict(linear_names(spec, precision)))
     layers = abi.sequence(abi.Layer, [read.layer(i) for i in range(len(spec.layers))])
     token_head, head = read.head_layers("token_head", spec.token_head), read.head_layers("head", spec.head)
@@ -59,7 +59,7 @@ def linear_of(
     precision: str,
     activation: Activation = "identity",
 ) -> abi.Linear:
-    """A product from the arrays that pack_linear made, by its names."""
+    """A linear layer from the arrays of pack_linear, by their names."""
     parts = (abi.address(arrays.get(part)) for part in _LINEAR)
     return abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precision], abi.ACTIVATIONS[activation])
 
@@ -73,7 +73,7 @@ class _Reader:
         return linear_of(arrays, inputs, outputs, self._precisions[name], activation)
 
     def norm(self, name: str, kind: Norm | None = None) -> abi.Norm:
-        """A norm of the spec's kind, or of another; empty where the plan has none of this name."""
+        """A norm of `kind`, by default the spec's; empty if the plan has no norm of this name."""
         weight, kind = self._arrays.get(f"{name}.weight"), kind or self._spec.norm
         if weight is None:
             return abi.Norm()
@@ -81,7 +81,7 @@ class _Reader:
         return abi.Norm(abi.address(weight), abi.address(bias), len(weight), kind.kind == "rms", kind.eps)
 
     def projection(self) -> abi.Linear:
-        """From the embeddings to the layers, empty where they are of one size."""
+        """The projection from the embeddings to the layers; empty if both have one size."""
         spec = self._spec
         if spec.embedding_size == spec.hidden_size:
             return abi.Linear()
@@ -98,7 +98,7 @@ class _Reader:
     def _part(self, name: str, part: LinearName, outputs: int, inputs: int) -> abi.Linear:
         if part != "up":
             return self.linear(name, inputs, outputs)
-        columns = len(self._arrays[f"{name}.bias"])  # gates and what they gate are padded each
+        columns = len(self._arrays[f"{name}.bias"])  # gates and gated values are each padded
         return self.linear(name, inputs, columns if self._spec.gated else outputs, self._spec.activation)
 
     def head_layers(self, part: str, layers: tuple[HeadLayer, ...]) -> Any:

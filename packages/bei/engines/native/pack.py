@@ -1,4 +1,5 @@
-"""Weights as the kernels read them (cpp/linear.h): panels of columns, side by side what one instruction multiplies."""
+"""Weights in the kernels' layout (cpp/linear.h): panels of columns, in which the operands of one instruction are
+adjacent."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,14 +14,14 @@ from bei.engines.native.isa import Level
 from bei.engines.relative_bias import bias_by_distance
 
 _PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
-_PAIR = 32767 / 255 - 1  # what two weights may sum up to beside bytes of 255, short of their rounding
+_PAIR = 32767 / 255 - 1  # the largest sum of two weights whose products with 255 fit 16 bits, less their rounding
 Arrays = Iterator[tuple[str, np.ndarray]]
 
 
 def pack_checkpoint(
     checkpoint: Checkpoint, precision: str, level: Level, input_peaks: Mapping[str, np.ndarray] = MappingProxyType({})
 ) -> Arrays:
-    """Every array of the plan by name, one at a time: no more than one matrix is in memory. `input_peaks` are those of
+    """Every array of the plan by name, one at a time, so that at most one matrix is in memory. `input_peaks` come from
     calibrate.py, for int8."""
     spec, tensors = checkpoint.spec, checkpoint.tensors
 
@@ -51,15 +52,15 @@ def pack_checkpoint(
 
 
 def _token_table(stored: np.ndarray) -> np.ndarray:
-    """bfloat16 is kept, as its bits: it is exact, and half of what may be a third of the model."""
+    """A table in bfloat16 is kept as its bits: that is exact, and halves what may be a third of the model."""
     if stored.dtype == ml_dtypes.bfloat16:
         return np.ascontiguousarray(stored).view(np.uint16)
     return np.ascontiguousarray(stored, np.float32)
 
 
 def interleave(rows: np.ndarray, lanes: int) -> np.ndarray:
-    """rows: [2 * n, ...], gates and then what they gate → `lanes` of the first, as many of the second, and so on, with
-    zeros where n is no multiple of `lanes`."""
+    """rows: [2 * n, ...], n gates and then n gated values → groups of `lanes` gates and `lanes` gated values, in turn.
+    If n is not a multiple of `lanes`, the last groups are padded with zeros."""
     halves = rows.reshape(2, len(rows) // 2, *rows.shape[1:])
     padded = np.pad(halves, [(0, 0), (0, -halves.shape[1] % lanes)] + [(0, 0)] * (rows.ndim - 1))
     interleaved = padded.reshape(2, -1, lanes, *rows.shape[1:]).swapaxes(0, 1)
@@ -97,8 +98,8 @@ def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
 
 
 def head_precision(spec: EncoderSpec, name: str, layer: Dense, precision: str) -> str:
-    """A layer on tokens as wide as the encoder has the engine's; a narrower one, and all that follows pooling, is small
-    and stays exact: its precision is the answer's."""
+    """A layer on tokens that is at least as wide as the encoder runs in the engine's precision. Narrower ones, and all
+    layers after pooling, are small and run in fp32: their precision is that of the answer."""
     return precision if name.startswith("token_head") and layer.outputs >= spec.hidden_size else "fp32"
 
 
@@ -110,7 +111,7 @@ def pack_linear(
     input_peaks: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column
-    and the sum of its bytes; columns are the outputs rounded up to whole vectors, with zeros."""
+    and the sum of its bytes. `columns` is `outputs` rounded up to whole vectors; added columns are zero."""
     packed = {}
     if input_peaks is not None:
         weight, packed["input_scales"] = _smooth(weight, input_peaks)
@@ -138,15 +139,15 @@ def pack_linear(
 
 
 def _largest_pair(weight: np.ndarray) -> np.ndarray:
-    """Of each row: how far two neighbors of one sign, whose products one instruction adds, reach together."""
+    """For each row, the largest sum of two adjacent weights of one sign: one instruction adds their products."""
     pairs = weight.reshape(len(weight), -1, 2)
     reach: np.ndarray = np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
     return reach
 
 
 def _smooth(weight: np.ndarray, input_peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The weight and the scales of its inputs, such that a product of the two is what it was, and inputs that reach far
-    leave the others more of a byte's range (SmoothQuant, arXiv:2211.10438, eq. 4, with an alpha of 1/2)."""
+    """The scaled weight and the scales of its inputs; their product is unchanged. Inputs with high peaks are scaled
+    down, so that the others keep more of a byte's range (SmoothQuant, arXiv:2211.10438, eq. 4, with alpha = 1/2)."""
     strength = np.sqrt(np.maximum(input_peaks, 1e-3) / np.maximum(np.abs(weight).max(0), 1e-5))
     strength /= strength.mean()
     return weight * strength, 1 / strength

@@ -11,7 +11,7 @@
 
 namespace {
 
-// No exception leaves the library: its caller is no C++.
+// No exception leaves the library: its caller is not C++.
 template <class Run>
 int32_t guarded(Run run) {
   try {

@@ -1,4 +1,4 @@
-// Activations, a vector at a time. They are exact to float32's rounding, but for GELU before 16 or 8 bits.
+// Activations of a vector. They are exact to float32's rounding, except GELU whose result is stored in 16 or 8 bits.
 #pragma once
 #include "abi.h"
 #include "vec.h"

@@ -13,7 +13,7 @@
 namespace bei {
 namespace {
 
-// The panel that a column is in: how wide it is, and where it begins, in words.
+// The panel of a column: its width in columns, and its offset in words.
 struct Panel {
   int width;
   size_t words;
@@ -50,7 +50,7 @@ const uint32_t* pack_keys(const KeyValueGroup<T>& group, int first, int last, Bu
   return packed;
 }
 
-// One word of each column, from the rows of values that share it.
+// One word of each column, from the rows of values that share the word.
 template <class T>
 void pack_words(const T* const* rows, int n, uint32_t* to) {
   if constexpr (std::is_same_v<T, bf16>) {
@@ -86,13 +86,13 @@ const uint32_t* pack_values(const KeyValueGroup<T>& group, int first, int last, 
   return packed;
 }
 
-// As exactly as a T holds it.
+// 2^x as exactly as T can hold it.
 template <class T>
 F exp2_for(F x) {
   return std::is_same_v<T, bf16> ? quick_exp2(x) : exp2(x);
 }
 
-// One row of scores to probabilities short of their sum, which is returned. `scale` is positive, `bias` the one of the
+// Unnormalized probabilities of a row of scores; returns their sum. `scale` is positive; `bias` points to the bias of the
 // first key.
 template <class T>
 float softmax(float* scores, int keys, float scale, float soft_cap, const float* bias, T* probabilities) {
@@ -117,7 +117,7 @@ float softmax(float* scores, int keys, float scale, float soft_cap, const float*
   return sum(sums);
 }
 
-// What a few queries of one head share: packed keys and values of [first, last), and rows of `stride` for their scores.
+// Packed keys and values of the tokens [first, last), and room for the scores of a few queries, `stride` numbers apart.
 template <class T>
 struct Packed {
   const uint32_t *keys, *values;

@@ -9,11 +9,11 @@
 struct BeiEncoder {
   virtual ~BeiEncoder() = default;
 
-  // The tokens' states, then pooled, through the layers of the model's heads. Throws std::bad_alloc.
+  // Pooled rows, or token states, after the model's head layers. Throws std::bad_alloc.
   virtual void pooled(const BeiBatch& batch, float* rows) = 0;
   virtual void tokens(const BeiBatch& batch, float* states) = 0;
 
-  // Whether every number of the batch is within its bounds.
+  // Whether every number of the batch is within its bounds (batch.h).
   virtual bool fits(const BeiBatch& batch) const = 0;
 };
 

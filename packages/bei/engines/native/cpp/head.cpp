@@ -10,7 +10,7 @@
 namespace bei {
 namespace {
 
-// The activation has a pass of its own: these rows are few, and short of it the code is compiled once.
+// The activation has a pass of its own: there are few such rows, and so the product is compiled once for all activations.
 template <class T>
 void dense(const BeiLinear& weights, const MatrixView<T>& operands, int row_count, const MatrixView<float>& out,
            Scratch& scratch) {

@@ -1,4 +1,4 @@
-// What follows the layers: the layers of heads, on rows of floats, and pooling.
+// After the encoder: head layers, on rows of floats, and pooling.
 #pragma once
 #include <cstdint>
 
@@ -11,10 +11,10 @@ struct HeadLayers {
   const BeiHeadLayer* layers;
   int count;
 
-  // The width of a row after them.
+  // The width of an output row.
   int width(int inputs) const;
 
-  // The rows after them: `x` itself where there are none, else rows in `scratch`.
+  // The output rows: `x` itself if there are no layers, else rows in `scratch`.
   MatrixView<float> apply(MatrixView<float> x, int width, int row_count, Scratch& scratch) const;
 };
 
@@ -23,7 +23,8 @@ struct Pooling {
   const int32_t* modes;
   int count;
 
-  // One sequence, out: [count * width]. Begin, add each state of positions [first, last) in order, end.
+  // Pool one sequence into out, [count * width]: call begin, then add for each position of [first, last) in order, then
+  // end.
   void begin(float* out, int width) const;
   void add(const float* state, int position, int first, int last, float* out, int width) const;
   void end(int first, int last, float* out, int width) const;

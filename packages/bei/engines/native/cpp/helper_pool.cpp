@@ -63,7 +63,7 @@ HelperPool::Job* HelperPool::open_job() {
   return nullptr;
 }
 
-// A helper goes when a caller has come that wants its processor.
+// A helper stops as soon as a new caller needs its processor.
 void HelperPool::take_tasks(Job& job, Scratch& scratch, bool helping) {
   try {
     for (int task; (!helping || running_ <= threads_) && (task = job.next++) < job.count;) job.work(task, scratch);

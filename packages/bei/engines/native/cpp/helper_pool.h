@@ -14,7 +14,7 @@
 
 namespace bei {
 
-// At most `threads` threads run at once: those that call `each`, and, where there are fewer of them, helpers.
+// At most `threads` threads run at once: the callers of `each`, and helpers while there are fewer callers.
 class HelperPool {
  public:
   explicit HelperPool(int threads);
@@ -32,11 +32,11 @@ class HelperPool {
     HelperPool& pool_;
   };
 
-  // How many threads are idle now.
+  // The number of idle threads.
   int idle() const { return std::max(0, threads_ - running_); }
 
-  // Run tasks 0 to count - 1 in any order, on this thread and whoever is idle; `mine` is this thread's memory.
-  // Rethrows what a task threw.
+  // Run tasks 0 to count - 1 in any order, on this thread and on idle helpers. `mine` is this thread's memory.
+  // Rethrows the exception of a task.
   void each(int count, Scratch& mine, const Work& work);
 
  private:

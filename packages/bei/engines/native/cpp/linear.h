@@ -1,4 +1,4 @@
-// Rows times a packed matrix, and what becomes of each sum before it leaves the registers.
+// Rows times a packed matrix. Scales and bias are applied to the sums while they are in registers.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace bei {
 
-// One vector of each, for the columns at hand.
+// A vector of each, for the current columns.
 struct Affine {
   F scale, sum, bias;
 };
@@ -25,7 +25,7 @@ inline F finish(F sums, const Affine& column, const MatrixView<T>&, int) {
   return sums + column.bias;
 }
 
-// A panel of bf16 as one of floats.
+// Convert a panel of bf16 to floats.
 inline const float* widen(const uint32_t* panel, int width, int words, Buffer& buffer) {
   float* const floats = buffer.get<float>(2 * static_cast<size_t>(words) * width);
   for (int w = 0; w < words; w++)
@@ -37,8 +37,8 @@ inline const float* widen(const uint32_t* panel, int width, int words, Buffer& b
   return floats;
 }
 
-// Calls sink(row, column, values) once for every vector of a * weights + bias; the last vector of a row may reach beyond
-// `outputs`, with zeros of the packing. Rows are cut evenly: seven are four and three, not six and one.
+// Calls sink(row, column, values) once for every vector of a * weights + bias. The last vector of a row may extend beyond
+// `outputs`, into the zeros of the packing. Tiles have equal heights: seven rows are four and three, not six and one.
 template <class T, class Sink>
 void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
   const bool widens = std::is_same_v<T, float> && std::is_same_v<T, Half> && weights.precision == BEI_BF16;

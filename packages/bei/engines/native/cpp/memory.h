@@ -1,4 +1,4 @@
-// Memory that a thread or a batch works in: it grows to the largest need and is used again.
+// The working memory of a thread or a batch: it grows to the largest need and is reused.
 #pragma once
 #include <cstdlib>
 #include <memory>
@@ -13,7 +13,7 @@ namespace bei {
 
 class Buffer {
  public:
-  // n numbers, aligned to a cache line, with no values yet. Throws std::bad_alloc.
+  // n uninitialized numbers, aligned to a cache line. Throws std::bad_alloc.
   template <class T>
   T* get(size_t n) {
     const size_t bytes = round_up<size_t>(n * sizeof(T), 64);
@@ -45,7 +45,7 @@ struct MatrixView {
   T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
 };
 
-// Room for rows of operands of `width` numbers, padded to whole vectors.
+// Memory for rows of `width` numbers, each padded to whole vectors.
 class RowBuffer {
  public:
   template <class T>
@@ -61,13 +61,13 @@ class RowBuffer {
   Buffer data_, quantization_;
 };
 
-// What one thread needs besides the batch.
+// The working memory of one thread.
 struct Scratch {
   Buffer keys, values, scores, probabilities;  // attention
   Buffer panel;                                // of a matrix, widened
   RowBuffer operands, inner, inner_operands;   // a block of rows
-  RowBuffer normed, outputs;                   // what goes in, and what comes out before its norm
-  RowBuffer head_layers[2];                    // outputs of every other one
+  RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm
+  RowBuffer head_layers[2];                    // outputs of head layers, which alternate
 };
 
 // Objects that are reused: each is lent to one thread at a time.

@@ -1,4 +1,4 @@
-// The encoder in one precision. A file for each makes it, so that they are compiled side by side.
+// The encoder in one precision. Each precision has a .cpp file of its own, so that they are compiled in parallel.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -20,7 +20,7 @@ constexpr int kBlockRows =
     96;  // rows that go through a layer together: their numbers stay in the cache from step to step
 constexpr int kLeastRows = 24;  // rows that are worth a thread of their own
 
-// What products take, and what is kept of them between products.
+// The types of a product's operands, and of the values stored between products.
 struct Fp32 {
   using Operand = float;
   using Stored = float;
@@ -48,7 +48,7 @@ class PrecisionEncoder final : public BeiEncoder {
     const Pooling pooling{model_.modes, model_.mode_count};
     const int width = token_head.width(model_.hidden_size) * pooling.count, row_size = head.width(width);
     const Run run(*this, batch, token_head.count == 0 ? only_token(pooling) : kAll);
-    RowBuffer pooled;  // not kept: a SPLADE batch needs a number for each word of the vocabulary and each sequence
+    RowBuffer pooled;  // not reused: SPLADE needs a number for each sequence and each word of the vocabulary
     MatrixView<float> vectors = run.x;
     if (run.needed == kAll) {
       vectors = pooled.get<float>(batch.sequences, width);
@@ -76,17 +76,17 @@ class PrecisionEncoder final : public BeiEncoder {
   bool fits(const BeiBatch& batch) const override { return bei::fits(batch, model_); }
 
  private:
-  // A batch's states: x is the residual stream, qkv and context belong to the layer at hand.
+  // A batch's states: x is the residual stream; qkv and context are those of the current layer.
   struct Memory {
     RowBuffer x, qkv, context;
   };
 
-  // Rows of one key and value's heads in one sequence.
+  // The queries [first, last) of one sequence, of the heads that share one key and value.
   struct AttentionTask {
     int sequence, kv_head, first, last;
   };
 
-  // The tokens whose last states are needed: all, or one of each sequence.
+  // The tokens whose final states are needed: all, or one per sequence.
   enum Needed { kAll, kFirst, kLast };
 
   Needed only_token(const Pooling& pooling) const {
@@ -95,8 +95,8 @@ class PrecisionEncoder final : public BeiEncoder {
     return pooling.modes[0] == BEI_FIRST && model_.include_prompt ? kFirst : kAll;
   }
 
-  // A batch on its way through the layers; when it is made, x holds the last states: of all tokens, or of the one that is
-  // needed of each sequence, for the others' last layer is then nobody's.
+  // A batch and its forward pass, which runs in the constructor. Afterward x holds the final states: of all tokens, or of
+  // the one needed token of each sequence. The last layer of the other tokens is not computed.
   struct Run {
     HelperPool::Running running;
     typename FreeList<Memory>::Lease memory;
@@ -121,7 +121,7 @@ class PrecisionEncoder final : public BeiEncoder {
     }
   };
 
-  // In blocks small enough for two to each thread that is idle.
+  // Run `work` on blocks of rows, small enough for two blocks to each idle thread.
   template <class Work>
   void each_block(int row_count, Scratch& mine, Work work) {
     const int threads = 1 + helpers_.idle(), share = (row_count + 2 * threads - 1) / (2 * threads);
@@ -131,8 +131,8 @@ class PrecisionEncoder final : public BeiEncoder {
     });
   }
 
-  // Threads meet only before and after attention: a block of rows goes from one layer's output projection to the next
-  // one's queries, keys and values by itself.
+  // Threads synchronize only before and after attention. Between, each block of rows goes from one layer's output
+  // projection to the next layer's queries, keys and values.
   void forward(Run& run) {
     each_block(run.tokens, *run.scratch, [&](int first, int row_count, Scratch& scratch) {
       embed(run, first, row_count, scratch);
@@ -156,12 +156,12 @@ class PrecisionEncoder final : public BeiEncoder {
     });
   }
 
-  // The token of a sequence, in it, that is the only one needed.
+  // The position in its sequence of the only needed token.
   static int needed_token(const BeiBatch& batch, int sequence, Needed needed) {
     return needed == kFirst ? 0 : length_of(batch, sequence) - 1;
   }
 
-  // Their rows, one after the other.
+  // Move the rows of the needed tokens to the front.
   void gather_needed(const Run& run) const {
     for (int s = 0; s < run.batch.sequences; s++) {
       const int token = run.batch.cu_seqlens[s] + needed_token(run.batch, s, run.needed);
@@ -171,7 +171,7 @@ class PrecisionEncoder final : public BeiEncoder {
     }
   }
 
-  // The sum of the embeddings, its norm, and the projection to the layers' width, in x.
+  // x = project(norm(sum of the embeddings)).
   void embed(const Run& run, int first, int row_count, Scratch& scratch) {
     const int size = model_.embedding_size;
     const bool project = model_.project.panels;
@@ -232,7 +232,7 @@ class PrecisionEncoder final : public BeiEncoder {
     }
   }
 
-  // Rows of x, normed, as operands of `weights`, the n-th to take them.
+  // Rows of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
   MatrixView<Operand> inputs(const Run& run, const BeiNorm& norm, const BeiLinear& weights, int n, int first,
                              int row_count, Scratch& scratch) const {
     const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
@@ -301,7 +301,7 @@ class PrecisionEncoder final : public BeiEncoder {
     attention(group, group.prefix + task.first, group.prefix + task.last, scratch);
   }
 
-  // From the attention's context to the layer's output, in x.
+  // The rest of a layer after attention; its output is in x.
   void finish_layer(const Run& run, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
     const MatrixView<Stored> context{run.context.row(first), run.context.stride};

@@ -1,4 +1,4 @@
-// What is done to one row at a time: rounding it to operands, and norms.
+// Operations on one row: rounding to operands, norms, rotation.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -8,8 +8,8 @@
 
 namespace bei {
 
-// Round a row of floats, or of bf16, to the operands of the product with `weights`. What is left of the last word is
-// zero: a number that is none would not vanish against the matrix's zeros.
+// Round a row of floats, or of bf16, to the operands of the product with `weights`. The rest of the last word is set to
+// zero: a NaN there would not vanish against the zeros of the matrix.
 template <class S, class T>
 inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row) {
   T* y = to.row(row);
@@ -17,7 +17,7 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T
   for (int i = weights.inputs; i % kPerWord<T>; i++) y[i] = T{};
 }
 
-// To bytes whose range is the row's own: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
+// Round to bytes, with a scale per row: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
 template <class S>
 inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<uint8_t>& to, int row) {
   const float* scales = weights.input_scales;
@@ -76,7 +76,7 @@ inline void normalize(const BeiNorm& norm, const float* x, float* y) {
   norm.rms ? rms_norm(norm, x, y) : layer_norm(norm, x, y);
 }
 
-// One head's query or key, in place: pair i is (i, i + pairs), `cos_sin` its cosines, then its sines.
+// Rotate the query or key of one head in place. Pair i is (i, i + pairs); `cos_sin` has `pairs` cosines, then the sines.
 template <class T>
 inline void rotate(T* x, const float* cos_sin, int pairs) {
   for_vectors(pairs, [&](int i, int lanes) {

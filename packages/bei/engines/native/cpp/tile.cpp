@@ -16,7 +16,7 @@ struct Accumulator<uint8_t> {
   W vector;
 };
 
-// The sums stay in registers: the loops over them have constant bounds, and the compiler unrolls them whole.
+// The sums stay in registers: the loops over them have constant bounds, and the compiler unrolls them completely.
 template <class T, int Rows, int Vectors>
 void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* out, size_t out_stride) {
   using Vector = decltype(Accumulator<T>::vector);

@@ -1,4 +1,4 @@
-// Vectors of AVX2 with FMA. Included by vec.h; vec_avx512.h says what each function is.
+// Vectors of AVX2 with FMA. Included by vec.h; vec_avx512.h documents the functions.
 #pragma once
 #include <immintrin.h>
 

@@ -10,7 +10,7 @@
 namespace bei {
 
 constexpr int kLanes = 16;
-constexpr int kVectors = 4;  // vectors a panel of weights is wide: 6 rows of 4 fill 24 of 32 registers
+constexpr int kVectors = 4;  // width of a panel of weights, in vectors: 6 rows of 4 fill 24 of 32 registers
 
 using F = __m512;   // floats
 using W = __m512i;  // 32-bit words: a float, two bf16 or four bytes
@@ -61,10 +61,10 @@ inline F as_floats(W w) { return _mm512_castsi512_ps(w); }
 inline F low_half(W w) { return as_floats(_mm512_slli_epi32(w, 16)); }
 inline F high_half(W w) { return as_floats(_mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000)))); }
 
-// acc + a * b, lane by lane, where a lane is one float,
+// acc + a * b, lane by lane. A lane is one float;
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
-// four bytes: unsigned in a, signed in b, summed in 32 bits,
+// or four bytes, unsigned in a and signed in b, summed in 32 bits;
 inline W dot(W acc, W a, W b, uint8_t) {
 #ifdef __AVX512VNNI__
   return _mm512_dpbusd_epi32(acc, a, b);
