@@ -51,8 +51,9 @@ check: .venv/test.ok ## format, lint, types, the C++'s warnings and the quick un
 	.venv/bin/clang-format --dry-run -Werror packages/bei/engines/native/cpp/*
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 $(UNITS)
 
-docs: .venv/test.ok ## the table of models, docs/models.md, from the code
+docs: .venv/test.ok ## the tables of models and settings, docs/models.md and docs/settings.md, from the code
 	.venv/bin/python docs/models.py
+	.venv/bin/python docs/settings.py
 
 LOCK = .venv-clients/bin/uv pip compile -q pyproject.toml deploy/build.in --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)

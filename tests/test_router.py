@@ -81,6 +81,21 @@ def test_every_flag_of_tei_is_there_by_its_name_and_variable():
     assert "-p" in options
 
 
+def test_there_is_no_other_flag_and_each_is_for_one_setting():
+    names = [*(flag.name for flag in router.FLAGS), *router.OTHER_FLAGS, *router.WITHOUT_EFFECT]
+    assert sorted(names) == sorted([*TEI_FLAGS.split(), "allowed-host"])
+    assert {flag.setting for flag in router.FLAGS} | router.UNASKED.keys() <= Settings.model_fields.keys()
+    assert len({flag.setting for flag in router.FLAGS}) == len(router.FLAGS)
+
+
+def test_help_says_what_a_setting_is_and_teis_default():
+    options = {option.name: option for option in router.text_embeddings_router.params}
+    assert options["port"].help == "The port to listen on; 0 takes a free one.  [default: 3000]"
+    for flag in router.FLAGS:
+        assert options[flag.setting].help.startswith(Settings.model_fields[flag.setting].description)
+        assert flag.default is None or options[flag.setting].help.endswith(f"  [default: {flag.default}]")
+
+
 def test_teis_defaults(start):
     result, settings, ports = start()
     assert result.exit_code == 0, result.output

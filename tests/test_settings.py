@@ -109,6 +109,11 @@ def test_names_and_secrets():
             {},
             "trt_llm.build.lora_adapters: adapters are for generating models",
         ),
+        (
+            changed("trt_llm.build.speculator", {"speculative_decoding_mode": "LOOKAHEAD_DECODING"}),
+            {},
+            "trt_llm.build.speculator: speculation is for generating models; remove the key",
+        ),
         (changed("trt_llm.build.quantization_type", "fp8"), {}, "`encoder_bert` is served in 16 bits; set no_quant"),
         (changed("trt_llm.build.checkpoint_repository.source", "hf"), {}, "checkpoint_repository.source: .*'HF'"),
         (changed("trt_llm.inference_stack", "v2"), {}, "trt_llm.inference_stack: .*'v1', not 'v2'"),
@@ -187,12 +192,8 @@ def test_a_new_declaration_is_a_setting():
         dummy_size: int = Field(3, ge=1, description="Dummies.")
 
     (found,) = (setting for setting in settings_of(More) if setting.name == "dummy_size")
-    assert (found.flag, found.variable, found.values, found.default) == (
-        "--dummy-size",
-        "BEI_DUMMY_SIZE",
-        "INTEGER",
-        "3",
-    )
+    assert (found.flag, found.variable) == ("--dummy-size", "BEI_DUMMY_SIZE")
+    assert (found.values, found.bounds, found.default) == ("INTEGER", ", at least 1", "3")
     assert More.load(tiny_config(), environ={"BEI_DUMMY_SIZE": "4"}).dummy_size == 4
     with pytest.raises(SetupError, match=r"setting dummy_size: .*greater than or equal to 1, not '0'"):
         More.load(tiny_config(), environ={"BEI_DUMMY_SIZE": "0"})

@@ -3,18 +3,20 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from bei import processes
 from bei.errors import SetupError
 from bei.launch import one_line_errors, serve
 from bei.metrics import Metrics, port
+from bei.options import Function, in_help, joined
 from bei.server import workers
-from bei.settings import Settings, read_config
+from bei.settings import ServerSettings, Settings, read_config
+from bei.settings.reference import settings_of
 
 log = logging.getLogger("bei")
 
@@ -23,72 +25,111 @@ _POOLING = {"cls": "first", "mean": "mean", "last-token": "last", "splade": "spl
 _CONFIGS = (Path("config.yaml"), Path("/app/config.yaml"))
 _METRICS_PORT = 9000
 _DENSE = "2_Dense"
-_DEFAULTS = {"rerank_order": "score"}
-"""What TEI does unasked and has no flag for."""
 
-_NOTHING = {
-    "uds_path": "the engine's line has no name; to listen on a socket set BEI_UDS_PATH",
-    "disable_spans": "log lines have no spans",
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of TEI's for one of our settings."""
+
+    name: str
+    setting: str
+    default: str | None = None
+    """TEI's; None where TEI has none, or ours."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """TEI's word for each of our values."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+FLAGS = (
+    Flag("revision", "revision"),
+    Flag("hostname", "host", "0.0.0.0"),
+    Flag("port", "port", "3000"),
+    Flag("dtype", "precision", words=_DTYPES),
+    Flag("pooling", "pooling", words=_POOLING),
+    Flag("served-model-name", "served_model_name"),
+    Flag("max-concurrent-requests", "max_concurrent_requests", "512"),
+    Flag("max-batch-tokens", "max_num_tokens", "16384"),
+    Flag("max-batch-requests", "max_batch_size"),
+    Flag("max-client-batch-size", "max_client_batch_size", "32"),
+    Flag("auto-truncate", "auto_truncate", "true", options={"is_flag": False, "flag_value": "true"}),
+    Flag("default-prompt-name", "default_prompt_name"),
+    Flag("default-prompt", "default_prompt"),
+    Flag("tokenization-workers", "tokenization_workers"),
+    Flag("payload-limit", "payload_limit", "2000000"),
+    Flag("api-key", "api_key"),
+    Flag("allowed-host", "allowed_host", options={"multiple": True, "callback": joined}),
+    Flag("huggingface-hub-cache", "hub_cache"),
+    Flag("json-output", "json_output", options={"is_flag": True}),
+    Flag("otlp-endpoint", "otlp_endpoint"),
+    Flag("otlp-service-name", "otlp_service_name", "text-embeddings-inference.server"),
+    Flag("cors-allow-origin", "cors_allow_origin", "*", options={"multiple": True, "callback": joined}),
+)
+OTHER_FLAGS = {
+    "model-id": "A folder, or a Hugging Face repository. Unset: the one that config.yaml names.",
+    "hf-token": "The token for private and gated repositories.",
+    "hf-api-token": "The older name of --hf-token.",
+    "dense-path": f"{_DENSE} only: modules.json says which Dense module follows.",
+    "prometheus-port": f"The port that serves /metrics, too; 0 for none. Unset: {_METRICS_PORT}.",
 }
-"""Flags without effect, and why."""
+"""Flags of TEI's that are no setting of ours: their help."""
+WITHOUT_EFFECT = {
+    "uds-path": "the engine's line has no name; to listen on a socket set BEI_UDS_PATH",
+    "disable-spans": "log lines have no spans",
+}
+"""Flags of TEI's that do nothing here, and why."""
+UNASKED = {"rerank_order": "score"}
+"""Settings for what TEI does and has no flag for."""
+_SETTINGS = {setting.name: setting for setting in settings_of(Settings)}
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+def _option(*names: str, help: str, **options: Any) -> Callable[[Function], Function]:
+    """An option of TEI's, with the environment variable that TEI gives it."""
+    return click.option(*names, envvar=names[0][2:].upper().replace("-", "_"), help=help, **options)
 
 
-def _option(name: str, *setting: str, **options: Any) -> Callable[[Command], Command]:
-    """An option of TEI's, with the environment variable that TEI gives it, for the setting of that or another name."""
-    return click.option(f"--{name}", *setting, envvar=name.upper().replace("-", "_"), show_default=True, **options)
+def _of_setting(flag: Flag) -> Callable[[Function], Function]:
+    options: dict[str, Any] = {"default": None, "metavar": _SETTINGS[flag.setting].values, **flag.options}
+    if options.get("is_flag"):
+        del options["metavar"]
+    if flag.words:
+        words = dict(flag.words)
+        options |= {"type": click.Choice(list(words)), "metavar": "|".join(words)}
+        options["callback"] = lambda context, parameter, value: words.get(value)
+    names = [f"--{flag.name}", flag.setting, *(["-p"] if flag.name == "port" else [])]
+    return _option(*names, help=_help(flag), **options)
 
 
-def _ours(names: Mapping[str, str]) -> Callable[..., str | None]:
-    return lambda context, parameter, value: names.get(value)
+def _help(flag: Flag) -> str:
+    ours = _SETTINGS[flag.setting]
+    unasked = None if flag.words else ours.default
+    return in_help(f"{ours.help}{' Repeatable.' * ('multiple' in flag.options)}", flag.default or unasked)
+
+
+def _of_settings(function: Function) -> Function:
+    for flag in reversed(FLAGS):
+        function = _of_setting(flag)(function)
+    return function
+
+
+def _other(name: str, **options: Any) -> Callable[[Function], Function]:
+    help = OTHER_FLAGS.get(name) or f"Without effect: {WITHOUT_EFFECT[name]}."
+    return _option(f"--{name}", help=help, **options)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@_option("model-id", help="A folder, or a Hugging Face repository; else what config.yaml names.")
-@_option("revision", help="Branch, tag or commit of the repository.")
-@_option("hostname", "host", default="0.0.0.0")
-@_option("port", "-p", type=int, default=3000)
-@_option("dtype", "precision", type=click.Choice(list(_DTYPES)), callback=_ours(_DTYPES), help="To compute in.")
-@_option(
-    *("pooling", "pooling"),
-    type=click.Choice(list(_POOLING)),
-    callback=_ours(_POOLING),
-    help="Where the checkpoint does not say.",
-)
-@_option("served-model-name", help="The name that answers carry.")
-@_option("max-concurrent-requests", type=int, default=512)
-@_option("max-batch-tokens", "max_num_tokens", type=int, default=16384)
-@_option("max-batch-requests", "max_batch_size", type=int)
-@_option("max-client-batch-size", type=int, default=32)
-@_option("auto-truncate", type=bool, is_flag=False, flag_value="true", default=True)
-@_option("default-prompt-name", help="The model's prompt to use unasked.")
-@_option("default-prompt", help="Text put before each input.")
-@_option("dense-path", help="Only 2_Dense: modules.json says which Dense module follows.")
-@_option("tokenization-workers", type=int)
-@_option("payload-limit", type=int, default=2_000_000)
-@_option("api-key", help="Ask for this key.")
-@_option("allowed-host", multiple=True, help="A host that requests may name, *.name, or *; repeat it.")
-@_option("hf-token", help="For private and gated repositories.")
-@_option("hf-api-token", help="The older name of --hf-token.")
-@_option("huggingface-hub-cache", "hub_cache", type=click.Path(path_type=Path), help="Where downloads lie.")
-@_option("json-output", is_flag=True, help="Log lines as JSON.")
-@_option("disable-spans", is_flag=True, help="Without effect: log lines have no spans.")
-@_option("otlp-endpoint", help="Send traces to this OpenTelemetry collector, as http://localhost:4317.")
-@_option("otlp-service-name", default="text-embeddings-inference.server", help="The name of this server in traces.")
-@_option("prometheus-port", type=int, default=_METRICS_PORT, help="Serve /metrics there, too; 0 for not.")
-@_option("uds-path", help="Without effect: TEI's line to its engine. BEI_UDS_PATH listens on a socket.")
-@_option("cors-allow-origin", multiple=True, default=("*",), help="Pages of this origin may read answers; repeatable.")
-@click.pass_context
+@_other("model-id")
+@_of_settings
+@_other("hf-token")
+@_other("hf-api-token")
+@_other("dense-path")
+@_other("prometheus-port", type=int)
+@_other("uds-path")
+@_other("disable-spans", is_flag=True)
 def text_embeddings_router(
-    context: click.Context,
-    /,
     model_id: str | None,
-    revision: str | None,
     hf_token: str | None,
     hf_api_token: str | None,
-    prometheus_port: int,
+    prometheus_port: int | None,
     dense_path: str | None,
     uds_path: str | None,
     disable_spans: bool,
@@ -99,35 +140,24 @@ def text_embeddings_router(
     Without --model-id it serves what BEI_CONFIG, ./config.yaml or /app/config.yaml names, so the start command that
     truss generates for an encoder runs this program. BEI_* variables go before TEI's defaults, and flags before both.
     """
-    unasked = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.DEFAULT}
-    defaults = _DEFAULTS | {name: value for name, value in flags.items() if name in unasked and value not in (None, ())}
-    flags = {name: value for name, value in flags.items() if name not in unasked} | _repository(model_id, revision)
 
     def run() -> None:
         processes.keep_libraries_isolated()
         token = _token(hf_token, hf_api_token)
-        environ = {**_variables(defaults), **os.environ, **({"HF_TOKEN": token} if token else {})}
-        settings = Settings.load(_config(model_id), environ=environ, **flags)
+        environ = {**_defaults(), **os.environ, **({"HF_TOKEN": token} if token else {})}
+        settings = Settings.load(_config(model_id), environ=environ, **(flags | _repository(model_id)))
         _check_dense(dense_path)
         workers.start_logs(settings, os.environ.get("LOG_LEVEL", "info"))
-        _tell_nothing({"uds_path": uds_path, "disable_spans": disable_spans})
-        is_explicit = "prometheus_port" not in unasked
-
-        def show(metrics: Metrics) -> None:
-            if prometheus_port and (is_explicit or not settings.protect_all):
-                _show_metrics(metrics, settings.host, prometheus_port, is_explicit)
-
-        serve(settings, show)
+        _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
+        serve(settings, lambda metrics: _show_metrics(metrics, settings, prometheus_port))
 
     one_line_errors(run)
 
 
-def _variables(defaults: Mapping[str, Any]) -> dict[str, str]:
-    """As BEI_* variables, which those of the environment go before."""
-    return {
-        f"BEI_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in defaults.items()
-    }
+def _defaults() -> dict[str, str]:
+    """TEI's, as BEI_* variables, which those of the environment go before."""
+    ours = UNASKED | {flag.setting: flag.default for flag in FLAGS if flag.default is not None}
+    return {_SETTINGS[name].variable: value for name, value in ours.items()}
 
 
 def _token(token: str | None, older: str | None) -> str | None:
@@ -144,25 +174,28 @@ def _check_dense(path: str | None) -> None:
         )
 
 
-def _tell_nothing(given: Mapping[str, Any]) -> None:
+def _tell_without_effect(given: Mapping[str, Any]) -> None:
     for name in filter(given.get, given):
-        log.warning("--%s is without effect here: %s", name.replace("_", "-"), _NOTHING[name])
+        log.warning("--%s is without effect here: %s", name, WITHOUT_EFFECT[name])
 
 
-def _show_metrics(metrics: Metrics, host: str, number: int, is_explicit: bool) -> None:
+def _show_metrics(metrics: Metrics, settings: ServerSettings, asked: int | None) -> None:
+    """On the port that is asked for. Unasked on TEI's, where that is free and nobody needs a key."""
+    if asked == 0 or (asked is None and settings.protect_all):
+        return
     try:
-        port.listen(metrics, host, number)
+        port.listen(metrics, settings.host, _METRICS_PORT if asked is None else asked)
     except SetupError as exc:
-        if is_explicit:
+        if asked is not None:
             raise
         log.warning("%s; /metrics is on the server's own port, too", exc)
 
 
-def _repository(model_id: str | None, revision: str | None) -> dict[str, str | None]:
+def _repository(model_id: str | None) -> dict[str, str]:
     if model_id is None:
-        return {"revision": revision}
+        return {}
     local = model_id.startswith(("/", ".", "~")) or Path(model_id).is_dir()
-    return {"source": "LOCAL" if local else "HF", "repo": model_id, "revision": revision}
+    return {"source": "LOCAL" if local else "HF", "repo": model_id}
 
 
 def _config(model_id: str | None) -> Mapping[str, Any]:

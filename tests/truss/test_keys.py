@@ -8,35 +8,52 @@ import pytest
 
 from bei.errors import SetupError
 from bei.settings import Settings
-from bei.settings.block import VersionOverrides
-from bei.settings.keys import WITHOUT_EFFECT
+from bei.settings.block import REFUSED, VersionOverrides
+from bei.settings.keys import OBEYED, SECRET_NAME, WITHOUT_EFFECT
 from tests.support.truss_bundles import REPOSITORY, with_value
 
 WALK = """
 import json
 from typing import get_args
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 from truss.base import trt_llm_config as schema
 
 def models(kind):
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield kind
     for inner in get_args(kind):
-        if get_args(inner) or isinstance(inner, type):
-            yield from models(inner)
+        yield from models(inner)
+
+def names(name, field):
+    alias = field.validation_alias or field.alias
+    return [*alias.choices] if isinstance(alias, AliasChoices) else [alias or name]
 
 def keys(model, path=()):
-    for name, field in model.model_fields.items():
-        here = (*path, name)
-        inner = next(models(field.annotation), None)
-        if inner is None or name == "lora_adapters":
-            yield ".".join(here)
-        elif name != "speculator":
-            yield from keys(inner, here)
-        else:
-            yield ".".join(here)
+    for field_name, field in model.model_fields.items():
+        for name in names(field_name, field):
+            inner = list(models(field.annotation))
+            if not inner or name in ("lora_adapters", "speculator"):  # refused whole
+                yield ".".join((*path, name))
+            for each in inner if name not in ("lora_adapters", "speculator") else ():
+                yield from keys(each, (*path, name))
 
+"""
+OF_TODAY = """
 print(json.dumps(list(keys(schema.TRTLLMConfigurationV1))))
+"""
+OF_TOMORROW = """
+from typing import Optional, Union
+from pydantic import Field, create_model
+
+plugins = create_model("P", __base__=schema.TrussTRTLLMPluginConfiguration, deep_key=(int, 0))
+other = create_model("O", other_key=(int, 0))
+kinds = Optional[Union[plugins, other]]
+renamed = (int, Field(0, validation_alias=AliasChoices("a_name", "another_name")))
+build = create_model(
+    "B", __base__=schema.TrussTRTLLMBuildConfiguration, plugin_configuration=(kinds, None), renamed=renamed
+)
+tomorrow = create_model("T", __base__=schema.TRTLLMConfigurationV1, build=(build, ...), new_key=(Optional[str], None))
+print(json.dumps(list(keys(tomorrow))))
 """
 VALUES: dict[str, Any] = {
     "build.base_model": "encoder",
@@ -72,13 +89,26 @@ VALUES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def keys(in_truss) -> list[str]:
-    return json.loads(in_truss(WALK))
+    return json.loads(in_truss(WALK + OF_TODAY))
 
 
 def facts(config: dict[str, Any]) -> dict[str, Any]:
     environ = {"TRUSS_SECRET_mine": "s1", "TRUSS_SECRET_hf_access_token": "s2"}
     settings = Settings.load(config, environ=environ)
     return {**settings.model_dump(exclude={"without_effect"}), "credential": settings.credential.get_secret_value()}
+
+
+KNOWN = [*OBEYED, SECRET_NAME, *REFUSED, *WITHOUT_EFFECT]
+
+
+def test_every_key_of_truss_is_in_one_table(keys):
+    assert sorted(keys) == sorted(KNOWN)
+
+
+def test_a_key_that_truss_gets_is_noticed(in_truss):
+    found = json.loads(in_truss(WALK + OF_TOMORROW))
+    new = {"plugin_configuration.deep_key", "plugin_configuration.other_key", "a_name", "another_name"}
+    assert set(found) - set(KNOWN) == {f"build.{key}" for key in new} | {"new_key"}
 
 
 def test_no_key_of_truss_is_dropped(keys):

@@ -17,6 +17,14 @@ BEI_MAX_NUM_TOKENS = 16384
 """What an `encoder` gets when `max_num_tokens` is not set."""
 
 
+REFUSED = {
+    "inference_stack": "`v2` is for generating models; set `v1`",
+    "build.speculator": "speculation is for generating models; remove the key",
+    "build.lora_adapters": "adapters are for generating models; merge one into the weights",
+}
+"""Keys of truss for models that we do not serve, and what to do."""
+
+
 class BaseModelKind(StrEnum):
     ENCODER = "encoder"
     ENCODER_BERT = "encoder_bert"
@@ -133,6 +141,12 @@ class Build(_Block):
     ) = None
     lora_configuration: LoraConfiguration | None = None
     skip_build_result: bool = False
+
+    @field_validator("speculator", mode="before")
+    @classmethod
+    def _no_speculator(cls, value: Any) -> None:
+        if value is not None:
+            raise ValueError(REFUSED["build.speculator"])
 
     @model_validator(mode="before")
     @classmethod

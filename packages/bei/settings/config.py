@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from bei.errors import SetupError, one_line, short, why
-from bei.settings.block import TRTLLM, check_hardware
+from bei.settings.block import REFUSED, TRTLLM, check_hardware
 from bei.settings.keys import unknown_key
 
 _MODELS = "`encoder_bert` (BERT and its kin, in 16 bits) or `encoder` (language models, in bf16, fp8 or fp4)"
@@ -70,7 +70,7 @@ def _refuse_unserved(block: TRTLLM) -> None:
     if build.base_model == "decoder":
         raise SetupError(f"trt_llm.build.base_model: `decoder` generates text; to embed, set {_MODELS}")
     if build.lora_adapters:
-        raise SetupError("trt_llm.build.lora_adapters: adapters are for generating models; merge one into the weights")
+        raise SetupError(f"trt_llm.build.lora_adapters: {REFUSED['build.lora_adapters']}")
 
 
 def _accelerator(config: Mapping[str, Any]) -> str | None:

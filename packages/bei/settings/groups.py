@@ -74,7 +74,7 @@ class ModelSettings(SourceSettings):
         "auto", description="The engine that computes; auto takes the fastest that runs here."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
-        "auto", description="The numbers that the engine computes in; auto takes the engine's own choice."
+        "auto", description="The type of the numbers that the engine computes in. Unset or auto: the engine chooses."
     )
     threads: Annotated[int | None, NO_ROW] = Field(
         None, ge=1, description="Processors that compute. Unset: all that the container may use."

@@ -24,38 +24,65 @@ OBEYED = {
     "runtime.webserver_default_route": "route",
 }
 """The setting that each key gives."""
-WITHOUT_EFFECT = (
-    # encoders run on one GPU, in whole batches, without a cache of keys and values
-    "build.tensor_parallel_count",
-    "build.pipeline_parallel_count",
-    "build.sequence_parallel_count",
-    "build.moe_expert_parallel_option",
-    "build.plugin_configuration.paged_kv_cache",
-    "build.plugin_configuration.use_paged_context_fmha",
-    "build.plugin_configuration.use_fp8_context_fmha",
-    "runtime.kv_cache_free_gpu_mem_fraction",
-    "runtime.kv_cache_host_memory_bytes",
-    "runtime.enable_chunked_context",
-    # they generate nothing
-    "build.max_beam_width",
-    "build.max_prompt_embedding_table_size",
-    "build.gather_all_token_logits",
-    "runtime.batch_scheduler_policy",
-    "runtime.request_default_max_tokens",
-    "runtime.total_token_limit",
-    # Baseten's build and images
-    "build.strongly_typed",
-    "build.num_builder_gpus",
-    "build.skip_build_result",
-    *(f"version_overrides.{name}_version" for name in ("engine_builder", "briton", "bei", "bei_bert", "v2_llm")),
-    # of adapters, which are refused
-    "build.lora_configuration.max_lora_rank",
-    "build.lora_configuration.lora_target_modules",
-    "runtime.lora_cache_max_adapter_size",
-    "runtime.lora_cache_optimal_adapter_size",
-    "runtime.lora_cache_gpu_memory_fraction",
-    "runtime.lora_cache_host_memory_bytes",
-)
+SECRET_NAME = "build.checkpoint_repository.runtime_secret_name"
+"""Says which secret is the credential, and so gives no setting."""
+WITHOUT_EFFECT = {
+    **dict.fromkeys(
+        (
+            "build.tensor_parallel_count",
+            "build.pipeline_parallel_count",
+            "build.sequence_parallel_count",
+            "build.moe_expert_parallel_option",
+        ),
+        "an encoder runs on one GPU",
+    ),
+    **dict.fromkeys(
+        (
+            "build.plugin_configuration.paged_kv_cache",
+            "build.plugin_configuration.use_paged_context_fmha",
+            "build.plugin_configuration.use_fp8_context_fmha",
+            "runtime.kv_cache_free_gpu_mem_fraction",
+            "runtime.kv_cache_host_memory_bytes",
+            "runtime.enable_chunked_context",
+        ),
+        "an encoder keeps no cache of keys and values",
+    ),
+    **dict.fromkeys(
+        (
+            "build.max_beam_width",
+            "build.max_prompt_embedding_table_size",
+            "build.gather_all_token_logits",
+            "runtime.batch_scheduler_policy",
+            "runtime.request_default_max_tokens",
+            "runtime.total_token_limit",
+        ),
+        "an encoder generates nothing",
+    ),
+    **dict.fromkeys(
+        (
+            "build.strongly_typed",
+            "build.num_builder_gpus",
+            "build.skip_build_result",
+            *(
+                f"version_overrides.{name}_version"
+                for name in ("engine_builder", "briton", "bei", "bei_bert", "v2_llm")
+            ),
+        ),
+        "it is of Baseten's build and images",
+    ),
+    **dict.fromkeys(
+        (
+            "build.lora_configuration.max_lora_rank",
+            "build.lora_configuration.lora_target_modules",
+            "runtime.lora_cache_max_adapter_size",
+            "runtime.lora_cache_optimal_adapter_size",
+            "runtime.lora_cache_gpu_memory_fraction",
+            "runtime.lora_cache_host_memory_bytes",
+        ),
+        "it is of adapters, which are refused",
+    ),
+}
+"""Keys that do nothing here, and why."""
 
 
 def without_effect(raw: Mapping[str, Any]) -> tuple[str, ...]:

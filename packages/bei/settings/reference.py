@@ -17,6 +17,8 @@ from bei.settings.keys import OBEYED
 
 _KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -25,6 +27,7 @@ class Setting:
     help: str
     default: str | None  # as a user would write it; None where the help says what an unset one means
     values: str  # `INTEGER`, or `auto|native`
+    bounds: str  # `, at least 1`
     is_switch: bool
     is_repeatable: bool
 
@@ -61,6 +64,7 @@ def _setting(name: str, group: str, field: FieldInfo, help: str) -> Setting:
         help=help,
         default=_default(_of_block(name, kind) if field.is_required() else field.default),
         values=_values(kind),
+        bounds="".join(f", {words} {bound}" for words, bound in _bounds(field.metadata)),
         is_switch=kind is bool,
         is_repeatable=get_origin(kind) is tuple,
     )
@@ -86,6 +90,13 @@ def _default(value: Any) -> str | None:
     if value in (None, (), PydanticUndefined):
         return None
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _bounds(metadata: list[Any]) -> Iterator[tuple[str, Any]]:
+    for bound in metadata:
+        for attribute, words in _BOUNDS.items():
+            if hasattr(bound, attribute):
+                yield words, getattr(bound, attribute)
 
 
 def _values(kind: Any) -> str:
