@@ -1,4 +1,4 @@
-"""What a fault may cost, and what it may not."""
+"""The allowed and the forbidden costs of a fault."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Which faults a batch asks for, and who."""
+"""The faults that a batch triggers, and the sequence that triggers each."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The bookkeeping of the programs that try a running server: a rule that never bites would pass any server."""
+"""The bookkeeping of the programs that load a server: a rule that never fails would pass any server."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ def minutes(*medians: float) -> list[Minute]:
     [
         ((100, 200, 200, 210), 1.05),
         ((100, 200, 190), 0.95),
-        ((100, 200, 230, 200), 1.15),  # what comes back has been there
+        ((100, 200, 230, 200), 1.15),  # memory that returns is not growth
         ((500, 200, 200), 1.0),
         ((100, 200), None),
     ],

@@ -1,4 +1,4 @@
-"""A client that tells an answer from half of one, and gives up when it is to."""
+"""A client that tells a whole answer from half of one, and gives up in time."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,12 +9,12 @@ import pytest
 
 from benchmarks.wire import Ask, Http1, Http2, Lost
 
-LIMIT = 60.0  # seconds that any wait of these tests may take
+LIMIT = 60.0  # seconds of any wait of these tests
 OK = b"HTTP/1.1 200 OK\r\nX-A: b\r\ncontent-length: 2\r\n\r\nhi"
 
 
 def against(answer: bytes, work: Callable[[int], Coroutine[Any, Any, Any]], *, close: bool = True) -> Any:
-    """What `work` gives on the port of a server that answers whatever it gets with these bytes."""
+    """The result of `work` on the port of a server that answers everything with these bytes."""
 
     conversations = []
 

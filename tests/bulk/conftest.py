@@ -48,7 +48,7 @@ def ray_address(tmp_path_factory) -> Iterator[str]:
         assert head.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
     yield address
-    head.kill()  # its reaper ends the rest, at once
+    head.kill()  # its reaper ends the other processes at once
     head.wait()
 
 

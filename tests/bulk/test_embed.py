@@ -1,4 +1,4 @@
-"""The command in a process of its own: what it writes, what it refuses, and that SIGKILL costs no row."""
+"""The command in a process of its own: its output, its refusals, and that SIGKILL costs no row."""
 
 import asyncio
 import json
@@ -157,7 +157,7 @@ def test_a_text_that_the_model_refuses_is_named_with_its_rows(tmp_path, tiny_fol
 
 
 def test_killed_by_sigkill_again_and_again(command, tmp_path):
-    """Each run is killed once it has written more, wherever it is then; the bytes are those of an unbroken run."""
+    """Each run is killed once it has written more; the bytes equal those of an uninterrupted run."""
     source = tmp_path / "in.csv"
     source.write_text("text,id\n" + "".join(f"{text},{i}\n" for i, text in enumerate(texts(3000))))
     whole, broken = tmp_path / "whole.parquet", tmp_path / "broken.parquet"
@@ -177,7 +177,7 @@ def test_killed_by_sigkill_again_and_again(command, tmp_path):
 
 
 def test_rows_are_counted_as_they_are_done(invoke, source, tmp_path, monkeypatch):
-    """Not when the file of their part is there: of 500 rows in one part, some before the rest is computed."""
+    """Rows count before the file of their part exists: of 500 rows in one part, some before the rest is computed."""
     told = []
     monkeypatch.setattr(bulk.Progress, "add", lambda self, done: told.append(done))
     assert invoke(source, tmp_path / "out.npy").exit_code == 0
@@ -187,7 +187,7 @@ def test_rows_are_counted_as_they_are_done(invoke, source, tmp_path, monkeypatch
 
 
 def started(words, tmp_path, parts):
-    """A run, once it has a part to compute; and where it says what it says."""
+    """A run that has begun a part, and the place of its messages."""
     log = tmp_path / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen(words, env=QUIET, stderr=stderr, start_new_session=True)
@@ -200,7 +200,8 @@ def started(words, tmp_path, parts):
 
 
 def test_ctrl_c(command, tmp_path):
-    """The first says what is waited for, at once; the second waits for nothing; then the same command goes on."""
+    """The first one reports at once what it waits for; the second one waits for nothing; then the same command
+    resumes."""
     source, output = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_text("\n".join(texts(400_000)) + "\n")
     words = command(source, output, "--part-rows", "200000")

@@ -1,4 +1,4 @@
-"""Whatever changes a row makes another job: a run that goes on never joins the rows of two."""
+"""Everything that changes a row makes another job: a resumed run never joins the rows of two."""
 
 import inspect
 import json
@@ -33,8 +33,8 @@ OF_NO_ROW = {
 
 
 def test_every_setting_is_a_part_of_a_job_or_is_known_to_change_no_row():
-    """One of the model is a part unless its declaration says that it changes no row; those of other groups change
-    none."""
+    """A setting of the model is a part unless its declaration says that it changes no row; settings of other groups
+    change none."""
     counted = {*identities.OF_SETTINGS, "served_model_name"}
     assert not counted & OF_NO_ROW
     assert counted >= OF_ROWS

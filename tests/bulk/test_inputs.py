@@ -1,4 +1,4 @@
-"""What is read, part by part, and what is refused and named."""
+"""Inputs are read part by part; refusals name the row or column."""
 
 import json
 import subprocess
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
 
 
 def test_columns_are_counted_over_all_rows(tmp_path):
-    """Each row has few, all rows many; and it takes a time that grows with them, not with their square."""
+    """Each row has few columns, all rows together many; the time grows linearly with them."""
     rows = [{"text": "a", **{f"{i}_{k}": 1 for k in range(1000)}} for i in range(11)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(SetupError, match="has 10001 columns, and 10000 are the most"):
@@ -141,7 +141,7 @@ def test_columns_are_counted_over_all_rows(tmp_path):
 
 
 def test_the_deepest_that_is_read_is_written_and_read_again(tmp_path):
-    """What Parquet writes and cannot read would be known when all is done."""
+    """A value that Parquet writes but cannot read would be noticed only at the end."""
     for i, (opened, closed) in enumerate((("[", "]"), ('{"a":', "}"))):
         file = tmp_path / f"{i}.jsonl"
         file.write_text('{"text": "a", "x": ' + opened * 31 + "1" + closed * 31 + "}\n")
@@ -150,12 +150,12 @@ def test_the_deepest_that_is_read_is_written_and_read_again(tmp_path):
 
 
 def says_once(text, times):
-    """A text that a Parquet file holds once, in a dictionary, and so many rows that are it."""
+    """A Parquet file that stores a text once, in a dictionary, and so many rows that refer to it."""
     return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array([text]))
 
 
 def test_a_parquet_file_of_a_kilobyte_is_not_gigabytes_in_memory(tmp_path):
-    """The dense kind asks for 20 GB at once; the other is taken a few rows a part, and says so many bytes a part."""
+    """The dense kind needs 20 GB at once; the other kind is read a few rows per part."""
     bomb = says_once("a" * 20_000_000, 1000)
     for name, table in (("dictionary", {"text": bomb}), ("beside", {"text": ["a"] * 1000, "x": bomb})):
         pq.write_table(pa.table(table), tmp_path / f"{name}.parquet", compression="brotli")

@@ -17,11 +17,11 @@ IDENTITY = {"model": "a", "rows": 4}
 
 
 class Killed(BaseException):
-    """What SIGKILL looks like from outside: nothing after it runs."""
+    """The effect of SIGKILL as seen from outside: nothing after it runs."""
 
 
 def run(parts, output, order, kill_at):
-    """Writes what is pending in some order, and dies before, in or after the step `kill_at`."""
+    """Writes the pending parts in some order, and dies before, in or after the step `kill_at`."""
     steps = iter(range(1_000_000))
 
     def step():

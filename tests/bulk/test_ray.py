@@ -1,4 +1,4 @@
-"""On a real Ray of one node: the same bytes by two workers, begun again after the driver was killed; and Ray Serve."""
+"""A real Ray of one node: two workers write the same bytes, also after the driver was killed; and Ray Serve."""
 
 import subprocess
 import sys

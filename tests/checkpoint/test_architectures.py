@@ -1,4 +1,4 @@
-"""config.json as it is published, and as transformers 5 writes it: one spec. And what is refused, in one line."""
+"""config.json as published, and as transformers 5 writes it, give one spec; refusals are one line."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_scaling_under_either_name(scaling):
 
 @pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
 def test_a_base_beside_the_parameters(key):
-    """As transformers reads it: the parameters' own, else config.json's, else the class's."""
+    """As transformers reads it: the value of the parameters, else of config.json, else of the class."""
     linear = {"rope_type": "linear", "factor": 2.0}
     expected = spec("llama", rope_parameters={**linear, "rope_theta": 500.0})
     assert spec("llama", rope_theta=500.0, **{key: linear}) == expected

@@ -1,5 +1,5 @@
-"""Every key of a config.json is read, refused, or known to change nothing: of the classes that transformers has for our
-families, and of configs as their authors publish them. A key that is none of these is served wrongly in silence."""
+"""Every key of a config.json is read, refused, or known to change nothing: for the classes that transformers has for
+our families, and for configs as their authors publish them. Any other key would be served wrongly in silence."""
 
 import json
 from collections.abc import Iterator
@@ -135,7 +135,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 OVERRULED = {("jina-embeddings-v2", "hidden_act")}  # by feed_forward_type
 SHAPES = {"num_key_value_heads", "head_dim"}
-"""Sizes that tensors' shapes contradict where they are wrong."""
+"""Sizes that contradict the tensors' shapes where they are wrong."""
 KNOWN_VALUES = {"problem_type": ["regression"]}
 
 
@@ -147,7 +147,7 @@ def saved(model_type: str) -> str:
 
 
 def outcome(config: dict[str, Any]) -> str:
-    """All that we make of a config.json, or the refusal."""
+    """Everything that we derive from a config.json, or the refusal."""
     try:
         check_counts(config)
         family = families.family(config)
@@ -163,7 +163,7 @@ def outcome(config: dict[str, Any]) -> str:
 
 
 def scored(config: dict[str, Any], spec: EncoderSpec) -> str:
-    """The same of a language model that reranks."""
+    """The same for a language model that reranks."""
     try:
         return repr(scoring_head(config, spec, ScoreTokens(1)))
     except SetupError as refusal:
@@ -171,7 +171,7 @@ def scored(config: dict[str, Any], spec: EncoderSpec) -> str:
 
 
 def others(value: Any) -> Iterator[Any]:
-    """Other values of its type; of any type for one that says nothing."""
+    """Other values of its type; of any type for a key without one."""
     match value:
         case None:
             yield from (True, 3, 0.5, "strange", {"strange": 1.0}, ["strange"])
@@ -216,7 +216,7 @@ def test_nothing_is_listed_that_is_read_or_that_nobody_writes():
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_silence_means_what_it_means_to_transformers(model_type):
-    """A key that config.json leaves out has its class's default, or is asked for."""
+    """A missing key has its class's default, or is required."""
     config = json.loads(saved(model_type))
     defaults = json.loads(json.dumps(type(random_model(model_type).config)().to_dict()))
     for key in config.keys() & defaults.keys() - SHAPES - {"layer_types", "id2label", "architectures"}:

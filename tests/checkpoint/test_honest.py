@@ -1,4 +1,5 @@
-"""A checkpoint's files are obeyed or refused by name: each of these once loaded as something else without a word."""
+"""The files of a checkpoint are obeyed or refused by name: each of these cases once loaded as something else without a
+word."""
 
 import asyncio
 import json
@@ -101,7 +102,7 @@ def test_regression_gives_the_number_as_it_is(tmp_path, start_service):
 
 
 def modular_cross_encoder(folder, outputs: int = 1, activation: torch.nn.Module | None = None, **options):
-    """As sentence-transformers 6 saves one that is not a *ForSequenceClassification (the ettin rerankers)."""
+    """As sentence-transformers 6 saves a model that is not a *ForSequenceClassification (the ettin rerankers)."""
     base = save(folder / "base", random_model("modernbert"), pooling=None)
     torch.manual_seed(1)
     modules = [
@@ -191,7 +192,7 @@ def test_a_module_that_reads_elsewhere_is_refused(tmp_path, kind, config, messag
 
 
 def test_arguments_for_transformers_are_obeyed(tmp_path, start_service):
-    """sentence_bert_config.json overrules config.json, under the names of either edition."""
+    """sentence_bert_config.json overrides config.json, under the names of either version."""
     folder = save(tmp_path, random_model("bert"), pooling={"pooling_mode": "mean", "embedding_dimension": 48})
     plain = read(folder, "m").spec
     for name in ("config_kwargs", "config_args", "model_kwargs", "model_args"):
@@ -334,7 +335,7 @@ CARDS = {
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_model_card_takes_no_time_and_stops_nothing(tmp_path, name):
-    """It is a stranger's: as YAML these took 27 s, gigabytes, or ended in a traceback."""
+    """The card is foreign: as YAML these took 27 s or gigabytes, or ended in a traceback."""
     folder = save_language_model(tmp_path, language_model("qwen3"))
     (folder / "README.md").write_text(CARDS[name])
     started = time.monotonic()
@@ -367,7 +368,8 @@ def test_the_name_is_the_repository_s_own(tmp_path, name):
 
 
 class Nemotron(LlamaForSequenceClassification):
-    """llama-nemotron-rerank's own class, as its card describes it: all see all, a mean, and a temperature."""
+    """llama-nemotron-rerank's own class, as its card describes it: bidirectional attention, mean pooling, and a
+    temperature."""
 
     def scores(self, ids: torch.Tensor) -> torch.Tensor:
         length = ids.shape[1]

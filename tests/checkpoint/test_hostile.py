@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: one line of ours comes of each, at once, and nothing outside their folder is read."""
+"""Hostile checkpoints: each gives one line of ours, at once, and nothing outside their folder is read."""
 
 import json
 import struct
@@ -87,7 +87,7 @@ def test_a_json_file_is_bounded(folder, monkeypatch):
 
 
 def test_and_in_what_it_takes_in_memory(folder):
-    """100 MB of empty objects under a key that nobody reads were 2.5 GB."""
+    """100 MB of empty objects under an unread key took 2.5 GB."""
     config = (folder / "config.json").read_bytes().rstrip()
     (folder / "config.json").write_bytes(config[:-1] + b',"x":[' + b"{}," * (12 << 20) + b"0]}")
     with pytest.raises(SetupError, match=r"config\.json is larger than 33554432 bytes"):
@@ -198,7 +198,7 @@ def test_types_without_an_embedding(folder):
 
 def test_a_panic_of_the_library_is_one_of_our_errors(folder, monkeypatch):
     class PanicException(BaseException):
-        """As pyo3 has it: no Exception."""
+        """As in pyo3: it is no Exception."""
 
     def panic(*args, **more):
         raise PanicException("index out of bounds")

@@ -1,4 +1,4 @@
-"""The hub as it is on the network: silent, gone half way, or asked for what it was not."""
+"""The hub on a bad network: silent, gone half way, or lacking the file."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MODEL = {"source": "HF", "repo": "org/tiny"}
 
 @contextmanager
 def silent() -> Iterator[str]:
-    """A hub that accepts, and never says a word."""
+    """A hub that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -32,7 +32,7 @@ def silent() -> Iterator[str]:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves a folder as org/tiny, and remembers what it was asked."""
+    """Serves a folder as org/tiny, and records the requests."""
 
     def __init__(self, folder: Path):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -102,7 +102,7 @@ def hub(tiny_folder, tmp_path) -> Iterator[Hub]:
 
 
 class Machine:
-    """On which `bei info` is run, with a cache of its own."""
+    """A machine on which `bei info` is run, with a cache of its own."""
 
     def __init__(self, folder: Path):
         self.folder, self.config = folder, folder / "config.yaml"
@@ -144,7 +144,7 @@ def test_what_is_cached_serves_beside_a_silent_hub(machine, hub):
 
 
 def test_a_cache_without_what_changes_no_number_serves(machine, hub):
-    """Filled by another program, or by one of ours that wanted fewer files."""
+    """The cache was filled by another program, or by an older version that wanted fewer files."""
     for name in ("README.md", "onnx/config.json"):
         (hub.folder / name).parent.mkdir(exist_ok=True)
         (hub.folder / name).write_text("{}")
@@ -195,7 +195,7 @@ def test_the_hub_is_asked_for_the_model_and_nothing_else(machine, hub):
     ],
 )
 def test_a_hub_that_names_places_outside_its_cache_is_refused(machine, hub, said):
-    """The library makes paths of what it says, and would write, or link, wherever they lead."""
+    """The library makes paths of the hub's answers, and would write, or link, wherever they lead."""
     outside = machine.folder / "stranger"
     for name, values in json.loads(json.dumps(said).replace("{outside}", str(outside))).items():
         setattr(hub, name, values)

@@ -273,7 +273,7 @@ QKV = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "ke
 
 
 def test_parts_of_one_matrix_may_differ_in_type(folder):
-    """As mixed checkpoints have them; each is a number that float32 holds."""
+    """As in mixed checkpoints; each number is representable in float32."""
     stored = {name: torch.from_numpy(array) for name, array in load_file(folder / "model.safetensors").items()}
     types = (torch.float16, torch.bfloat16, torch.float32)
     stored |= {name: stored[name].to(kind) for name, kind in zip(QKV, types, strict=True)}

@@ -1,5 +1,5 @@
-"""Checkpoints that are stored in fp8: their numbers and scales as they are, on engines that have eight bits, and what
-those are worth on the others."""
+"""Checkpoints stored in fp8: their numbers and scales unchanged on engines with eight bits, and dequantized on the
+others."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ LAYOUTS = {"modelopt": False, "compressed-tensors": True}
 
 
 def quantize(folder: Path, by_rows: bool, scales: bool = True) -> dict[str, torch.Tensor]:
-    """The layers' matrices in fp8, in place; returns what they are worth."""
+    """Converts the layers' matrices to fp8 in place; returns their dequantized values."""
     file, worth = folder / "model.safetensors", {}
     stored = load_file(file)
     for name, weight in list(stored.items()):
@@ -48,7 +48,7 @@ def quantize(folder: Path, by_rows: bool, scales: bool = True) -> dict[str, torc
 
 @pytest.fixture(params=LAYOUTS)
 def folders(request, tmp_path) -> tuple[Path, Path, bool]:
-    """One in fp8, one that has what it is worth, and whether each row has a scale."""
+    """One folder in fp8, one with the dequantized values, and whether each row has a scale."""
     by_rows = LAYOUTS[request.param]
     model = random_model("llama", hidden_size=128, intermediate_size=256, num_attention_heads=2)
     stored, exact = (save(tmp_path / name, model) for name in ("stored", "exact"))

@@ -1,4 +1,4 @@
-"""Each source becomes a folder, or one line that says what to do; nothing half-done is left behind."""
+"""Each source becomes a folder, or one line that says what to do; no partial download remains."""
 
 import errno
 import gzip
@@ -85,7 +85,7 @@ def test_weights_inside_a_package(package, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"])
 def test_every_file_is_the_known_one(package, tmp_path, monkeypatch, name):
-    """Another one under its name, one that nobody knows, and one that is not there."""
+    """A changed file under a known name, an unknown file, and a missing one."""
     known = hashes(package)
     less = {key: digest for key, digest in known.items() if key != name}
     for files, message in (
@@ -168,7 +168,7 @@ def test_a_revision_that_leads_elsewhere(tmp_path, source, revision):
 
 @pytest.mark.parametrize("repo", ["../../etc", "a/b/c", "org/../x", "/etc", "a" * 200])
 def test_a_repository_that_is_none(tmp_path, repo):
-    """The block refuses it, and so it does where a variable or a flag gives it."""
+    """The block refuses it, and so do variables and flags."""
     for block in (repo, "org/tiny"):
         with pytest.raises(SetupError, match="is not a Hugging Face repository id"):
             fetch(settings("HF", block, tmp_path).model_copy(update={"repo": repo}))
@@ -201,7 +201,7 @@ def test_a_folder_that_is_no_model(tmp_path, files, message):
 
 
 def without_safetensors(folder: Path) -> None:
-    """As torch.save leaves a checkpoint's tensors, in every folder of it."""
+    """Tensors of a checkpoint as torch.save writes them, in each of its folders."""
     for file in folder.rglob("*.safetensors"):
         tensors = safetensors.torch.load_file(file)
         file.unlink()
@@ -218,7 +218,7 @@ def with_dense(folder: Path) -> Path:
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "modules"])
 def test_the_advice_for_a_pickle_keeps_the_head(tmp_path, head):
-    """The command is run as it is printed, by a shell in another folder; then the model is what it was."""
+    """The printed command is run by a shell in another folder; then the model equals the former one."""
     folder, elsewhere = tmp_path / "saved", tmp_path / "elsewhere"
     elsewhere.mkdir()
     labels = {"id2label": {0: "a", 1: "b", 2: "c"}}
@@ -369,7 +369,7 @@ def with_extended_header(size: int) -> bytes:
 
 
 def nested_headers(kind: bytes) -> bytes:
-    """A header of a header of a header, each of which tarfile reads in the call of the one before."""
+    """Nested headers, each of which tarfile reads in the call of the one before."""
     header = tarfile.TarInfo("././@PaxHeader")
     header.type, header.size = kind, 512
     content = b"11 path=abc\n" if kind == tarfile.XHDTYPE else b"abc"
@@ -384,7 +384,7 @@ DRIPS = b"dripping"
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """An answer of a byte every now and then."""
+    """An answer that arrives one byte at a time, slowly."""
     handler.send_response(200)
     handler.end_headers()
     with suppress(OSError):
@@ -498,7 +498,7 @@ def test_a_full_disk_is_named(web, tmp_path, tiny_folder, monkeypatch):
 
 
 def test_a_download_that_drips_is_left(web, tmp_path, tiny_folder, monkeypatch):
-    """A server that sends a byte now and then, each in time for a timeout of reads; a store that never ends."""
+    """A server that sends bytes just in time for read timeouts; a store that never ends."""
     monkeypatch.setattr(pace, "WINDOW_SECONDS", 1)
     url, pages = web
     pages["/model.tar.gz"] = DRIPS
@@ -523,7 +523,7 @@ def test_a_folder_in_an_archive_may_have_the_name_of_its_parent(web, tmp_path, t
 
 
 def test_an_archive_keeps_every_file_that_is_read(web, tmp_path, tiny_folder):
-    """Beside JSON and safetensors: ColBERT's settings, and what may call a language model a reranker."""
+    """Besides JSON and safetensors: ColBERT's settings, and files that may call a language model a reranker."""
     url, pages = web
     folder, names = tmp_path / "more", ("artifact.metadata", "README.md", "chat_template.jinja")
     shutil.copytree(tiny_folder, folder)
@@ -587,7 +587,7 @@ def test_what_python_knows_as_special_is_no_public_address(address):
 
 
 def test_a_name_is_looked_up_once(monkeypatch, tmp_path):
-    """A second answer, as of a server that rebinds its name to an address inside, is never asked for."""
+    """A second answer, such as a rebinding server's internal address, is never asked for."""
     asked, connected = [], []
 
     def look_up(host, port, *args, **more):
@@ -613,7 +613,7 @@ def test_other_schemes_are_refused(tmp_path, url):
 
 
 def test_a_redirect_into_the_network_is_refused(web, tmp_path, monkeypatch):
-    """The first hop is let through as if it were public; the second is checked afresh."""
+    """The first hop passes as if it were public; the second is checked again."""
     url, pages = web
     pages["/model.tar.gz"] = "http://169.254.169.254/secret"
     pinned = archive._pinned

@@ -1,4 +1,4 @@
-"""What a checkpoint is for, from its own files alone; and what is refused."""
+"""The task of a checkpoint, from its own files alone; and refusals."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_scoring(classifier, changes, scoring):
 
 
 def test_one_label_by_problem_type(tmp_path):
-    """As transformers' pipeline: a regression's number is no probability, unless sentence-transformers says so."""
+    """As in transformers' pipeline: a regression's number is no probability, unless sentence-transformers says so."""
     folder = save(tmp_path, random_model("bert", 0, "ForSequenceClassification", id2label=ONE), pooling=None)
     edit(folder, problem_type="regression")
     assert read(folder, "m").scoring == "identity"

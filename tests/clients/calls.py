@@ -1,9 +1,9 @@
-"""What each Python client does with a live server of ours. Runs in .venv-clients: `python calls.py JSON` prints JSON.
+"""The calls of each Python client to a live server. Runs in .venv-clients: `python calls.py JSON` prints JSON.
 
-A call returns what it got as one of: `vectors`, `vector` (of the first text), `ranks` ([index, score] in the order
+A call returns its result as one of: `vectors`, `vector` (of the first text), `ranks` ([index, score] in the order
 given), `labels` (the best label of each text), `spans` ([start, end] of each entity), `cosines` (of the first text to
-the others), `message` (of the error that the library raised). Libraries are imported where they are used, for the test
-run reads the names of the calls without having them.
+the others), `message` (of the error that the library raised). Libraries are imported where they are used, because the
+test run reads the names of the calls without having them.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Dockerfiles and the compose file. No daemon builds them here: what they name is looked up, what they run is run."""
+"""Dockerfiles and the compose file. No daemon builds them here: their files are looked up, and their commands run."""
 
 import json
 import re
@@ -21,7 +21,7 @@ DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
 
 
 def copied(name: str) -> list[str]:
-    """What comes from the repository."""
+    """The files from the repository."""
     words = (arguments.split() for arguments in given(name, "COPY") if not arguments.startswith("--from"))
     return [source for *sources, _ in words for source in sources]
 
@@ -58,7 +58,8 @@ def test_its_environment_is_settings(name):
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_every_package_is_a_locked_one(name):
-    """What pip installs is hashed in a lock, or is bei itself, built from what is there: no index is asked by name."""
+    """Everything that pip installs is hashed in a lock, or is bei itself, built from present files; no index is
+    named."""
     ran = [command.strip() for line in given(name, "RUN") for command in line.split("&&")]
     pips = [command for command in ran if re.search(r"\b(pip|pip3|uv|conda|pipx|npm)\b", command)]
     assert [re.sub(r"^\S+/pip install --no-cache-dir ", "", command) for command in pips] == [

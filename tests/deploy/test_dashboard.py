@@ -1,4 +1,4 @@
-"""What the dashboard, the autoscaler and docs/operations.md say of metrics is what a server exposes."""
+"""The metrics of the dashboard, the autoscaler and docs/operations.md are those that a server exposes."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def text() -> str:
 
 @pytest.fixture(scope="module")
 def exposed(text) -> dict[str, str]:
-    """Name of every family → its type, as the text has it."""
+    """Name of every family → its type, as in the text."""
     return dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
 
 

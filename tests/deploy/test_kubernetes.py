@@ -1,4 +1,4 @@
-"""The manifests: Kubernetes' own schemas, and what a schema cannot see."""
+"""The manifests: Kubernetes' own schemas, and rules that a schema cannot express."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 """The levels of instructions that this processor lacks, with functions in their place (emulated.h): slow, but the same
-kernels as run on a processor that has them."""
+kernels as on a processor that has them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.support.tiny_models import FAMILIES, random_model, save
 class Emulated(Level):
     @property
     def options(self) -> list[str]:
-        """Of the processor's own level, without optimization that takes longer than the tests."""
+        """The options of the processor's own level, without optimization that takes longer than the tests."""
         lacks = (feature for feature in self.features if feature not in level().features)
         header = str(Path(__file__).with_name("emulated.h"))
         return [*level().options, "-O1", "-Wno-psabi", "-include", header, *(f"-DEMULATE_{f.upper()}" for f in lacks)]
@@ -32,7 +32,7 @@ def emulated(lacking: Level) -> Emulated:
     return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.lanes, lacking.panel)
 
 
-OWN = ("avx512_bf16", "avx512")  # the levels between have nothing that one of these does not run
+OWN = ("avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run
 LACKING = [emulated(lacking) for lacking in LEVELS if lacking.name in OWN and lacking not in levels()]
 each_level = pytest.mark.parametrize("isa", LACKING, ids=lambda isa: isa.name)
 
@@ -48,7 +48,7 @@ def test_linear(native_cache, isa, precision, rows, inputs, outputs, seed):
 @each_level
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta-v2"])
 def test_families(native_cache, tmp_path, isa, family):
-    """fp32 equals transformers, bf16 and int8 are near it, and a row is what it is alone."""
+    """fp32 equals transformers, bf16 and int8 are near it, and a row alone equals the row in a batch."""
     model = random_model(family)
     checkpoint, ids = read(save(tmp_path, model), family), sequences()
 

@@ -37,7 +37,7 @@ def close(rows: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def logits(model: torch.nn.Module, ids: list[list[int]]) -> list[np.ndarray]:
-    """Of each sequence alone and unpadded."""
+    """The logits of each sequence alone and unpadded."""
     with torch.no_grad():
         return [model(torch.tensor([s])).logits[0].numpy() for s in ids]
 
@@ -88,7 +88,7 @@ def test_token_types_reach_a_pair(make, tmp_path):
 
 @pytest.mark.parametrize("family", [family for family in ENCODERS if family != "deberta-v2"])
 def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
-    """ColBERT's query expansion: the mask tokens are queries and no keys."""
+    """ColBERT's query expansion: mask tokens are queries but not keys."""
     model = random_model(family)
     checkpoint = replace(read(save(tmp_path, model), "m"), late_interaction=COLBERT)
     ids = [[2, 7, 8, 4, 4, 4], [2, 9, 4, 4, 4, 4], [2, 7, 8, 9, 10, 3], [2, 3]]

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: the same rows, whatever becomes of the process."""
+"""An engine in a process of its own gives the same rows, whatever happens to the process."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
 
 
 def children(of: int | None = None) -> list[int]:
-    """Engine processes of a process, of this one unless it is said."""
+    """The engine processes of a process, by default of this one."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -55,7 +55,7 @@ def isolate(tiny_checkpoint, settings):
 
 
 def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread, list]:
-    """A batch on its way in a process that stands still; the process, the batch's thread, and what becomes of it."""
+    """A batch in a stopped process; yields the process, the batch's thread, and its result."""
     (process,), became = children(), []
 
     def run() -> None:

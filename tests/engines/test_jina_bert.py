@@ -1,5 +1,5 @@
-"""JinaBERT v2 has no class in transformers: its layers written out from its paper (arXiv:2310.19923) and ALiBi's
-(arXiv:2108.12409), for one unpadded sequence."""
+"""JinaBERT v2 has no class in transformers, so its layers are written out here from its paper (arXiv:2310.19923) and
+ALiBi's (arXiv:2108.12409), for one unpadded sequence."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def slopes(heads: int) -> list[float]:
-    """The code of ALiBi, get_slopes."""
+    """ALiBi's own code, get_slopes."""
     if heads & (heads - 1) == 0:
         start = 2 ** (-8 / heads)
         return [start ** (i + 1) for i in range(heads)]

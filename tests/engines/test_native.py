@@ -1,4 +1,4 @@
-"""What the native engine adds to the conformance of engines: its cache, its levels, its kernels, its threads, int8."""
+"""The native engine beyond the conformance of engines: its cache, its levels, its kernels, its threads, int8."""
 
 import json
 import logging
@@ -101,7 +101,7 @@ def plans(cache: Path) -> dict[str, int]:
 
 @pytest.fixture
 def compiled(native_cache, engine, tmp_path) -> Path:
-    """A cache that has the library and nothing else."""
+    """A cache that contains only the library."""
     engine()
     (tmp_path / "native").mkdir()
     for file in (native_cache / "native").glob("*.so"):
@@ -240,7 +240,7 @@ def test_flags_are_the_kernels(tmp_path):
 
 @pytest.mark.parametrize("isa", [level for level in LEVELS if level not in levels()], ids=lambda level: level.name)
 def test_levels_that_this_processor_lacks_compile(isa, tmp_path, monkeypatch):
-    """What they compute is test_emulated.py's."""
+    """test_emulated.py tests their results."""
     monkeypatch.setattr(library, "_COMPILE", ("-std=c++17", "-O0", "-fPIC"))
     library._compile(isa, tmp_path / "library.so")
     assert (tmp_path / "library.so").stat().st_size > 10_000
@@ -315,7 +315,7 @@ def test_int8_is_near(family, tmp_path, engine):
 @pytest.mark.parametrize("isa", levels(), ids=lambda level: level.name)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_int8_does_not_saturate(native_cache, isa, sign):
-    """Two products of the largest bytes are more than the 16 bits that AVX2 adds them in."""
+    """Two products of the largest bytes exceed the 16 bits in which AVX2 adds them."""
     weight, x = np.full((20, 90), sign, np.float32), np.full((7, 90), 3, np.float32)
     x[:, 1] = 0
     y = run_linear(weight, None, x, "int8", "identity", isa, native_cache / "native")
@@ -337,7 +337,7 @@ def test_a_row_is_bit_for_bit_what_it_is_alone(tiny_checkpoint, native_cache, le
 
 
 def test_long_sequences_are_shared_by_threads(tmp_path, native_cache):
-    """More tokens than one chunk of queries, more chunks than threads; against torch and a lone thread."""
+    """More tokens than one chunk of queries, more chunks than threads; compared with torch and with one thread."""
     model = random_model("mpnet", max_position_embeddings=2502)
     checkpoint = read(save(tmp_path, model), "m")
     batch = Batch.pack([[i % 90 + 5 for i in range(n)] for n in (2500, 3, 1100)], row_kind="tokens")
@@ -350,7 +350,7 @@ def test_long_sequences_are_shared_by_threads(tmp_path, native_cache):
 
 
 def test_many_callers(engine):
-    """More than there are streams: each gets its own rows."""
+    """More callers than streams: each gets its own rows."""
     shared = engine("fp32", threads=2)
     batches = [Batch.pack([[5 + i] * (1 + i), [6, 7, 8] * 20]) for i in range(24)]
     expected = [shared.run(batch) for batch in batches]
@@ -405,7 +405,7 @@ def test_odd_widths_are_for_torch(tiny_checkpoint, native_cache):
     ids=str,
 )
 def test_no_leak_no_overrun_no_race(sanitizer, isa, tmp_path):
-    """A model whose every array ends where the library may read no further, run from several threads."""
+    """A model whose arrays end exactly where the library may read no further, run from several threads."""
     program, options = tmp_path / "sanitized", levels()[isa].options
     sources = [Path(__file__).with_name("sanitized.cpp"), *CPP.glob("*.cpp")]
     flags = ["-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread", f"-I{CPP}"]
@@ -423,7 +423,8 @@ def test_no_leak_no_overrun_no_race(sanitizer, isa, tmp_path):
 
 
 def test_no_exception_leaves_the_library(tmp_path):
-    """Nor could one: whatever abi.h declares is noexcept, so it would end the process and not unwind through ctypes."""
+    """Everything that abi.h declares is noexcept, so an exception would end the process instead of unwinding through
+    ctypes."""
     program, sources = tmp_path / "throwing", [Path(__file__).with_name("throwing.cpp"), CPP / "abi.cpp"]
     flags = ["-std=c++17", "-O0", "-pthread", f"-I{CPP}", *levels()[0].options]
     subprocess.run([os.environ["CXX"], *flags, *sources, "-o", program], check=True)

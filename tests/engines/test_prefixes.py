@@ -1,4 +1,4 @@
-"""Sequences that begin alike: what is shared, and that no answer changes by a bit."""
+"""Sequences with a common beginning: the shared part, and that no answer changes by a bit."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What is asked of quantization_type, and what is said of it, with and without a GPU."""
+"""The effect and the messages of quantization_type, with and without a GPU."""
 
 import logging
 from contextlib import suppress
@@ -26,7 +26,7 @@ def asking(quantization: str, **flags) -> Settings:
 
 
 class OnGPU(NullEngine):
-    """One that has every quantization."""
+    """A GPU that has every quantization."""
 
     def __init__(self, checkpoint, options):
         super().__init__(checkpoint)
@@ -65,7 +65,7 @@ def test_no_cpu_stands_in_for_a_gpu_that_lacks_it(tiny_checkpoint, monkeypatch, 
 
 
 def test_what_tensorrt_refuses_torch_serves(tiny_checkpoint, monkeypatch, tmp_path, caplog):
-    """A driver is here, and no GPU that works: torch's own choice is the CPU."""
+    """There is a driver but no working GPU, so torch chooses the CPU."""
     monkeypatch.setattr(choice, "_NVIDIA", tmp_path)
     with caplog.at_level(logging.WARNING, "bei"):
         assert choice.create(asking("fp8"), tiny_checkpoint).facts.name == "torch"

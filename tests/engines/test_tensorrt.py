@@ -1,5 +1,5 @@
-"""TensorRT: all but the launch. Its networks are computed by an interpreter (the parity suite runs on that, too), and
-built ahead of time, for GPUs that are not here, by TensorRT-RTX."""
+"""TensorRT without the launch: an interpreter computes its networks (the parity suite uses it, too), and TensorRT-RTX
+builds them ahead of time for GPUs that are not here."""
 
 from copy import copy
 from dataclasses import replace
@@ -192,7 +192,7 @@ def test_every_quantized_architecture_builds(tmp_path, api, family, target, aske
 
 
 def _fused(family: str, seed: int = 0):
-    """Of sizes that fused attention and products of eight bits have."""
+    """Sizes that fused attention and products of eight bits have."""
     return random_model(
         family, seed, hidden_size=128, intermediate_size=256, num_attention_heads=2, vocab_size=len(VOCAB)
     )
@@ -320,7 +320,7 @@ def test_the_gpu_and_its_driver(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("asked", "least"), [("fp8", 0.95), ("fp8_mlp_only", 0.97), ("fp4", 0.65)])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 def test_quantized_rows_are_near(tmp_path, family, asked, least):
-    """Random weights forgive little; test_smollm2.py has real ones."""
+    """Random weights tolerate few errors; test_smollm2.py has real ones."""
     checkpoint = read(save(tmp_path, _fused(family)), "m")
     batch = Batch.pack(sequences())
     quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))

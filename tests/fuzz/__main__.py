@@ -1,4 +1,5 @@
-"""python -m tests.fuzz [--minutes 10] [TARGET ...]: each for so long; what fails is shrunk, printed and counted."""
+"""python -m tests.fuzz [--minutes 10] [TARGET ...]: runs each target for so long; failures are shrunk, printed and
+counted."""
 
 import argparse
 import logging
@@ -20,7 +21,7 @@ class _Over(BaseException):
 
 
 def fuzz(name: str, target: Target, minutes: float) -> tuple[int, int]:
-    """How many inputs ran, and how many seeds found a failure."""
+    """The number of inputs, and the number of seeds that found a failure."""
     inputs, end = target.inputs(), time.monotonic() + 60 * minutes
     ran = failures = number = 0
     while time.monotonic() < end:

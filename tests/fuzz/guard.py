@@ -1,4 +1,4 @@
-"""What no input may do: take long, or much memory."""
+"""Limits for any input: time and memory."""
 
 import resource
 import signal
@@ -11,7 +11,7 @@ SECONDS = 20
 
 
 class Hang(BaseException):
-    """No Exception, so that nothing takes it for the library's."""
+    """Not an Exception, so that no code mistakes it for a library's error."""
 
 
 @contextmanager
@@ -29,14 +29,14 @@ def in_time() -> Iterator[None]:
 
 
 def guarded(run: Callable[[Any], None], given: Any) -> None:
-    """A warning is none of our errors, and not fatal outside of tests: it is let through here, too."""
+    """A warning is no error of ours, and not fatal outside of tests, so it is ignored here, too."""
     with warnings.catch_warnings(), in_time():
         warnings.simplefilter("ignore")
         run(given)
 
 
 def bound_memory(more: int) -> None:
-    """From here on the process may map so many bytes more than it has; then MemoryError."""
+    """From here on the process may map so many more bytes; then it raises MemoryError."""
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + more, resource.RLIM_INFINITY))

@@ -1,5 +1,5 @@
-"""What reads what strangers wrote. A target takes one hostile input; only our own errors may come of it, in time, with
-nothing written outside its folder."""
+"""The readers of foreign files and bodies. A target takes one hostile input; it may raise only our own errors, in time,
+and write nothing outside its folder."""
 
 import asyncio
 import io
@@ -41,7 +41,7 @@ LIMIT = 200_000  # bytes that a fuzzed archive may unpack to
 
 @dataclass(frozen=True)
 class Target:
-    """`inputs` are made when they are first asked for: some need a model."""
+    """`inputs` are made at their first use, because some need a model."""
 
     inputs: Callable[[], st.SearchStrategy[Any]]
     run: Callable[[Any], None]
@@ -64,7 +64,7 @@ _HEADS = {"": "BertModel", "classifier": "ForSequenceClassification", "entities"
 
 @cache
 def _models() -> Path:
-    """Folders of tiny models, made once a process."""
+    """Folders of tiny models, made once per process."""
     root = Path(tempfile.mkdtemp(prefix="bei-fuzz-models-"))
     for family in ("bert", "modernbert", "deberta-v2", "qwen3", "gemma3_text"):
         save_model(root / family, random_model(family))
@@ -269,7 +269,7 @@ _YAML = [
     _BOMB,
     _BOMB + "trt_llm: *i\n",
     _BOMB + "trt_llm: {build: {checkpoint_repository: *i, max_num_tokens: *i}}\n",
-    "[" * 1000,  # the operator's own file: PyYAML takes the square of it, in time
+    "[" * 1000,  # the operator's own file: PyYAML takes quadratic time for it
     "a: &a {b: *a}\n",
     "a: 2001-99-99\n",
     "? [a]\n: b\n",

@@ -1,5 +1,5 @@
-"""What a hostile file or client writes: values of every kind and size, put anywhere into something that is well-formed,
-and well-formed bytes with some of them changed."""
+"""Hostile content of files and requests: values of every kind and size anywhere in a well-formed value, and well-formed
+bytes with some of them changed."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 DEEP = "@deep@"
-"""Stands for 20,000 lists in one another: Python's own writers go no deeper than a thousand."""
+"""A placeholder for 20,000 nested lists: Python's own writers go no deeper than a thousand."""
 
 _NUMBERS = [0, 1, -1, 2, 7, 255, 10**9, 2**31 - 1, 2**31, 2**63, 10**30, -(10**30), 0.0, -0.5, 1e-300, 1e300]
 _TEXTS = ["", "a", "the cat", "../../../etc/passwd", "/etc/passwd", "a\0b", "\n", "é", "x" * 5000, "None", "1", DEEP]
@@ -23,7 +23,7 @@ values = st.recursive(
 
 
 def paths(tree: Any, here: tuple = ()) -> list[tuple]:
-    """Of every value in a tree of dicts and lists, the long lists by their first items."""
+    """The paths of every value in a tree of dicts and lists; of a long list only its first items."""
     found = [here]
     if isinstance(tree, dict):
         found += [path for key in list(tree)[:60] for path in paths(tree[key], (*here, key))]
@@ -55,7 +55,7 @@ def _changed(tree: Any, changes: list[tuple[tuple, str, Any]]) -> Any:
                 if how == "rename":
                     at[str(value)[:20]] = was
         except (LookupError, TypeError, AttributeError):
-            continue  # an earlier change took its place away
+            continue  # an earlier change removed its place
     return tree
 
 

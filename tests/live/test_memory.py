@@ -1,4 +1,4 @@
-"""Memory after large requests: a server comes back to what it had, but for what its engine works in."""
+"""Memory after large requests: a server returns to its former size, except for its engine's working memory."""
 
 import re
 import time
@@ -15,9 +15,9 @@ from benchmarks.processes import Tree, served
 from tests.support.live_servers import TASK_SERVERS
 from tests.support.small_models import small_model
 
-LIMIT = 60.0  # seconds in which it has to come back
+LIMIT = 60.0  # seconds in which it has to shrink
 LEFT = 100  # MB
-AT_ONCE = 4  # each has a thread, whose heap keeps what is free
+AT_ONCE = 4  # each has a thread, whose heap keeps free blocks
 TEXT = "My name is Maria. "
 ATTACKS = {
     "ids": ("embedding", "/embed", {"inputs": [101] * 500_000}),
@@ -47,7 +47,7 @@ def server(tmp_path_factory) -> Iterator[Callable[[str], tuple[Tree, float]]]:
 
 
 def memory(tree: Tree) -> float:
-    """MB of all its processes, without the weights, which are a file's pages."""
+    """MB of all its processes, without the weights, which are pages of a file."""
     read = (Path(f"/proc/{pid}/status").read_text() for pid in tree.pids())
     return sum(int(re.search(r"RssAnon:\s+(\d+)", text)[1]) for text in read) / 1024
 

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to run, run on real weights; what it says comes of it, compared."""
+"""The commands of the README for newcomers, run on real weights; the output is compared with the README's."""
 
 import math
 import os
@@ -25,8 +25,8 @@ def tokens(text: str) -> list[str]:
 
 
 def agree(stated: str, found: str) -> bool:
-    """Whether an answer is what a document says, which may leave out some of it by `...`; numbers by 2 % or 0.003, for
-    precisions differ."""
+    """Whether an answer agrees with a document's, in which `...` may stand for a part; numbers within 2 % or 0.003,
+    because precisions differ."""
     *parts, last = _split(tokens(stated))
     rest = tokens(found)
     for i, part in enumerate(parts):
@@ -95,7 +95,7 @@ def test_the_first_minute(default, command, answer):
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.split()[1])
 def test_python(default, code):
-    """What a line prints stands behind it."""
+    """The comment behind a line is its output."""
     command = [sys.executable, "-c", code.replace(f"http://{ADDRESS}", default)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ def sentences() -> list[str]:
 
 
 def logits(name: str, kind: Any, first: list[str], second: list[str] | None = None) -> np.ndarray:
-    """transformers' own, padded by the batch."""
+    """transformers' own logits, with padded batches."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(small_model(name))
     model = kind.from_pretrained(small_model(name)).eval()
     found = []
@@ -120,7 +120,7 @@ def test_a_text_of_40_000_characters(task_urls):
 
 
 def test_sixty_four_large_requests_at_once(task_urls, sentences):
-    """The answer to each is what it is alone; those that are refused for load say so, and nothing else fails."""
+    """Each answer equals the one that its request gets alone; refusals for load say so, and nothing else fails."""
     rng = random.Random(0)
     texts, text = sentences[:100], long_text()
     bodies = {
@@ -151,7 +151,7 @@ def test_sixty_four_large_requests_at_once(task_urls, sentences):
 
 
 def near(found: Any, expected: Any, tolerance: float) -> bool:
-    """The same JSON but for a little in its numbers, and for what is another each time."""
+    """The same JSON, except for small differences of its numbers, and for parts that always differ."""
     match expected:
         case float():
             return abs(found - expected) < tolerance
@@ -176,7 +176,8 @@ EXAMPLES = [route for route in api.ROUTES if route.answer is not None]
 
 @pytest.mark.parametrize("route", EXAMPLES, ids=lambda route: route.path)
 def test_the_examples_of_the_openapi_document_are_true_answers(task_urls, route):
-    """Those of the models that are trained on this machine differ in more than last digits; the same comes first."""
+    """Answers of models that were trained on this machine may differ by more than last digits; the first result is the
+    same."""
     replies = {name: httpx.post(url + route.path, json=route.example) for name, url in task_urls.items()}
     answers = {name: reply.json() for name, reply in replies.items() if reply.status_code == 200}
     assert any(

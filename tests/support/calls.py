@@ -48,7 +48,7 @@ def refused(service, path: str, body) -> tuple[int, str]:
 
 
 def near(found, expected) -> bool:
-    """The same JSON but for the last digits of its numbers, which depend on what else was in the batch."""
+    """The same JSON except for the last digits of its numbers, which depend on the other texts of the batch."""
     if isinstance(expected, float):
         return found == pytest.approx(expected, abs=1e-5)
     if isinstance(expected, dict):

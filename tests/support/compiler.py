@@ -1,9 +1,9 @@
 #!/usr/bin/env -S python3 -IS
-"""A C++ compiler that remembers: of the same text and options the same object, made once for all workers and runs.
+"""A caching C++ compiler: for the same text and options the same object, made once for all workers and runs.
 
-Tests name it in CXX; `tests/conftest.py` says where it keeps objects (TESTS_OBJECTS) and which compiler makes them
-(TESTS_CXX). What counts is the text after the preprocessor, so a header that differs is another text. A command that
-fails is not remembered.
+Tests name it in CXX. `tests/conftest.py` sets the place of the objects (TESTS_OBJECTS) and the real compiler
+(TESTS_CXX). The key is the text after the preprocessor, so a changed header gives another key. A command that fails is
+not cached.
 """
 
 import fcntl
@@ -35,7 +35,8 @@ def main(words: list[str]) -> int:
 
 
 def key_of(compiler: str, words: list[str], text: bytes) -> str | None:
-    """Of the compiler, the options and the text; None where the preprocessor fails, or where there is no output."""
+    """The key of the compiler, the options and the text; None where the preprocessor fails, or where there is no
+    output."""
     if "-o" not in words:
         return None
     at, whole = words.index("-o"), hashlib.sha256()

@@ -5,7 +5,7 @@ import re
 from tests.support.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
-QUEUE_SECONDS = 30  # Scheduler.close gives what is queued so long
+QUEUE_SECONDS = 30  # Scheduler.close gives the queue so long
 
 
 def instructions(name: str) -> list[tuple[str, str]]:

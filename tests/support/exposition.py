@@ -1,4 +1,4 @@
-"""Metrics as the text shows them."""
+"""Metrics as their text shows them."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ TIMES = {"total": 0.02, "tokenization": 0.001, "queue": 0.01, "inference": 0.008
 
 
 def exposed(metrics: Metrics) -> dict[str, float]:
-    """`name{labels}` → value of every sample, as the text has it."""
+    """`name{labels}` → value of every sample, as in the text."""
     lines = (line for line in metrics.exposition().decode().splitlines() if line.startswith(("te_", "bei_")))
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 

@@ -8,7 +8,7 @@ SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<bos>"]
 
 
 def byte_level() -> Tokenizer:
-    """Byte-level BPE that has whole tokens for the words that answer."""
+    """Byte-level BPE with whole tokens for the answering words."""
     vocab = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges = [("y", "e"), ("ye", "s"), ("n", "o"), ("Y", "e"), ("Ye", "s")]
     vocab |= {a + b: len(vocab) + i for i, (a, b) in enumerate(merges)}

@@ -19,7 +19,7 @@ DATA = ROOT / "tests" / "data"
 
 
 def embed(url: str, texts: list[str], **fields) -> np.ndarray:
-    """float32[N, D] through /v1/embeddings, 256 texts a request."""
+    """float32[N, D] through /v1/embeddings, 256 texts per request."""
     rows = []
     with httpx.Client(timeout=120) as client:
         for start in range(0, len(texts), 256):
@@ -37,7 +37,7 @@ def stsb() -> tuple[list[str], list[str], list[float]]:
 
 
 def mixed_texts(count: int) -> list[str]:
-    """Of 1 to 500 words, deterministic."""
+    """Texts of 1 to 500 words, deterministic."""
     rng = np.random.default_rng(3)
     words = " ".join(stsb()[0]).split()
     return [" ".join(rng.choice(words, size=n)) for n in np.linspace(1, 500, count).astype(int)]

@@ -1,4 +1,4 @@
-"""A product of matrices by the native engine, and how far it may be from the exact one."""
+"""A product of matrices by the native engine, and its allowed distance from the exact one."""
 
 import ctypes
 from pathlib import Path
@@ -26,7 +26,7 @@ def run_linear(weight, bias, x, precision, activation, isa, folder: Path) -> np.
 
 
 def linear_error(rows: int, inputs: int, outputs: int, seed: int, precision: str, isa: Level, cache: Path) -> float:
-    """The worst of a product of random numbers, as a share of what its numbers could sum up to."""
+    """The largest error of a product of random numbers, as a share of the sum of their magnitudes."""
     rng = np.random.default_rng(seed)
     weight, x = rng.standard_normal((outputs, inputs), np.float32), rng.standard_normal((rows, inputs), np.float32)
     bias = rng.standard_normal(outputs, np.float32)

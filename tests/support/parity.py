@@ -1,4 +1,4 @@
-"""Token sequences, and what transformers computes of them."""
+"""Token sequences, and transformers' results for them."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What pyproject.toml and the source say of packages."""
+"""The packages of pyproject.toml, and those that the sources import."""
 
 import ast
 import tomllib
@@ -12,7 +12,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 IMAGES = {"deploy/requirements.lock": ("otel",), "deploy/requirements.cuda.lock": ("otel", "torch")}
 SERVER = ("starlette", "uvicorn", "hypercorn", "granian", "fastapi", "h2", "httptools")
 HOME = {
-    "torch": ("engines/torch/", "engines/tensorrt/"),  # there it keeps the memory and the streams
+    "torch": ("engines/torch/", "engines/tensorrt/"),  # TensorRT's engine uses torch for its memory and streams
     "tensorrt": ("engines/tensorrt/",),
     **dict.fromkeys(SERVER, ("server/",)),
     **dict.fromkeys(("pyarrow", "ray", "tqdm"), ("bulk/",)),
@@ -20,7 +20,7 @@ HOME = {
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything imported, wherever in the module."""
+    """The dotted names of all imports, anywhere in the module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

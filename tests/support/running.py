@@ -16,7 +16,7 @@ LIMIT = 20.0
 
 
 class Running:
-    """`settings` are of the server; `patience` is what its limits of time are set to, in seconds."""
+    """`settings` are the server's; `patience` replaces its time limits, in seconds."""
 
     def __init__(
         self, folder: Path, load_seconds: float = 0, batch_seconds: float = 0, patience: float = 0, **settings: object
@@ -46,7 +46,7 @@ class Running:
         raise AssertionError(f"no {status} from /health")
 
     def stop(self) -> tuple[int, str]:
-        """Exit status after SIGTERM, and the log."""
+        """The exit status after SIGTERM, and the log."""
         self.process.send_signal(signal.SIGTERM)
         _, log = self.process.communicate(timeout=LIMIT)
         return self.process.returncode, log

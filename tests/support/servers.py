@@ -23,7 +23,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(*flags: str, log: Path, config: Path = ROOT / "config.yaml") -> Iterator[str]:
-    """Base URL of a `bei serve` that is ready; it is stopped by SIGTERM and must exit 0."""
+    """The base URL of a `bei serve` that is ready. SIGTERM stops it, and it must exit with 0."""
     port = free_port()
     command = [str(BEI), "serve", "--config", str(config), "--port", str(port), *flags]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

@@ -1,5 +1,5 @@
-"""A server whose engine takes its time; prints its port. Takes FOLDER LOAD_SECONDS BATCH_SECONDS PATIENCE SETTINGS, as
-JSON; a PATIENCE above 0 is how many seconds it waits for clients."""
+"""A server with a slow engine; prints its port. Takes FOLDER LOAD_SECONDS BATCH_SECONDS PATIENCE SETTINGS, as JSON; a
+PATIENCE above 0 is how many seconds it waits for clients."""
 
 import json
 import logging

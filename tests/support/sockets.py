@@ -1,4 +1,4 @@
-"""Clients of a Running server that speak HTTP by hand."""
+"""Clients of a Running server that write HTTP by hand."""
 
 import socket
 import time
@@ -16,7 +16,7 @@ def connect(running: Running) -> socket.socket:
 
 
 def everything(sock: socket.socket) -> bytes:
-    """What comes until the server closes."""
+    """The bytes until the server closes."""
     received = b""
     try:
         while part := sock.recv(65536):
@@ -52,7 +52,7 @@ class Http2:
         return stream
 
     def events(self, seconds: float) -> list[h2.events.Event]:
-        """What happens until the server closes, or time is over."""
+        """The events until the server closes, or time is over."""
         found, end = [], time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.sock.settimeout(left)
@@ -65,7 +65,7 @@ class Http2:
             if not data:
                 return [*found, h2.events.ConnectionTerminated()]
             found += self.machine.receive_data(data)
-            with suppress(ConnectionError):  # the next read says that the server has closed
+            with suppress(ConnectionError):  # the next read shows that the server has closed
                 self.send()
         return found
 

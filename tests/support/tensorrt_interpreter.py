@@ -1,6 +1,6 @@
-"""A TensorRT network computed layer by layer on a CPU, each as NVIDIA's reference of the network API defines it.
+"""Computes a TensorRT network layer by layer on a CPU, as NVIDIA's reference of the network API defines each layer.
 
-No GPU, no kernel, no optimizer: what is tested is that the network which is handed to TensorRT is the model.
+There is no GPU, kernel or optimizer: the tests show that the network given to TensorRT is the model.
 """
 
 import math
@@ -72,7 +72,7 @@ class Interpreter:
         return {tensor.name: values[tensor.name] for tensor in outputs}
 
     def _class(self, kind: str) -> type:
-        """The bindings give the base class; a layer's own has its parameters."""
+        """The bindings return the base class; a layer's own class has its parameters."""
         trt = self._trt
         special = {"MATRIX_MULTIPLY": trt.IMatrixMultiplyLayer, "ELEMENTWISE": trt.IElementWiseLayer}
         special |= {"SOFTMAX": trt.ISoftMaxLayer, "ATTENTION_INPUT": trt.IAttentionInputLayer}
@@ -222,7 +222,7 @@ class Interpreter:
 
 
 class Interpreted:
-    """The TensorRT engine with its network interpreted, and all but the launch as it is."""
+    """The TensorRT engine with its network interpreted; everything but the launch is unchanged."""
 
     fault = None
 

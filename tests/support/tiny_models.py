@@ -1,4 +1,4 @@
-"""Tiny random models in their real on-disk format, one builder a family."""
+"""Tiny random models in their real on-disk format, one builder per family."""
 
 import json
 from pathlib import Path
@@ -81,8 +81,8 @@ _OWN_FIELDS = {
 
 
 def random_model(family: str, seed: int = 0, head: str = "", **options) -> transformers.PreTrainedModel:
-    """A model of `family` with weights wide enough that a wrong layer shows; positions for 64 tokens. `head` is what
-    transformers puts into its class's name: ForSequenceClassification, ForTokenClassification, ForMaskedLM."""
+    """A model of `family` with weights wide enough to reveal a wrong layer, and positions for 64 tokens. `head` is the
+    part of transformers' class name: ForSequenceClassification, ForTokenClassification, ForMaskedLM."""
     sizes = _DISTIL_SIZES if family == "distilbert" else _SIZES
     offset = 2 if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
     torch.manual_seed(seed)
@@ -94,7 +94,7 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
         fields |= {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
     config = _CONFIGS[family](**{**fields, **sizes, **options})
     model = getattr(transformers, f"AutoModel{head}").from_config(config, attn_implementation="eager").eval()
-    for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1: hide nothing
+    for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1, which would hide errors
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model
@@ -115,7 +115,7 @@ MEAN = {"pooling_mode": "mean"}
 
 
 def save(folder: Path, model: transformers.PreTrainedModel, *, pooling: dict | None = MEAN) -> Path:
-    """Weights, config and tokenizer; unless `pooling` is None modules.json and 1_Pooling/config.json."""
+    """Saves weights, config and tokenizer; unless `pooling` is None also modules.json and 1_Pooling/config.json."""
     model.save_pretrained(folder)
     word_pieces().save(str(folder / "tokenizer.json"))
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")}

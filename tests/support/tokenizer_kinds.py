@@ -56,7 +56,7 @@ def _characters_with_ends() -> Tokenizer:
 
 
 def _llama(*, fuse: bool) -> Tokenizer:
-    """No words at all: whitespace is a letter."""
+    """There are no words: whitespace is an ordinary character."""
     library = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse))
     library.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
     library = _trained(library, _pairs())

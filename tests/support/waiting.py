@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bei.engines.null import NullEngine
 
-LIMIT = 30.0  # seconds that any wait of these tests may take
+LIMIT = 30.0  # seconds of any wait of these tests
 
 
 def wait_until(true: Callable[[], object]) -> None:
@@ -18,7 +18,7 @@ def wait_until(true: Callable[[], object]) -> None:
 
 
 class Gate(NullEngine):
-    """The null engine, which waits for `go` and fails on the word that `poison` stands for."""
+    """The null engine, which waits for `go` and fails on the word of `poison`."""
 
     def __init__(self, checkpoint):
         super().__init__(checkpoint)

@@ -1,4 +1,4 @@
-"""truss lives in an environment of its own, as it does on Baseten: `make .venv-truss/ok` makes it."""
+"""truss is in an environment of its own, as on Baseten: `make .venv-truss/ok` makes it."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def truss_python() -> str:
 
 @pytest.fixture(scope="session")
 def in_truss(truss_python) -> Callable[..., str]:
-    """Run Python code in truss's environment: its standard output."""
+    """Runs Python code in truss's environment, and returns its standard output."""
 
     def run(code: str, *arguments: str, stdin: str = "", timeout: float = 120) -> str:
         command = [truss_python, "-c", code, *arguments]

@@ -1,6 +1,7 @@
-"""Prints what the Truss server installs from a bundle: its own requirements, then those of examples/model-py.
+"""Prints the packages that the Truss server installs for a bundle: its own requirements, then those of
+examples/model-py.
 
-Run by the Python that has truss. The index that truss writes into its file is left out: pip has its own.
+Run it by the Python that has truss. The index that truss writes into its file is left out: pip has its own.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every config.yaml here passes what `truss push` checks, and builds a context; so does the bundle itself."""
+"""Every config.yaml here passes the checks of `truss push`, and builds a context; so does the bundle itself."""
 
 from collections.abc import Callable
 from functools import cache
@@ -32,7 +32,7 @@ def test_all_examples_are_here():
 
 @pytest.fixture(scope="module")
 def context_of(in_truss, tmp_path_factory) -> Callable[[Path], Path]:
-    """What would be pushed of a folder; of each it is built once."""
+    """The context that would be pushed for a folder, built once each."""
 
     @cache
     def build(folder: Path) -> Path:

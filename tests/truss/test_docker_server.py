@@ -1,4 +1,4 @@
-"""examples/docker-server: what Truss would start in its container, started here on the mounted weights."""
+"""examples/docker-server: the start command of its container, run here on the mounted weights."""
 
 import os
 import shlex
@@ -59,7 +59,7 @@ def mounted(folder: Path) -> dict:
 
 
 def start_command(context: Path, port: int) -> list[str]:
-    """What supervisord runs, with the container's places and port made this machine's."""
+    """supervisord's command, with the container's paths and port replaced by this machine's."""
     supervisor = (context / "supervisord.conf").read_text()
     line = next(line for line in supervisor.splitlines() if line.startswith("command = sh -c") and "bei.cli" in line)
     for there, here in {

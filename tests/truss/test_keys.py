@@ -1,4 +1,4 @@
-"""Every key of truss's own v1 `trt_llm` schema: obeyed, refused by name, or told of as without effect."""
+"""Every key of truss's own v1 `trt_llm` schema is obeyed, refused by name, or logged as without effect."""
 
 import copy
 import json

@@ -115,7 +115,7 @@ def test_same_bytes_as_our_server(truss_url, service, path, body):
 
 
 def close(theirs: bytes, ours: bytes) -> bool:
-    """Equal bytes; vectors may differ in the last digits, for the two environments have different numpy."""
+    """Equal bytes; vectors may differ in the last digits, because the two environments have different numpy."""
     numbers = re.compile(rb"-?\d+\.\d+(?:e-?\d+)?")
     same_text = numbers.sub(b"#", theirs) == numbers.sub(b"#", ours)
     pairs = zip(numbers.findall(theirs), numbers.findall(ours), strict=True)

@@ -147,7 +147,7 @@ def verdicts(in_truss) -> dict[str, dict[str, Any]]:
 
 
 def ours(config: dict[str, Any]) -> dict[str, Any] | str:
-    """Our block as plain values, or why it is refused."""
+    """Our block as plain values, or the refusal."""
     try:
         parsed = TRTLLM.model_validate(config["trt_llm"])
         check_hardware(parsed.build, config.get("resources", {}).get("accelerator"))
