@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import json
 import logging
+from typing import Any
 
 from anyio import from_thread
 from anyio.to_thread import current_default_thread_limiter
@@ -23,11 +24,11 @@ log = logging.getLogger("bei")
 
 
 class Model:
-    def __init__(self, trt_llm=None, **kwargs):
+    def __init__(self, trt_llm: dict[str, Any] | None = None, **kwargs: Any) -> None:
         self._config = kwargs["config"]
         self._secrets = kwargs.get("secrets")
 
-    def load(self):
+    def load(self) -> None:
         settings = Settings.load(self._config, secrets=self._secrets)
         self._service = Service(settings, isolated=True)
         self._service.load()
@@ -38,24 +39,24 @@ class Model:
         )
         atexit.register(self._service.close)
 
-    def predict(self, inputs, request: Request = None):
+    def predict(self, inputs: Any, request: Request = None) -> Any:
         if request is not None:  # from the Truss server
             return from_thread.run(self._respond, self._service.route, request)
         # From TrussHandle.predict(dict), in the same process.
         call = api.Call("POST", self._service.route, json.dumps(inputs).encode())
         return json.loads(asyncio.run(api.answer(self._service, call)).body)
 
-    async def embeddings(self, inputs, request: Request):
+    async def embeddings(self, inputs: Any, request: Request) -> Response:
         return await self._respond("/v1/embeddings", request)
 
-    def is_healthy(self):
+    def is_healthy(self) -> bool:
         try:
             asyncio.run(self._service.check())
         except NotReady:
             return False
         return True
 
-    async def _respond(self, path, request):
+    async def _respond(self, path: str, request: Request) -> Response:
         # Truss runs `predict` in anyio's threads, by default 40, which are too few to fill a batch.
         limiter = current_default_thread_limiter()
         limiter.total_tokens = max(limiter.total_tokens, self._config["runtime"]["predict_concurrency"])

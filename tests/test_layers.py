@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import HOME, imports
+from tests.support.project import HOME, PROJECT, imports
 
 TREE = Path(__file__).parents[1]
 ROOT = TREE / "packages" / "bei"
@@ -227,3 +227,60 @@ def test_no_package_holds_logic():
 )
 def test_logic_is_noticed(line):
     assert len(logic(ast.parse(f'"""Doc."""\n__all__ = ["a"]\n__version__: str = "1"\n{line}'))) == 1
+
+
+# -- what the checkers are told to overlook --------------------------------------------------------------------------
+
+IGNORE = re.compile(r"#\s*(?:type: ignore|noqa|pragma|mypy:|ruff:|pyright:|NOLINT)(?P<of>\[[^]]*\]|\S*)(?P<reason>.*)")
+CODES = re.compile(r"\[[a-z-]+(?:, ?[a-z-]+)*\]|:")
+
+
+def unexplained(text: str) -> list[str]:
+    """Lines that tell a checker to overlook all, or something without a reason behind it or in the line above."""
+    lines = text.splitlines()
+    found = []
+    for above, line in zip(["", *lines], lines, strict=False):
+        ignore = IGNORE.search(line)
+        if ignore is None:
+            continue
+        reason = re.sub(r"^[\s#]*(?:[A-Z]+\d+[\s,#]*)*", "", ignore["reason"])
+        if not CODES.fullmatch(ignore["of"]) or not (reason or above.lstrip().startswith("# ")):
+            found.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in tracked(".py") if name != "tests/test_layers.py"])
+def test_what_a_checker_overlooks_has_its_reason(name):
+    assert unexplained((TREE / name).read_text()) == []
+
+
+def test_a_missing_reason_is_noticed():
+    good = [
+        "f()  # type: ignore[arg-type]  # its stub is wrong",
+        "# its stub is wrong\nf()  # type: ignore[arg-type,misc]",
+        "print(1)  # noqa: T201  make reads it",
+    ]
+    bad = [
+        "f()  # type: ignore",
+        "f()  # type: ignore  # its stub is wrong",
+        "f()  # type: ignore[arg-type]",
+        "print(1)  # noqa",
+        "print(1)  # noqa: T201, E501",
+        "# ruff: noqa",
+    ]
+    assert [unexplained(text) for text in good] == [[]] * len(good)
+    assert [len(unexplained(text)) for text in bad] == [1] * len(bad)
+
+
+def test_no_rule_of_a_checker_is_off_for_all():
+    """Beside those that CONTRIBUTING.md explains, and annotations in tests."""
+    tools = PROJECT["tool"]
+    assert tools["mypy"]["strict"] is True
+    assert set(tools["mypy"]) == {
+        *("strict", "files", "mypy_path", "python_version", "enable_error_code", "untyped_calls_exclude", "overrides"),
+    }
+    (untyped,) = tools["mypy"]["overrides"]
+    assert set(untyped) == {"module", "ignore_missing_imports"}
+    explained = set(re.findall(r"`([A-Z]+\d+)`", (TREE / "CONTRIBUTING.md").read_text()))
+    assert set(tools["ruff"]["lint"]["ignore"]) <= explained
+    assert tools["ruff"]["lint"]["per-file-ignores"] == {"tests/**": ["ANN"]}

@@ -15,7 +15,6 @@ OK = b"HTTP/1.1 200 OK\r\nX-A: b\r\ncontent-length: 2\r\n\r\nhi"
 
 def against(answer: bytes, work: Callable[[int], Coroutine[Any, Any, Any]], *, close: bool = True) -> Any:
     """The result of `work` on the port of a server that answers everything with these bytes."""
-
     conversations = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

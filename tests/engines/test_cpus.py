@@ -1,3 +1,5 @@
+"""How many processors a container may use."""
+
 from bei.engines.cpus import available_cpus
 
 

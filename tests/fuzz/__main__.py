@@ -50,7 +50,7 @@ def fuzz(name: str, target: Target, minutes: float) -> tuple[int, int]:
             break
         except BaseException:
             failures += 1
-            print(f"{name}: {traceback.format_exc(limit=-8)[-6000:]}", flush=True)  # noqa: T201
+            print(f"{name}: {traceback.format_exc(limit=-8)[-6000:]}", flush=True)  # noqa: T201  whoever runs it reads it
             if failures >= 20:
                 break
     return ran, failures
@@ -69,7 +69,7 @@ def main() -> int:
         bound_memory(_MEMORY)
         ran, failures = fuzz(name, target, asked.minutes)
         failed += failures
-        print(f"{name}: {ran} inputs, {failures} failures", flush=True)  # noqa: T201
+        print(f"{name}: {ran} inputs, {failures} failures", flush=True)  # noqa: T201  whoever runs it reads it
     return 1 if failed else 0
 
 

@@ -1,3 +1,5 @@
+"""Vectors are cut, then normalized; their numbers are those of numpy."""
+
 import numpy as np
 import pytest
 from hypothesis import given
