@@ -150,14 +150,19 @@ def test_an_engine_failure_fails_its_batch_and_no_other(running):
     assert not scheduler.failing
 
 
-def test_a_batch_that_fails_is_halved_until_what_breaks_it_is_alone(running):
-    scheduler, engine, inbox = running
+def submit_together(scheduler, engine, values):
+    """Entries from number 1 on, which queue behind number 0 and then are one batch."""
     engine.go.clear()
     scheduler.submit(entries([1]))
     assert engine.entered.acquire(timeout=LIMIT)
-    for i, value in enumerate([2, 666, 3, 4], start=1):
+    for i, value in enumerate(values, start=1):
         scheduler.submit(entries([value], first=i))
     engine.go.set()
+
+
+def test_a_batch_that_fails_is_halved_until_what_breaks_it_is_alone(running):
+    scheduler, engine, inbox = running
+    submit_together(scheduler, engine, [2, 666, 3, 4])
     outcomes = inbox.wait_for(5)
     assert isinstance(outcomes[2], EngineFailed)
     assert [float(outcomes[i][0]) for i in (0, 1, 3, 4)] == [1, 2, 3, 4]
@@ -166,12 +171,7 @@ def test_a_batch_that_fails_is_halved_until_what_breaks_it_is_alone(running):
 
 def test_what_ended_the_engine_s_process_is_not_tried_again(running):
     scheduler, engine, inbox = running
-    engine.go.clear()
-    scheduler.submit(entries([1]))
-    assert engine.entered.acquire(timeout=LIMIT)
-    for i, value in enumerate([2, 555, 3], start=1):
-        scheduler.submit(entries([value], first=i))
-    engine.go.set()
+    submit_together(scheduler, engine, [2, 555, 3])
     inbox.wait_for(4)
     assert isinstance(inbox.outcomes[2], EngineFailed)
     assert engine.seen.count(555) == 1

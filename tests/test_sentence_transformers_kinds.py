@@ -19,7 +19,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.errors import Empty
 from bei.serving.answers import Options
 from tests.support.task_models import multi_vector
-from tests.support.tiny_models import random_model, save, write_json
+from tests.support.tiny_models import change_module, random_model, save, write_json
 
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE ..."]
 QUERIES = ["the cat", "a big dog ran then?", "tree " * 60]
@@ -68,9 +68,7 @@ def test_the_older_sparse_layout(tmp_path):
     transformer = Transformer(str(base), transformer_task="fill-mask", max_seq_length=48)
     SparseEncoder(modules=[transformer, SpladePooling()], device="cpu").save(str(tmp_path / "model"))
     newer = read(tmp_path / "model", "m")
-    rows = json.loads((tmp_path / "model" / "modules.json").read_text())
-    rows[0]["type"] = "sentence_transformers.sparse_encoder.models.MLMTransformer"
-    write_json(tmp_path / "model" / "modules.json", rows)
+    change_module(tmp_path / "model", 0, type="sentence_transformers.sparse_encoder.models.MLMTransformer")
     write_json(tmp_path / "model" / "sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False})
     assert read(tmp_path / "model", "m").spec == newer.spec
 

@@ -1,6 +1,5 @@
 """Traces: spans of a request in memory, and a whole server that sends them to a collector over a socket."""
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -27,11 +26,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bei import api, cli
-from bei.api import Call
+from bei import cli
 from bei.serving.service import Service
 from bei.tracing import Tracer
-from tests.support.calls import TEXTS, call
+from tests.support.calls import TEXTS, call, give_up
 from tests.support.configs import tiny_config
 from tests.support.servers import ROOT, serving
 
@@ -118,14 +116,7 @@ def test_failures(service, exported, monkeypatch):
 
 
 def test_a_call_that_is_given_up_has_its_span(service, exported):
-
-    async def leave() -> None:
-        answering = asyncio.ensure_future(api.answer(service, Call("POST", "/embed", b'{"inputs": ["a", "b"]}')))
-        await asyncio.sleep(0)
-        answering.cancel()
-        await asyncio.gather(answering, return_exceptions=True)
-
-    asyncio.run(leave())
+    give_up(service)
     (request,) = exported.get_finished_spans()
     assert request.attributes["error.type"] == "cancelled"
 

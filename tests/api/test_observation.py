@@ -12,7 +12,7 @@ from bei import api, logs
 from bei.api import Call
 from bei.engines.null import NullEngine
 from bei.errors import ClientGone, TooLarge
-from tests.support.calls import TEXTS, call
+from tests.support.calls import TEXTS, call, give_up
 from tests.support.exposition import gained
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -77,14 +77,8 @@ def test_deadlines_are_cancellations(service):
 
 
 def test_a_call_that_is_cancelled_is_no_longer_in_flight(start_service, tiny_checkpoint):
-    async def leave() -> None:
-        answering = asyncio.ensure_future(api.answer(service, Call("POST", "/embed", b'{"inputs": ["a", "b"]}')))
-        await asyncio.sleep(0)
-        answering.cancel()
-        await asyncio.gather(answering, return_exceptions=True)
-
     service = start_service(NullEngine(tiny_checkpoint))
-    new = gained(service.metrics, lambda: asyncio.run(leave()))
+    new = gained(service.metrics, lambda: give_up(service))
     assert new['te_request_failure{err="dropped",model="tiny"}'] == 1
     assert 'bei_requests_in_flight{model="tiny"}' not in new
 

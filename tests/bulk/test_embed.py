@@ -186,9 +186,11 @@ def test_rows_are_counted_as_they_are_done(invoke, source, tmp_path, monkeypatch
     assert sum(done.tokens for done in told) > 500
 
 
-def started(words, tmp_path, parts):
-    """A run that has begun a part, and the place of its messages."""
-    log = tmp_path / "log"
+def started(command, tmp_path, rows, part_rows):
+    """A run over texts that has begun a part, the folder of its parts, and the file of its messages."""
+    source, log, parts = tmp_path / "in.txt", tmp_path / "log", tmp_path / "out.npy.parts"
+    source.write_text("\n".join(texts(rows)) + "\n")
+    words = command(source, tmp_path / "out.npy", "--part-rows", str(part_rows))
     with log.open("w") as stderr:
         process = subprocess.Popen(words, env=QUIET, stderr=stderr, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -196,16 +198,13 @@ def started(words, tmp_path, parts):
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
     time.sleep(1)
-    return process, log
+    return process, parts, log
 
 
 def test_ctrl_c(command, tmp_path):
     """The first one reports at once what it waits for; the second one waits for nothing; then the same command
     resumes."""
-    source, output = tmp_path / "in.txt", tmp_path / "out.npy"
-    source.write_text("\n".join(texts(400_000)) + "\n")
-    words = command(source, output, "--part-rows", "200000")
-    process, log = started(words, tmp_path, tmp_path / "out.npy.parts")
+    process, parts, log = started(command, tmp_path, rows=400_000, part_rows=200_000)
     process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + 60
     while "Ctrl-C again ends at once" not in log.read_text():
@@ -213,19 +212,16 @@ def test_ctrl_c(command, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
-    assert not list((tmp_path / "out.npy.parts").glob("part-*"))
+    assert not list(parts.glob("part-*"))
 
 
 def test_one_ctrl_c_keeps_what_is_begun(command, tmp_path):
-    source, output = tmp_path / "in.txt", tmp_path / "out.npy"
-    source.write_text("\n".join(texts(100_000)) + "\n")
-    words = command(source, output, "--part-rows", "2000")
-    process, log = started(words, tmp_path, tmp_path / "out.npy.parts")
+    process, parts, log = started(command, tmp_path, rows=100_000, part_rows=2_000)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert "bei: stopped; the same command resumes with the remaining rows" in log.read_text().splitlines()
-    assert 0 < len(list((tmp_path / "out.npy.parts").glob("part-*"))) < 50
-    assert not list((tmp_path / "out.npy.parts").glob(".*"))
+    assert 0 < len(list(parts.glob("part-*"))) < 50
+    assert not list(parts.glob(".*"))
 
 
 @pytest.mark.parametrize(("missing", "flags", "extra"), [("ray", ("--ray", "local"), "ray"), ("pyarrow", (), "bulk")])

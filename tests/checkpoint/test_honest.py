@@ -23,7 +23,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.serving.answers import Options
 from tests.support.language_models import byte_level, language_model, save_language_model
-from tests.support.tiny_models import random_model, save, word_pieces, write_json, write_modules
+from tests.support.tiny_models import change_module, random_model, save, word_pieces, write_json, write_modules
 
 QUERY = "the cat"
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 40, "Red BLUE ..."]
@@ -163,9 +163,7 @@ def test_a_cross_encoder_without_scores_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["custom_st.Transformer", "modeling.Pooling", "sentence_transformersX.models.Dense"])
 def test_a_module_of_the_repository_s_own_is_refused(tmp_path, kind):
     folder = save(tmp_path, random_model("bert"))
-    rows = json.loads((folder / "modules.json").read_text())
-    rows[0]["type"] = kind
-    write_json(folder / "modules.json", rows)
+    change_module(folder, 0, type=kind)
     with pytest.raises(SetupError, match=rf"modules\.json: '{kind}' is code of the repository's own"):
         read(folder, "m")
 

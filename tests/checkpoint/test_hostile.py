@@ -11,7 +11,7 @@ from bei.checkpoint.load import read
 from bei.checkpoint.tensors import scan
 from bei.errors import SetupError
 from bei.tokenizer import Tokenizer
-from tests.support.tiny_models import LETTERS, random_model, save, write_json
+from tests.support.tiny_models import LETTERS, change_module, random_model, save, write_json
 
 
 @pytest.fixture
@@ -40,9 +40,7 @@ def test_an_index_that_names_a_file_elsewhere(folder, name):
 
 @pytest.mark.parametrize("path", ELSEWHERE)
 def test_modules_elsewhere(folder, path):
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[1]["path"] = path
-    write_json(folder / "modules.json", modules)
+    change_module(folder, 1, path=path)
     with pytest.raises(SetupError, match=r"modules\.json names .*, which is not inside"):
         read(folder, "m")
 

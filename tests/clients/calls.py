@@ -13,6 +13,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 CALLS: dict[str, Callable[[Any], dict[str, Any]]] = {}
@@ -523,77 +524,39 @@ def langchain_cohere_embeddings(given: Given) -> dict[str, Any]:
 # -- LiteLLM ---------------------------------------------------------------------------------------------------------
 
 
-def _litellm_vectors(model: str, base: str, given: Given, **options: Any) -> dict[str, Any]:
+def _litellm_vectors(model: str, path: str, options: dict[str, Any], given: Given) -> dict[str, Any]:
     import litellm
 
     litellm.telemetry = False
+    base = given.urls["embedding"] + path
     answer = litellm.embedding(model=model, input=given.texts, api_base=base, api_key="k", **options)
     return {"vectors": [item["embedding"] for item in answer.data]}
 
 
-def _litellm_ranks(model: str, base: str, given: Given) -> dict[str, Any]:
+def _litellm_ranks(model: str, path: str, given: Given) -> dict[str, Any]:
     import litellm
 
     litellm.telemetry = False
+    base = given.urls["reranker"] + path
     answer = litellm.rerank(
         model=model, query=given.query, documents=given.documents, top_n=2, api_base=base, api_key="k"
     )
     return {"ranks": [[item["index"], item["relevance_score"]] for item in answer.results]}
 
 
-@call
-def litellm_openai(given: Given) -> dict[str, Any]:
-    return _litellm_vectors("openai/m", given.urls["embedding"] + "/v1", given)
-
-
-@call
-def litellm_hosted_vllm(given: Given) -> dict[str, Any]:
-    return _litellm_vectors("hosted_vllm/m", given.urls["embedding"] + "/v1", given)
-
-
-@call
-def litellm_infinity(given: Given) -> dict[str, Any]:
-    return _litellm_vectors("infinity/m", given.urls["embedding"], given)
-
-
-@call
-def litellm_jina(given: Given) -> dict[str, Any]:
-    return _litellm_vectors("jina_ai/m", given.urls["embedding"] + "/v1", given)
-
-
-@call
-def litellm_cohere(given: Given) -> dict[str, Any]:
-    return _litellm_vectors("cohere/m", given.urls["embedding"] + "/v2/embed", given)
-
-
-@call
-def litellm_huggingface(given: Given) -> dict[str, Any]:
-    return _litellm_vectors("huggingface/m", given.urls["embedding"] + "/embed", given, input_type="embed")
-
-
-@call
-def litellm_rerank_cohere(given: Given) -> dict[str, Any]:
-    return _litellm_ranks("cohere/m", given.urls["reranker"] + "/v2/rerank", given)
-
-
-@call
-def litellm_rerank_jina(given: Given) -> dict[str, Any]:
-    return _litellm_ranks("jina_ai/m", given.urls["reranker"], given)
-
-
-@call
-def litellm_rerank_infinity(given: Given) -> dict[str, Any]:
-    return _litellm_ranks("infinity/m", given.urls["reranker"], given)
-
-
-@call
-def litellm_rerank_hosted_vllm(given: Given) -> dict[str, Any]:
-    return _litellm_ranks("hosted_vllm/m", given.urls["reranker"], given)
-
-
-@call
-def litellm_rerank_huggingface(given: Given) -> dict[str, Any]:
-    return _litellm_ranks("huggingface/m", given.urls["reranker"], given)
+CALLS |= {
+    "litellm_openai": partial(_litellm_vectors, "openai/m", "/v1", {}),
+    "litellm_hosted_vllm": partial(_litellm_vectors, "hosted_vllm/m", "/v1", {}),
+    "litellm_infinity": partial(_litellm_vectors, "infinity/m", "", {}),
+    "litellm_jina": partial(_litellm_vectors, "jina_ai/m", "/v1", {}),
+    "litellm_cohere": partial(_litellm_vectors, "cohere/m", "/v2/embed", {}),
+    "litellm_huggingface": partial(_litellm_vectors, "huggingface/m", "/embed", {"input_type": "embed"}),
+    "litellm_rerank_cohere": partial(_litellm_ranks, "cohere/m", "/v2/rerank"),
+    "litellm_rerank_jina": partial(_litellm_ranks, "jina_ai/m", ""),
+    "litellm_rerank_infinity": partial(_litellm_ranks, "infinity/m", ""),
+    "litellm_rerank_hosted_vllm": partial(_litellm_ranks, "hosted_vllm/m", ""),
+    "litellm_rerank_huggingface": partial(_litellm_ranks, "huggingface/m", ""),
+}
 
 
 def main() -> None:

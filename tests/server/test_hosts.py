@@ -10,7 +10,7 @@ from bei.errors import Malformed, Misdirected, SetupError
 from bei.server.hosts import Hosts, hosts_of
 from bei.settings import Settings
 from tests.support.configs import tiny_config
-from tests.support.running import Running
+from tests.support.running import answering
 from tests.support.sockets import Http2, connect, everything, status
 
 LOOPBACK = [
@@ -94,12 +94,8 @@ def test_settings():
 
 @pytest.fixture(scope="module")
 def server(tiny_folder):
-    running = Running(tiny_folder, allowed_host=["api.example"])
-    running.wait_for_health()
-    yield running
-    exit_status, log = running.stop()
-    assert exit_status == 0, log
-    assert "Traceback" not in log
+    with answering(tiny_folder, allowed_host=["api.example"]) as running:
+        yield running
 
 
 @pytest.mark.parametrize("path", ["/health", "/info", "/embed", "/metrics", "/nowhere"])

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from bei.server import connections, request_heads
 from bei.server.http2 import STREAMS, Http2
 from benchmarks.attacks.attack import attacks
-from tests.support.running import Running, resident
+from tests.support.running import Running, answering, resident
 from tests.support.sockets import Http2 as Client
 from tests.support.sockets import connect, everything
 
@@ -30,12 +30,8 @@ HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":author
 @pytest.fixture(scope="module")
 def slow(tiny_folder) -> Iterator[Running]:
     """A server that takes a third of a second per call."""
-    running = Running(tiny_folder, batch_seconds=0.3)
-    running.wait_for_health()
-    yield running
-    status, log = running.stop()
-    assert status == 0, log
-    assert "Traceback" not in log
+    with answering(tiny_folder, batch_seconds=0.3) as running:
+        yield running
 
 
 class Loose(Client):

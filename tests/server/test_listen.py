@@ -13,7 +13,7 @@ import pytest
 
 from bei.errors import SetupError
 from bei.server import connections, listen
-from tests.support.running import LIMIT, Running
+from tests.support.running import LIMIT, Running, answering
 
 
 @pytest.fixture
@@ -33,12 +33,8 @@ def start(tiny_folder) -> Iterator[Callable[..., Running]]:
 @pytest.fixture(scope="module")
 def server(tiny_folder) -> Iterator[Running]:
     """A server for tests that only send requests; bodies of up to 1 MB."""
-    running = Running(tiny_folder, payload_limit=1_000_000)
-    running.wait_for_health()
-    yield running
-    status, log = running.stop()
-    assert status == 0, log
-    assert "Traceback" not in log
+    with answering(tiny_folder, payload_limit=1_000_000) as running:
+        yield running
 
 
 BODY = {"inputs": ["the cat", "it"]}

@@ -24,6 +24,18 @@ def post(service, path: str, body, **headers: str):
     return json.loads(reply.body)
 
 
+def give_up(service) -> None:
+    """A call that its client leaves as soon as it has begun."""
+
+    async def leave() -> None:
+        answering = asyncio.ensure_future(api.answer(service, Call("POST", "/embed", b'{"inputs": ["a", "b"]}')))
+        await asyncio.sleep(0)
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+
+    asyncio.run(leave())
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -50,6 +53,17 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
         _, log = self.process.communicate(timeout=LIMIT)
         return self.process.returncode, log
+
+
+@contextmanager
+def answering(folder: Path, **options: Any) -> Iterator[Running]:
+    """A server that answers, and that ends on SIGTERM without an error."""
+    running = Running(folder, **options)
+    running.wait_for_health()
+    yield running
+    status, log = running.stop()
+    assert status == 0, log
+    assert "Traceback" not in log
 
 
 def resident(running: Running) -> int:

@@ -139,6 +139,13 @@ def write_modules(folder: Path, modules: dict[str, str]) -> None:
     write_json(folder / "modules.json", rows)
 
 
+def change_module(folder: Path, index: int, **fields: str) -> None:
+    """Other values in a row of modules.json."""
+    rows = json.loads((folder / "modules.json").read_text())
+    rows[index] |= fields
+    write_json(folder / "modules.json", rows)
+
+
 def write_json(file: Path, value: object) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value))
