@@ -36,7 +36,7 @@ serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
 
 test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(PYTEST_FLAGS)
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
 test-all: PYTEST_FLAGS := --every-seed
 test-all: test ## the same with three random models of each kind: for every night

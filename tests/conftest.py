@@ -3,7 +3,8 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from bei.tracing import Tracer
 from tests.support.configs import tiny_config
 from tests.support.live_servers import TASK_SERVERS
 from tests.support.servers import ROOT, serving
+from tests.support.shared import shared
 from tests.support.small_models import small_model
 from tests.support.tiny_models import random_model, save
 
@@ -35,6 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     objects = ROOT / ".pytest_cache" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     os.environ |= {"TESTS_CXX": compiler, "TESTS_OBJECTS": str(objects), "CXX": str(ROOT / "tests/support/compiler.py")}
+
+
+@pytest.fixture(scope="session")
+def of_all_workers(tmp_path_factory) -> Path:
+    """A folder that all workers of this run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -75,15 +84,18 @@ def start_service(tiny_checkpoint) -> Iterator[StartService]:
 
 
 @pytest.fixture(scope="session")
-def task_urls(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """A live server of each task on real weights, in fp32."""
-    logs = tmp_path_factory.mktemp("servers")
+def task_urls(of_all_workers) -> Iterator[dict[str, str]]:
+    """A live server of each task on real weights, in fp32; all workers ask the same ones."""
     for name in ("reranker", "classifier", "pii", "splade"):
         small_model(name)
+
+    def start(name: str) -> AbstractContextManager[str]:
+        config, flags = TASK_SERVERS[name]
+        log = of_all_workers / f"server-{name}.log"
+        return serving("--precision", "fp32", *flags, config=ROOT / config, log=log)
+
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(
-                serving("--precision", "fp32", *flags, config=ROOT / config, log=logs / f"{name}.log")
-            )
-            for name, (config, flags) in TASK_SERVERS.items()
+            name: stack.enter_context(shared(of_all_workers / f"server-{name}", partial(start, name)))
+            for name in TASK_SERVERS
         }

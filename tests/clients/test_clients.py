@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.clients.calls import CALLS
 from tests.support.parity import cosines
 from tests.support.servers import ROOT
+from tests.support.shared import once
 
 HERE = Path(__file__).parent
 JS_CALLS = re.findall(r"async (js_\w+)\(", (HERE / "calls.mjs").read_text())
@@ -49,16 +51,23 @@ def run(command: list[str | Path], **options: Any) -> dict[str, dict[str, Any]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="session")
-def python_answers(clients, given) -> dict[str, dict[str, Any]]:
-    return run([clients / "bin" / "python", HERE / "calls.py", given])
+def asked_once(folder: Path, ask: Callable[[], dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """By whichever worker needs the answers first."""
+    once(folder, lambda unfinished: (unfinished / "answers.json").write_text(json.dumps(ask())))
+    return json.loads((folder / "answers.json").read_text())
 
 
 @pytest.fixture(scope="session")
-def js_answers(clients, given) -> dict[str, dict[str, Any]]:
+def python_answers(clients, given, of_all_workers) -> dict[str, dict[str, Any]]:
+    return asked_once(of_all_workers / "python", lambda: run([clients / "bin" / "python", HERE / "calls.py", given]))
+
+
+@pytest.fixture(scope="session")
+def js_answers(clients, given, of_all_workers) -> dict[str, dict[str, Any]]:
     # From standard input, so that modules are looked for where node_modules is.
     command = [clients / "bin" / "node", "--input-type=module", "-", given]
-    return run(command, cwd=clients / "js", input=(HERE / "calls.mjs").read_text())
+    source = (HERE / "calls.mjs").read_text()
+    return asked_once(of_all_workers / "javascript", lambda: run(command, cwd=clients / "js", input=source))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from bei.checkpoint.sources import fetch
 from bei.settings import Settings
 from tests.support.live_servers import DATA, embed, mixed_texts, stsb
 from tests.support.parity import cosines
+from tests.support.shared import once
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,8 +38,11 @@ def test_stsb_spearman(url):
 
 
 @pytest.fixture(scope="session")
-def expected(reference) -> np.ndarray:
-    return reference.encode(mixed_texts(300), batch_size=32)
+def expected(of_all_workers, reference) -> np.ndarray:
+    def write(folder: Path) -> None:
+        np.save(folder / "rows.npy", reference.encode(mixed_texts(300), batch_size=32))
+
+    return np.load(once(of_all_workers / "sentence-transformers", write) / "rows.npy")
 
 
 def test_equals_sentence_transformers(url, precision, expected):
