@@ -1,5 +1,5 @@
-"""Writes settings.md, the reference of settings, from their declarations: `make docs`. tests/test_docs.py holds them
-together."""
+"""Writes settings.md, the reference of settings, from their declarations: `make docs`. tests/test_docs.py compares
+them."""
 
 from itertools import groupby
 from pathlib import Path
@@ -13,26 +13,26 @@ FILE = Path(__file__).with_suffix(".md")
 SETTINGS = {setting.name: setting for setting in settings_of(Settings)}
 PAGE = """<!-- Written by settings.py: `make docs`. -->
 # Settings
-A setting has a flag of `bei serve` and an environment variable; some have a key in the `trt_llm` block of config.yaml,
-[below](#keys-of-trt_llm). A variable goes before the key, and the flag before both. A switch has a second flag that
-turns it off: `--no-auto-truncate`. What may have several values is given several times, or with commas between them.
-An unknown variable, an unknown key, and a value out of its bounds are refused by name at start.
+Each setting has a flag of `bei serve` and an environment variable; some have a key in the `trt_llm` block
+([below](#keys-of-trt_llm)). A variable overrides the key, and the flag overrides both. A switch has a second flag that
+turns it off: `--no-auto-truncate`. Repeat a flag, or separate values by commas, where several values are allowed. An
+unknown variable, an unknown key, and a value out of bounds are refused by name at the start.
 
 `bei info`, `bei build` and `bei embed` have the flags of the first two tables. `BEI_CONFIG` is the variable of
-`--config`. Tokens, texts and bytes are counted in ones, times in seconds.
+`--config`. Units are single tokens, texts and bytes, and seconds.
 {groups}
 
 ## Keys of trt_llm
-Truss's own schema, field for field. The server obeys a key, refuses it by name, or logs that it has no effect here.
-A key that sets what a flag sets is shown by that flag.
+This is truss's own schema, field for field. The server obeys a key, refuses it by name, or logs that it has no effect
+here. For a key with the effect of a flag the table shows that flag.
 
 | key | effect |
 |---|---|
 {keys}
 
 ## Flags of text-embeddings-router
-The flags and variables of text-embeddings-inference 1.9, with its defaults; the effect is that of the flag of
-`bei serve` that is shown. A `BEI_*` variable goes before a default, and a flag before both. {unasked}
+These are the flags and variables of text-embeddings-inference 1.9, with its defaults. The last column shows the flag of
+`bei serve` with the same effect. A `BEI_*` variable overrides a default, and a flag overrides both. {unasked}
 
 | flag | variable | default | effect |
 |---|---|---|---|
@@ -92,7 +92,7 @@ def table() -> str:
         groups="\n".join(groups),
         keys="\n".join(key_rows()),
         flags="\n".join(flag_rows()),
-        unasked=f"Besides, {unasked}, unless a variable says otherwise.",
+        unasked=f"In addition, {unasked} unless a variable says otherwise.",
     )
 
 

@@ -145,7 +145,7 @@ def test_the_rest_of_teis_flags(start):
         ),
         (("--hf-token", "a", "--hf-api-token", "b"), "--hf-api-token is the older name of --hf-token; set one of them"),
         (("--default-prompt", "a", "--default-prompt-name", "b"), "default_prompt and default_prompt_name: set one of"),
-        (("--cors-allow-origin", "a.example"), "setting cors_allow_origin: an origin is as https://example.com"),
+        (("--cors-allow-origin", "a.example"), "setting cors_allow_origin: an origin is such as https://example.com"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(start, flags, message):

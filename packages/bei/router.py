@@ -1,4 +1,4 @@
-"""`text-embeddings-router`: the server for those who start TEI's, by its flags, its variables and its defaults."""
+"""`text-embeddings-router`: our server with the flags, variables and defaults of TEI's."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ class Flag:
     name: str
     setting: str
     default: str | None = None
-    """TEI's; None where TEI has none, or ours."""
+    """TEI's default; None where TEI has none, or where it is ours."""
     words: Mapping[str, str] = field(default_factory=dict)
     """TEI's word for each of our values."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -71,14 +71,14 @@ OTHER_FLAGS = {
     "dense-path": f"{_DENSE} only: modules.json says which Dense module follows.",
     "prometheus-port": f"The port that serves /metrics, too; 0 for none. Unset: {_METRICS_PORT}.",
 }
-"""Flags of TEI's that are no setting of ours: their help."""
+"""Flags of TEI's that are no setting of ours, with their help."""
 WITHOUT_EFFECT = {
-    "uds-path": "the engine's line has no name; to listen on a socket set BEI_UDS_PATH",
+    "uds-path": "our connection to the engine has no name; set BEI_UDS_PATH to listen on a socket",
     "disable-spans": "log lines have no spans",
 }
-"""Flags of TEI's that do nothing here, and why."""
+"""Flags of TEI's without effect here, with the reason."""
 UNASKED = {"rerank_order": "score"}
-"""Settings for what TEI does and has no flag for."""
+"""Settings for behavior of TEI's that has no flag there."""
 _SETTINGS = {setting.name: setting for setting in settings_of(Settings)}
 
 
@@ -137,8 +137,8 @@ def text_embeddings_router(
 ) -> None:
     """The server of `bei serve` under the name and flags of text-embeddings-router, with TEI's defaults.
 
-    Without --model-id it serves what BEI_CONFIG, ./config.yaml or /app/config.yaml names, so the start command that
-    truss generates for an encoder runs this program. BEI_* variables go before TEI's defaults, and flags before both.
+    Without --model-id it serves the model of BEI_CONFIG, ./config.yaml or /app/config.yaml, so the start command that
+    truss generates for an encoder runs this program. BEI_* variables override TEI's defaults, and flags override both.
     """
 
     def run() -> None:
@@ -155,7 +155,7 @@ def text_embeddings_router(
 
 
 def _defaults() -> dict[str, str]:
-    """TEI's, as BEI_* variables, which those of the environment go before."""
+    """TEI's defaults as BEI_* variables; variables of the environment override them."""
     ours = UNASKED | {flag.setting: flag.default for flag in FLAGS if flag.default is not None}
     return {_SETTINGS[name].variable: value for name, value in ours.items()}
 
@@ -180,7 +180,8 @@ def _tell_without_effect(given: Mapping[str, Any]) -> None:
 
 
 def _show_metrics(metrics: Metrics, settings: ServerSettings, asked: int | None) -> None:
-    """On the port that is asked for. Unasked on TEI's, where that is free and nobody needs a key."""
+    """Serves the metrics on the requested port. Without a request it uses TEI's, if that is free and no key is
+    needed."""
     if asked == 0 or (asked is None and settings.protect_all):
         return
     try:
@@ -203,7 +204,7 @@ def _config(model_id: str | None) -> Mapping[str, Any]:
     places = [Path(os.environ["BEI_CONFIG"])] if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()]
     if places:
         config = read_config(places[0])
-        if model_id is not None:  # the default route is of the config's model, not of this one
+        if model_id is not None:  # the default route is that of the config's model, not of this one
             block = config.get("trt_llm") or {}
             (block.get("runtime") or {}).pop("webserver_default_route", None)
         return config

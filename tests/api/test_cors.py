@@ -106,5 +106,5 @@ def test_origins(given, found):
 
 @pytest.mark.parametrize("wrong", ["https://a.example/", "a.example", "https://", "https://u:p@a.example", "", "x,*"])
 def test_what_no_browser_sends_is_refused(wrong):
-    with pytest.raises(SetupError, match="setting cors_allow_origin: an origin is as https://"):
+    with pytest.raises(SetupError, match="setting cors_allow_origin: an origin is such as https://"):
         Settings.load(tiny_config(), environ={}, cors_allow_origin=wrong)

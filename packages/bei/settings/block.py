@@ -22,7 +22,7 @@ REFUSED = {
     "build.speculator": "speculation is for generating models; remove the key",
     "build.lora_adapters": "adapters are for generating models; merge one into the weights",
 }
-"""Keys of truss for models that we do not serve, and what to do."""
+"""Keys of truss for models that we do not serve, each with the remedy."""
 
 
 class BaseModelKind(StrEnum):
@@ -165,7 +165,7 @@ class Build(_Block):
 
     @model_validator(mode="after")
     def _encoders(self) -> Self:
-        """What truss sets for encoders: one GPU a replica, and for `encoder` no cache of keys and values."""
+        """Truss's values for encoders: one GPU per replica, and for `encoder` no cache of keys and values."""
         plugins = self.plugin_configuration
         if self.base_model in (BaseModelKind.ENCODER, BaseModelKind.ENCODER_BERT):
             self.tensor_parallel_count = self.pipeline_parallel_count = self.sequence_parallel_count = 1
@@ -229,7 +229,7 @@ class TRTLLM(_Block):
 
     @property
     def repository(self) -> CheckpointRepository:
-        """Raises ValueError where there is none, which no block has that was read."""
+        """Raises ValueError without a repository; every block that was read has one."""
         if self.build.checkpoint_repository is None:
             raise ValueError("build.checkpoint_repository is required")
         return self.build.checkpoint_repository
@@ -250,7 +250,7 @@ _NO_FP4 = ("H100", "H100_40GB", "H200", "L4", "L40S")
 
 
 def check_hardware(build: Build, accelerator: str | None) -> None:
-    """What truss refuses about base model, quantization and `resources.accelerator` together. Raises ValueError."""
+    """Truss's refusals of base model, quantization and `resources.accelerator` together. Raises ValueError."""
     name = (accelerator or "").partition(":")[0]
     if build.base_model is BaseModelKind.WHISPER:
         raise ValueError("trt_llm.build.base_model: whisper is served by a Truss chain, not by this block")

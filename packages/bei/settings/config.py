@@ -11,7 +11,7 @@ from bei.errors import SetupError, one_line, short, why
 from bei.settings.block import REFUSED, TRTLLM, check_hardware
 from bei.settings.keys import unknown_key
 
-_MODELS = "`encoder_bert` (BERT and its kin, in 16 bits) or `encoder` (language models, in bf16, fp8 or fp4)"
+_MODELS = "`encoder_bert` (BERT and its relatives, in 16 bits) or `encoder` (language models, in bf16, fp8 or fp4)"
 _NEVER_SHOWN = ("api_key", "repo")  # a key is a secret, and an address may hold one
 
 
@@ -34,7 +34,8 @@ def raw_block(config: Mapping[str, Any]) -> Any:
 
 
 def read_block(config: Mapping[str, Any]) -> TRTLLM:
-    """The block of a config.yaml's content. Raises SetupError for what truss refuses, and for what we do not serve."""
+    """The block of a config.yaml's content. Raises SetupError for a block that truss refuses, or that we do not
+    serve."""
     raw = raw_block(config)
     if raw is None:
         raise SetupError("config.yaml has no `trt_llm` block, neither at top level nor under `model_metadata`")
@@ -50,7 +51,7 @@ def read_block(config: Mapping[str, Any]) -> TRTLLM:
 
 
 def in_one_line(error: ValidationError, prefix: str) -> str:
-    """`trt_llm.build.max_num_tokens: Input should be greater than 64, not 64`, and how many more there are."""
+    """`trt_llm.build.max_num_tokens: Input should be greater than 64, not 64`, and the number of further errors."""
     first, count = error.errors()[0], error.error_count()
     where = prefix + ".".join(str(part) for part in first["loc"]) if first["loc"] else prefix.rstrip(".")
     message = first["msg"].removeprefix("Value error, ")
@@ -61,7 +62,7 @@ def in_one_line(error: ValidationError, prefix: str) -> str:
 
 
 def _refuse_unserved(block: TRTLLM) -> None:
-    """Raises SetupError for what truss takes, or takes until it is pushed, and this engine does not serve."""
+    """Raises SetupError for a block that truss accepts, at least until it is pushed, and this engine does not serve."""
     unknown, build = unknown_key(block), block.build
     if unknown:
         raise SetupError(unknown)

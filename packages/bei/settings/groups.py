@@ -1,7 +1,7 @@
-"""Every setting, declared once: name, type, default, bounds and help. A group has what one kind of consumer needs.
+"""Every setting, declared once: name, type, default, bounds and help. A group has the settings of one kind of consumer.
 
-The flags of `bei`, the environment variables, the refusals and docs/settings.md follow from these lines. The help says
-the unit, and what an unset setting means. A setting without a default has that of its key in config.yaml.
+The flags of `bei`, the environment variables, the refusals and docs/settings.md follow from these lines. The help gives
+the unit, and the meaning of an unset setting. A setting without a default has that of its key in config.yaml.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ AttentionSetting = Literal["causal", "bidirectional"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
 NO_ROW = "changes no row"
-"""Of a setting of the model: `bei embed` may go on with another value. Every other one is a part of the job."""
+"""Marks a setting of the model that a resumed `bei embed` may change. Every other one is a part of the job."""
 
 
 class Group(BaseModel):
@@ -30,9 +30,9 @@ class Group(BaseModel):
 
 
 class SourceSettings(Group):
-    """Where the checkpoint comes from, and where files lie."""
+    """Checkpoint and folders."""
 
-    source: Source = Field(description="The kind of place that holds the checkpoint.")
+    source: Source = Field(description="The kind of place where the checkpoint is.")
     repo: str = Field(description="The checkpoint: a repository, a path in a bucket, an address, or a folder.")
     revision: str | None = Field(None, description="The branch, tag or commit. Unset: the newest.")
     credential: SecretStr | None = None
@@ -48,7 +48,7 @@ class SourceSettings(Group):
 
     @property
     def public_repo(self) -> str:
-        """`repo` as it may be shown: an address without what may be a secret in it."""
+        """`repo` as it may be shown: an address without the parts that may be secret."""
         return without_secrets(self.repo)
 
     @field_serializer("repo")
@@ -57,10 +57,10 @@ class SourceSettings(Group):
 
 
 class ModelSettings(SourceSettings):
-    """What the model computes, and on what."""
+    """Model and engine."""
 
     base_model: Annotated[Literal["encoder", "encoder_bert"], NO_ROW] = Field(
-        description="The kind of model: encoder_bert is BERT and its kin, encoder is a language model."
+        description="The kind of model: encoder_bert is BERT and its relatives, encoder is a language model."
     )
     quantization: QuantizationType = Field(description="The format of an encoder's weights and products on a GPU.")
     calib_dataset: str = Field(description="The texts that calibrate a quantized engine: a data set, or a file.")
@@ -80,16 +80,16 @@ class ModelSettings(SourceSettings):
         None, ge=1, description="Processors that compute. Unset: all that the container may use."
     )
     tokenization_workers: Annotated[int | None, NO_ROW] = Field(
-        None, ge=1, description="Threads that tokenize. Unset: one a processor."
+        None, ge=1, description="Threads that tokenize. Unset: one per processor."
     )
     pooling: PoolingSetting | None = Field(
-        None, description="How the states of the tokens become a vector, where the checkpoint does not say."
+        None, description="The pooling of token states into a vector, where the checkpoint does not say."
     )
     rerank_template: Annotated[RerankTemplate | None, NO_ROW] = Field(
         None, description="The prompt of a language model that reranks. Unset: the one of its name."
     )
     attention: AttentionSetting | None = Field(
-        None, description="What a token sees, where only the checkpoint's own code says."
+        None, description="The tokens that a token attends to, where only the checkpoint's own code says so."
     )
     max_num_tokens: int = Field(
         ge=1, description="Tokens of a batch, and so of the longest text; 16384 for an encoder that names none."
@@ -98,36 +98,36 @@ class ModelSettings(SourceSettings):
         None, ge=1, description="Tokens of the longest text. Unset: all that the model and a batch hold."
     )
     max_batch_size: Annotated[int, NO_ROW] = Field(ge=1, description="Texts of a batch.")
-    auto_truncate: bool = Field(True, description="Too long a text is cut, unless the request says otherwise.")
+    auto_truncate: bool = Field(True, description="A text that is too long is cut, unless the request says otherwise.")
     default_prompt: str | None = Field(None, description="Text that is put before each input.")
     default_prompt_name: str | None = Field(
         None, description="The prompt of the model that is put before each input. Unset: the model's own default."
     )
     rerank_order: Annotated[Literal["input", "score"], NO_ROW] = Field(
-        "input", description="The order of /rerank's answers; score is best first, as TEI (haystack needs it)."
+        "input", description="The order of /rerank's answers; score is best first, as in TEI (haystack needs it)."
     )
 
     @property
     def max_text_tokens(self) -> int:
-        """Of the longest text that the settings allow."""
+        """The number of tokens of the longest text that the settings allow."""
         return min(self.max_num_tokens, self.max_seq_len or self.max_num_tokens)
 
 
 class ServerSettings(Group):
-    """Who reaches the server, and how it lives."""
+    """Server."""
 
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     uds_path: Path | None = Field(None, description="A Unix socket to listen on, in place of a port.")
     workers: int = Field(1, ge=1, description="Processes that read, tokenize and answer.")
     api_key: Annotated[Keys, BeforeValidator(split_keys)] = Field(
-        (), description="A key that clients may send, or several between commas; safer as BEI_API_KEY."
+        (), description="The required API key, or several separated by commas; safer as BEI_API_KEY."
     )
-    api_key_file: Path | None = Field(None, description="A file of such keys, one a line.")
+    api_key_file: Path | None = Field(None, description="A file of such keys, one per line.")
     allowed_host: Annotated[tuple[HostName, ...], BeforeValidator(split_names)] = Field(
         (), description="A host that requests may name: name, *.name, or * for any."
     )
-    protect_all: bool = Field(False, description="/health and /metrics ask for a key, too.")
+    protect_all: bool = Field(False, description="/health and /metrics need a key, too.")
     tls_cert: Path | None = Field(None, description="A certificate and its chain, PEM; the server then speaks TLS.")
     tls_key: Path | None = Field(None, description="The certificate's key, PEM. Unset: it is in --tls-cert.")
     cors_allow_origin: Annotated[Origins, BeforeValidator(split_origins)] = Field(
@@ -135,18 +135,18 @@ class ServerSettings(Group):
     )
     drain_seconds: float = Field(30, ge=0, description="Seconds that calls in flight have after SIGTERM.")
     max_engine_restarts: int = Field(
-        5, ge=0, description="Deaths in a row of the engine, or of a worker, after which it stays down."
+        5, ge=0, description="Crashes in a row of the engine, or of a worker, after which it stays down."
     )
 
 
 class LimitSettings(Group):
-    """What a client may ask for, alone and with others."""
+    """Limits."""
 
     max_client_batch_size: int = Field(2048, ge=1, description="Texts of a request; more are a 413.")
     max_concurrent_requests: int = Field(2048, ge=1, description="Requests at once; more are a 429.")
-    max_queue_tokens: int = Field(1 << 21, ge=1, description="Tokens that wait; more are a 429.")
-    max_queue_texts: int = Field(1 << 18, ge=1, description="Texts that wait; more are a 429.")
-    max_queue_seconds: float = Field(20, gt=0, description="Seconds of work that wait; more are a 429.")
+    max_queue_tokens: int = Field(1 << 21, ge=1, description="Tokens in the queue; more are a 429.")
+    max_queue_texts: int = Field(1 << 18, ge=1, description="Texts in the queue; more are a 429.")
+    max_queue_seconds: float = Field(20, gt=0, description="Seconds of work in the queue; more are a 429.")
     payload_limit: int = Field(64_000_000, ge=1, description="Bytes of a request; more are a 413.")
     max_bytes_in_flight: int = Field(
         1 << 30, ge=1, description="Bytes of all requests and their answers; more are a 429."
@@ -155,11 +155,11 @@ class LimitSettings(Group):
 
 
 class ObservationSettings(Group):
-    """What the server tells of itself."""
+    """Logs and traces."""
 
     json_output: bool = Field(False, description="Log lines are JSON.")
     access_log: bool = Field(False, description="Each request has a log line.")
     otlp_endpoint: str | None = Field(
-        None, description="The OpenTelemetry collector that traces go to, as http://localhost:4317. Unset: no traces."
+        None, description="The OpenTelemetry collector for traces, such as http://localhost:4317. Unset: no traces."
     )
     otlp_service_name: str = Field("bei", description="The name of this server in traces.")

@@ -1,4 +1,4 @@
-"""Which keys of a `trt_llm` block say something here: every other one is refused by name, or told of in the log."""
+"""The keys of a `trt_llm` block that have an effect here; every other one is refused by name, or named in the log."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -23,9 +23,9 @@ OBEYED = {
     "runtime.served_model_name": "served_model_name",
     "runtime.webserver_default_route": "route",
 }
-"""The setting that each key gives."""
+"""Key → the setting that it sets."""
 SECRET_NAME = "build.checkpoint_repository.runtime_secret_name"
-"""Says which secret is the credential, and so gives no setting."""
+"""The key that names the credential's secret; it sets no setting."""
 WITHOUT_EFFECT = {
     **dict.fromkeys(
         (
@@ -68,7 +68,7 @@ WITHOUT_EFFECT = {
                 for name in ("engine_builder", "briton", "bei", "bei_bert", "v2_llm")
             ),
         ),
-        "it is of Baseten's build and images",
+        "it concerns Baseten's build and images",
     ),
     **dict.fromkeys(
         (
@@ -79,19 +79,19 @@ WITHOUT_EFFECT = {
             "runtime.lora_cache_gpu_memory_fraction",
             "runtime.lora_cache_host_memory_bytes",
         ),
-        "it is of adapters, which are refused",
+        "it concerns adapters, which are refused",
     ),
 }
-"""Keys that do nothing here, and why."""
+"""Keys without effect here, with the reason."""
 
 
 def without_effect(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys of a block, as they are written, that ask for what does nothing here."""
+    """The keys of a block, as written, that ask for something without effect here."""
     return tuple(path for path, value in leaves(raw) if path in WITHOUT_EFFECT and value is not None)
 
 
 def unknown_key(block: BaseModel, path: str = "trt_llm") -> str | None:
-    """Why the first key that truss does not know is refused, and which one was meant; None where all are known."""
+    """Why the first unknown key is refused, with the nearest known one; None where all are known."""
     for key in block.model_extra or ():
         elsewhere = [f"{place}.{key}" for place, model in _places() if key in model.model_fields]
         meant = elsewhere or [f"{path}.{name}" for name in get_close_matches(key, type(block).model_fields, 1)]
@@ -103,7 +103,7 @@ def unknown_key(block: BaseModel, path: str = "trt_llm") -> str | None:
 
 
 def leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value by its path, as `build.max_seq_len`."""
+    """Every value by its path, such as `build.max_seq_len`."""
     for key, value in raw.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What users see of the settings: flag, variable, values, default and help, from the declarations."""
+"""The settings as users see them: flag, variable, values, default and help, from the declarations."""
 
 import inspect
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Setting:
     name: str
     group: str  # the group's docstring
     help: str
-    default: str | None  # as a user would write it; None where the help says what an unset one means
+    default: str | None  # as a user would write it; None where the help explains an unset one
     values: str  # `INTEGER`, or `auto|native`
     bounds: str  # `, at least 1`
     is_switch: bool
@@ -41,8 +41,7 @@ class Setting:
 
 
 def settings_of(*groups: type[BaseModel]) -> list[Setting]:
-    """Of these groups and of those that they are made of. A field without help has its own ways in, and is no
-    setting."""
+    """The settings of these groups and of their base groups. A field without help is no setting for users."""
     found = {setting.name: setting for group in groups for setting in _settings(group)}
     return list(found.values())
 
@@ -71,13 +70,13 @@ def _setting(name: str, group: str, field: FieldInfo, help: str) -> Setting:
 
 
 def _kind(annotation: Any) -> Any:
-    """Of what an optional one has where it is set."""
+    """The type of a set value, for an optional setting, too."""
     kinds = get_args(annotation)
     return next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else annotation
 
 
 def _of_block(name: str, kind: Any) -> Any:
-    """The default of the key that gives a setting; None where it has none that is served."""
+    """The default of the key that sets a setting; None where it has none that is served."""
     *parents, last = next(key for key, setting in OBEYED.items() if setting == name).split(".")
     model: Any = TRTLLM
     for parent in parents:

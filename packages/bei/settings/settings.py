@@ -19,9 +19,9 @@ _OTHER_VARIABLES = ("BEI_CONFIG",)  # read by the command line, before there are
 
 
 class Settings(ObservationSettings, LimitSettings, ServerSettings, ModelSettings):
-    """All groups. `api_key` holds every key that is accepted: those of the environment, of flags and of `api_key_file`.
+    """All groups. `api_key` contains every accepted key: those of the environment, of flags and of `api_key_file`.
 
-    `without_effect` names the keys of the block that do nothing here.
+    `without_effect` names the keys of the block that have no effect here.
     """
 
     without_effect: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Settings(ObservationSettings, LimitSettings, ServerSettings, ModelSettings
         return cls.load(read_config(path), **flags)
 
     def redacted(self) -> Self:
-        """Without secrets."""
+        """The settings without secrets."""
         return self.model_copy(update={"credential": None, "api_key": ()})
 
     @classmethod
