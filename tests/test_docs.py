@@ -306,3 +306,13 @@ def test_a_word_of_the_glossary_is_in_the_code(word, place):
     files = [PACKAGE / f"{module}.py", *(PACKAGE / module).rglob("*.py"), *(PACKAGE / module).rglob("*.h")]
     text = " ".join(file.read_text() for file in files if file.exists())
     assert re.search(word.replace(" ", "_? ?"), text, re.IGNORECASE)
+
+
+def test_the_picture_shows_every_part_of_the_package():
+    (picture,) = re.findall(r"^## Design in one picture$(.*)^## ", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    parts = {
+        path.name.removesuffix("/") + ("/" if path.is_dir() else "")
+        for path in PACKAGE.iterdir()
+        if path.name not in ("__init__.py", "__pycache__", "py.typed")
+    }
+    assert [part for part in sorted(parts) if f" {part} " not in picture] == []
