@@ -1,73 +1,16 @@
-"""The inputs of all dialects, and how a body is read."""
+"""How a body is read."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
-from pydantic import (
-    Field,
-    PlainValidator,
-    StrictInt,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-)
+from pydantic import TypeAdapter, ValidationError
 
 from bei.api import pieces
 from bei.api.pieces import Bounds
 from bei.errors import Invalid, Malformed
 from bei.settings import LimitSettings
-from bei.tokenizer import Input
 from bei.work import off_loop
-
-_TEXT, _IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
-_MIXED = {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}
-
-
-def _texts_or_ids(value: Any) -> list[Input]:
-    """A text, token ids, or a list of either → a list of inputs."""
-    if isinstance(value, str) or _is_ids(value):
-        return [value]
-    if isinstance(value, list) and all(isinstance(item, str) or _is_ids(item, empty=True) for item in value):
-        return value
-    raise ValueError("must be a string, a list of strings, or token ids")
-
-
-def _is_ids(value: Any, empty: bool = False) -> bool:
-    return isinstance(value, list) and (empty or bool(value)) and all(type(item) is int for item in value)
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
-    raise ValueError("must be a string or a list of strings")
-
-
-def _id_lists(value: Any) -> list[list[int]]:
-    if _is_ids(value):
-        return [value]
-    if isinstance(value, list) and all(_is_ids(item, empty=True) for item in value):
-        return value
-    raise ValueError("must be token ids, or a list of them")
-
-
-Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"anyOf": [_TEXT, _IDS, _MIXED]})]
-Dimensions = Annotated[StrictInt, Field(ge=0)] | None
-"""0 and null are all of them."""
-
-MaxTokens = Annotated[StrictInt, Field(ge=0)] | None
-"""0 and null are no limit."""
-
-TopN = MaxTokens
-
-Texts = Annotated[
-    list[str], PlainValidator(_texts), WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]})
-]
-IdLists = Annotated[
-    list[list[int]], PlainValidator(_id_lists), WithJsonSchema({"anyOf": [_IDS, {"type": "array", "items": _IDS}]})
-]
 
 B = TypeVar("B")
 

@@ -20,13 +20,15 @@ _ID = re.compile(r"[!-~]{1,128}")
 
 @dataclass
 class Call:
-    """`headers` have lower-case names; `arrived` is a time.monotonic(). A host may add the `body` last."""
+    """`headers` have lower-case names; `arrived` is a time.monotonic(). A host may add the `body` last.
+    `parameters` are parts of the path, once its route is known."""
 
     method: str
     path: str
     body: bytes | bytearray = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def request_id(self) -> str:

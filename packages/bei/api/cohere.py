@@ -1,42 +1,24 @@
 """The dialect of Cohere: rerank, which Jina's and infinity's clients speak, too, and embed in both versions."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired
 from uuid import uuid4
 
 import numpy as np
-from pydantic import AliasChoices, Field, PlainValidator, StrictBool, StrictStr, WithJsonSchema
+from pydantic import AliasChoices, Field, StrictBool, StrictStr
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import TopN
 from bei.api.call import Call
+from bei.api.error_shapes import OPENAI
 from bei.api.fields import Synonyms
-from bei.api.openai import TokenUsage, token_usage
+from bei.api.inputs import DocumentTexts, TopN
 from bei.api.readings import Pairs, Vectors
 from bei.api.reply import Result, vector
-from bei.api.routes import Route
+from bei.api.routes import Dialect, Route
+from bei.api.shapes import TokenUsage, token_usage
 from bei.errors import Invalid
 from bei.serving.answers import Usage
 from bei.serving.service import Service
-
-_TEXT = {"type": "string"}
-_TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}
-
-
-def _document_texts(value: Any) -> list[str]:
-    texts: list[Any] = (
-        [item.get("text") if isinstance(item, dict) else item for item in value] if isinstance(value, list) else [0]
-    )
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError('must be a list of strings, or of objects {"text": string}')
-    return texts
-
-
-DocumentTexts = Annotated[
-    list[str],
-    PlainValidator(_document_texts),
-    WithJsonSchema({"type": "array", "items": {"anyOf": [_TEXT, _TEXT_OBJECT]}}),
-]
 
 
 class CohereRerank(Synonyms, Pairs):
@@ -225,9 +207,14 @@ def _embed_route(path: str, version: str) -> Route:
     )
 
 
-ROUTES = (
-    _rerank_route("/v1/rerank", "1"),
-    _rerank_route("/v2/rerank", "2"),
-    _embed_route("/v1/embed", "1"),
-    _embed_route("/v2/embed", "2"),
+DIALECT = Dialect(
+    "cohere",
+    (
+        _rerank_route("/v1/rerank", "1"),
+        _rerank_route("/v2/rerank", "2"),
+        _embed_route("/v1/embed", "1"),
+        _embed_route("/v2/embed", "2"),
+    ),
+    errors=OPENAI,
+    prefixes=("/v2/",),
 )

@@ -7,13 +7,12 @@ from uuid import uuid4
 
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Texts
 from bei.api.call import Call
-from bei.api.openai import TokenUsage, token_usage
+from bei.api.inputs import Texts
 from bei.api.readings import Reading, Scored
 from bei.api.reply import Result
-from bei.api.routes import Route
-from bei.api.tei import PREDICT, Prediction, predictions
+from bei.api.routes import Dialect, Route
+from bei.api.shapes import LABELS_OF_PROFITS, PROFITS, Prediction, TokenUsage, predictions, token_usage
 from bei.serving.service import Service
 
 
@@ -46,21 +45,24 @@ async def classify(service: Service, body: Classify, call: Call) -> Result:
     return Result(value, answer.usage, len(body.input))
 
 
-ROUTES = (
-    Route(
-        "/classify",
-        classify,
-        "Every label of each text with its score, as infinity's",
-        body=Classify,
-        response=Classification,
-        example={"input": ["Quarterly profits rose by a fifth on higher sales."]},
-        answer={
-            "id": "classify-c3be27cf49f74be7bc23d48626d3a6ce",
-            "object": "classify",
-            "created": 1795464195,
-            "model": "small-classifier",
-            "data": [PREDICT.answer],
-            "usage": {"prompt_tokens": 12, "total_tokens": 12},
-        },
+DIALECT = Dialect(
+    "infinity",
+    (
+        Route(
+            "/classify",
+            classify,
+            "Every label of each text with its score, as infinity's",
+            body=Classify,
+            response=Classification,
+            example={"input": [PROFITS]},
+            answer={
+                "id": "classify-c3be27cf49f74be7bc23d48626d3a6ce",
+                "object": "classify",
+                "created": 1795464195,
+                "model": "small-classifier",
+                "data": [LABELS_OF_PROFITS],
+                "usage": {"prompt_tokens": 12, "total_tokens": 12},
+            },
+        ),
     ),
 )

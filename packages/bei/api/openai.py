@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Inputs
 from bei.api.call import Call
+from bei.api.error_shapes import OPENAI, TEI
+from bei.api.inputs import Inputs
 from bei.api.readings import Vectors
 from bei.api.reply import Result, vector
-from bei.api.routes import Route
-from bei.serving.answers import Usage
+from bei.api.routes import Dialect, Route
+from bei.api.shapes import TokenUsage, token_usage
 from bei.serving.service import Service
 
 Encoding = Literal["float", "base64"]
@@ -39,11 +40,6 @@ class Embedding(TypedDict):
     embedding: list[float] | str
 
 
-class TokenUsage(TypedDict):
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingList(TypedDict):
     object: Literal["list"]
     data: list[Embedding]
@@ -63,10 +59,6 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
-def token_usage(usage: Usage) -> TokenUsage:
-    return {"prompt_tokens": usage.tokens, "total_tokens": usage.tokens}
-
-
 async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Result:
     answer = await service.embed(body.input, **body.finish(), options=body.options(service, call))
     encoding: Encoding = "base64" if "base64" in (body.encoding_format, body.embedding_type) else "float"
@@ -79,8 +71,16 @@ async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Re
 
 
 async def models(service: Service, body: Any, call: Call) -> Result:
-    name = service.settings.served_model_name
-    return Result({"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "bei"}]})
+    return Result({"object": "list", "data": [_model(service)]})
+
+
+async def model(service: Service, body: Any, call: Call) -> Result:
+    """With one model served, any name is it."""
+    return Result(_model(service))
+
+
+def _model(service: Service) -> Model:
+    return {"id": service.settings.served_model_name, "object": "model", "created": 0, "owned_by": "bei"}
 
 
 _EMBEDDINGS = Route(
@@ -99,4 +99,13 @@ _EMBEDDINGS = Route(
 )
 _MODELS = Route("/v1/models", models, "The served model", method="GET", response=ModelList)
 
-ROUTES = (_EMBEDDINGS, _EMBEDDINGS.at("/embeddings"), _MODELS, _MODELS.at("/models"))
+DIALECT = Dialect(
+    "openai",
+    (
+        *(_EMBEDDINGS, _EMBEDDINGS.at("/embeddings", TEI)),
+        *(_MODELS, _MODELS.at("/models", TEI)),
+        Route("/v1/models/{model}", model, "The served model of that name", method="GET", response=Model),
+    ),
+    errors=OPENAI,
+    prefixes=("/v1/",),
+)

@@ -1,41 +1,18 @@
 """The OpenAPI 3.1 document, from the table of routes."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from bei import __version__
+from bei.api.error_shapes import ErrorShape
 from bei.api.routes import Route
 
 _REFERENCES = "#/components/schemas/{model}"
-_OPENAI_ERROR = {
-    "type": "object",
-    "required": ["error", "message", "type", "code"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "integer"},
-            },
-        },
-        "message": {"type": "string"},
-        "type": {"type": "string"},
-        "code": {"type": "integer"},
-    },
-}
-_TEI_ERROR = {
-    "type": "object",
-    "required": ["error", "error_type"],
-    "properties": {
-        "error": {"type": "string"},
-        "error_type": {"enum": ["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]},
-    },
-}
+_NO_NAME = re.compile(r"\W+")
+_PARAMETER = re.compile(r"\{(\w+)\}")
 _ERRORS = {
     "400": "Not JSON, or empty",
     "401": "The API key is missing or wrong",
@@ -50,8 +27,8 @@ _ERRORS = {
 }
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """Valid OpenAPI 3.1; every body, answer and error of every route."""
+def document(routes: Sequence[Route], errors: Callable[[str], ErrorShape]) -> dict[str, Any]:
+    """Valid OpenAPI 3.1; every body, answer and error of every route, whose shape `errors` says by path."""
     typed = [(route, kind) for route in routes for kind in (route.body, route.response) if kind is not None]
     schemas, definitions = TypeAdapter.json_schemas(
         [(i, "validation", TypeAdapter(kind)) for i, (_, kind) in enumerate(typed)], ref_template=_REFERENCES
@@ -60,8 +37,11 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         body, response = (by_kind.get((id(route), id(kind))) for kind in (route.body, route.response))
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body, response)
-    components = {**definitions.get("$defs", {}), "OpenAIError": _OPENAI_ERROR, "Error": _TEI_ERROR}
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
+            route, errors(route.path).name, body, response
+        )
+    shapes = {shape.name: shape.schema for shape in (errors(route.path) for route in routes)}
+    components = {**definitions.get("$defs", {}), **shapes}
     return {
         "openapi": "3.1.0",
         "info": {"title": "bei", "version": __version__, "description": "An open embedding engine"},
@@ -73,13 +53,18 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, body: dict[str, Any] | None, response: dict[str, Any] | None) -> dict[str, Any]:
+def _operation(
+    route: Route, error: str, body: dict[str, Any] | None, response: dict[str, Any] | None
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
-        "operationId": f"{route.method.lower()}{route.path.replace('/', '_').replace('.', '_')}",
+        "operationId": f"{route.method.lower()}{_NO_NAME.sub('_', route.path)}",
         "security": [] if route.public else [{"key": []}, {}],
-        "responses": {"200": _success(response, route.answer), **_errors(route)},
+        "responses": {"200": _success(response, route.answer), **_errors(route, error)},
     }
+    if names := _PARAMETER.findall(route.path):
+        parameter = {"in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [{"name": name, **parameter} for name in names]
     if body is not None:
         content = {"schema": body, "example": route.example}
         operation["requestBody"] = {"required": True, "content": {"application/json": content}}
@@ -94,8 +79,7 @@ def _success(response: dict[str, Any] | None, example: Any) -> dict[str, Any]:
     return success
 
 
-def _errors(route: Route) -> dict[str, Any]:
-    name = "OpenAIError" if route.path.startswith(("/v1/", "/v2/")) else "Error"
+def _errors(route: Route, name: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     statuses = _ERRORS if route.method == "POST" else ("503",) if route.public else ("401", "503")
     return {status: {"description": _ERRORS[status], "content": content} for status in statuses}

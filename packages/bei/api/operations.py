@@ -7,7 +7,7 @@ from typing import Any
 from bei import __version__
 from bei.api.call import Call
 from bei.api.reply import Reply, Result
-from bei.api.routes import Route
+from bei.api.routes import Dialect, Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.metrics import CONTENT_TYPE
@@ -94,10 +94,13 @@ async def docs(service: Service, body: Any, call: Call) -> Reply:
 
 _READY = Route("/health", ready, "200 while requests are answered, else 503", method="GET", public=True)
 
-ROUTES = (
-    Route("/health/live", live, "200 while the process answers", method="GET", public=True),
-    *(_READY.at(path) for path in ("/health", "/health/ready", "/ping", "/")),
-    Route("/info", info, "The model, the engine and the limits", method="GET", response=dict[str, Any]),
-    Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
-    Route("/docs", docs, "A page to try the routes", method="GET"),
+DIALECT = Dialect(
+    "operations",
+    (
+        Route("/health/live", live, "200 while the process answers", method="GET", public=True),
+        *(_READY.at(path) for path in ("/health", "/health/ready", "/ping", "/")),
+        Route("/info", info, "The model, the engine and the limits", method="GET", response=dict[str, Any]),
+        Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
+        Route("/docs", docs, "A page to try the routes", method="GET"),
+    ),
 )

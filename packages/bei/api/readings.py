@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
 from bei.api import prompts
-from bei.api.bodies import Dimensions, MaxTokens
 from bei.api.call import Call, deadline
 from bei.api.fields import Body, agreed
+from bei.api.inputs import Dimensions, MaxTokens
 from bei.checkpoint.task import Scoring
 from bei.errors import Invalid
 from bei.serving.answers import Options

@@ -13,6 +13,7 @@ import zstandard
 
 from bei.api import written
 from bei.api.call import Call
+from bei.api.error_shapes import ErrorShape
 from bei.errors import Error
 from bei.serving.answers import Usage
 from bei.work import check, off_loop
@@ -74,15 +75,8 @@ async def render(result: Result, call: Call, device: str) -> Reply:
     return Reply(await off_loop(_writers, lambda: writing.parts(result.value)), headers=headers)
 
 
-def render_error(error: Error, path: str) -> Reply:
-    """OpenAI's clients read `error.message` or `message`, so /v1 and /v2 carry both; the rest is TEI's shape."""
-    message = error.message[:_MESSAGE]
-    if path.startswith(("/v1/", "/v2/")):
-        shape = {"message": message, "type": error.kind, "param": error.param, "code": error.status}
-        value: dict[str, Any] = {"error": shape, "message": message, "type": error.kind, "code": error.status}
-    else:
-        value = {"error": message, "error_type": error.kind}
-    body = orjson.dumps(value, default=str)
+def render_error(error: Error, shape: ErrorShape) -> Reply:
+    body = orjson.dumps(shape.render(error, error.message[:_MESSAGE]), default=str)
     return Reply(body, error.status, {**error.headers, "content-type": "application/json"})
 
 

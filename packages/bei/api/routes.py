@@ -1,4 +1,4 @@
-"""A route as data: from one line follow its routing, its 405, and its place in the OpenAPI document and on /docs."""
+"""A route and a dialect as data: routing, 405, errors, the OpenAPI document and /docs follow from them."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import TypeAdapter
 
 from bei.api.call import Call
+from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply, Result
 from bei.serving.service import Service
 
@@ -20,8 +21,9 @@ async def by_another(service: Service, body: Any, call: Call) -> Result:
 
 @dataclass(frozen=True)
 class Route:
-    """`body` and `response` are types that pydantic can describe; `example` is a body, and `answer` what a small model
-    of ours answers to it. `stands_for`, where there is one, says which route answers instead."""
+    """`path` may be a template, /v1/models/{model}, whose parts are the call's `parameters`. `body` and `response` are
+    types that pydantic can describe; `example` is a body, and `answer` what a small model of ours answers to it.
+    `stands_for`, where there is one, says which route answers instead. `errors` is the dialect's, unless it is set."""
 
     path: str
     handler: Handler
@@ -33,12 +35,24 @@ class Route:
     answer: Any = None
     stands_for: Callable[[Service], "Route"] | None = None
     public: bool = False
+    errors: ErrorShape | None = None
     adapter: TypeAdapter[Any] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.body is not None:
             object.__setattr__(self, "adapter", TypeAdapter(self.body))
 
-    def at(self, path: str) -> Self:
+    def at(self, path: str, errors: ErrorShape | None = None) -> Self:
         """The same under another path."""
-        return replace(self, path=path)
+        return replace(self, path=path, errors=errors or self.errors)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What the clients of one family call, and how they read errors. Below `prefixes` a path that is no route is a
+    mistake of such a client, too, and has an error that it reads."""
+
+    name: str
+    routes: tuple[Route, ...]
+    errors: ErrorShape = TEI
+    prefixes: tuple[str, ...] = ()

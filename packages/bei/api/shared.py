@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from bei.api import cohere, openai, tei
+from bei.api import baseten, cohere, openai, tei
+from bei.api.baseten import PredictTokens
 from bei.api.call import Call
 from bei.api.cohere import CohereRerank, RankedList
 from bei.api.openai import EmbeddingList, OpenAIEmbeddings
 from bei.api.reply import Result
-from bei.api.routes import Route, by_another
-from bei.api.tei import Embed, EmbedAll, Predict, PredictTokens, Rank, Rerank, Similarity
+from bei.api.routes import Dialect, Route, by_another
+from bei.api.tei import Embed, EmbedAll, Predict, Rank, Rerank, Similarity
 from bei.serving.service import Service
 
 
@@ -64,7 +65,7 @@ _BY_DEFAULT_ROUTE = {
     "/v1/embeddings": _EMBED,
     "/rerank": _RERANK,
     "/predict": tei.PREDICT,
-    "/predict_tokens": tei.PREDICT_TOKENS,
+    "/predict_tokens": baseten.PREDICT_TOKENS,
     "/embed_sparse": tei.EMBED_SPARSE,
     "/embed_all": tei.EMBED_ALL,
 }
@@ -88,10 +89,10 @@ _DEFAULT = Route(
     | list[list[float]]
     | list[float]
     | tei.PREDICT.response
-    | tei.PREDICT_TOKENS.response
+    | baseten.PREDICT_TOKENS.response
     | tei.EMBED_SPARSE.response
     | tei.EMBED_ALL.response,
     example={"inputs": ["What is Deep Learning?"], "dimensions": 4},
     answer=[[-0.8924037, -0.3814904, 0.22631614, 0.08283565]],
 )
-ROUTES = (_RERANK, _DEFAULT, _DEFAULT.at("/invocations"))
+DIALECT = Dialect("shared", (_RERANK, _DEFAULT, _DEFAULT.at("/invocations")))

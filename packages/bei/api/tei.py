@@ -1,24 +1,21 @@
-"""The dialect of text-embeddings-inference, and BEI's /predict_tokens, which is of its kind."""
+"""The dialect of text-embeddings-inference."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import IdLists, Inputs, Texts, TopN
-from bei.api.call import Call, deadline
-from bei.api.fields import Body, Part, agreed
-from bei.api.readings import Pairs, Reading, Scored, Side, Vectors
+from bei.api.call import Call
+from bei.api.fields import Body, Part
+from bei.api.inputs import IdLists, Inputs, PredictInputs, Texts, TopN
+from bei.api.readings import Pairs, Reading, Scored, Vectors
 from bei.api.reply import Result
-from bei.api.routes import Route
+from bei.api.routes import Dialect, Route
+from bei.api.shapes import LABELS_OF_PROFITS, PROFITS, Prediction, predictions
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
-from bei.serving.answers import Options, Ranked
 from bei.serving.service import Service
-from bei.tasks.entities import Strategy
-from bei.tokenizer import Input
 
 _TEXT = {"type": "string"}
 
@@ -82,39 +79,6 @@ class Rerank(Pairs):
         return {"query": self.query, "texts": self.texts}
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """`nested`: the answer is a list for each input, for more than one could be asked."""
-
-    inputs: list[Input]
-    nested: bool
-
-
-def _predictions(value: Any) -> Predictions:
-    """A text; a list of one text, or of two that are a pair; or a list of such lists."""
-    if isinstance(value, str):
-        return Predictions([value], nested=False)
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return Predictions([_single_or_pair(value)], nested=False)
-    if isinstance(value, list) and all(isinstance(item, list) for item in value):
-        return Predictions([_single_or_pair(item) for item in value], nested=True)
-    raise ValueError("must be a string, a pair of strings, or a list of lists of one or two strings")
-
-
-def _single_or_pair(texts: list[Any]) -> Input:
-    if len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("must be lists of one text or of a pair of texts; send a batch as [[text], [text], ...]")
-    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
-
-
-_ONE_OR_TWO = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2}
-PredictInputs = Annotated[
-    Predictions,
-    PlainValidator(_predictions),
-    WithJsonSchema({"anyOf": [_TEXT, _ONE_OR_TWO, {"type": "array", "items": _ONE_OR_TWO}]}),
-]
-
-
 class ClassificationParameters(Part):
     """huggingface_hub's."""
 
@@ -130,46 +94,6 @@ class Predict(Reading, Scored):
 
     def given(self) -> Mapping[str, Any]:
         return {"inputs": self.inputs.inputs}
-
-
-def _documents(value: Any) -> list[str]:
-    """A text, texts, or texts each in a list of its own."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        texts = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in value]
-        if all(isinstance(text, str) for text in texts):
-            return texts
-    raise ValueError("must be a string, a list of strings, or a list of lists of one string")
-
-
-_ONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
-Documents = Annotated[
-    list[str],
-    PlainValidator(_documents),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_TEXT, _ONE]}}]}),
-]
-
-
-class EntityParameters(Part):
-    """How tokens become entities. `ignore_labels` are left out when they do; unset, `O` is."""
-
-    aggregation_strategy: Strategy | None = None
-    ignore_labels: list[StrictStr] | None = None
-
-
-class PredictTokens(EntityParameters, Body):
-    """`parameters` is huggingface_hub's place for the same. Texts longer than the model are read in windows, unless
-    `truncate` is false; so nothing is cut, from whatever `truncation_direction`."""
-
-    inputs: Documents
-    truncate: StrictBool | None = None
-    truncation_direction: Side | None = None
-    raw_scores: StrictBool | None = None
-    parameters: EntityParameters | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"inputs": self.inputs}
 
 
 class Token(TypedDict):
@@ -189,19 +113,6 @@ class Rank(TypedDict):
     index: int
     score: float
     text: NotRequired[str]
-
-
-class Prediction(TypedDict):
-    label: str
-    score: float
-
-
-class EntityToken(TypedDict):
-    token: str
-    token_id: int
-    start: int
-    end: int
-    results: dict[str, float]
 
 
 async def embed(service: Service, body: Embed, call: Call) -> Result:
@@ -263,28 +174,6 @@ async def predict(service: Service, body: Predict, call: Call) -> Result:
     return Result(rows if nested else rows[0], answer.usage, len(rows))
 
 
-def predictions(answer: Ranked, labels: Sequence[str]) -> list[list[Prediction]]:
-    """Every label of each text, best first."""
-    pairs = zip(answer.rows, answer.order.tolist(), strict=True)
-    return [[{"label": labels[i], "score": scores[i]} for i in order] for scores, order in pairs]
-
-
-async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:
-    inside = body.parameters or EntityParameters()
-    ignored, strategy = (
-        agreed({name: getattr(body, name), f"parameters.{name}": getattr(inside, name)})
-        for name in ("ignore_labels", "aggregation_strategy")
-    )
-    answer = await service.entities(
-        body.inputs,
-        strategy=strategy or "none",
-        raw_scores=bool(body.raw_scores),
-        ignore_labels=("O",) if ignored is None else ignored,
-        options=Options(truncate=body.truncate, deadline=deadline(call)),
-    )
-    return Result(answer.rows, answer.usage, len(answer.rows))
-
-
 _TEXTS = ["What is Deep Learning?", "Deep Learning is..."]
 
 PREDICT = Route(
@@ -293,28 +182,8 @@ PREDICT = Route(
     "Every label of a text or pair with its score, best first",
     body=Predict,
     response=list[Prediction] | list[list[Prediction]],
-    example={"inputs": "Quarterly profits rose by a fifth on higher sales."},
-    answer=[
-        {"label": "business", "score": 0.94971937},
-        {"label": "entertainment", "score": 0.02349987},
-        {"label": "sports", "score": 0.011117918},
-        {"label": "tech", "score": 0.010341699},
-        {"label": "politics", "score": 0.005321265},
-    ],
-)
-PREDICT_TOKENS = Route(
-    "/predict_tokens",
-    predict_tokens,
-    "Entities, or every token's label",
-    body=PredictTokens,
-    response=list[list[EntityToken]],
-    example={"inputs": [["My name is Maria Schmidt."]], "aggregation_strategy": "simple"},
-    answer=[
-        [
-            {"token": "Maria", "token_id": 0, "start": 11, "end": 16, "results": {"GIVEN_NAME": 0.99953485}},
-            {"token": "Schmidt", "token_id": 0, "start": 17, "end": 24, "results": {"SURNAME": 0.99959904}},
-        ]
-    ],
+    example={"inputs": PROFITS},
+    answer=LABELS_OF_PROFITS,
 )
 EMBED_ALL = Route(
     "/embed_all",
@@ -347,51 +216,53 @@ EMBED_SPARSE = Route(
         ]
     ],
 )
-ROUTES = (
-    Route(
-        "/embed",
-        embed,
-        "Embeddings",
-        body=Embed,
-        response=list[list[float]],
-        example={"inputs": _TEXTS, "dimensions": 4},
-        answer=[[-0.8924037, -0.3814904, 0.22631614, 0.08283565], [-0.1630781, -0.7964107, 0.47286087, -0.3399089]],
+DIALECT = Dialect(
+    "tei",
+    (
+        Route(
+            "/embed",
+            embed,
+            "Embeddings",
+            body=Embed,
+            response=list[list[float]],
+            example={"inputs": _TEXTS, "dimensions": 4},
+            answer=[[-0.8924037, -0.3814904, 0.22631614, 0.08283565], [-0.1630781, -0.7964107, 0.47286087, -0.3399089]],
+        ),
+        EMBED_ALL,
+        EMBED_SPARSE,
+        Route(
+            "/similarity",
+            similarity,
+            "Cosines of one sentence to others",
+            body=Similarity,
+            response=list[float],
+            example={"inputs": {"source_sentence": _TEXTS[0], "sentences": _TEXTS[1:]}},
+            answer=[0.6746493],
+        ),
+        Route(
+            "/tokenize",
+            tokenize,
+            "Tokens, with where they stand in the text's UTF-8 bytes",
+            body=Tokenize,
+            response=list[list[Token]],
+            example={"inputs": "Deep"},
+            answer=[
+                [
+                    {"id": 101, "text": "[CLS]", "special": True, "start": None, "stop": None},
+                    {"id": 2784, "text": "Deep", "special": False, "start": 0, "stop": 4},
+                    {"id": 102, "text": "[SEP]", "special": True, "start": None, "stop": None},
+                ]
+            ],
+        ),
+        Route(
+            "/decode",
+            decode,
+            "Token ids to texts",
+            body=Decode,
+            response=list[str],
+            example={"ids": [7592, 2088]},
+            answer=["hello world"],
+        ),
+        PREDICT,
     ),
-    EMBED_ALL,
-    EMBED_SPARSE,
-    Route(
-        "/similarity",
-        similarity,
-        "Cosines of one sentence to others",
-        body=Similarity,
-        response=list[float],
-        example={"inputs": {"source_sentence": _TEXTS[0], "sentences": _TEXTS[1:]}},
-        answer=[0.6746493],
-    ),
-    Route(
-        "/tokenize",
-        tokenize,
-        "Tokens, with where they stand in the text's UTF-8 bytes",
-        body=Tokenize,
-        response=list[list[Token]],
-        example={"inputs": "Deep"},
-        answer=[
-            [
-                {"id": 101, "text": "[CLS]", "special": True, "start": None, "stop": None},
-                {"id": 2784, "text": "Deep", "special": False, "start": 0, "stop": 4},
-                {"id": 102, "text": "[SEP]", "special": True, "start": None, "stop": None},
-            ]
-        ],
-    ),
-    Route(
-        "/decode",
-        decode,
-        "Token ids to texts",
-        body=Decode,
-        response=list[str],
-        example={"ids": [7592, 2088]},
-        answer=["hello world"],
-    ),
-    PREDICT,
-    PREDICT_TOKENS,
 )

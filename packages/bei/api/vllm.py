@@ -8,13 +8,14 @@ from uuid import uuid4
 from pydantic import AliasChoices, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api.bodies import Texts
 from bei.api.call import Call
+from bei.api.error_shapes import OPENAI, TEI
 from bei.api.fields import Synonyms
-from bei.api.openai import TokenUsage, token_usage
+from bei.api.inputs import Texts
 from bei.api.readings import Pairs
 from bei.api.reply import Result
-from bei.api.routes import Route
+from bei.api.routes import Dialect, Route
+from bei.api.shapes import TokenUsage, token_usage
 from bei.errors import Invalid
 from bei.serving.service import Service
 
@@ -85,4 +86,4 @@ _SCORE = Route(
         "usage": {"prompt_tokens": 22, "total_tokens": 22},
     },
 )
-ROUTES = (_SCORE, _SCORE.at("/score"))
+DIALECT = Dialect("vllm", (_SCORE, _SCORE.at("/score", TEI)), errors=OPENAI)

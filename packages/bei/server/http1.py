@@ -7,7 +7,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from bei.api.reply import render_error
+from bei.api import error_reply
 from bei.errors import Error, Malformed, RequestHeadTooLarge, TooSlow, Unimplemented, one_line
 from bei.server import connections
 
@@ -287,7 +287,7 @@ class Http1(HttpToolsProtocol):
 
 
 def _rendered(error: Error, path: str) -> bytes:
-    reply = render_error(error, path)
+    reply = error_reply(error, path)
     headers = {**reply.headers, "content-length": str(len(reply.body)), "connection": "close"}
     lines = [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
     return b"".join((STATUS_LINE[reply.status], *lines, b"\r\n", reply.body))

@@ -1,0 +1,104 @@
+"""A call, from its route to its reply."""
+
+import asyncio
+import logging
+
+from pydantic import TypeAdapter
+
+from bei import logs, tracing
+from bei.api import cors
+from bei.api.bodies import read
+from bei.api.call import Call, authorize, check_content_type
+from bei.api.fields import Body
+from bei.api.observation import Observation
+from bei.api.reply import Reply, Result, finish, render, render_error
+from bei.api.routes import Route
+from bei.api.table import TABLE
+from bei.errors import ClientGone, Error
+from bei.serving.service import Service
+
+log = logging.getLogger("bei")
+
+
+async def answer(service: Service, call: Call, route: Route | None = None) -> Reply:
+    """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception. `route` is
+    the one that `admit` gave to a host that asked before it read the body."""
+    with service.in_flight.request(), Observation(service, call, TABLE.label(call.path)) as seen:
+        try:
+            reply = cors.preflight(call, service.settings) or await _reply(service, call, route, seen)
+        except Error as error:
+            reply = render_error(error, TABLE.errors(call.path))
+        except Exception:
+            log.exception("unexpected fault in %s %s", call.method, call.path)
+            reply = render_error(Error("internal error; the server's log has the details"), TABLE.errors(call.path))
+        return seen.replied(cors.shared(await finish(reply, call), call, service.settings))
+
+
+async def refuse(service: Service, call: Call, error: Error) -> Reply:
+    """The reply to a call that its host cannot hand over, or cannot wait for."""
+    with Observation(service, call, TABLE.label(call.path)) as seen:
+        reply = await finish(render_error(error, TABLE.errors(call.path)), call)
+        return seen.replied(cors.shared(reply, call, service.settings))
+
+
+def error_reply(error: Error, path: str) -> Reply:
+    """An error in the form that the clients of a path read, for a host that has no call."""
+    return render_error(error, TABLE.errors(path))
+
+
+def lost(service: Service, call: Call, error: ClientGone) -> None:
+    """Notes that a client left: there is nobody to reply to."""
+    logs.about(call.request_id, tracing.trace_id(call.headers))
+    log.info("%d %s %s: %s", error.status, call.method, call.path, error)
+    service.metrics.observe_reply(TABLE.label(call.path), error.status)
+    service.metrics.observe_cancelled("disconnect")
+
+
+def admit(service: Service, call: Call) -> Route:
+    """The route of a call, by its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
+    UnsupportedMediaType."""
+    route = TABLE.route(call)
+    if service.settings.protect_all or not route.public:
+        authorize(call, service.settings)
+    if route.adapter is not None:
+        check_content_type(call)
+    return route
+
+
+async def _reply(service: Service, call: Call, route: Route | None, seen: Observation) -> Reply:
+    route = route or admit(service, call)
+    if route.stands_for is not None:
+        route = route.stands_for(service)
+    if route.adapter is not None:
+        return await _compute(route, route.adapter, service, call, seen)
+    result = await route.handler(service, None, call)
+    return result if isinstance(result, Reply) else await render(result, call, "")
+
+
+async def _compute(route: Route, adapter: TypeAdapter[Body], service: Service, call: Call, seen: Observation) -> Reply:
+    body = None
+    try:
+        body = await read(adapter, call.body, service.settings, service.in_flight.admit)
+        seen.computing()
+        result = await _handle(route, service, body, call)
+    except (Exception, asyncio.CancelledError) as fault:
+        seen.failed(fault, body, scored=service.has_labels)
+        raise
+    if isinstance(result, Reply):
+        return result
+    if result.usage is not None:
+        seen.answered(result.texts, result.usage, scored=service.has_labels)
+    return await render(result, call, _device(service))
+
+
+async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result | Reply:
+    """The answer to a body, or an error in its words."""
+    try:
+        return await route.handler(service, body, call)
+    except Error as error:
+        raise body.in_its_words(error) from None
+
+
+def _device(service: Service) -> str:
+    """TEI says gpu+optimized whatever it runs on; we say so of GPUs."""
+    return "cpu" if service.engine.facts.device.startswith("cpu") else "gpu+optimized"

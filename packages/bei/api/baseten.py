@@ -1,0 +1,79 @@
+"""BEI's own dialect: /predict_tokens, in TEI's manner. Its other routes are OpenAI's and TEI's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import StrictBool, StrictStr
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from bei.api.call import Call, deadline
+from bei.api.fields import Body, Part, agreed
+from bei.api.inputs import Documents
+from bei.api.readings import Side
+from bei.api.reply import Result
+from bei.api.routes import Dialect, Route
+from bei.serving.answers import Options
+from bei.serving.service import Service
+from bei.tasks.entities import Strategy
+
+
+class EntityParameters(Part):
+    """How tokens become entities. `ignore_labels` are left out when they do; unset, `O` is."""
+
+    aggregation_strategy: Strategy | None = None
+    ignore_labels: list[StrictStr] | None = None
+
+
+class PredictTokens(EntityParameters, Body):
+    """`parameters` is huggingface_hub's place for the same. Texts longer than the model are read in windows, unless
+    `truncate` is false; so nothing is cut, from whatever `truncation_direction`."""
+
+    inputs: Documents
+    truncate: StrictBool | None = None
+    truncation_direction: Side | None = None
+    raw_scores: StrictBool | None = None
+    parameters: EntityParameters | None = None
+
+    def given(self) -> Mapping[str, Any]:
+        return {"inputs": self.inputs}
+
+
+class EntityToken(TypedDict):
+    token: str
+    token_id: int
+    start: int
+    end: int
+    results: dict[str, float]
+
+
+async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:
+    inside = body.parameters or EntityParameters()
+    ignored, strategy = (
+        agreed({name: getattr(body, name), f"parameters.{name}": getattr(inside, name)})
+        for name in ("ignore_labels", "aggregation_strategy")
+    )
+    answer = await service.entities(
+        body.inputs,
+        strategy=strategy or "none",
+        raw_scores=bool(body.raw_scores),
+        ignore_labels=("O",) if ignored is None else ignored,
+        options=Options(truncate=body.truncate, deadline=deadline(call)),
+    )
+    return Result(answer.rows, answer.usage, len(answer.rows))
+
+
+PREDICT_TOKENS = Route(
+    "/predict_tokens",
+    predict_tokens,
+    "Entities, or every token's label",
+    body=PredictTokens,
+    response=list[list[EntityToken]],
+    example={"inputs": [["My name is Maria Schmidt."]], "aggregation_strategy": "simple"},
+    answer=[
+        [
+            {"token": "Maria", "token_id": 0, "start": 11, "end": 16, "results": {"GIVEN_NAME": 0.99953485}},
+            {"token": "Schmidt", "token_id": 0, "start": 17, "end": 24, "results": {"SURNAME": 0.99959904}},
+        ]
+    ],
+)
+DIALECT = Dialect("baseten", (PREDICT_TOKENS,))

@@ -1,0 +1,60 @@
+"""The forms in which clients read an error: a family's own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bei.errors import Error
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """`render` makes the JSON of an error and its message; `schema` describes it, as `name` in the OpenAPI document."""
+
+    name: str
+    render: Callable[[Error, str], Mapping[str, Any]]
+    schema: Mapping[str, Any]
+
+
+def _openai(error: Error, message: str) -> Mapping[str, Any]:
+    """OpenAI's clients read `error.message` or `message`, so it carries both."""
+    shape = {"message": message, "type": error.kind, "param": error.param, "code": error.status}
+    return {"error": shape, "message": message, "type": error.kind, "code": error.status}
+
+
+_STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
+OPENAI = ErrorShape(
+    "OpenAIError",
+    _openai,
+    {
+        "type": "object",
+        "required": ["error", "message", "type", "code"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {
+                    "message": _STRING,
+                    "type": _STRING,
+                    "param": {"type": ["string", "null"]},
+                    "code": _INTEGER,
+                },
+            },
+            "message": _STRING,
+            "type": _STRING,
+            "code": _INTEGER,
+        },
+    },
+)
+TEI = ErrorShape(
+    "Error",
+    lambda error, message: {"error": message, "error_type": error.kind},
+    {
+        "type": "object",
+        "required": ["error", "error_type"],
+        "properties": {
+            "error": _STRING,
+            "error_type": {"enum": ["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]},
+        },
+    },
+)

@@ -1,0 +1,128 @@
+"""The types of what bodies hold, in the forms that clients send them; each with its JSON schema."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, StrictInt, WithJsonSchema
+
+from bei.tokenizer import Input
+
+_TEXT, _IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_MIXED = {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}}
+
+
+def _texts_or_ids(value: Any) -> list[Input]:
+    """A text, token ids, or a list of either → a list of inputs."""
+    if isinstance(value, str) or _is_ids(value):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) or _is_ids(item, empty=True) for item in value):
+        return value
+    raise ValueError("must be a string, a list of strings, or token ids")
+
+
+def _is_ids(value: Any, empty: bool = False) -> bool:
+    return isinstance(value, list) and (empty or bool(value)) and all(type(item) is int for item in value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError("must be a string or a list of strings")
+
+
+def _id_lists(value: Any) -> list[list[int]]:
+    if _is_ids(value):
+        return [value]
+    if isinstance(value, list) and all(_is_ids(item, empty=True) for item in value):
+        return value
+    raise ValueError("must be token ids, or a list of them")
+
+
+Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"anyOf": [_TEXT, _IDS, _MIXED]})]
+Dimensions = Annotated[StrictInt, Field(ge=0)] | None
+"""0 and null are all of them."""
+
+MaxTokens = Annotated[StrictInt, Field(ge=0)] | None
+"""0 and null are no limit."""
+
+TopN = MaxTokens
+
+Texts = Annotated[
+    list[str], PlainValidator(_texts), WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT}]})
+]
+IdLists = Annotated[
+    list[list[int]], PlainValidator(_id_lists), WithJsonSchema({"anyOf": [_IDS, {"type": "array", "items": _IDS}]})
+]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`nested`: the answer is a list for each input, for more than one could be asked."""
+
+    inputs: list[Input]
+    nested: bool
+
+
+def _predictions(value: Any) -> Predictions:
+    """A text; a list of one text, or of two that are a pair; or a list of such lists."""
+    if isinstance(value, str):
+        return Predictions([value], nested=False)
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return Predictions([_single_or_pair(value)], nested=False)
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        return Predictions([_single_or_pair(item) for item in value], nested=True)
+    raise ValueError("must be a string, a pair of strings, or a list of lists of one or two strings")
+
+
+def _single_or_pair(texts: list[Any]) -> Input:
+    if len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("must be lists of one text or of a pair of texts; send a batch as [[text], [text], ...]")
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+_ONE_OR_TWO = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2}
+PredictInputs = Annotated[
+    Predictions,
+    PlainValidator(_predictions),
+    WithJsonSchema({"anyOf": [_TEXT, _ONE_OR_TWO, {"type": "array", "items": _ONE_OR_TWO}]}),
+]
+
+
+def _documents(value: Any) -> list[str]:
+    """A text, texts, or texts each in a list of its own."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        texts = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in value]
+        if all(isinstance(text, str) for text in texts):
+            return texts
+    raise ValueError("must be a string, a list of strings, or a list of lists of one string")
+
+
+_ONE = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 1}
+Documents = Annotated[
+    list[str],
+    PlainValidator(_documents),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_TEXT, _ONE]}}]}),
+]
+
+
+_TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}
+
+
+def _document_texts(value: Any) -> list[str]:
+    texts: list[Any] = (
+        [item.get("text") if isinstance(item, dict) else item for item in value] if isinstance(value, list) else [0]
+    )
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError('must be a list of strings, or of objects {"text": string}')
+    return texts
+
+
+DocumentTexts = Annotated[
+    list[str],
+    PlainValidator(_document_texts),
+    WithJsonSchema({"type": "array", "items": {"anyOf": [_TEXT, _TEXT_OBJECT]}}),
+]

@@ -1,0 +1,104 @@
+"""The table of all dialects' routes: which one a call is for, and how its client reads errors."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+
+from bei.api import baseten, cohere, infinity, openai, openapi, operations, shared, tei, vllm
+from bei.api.call import Call
+from bei.api.error_shapes import TEI, ErrorShape
+from bei.api.reply import Reply
+from bei.api.routes import Dialect, Route
+from bei.errors import MethodNotAllowed, NotFound, one_line
+from bei.serving.service import Service
+
+Methods = Mapping[str, Route]
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+class Table:
+    """Paths as they are written go before templates, and of these the one with more of its own letters. Two routes of
+    one path and method are a mistake: ValueError."""
+
+    def __init__(self, dialects: Sequence[Dialect]):
+        self.routes = tuple(route for dialect in dialects for route in dialect.routes)
+        self._methods = _by_path(self.routes)
+        templates = sorted((path for path in self._methods if "{" in path), key=_letters, reverse=True)
+        self._templates = [(re.compile(_pattern(path)), path) for path in templates]
+        self._errors = {route.path: route.errors or dialect.errors for dialect in dialects for route in dialect.routes}
+        self._prefixes = [(prefix, dialect.errors) for dialect in dialects for prefix in dialect.prefixes]
+
+    def route(self, call: Call) -> Route:
+        """Raises NotFound or MethodNotAllowed; notes the call's parameters."""
+        methods = self._methods.get(call.path) or self._of_template(call)
+        if methods is None:
+            raise NotFound(f"no such path: {one_line(call.path)}; GET /docs lists them")
+        route = methods.get("GET" if call.method == "HEAD" else call.method)
+        if route is None:
+            raise MethodNotAllowed(call.method, call.path, allowed=tuple(methods))
+        return route
+
+    def _of_template(self, call: Call) -> Methods | None:
+        for pattern, path in self._templates:
+            if found := pattern.fullmatch(call.path):
+                call.parameters = found.groupdict()
+                return self._methods[path]
+        return None
+
+    def label(self, path: str) -> str:
+        """The path under which a call is counted: the route's own, or `other`, for what clients make up has no end."""
+        if path in self._methods:
+            return path
+        return next((template for pattern, template in self._templates if pattern.fullmatch(path)), "other")
+
+    def errors(self, path: str) -> ErrorShape:
+        """How the clients of a path read errors."""
+        label = self.label(path)
+        return self._errors.get(label) or next((e for prefix, e in self._prefixes if path.startswith(prefix)), TEI)
+
+
+def _by_path(routes: Sequence[Route]) -> Mapping[str, Methods]:
+    found: dict[str, dict[str, Route]] = {route.path: {} for route in routes}
+    for route in routes:
+        if found[route.path].setdefault(route.method, route) is not route:
+            raise ValueError(f"two routes for {route.method} {route.path}")
+    return found
+
+
+def _letters(template: str) -> int:
+    return len(_PARAMETER.sub("", template))
+
+
+def _pattern(template: str) -> str:
+    """A parameter is of any length: a model's name has slashes."""
+    literals = map(re.escape, _PARAMETER.split(template)[::2])
+    names = [*(f"(?P<{name}>.+)" for name in _PARAMETER.findall(template)), ""]
+    return "".join(literal + name for literal, name in zip(literals, names, strict=True))
+
+
+@cache
+def _openapi() -> bytes:
+    return orjson.dumps(openapi.document(TABLE.routes, TABLE.errors))
+
+
+async def _document(service: Service, body: Any, call: Call) -> Reply:
+    return Reply(_openapi(), headers={"content-type": "application/json"})
+
+
+DIALECTS = (
+    openai.DIALECT,
+    tei.DIALECT,
+    baseten.DIALECT,
+    cohere.DIALECT,
+    vllm.DIALECT,
+    infinity.DIALECT,
+    shared.DIALECT,
+    operations.DIALECT,
+    Dialect("openapi", (Route("/openapi.json", _document, "This document", method="GET"),)),
+)
+TABLE = Table(DIALECTS)
+ROUTES = TABLE.routes
