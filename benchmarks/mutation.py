@@ -41,8 +41,12 @@ ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
 LIBRARIES = ("orjson", "pydantic", "scipy", "sentence_transformers", "torch", "transformers")
 """Large libraries of the tests: imported once, before the forks."""
-NEVER = m.Annotation() | m.Decorator() | m.Import() | m.ImportFrom() | m.Subscript(m.Name("Literal"))
-"""Code without a fault that only a test could notice: types, which mypy checks, `slots=True`, and imports."""
+TYPE = m.Subscript(m.Name("Literal"))
+NEVER = (
+    m.Annotation() | m.Decorator() | m.Import() | m.ImportFrom() | TYPE | m.Assign(value=TYPE) | m.Call(m.Name("Route"))
+)
+"""No mutants are made of types, which mypy checks, of `slots=True` and its like, of imports, and of a route's example,
+which live servers of `tests/live/` must answer as it says."""
 LEAST_SECONDS, TIMES = 15.0, 6
 """A mutant's tests may take so many times as long as they do without it, and at least so many seconds."""
 

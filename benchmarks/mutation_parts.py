@@ -19,6 +19,13 @@ def _of(folder: str, names: str) -> tuple[str, ...]:
 
 _BEI = "packages/bei"
 PARTS: Mapping[str, Part] = {
+    "api": Part(
+        (
+            *_of(f"{_BEI}/api", "bodies.py fields.py readings.py reply.py written.py"),
+            *_of(f"{_BEI}/api", "cohere.py infinity.py openai.py shared.py tei.py vllm.py"),
+        ),
+        _of("tests/api", "test_shapes.py test_written.py test_fields.py test_answer.py test_tasks.py test_names.py"),
+    ),
     "batching": Part(_of(_BEI, "batching.py"), _of("tests", "test_batching.py test_scheduler.py")),
     "tasks": Part(
         _of(f"{_BEI}/tasks", "entities.py late_interaction.py m3.py scores.py sparse.py vectors.py"),
@@ -31,9 +38,13 @@ PARTS: Mapping[str, Part] = {
             "tests/engines/test_pooling.py::test_oracle_equals_sentence_transformers",
         ),
     ),
+    "plan-keys": Part(
+        _of(f"{_BEI}/engines", "plan.py native/engine.py:_plan tensorrt/engine.py:_plan"),
+        ("tests/engines/test_plan.py",),
+    ),
     "scales": Part(
         _of(f"{_BEI}/engines", "native/pack.py small_floats.py quantization.py"),
-        _of("tests/engines", "test_scales.py test_quantization.py"),
+        (*_of("tests/engines", "test_scales.py test_quantization.py"), "tests/checkpoint/test_quantized.py"),
     ),
     "windows": Part(
         _of(f"{_BEI}/tokenizer", "template.py windows.py"), _of("tests", "test_windows.py test_tokenizer.py")

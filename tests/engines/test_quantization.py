@@ -94,3 +94,66 @@ def test_every_precision_that_can_be_asked_for_has_its_name(tmp_path):
         with suppress(SetupError):
             names.add(Quantization.of(kind, checkpoint, (12, 0)).name)
     assert names - {None} == set(get_args(Precision))
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "refusal"),
+    [
+        ("fp8", (8, 9), None),
+        ("fp8_mlp_only", (9, 0), None),
+        (
+            "fp8",
+            (8, 8),
+            "FP8 quantization is only supported on L4, H100, H200, B200 or newer (CUDA_COMPUTE>=89); this GPU has 88",
+        ),
+        ("fp4", (10, 0), None),
+        ("fp4_mlp_only", (12, 0), None),
+        (
+            "fp4_kv",
+            (9, 9),
+            "FP4 quantization is only supported on B200 / Blackwell or newer (CUDA_COMPUTE>=100); this GPU has 99",
+        ),
+        ("weights_int8", (12, 0), "no engine has it; set fp8 or fp4"),
+    ],
+)
+def test_a_quantization_needs_its_gpu(tiny_checkpoint, asked, capability, refusal):
+    kind = QuantizationType(asked)
+    if refusal is None:
+        assert Quantization.of(kind, tiny_checkpoint, capability).name == asked
+        return
+    with pytest.raises(SetupError) as caught:
+        Quantization.of(kind, tiny_checkpoint, capability)
+    assert str(caught.value) == f"quantization_type {asked}: {refusal}"
+
+
+def with_sizes(checkpoint, **changed):
+    return replace(checkpoint, spec=replace(checkpoint.spec, **changed))
+
+
+def test_products_of_eight_bits_have_sizes_of_16(tiny_checkpoint):
+    def parts(checkpoint, asked="fp8") -> set[str]:
+        products = Quantization.of(QuantizationType(asked), checkpoint, (9, 0)).products
+        assert len(products) == 3 * len({name.split(".")[-1] for name in products})
+        return {name.split(".")[-1] for name in products}
+
+    assert parts(tiny_checkpoint) == {"qkv", "out", "up", "down"}
+    assert parts(tiny_checkpoint, "fp8_mlp_only") == {"up", "down"}
+    odd = with_sizes(tiny_checkpoint, intermediate_size=104)
+    assert parts(odd) == {"qkv", "out"}
+    assert parts(odd, "fp8_mlp_only") == set()
+
+
+@pytest.mark.parametrize(
+    ("stored", "causal", "capability", "precision"),
+    [
+        ("float16", False, (9, 0), "fp16"),
+        ("float16", True, (9, 0), "bf16"),
+        ("bfloat16", False, (9, 0), "bf16"),
+        ("float32", False, (8, 0), "bf16"),
+        ("float32", False, (7, 5), "fp16"),
+        ("bfloat16", True, (7, 9), "fp16"),
+    ],
+)
+def test_the_precision_of_a_gpu(tiny_checkpoint, stored, causal, capability, precision):
+    checkpoint = replace(with_sizes(tiny_checkpoint, causal=causal), dtype=stored)
+    assert fast_precision(checkpoint, capability) == precision

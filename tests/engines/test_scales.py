@@ -1,6 +1,8 @@
-"""Packed weights and their scales, by hand and in numpy alone: panels, pairs and quads; fp8 and fp4."""
+"""Packed weights and their scales, by hand and by numpy alone: panels, pairs and quads; fp8 and fp4."""
 
 import itertools
+import re
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -8,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bei.architectures.spec import Alibi
+from bei.checkpoint.load import read
 from bei.engines import small_floats
 from bei.engines.native.isa import LEVELS, Level
-from bei.engines.native.pack import interleave, pack_linear
+from bei.engines.native.pack import interleave, pack_checkpoint, pack_linear
+from bei.engines.relative_bias import bias_by_distance
 
 SMALL = Level("small", ("avx512_vnni",), lanes=2, panel=4)
 WITHOUT_VNNI = Level("small", (), lanes=2, panel=4)
@@ -150,6 +155,89 @@ def test_gates_and_what_they_gate_take_turns():
     matrix = interleave(np.stack([rows, -rows], 1), 2)
     assert matrix[:, 0].tolist() == [1, 2, 4, 5, 3, 0, 6, 0]
     assert matrix[:, 1].tolist() == [-1, -2, -4, -5, -3, 0, -6, 0]
+
+
+# All of a checkpoint
+
+
+def tensors_of(checkpoint, packed, level: Level) -> dict[str, np.ndarray]:
+    """The checkpoint's tensors again, from what was packed of it in fp32."""
+    spec, found = checkpoint.spec, {}
+    for name, array in packed.items():
+        if name.endswith(".panels"):
+            part = name.removesuffix(".panels")
+            outputs, inputs = checkpoint.tensors[f"{part}.weight"].shape
+            is_gated = spec.gated and part.endswith(".up")
+            columns = len(packed[f"{part}.bias"]) if is_gated else outputs
+            weight = unpacked({"panels": array, "bias": packed[f"{part}.bias"]}, columns, inputs, 1, level)
+            bias = packed[f"{part}.bias"][:columns]
+            if is_gated:
+                turns = [rows.reshape(-1, 2, level.lanes, *rows.shape[1:]).swapaxes(0, 1) for rows in (weight, bias)]
+                halves = [rows.reshape(2, -1, *rows.shape[3:])[:, : outputs // 2] for rows in turns]
+                weight, bias = (rows.reshape(outputs, *rows.shape[2:]) for rows in halves)
+            found |= {f"{part}.weight": weight, f"{part}.bias": bias}
+        elif f"{name.removesuffix('.bias')}.panels" not in packed:
+            found[name] = array
+    return found
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "electra", "modernbert", "qwen3", "gemma2"])
+def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
+    """Positions without the offset, norms with theirs, biases by distance, gates in turns, and all else as it is."""
+    checkpoint = read(saved(family)[1], "m")
+    spec = checkpoint.spec
+    found = tensors_of(checkpoint, dict(pack_checkpoint(checkpoint, "fp32", LEVELS[0])), LEVELS[0])
+    left_out = {"embeddings.position": spec.position_offset or 0}
+    for name, tensor in checkpoint.tensors.items():
+        expected = tensor[left_out.get(name, 0) :].astype(np.float32)
+        if name == "relative_bias":
+            expected = bias_by_distance(spec, expected)
+        if re.search(r"(norm|attention_\w+|ffn_\w+)\.weight$", name):
+            expected = expected + np.float32(spec.norm.offset)
+        np.testing.assert_array_equal(found.pop(name), expected, err_msg=name)
+        assert spec.norm.offset == (1 if family == "gemma2" else 0)
+    assert all(name.endswith(".bias") and not array.any() for name, array in found.items()), "biases that it lacks"
+
+
+def test_alibi_is_computed(tiny_checkpoint):
+    spec = replace(tiny_checkpoint.spec, relative_bias=Alibi())
+    packed = dict(pack_checkpoint(replace(tiny_checkpoint, spec=spec), "fp32", SMALL))
+    np.testing.assert_array_equal(packed["relative_bias"], bias_by_distance(spec, None))
+
+
+def test_a_table_of_tokens_in_bf16_stays_so(tiny_checkpoint):
+    table = tiny_checkpoint.tensors["embeddings.token"].astype(ml_dtypes.bfloat16)
+    tensors = {**tiny_checkpoint.tensors, "embeddings.token": table}
+    name, found = next(iter(pack_checkpoint(replace(tiny_checkpoint, tensors=tensors), "fp32", SMALL)))
+    assert (name, found.dtype) == ("embeddings.token", np.uint16)
+    np.testing.assert_array_equal(found.view(ml_dtypes.bfloat16), table)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", ml_dtypes.bfloat16), ("int8", np.int8)])
+def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(saved, precision, dtype):
+    def dtypes(checkpoint) -> dict[str, np.dtype]:
+        packed = pack_checkpoint(checkpoint, precision, LEVELS[0])
+        return {name.removesuffix(".panels"): array.dtype for name, array in packed if name.endswith(".panels")}
+
+    layers = {f"layers.{i}.{part}": dtype for i in range(3) for part in ("qkv", "out", "up", "down")}
+    wide = read(saved("bert", 0, "ForMaskedLM", pooling=None)[1], "m", pooling="splade")
+    assert wide.spec.token_head
+    dense = {name: dtype for name in ("token_head.0", "token_head.2")}
+    assert dtypes(wide) == layers | dense
+    labels = {"id2label": {0: "O", 1: "B-PER"}}
+    narrow = read(saved("bert", 0, "ForTokenClassification", pooling=None, **labels)[1], "m")
+    assert dtypes(narrow) == layers | {"token_head.0": np.float32}
+    pooled = read(saved("bert", 0, "ForSequenceClassification", pooling=None, **labels)[1], "m")
+    assert set(dtypes(pooled).values()) == {np.dtype(dtype), np.dtype(np.float32)}
+    assert {name for name, of in dtypes(pooled).items() if of == np.float32} == {"head.0", "head.1"}
+    projected = read(saved("electra")[1], "m")
+    assert dtypes(projected) == layers | {"embeddings.project": dtype}
+
+
+def test_peaks_are_of_the_product_that_they_name(tiny_checkpoint):
+    peaks = {"layers.1.up": np.linspace(1, 9, 48, dtype=np.float32)}
+    packed = dict(pack_checkpoint(tiny_checkpoint, "int8", LEVELS[0], peaks))
+    assert [name for name in packed if name.endswith("input_scales")] == ["layers.1.up.input_scales"]
 
 
 # Eight and four bits of floating point

@@ -91,6 +91,14 @@ def test_a_name_is_what_follows_the_first_dash():
     assert [(e.start, e.end, list(e.results)) for e in found[0]] == [(0, 12, ["A-b"]), (13, 16, ["d"])]
 
 
+def test_tags_of_one_letter_are_two():
+    labels = ("I-A", "I-B", "A")
+    found = entities.aggregate(
+        [TEXT], windows_of(WORDS[:3]), np.eye(3, dtype=np.float32), labels, "simple", (), raw_scores=True
+    )
+    assert [(e.end, list(e.results)) for e in found[0]] == [(3, ["A"]), (12, ["B"]), (16, ["A"])]
+
+
 def test_special_tokens_belong_to_no_entity():
     rows = logits({B_PER: 9}, B_PER, {I_PER: 9}, I_PER)
     (found,) = aggregated(windows_of([(0, 0), (0, 3), (0, 0), (4, 12)], special=(0, 2)), rows)
@@ -108,7 +116,9 @@ def test_special_tokens_belong_to_no_entity():
 )
 def test_a_word_has_the_label_of_its_first_surest_or_mean_token(strategy, expected):
     rows = logits(B_PER, {I_LOC: 3}, {I_PER: 5}, NONE, {NONE: 1}, {I_LOC: 3})
-    assert aggregated(windows_of(PIECES, continues=GOES_ON), rows, strategy) == [expected]
+    (found,) = aggregated(windows_of(PIECES, continues=GOES_ON), rows, strategy)
+    assert found == expected
+    assert {entity[4].dtype for entity in found} == {np.dtype(np.float32)}
 
 
 def test_of_tokens_that_are_as_sure_the_first_decides():

@@ -30,6 +30,11 @@ def test_dimensions_out_of_range(dimensions):
     assert caught.value.param == "dimensions"
 
 
+@pytest.mark.parametrize("dimensions", [None, 0, 1, 8])
+def test_dimensions_in_range(dimensions):
+    vectors.check(dimensions, 8)
+
+
 def test_similarities_are_cosines():
     rows = np.array([[1, 0], [2, 0], [0, 3], [-1, 0]], np.float32)
     np.testing.assert_allclose(vectors.similarities(rows[0], rows[1:]), [1, 0, -1], atol=1e-7)
