@@ -93,7 +93,7 @@ def test_pickles_are_not_read(folder, caplog, start_service):
         (folder / f"{name}_linear.safetensors").rename(folder / f"{name}_linear.pt")
     with caplog.at_level(logging.WARNING, "bei"):
         checkpoint = read(folder, "bge-m3")
-    assert "sparse_linear.pt and its like are pickles" in caplog.text
+    assert "sparse_linear.pt and files like it are pickles" in caplog.text
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
     with pytest.raises(WrongTask, match="SPLADE"):
         asyncio.run(service.embed_sparse(TEXTS))

@@ -126,7 +126,11 @@ def test_names_and_secrets():
         ),
         ({"trt_llm": None, "model_metadata": ["x"]}, {}, "config.yaml: `model_metadata` must be a mapping"),
         ({**tiny_config(), "resources": "L4"}, {}, "config.yaml: `resources` must be a mapping, not 'L4'"),
-        ({**tiny_config(), "resources": {"accelerator": 1}}, {}, "`resources.accelerator` must be text such as `L4`"),
+        (
+            {**tiny_config(), "resources": {"accelerator": 1}},
+            {},
+            "`resources.accelerator` must be text such as `L4`, not",
+        ),
         (tiny_config(), {"BEI_ENGINE": "cuda"}, "setting engine: .*'torch'.*, not 'cuda'"),
     ],
 )

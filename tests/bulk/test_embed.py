@@ -110,7 +110,7 @@ def test_again_is_nothing_to_do_and_another_job_is_refused(invoke, source, tmp_p
         assert "its `dimensions` is null, here it is 8" in invoke(source, output, "--dimensions", "8").stderr
     foreign = tmp_path / "mine.npy"
     np.save(foreign, np.zeros(3))
-    assert "mine.npy exists, and is not of `bei embed`" in invoke(source, foreign).stderr
+    assert "mine.npy exists, and `bei embed` did not write it" in invoke(source, foreign).stderr
 
 
 @pytest.mark.parametrize(

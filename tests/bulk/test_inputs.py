@@ -123,7 +123,7 @@ def test_marks_and_line_ends_of_windows(tmp_path):
         ("a.txt", b"one\n\nthree\n", "row 2: 'text' is empty"),
         ("a.txt", b"one\n\xff\n", "row 2 is not UTF-8"),
         ("a.parquet", b"PAR1 but no more", "a.parquet cannot be read"),
-        ("a.docx", b"one", "what to read ends with .parquet, .pq, .jsonl"),
+        ("a.docx", b"one", "the file's name must end with .parquet, .pq, .jsonl"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, name, content, message):

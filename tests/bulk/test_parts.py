@@ -134,7 +134,7 @@ def test_a_note_that_no_job_wrote_is_a_line(tmp_path, text):
     parts = Parts(tmp_path / "out", 1)
     run(parts, tmp_path / "out", [0], -1)
     (parts.folder / "_job.json").write_bytes(text)
-    with pytest.raises(SetupError, match=r"_job\.json says of no job"):
+    with pytest.raises(SetupError, match=r"_job\.json was not written"):
         claim(parts)
     for suffix, note in ((".npy", "out.npy.json"), (".parquet", None)):
         place = tmp_path / f"out{suffix}"
@@ -143,7 +143,7 @@ def test_a_note_that_no_job_wrote_is_a_line(tmp_path, text):
             pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"bei": text}), place)
         else:
             (tmp_path / note).write_bytes(text)
-        with pytest.raises(SetupError, match="says of no job"):
+        with pytest.raises(SetupError, match="was not written by"):
             Output(place).is_complete(IDENTITY)
     (parts.folder / "_engine").write_bytes(b"\xff")
     with pytest.raises(SetupError, match="was begun by"):

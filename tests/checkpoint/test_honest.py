@@ -172,7 +172,7 @@ def test_a_module_of_the_repository_s_own_is_refused(tmp_path, kind):
     ("kind", "config", "message"),
     [
         ("Dense", {"module_input_name": "token_embeddings"}, "module_input_name 'token_embeddings' after the pooling"),
-        ("Dense", {"module_output_name": "scores"}, "module_output_name 'scores' of a model that is no CrossEncoder"),
+        ("Dense", {"module_output_name": "scores"}, "module_output_name 'scores' of a model that is not"),
         ("Dense", {"module_output_name": "other"}, "module_output_name 'other' is not supported"),
         ("Normalize", {"module_input_name": "token_embeddings"}, "module_input_name 'token_embeddings' after the"),
     ],

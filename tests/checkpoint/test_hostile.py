@@ -190,7 +190,7 @@ def test_types_without_an_embedding(folder):
         }
 
     retokenize(folder, change)
-    with pytest.raises(SetupError, match="or types, for which the model has no embedding"):
+    with pytest.raises(SetupError, match="tokens or types around a text for which the model has no embedding"):
         Tokenizer(read(folder, "m"))
 
 

@@ -1,7 +1,7 @@
-"""The same parts on a Ray cluster: Ray Data gives them to actors, each with a model of its own.
+"""A job's parts on a Ray cluster: Ray Data gives them to actors, each with a model of its own.
 
-Input and output are paths that every node sees. Nothing but part numbers goes through Ray: an actor reads its part,
-writes it, and says what it cost; one that dies is started again, and what it had not written is done again.
+Input and output are paths that every node sees. Only part numbers go through Ray: an actor reads its part, writes it,
+and returns its counts. An actor that dies is started again, and repeats the parts that it had not written.
 """
 
 import logging
@@ -22,7 +22,7 @@ from bei.errors import SetupError, one_line, why
 
 
 def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iterator[Done]:
-    """Do the pending parts, in no order, and yield what each cost. `address` is `auto` for the cluster that this
+    """Do the pending parts, in any order, and yield the counts of each. `address` is `auto` for the cluster that this
     machine is a node of, `local` for one made for this run, or host:port. Raises SetupError."""
     _connect(address)
     try:
@@ -52,10 +52,13 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
 
 
 class _Actor:
-    """A worker whose parts come and go as columns. What it raises goes as data, too: Ray would wrap it in pages."""
+    """A worker whose parts and results are columns. Its errors are returned as data: Ray would wrap an exception in
+    pages of text."""
 
     def __init__(self, job: Job):
-        os.environ["RAYON_NUM_THREADS"] = str(job.settings.threads)  # the tokenizer's, which else takes every processor
+        os.environ["RAYON_NUM_THREADS"] = str(
+            job.settings.threads
+        )  # threads of the tokenizer, which would else use every processor
         take_long_fields()
         self._worker: Worker | None = None
         self._refusal = ""
@@ -79,10 +82,10 @@ class _Actor:
 
 def _connect(address: str) -> None:
     _refuse_silence(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry, where it is for us to say
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry, if this process starts the cluster
     logging.getLogger("ray.data").setLevel("ERROR")
     try:
-        with chdir(processes.HOME):  # Ray's workers import from where its driver stands
+        with chdir(processes.HOME):  # Ray's workers import from the driver's paths
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as exc:
         reason = one_line(exc)
@@ -90,7 +93,7 @@ def _connect(address: str) -> None:
 
 
 def _refuse_silence(address: str) -> None:
-    """Ray itself waits for minutes where nobody listens."""
+    """Raises SetupError if nobody listens at the address; Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return
@@ -102,15 +105,15 @@ def _refuse_silence(address: str) -> None:
 
 @dataclass(frozen=True)
 class _Needs:
-    """What an actor asks for."""
+    """The resources of one actor."""
 
     cpus: int
     gpus: int | None = None
 
 
 def _resources(threads: int | None) -> tuple[_Needs, int]:
-    """What an actor asks for, and how many such actors the cluster holds: one a GPU, with its share of the processors;
-    else one for so many threads, or a node."""
+    """The resources of one actor, and the number of actors that fit the cluster: one per GPU, with its share of the
+    processors; else one per `threads` processors, or one per node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:

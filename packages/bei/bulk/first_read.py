@@ -1,6 +1,6 @@
-"""The first reading of an input, by a process that may not take much memory: a file of a kilobyte can hold gigabytes.
+"""The first reading of an input, in a process with bounded memory: a file of a kilobyte can expand to gigabytes.
 
-What it could read, a part of which it says the place, others read after it without such a bound.
+It returns the places of the parts that it could read. They are read again later without the bound.
 """
 
 import json
@@ -18,11 +18,11 @@ from bei.bulk.rows import Part
 from bei.errors import SetupError, one_line
 
 MEMORY = 4 << 30
-"""Bytes that reading may take, beside the libraries that read."""
+"""The most bytes that reading may take, besides the libraries."""
 
 
 def first_read(place: Path, column: str, part_rows: int) -> Input:
-    """What `inputs.scan` says. Raises SetupError."""
+    """The result of `inputs.scan`. Raises SetupError."""
     reader = processes.start(
         "bei.bulk.first_read", place, column, part_rows, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -56,14 +56,14 @@ def _said(found: Input) -> dict[str, Any]:
 
 
 def _bound_memory() -> None:
-    """With the allocator of the system, for others reserve more than they use."""
+    """Use the system's allocator: others reserve more than they use."""
     pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
     processes.bound_memory(MEMORY)
 
 
 def main(place: str, column: str, part_rows: str) -> None:
-    """Writes what it found, or why it refuses, as JSON."""
+    """Writes the result, or the refusal, as JSON."""
     _bound_memory()
     take_long_fields()
     try:

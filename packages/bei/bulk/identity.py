@@ -1,4 +1,4 @@
-"""What a job is: all that changes a row, so that parts of two jobs are never joined."""
+"""The identity of a job: everything that changes a row, so that parts of two jobs are never joined."""
 
 import hashlib
 import inspect
@@ -16,9 +16,9 @@ from bei.settings.groups import NO_ROW
 OF_SETTINGS = tuple(
     name for name in inspect.get_annotations(ModelSettings) if NO_ROW not in ModelSettings.model_fields[name].metadata
 )
-"""Settings that decide the vectors; what `auto` means is agreed on by the workers (`Parts.agree`)."""
+"""Settings that decide the vectors. The workers agree on the meaning of `auto` (`Parts.agree`)."""
 ELSEWHERE = ("name", "revision", "folder", "tensors", "tokenizer_file", "m3")
-"""Fields of a checkpoint that change no dense vector, or whose content is hashed; all others are a part of the job."""
+"""Fields of a checkpoint that change no dense vector, or whose content is hashed. All others belong to the identity."""
 
 
 def identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
@@ -41,7 +41,7 @@ def identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """How it is read, by the names of its fields: numbers and words as they are, the rest as a hash."""
+    """The fields of a checkpoint by name: numbers and words as they are, the others as a hash."""
     names = [field.name for field in fields(checkpoint) if field.name not in ELSEWHERE]
     values = {f"checkpoint.{name}": getattr(checkpoint, name) for name in names}
     return {name: value if isinstance(value, int | str | None) else _hash(value) for name, value in values.items()}

@@ -1,7 +1,7 @@
-"""What is read: Parquet, JSONL, CSV or text, a file or a folder of them, as parts that can each be read alone.
+"""Inputs: Parquet, JSONL, CSV or text, a file or a folder of files, as parts that can be read separately.
 
-A scan comes first. It reads everything once and keeps nothing: every row is checked before an hour is spent on the
-first one, and a part's place in its file is noted, so that nobody has to read what lies before it again.
+A scan comes first. It reads everything once and keeps nothing. It checks every row before the first one is computed,
+and notes the place of each part in its file, so that a part can be read without the rows before it.
 """
 
 import csv
@@ -35,14 +35,14 @@ class Input:
 
 
 class Format(Protocol):
-    """How files of one kind are read."""
+    """The reader of one kind of files."""
 
     def scan(self, file: Path, column: str, part_rows: int) -> Iterator[tuple[Part, pa.Schema]]:
         """The parts of a file, of `part_rows` rows each but the last, with each part's columns. Raises SetupError that
         names a row without a text."""
 
     def read(self, part: Part, schema: pa.Schema, column: str) -> pa.Table:
-        """The rows of a part, under the columns of the whole input."""
+        """The rows of a part, with the columns of the whole input."""
 
 
 def scan(place: Path, column: str, part_rows: int) -> Input:
@@ -72,7 +72,7 @@ def scan(place: Path, column: str, part_rows: int) -> Input:
 
 
 def reader(suffix: str) -> Format:
-    """What reads files whose names end so; keep it, for it may know where it stopped."""
+    """The reader for a file-name extension. Keep it: it may remember where it stopped."""
     return _FORMATS[suffix.lower()]()
 
 
@@ -82,7 +82,7 @@ def _files(place: Path) -> list[Path]:
     files = [place] if place.is_file() else [f for f in sorted(place.iterdir()) if f.name[0] not in "._"]
     for file in files:
         if file.suffix.lower() not in _FORMATS:
-            raise SetupError(f"{file}: what to read ends with {', '.join(_FORMATS)}")
+            raise SetupError(f"{file}: the file's name must end with {', '.join(_FORMATS)}")
     if not files:
         raise SetupError(f"{place} has no files")
     return files
@@ -96,12 +96,13 @@ def _unified(part: Part, schemas: list[pa.Schema]) -> pa.Schema:
 
 
 def take_long_fields() -> None:
-    """For whoever owns the process: the csv module has one limit in all of it."""
+    """Set the csv module's limit, which is one for the whole process; only the owner of the process may call it."""
     csv.field_size_limit(LONGEST)
 
 
 class _Lines:
-    """Rows are records of bytes: lines, or in CSV what quotes make of them. Blank lines belong to the record after."""
+    """Rows are records of bytes: lines, in CSV also several lines within quotes. Blank lines belong to the next
+    record."""
 
     quoted = False
     blank_lines_are_rows = False
@@ -124,7 +125,7 @@ class _Lines:
         return conform(self.table(part, records, names, column), schema)
 
     def head(self, stream: BinaryIO, column: str) -> list[str]:
-        """The names of the columns, read off the file where it has them."""
+        """The names of the columns, read from the file if it has them."""
         return [column]
 
     def records(self, stream: BinaryIO) -> Iterator[bytes]:
@@ -158,7 +159,7 @@ def _take(records: Iterator[bytes], part_rows: int) -> list[bytes]:
 
 
 class Text(_Lines):
-    """A line is a row."""
+    """Each line is a row."""
 
     blank_lines_are_rows = True
 
@@ -170,7 +171,7 @@ class Text(_Lines):
 
 
 class JSONL(_Lines):
-    """An object a line; the columns are the union of their fields."""
+    """Each line is a JSON object; the columns are the union of their fields."""
 
     def table(self, part: Part, records: list[bytes], names: list[str], column: str) -> pa.Table:
         rows = [self._object(part, i, record) for i, record in enumerate(records)]
@@ -194,7 +195,7 @@ class JSONL(_Lines):
 
 
 class CSV(_Lines):
-    """With a line of names first. Every value is a string."""
+    """The first line has the names. Every value is a string."""
 
     quoted = True
     delimiter = ","

@@ -1,4 +1,4 @@
-"""Ctrl-C: what is waited for is said at once, and a second one waits for nothing."""
+"""Ctrl-C: the first one logs that running parts are finished and kept; a second one ends at once."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ STATUS = 128 + signal.SIGINT
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The first SIGINT is a KeyboardInterrupt, as ever. For the main thread."""
+    """The first SIGINT is a KeyboardInterrupt, as usual. For the main thread."""
     before = signal.signal(signal.SIGINT, _first)
     try:
         yield
@@ -25,9 +25,9 @@ def interruptible() -> Iterator[None]:
 
 def _first(*_: int | FrameType | None) -> None:
     signal.signal(signal.SIGINT, _second)
-    log.warning("stopping: what is begun is finished and kept first; Ctrl-C again ends at once, without it")
+    log.warning("stopping: running parts are finished and kept first; Ctrl-C again ends at once, without them")
     raise KeyboardInterrupt
 
 
 def _second(*_: int | FrameType | None) -> None:
-    os._exit(STATUS)  # threads that compute would be waited for; what they write is not there until it is whole
+    os._exit(STATUS)  # does not wait for threads that compute; unfinished files have no effect

@@ -1,4 +1,4 @@
-"""Where the vectors go in the end: one Parquet or npy file, or the folder of parts as it is."""
+"""Outputs: one Parquet or npy file, or a folder of Parquet files."""
 
 import json
 from dataclasses import dataclass
@@ -38,16 +38,18 @@ class Output:
 
     @property
     def _note(self) -> Path:
-        """What an npy file cannot say of itself."""
+        """The file of the job's identity, beside an npy file, which cannot hold it."""
         return self.place.with_name(f"{self.place.name}.json")
 
     def is_complete(self, identity: Identity) -> bool:
-        """Whether a file is there, of this very job. Raises SetupError for the file of another."""
+        """Whether the output is there and belongs to this job. Raises SetupError if it belongs to another."""
         if self.is_folder or not self.place.exists():
             return False
         found = self._identity()
         if found is None:
-            raise SetupError(f"{self.place} exists, and is not of `bei embed`; remove it, or name another output")
+            raise SetupError(
+                f"{self.place} exists, and `bei embed` did not write it; remove it, or name another output"
+            )
         check(self.place, found, identity)
         return True
 
@@ -61,7 +63,7 @@ class Output:
         return None if stated is None else noted(self.place, stated)
 
     def finish(self, parts: Parts, identity: Identity) -> None:
-        """Make one file of the parts, put it in its place, and drop them."""
+        """Make one file of the parts, put it in its place, and remove the parts."""
         if self.is_folder:
             return
         if self.place.suffix.lower() in _NPY:

@@ -1,4 +1,4 @@
-"""Parquet: a part costs no more than what lies between it and the one before, and at most its row group."""
+"""Parquet files. To read a part, at most its row group has to be read from the beginning."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from bei.bulk.rows import LONGEST, PART_BYTES, Part, check_depth, check_text, conform, require_column
 from bei.errors import SetupError, short
 
-_BATCH = 1024  # rows that are taken off a file at once, which may be long
+_BATCH = 1024  # rows that are read at once; they may be long
 _BUFFER = 1 << 20  # bytes
 
 
 class Parquet:
-    """Reads on from where it stopped: a part costs no more than what lies between, and at most its row group."""
+    """Continues where it stopped, so that a part costs only the rows since the part before; at most its row group."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -36,7 +36,7 @@ class Parquet:
                 yield part, schema.remove_metadata()
 
     def _checked(self, file: Path, parquet: pq.ParquetFile, column: str, part_rows: int) -> Iterator[pa.RecordBatch]:
-        """All batches, read as they will be read again, none of them across an end of a part of `part_rows` rows."""
+        """All batches, read as they will be read again. None extends beyond the end of a part of `part_rows` rows."""
         first = 0
         for batch in parquet.iter_batches(min(_BATCH, part_rows), use_threads=False):
             _check_column(file, first, batch.column(column), column)
@@ -53,7 +53,7 @@ class Parquet:
             return conform(pa.Table.from_batches(self._take(part.row_count)), schema)
 
     def _group(self, row: int) -> int:
-        """The first row of the row group that holds a row."""
+        """The first row of the row group that contains a row."""
         first: int = self._starts[bisect_right(self._starts, row) - 1]
         return first
 
@@ -106,7 +106,7 @@ def _cut(file: Path, batches: Iterator[pa.RecordBatch], part_rows: int) -> Itera
 
 
 def _size(column: pa.Array) -> int:
-    """Bytes of a column as it is written: without the dictionary that says a long text only once."""
+    """The bytes of a column as it is written: without the dictionary that stores a repeated text once."""
     size: int = column.cast(_without_dictionaries(column.type)).nbytes
     return size
 

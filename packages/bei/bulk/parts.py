@@ -1,7 +1,7 @@
-"""What is done so far: a folder with one Parquet file for each part that is, and `_job.json`, which says of what.
+"""The state of a job: a folder with one Parquet file for each finished part, and `_job.json`, the job's identity.
 
-A part's file is written beside its place and renamed, so that it is there whole or not at all, and its name is all that
-has to be remembered: a run killed at any moment goes on with the parts that have none.
+The file of a part is written beside its place and renamed, so that it exists only when it is complete. A run that was
+killed at any moment therefore resumes with the parts that have no file.
 """
 
 import fcntl
@@ -20,12 +20,12 @@ from bei import files
 from bei.errors import SetupError, one_line, why
 
 Identity = Mapping[str, Any]
-"""What decides the vectors: the rows, the model and how it reads them. JSON."""
+"""Everything that decides the vectors: the rows, the model and how it reads them, as JSON."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of `count` in a folder that every worker sees."""
+    """The finished ones of `count` parts, in a folder that every worker sees."""
 
     folder: Path
     count: int
@@ -41,7 +41,7 @@ class Parts:
             pq.write_table(table, unfinished, row_group_size=len(table), use_dictionary=False)
 
     def agree(self, engine: str) -> None:
-        """Raises SetupError where another worker of this job computes by another engine, or in another precision."""
+        """Raises SetupError if another worker of this job computes with another engine or precision."""
         place = self.folder / "_engine"
         with suppress(FileExistsError), place.open("x") as first:
             first.write(engine)
@@ -54,7 +54,7 @@ class Parts:
             )
 
     def drop(self) -> None:
-        """Nothing but what a job puts there."""
+        """Remove the folder, but only the files of a job in it."""
         for name in ("part-*.parquet", "_job.json", "_engine", ".*.unfinished"):
             for file in self.folder.glob(name):
                 file.unlink(missing_ok=True)
@@ -63,8 +63,8 @@ class Parts:
 
     @contextmanager
     def claim(self, output: Path, identity: Identity) -> Iterator[None]:
-        """Nobody else begins or ends the job of this folder meanwhile. Raises SetupError where another process does, or
-        where the parts that are there belong to another job."""
+        """A lock on the job of this folder. Raises SetupError if another process holds it, or if the parts that are
+        there belong to another job."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -97,7 +97,7 @@ class Parts:
             raise SetupError(f"{place} cannot be opened: {why(exc)}") from None
 
     def _refuse_strangers(self, output: Path) -> None:
-        """What a link leads to would be read as ours, or written over."""
+        """Raises SetupError for a link: its target would be read as ours, or overwritten."""
         if not (self.folder / "_job.json").exists() and any(self.folder.iterdir()):
             raise SetupError(f"{output} is a folder with other files in it; name a new one")
         if link := next((file for file in self.folder.iterdir() if file.is_symlink()), None):
@@ -105,18 +105,18 @@ class Parts:
 
 
 def noted(place: Path, text: str | bytes) -> Identity:
-    """What a job wrote of itself. Raises SetupError for what none wrote."""
+    """The identity that a job wrote. Raises SetupError for a file that no job wrote."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise SetupError(f"{place} says of no job of `bei embed`; remove it, or name another output")
+        raise SetupError(f"{place} was not written by `bei embed`; remove it, or name another output")
     return found
 
 
 def check(output: Path, found: Identity, wanted: Identity) -> None:
-    """Raises SetupError that names what another job's output differs in."""
+    """Raises SetupError, which names the first difference, if the output belongs to another job."""
     for name in wanted:
         if found.get(name) != wanted[name]:
             has, needs = (json.dumps(value)[:24].strip('"') for value in (found.get(name), wanted[name]))

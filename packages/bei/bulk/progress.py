@@ -1,4 +1,4 @@
-"""How far, how fast and how long still, on stderr."""
+"""Progress, speed and remaining time, on stderr."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from bei.bulk.worker import Done
 
 
 class Progress:
-    """A bar of texts with tokens a second; where nobody watches, a line every half minute."""
+    """A progress bar of texts, with tokens per second; a line every half minute if stderr is not a terminal."""
 
     def __init__(self, row_count: int, done: int):
         watched = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""A part of the input, and the checks that its rows have to pass, whatever file they are in."""
+"""A part of the input, and the checks on its rows, for all formats."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ import pyarrow as pa
 from bei.errors import SetupError, one_line, short
 
 PART_BYTES = 1 << 28
-"""A part has fewer rows than it may where these are more."""
+"""The most bytes of a part, which may therefore have fewer rows."""
 LONGEST = 1 << 26
-"""Bytes of a row."""
+"""The most bytes of a row."""
 MOST_COLUMNS = 10_000
 DEEPEST = 32
-"""Lists and structures in one another; a Parquet file that has more than some 50 is written, but not read."""
+"""The deepest nesting of lists and structures. A Parquet file with more than about 50 can be written, but not read."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Part:
 
 
 def check_text(file: Path, row: int, text: Any, column: str) -> None:
-    """Raises SetupError unless it is a text that a model can read; rows are named as people count, from 1."""
+    """Raises SetupError unless it is a text that a model can read. The message counts rows from 1."""
     if not isinstance(text, str):
         shown = one_line(orjson.dumps(text).decode()[:40])
         raise SetupError(f"{file}: row {row + 1}: {short(column)} is {shown}, not a text")
@@ -43,7 +43,7 @@ def check_text(file: Path, row: int, text: Any, column: str) -> None:
 
 
 def require_column(where: object, columns: list[str], column: str) -> None:
-    """Raises SetupError unless it is one of these columns, and they are not too many."""
+    """Raises SetupError unless `column` is one of the columns, and there are not too many."""
     if len(columns) > MOST_COLUMNS:
         raise SetupError(f"{where} has {len(columns)} columns, and {MOST_COLUMNS} are the most that are read")
     if column not in columns:
@@ -54,7 +54,7 @@ def require_column(where: object, columns: list[str], column: str) -> None:
 
 
 def check_depth(where: object, schema: pa.Schema) -> None:
-    """Raises SetupError for a column that Parquet could not give back."""
+    """Raises SetupError for a column that could be written to Parquet but not read."""
     for field in schema:
         if _is_deep(field.type):
             raise SetupError(f"{where}: column {short(field.name)} nests more than {DEEPEST} lists or objects")
@@ -69,7 +69,7 @@ def _is_deep(kind: pa.DataType) -> bool:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The same rows under all columns of the input: null where these have none."""
+    """The same rows with all columns of the input; missing columns are null."""
     places = {name: i for i, name in enumerate(table.column_names)}
     columns = [
         table.column(places[field.name]).cast(field.type) if field.name in places else pa.nulls(len(table), field.type)

@@ -1,4 +1,4 @@
-"""One job of `bei embed`: what it is, whether it was done already, and its parts one by one."""
+"""One job of `bei embed`: its identity, whether it was done already, and its parts one by one."""
 
 import logging
 from collections.abc import Iterator
@@ -37,10 +37,10 @@ def embed(
     ray: str | None = None,
     workers: int | None = None,
 ) -> int:
-    """Embed every row of a file or folder, and return how many there were. What is done already is not done again.
+    """Embed every row of a file or folder, and return the number of rows. Finished parts are not computed again.
 
-    `part_rows` rows are one part: what is lost at most, a few times over, when the run is killed. `ray` is a cluster's
-    address, and `workers` how many models it loads. Raises SetupError.
+    A part has `part_rows` rows; a run that is killed loses at most a few parts. `ray` is the address of a cluster, and
+    `workers` the number of models that it loads. Raises SetupError.
     """
     target = Output(output.absolute())
     settings = _anywhere(settings)
@@ -63,7 +63,7 @@ def embed(
 
 
 def _anywhere(settings: Settings) -> Settings:
-    """With its folders named so that workers elsewhere than here find them."""
+    """The settings with absolute folders, so that workers on other machines find them."""
     places: dict[str, object] = {"cache_dir": settings.cache_dir.expanduser().absolute()}
     if settings.source == "LOCAL":
         places["repo"] = str(Path(settings.repo).expanduser().absolute())
@@ -71,7 +71,7 @@ def _anywhere(settings: Settings) -> Settings:
 
 
 def _check(checkpoint: Checkpoint, dimensions: int | None, prompt_name: str | None) -> None:
-    """Raises SetupError for what the model cannot do, before anything is read."""
+    """Raises SetupError for an option that the model does not support, before anything is read."""
     if checkpoint.task != "embedding":
         raise SetupError(
             f"{checkpoint.name} is no embedding model, its task is {checkpoint.task}: `bei embed` writes one vector a "
@@ -92,7 +92,7 @@ def _check_columns(source: Input, place: Path) -> None:
 
 
 def _run(job: Job, ray: str | None, workers: int | None) -> None:
-    """Do the parts that are not done."""
+    """Do the parts that are not finished."""
     pending = job.parts.pending()
     if not pending:
         return
@@ -109,7 +109,7 @@ def _run(job: Job, ray: str | None, workers: int | None) -> None:
 
 
 def _here(job: Job, pending: list[int]) -> Iterator[Done]:
-    """What `cluster.run` does, by one model in this process, loaded when this returns."""
+    """As `cluster.run`, with one model in this process, which is loaded when this returns."""
     take_long_fields()
     worker = Worker(job)
 

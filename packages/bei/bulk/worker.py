@@ -16,7 +16,7 @@ from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
 
-PARTS_AT_ONCE = 3  # one is read, one computed, one written: the engine never waits for a file
+PARTS_AT_ONCE = 3  # one is read, one computed and one written, so that the engine never waits for a file
 _REQUESTS_AT_ONCE = 16  # of a part; with _TEXTS and _CHARACTERS a bound on what waits, and enough for many cores
 _TEXTS = 256
 _CHARACTERS = 1 << 16
@@ -24,7 +24,7 @@ _CHARACTERS = 1 << 16
 
 @dataclass(frozen=True)
 class Job:
-    """What to do, for whoever does it; plain data."""
+    """A job as plain data, for any worker."""
 
     settings: Settings
     input: Input
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What rows cost."""
+    """The counts of finished rows."""
 
     row_count: int
     tokens: int
@@ -54,7 +54,7 @@ class Worker:
         job.parts.agree(f"{facts.name} in {facts.precision}")
 
     def embed(self, index: int, tell: Callable[[Done], object]) -> None:
-        """Read a part, compute its vectors and write both; `tell` is called with rows as they are computed. Raises
+        """Read a part, compute its vectors and write both. `tell` is called with counts as rows are computed. Raises
         SetupError that names the part's rows."""
         job = self._job
         part = job.input.parts[index]
@@ -87,13 +87,13 @@ class Worker:
 
 
 def _unhurried(settings: Settings) -> Settings:
-    """Nobody is turned away: the worker itself bounds what waits."""
+    """Settings without limits on waiting work: the worker bounds it itself."""
     limits = {"max_queue_tokens": 1 << 62, "max_queue_texts": 1 << 62, "max_queue_seconds": math.inf}
     return settings.model_copy(update=limits)
 
 
 def _requests(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
-    """All texts in their order, so many at a time."""
+    """All texts in order, in batches."""
     begin, characters = 0, 0
     for i, text in enumerate(texts):
         if i > begin and (i - begin == min(_TEXTS, most) or characters + len(text) > _CHARACTERS):

@@ -1,5 +1,5 @@
-"""How somebody makes safetensors of a checkpoint that is pickles only: by the class that saved it, for another one
-leaves its head behind."""
+"""The command that converts a checkpoint of pickles to safetensors. It uses the class that saved the checkpoint:
+another class would lose the head."""
 
 import re
 from pathlib import Path

@@ -16,11 +16,11 @@ _QUERY_TOKENS = 32  # the paper's, and every layout's default
 
 @dataclass(frozen=True)
 class LateInteraction:
-    """`query_tokens` and `document_tokens` bound each, specials included; None is the model's own bound.
+    """`query_tokens` and `document_tokens` are the limits of each, including specials; None is the model's own limit.
 
-    A query shorter than `expansion` is filled to it with `mask`, and unless `attend`, no other token sees those.
-    Tokens of `skiplist` are left out of a document, and with `skip_queries` of a query. `markers` are prompts that are
-    one token each. `mean`: the score is the mean over the query's tokens, not the sum.
+    A query shorter than `expansion` is padded to it with `mask`; other tokens attend to the padding only with `attend`.
+    Tokens of `skiplist` are left out of documents, and with `skip_queries` of queries. `markers` are prompts of one
+    token each. `mean`: the score is the mean over the query's tokens, not the sum.
     """
 
     query_tokens: int | None
@@ -39,7 +39,7 @@ def is_pylate(folder: Path) -> bool:
 
 
 def read_late_interaction(folder: Path, modules: Modules, limits: Mapping[str, Any], stanford: bool) -> LateInteraction:
-    """`limits` is sentence_bert_config.json. Raises SetupError for what we cannot do as trained."""
+    """`limits` is sentence_bert_config.json. Raises SetupError for a feature that is not supported."""
     saved = read_json(folder / "config_sentence_transformers.json")
     metadata = read_json(folder / "artifact.metadata") if stanford else {}
     mask = read_json(modules.mask / "config.json") if modules.mask else {}

@@ -1,4 +1,4 @@
-"""What each task puts on an encoder: one function a task, from a checkpoint's files to the head and how it is read."""
+"""The head of each task, by one function per task: from a checkpoint's files to the head and the scoring."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -30,8 +30,8 @@ log = logging.getLogger("bei")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint's files before its task is known: `spec` is the encoder's alone, `limits` is
-    sentence_bert_config.json, `pooling` the setting, and `template` that of a language model's pairs."""
+    """A checkpoint's files before its task is known. `spec` is that of the encoder alone, `limits` is
+    sentence_bert_config.json, `pooling` is the setting, and `template` is that of a language model's pairs."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Served:
-    """`own` is the head whose tensors the encoder's own files hold; it comes before the layers of `modules`."""
+    """`own` is the head in the encoder's own files; it comes before the layers of `modules`."""
 
     modules: Modules
     own: TaskHead
@@ -119,7 +119,7 @@ def _names(source: Source) -> tuple[str, ...]:
 
 
 def _outputs(layers: tuple[HeadLayer, ...]) -> int:
-    """Of the last Dense. Raises SetupError where there is none."""
+    """The outputs of the last Dense. Raises SetupError if there is none."""
     for layer in reversed(layers):
         if isinstance(layer, Dense):
             return layer.outputs
@@ -127,12 +127,12 @@ def _outputs(layers: tuple[HeadLayer, ...]) -> int:
 
 
 def _scoring_template(source: Source) -> PairTemplate | None:
-    """The template of a language model whose words are the score; None of another model."""
+    """The template of a language model whose logits are the score; None for another model."""
     return None if source.modules.pooling or config_scores(source.config) else source.template
 
 
 def _prompted(source: Source, template: PairTemplate) -> PairTemplate:
-    """A CrossEncoder's default prompt is the instruction of its template."""
+    """The template, with a CrossEncoder's default prompt as its instruction."""
     saved = read_json(source.folder / "config_sentence_transformers.json")
     prompt = (saved.get("prompts") or {}).get(saved.get("default_prompt_name"))
     if not prompt:
@@ -156,14 +156,14 @@ def _own_head(source: Source, kind: HeadKind, outputs: int) -> TaskHead:
 
 
 def _stanford_head(spec: EncoderSpec, folder: Path) -> TaskHead:
-    """The projection that Stanford's ColBERT keeps beside its encoder, and the norm after it."""
+    """The projection of Stanford's ColBERT, stored beside its encoder, and the norm after it."""
     size = read_json(folder / "artifact.metadata").get("dim", 128)
     return TaskHead(((Dense(spec.hidden_size, size, False, "identity"), ("linear",)), (Normalize(), ())))
 
 
 def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting | None) -> Pooling:
-    """The setting's, else what config.json says, else the family's: as TEI's, the first token for BERT and its kin
-    (router/src/lib.rs), and the last for causal ones."""
+    """The setting's pooling, else config.json's, else the family's default. As in TEI (router/src/lib.rs) that is the
+    first token for BERT and similar models, and the last for causal ones."""
     if pooling is not None and pooling != "splade":  # which is a head of its own
         return Pooling((pooling,))
     stated = stated_pooling(config)
@@ -175,12 +175,13 @@ def _pooling(family: Family, config: Mapping[str, Any], pooling: PoolingSetting 
             "add the file, or set BEI_POOLING"
         )
     (mode,) = family.pooling.modes
-    log.warning("no modules.json: pooling the %s token; if the model was trained otherwise, set BEI_POOLING", mode)
+    log.warning("no modules.json: pooling the %s token; if the model was trained with another, set BEI_POOLING", mode)
     return family.pooling
 
 
 def _activation(folder: Path) -> dict[str, Any]:
-    """Where sentence-transformers 6 keeps a CrossEncoder's activation; older ones wrote it into config.json."""
+    """The activation of a CrossEncoder, where sentence-transformers 6 keeps it; older versions wrote it to
+    config.json."""
     stated = read_json(folder / "config_sentence_transformers.json").get("activation_fn")
     return {"sentence_transformers": {"activation_fn": stated}} if stated else {}
 

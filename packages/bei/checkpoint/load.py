@@ -1,4 +1,4 @@
-"""A folder of files becomes a Checkpoint: what the model is, and for, its tensors by our names, how texts are read."""
+"""Reads a folder of files as a Checkpoint: the model's spec, task, tensors by our names, and rules for its texts."""
 
 import logging
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ _NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_l
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts put before an input by name (config_sentence_transformers.json); `default` names the one used unasked.
-    `before_pairs`: they go before the first text of a pair, too, as in sentence-transformers' CrossEncoder."""
+    """Texts put before an input, by name (config_sentence_transformers.json). `default` names the one for requests that
+    name none. `before_pairs`: they also go before the first text of a pair, as in CrossEncoder."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
@@ -48,7 +48,7 @@ class Specials:
 
 @dataclass(frozen=True)
 class Casing:
-    """What tokenizer_config.json says of a BERT tokenizer's normalizer; None where it says nothing."""
+    """A BERT tokenizer's normalizer, as tokenizer_config.json states it; None for what it does not state."""
 
     lowercase: bool | None = None
     strip_accents: bool | None = None
@@ -61,11 +61,11 @@ class Checkpoint:
 
     `max_tokens` is the longest input in tokens, specials included; `token_types` says whether the second text of a pair
     has another type than the first. `dtype` is the stored precision of the weights.
-    `added_specials` go around a text, whatever its tokenizer.json says; `pair_template` makes one text of a pair; `m3`
-    are an embedder's heads for sparse and token vectors.
-    `labels` names a classifier's or tagger's outputs in their order, and `scoring` makes scores of them.
+    `added_specials` go around a text, whatever tokenizer.json says. `pair_template` makes one text of a pair. `m3` are
+    an embedder's heads for sparse and token vectors.
+    `labels` names the outputs of a classifier or tagger in their order; `scoring` turns outputs into scores.
     `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
-    `truncation_side` is where a text that is too long is cut; `casing` goes before what tokenizer.json says.
+    `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json.
     """
 
     name: str
@@ -140,16 +140,16 @@ def read(
     rerank_template: RerankTemplate | None = None,
     attention: AttentionSetting | None = None,
 ) -> Checkpoint:
-    """Read a folder in the Hugging Face layout, checked whole: every tensor is there, none is left over, shapes fit.
+    """Read a folder in the Hugging Face layout and check all of it: no tensor is missing or left over, all shapes fit.
 
-    `pooling` is what a checkpoint without modules.json pools by, `rerank_template` how a language model is asked for a
-    score; without one its name says whether it is (checkpoint/reranking.py). `attention` says what a decoder's tokens
-    see whose own code decides (checkpoint/own_code.py). Raises SetupError.
+    `pooling` applies to a checkpoint without modules.json. `rerank_template` is the template by which a language model
+    scores pairs; the default depends on the model's name (checkpoint/reranking.py). `attention` decides between causal
+    and bidirectional for a decoder whose own code does (checkpoint/own_code.py). Raises SetupError.
     """
     try:
         checkpoint = _read(folder, name, revision, max_num_tokens, _Overrides(pooling, rerank_template, attention))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
-        # Whoever made a checkpoint may have written anything into its JSON files.
+        # The JSON files of a checkpoint may hold anything.
         raise SetupError(
             f"{folder} cannot be read: {type(exc).__name__}: {one_line(exc)}; is one of its files broken?"
         ) from exc
@@ -160,7 +160,7 @@ def read(
 
 
 def _check_prompts(prompts: Prompts) -> None:
-    """One is put before each text of a request."""
+    """Raises SetupError for a long prompt: it is put before each text of a request."""
     for name, text in prompts.texts.items():
         if len(text) > _LONGEST_PROMPT:
             raise SetupError(
@@ -205,7 +205,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
 
 
 def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
-    """What the files say, before there is a task."""
+    """The content of the files, before the task is known."""
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
     if not config:
@@ -237,7 +237,7 @@ def _task(source: Source, overrides: _Overrides) -> Task:
     has_template = source.template is not None
     task = detect(source.config, source.modules, colbert=colbert, has_template=has_template, pooling=overrides.pooling)
     if overrides.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
-        log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, says how it pools", task)
+        log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, states its pooling", task)
     if has_template and overrides.rerank_template is not None and task != "reranker":
         log.warning("BEI_RERANK_TEMPLATE has no effect: the checkpoint's task is %s", task)
     return task
@@ -268,7 +268,7 @@ def _tokenizer_file(folder: Path, modules: Modules) -> Path:
     for file in (modules.encoder / "tokenizer.json", folder / "tokenizer.json"):
         if file.exists():
             if file.stat().st_size > MAX_JSON:
-                raise SetupError(f"{file} is larger than {MAX_JSON} bytes, and so no model's")
+                raise SetupError(f"{file} is larger than {MAX_JSON} bytes, the most that is read")
             return file
     raise SetupError(
         f"{folder / 'tokenizer.json'} is missing; write it with "
@@ -277,20 +277,20 @@ def _tokenizer_file(folder: Path, modules: Modules) -> Path:
 
 
 def _reads_types(folder: Path) -> bool:
-    """Whether the tokenizer was used with types in training; its file alone has them whether or not."""
+    """Whether the model was trained with token types; tokenizer.json alone does not say."""
     names = read_json(folder / "tokenizer_config.json").get("model_input_names")
     return names is None or "token_type_ids" in names
 
 
 def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_num_tokens: int) -> int:
-    """The smallest of: max_seq_length, else the tokenizer's model_max_length; the positions; max_num_tokens."""
+    """The smallest of max_seq_length (else the tokenizer's model_max_length), the positions, and max_num_tokens."""
     stated = max_length(limits) or read_json(folder / "tokenizer_config.json").get("model_max_length")
     stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
     return min(stated, spec.max_tokens, max_num_tokens)
 
 
 def _casing(folder: Path) -> Casing:
-    """As transformers' tokenizers of BERT have it; those of other classes read tokenizer.json alone."""
+    """The casing of transformers' BERT tokenizers. Tokenizers of other classes read tokenizer.json alone."""
     config = read_json(folder / "tokenizer_config.json")
     if str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast") not in _BERT_TOKENIZERS:
         return Casing()
@@ -298,7 +298,7 @@ def _casing(folder: Path) -> Casing:
 
 
 def _added_specials(folder: Path) -> Specials:
-    """Those that tokenizer_config.json asks for by its flags; transformers' Llama tokenizers obey them."""
+    """The tokens that flags of tokenizer_config.json add; transformers' Llama tokenizers obey these flags."""
     config = read_json(folder / "tokenizer_config.json")
     ends = (special_token(folder, f"{end}_token") if config.get(f"add_{end}_token") else None for end in ("bos", "eos"))
     return Specials(*ends)

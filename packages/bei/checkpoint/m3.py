@@ -1,4 +1,4 @@
-"""BGE-M3's two other heads (arXiv:2402.03216, §3.1), which lie beside its encoder."""
+"""The two other heads of BGE-M3 (arXiv:2402.03216, §3.1), in files beside its encoder's."""
 
 import logging
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class M3:
-    """`sparse` gives a token its weight, `colbert` its vector; `unused` are tokens that weigh nothing."""
+    """`sparse` gives each token its weight, `colbert` its vector; tokens of `unused` have weight 0."""
 
     sparse: Projection
     colbert: Projection
@@ -37,12 +37,12 @@ class M3:
 
 
 def read_m3(folder: Path, hidden_size: int) -> M3 | None:
-    """None for a model without the heads, or with pickles of them only. Raises SetupError for heads that do not fit."""
+    """None for a model without the heads, or with pickles of them. Raises SetupError for heads that do not fit."""
     files = [folder / f"{name}_linear.safetensors" for name in ("sparse", "colbert")]
     if not all(file.exists() for file in files):
         if all(file.with_suffix(".pt").exists() for file in files):
             log.warning(
-                "%s and its like are pickles and are not read: dense vectors only. To have the others, for each: "
+                "%s and files like it are pickles and are not read: dense vectors only. To have the others, for each: "
                 "python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('sparse_linear.pt', "
                 "weights_only=True), 'sparse_linear.safetensors')\"",
                 files[0].with_suffix(".pt"),

@@ -1,4 +1,4 @@
-"""sentence-transformers' files: which layers stand on the encoder, input length, casing.
+"""sentence-transformers' files: the layers after the encoder, input length, casing.
 
 Both layouts are read: up to version 5 (`pooling_mode_mean_tokens: true`) and from 6 (`pooling_mode: "mean"`).
 """
@@ -17,8 +17,8 @@ from bei.errors import SetupError, one_line, short, why
 
 log = logging.getLogger("bei")
 
-MAX_JSON = 1 << 28  # bytes; the largest tokenizer.json known has 40 MB
-_MAX_OTHER = 1 << 25  # of other files, of which a byte may take 25 in memory
+MAX_JSON = 1 << 28  # bytes; the largest known tokenizer.json has 40 MB
+_MAX_OTHER = 1 << 25  # bytes of other files, whose parsed form may take 25 times as much memory
 
 # In the order in which sentence-transformers concatenates the flags of its older layout.
 _MODES: dict[str, PoolingMode] = {
@@ -55,11 +55,11 @@ _LENGTH_FILES = tuple(
 
 @dataclass(frozen=True)
 class Modules:
-    """`encoder` is the folder of config.json; `tensors` are the layers' own, under our names.
+    """`encoder` is the folder of config.json; `tensors` are those of the head layers, under our names.
 
-    Layers before the pooling, or without one, are the `token_head`. `sparse`: the encoder's masked language model's
-    head comes first. `mask`: the folder of a MultiVectorMask. `score_tokens`: the tokens of a language model whose
-    logits are the score. `saved_as` is the class of sentence-transformers that saved the folder.
+    Layers before the pooling, or all layers if there is none, are the `token_head`. `sparse`: the head of the encoder's
+    masked language model comes first. `mask`: the folder of a MultiVectorMask. `score_tokens`: the tokens of a language
+    model whose logits are the score. `saved_as` is the class of sentence-transformers that saved the folder.
     """
 
     encoder: Path
@@ -78,8 +78,8 @@ class Modules:
 
 
 def read_json(file: Path, kind: type = dict) -> Any:
-    """The content of a JSON file, an empty `kind` where there is none. Raises SetupError for one that does not parse,
-    holds something else than a `kind`, or is larger than any model's."""
+    """The content of a JSON file; an empty `kind` if the file is missing. Raises SetupError if it does not parse, does
+    not hold a `kind`, or is larger than any model's."""
     most = MAX_JSON if file.name == "tokenizer.json" else _MAX_OTHER
     try:
         with file.open("rb") as opened:
@@ -89,7 +89,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
     except OSError as exc:
         raise SetupError(f"{file}: {why(exc)}") from None
     if len(content) > most:
-        raise SetupError(f"{file} is larger than {most} bytes, and so no model's")
+        raise SetupError(f"{file} is larger than {most} bytes, the most that is read")
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError) as exc:
@@ -100,15 +100,15 @@ def read_json(file: Path, kind: type = dict) -> Any:
 
 
 def inside(folder: Path, name: Any, said_by: str) -> Path:
-    """A file or folder of the checkpoint that one of its own files names. Raises SetupError for one that is elsewhere;
-    `said_by` is that file."""
+    """The path of a file or folder that the checkpoint's file `said_by` names. Raises SetupError if it is outside the
+    checkpoint."""
     if not isinstance(name, str) or "\0" in name or PurePosixPath(name).is_absolute() or ".." in name.split("/"):
         raise SetupError(f"{said_by} names {short(name)}, which is not inside the checkpoint's folder")
     return folder / name
 
 
 def read_modules(folder: Path) -> Modules:
-    """Follow modules.json. Raises SetupError for a module that we do not have."""
+    """Follow modules.json. Raises SetupError for a module that is not supported."""
     rows = [
         (_kind(module["type"]), inside(folder, module["path"], "modules.json"))
         for module in read_json(folder / "modules.json", list)
@@ -142,7 +142,7 @@ def read_modules(folder: Path) -> Modules:
                 raise SetupError(f"modules.json: module {short(other)} is not supported")
     head = layers["head"]
     while head and head[-1] == Normalize():
-        head.pop()  # the last norm is each request's own choice
+        head.pop()  # each request chooses whether the last norm is applied
     token_head = tuple(layers["token_head"])
     return Modules(encoder, token_head, pooling, tuple(head), tensors, sparse, mask, score_tokens, saved_as)
 
@@ -150,8 +150,8 @@ def read_modules(folder: Path) -> Modules:
 def splade(
     pooling_strategy: str = "max", activation_function: str = "relu"
 ) -> tuple[dict[str, list[HeadLayer]], Pooling]:
-    """The layers and the pooling of sentence-transformers' SpladePooling. log1p(relu) grows, so the greatest of it is
-    its value at the greatest: only a sum needs it on every token."""
+    """The layers and the pooling of sentence-transformers' SpladePooling. log1p(relu) is monotonic, so a maximum
+    commutes with it: only a sum needs it on every token."""
     saturation: list[HeadLayer] = [Log1pRelu()] * (2 if activation_function == "log1p_relu" else 1)
     if pooling_strategy == "sum":
         return {"token_head": saturation, "head": []}, Pooling(("sum",))
@@ -159,21 +159,21 @@ def splade(
 
 
 def _kind(path: str) -> str:
-    """The name of a module. Raises SetupError for one that is code of the repository's own, which is not run."""
+    """The name of a module. Raises SetupError for code of the repository's own, which is not run."""
     if not path.startswith(_LIBRARIES):
         raise SetupError(f"modules.json: {short(path)} is code of the repository's own, which is not run")
     return path.rsplit(".", 1)[-1]
 
 
 def _check_features(file: Path, *, pooled: bool, scores: bool) -> None:
-    """Layers run one after another here. Raises SetupError for a module that reads or writes something else than the
-    layer before it and after it."""
+    """Raises SetupError for a module whose input is not the output of the layer before it, or whose output is not the
+    input of the next."""
     config = read_json(file)
     reads, writes = (config.get(f"module_{way}_name") for way in ("input", "output"))
     if pooled and reads == "token_embeddings":
         raise SetupError(f"{file}: module_input_name {short(reads)} after the pooling is not supported")
     if writes == "scores" and not scores:
-        raise SetupError(f"{file}: module_output_name {short(writes)} of a model that is no CrossEncoder")
+        raise SetupError(f"{file}: module_output_name {short(writes)} of a model that is not a CrossEncoder")
     for way, name, known in (("input", reads, _FEATURES), ("output", writes, (*_FEATURES, "scores"))):
         if name is not None and name not in known:
             raise SetupError(f"{file}: module_{way}_name {short(name)} is not supported")
@@ -251,13 +251,13 @@ def _layer_tensors(path: Path, module: str, place: str) -> dict[str, tuple[Tenso
 
 
 def read_limits(folder: Path) -> Mapping[str, Any]:
-    """`max_seq_length` and `do_lower_case` of sentence_bert_config.json, under whichever of its names."""
+    """`max_seq_length` and `do_lower_case` of sentence_bert_config.json, under any of its names."""
     return next((read_json(folder / name) for name in _LENGTH_FILES if (folder / name).exists()), {})
 
 
 def read_size(folder: Path, key: str) -> int | None:
-    """How much of its answer a model gives: `truncate_dim` or `max_active_dims` of config_sentence_transformers.json.
-    Raises SetupError."""
+    """The default size of an answer: `truncate_dim` or `max_active_dims` of config_sentence_transformers.json. Raises
+    SetupError."""
     size = read_json(folder / "config_sentence_transformers.json").get(key)
     if size is not None and (type(size) is not int or size < 1):
         raise SetupError(

@@ -1,4 +1,4 @@
-"""What sentence_bert_config.json hands on to transformers when it loads a model: obeyed, or refused by name."""
+"""The options of sentence_bert_config.json for transformers' loading of a model: each is obeyed or refused by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ _OUTPUTS = (None, "last_hidden_state", "logits")
 
 
 def with_options(config: Mapping[str, Any], stated: Mapping[str, Any]) -> Mapping[str, Any]:
-    """config.json as transformers has it after the arguments for the config and the model, which overrule it."""
+    """config.json, overridden by the arguments for transformers' config and model."""
     given = {**_of(stated, "model_kwargs"), **_of(stated, "config_kwargs")}
     return {**config, **{key: value for key, value in given.items() if key not in _RUNNING}}
 
 
 def check_options(stated: Mapping[str, Any]) -> None:
-    """Raises SetupError for what changes how texts are read or which states are taken, and is not done here."""
+    """Raises SetupError for an unsupported option that changes how texts are read or which states are pooled."""
     tokenizer = _of(stated, "processor_kwargs").keys() - _TOKENIZER
     processing = stated.get("processing_kwargs") or {}
     reading = {key for kind in ("common", "text") for key in (processing.get(kind) or {})} - _PROCESSING
@@ -38,7 +38,7 @@ def check_options(stated: Mapping[str, Any]) -> None:
 
 
 def max_length(stated: Mapping[str, Any]) -> int | None:
-    """The longest text in tokens that the module itself states."""
+    """The longest text, in tokens, that the module states."""
     return stated.get("max_seq_length") or _of(stated, "processor_kwargs").get("model_max_length")
 
 

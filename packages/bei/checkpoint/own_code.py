@@ -1,5 +1,5 @@
-"""Code that a checkpoint brings (config.json's `auto_map`) is never run. Where it may compute otherwise than our
-architecture of that name, the checkpoint is refused or the log says so."""
+"""Code that a checkpoint brings (config.json's `auto_map`) is never run. If it may compute something other than
+our architecture of that name, the checkpoint is refused, or a warning is logged."""
 
 import logging
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ _OURS: dict[str, tuple[str, ...]] = {
     "eurobert": ("EuroBert",),
     "llama_bidirec": ("LlamaBidirec",),
 }
-"""How the classes begin whose published code our architectures compute, by `model_type`."""
+"""Prefixes of the classes whose published code our architectures implement, by `model_type`."""
 
 _STATED = ("is_causal", "use_bidirectional_attention")
 
 
 def with_attention(config: Mapping[str, Any], setting: AttentionSetting | None) -> Mapping[str, Any]:
-    """config.json with what the setting says of attention, where it is silent itself."""
+    """config.json, with the setting for attention if it states none itself."""
     return config if setting is None else {"is_causal": setting == "causal", **config}
 
 
 def check(config: Mapping[str, Any], spec: EncoderSpec, setting: AttentionSetting | None) -> None:
-    """Whether a model is what its config.json makes it, `setting` being in there, too. Raises SetupError for a decoder
-    whose own code decides what a token sees, and for a setting that config.json or the architecture contradicts."""
+    """Check that our architecture computes the model. Raises SetupError for a decoder whose own code decides the
+    direction of attention, and for a `setting` that config.json or the architecture contradicts."""
     if setting is not None and spec.causal != (setting == "causal"):
         raise SetupError(f"BEI_ATTENTION is {setting}, but config.json and its architecture say otherwise; remove it")
     own = [name for name in _own_classes(config) if not _is_ours(name, config.get("model_type", ""))]

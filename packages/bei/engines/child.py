@@ -1,7 +1,7 @@
-"""The process of an engine: `python -m bei.engines.child FD`, a socket to the process that wants its answers.
+"""The process of an engine: `python -m bei.engines.child FD`. FD is a socket to the server's process.
 
-It makes the engine that it is asked for, then runs batches that come on other sockets, a thread for each, until the
-first one closes. What it logs goes to the other side.
+The process makes the engine that the first message names. It then runs the batches that come on other sockets, with a
+thread for each, until the first socket closes. Its log lines are sent to the server.
 """
 
 import logging
@@ -27,7 +27,7 @@ _NICENESS = 5
 
 
 def main(descriptor: int) -> None:
-    for meant in (signal.SIGINT, signal.SIGTERM):  # for the server, which drains first
+    for meant in (signal.SIGINT, signal.SIGTERM):  # the server handles them: it drains first
         signal.signal(meant, signal.SIG_IGN)
     memory.give_back_large_blocks()
     control = socket.socket(fileno=descriptor)
@@ -57,17 +57,17 @@ def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
 
 
 def _serve(engine: Engine, channel: socket.socket, yields: bool) -> None:
-    """Answers each batch with its rows, or with what failed. `yields`: to those of this machine who have little to do,
-    as the channel of brief batches and the server that reads requests."""
+    """Answers each batch with its rows or with its error. If it `yields`, the thread has a lower priority, so that
+    brief batches and the server's process go first."""
     if yields:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    with suppress(OSError):  # the server is gone, or wants no more
+    with suppress(OSError):  # the server is gone, or has closed the channel
         while True:
             _answer(engine, channel)
 
 
 def _answer(engine: Engine, channel: socket.socket) -> None:
-    """One batch. A function, so that nothing of it is kept until the next one comes. Raises OSError."""
+    """Answers one batch. It is a function so that the batch is freed before the next one comes. Raises OSError."""
     row_kind, (ids, types, cu_seqlens, prompts, attended) = wire.receive(channel)
     try:
         found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, row_kind))], None

@@ -1,4 +1,4 @@
-"""Which engine runs here, and why. An engine is imported only when it is tried."""
+"""Chooses the engine that runs here, and logs the reason. An engine is imported only when it is tried."""
 
 import importlib
 import logging
@@ -20,12 +20,13 @@ ENGINES = {
     "torch": "bei.engines.torch.engine:TorchEngine",
     "null": "bei.engines.null:NullEngine",
 }
-"""The null engine answers nonsense and is never chosen unasked."""
+"""The null engine answers nonsense; it is chosen only by its name."""
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
-    """The engine the settings name, or the first that runs here. Raises SetupError with why each does not."""
+    """The engine that the settings name, or the first that runs here. Raises SetupError with the reason of each that
+    does not run."""
     options = _options(settings)
     refusals = []
     for name in _fastest_first(options) if settings.engine == "auto" else (settings.engine,):
@@ -65,8 +66,8 @@ def _warn_of_quantization(asked: QuantizationType, facts: EngineFacts) -> None:
 
 
 def _fastest_first(options: EngineOptions) -> tuple[str, ...]:
-    """What `engine: auto` tries. No CPU stands in for a GPU that lacks a quantization. torch uses the matrix tiles that
-    some Intel processors have, native does not."""
+    """The engines that `engine: auto` tries, in order. If a GPU does not support the quantization, no CPU replaces it.
+    torch uses the AMX tiles of some Intel processors; the native engine does not."""
     if _NVIDIA.exists():
         quantized = options.quantization is not QuantizationType.NO_QUANT
         return ("tensorrt", "torch") if quantized else ("tensorrt", "torch", "native")

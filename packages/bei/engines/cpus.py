@@ -1,4 +1,4 @@
-"""How many processors this process may use: affinity, then the container's quota."""
+"""The number of processors that this process may use, by its affinity and by the container's quota."""
 
 import os
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""An engine in a process of its own, which can die and be replaced while the server lives.
+"""An engine in a process of its own, which is replaced when it dies; the server goes on.
 
-A crash of a kernel, a driver or the machine's memory then costs the batches that ran. A batch and its rows pass through
-a socket, a channel for each batch that may run at once (figures: docs/design-notes.md, "A process for the engine").
+A crash in a kernel or a driver, or for want of memory, fails only the batches that were running. Batches and rows pass
+through channels: sockets, one for each batch that may run at once (docs/design-notes.md, "A process for the engine").
 """
 
 import logging
@@ -24,18 +24,18 @@ from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
-_FAREWELL = 2.0  # seconds that it has to end by itself
+_FAREWELL = 2.0  # seconds before an ending process is killed
 
 
 class IsolatedEngine:
-    """`fault` says why no batch can run now; `run` waits until one can, or raises where that will not be. `on_fault` is
-    called when `fault` changes."""
+    """`fault` says why no batch can run now. `run` waits until a batch can run, or raises if none ever will. `on_fault`
+    is called when `fault` changes."""
 
     facts: EngineFacts
 
     def __init__(self, settings: Settings, metrics: ModelMetrics | None = None):
-        """Starts the process, whose imports take as long as those of the server's own start; then `load`. Without
-        `metrics` it counts for itself."""
+        """Starts the process, so that its imports run while the server starts; call `load` next. Without `metrics` it
+        has metrics of its own."""
         self._settings, self._metrics = settings, metrics or Metrics().of_model("")
         self.fault: str | None = None
         self._changed = threading.Condition()
@@ -58,7 +58,7 @@ class IsolatedEngine:
         return self
 
     def run(self, batch: Batch) -> np.ndarray:
-        """Raises EngineFailed; EngineDied where the process ended on the way."""
+        """Raises EngineFailed, or EngineDied if the process ended meanwhile."""
         child, channel = self._hand_over(batch)
         try:
             fault, rows = wire.receive(channel)
@@ -88,7 +88,7 @@ class IsolatedEngine:
             try:
                 wire.send(channel, batch.row_kind, arrays)
                 return child, channel
-            except OSError:  # it died before it had the batch; the next one may have it
+            except OSError:  # the process died before it had the batch: try its successor
                 channel.close()
 
     def _free_channel(self, for_brief: bool) -> tuple["_Child", socket.socket]:
@@ -107,7 +107,7 @@ class IsolatedEngine:
             return self._child, free().pop()
 
     def _watch(self) -> None:
-        """Replaces the process when it ends, until it has ended too often in a row."""
+        """Replaces the process whenever it ends, until it has ended too often in a row."""
         restarts = processes.Restarts(self._settings.max_engine_restarts)
         while True:
             self._child.listen()
@@ -153,7 +153,7 @@ class IsolatedEngine:
 
 
 class _Child:
-    """One process. `free`: channels on which no batch runs; `free_brief`: the one of brief batches, while none does."""
+    """One process. `free`: the channels that are not in use; `free_brief`: the channel for brief batches, if free."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -165,7 +165,7 @@ class _Child:
         self._brief: socket.socket | None = None
 
     def load(self, load_args: list[Any]) -> EngineFacts:
-        """Facts of the engine that it has made. Raises SetupError, in its words."""
+        """The facts of the engine that the process has made. Raises SetupError with the process's message."""
         try:
             wire.send(self._control, load_args)
             made = self._next()
@@ -190,7 +190,7 @@ class _Child:
         self._brief = channels[streams] if has_brief_slot else None
 
     def listen(self) -> None:
-        """Pass its log on until it ends."""
+        """Log its lines until it ends."""
         try:
             self._next()
         except OSError:
@@ -210,7 +210,7 @@ class _Child:
             self._control.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> str:
-        """End it, where it has not; how it ended, in words."""
+        """End the process if it runs; returns how it ended, in words."""
         self.disconnect()
         status = processes.end(self._process, _FAREWELL)
         for free in (self._control, *self.free, *self.free_brief):
@@ -220,7 +220,7 @@ class _Child:
         return processes.how(status)
 
     def _next(self) -> dict[str, Any]:
-        """The next message that is no log line."""
+        """The next message that is not a log line; logs those before it."""
         while True:
             message: dict[str, Any] = wire.receive(self._control)[0]
             if "log" not in message:

@@ -1,4 +1,4 @@
-"""Hashes ids into rows: the whole stack without weights, for tests and to measure everything that is not the model."""
+"""Hashes ids into rows: the whole stack without a model, for tests and for measuring everything but the model."""
 
 import numpy as np
 

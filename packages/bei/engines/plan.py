@@ -1,6 +1,6 @@
-"""An engine's file: what it made of the weights once, mapped and shared between processes ever after.
+"""The plan: an engine's file of prepared weights. It is made once, then memory-mapped and shared between processes.
 
-magic | offset of the table | arrays, each at a multiple of 64 bytes | table, JSON
+Its layout: magic | offset of the table | arrays, each at a multiple of 64 bytes | table, JSON
 
 The table is {key, arrays: [[name, dtype, shape, offset], …]}.
 """
@@ -29,7 +29,7 @@ _ALIGNMENT = 64
 
 @cache
 def source_hash(folder: Path, *options: str) -> str:
-    """Of every source file under `folder`, and of the options that it is compiled with."""
+    """A hash of every source file under `folder`, and of the options with which they are compiled."""
     digest = hashlib.sha256(repr(options).encode())
     for file in sorted(folder.rglob("*.*")):
         if file.suffix in (".py", ".cpp", ".h"):
@@ -38,7 +38,7 @@ def source_hash(folder: Path, *options: str) -> str:
 
 
 def cached(file: Path, key: str, make: Callable[[], Iterable[tuple[str, np.ndarray]]]) -> Mapping[str, np.ndarray]:
-    """The arrays of a plan, mapped from `file`, or made into it; says which, and what it took."""
+    """The arrays of a plan, mapped from `file`, which is made if it is missing. Logs which it was, and the seconds."""
     started = time.monotonic()
     arrays = read(file, key)
     found = arrays is not None
@@ -56,7 +56,7 @@ def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Non
         out.seek(_ALIGNMENT)
         for name, array in arrays:
             table.append([name, array.dtype.name, array.shape, out.tell()])
-            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # tofile's errors have no reason
+            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # errors of tofile give no reason
             out.write(bytes(-out.tell() % _ALIGNMENT))
         end = out.tell()
         out.write(json.dumps({"key": key, "arrays": table}).encode())
@@ -65,16 +65,16 @@ def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Non
 
 
 def written(file: Path, key: str) -> dict[str, np.ndarray]:
-    """As `read`, of a plan that was just written. Raises SetupError where it is gone or others' to write."""
+    """As `read`, for a plan that was just written. Raises SetupError if it is gone, or others may write it."""
     arrays = read(file, key)
     if arrays is None:
-        raise SetupError(f"{file} was written and cannot be read; is its folder others' to write?")
+        raise SetupError(f"{file} was written and cannot be read; may others write in its folder?")
     return arrays
 
 
 def read(file: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays by name, mapped read-only; None for a file that is missing, cut short, of another key or no plan, or
-    that others may have written."""
+    """The arrays by name, mapped read-only. None if the file is missing, truncated, not a plan, of another key, or may
+    have been written by others."""
     try:
         with files.opened(file) as opened:
             if opened is None:

@@ -1,4 +1,4 @@
-"""Sequences of a causal batch that begin alike compute their beginning once: it sees nothing of what follows."""
+"""The shared prefix of sequences in a causal batch is computed once: it does not depend on the tokens after it."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -13,8 +13,9 @@ LEAST = 32  # tokens that are worth a sequence of their own
 
 @dataclass(frozen=True)
 class Shared:
-    """`batch` has the beginnings as sequences of their own, and of the others what follows; `parents`: int32[B], the
-    sequence that each continues, -1 for none; `rows`: the index in it of each sequence that was asked for."""
+    """`batch` has each shared prefix as a sequence of its own, and of the other sequences the rest. `parents`:
+    int32[B], the prefix that each sequence continues, -1 for none. `rows`: the index in `batch` of each original
+    sequence."""
 
     batch: Batch
     parents: np.ndarray
@@ -27,13 +28,13 @@ class Shared:
 
 
 def can_share(spec: EncoderSpec) -> bool:
-    """Whether only the last token's state is asked for, and a state depends on nothing but what comes before it."""
+    """Whether only the last token's state is pooled, and a state depends only on the tokens before it."""
     alone = spec.position_offset is None and not any(rotary.dynamic for rotary in spec.rotaries)
     return spec.causal and spec.pooling.modes == ("last",) and not spec.token_head and alone
 
 
 def share(batch: Batch) -> Shared | None:
-    """None where no two sequences begin with the same `LEAST` tokens."""
+    """None if no two sequences have the same first `LEAST` tokens."""
     sequences = [batch.input_ids[a:b] for a, b in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)]
     alike = defaultdict(list)
     for i, ids in enumerate(sequences):
@@ -60,14 +61,16 @@ def share(batch: Batch) -> Shared | None:
 
 
 def worth_sharing(sequences: list[np.ndarray]) -> int:
-    """How many tokens all begin with and each has more than; 0 where they are fewer than `share` asks for."""
+    """The length of the prefix that all sequences share, at most all but one token of each; 0 if `share` would not
+    share it."""
     length = _common(sequences)
     return length if length >= LEAST else 0
 
 
 def _groups(sequences: list[np.ndarray], alike: list[int]) -> list[tuple[list[int], int]]:
-    """Which of `alike` share a beginning, and how long it is: all of them, or, where that saves more tokens, those that
-    go on alike after it (two queries to one reranker have its template in common, and each with its documents more)."""
+    """Groups of `alike` that share a prefix, and the prefix's length: all of them, or smaller groups with longer
+    prefixes if that saves more tokens. (All pairs of a reranker share its template; those of one query share the query,
+    too.)"""
     length = _common([sequences[i] for i in alike])
     going_on = defaultdict(list)
     for i in alike:

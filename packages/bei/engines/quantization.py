@@ -1,4 +1,4 @@
-"""What `quantization_type` asks of a GPU, and which precisions a GPU has."""
+"""The GPU that each `quantization_type` needs, and the precisions of a GPU."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -49,8 +49,8 @@ class Quantization:
 
 
 def fast_precision(checkpoint: Checkpoint, capability: Capability) -> str:
-    """fp16 for encoders that are stored so, and on GPUs before Ampere; else bf16, which causal models need: what they
-    compute on the way outgrows fp16."""
+    """fp16 for encoders that are stored in it, and on GPUs before Ampere; else bf16. Causal models need bf16: their
+    intermediate values exceed the range of fp16."""
     stored_fp16 = checkpoint.dtype == "float16" and not checkpoint.spec.causal
     return "fp16" if stored_fp16 or capability < (8, 0) else "bf16"
 

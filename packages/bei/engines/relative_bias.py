@@ -1,4 +1,4 @@
-"""What is added to the score of a key by its distance from the query."""
+"""Biases that are added to attention scores, by the distance of a key from its query."""
 
 import math
 
@@ -8,8 +8,8 @@ from bei.architectures.spec import Alibi, EncoderSpec, RelativeBias
 
 
 def bias_by_distance(spec: EncoderSpec, learned: np.ndarray | None) -> np.ndarray:
-    """learned: float32[buckets, heads] of a RelativeBias, None for ALiBi → float32[heads, 2 * max_tokens - 1], the bias
-    of each key's position less its query's, from 1 - max_tokens on."""
+    """learned: float32[buckets, heads] of a RelativeBias, None for ALiBi → float32[heads, 2 * max_tokens - 1]: the bias
+    for each difference of key and query position, from 1 - max_tokens to max_tokens - 1."""
     distance = np.arange(1 - spec.max_tokens, spec.max_tokens)
     if isinstance(spec.relative_bias, Alibi):
         return -np.outer(alibi_slopes(spec.heads), np.abs(distance)).astype(np.float32)
@@ -19,8 +19,8 @@ def bias_by_distance(spec: EncoderSpec, learned: np.ndarray | None) -> np.ndarra
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
-    """2^(-8 i / heads) for head i from 1 on; heads that are no power of two take every other slope of the next one
-    (arXiv:2108.12409, §3, and its code, get_slopes)."""
+    """2^(-8 i / heads) for head i, counted from 1. If the number of heads is not a power of two, the remaining heads
+    take every other slope of the next power (arXiv:2108.12409, §3, and its code, get_slopes)."""
     whole = 1 << math.floor(math.log2(heads))
     slopes = 2.0 ** (-8 * np.arange(1, whole + 1) / whole)
     between = 2.0 ** (-4 * np.arange(1, 2 * (heads - whole), 2) / whole)
@@ -28,7 +28,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
 
 
 def buckets(distance: np.ndarray, spec: RelativeBias) -> np.ndarray:
-    """key position - query position → bucket: exact when near, logarithmic when far, signs apart (T5,
+    """key position - query position → bucket: exact when near, logarithmic when far, per sign (T5,
     arXiv:1910.10683, §2.1; transformers, MPNetEncoder.relative_position_bucket)."""
     half = spec.buckets // 2
     exact = half // 2

@@ -1,4 +1,4 @@
-"""The angles by which each token's queries and keys are rotated (architectures/rope.py has the frequencies)."""
+"""Cosines and sines of the angles by which queries and keys are rotated (architectures/rope.py has the frequencies)."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from bei.architectures.spec import DynamicScaling, Rotary
 
 
 class RotaryTable:
-    """cos | sin of every position so far. Safe from several threads."""
+    """cos | sin of each position; grows to the longest sequence. Safe from several threads."""
 
     def __init__(self, rotary: Rotary):
         self._rotary, self._table = rotary, cos_sin(rotary, 256)
 
     def rows(self, positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """positions: int[T], each token's in its sequence; lengths: int[T], its sequence's → float32[T, size], the
-        cosines of its pairs, then their sines."""
+        """positions: int[T], of each token in its sequence; lengths: int[T], of the token's sequence → float32[T,
+        size]: the cosines of the pairs, then their sines."""
         longest, table = int(lengths.max()), self._table
         if longest > len(table):
             table = self._table = cos_sin(self._rotary, 1 << (longest - 1).bit_length())
@@ -29,7 +29,7 @@ class RotaryTable:
 
 
 def cos_sin(rotary: Rotary, positions: int) -> np.ndarray:
-    """float32[positions, size]: cos | sin of each, for a sequence no longer than those of training."""
+    """float32[positions, size]: cos | sin of each position, for a sequence within the trained length."""
     return _cos_sin(rotary, np.array(rotary.frequencies, np.float32), positions)
 
 
@@ -39,7 +39,7 @@ def _cos_sin(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndar
 
 
 def _stretched(scaling: DynamicScaling, size: int, length: int) -> np.ndarray:
-    """The frequencies of a sequence longer than those of training (transformers, _compute_dynamic_ntk_parameters)."""
+    """The frequencies for a sequence beyond the trained length (transformers, _compute_dynamic_ntk_parameters)."""
     grown = scaling.factor * length / scaling.trained - (scaling.factor - 1)
     base = scaling.base * grown ** (size / (size - 2))
     frequencies: np.ndarray = (base ** -(np.arange(0, size, 2) / size)).astype(np.float32)

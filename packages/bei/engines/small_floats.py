@@ -1,4 +1,4 @@
-"""Eight and four bits of floating point: the numbers that TensorRT and CUDA's products read.
+"""Floating-point numbers of eight and four bits, the operands of TensorRT's and CUDA's products.
 
 fp8 is E4M3 (arXiv:2209.05433), whose largest number is 448. fp4 is NVFP4 (NVIDIA, "Introducing NVFP4", 2025): E2M1,
 whose largest is 6, times an E4M3 scale for each 16 numbers of a row, times one float32 scale.
@@ -27,7 +27,7 @@ class FP4:
 
 
 def fp8_scale(peak: float) -> float:
-    """What one unit of fp8 is worth where the largest number is `peak`."""
+    """The scale of fp8 for numbers up to `peak`."""
     return max(peak, _TINY) / _FP8_MAX
 
 
@@ -39,12 +39,12 @@ def fp8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stored_fp8(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix in fp8 and the scale of each row: as the checkpoint has them, where it is quantized already."""
+    """A matrix in fp8 and the scale of each row; those of the checkpoint if it is quantized already."""
     return tensors.quantized(name) or fp8(tensors[name])
 
 
 def fp4_scale(peak: float) -> float:
-    """The scale of the blocks' scales, so that a block that reaches `peak` has the largest one."""
+    """The scale of the blocks' scales: a block that reaches `peak` has the largest scale."""
     return max(peak, _TINY) / (_FP8_MAX * _FP4_MAX)
 
 
@@ -62,7 +62,7 @@ def fp4(weight: np.ndarray) -> FP4:
 
 
 def unpack_fp4(packed: FP4) -> np.ndarray:
-    """The numbers that `packed` stands for: float32[rows, columns]."""
+    """The numbers of `packed`: float32[rows, columns]."""
     codes = np.stack([packed.nibbles & 15, packed.nibbles >> 4], -1).reshape(len(packed.nibbles), -1, BLOCK)
     numbers = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
     scaled: np.ndarray = numbers * packed.scales.astype(np.float32)[..., None] * packed.scale

@@ -1,4 +1,4 @@
-"""What goes into a tokenizer, and what comes of it."""
+"""The input and output types of a tokenizer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ Role = Literal["query", "document"]
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """ids: int32[tokens], with specials; `prompt_tokens` of them are the prompt's and the specials before it; types:
-    int32[tokens], None where all are 0. Arrays, for requests that wait hold many.
+    """ids: int32[tokens], with specials; `prompt_tokens`: how many leading tokens are the prompt and the specials
+    before it; types: int32[tokens], None if all are 0. They are arrays because waiting requests hold many.
 
-    Of a ColBERT model: the leading `attended` tokens are seen by all; `scored`: bool[tokens], those that are compared.
+    For a ColBERT model: the leading `attended` tokens are attended to; `scored`: bool[tokens], the tokens that are
+    compared.
     """
 
     ids: np.ndarray
@@ -30,7 +31,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`start` and `stop` are offsets into the text's UTF-8 bytes, as TEI's; None for special tokens."""
+    """`start` and `stop` are offsets into the text's UTF-8 bytes, as in TEI; None for special tokens."""
 
     id: int
     text: str
@@ -41,11 +42,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The windows of some texts, as a tagger sees them: a sequence of W encodings, and their T tokens end to end.
+    """The windows of some texts for a tagger: a sequence of W encodings, and their T tokens end to end.
 
-    owners: int[W], the text of each window; lengths: int[W], its tokens. Of each token, ids: int[T]; starts and ends:
-    int[T], in characters of its text; special: bool[T]; continues: bool[T], it goes on with the word of the one before;
-    inner: bool[T], no neighboring window knows it better.
+    owners: int[W], the text of each window; lengths: int[W], its tokens. For each token, ids: int[T]; starts and ends:
+    int[T], in characters of its text; special: bool[T]; continues: bool[T], it continues the word of the token before;
+    inner: bool[T], it is not closer to the middle of a neighboring window.
     """
 
     encodings: list[Encoding]

@@ -1,4 +1,4 @@
-"""The library's tokenizer: read from its file, and made to agree with what else a checkpoint says."""
+"""The library's tokenizer, read from its file and adapted to the checkpoint's other files."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _CASING = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
 
 @contextmanager
 def library_errors(what: str, kind: type[Error]) -> Iterator[None]:
-    """The library raises bare exceptions, and panics, which are none: they become errors of a `kind`."""
+    """Turns the library's bare exceptions, and its panics, into errors of a `kind`."""
     try:
         yield
     except (Error, KeyboardInterrupt, SystemExit):
@@ -33,12 +33,12 @@ def library_errors(what: str, kind: type[Error]) -> Iterator[None]:
 
 
 def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) -> None:
-    """What is put around a text, or fills it up, must have its embedding. Raises SetupError."""
+    """Raises SetupError if a special or padding token has no embedding."""
     for template in templates:
         ids = [mask, *(id for part in template.fixed for id in part)]
         types = [*template.body_types, *(kind for part in template.fixed_types for kind in part)]
         if max(ids) >= spec.vocab_size or max(types, default=0) >= max(1, spec.token_types):
-            raise SetupError("tokenizer.json puts tokens around a text, or types, for which the model has no embedding")
+            raise SetupError("tokenizer.json puts tokens or types around a text for which the model has no embedding")
 
 
 def load(file: str, casing: Casing) -> Library:
@@ -57,7 +57,7 @@ def load(file: str, casing: Casing) -> Library:
 
 
 def ends(library: Library, specials: Specials) -> tuple[list[int], list[int]]:
-    """The ids to put before and after a text, where the library does not put them there itself."""
+    """The ids to put before and after a text, if the library does not put them there itself."""
     ids = library.encode("a").ids
     found = []
     for token, place in ((specials.first, 0), (specials.last, -1)):
@@ -69,7 +69,7 @@ def ends(library: Library, specials: Specials) -> tuple[list[int], list[int]]:
 
 
 def unknown_id(library: Library) -> int | None:
-    """The id of what the model has no token for."""
+    """The id of the unknown token."""
     model = library.model
     if isinstance(model, Unigram):
         found = re.match(r"Unigram\(unk_id=(\d+)", str(model))
@@ -83,7 +83,7 @@ def vocabulary(library: Library, size: int) -> list[str]:
 
 
 def keep_whole(library: Library, markers: Sequence[str]) -> None:
-    """Markers such as `[unused0]` were put in as one token: read them as one (sentence-transformers,
+    """Read markers such as `[unused0]` as one token (sentence-transformers,
     MultiVectorEncoder._register_prefix_tokens)."""
     for marker in markers:
         whole = next((part for part in (marker, *marker.split()[:1]) if library.token_to_id(part) is not None), None)
@@ -92,7 +92,7 @@ def keep_whole(library: Library, markers: Sequence[str]) -> None:
 
 
 def mask_id(library: Library, late: LateInteraction) -> int:
-    """Raises SetupError where queries are filled up and the vocabulary has no such token."""
+    """Raises SetupError if queries are padded and the vocabulary lacks the padding token."""
     found = library.token_to_id(late.mask or "[MASK]")
     if found is None and late.expansion:
         raise SetupError(f"query expansion needs the token {late.mask or '[MASK]'}, which tokenizer.json lacks")

@@ -1,4 +1,4 @@
-"""What a stranger's tokenizer may make of a text: bounded before any text is read, as a product over its parts."""
+"""Bounds on the growth of a text in an untrusted tokenizer: the product over its parts, checked before it is used."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from tokenizers.normalizers import Precompiled
 from bei.errors import SetupError, short
 
 GROWTH = 128
-"""Characters that one may become. Known tokenizers have 1 to 72: NFKC makes 18 of one, and lowercase two."""
+"""The most characters that one may become. Known tokenizers have 1 to 72: NFKC makes up to 18, lowercase up to 2."""
 _ADDED_TOKENS = 100_000
 _SPECIAL_IDS = 4096  # around a text
 _TOKEN = 1024  # characters; known ones have 128
@@ -30,7 +30,7 @@ _SAME = (
 
 
 def is_plain(content: bytes) -> bool:
-    """Whether the library reads a tokenizer.json in little memory, by its size, its tokens and its expressions."""
+    """Whether reading a tokenizer.json takes little memory, judged by its size, its tokens and its expressions."""
     if len(content) > _PLAIN_SIZE or _ESCAPED_ASCII.search(content):
         return False
     strings = [len(one) for one in _CHARSMAP.sub(b"", content).replace(rb"\"", b"__").split(b'"')[1::2]]
@@ -47,7 +47,8 @@ def _is_plain_pattern(pattern: bytes) -> bool:
 
 
 def check(library: Library) -> tuple[int, int]:
-    """Characters that one of ASCII may become, and any. Raises SetupError for what may grow without reason."""
+    """The most characters that an ASCII character may become, and that any may. Raises SetupError for growth without a
+    reason."""
     _check_template(_state(library.post_processor))
     added = len(library.get_added_tokens_decoder())
     if added > _ADDED_TOKENS:
@@ -66,7 +67,7 @@ def check(library: Library) -> tuple[int, int]:
 
 
 def decoded(library: Library) -> int:
-    """Characters that one of a token may become in a text that is made of tokens."""
+    """The most characters that one character of a token may become in decoded text."""
     growth = 1
     for part in _parts(_state(library.decoder)):
         growth *= _growth(part)[1] if part["type"] == "Replace" else 1
@@ -78,7 +79,7 @@ def _state(part: Any) -> dict[str, Any] | None:
 
 
 def _parts(state: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """The parts of sequences, one after the other."""
+    """The parts of a component, with those of sequences one after the other."""
     if state is None:
         return
     nested = [
@@ -91,7 +92,7 @@ def _parts(state: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _growth(part: dict[str, Any]) -> tuple[int, int]:
-    """Characters that one of ASCII becomes at most, and any."""
+    """The most characters that an ASCII character becomes, and that any becomes."""
     kind = part["type"]
     match kind:
         case "Replace":
@@ -115,7 +116,7 @@ def _of_replace(pattern: dict[str, str], content: str) -> int:
 
 
 def _takes_a_character(pattern: str) -> bool:
-    """Whether a regular expression matches no empty text, as far as can be said without the library's."""
+    """Whether a regular expression does not match the empty text, as far as Python's engine can tell."""
     try:
         return (
             len(pattern) <= _PLAIN_PATTERN
@@ -127,7 +128,7 @@ def _takes_a_character(pattern: str) -> bool:
 
 
 def _of_charsmap(encoded: str) -> tuple[int, int]:
-    """sentencepiece's table: the size of a tree, the tree, and what it leads to, each ended by a zero."""
+    """sentencepiece's table: the size of a tree, the tree, and its replacements, each terminated by a zero."""
     table = base64.b64decode(encoded)
     texts = table[4 + int.from_bytes(table[:4], "little") :]
     longest = max(1, *(len(text.decode(errors="replace")) for text in texts.split(b"\0")))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """A pair in the words of its model's template; only `body` is cut, which ends with the document."""
+    """A pair rendered by its model's template. Only `body` is cut; it ends with the document."""
 
     characters: int
     query: str

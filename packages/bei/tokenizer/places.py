@@ -1,4 +1,4 @@
-"""Places between the characters of a text."""
+"""Positions between the characters of a text."""
 
 import unicodedata
 from typing import Literal
@@ -13,7 +13,8 @@ _APOSTROPHES = "'\u2019"
 
 
 def is_plain(before: str, after: str) -> bool:
-    """Whether no normal form joins or reorders two characters that follow each other, and neither is part of a sign."""
+    """Whether two adjacent characters are separate: no Unicode normal form joins or reorders them, and neither is part
+    of a larger grapheme."""
     if before.isascii() and after.isascii():
         return before + after != "\r\n"
     if any(unicodedata.category(one).startswith(_JOINING) or ord(one) in _FLAGS for one in (before, after)):
@@ -23,13 +24,13 @@ def is_plain(before: str, after: str) -> bool:
 
 
 def is_anchor(before: str, after: str) -> bool:
-    """Whether a word ends between them whatever surrounds them: a letter or digit, then whitespace or punctuation."""
+    """Whether a word ends between two characters in any context: a letter or digit, then whitespace or punctuation."""
     ends = unicodedata.category(after)[0] in "ZP" or after.isspace()
     return is_plain(before, after) and before.isalnum() and ends and after not in _APOSTROPHES
 
 
 def as_sent(sent: str, lowered: str, places: np.ndarray) -> np.ndarray:
-    """int32[2, n], places in a lowered text as they are in the text that was sent: one letter grows, U+0130."""
+    """int32[2, n]: places in a lowercased text → places in the original. One letter grows in lowercase, U+0130."""
     if len(sent) == len(lowered):
         return places
     sources = np.repeat(np.arange(len(sent), dtype=np.int32), [len(character.lower()) for character in sent])

@@ -1,11 +1,11 @@
-"""Texts to tokens, and of a long text no more than is asked for: it is read in parts that overlap, and two parts are
-joined at a place around which both have read the same.
+"""Texts to tokens; of a long text, only as many as are needed. A long text is read in overlapping parts, which are
+joined at a place around which both parts have the same tokens.
 
-A part is wrong near its ends alone: a word goes on there, whitespace ends, a prefix is put in. So a place counts away
-from the ends of both parts, between characters that no normalizer joins, and where a word begins. Within a word that
-has no such place two parts are joined by a model whose choices reach a few tokens far: BPE's tokens are right where
-each two neighbors are, and Unigram's best ways meet. The next part begins where a token of the last one does, so that
-what counts from its beginning (digits in threes, letters in pairs) counts alike.
+The tokens of a part may be wrong only near its ends: a word may continue there, whitespace ends, a prefix is inserted.
+So parts are joined away from the ends of both, between characters that no normalizer joins, and where a word begins.
+Within a word without such a place, parts can still be joined if a token depends only on a few tokens near it: in BPE
+tokens are right if each adjacent pair is, and in Unigram the best paths meet. The next part begins at the beginning of
+a token, so that rules that count from there (digits in threes, letters in pairs) count the same.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,22 +23,22 @@ from bei.tokenizer.library import library_errors, unknown_id
 from bei.tokenizer.places import as_sent, is_anchor, is_plain
 from bei.tokenizer.template import Direction, cut
 
-WHOLE = 1 << 15, 1 << 17  # characters of a text that is read at once: at least, and for any number of tokens
+WHOLE = 1 << 15, 1 << 17  # characters of a text that is read at once: the least, and the most for any number of tokens
 PART = 1 << 14, 1 << 16
 OVERLAP = 1 << 11, 1 << 15
 Wanted = tuple[str, int, Direction]
-"""A text, and how many of its first or last tokens are asked for."""
+"""A text, and how many of its first or last tokens are needed."""
 
-UNBROKEN = 1 << 18  # characters without a place to join at: 100 MB while they are read, and a second
-_SHORT = 1 << 12  # characters, of which no normalizer that is let in makes more than are read at once
-_A_TOKEN = 8  # characters that are read for a token; where it has more, more is read
-_TEXTS = 128  # that the library reads at once
-_AT_ONCE = 1 << 14, 1 << 20  # characters of theirs, by how many they may become; of each it makes 300 to 500 bytes
+UNBROKEN = 1 << 18  # characters without a place to join: reading them takes 100 MB and a second
+_SHORT = 1 << 12  # characters; no accepted normalizer makes more of them than are read at once
+_A_TOKEN = 8  # characters that are read per token; more are read if tokens are longer
+_TEXTS = 128  # texts that the library reads at once
+_AT_ONCE = 1 << 14, 1 << 20  # characters of those texts, by their growth; the library takes 300 to 500 bytes for each
 _NORMALIZED = 1 << 21
-COUNTED = 1 << 20  # characters of a text that is read to its end where a rule asks for that
+COUNTED = 1 << 20  # characters of a text that may be read to its end
 _NO_PLACE = "have no place at which words part, and so long a text cannot be read"
-_LONGEST = 64  # characters of a piece of Unigram's
-_TRIES = 256  # tokens among which a place is looked for
+_LONGEST = 64  # characters of a piece of Unigram
+_TRIES = 256  # tokens among which a place is searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class Tokens:
         return bool(self.words[i] != self.words[i - 1])
 
     def divides(self, i: int) -> bool:
-        """Whether no character has a part in the tokens before `i` and in those from there."""
+        """Whether no character belongs both to the tokens before `i` and to those from `i` on."""
         return bool(self.starts[i] >= self.ends[i - 1])
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What the characters from `start` to `stop` were read as."""
+    """The tokens of the characters from `start` to `stop`."""
 
     start: int
     stop: int
@@ -75,7 +75,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """The tokens of a part before `stop` are followed by those of `part` from `begin`."""
+    """A join: the tokens of a part before `stop` are followed by those of `part` from `begin` on."""
 
     stop: int
     part: _Part
@@ -83,7 +83,7 @@ class _Joined:
 
 
 class Reader:
-    """Reads texts, without specials around them. Safe to call from several threads. Raises Untokenizable."""
+    """Reads texts, without special tokens around them. Safe from several threads. Raises Untokenizable."""
 
     def __init__(self, library: Library, *, lowercase: bool, vocab_size: int):
         self._library = library
@@ -98,9 +98,9 @@ class Reader:
         self._strips = library.normalizer is not None and b'"Strip"' in library.normalizer.__getstate__()
 
     def ids(self, texts: Sequence[str], most: int, direction: Direction = "right") -> list[np.ndarray]:
-        """int32[tokens] of each text: all of a short one, of a long one its first `most`, or with direction `left` its
-        last."""
-        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # as most requests have it
+        """int32[tokens] of each text: all tokens of a short text; of a long one the first `most`, or with direction
+        `left` the last."""
+        if len(texts) == 1 and len(texts[0]) <= _SHORT:  # the most common request
             return self._read_whole(texts)
         whole = _bounded(2 * _A_TOKEN * most, WHOLE)
         is_short = [len(text) <= min(whole, self._most(text)) for text in texts]
@@ -112,13 +112,13 @@ class Reader:
         ]
 
     def each(self, texts: Sequence[str], most: int | None = None) -> Iterator[Iterable[Tokens]]:
-        """The tokens of each text: all of them, or of a long text `most` and some more."""
+        """The tokens of each text: all of them, or at least the first `most` of a long text."""
         is_short = [len(text) <= min(WHOLE[0], self._most(text)) for text in texts]
         short = self._short_tokens([text for text, fits in zip(texts, is_short, strict=True) if fits])
         return ((next(short),) if fits else self.tokens(text, most) for text, fits in zip(texts, is_short, strict=True))
 
     def tokens(self, text: str, most: int | None = None) -> Iterator[Tokens]:
-        """The tokens of a text, some at a time: all of them, or `most` and some more."""
+        """The tokens of a text, in portions: all of them, or at least the first `most`."""
         given = 0
         for tokens in self._settled(text, most, PART[1] if most is None else _bounded(_A_TOKEN * most, PART)):
             yield tokens
@@ -140,7 +140,7 @@ class Reader:
                 yield _tokens(sent, given, read)
 
     def _most(self, text: str) -> int:
-        """Characters of a text that are read at once, so that what they may become is bounded."""
+        """How many characters of a text are read at once, so that the normalized text is bounded."""
         return _bounded(_NORMALIZED // self._growth[not text.isascii()], _AT_ONCE)
 
     def _batches(self, texts: list[str]) -> Iterator[list[str]]:
@@ -163,8 +163,8 @@ class Reader:
         return joined_tokens(list(self.tokens(text, most))).ids
 
     def _last(self, text: str, most: int) -> np.ndarray:
-        """From the end, where two parts agree behind a place at which a word begins whatever is before it; else from
-        the beginning."""
+        """The last tokens: read from the end, if two parts agree after a place at which a word begins in any context;
+        else from the beginning."""
         size, length = min(_bounded(_A_TOKEN * most, PART), self._most(text)), len(text)
         while size <= min(UNBROKEN, self._most(text)) and size + 2 * self._overlap < length:
             part = self._part(text, length - size, length)
@@ -181,8 +181,8 @@ class Reader:
         return found
 
     def _settled(self, text: str, most: int | None, size: int) -> Iterator[Tokens]:
-        """The tokens of the parts, one after the other. After `most` the next part is only read to know that what
-        follows changes none of them."""
+        """The tokens of the parts, in order. After `most` tokens the next part is read only to be sure that the tokens
+        before it do not change."""
         size = min(size, self._most(text))
         part, begin, given = self._part(text, 0, min(size, len(text))), 0, 0
         while part.stop < len(text):
@@ -208,8 +208,8 @@ class Reader:
         return None
 
     def _place(self, text: str, a: _Part, b: _Part, *, anchored: bool = False) -> tuple[int, int] | None:
-        """Where `b` goes on for `a`: the number of the same token in each. All that both have read there is the same,
-        but for what is near their ends."""
+        """The place at which `b` continues `a`: the index of one token in both. All tokens that both have there are
+        equal, except near their ends."""
         margin = (a.stop - b.start) // 4
         in_a, in_b = (_within(part.tokens, b.start + margin, a.stop - margin) for part in (a, b))
         if len(in_a) < 2 or not _equal(a.tokens[in_a.start : in_a.stop], b.tokens[in_b.start : in_b.stop]):
@@ -227,8 +227,8 @@ class Reader:
         return is_plain(before, after) and (tokens.begins_word(i) or self._is_settled(text, at))
 
     def _is_settled(self, text: str, at: int) -> bool:
-        """Whether a word is divided there whatever precedes and follows. Of BPE that two parts agree is enough; of
-        Unigram the best ways must meet there that begin and end at any of the places that one piece may skip."""
+        """Whether a token ends at `at` in any context. For BPE it is enough that two parts agree; for Unigram the best
+        paths must meet there for every start and end within the length of one piece."""
         if isinstance(self._library.model, BPE):
             return True
         if not isinstance(self._library.model, Unigram) or self._longest > _LONGEST:
@@ -239,7 +239,7 @@ class Reader:
         return all(_divided(self._part(text, start + i, stop - j).tokens, at) for i, j in shifted)
 
     def _skip(self, text: str, part: _Part, ahead: int) -> _Joined | None:
-        """Past the repetitions of what no token is made of, or of one unknown token, however many there are."""
+        """Skip repetitions of text that makes no tokens, or of one unknown token, however many there are."""
         tokens, start = part.tokens, part.stop - min(self._overlap, (part.stop - part.start) // 4)
         stop = _repeated(text, start, part.stop)
         last = int(tokens.ends[-1]) if len(tokens) else part.start
@@ -256,7 +256,7 @@ class Reader:
         return _Joined(len(tokens) - 1, _begun(after, begin, int(tokens.starts[-1])), begin)
 
     def _longer(self, text: str, part: _Part) -> _Part:
-        """The part, and more of what follows. Raises Untokenizable."""
+        """The part, extended by the text that follows. Raises Untokenizable."""
         length = part.stop - part.start
         most = min(UNBROKEN, self._most(text))
         if length >= most:
@@ -271,10 +271,12 @@ class Reader:
         return _Part(start, stop, _tokens(sent, lowered, read, start))
 
     def _read(self, texts: list[str], *, fast: bool = False) -> list[Read]:
-        """`fast` leaves offsets out."""
+        """With `fast` there are no offsets."""
         work.check()
-        read = self._library.encode_batch_fast if fast else self._library.encode_batch  # `encode` keeps Python's lock
-        with library_errors("tokenizer error", Untokenizable):  # a lone surrogate, a word it cannot express
+        read = (
+            self._library.encode_batch_fast if fast else self._library.encode_batch
+        )  # `encode` does not release the GIL
+        with library_errors("tokenizer error", Untokenizable):  # a lone surrogate, or a word that it cannot encode
             found = read(texts, add_special_tokens=False)
         if self._may_leave_vocabulary and any(max(one.ids, default=0) >= self._vocab_size for one in found):
             raise Untokenizable("tokenizer error: tokenizer.json has tokens for which the model has no embedding")
@@ -289,7 +291,7 @@ def joined_tokens(parts: Sequence[Tokens]) -> Tokens:
 
 
 def _tokens(sent: str, lowered: str, read: Read, start: int = 0) -> Tokens:
-    """Of a text that begins at `start` of a longer one."""
+    """The tokens of a text that begins at `start` of a longer one."""
     starts, ends = as_sent(sent, lowered, np.array(read.offsets, np.int32).reshape(-1, 2).T)
     words = np.array([-1 if word is None else word for word in read.word_ids], np.int32)
     return Tokens(np.array(read.ids, np.int32), starts + start, ends + start, words)
@@ -300,14 +302,14 @@ def _bounded(characters: int, bounds: tuple[int, int]) -> int:
 
 
 def _begun(part: _Part, i: int, start: int) -> _Part:
-    """The part, whose token `i` began before it."""
+    """The part, with token `i` beginning at `start`, before the part."""
     starts = part.tokens.starts.copy()
     starts[i] = min(starts[i], start)
     return replace(part, tokens=replace(part.tokens, starts=starts))
 
 
 def _repeated(text: str, start: int, stop: int) -> int:
-    """Where the repetitions of what is between the two places end."""
+    """The end of the repetitions of the text from `start` to `stop`."""
     block = text[start:stop]
     while text.startswith(block, stop):
         stop += len(block)
@@ -320,7 +322,7 @@ def _divided(tokens: Tokens, at: int) -> bool:
 
 
 def _beginning(text: str, part: _Part, begin: int, before: int) -> int | None:
-    """Where the next part may begin: at a token of this one, and of a word where there is one."""
+    """A place at which the next part may begin: the beginning of a token, preferably that of a word."""
     tokens, within = part.tokens, None
     last = int(np.searchsorted(tokens.ends, before, "right"))
     for i in range(min(last, len(tokens) - 1), max(begin, last - _TRIES), -1):
@@ -350,6 +352,6 @@ def _equal(a: Tokens, b: Tokens) -> bool:
 
 
 def _from_the_middle(tokens: range) -> Iterator[int]:
-    """Each but the first, those in the middle before others."""
+    """All but the first, those in the middle first."""
     middle = (tokens.start + tokens.stop) // 2
     return iter(sorted(tokens[1:], key=lambda i: abs(i - middle))[:_TRIES])

@@ -1,6 +1,6 @@
-"""Special tokens around one text or two, and what is cut so that they fit. Ids only; no library state.
+"""Special tokens around one text or two, and the cutting that makes them fit. It works on ids, without library state.
 
-The library keeps truncation as state of the whole tokenizer, so we leave it off and cut here, as it would.
+In the library truncation is state of the whole tokenizer; so it is off, and texts are cut here, as the library would.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ Direction = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Template:
-    """`fixed` are the special ids before, between and after the bodies; `fixed_types` and `body_types` are token types:
-    int32[specials] each, and a number a body."""
+    """`fixed` are the special ids before, between and after the bodies, and `fixed_types` their token types:
+    int32[specials] each. `body_types` has one token type per body."""
 
     fixed: tuple[np.ndarray, ...]
     fixed_types: tuple[np.ndarray, ...]
@@ -29,7 +29,7 @@ class Template:
 
     @cached_property
     def size(self) -> int:
-        """Special tokens."""
+        """The number of special tokens."""
         return sum(map(len, self.fixed))
 
     def bare(self) -> Self:
@@ -38,7 +38,7 @@ class Template:
         return replace(self, fixed=nothing, fixed_types=nothing)
 
     def between(self, before: Sequence[int], after: Sequence[int]) -> Self:
-        """With more special ids, of type 0, before all and after all."""
+        """With more special ids, of type 0, at the beginning and at the end."""
 
         def around(parts: tuple[np.ndarray, ...], first: Sequence[int], last: Sequence[int]) -> tuple[np.ndarray, ...]:
             head, tail = np.array(first, np.int32), np.array(last, np.int32)
@@ -52,7 +52,7 @@ class Template:
         return any(self.body_types) or any(map(np.any, self.fixed_types))
 
     def wrap(self, *bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """int32[tokens] each: ids with specials, and their types; None where all are 0."""
+        """int32[tokens] each: ids with specials, and their types; None if all types are 0."""
         ids = _alternate(self.fixed, bodies)
         if not self._has_types:
             return ids, None
@@ -61,7 +61,8 @@ class Template:
 
 
 def learn(library: Library, texts: Literal[1, 2], *, types: bool) -> Template:
-    """What the library puts around one text or two, from a probe; without `types` all are 0. Raises SetupError."""
+    """The template of the library for one text or two, found by a probe; without `types` all types are 0. Raises
+    SetupError."""
     probe: Probe = library.encode("a", "a" if texts == 2 else None)
     type_ids = probe.type_ids if types else [0] * len(probe.ids)
     spans = [[i for i, owner in enumerate(probe.sequence_ids) if owner == text] for text in range(texts)]
@@ -88,7 +89,8 @@ def cut(body: np.ndarray, room: int, direction: Direction) -> np.ndarray:
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths to which a pair is cut: the longer one loses, to a tie (tokenizers, utils/truncation.rs)."""
+    """The lengths to which a pair is cut: the longer text is cut until both are equal (tokenizers,
+    utils/truncation.rs)."""
     if first + second <= room:
         return first, second
     short, long = sorted((first, second))
@@ -100,13 +102,14 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def windows(length: int, room: int, overlap: int) -> list[range]:
-    """Parts of a long body, each `room` long but the last, that share `overlap` (tokenizers, Encoding::truncate)."""
+    """Parts of a long body, of `room` tokens each but the last, which overlap by `overlap` (tokenizers,
+    Encoding::truncate)."""
     starts = range(0, max(1, length - overlap), room - overlap)
     return [range(start, min(start + room, length)) for start in starts]
 
 
 def inner(parts: Sequence[range]) -> list[range]:
-    """The parts without what their neighbors know better: each overlap is halved between the two that share it."""
+    """The parts without their overlaps: each overlap is halved between the two parts that share it."""
     middles = [(after.start + before.stop) // 2 for before, after in pairwise(parts)]
     edges = [parts[0].start, *middles, parts[-1].stop]
     return [range(start, stop) for start, stop in pairwise(edges)]

@@ -33,7 +33,7 @@ from bei.tokenizer.windows import joined, windows_of
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How the inputs of one call are read; `most` tokens of a text are enough."""
+    """How the inputs of one call are read; `most` tokens of each text are needed."""
 
     truncate: bool
     direction: Direction
@@ -53,7 +53,7 @@ class _Reading:
         return text, most, "right"
 
     def wanted(self, item: "Input | RenderedPair") -> list[Wanted]:
-        """What there is to read of an input."""
+        """The parts of an input that are to be read."""
         match item:
             case str():
                 return [self.of(self.prompt + item)]
@@ -68,7 +68,8 @@ class _Reading:
 class Tokenizer:
     """Safe to call from several threads. `max_tokens` counts specials and the prompt.
 
-    A tagger's has its `vocabulary`, token by id, and the id of its `unknown` token; BGE-M3's the ids of `unused` ones.
+    A tagger's tokenizer has its `vocabulary`, token by id, and the id of its `unknown` token; BGE-M3's has `unused`
+    ids.
     """
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
@@ -102,11 +103,11 @@ class Tokenizer:
             self.unknown = self._library.token_to_id(checkpoint.unknown_token or "")
 
     def prompt(self, name: str | None) -> str | None:
-        """The text of a prompt, of the default one without a name. Raises Invalid for a name that the model lacks."""
+        """The text of a prompt; of the default prompt if no name is given. Raises Invalid for an unknown name."""
         if name is None:
             return self._default_prompt
         if name not in self._prompts:
-            # tei-client reads the names from this message.
+            # tei-client parses the names in this message.
             known = ", ".join(sorted(self._prompts))
             raise Invalid(
                 f"`prompt_name` {short(name)} was not found in the model's prompts. Available prompts: [{known}]",
@@ -119,8 +120,7 @@ class Tokenizer:
         return self._prompts.get(role)
 
     def narrowed(self, max_tokens: int | None, add_special_tokens: bool) -> Self:
-        """This tokenizer, whose `encode` cuts at `max_tokens` where that is sooner, or puts no special tokens around a
-        text."""
+        """A copy whose `encode` cuts at `max_tokens`, if that is less, or adds no special tokens to a text."""
         other = copy(self)
         if not add_special_tokens:
             other._single, other._pair = self._single.bare(), self._pair.bare()
@@ -129,7 +129,7 @@ class Tokenizer:
         return other
 
     def around(self, prompt: str | None) -> int:
-        """Tokens that stand around a text beside its own: special ones and the prompt's."""
+        """The number of tokens around a text: special ones and the prompt's."""
         return self._single.size + (len(self._reader.ids([prompt], self._max_tokens + 1)[0]) if prompt else 0)
 
     def encode(
@@ -143,10 +143,9 @@ class Tokenizer:
         max_second_tokens: int | None = None,
         instruction: str | None = None,
     ) -> list[Encoding]:
-        """One encoding an input; a text that occurs again is read once. A prompt goes before texts, and before
-        the first of a pair where the model was trained so; `role` is a ColBERT model's; `max_second_tokens` cuts the
-        second of each pair, whatever `truncate` says.
-        `instruction` is for the pairs of a model that has a template for them.
+        """One encoding per input; a repeated text is read once. A prompt goes before texts, and before the first of a
+        pair if the model was trained so. `role` is for a ColBERT model. `max_second_tokens` cuts the second text of
+        each pair, whatever `truncate` is. `instruction` is for the pairs of a model that has a template for them.
 
         Raises Empty or Invalid, naming the input by its place, or Untokenizable.
         """
@@ -171,9 +170,9 @@ class Tokenizer:
     def windows(
         self, texts: Sequence[str], *, truncate: bool, check: Callable[[int], None] = lambda tokens: None
     ) -> Windows:
-        """Each text in as many windows as it needs, neighbors sharing a quarter; without `truncate` a text that needs
-        several is Invalid. `check` is told, again and again, how many tokens have been read, and may raise. Raises
-        Empty or Untokenizable, too."""
+        """Each text in as many windows as it needs; adjacent windows overlap by a quarter. Without `truncate` a text
+        that needs several is Invalid. `check` is called repeatedly with the number of tokens read, and may raise. Also
+        raises Empty or Untokenizable."""
         found, before = [], 0
         read = self._reader.each(texts, None if truncate else self._max_tokens + 1)
         for i, (text, parts) in enumerate(zip(texts, read, strict=True)):
@@ -192,7 +191,7 @@ class Tokenizer:
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
     ) -> list[list[Token]]:
-        """The tokens of each text, with where each stands in prompt + text."""
+        """The tokens of each text, with their places in prompt + text."""
         before, after = [], []
         if add_special_tokens:
             before, after = ([self._special(id) for id in part.tolist()] for part in self._single.fixed)
@@ -204,28 +203,29 @@ class Tokenizer:
         return Token(id, self._library.id_to_token(id) or "", True, None, None)
 
     def added(self, prompt: str | None, *, specials: bool) -> int:
-        """Characters that `tokenize` puts to a text, a special token being four and its own."""
+        """The number of characters that `tokenize` adds to a text: for a special token its own and four."""
         ids = [id for part in self._single.fixed for id in part.tolist()] if specials else []
         return len(prompt or "") + sum(4 + len(self._special(id).text) for id in ids)
 
     def decoded(self, ids: Sequence[list[int]]) -> int:
-        """Characters that `decode` makes at most. Raises Invalid for an id outside the vocabulary."""
+        """The most characters that `decode` can make. Raises Invalid for an id outside the vocabulary."""
         for i, item in enumerate(ids):
             self._check_ids(i, item)
         return limits.decoded(self._library) * sum(int((self._token_lengths[item] + 1).sum()) for item in ids if item)
 
     @cached_property
     def _token_lengths(self) -> np.ndarray:
-        """Characters of each token."""
+        """The number of characters of each token."""
         return np.array([len(token) for token in vocabulary(self._library, self._vocab_size)])
 
     def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool) -> list[str]:
-        """The text of each list of ids that `decoded` has checked."""
+        """The text of each list of ids, which `decoded` has checked."""
         with library_errors("tokenizer error", Untokenizable):
             return self._library.decode_batch(list(ids), skip_special_tokens=skip_special_tokens)
 
     def _read(self, wanted: Iterable[Wanted]) -> dict[Wanted, np.ndarray]:
-        """int32[tokens], without specials, of each distinct text: all of a short one, of a long one what is wanted."""
+        """int32[tokens], without specials, of each distinct text: all of a short text, the wanted tokens of a long
+        one."""
         groups: dict[tuple[int, Direction], list[str]] = {}
         for text, most, direction in dict.fromkeys(wanted):
             groups.setdefault((most, direction), []).append(text)
@@ -279,8 +279,8 @@ class Tokenizer:
         return Encoding(ids, sum(map(len, item)), types=types)
 
     def _lengths(self, item: tuple[str, str], first: int, second: int, how: _Reading) -> tuple[int, int]:
-        """Two lengths that are cut as the true ones are: which one is longer tells where both are more than is read. Of
-        texts too long to be counted it is the one of more characters."""
+        """Two lengths by which a pair is cut as by the true lengths. If both are longer than is read, it matters only
+        which is the longer; for texts too long to be counted that is the one with more characters."""
         if min(first, second) < how.most:
             return first, second
         if max(map(len, item)) > COUNTED:
@@ -291,7 +291,7 @@ class Tokenizer:
     def _rendered(
         self, template: PairTemplate, item: Input, instruction: str | None, max_second_tokens: int | None
     ) -> Input | RenderedPair:
-        """A pair as its template has it; what is no pair as it is."""
+        """A pair rendered by the template; other inputs unchanged."""
         if not isinstance(item, tuple) or not any(item):
             return item
         query, document = item
@@ -318,7 +318,7 @@ class Tokenizer:
         return Encoding(ids, item.characters)
 
     def _check_both_stay(self, index: int, item: RenderedPair, room: int, direction: Direction) -> None:
-        """Raises Invalid where a cut would leave nothing of one of the texts."""
+        """Raises Invalid if a cut would leave nothing of one of the texts."""
         kept = item.head if direction == "right" else (item.document,)
         tokens = sum(map(len, self._reader.ids(kept, room, direction)))
         if tokens < room:
@@ -330,7 +330,7 @@ class Tokenizer:
         raise Invalid(reason, param="inputs", place=index, part=part)
 
     def _no_room(self, around: int, texts: str) -> Invalid:
-        """For less than `texts` beside the tokens `around` them."""
+        """The error for less than `texts` of room beside the tokens `around` them."""
         if self._requested_tokens is None:
             reason = f"`instruction` leaves no room for {texts} in {self._max_tokens} tokens"
             return Invalid(reason, param="instruction")
@@ -344,7 +344,7 @@ class Tokenizer:
         return min(limit or self._max_tokens, self._max_tokens)
 
     def _as_role(self, encoding: Encoding, role: Role, late: LateInteraction) -> Encoding:
-        """A query is filled up with the mask token; tokens of the skiplist are not compared."""
+        """A ColBERT encoding: queries are padded with the mask token; tokens of the skiplist are not compared."""
         ids, attended = encoding.ids, None
         scored = np.ones(len(ids), bool)
         if role == "document" or late.skip_queries:
@@ -356,7 +356,7 @@ class Tokenizer:
         return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
 
     def _continues(self, text: str, tokens: Tokens) -> np.ndarray:
-        """bool[n]: as transformers' TokenClassificationPipeline.gather_pre_entities has it."""
+        """bool[n], as in transformers' TokenClassificationPipeline.gather_pre_entities."""
         starts, ends = tokens.starts, tokens.ends
         found: np.ndarray
         if getattr(self._library.model, "continuing_subword_prefix", None):
@@ -371,7 +371,7 @@ class Tokenizer:
         return found
 
     def _check_length(self, index: int, tokens: int, limit: int, truncate: bool, *, counted: bool = True) -> None:
-        """Raises Invalid. `counted`: there are no more `tokens` than that."""
+        """Raises Invalid. With `counted`, `tokens` is exact."""
         if tokens > limit and not truncate:
             given = tokens if counted else f"more than {limit}"
             raise Invalid(f"`inputs` must have at most {limit} tokens. Given: {given}", param="inputs", place=index)

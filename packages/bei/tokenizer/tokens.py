@@ -9,15 +9,15 @@ from bei.tokenizer.reading import Tokens
 
 
 def tokens_of(text: str, parts: Iterable[Tokens]) -> Iterator[Token]:
-    """Each part is read before the first token is made: what Python and NumPy keep of the reading for the next time
-    would lie among the tokens, and hold a megabyte of their memory a block."""
+    """All parts are read before the first token is made. Else memory that Python and NumPy cache while reading would
+    lie between the tokens, and keep a megabyte per block from being freed."""
     for columns in list(_columns(text, parts)):
         for id, start, end, first, last in zip(*(column.tolist() for column in columns), strict=True):
             yield Token(id, text[start:end], False, first, last)
 
 
 def _columns(text: str, parts: Iterable[Tokens]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Of each part the tokens' ids, starts and ends in characters, and in bytes."""
+    """For each part, the ids of its tokens, and their starts and ends in characters and in bytes."""
     at = in_bytes = 0
     for tokens in parts:
         if not len(tokens):
@@ -30,7 +30,7 @@ def _columns(text: str, parts: Iterable[Tokens]) -> Iterator[tuple[np.ndarray, .
 
 
 def _byte_offsets(text: str) -> np.ndarray:
-    """int64[characters + 1]: where each character starts in UTF-8, and where the text ends."""
+    """int64[characters + 1]: the byte at which each character starts in UTF-8, and the end of the text."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     sizes = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
     return np.append(0, np.cumsum(sizes))

@@ -1,5 +1,5 @@
-"""The first reading of a tokenizer.json that is unlike those we know, by a process that may take little: the library
-ends its process where memory is short."""
+"""The first reading of an unusual tokenizer.json, in a process with little memory: out of memory, the library ends its
+process."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ MEMORY, SECONDS = 4 << 30, 60
 
 
 def try_first(file: str) -> None:
-    """Raises SetupError where it cannot be read."""
+    """Raises SetupError if the file cannot be read."""
     reader = processes.start("bei.tokenizer.trial", file, MEMORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with reader:
         try:
@@ -41,7 +41,7 @@ def main(file: str, memory: str) -> int:
         library = Library.from_file(file)
         limits.check(library)
         library.encode("a")
-    except BaseException as exc:  # a panic of the library is no Exception
+    except BaseException as exc:  # a panic of the library is not an Exception
         sys.stdout.write(str(exc))
         return 1
     return 0

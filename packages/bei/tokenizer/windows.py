@@ -1,4 +1,4 @@
-"""Long texts in windows, as a tagger reads them."""
+"""Long texts in overlapping windows, for a tagger."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from bei.tokenizer.template import Template, inner, windows
 def windows_of(
     text: str, tokens: Tokens, continues: np.ndarray, template: Template, max_tokens: int
 ) -> Iterator[tuple[Encoding, np.ndarray]]:
-    """Each window of a text, and int32[6, tokens]: ids, starts, ends, and whether special, continuing and inner."""
+    """Each window of a text, and int32[6, tokens]: ids, starts, ends, and the flags special, continues and inner."""
     before, after = len(template.fixed[0]), len(template.fixed[1])
     room = max_tokens - template.size
     parts = windows(len(tokens), room, overlap=room // 4)

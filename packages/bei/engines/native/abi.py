@@ -97,7 +97,7 @@ class Batch(Structure):
 
 
 def address(array: np.ndarray | None) -> int | None:
-    """Of the first number; the caller keeps the array."""
+    """The address of the first number; the caller keeps the array alive."""
     return None if array is None else array.ctypes.data
 
 

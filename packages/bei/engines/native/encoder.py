@@ -1,4 +1,4 @@
-"""A model in the library's hands."""
+"""A model in the C++ library: batches to rows."""
 
 import ctypes
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from bei.errors import EngineFailed, SetupError
 
 
 class Encoder:
-    """Runs the arrays of a plan; safe to call from several threads, which run without the interpreter's lock.
+    """Runs the arrays of a plan. Safe to call from several threads; it runs without the interpreter's lock.
 
-    `threads` is how many run at once, helpers included. `input_peaks` (cpp/abi.h) are written to while it runs.
+    `threads` is the number that run at once, including helpers. `input_peaks` (cpp/abi.h) are written to while it runs.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class Encoder:
         return rows
 
     def _cos_sin(self, batch: Batch, offsets: np.ndarray) -> list[np.ndarray]:
-        """Of each of the spec's rotaries: float32[T, size]. offsets: int[B], the position of each first token."""
+        """float32[T, size] for each rotary of the spec. offsets: int[B], the position of each sequence's first
+        token."""
         if not self._rotaries:
             return []
         lengths = np.repeat(offsets + batch.lengths, batch.lengths)

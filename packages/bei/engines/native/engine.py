@@ -29,13 +29,12 @@ _BATCH_PRODUCTS = 15_000_000_000  # multiplications, about 0.15 s of one thread 
 
 
 class NativeEngine:
-    """A batch a thread: what waits is cut into as many small batches as there are threads, and threads without one help
-    those that have a long one."""
+    """Each thread runs a batch of its own, so batches are small. Idle threads help with long batches."""
 
     fault = None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
-        """`isa` is the processor's best but for tests."""
+        """`isa` is the best level of the processor, unless a test sets another."""
         isa = isa or level()
         check(checkpoint.spec)
         threads = options.threads or available_cpus()
@@ -60,26 +59,27 @@ class NativeEngine:
 
 
 def check(spec: EncoderSpec) -> None:
-    """Raises SetupError for a spec that the kernels do not express."""
+    """Raises SetupError for a spec that the kernels do not support."""
     if not spec.layers:
         raise SetupError("the model has no layers")
     for name in ("hidden_size", "intermediate_size", "embedding_size"):
         if getattr(spec, name) % 2:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")
     if isinstance(spec.relative_bias, Disentangled):
-        raise SetupError("disentangled attention (DeBERTa) is the torch engine's")
+        raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
 
 
 def _token_budget(spec: EncoderSpec) -> int:
-    """Two blocks of rows (cpp/precision_encoder.h) run as well as many; more save calls where a batch takes no time."""
+    """Two blocks of rows (cpp/precision_encoder.h) are as fast as many. Small models get more, to make fewer calls."""
     per_layer = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
     return min(1024, max(192, _BATCH_PRODUCTS // (len(spec.layers) * per_layer)))
 
 
 def _choose(isa: Level, precision: str) -> tuple[str, str]:
-    """The precision and the reason for it. Raises SetupError for one that processors do not have.
+    """The precision and the reason for it. Raises SetupError for one that no processor has.
 
-    bf16 is the fastest that is exact: where no instruction multiplies it, it is half of what fp32 reads.
+    bf16 is the fastest of those that keep quality. Without bf16 instructions its weights still take half the memory
+    traffic of fp32.
     """
     if precision == "fp16":
         raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
@@ -93,7 +93,7 @@ def _choose(isa: Level, precision: str) -> tuple[str, str]:
 def _plan(
     checkpoint: Checkpoint, precision: str, isa: Level, loaded: ctypes.CDLL, folder: Path
 ) -> Mapping[str, np.ndarray]:
-    """The packed weights, mapped from the cache, or made into it."""
+    """The packed weights, mapped from the cache; packed into it first if they are missing."""
     weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent, *library.OPTIONS)
     identity = (weights, checkpoint.spec, precision, isa, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()

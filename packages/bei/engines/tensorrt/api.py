@@ -1,4 +1,4 @@
-"""What differs between TensorRT 10, TensorRT 11 and TensorRT-RTX: the rest of this folder has one API."""
+"""The differences between TensorRT 10, TensorRT 11 and TensorRT-RTX; the rest of this folder uses one API."""
 
 import importlib
 import logging
@@ -15,7 +15,7 @@ _MODULES = ("tensorrt", "tensorrt_rtx")
 
 
 class API:
-    """One of the modules, and what it can do."""
+    """One of the modules, and its capabilities."""
 
     def __init__(self, module: ModuleType) -> None:
         self.trt = module
@@ -43,14 +43,14 @@ class API:
         return network.add_attention(q, k, v, softmax, causal)
 
     def config(self, builder: Any, target: str | None, timing: bytes) -> Any:
-        """`target`: a compute capability of TensorRT-RTX's, "SM89", to build for ahead of time; None builds for the GPU
-        that is here."""
+        """`target`: a compute capability ("SM89") for which TensorRT-RTX builds ahead of time; None: this machine's
+        GPU."""
         config = builder.create_builder_config()
         config.clear_flag(self.trt.BuilderFlag.TF32)
         config.progress_monitor = _progress(self.trt)
         if target is not None:
             if not self.is_rtx:
-                raise SetupError(f"{self.name} builds for the GPU that is here; only TensorRT-RTX builds for {target}")
+                raise SetupError(f"{self.name} builds for this machine's GPU; only TensorRT-RTX builds for {target}")
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(self.trt.ComputeCapability, target), 0)
         if not self.is_rtx:
@@ -64,8 +64,8 @@ class API:
 
 @cache
 def load() -> API:
-    """TensorRT, or TensorRT-RTX where only that is installed; tensorrt_llm brings the first. One a process, as there is
-    one logger. Raises SetupError."""
+    """TensorRT, which tensorrt_llm brings, or else TensorRT-RTX. There is one per process, as it has one logger. Raises
+    SetupError."""
     reasons = []
     for name in _MODULES:
         try:
@@ -103,7 +103,7 @@ def _logger(trt: ModuleType) -> Any:
 
 
 def _progress(trt: ModuleType) -> Any:
-    """Says how far a build has come, every few seconds."""
+    """Logs the progress of a build every few seconds."""
     every = 5.0
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # as above

@@ -1,4 +1,4 @@
-"""From a checkpoint to the bytes of a plan. Needs no GPU where the target is named (TensorRT-RTX)."""
+"""From a checkpoint to the bytes of a plan. Needs no GPU if a target is named (TensorRT-RTX)."""
 
 import logging
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ log = logging.getLogger("bei")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a plan depends on, but for the weights. `all_seen`: no sequence has tokens that are not attended to.
-    `target`: a compute capability to build for ahead of time, None for the GPU that is here."""
+    """All that a plan depends on, except the weights. `all_seen`: all tokens of each sequence are attended to.
+    `target`: a compute capability to build for ahead of time; None: this machine's GPU."""
 
     spec: EncoderSpec
     precision: str
@@ -39,7 +39,7 @@ class Recipe:
 def define(
     api: API, builder: Any, checkpoint: Checkpoint, recipe: Recipe, peaks: Mapping[str, float], packed: bool = True
 ) -> tuple[Graph, Network]:
-    """The network of a recipe, with packed attention where it may have it and `packed` does not forbid it."""
+    """The network of a recipe, with packed attention if that is possible and `packed`."""
     graph = Graph(api, builder)
     products = Products(graph, checkpoint.tensors, recipe.precision, recipe.quantized, peaks)
     attending = Attending.of(recipe.spec, graph, recipe.all_seen, packed)
@@ -51,7 +51,7 @@ def define(
 def build(
     api: API, checkpoint: Checkpoint, recipe: Recipe, peaks: Mapping[str, float], timing: bytes = b""
 ) -> tuple[np.ndarray, bytes]:
-    """The plan's bytes, and what was learned of the GPU's kernels. Raises SetupError."""
+    """The bytes of the plan, and the timing cache of the GPU's kernels. Raises SetupError."""
     for packed in (True, False) if api.has_packed_attention else (False,):
         builder = api.builder()
         graph, network = define(api, builder, checkpoint, recipe, peaks, packed)
@@ -69,7 +69,7 @@ def build(
 
 
 def _optimization_profile(builder: Any, names: tuple[str, ...], most: Profile) -> Any:
-    """From one token to the most, tuned for the most."""
+    """Sizes from one to the largest; tuned for the largest."""
     profile = builder.create_optimization_profile()
     for name in names:
         shape = _shape(name, most)

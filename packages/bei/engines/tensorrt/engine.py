@@ -1,4 +1,4 @@
-"""tensorrt: NVIDIA GPUs, by a plan that TensorRT builds from the spec once and the cache keeps."""
+"""tensorrt: NVIDIA GPUs, by a plan that TensorRT builds once from the spec and that the cache keeps."""
 
 import hashlib
 import logging
@@ -58,7 +58,7 @@ class TensorRTEngine:
         return self._runner.run(batch)
 
     def _try(self) -> None:
-        """A plan may load where its kernels do not run."""
+        """Run one token: a plan may load although its kernels do not run."""
         try:
             self.run(Batch.pack([[0]]))
         except RuntimeError as exc:
@@ -72,11 +72,11 @@ def recipe_of(
     precision: str,
     target: str | None = None,
 ) -> Recipe:
-    """What is built for these options. Raises SetupError for a spec or a precision that TensorRT does not express."""
+    """The recipe for these options. Raises SetupError for a spec or a precision that TensorRT does not support."""
     spec, longest = checkpoint.spec, checkpoint.max_tokens
     check(spec, longest)
     if precision == "int8":
-        raise SetupError("int8 is the native engine's; on a GPU set quantization_type fp8")
+        raise SetupError("int8 needs the native engine; on a GPU set quantization_type fp8")
     widest = max(spec.token_size, *(size for sizes in linear_sizes(spec).values() for size in sizes))
     late = checkpoint.late_interaction
     return Recipe(
@@ -98,7 +98,7 @@ def _plan(
     here: GPU,
     folder: Path,
 ) -> np.ndarray:
-    """The plan's bytes, mapped from the cache, or built into it."""
+    """The bytes of the plan, mapped from the cache; built into it first if they are missing."""
     weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parents[1])
     calibration = options.calibration if quantization.format else None
     identity = (weights, recipe, quantization, calibration, here, api.name, made_by, __version__)

@@ -20,7 +20,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class GPU:
-    """What a plan is built for. `driver`: the branch of its driver, "580"; empty where the system does not say."""
+    """The GPU for which a plan is built. `driver`: the branch of its driver ("580"); empty if unknown."""
 
     name: str
     capability: tuple[int, int]
@@ -28,7 +28,7 @@ class GPU:
 
 
 class CUDAExecution:
-    """One context on a stream of its own, so that copies of one batch pass while another one computes."""
+    """One context on its own stream, so that one batch is copied while another is computed."""
 
     def __init__(self, engine: Any) -> None:
         """engine: an ICudaEngine"""
@@ -46,7 +46,7 @@ class CUDAExecution:
         return [host.numpy() for host, _ in pairs]
 
     def _enqueue(self, call: Call, output: str) -> tuple[Tensor, list[Tensor]]:
-        """The pinned memory that the answer will be in, and what has to live until it is."""
+        """The pinned memory for the answer, and the objects that must live until the answer is there."""
         context, stream = self._context, self._stream.cuda_stream
         other = context.active_optimization_profile != call.profile
         if other and not context.set_optimization_profile_async(call.profile, stream):
@@ -68,7 +68,7 @@ class CUDAExecution:
 
 
 def open_plan(api: API, content: np.ndarray, streams: int) -> list[CUDAExecution]:
-    """uint8[…], a plan's bytes → an execution a stream. Raises SetupError for a plan that does not fit this GPU."""
+    """uint8[…], the bytes of a plan → one execution per stream. Raises SetupError if the plan does not fit this GPU."""
     engine = api.runtime().deserialize_cuda_engine(content.data)
     if engine is None:
         raise SetupError(f"{api.name} cannot load its plan; the reason is in the log")
@@ -78,6 +78,6 @@ def open_plan(api: API, content: np.ndarray, streams: int) -> list[CUDAExecution
 def gpu() -> GPU:
     """Raises SetupError where there is none."""
     if not torch.cuda.is_available():
-        raise SetupError("no NVIDIA GPU that CUDA can use is here")
+        raise SetupError("this machine has no NVIDIA GPU that CUDA can use")
     found = re.search(r"Kernel Module.*?\s(\d+)\.", _DRIVER.read_text()) if _DRIVER.exists() else None
     return GPU(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), found[1] if found else "")

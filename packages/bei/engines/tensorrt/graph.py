@@ -1,4 +1,4 @@
-"""A few operations on tensors over TensorRT's network API, where each is a layer."""
+"""Tensor operations over TensorRT's network API, in which each operation is a layer."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -12,11 +12,11 @@ Node: TypeAlias = Any
 """An ITensor: a tensor of the network. TensorRT's modules are untyped, and only found at run time."""
 
 Shape = Sequence[int]
-"""-1 is a size that the other sizes leave, 0 the size that the input has there."""
+"""-1: inferred from the other sizes; 0: the input's size at that place."""
 
 
 class Graph:
-    """A network under construction. Constants are kept alive for as long as the graph is: TensorRT copies none."""
+    """A network under construction. It keeps its constants alive, because TensorRT does not copy them."""
 
     def __init__(self, api: API, builder: Any) -> None:
         self.api, self.trt = api, api.trt
@@ -170,7 +170,7 @@ class Graph:
         return self._made(self.network.add_unsqueeze(x, self._int64(np.arange(axes))))
 
     def _made(self, layer: Any) -> Node:
-        """Its output; the API answers None for a layer that it refuses, and says why to its logger."""
+        """The output of a layer. For a layer that it refuses, the API returns None and logs the reason."""
         if layer is None:
             raise SetupError(f"{self.api.name} refuses a layer of the network; its reason is in the log")
         return layer.get_output(0)

@@ -1,4 +1,4 @@
-"""What a network reads (network.py), made from a packed batch. Pure."""
+"""The inputs of a network (network.py), made from a packed batch. Pure."""
 
 from collections.abc import Callable, Mapping
 
@@ -57,7 +57,7 @@ class _Inputs:
         return sources
 
     def _weights(self, mode: str) -> np.ndarray:
-        """float32[B, S]: what each token counts for. A mode is the weighted sum, `max` that of what counts at all
+        """float32[B, S]: the weight of each token. A mode is the weighted sum; `max` is over tokens of nonzero weight
         (sentence-transformers 6, sentence_transformer/modules/pooling.py)."""
         pooled = (self._steps >= self._skipped[:, None]) & (self._steps < self._batch.lengths[:, None])
         count = pooled.sum(1, keepdims=True)

@@ -1,17 +1,17 @@
-"""An EncoderSpec as a TensorRT network: packed tokens everywhere, and in attention too where TensorRT has it packed.
+"""An EncoderSpec as a TensorRT network: tokens are packed everywhere; in attention, too, if TensorRT supports that.
 
-Inputs (int32 but for `pool_*`; T tokens, B sequences, S tokens of the longest one), those that the spec needs:
+Inputs (int32 except `pool_*`; T tokens, B sequences, S tokens of the longest one), as far as the spec needs them:
 
     input_ids, token_types, positions       [T]
     cu_seqlens                              [B + 1]   of packed attention
     slots                                   [T]       where each token stands among B * S padded ones
-    sources                                 [B, S]    the token at each padded place; any, where there is none
+    sources                                 [B, S]    the token at each padded place; any token at an empty place
     steps                                   [S]       0, 1, 2, …
-    attended                                [B]       how many leading tokens are seen
+    attended                                [B]       the number of leading tokens that are attended to
     firsts, lasts                           [B]       tokens that are pooled alone
     pool_{mode}                             [B, S]    float32, the weight of each token in a pooled row (inputs.py)
 
-Outputs: `pooled`, float32[B, row_size], and `tokens`, float32[T, token_size], where it is no wider than the encoder.
+Outputs: `pooled`, float32[B, row_size], and `tokens`, float32[T, token_size], unless it is wider than the encoder.
 Products run in the engine's precision, all else in float32, as in the torch engine.
 """
 
@@ -44,21 +44,21 @@ _NORMALIZED = 1e-12  # torch.nn.functional.normalize's least norm
 
 
 def check(spec: EncoderSpec, longest: int) -> None:
-    """Raises SetupError that names what TensorRT's layers cannot express."""
+    """Raises SetupError that names a part of the spec that TensorRT's layers cannot express."""
     if isinstance(spec.relative_bias, Disentangled):
-        raise SetupError("disentangled attention (DeBERTa) is the torch engine's")
+        raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if any(rotary.dynamic and longest > rotary.dynamic.trained for rotary in spec.rotaries):
-        raise SetupError("rotary angles that depend on a text's length (dynamic scaling) are the torch engine's")
+        raise SetupError("rotary angles that depend on a text's length (dynamic scaling) need the torch engine")
 
 
 def gives_tokens(spec: EncoderSpec) -> bool:
-    """SPLADE's are as wide as the vocabulary, and nobody asks for them."""
+    """Whether token rows are an output. SPLADE's are as wide as the vocabulary, and no route returns them."""
     return spec.token_size <= spec.hidden_size
 
 
 @dataclass(frozen=True)
 class Attending:
-    """How the network attends. `packed`: without padding; else `masked` says that a mask is made."""
+    """The form of attention: `packed` is without padding; else `masked` says whether there is a mask."""
 
     packed: bool
     masked: bool
@@ -182,7 +182,7 @@ class Network:
         return g.gather(context, self._input("slots"))
 
     def _capped(self, q: Node, k: Node, v: Node, mask: Node, cap: float) -> Node:
-        """Scores capped between product and softmax, which no fused attention has."""
+        """Attention with capped scores, which no fused attention supports."""
         g, spec = self._g, self._spec
         groups = spec.heads // spec.kv_heads
         if groups > 1:
@@ -194,7 +194,7 @@ class Network:
         return g.matmul(g.cast(g.softmax(g.select(mask, scores, hidden)), self._products.dtype), v)
 
     def _mask(self, window: int | None) -> Node:
-        """bool[B, 1, S, S], true where a key is seen; what is added to scores, where the spec has a bias."""
+        """bool[B, 1, S, S], true for a key that is attended to; if the spec has a bias, the sum added to scores."""
         if window not in self._masks:
             self._masks[window] = self._made_mask(window)
         return self._masks[window]
@@ -233,7 +233,7 @@ class Network:
         return g.concatenate(rotated + ([g.columns(x, rotary.size, size)] if size > rotary.size else []))
 
     def _linear(self, name: str, x: Node, bias: bool) -> Node:
-        """float32 in and out, the product in between in the engine's precision."""
+        """A product in the engine's precision, with float32 input and output."""
         y = self._g.cast(self._products(name, x), "float32")
         return self._g.add(y, self._row(self._exact(f"{name}.bias"))) if bias else y
 

@@ -18,8 +18,8 @@ NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Products:
-    """`dtype` is what products take and give; `quantized` names the format of those in `peaks`: name → the largest
-    size of an input of that product."""
+    """`dtype` is the type of the products' inputs and outputs. `quantized` is the format of the products in `peaks`:
+    name → the largest absolute input of that product."""
 
     def __init__(
         self,

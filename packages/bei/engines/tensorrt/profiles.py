@@ -1,4 +1,4 @@
-"""How a batch is cut for the shapes that a plan was built for. Pure."""
+"""Cuts a batch into chunks of the shapes for which a plan was built. Pure."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ _PADDED_NUMBERS = 1 << 28  # of the widest padded tensor: 1 GiB in float32
 
 @dataclass(frozen=True)
 class Profile:
-    """The most that one call takes: `tokens` in all, `sequences`, and `length` tokens of each. TensorRT plans memory
-    and chooses kernels for each of these; sequences of like lengths go together, so little is padding."""
+    """The limits of one call: `tokens` in all, `sequences`, and `length` tokens of each. TensorRT plans memory and
+    chooses kernels per profile. Sequences of similar length are in one call, so there is little padding."""
 
     tokens: int
     sequences: int
@@ -19,8 +19,8 @@ class Profile:
 
 
 def profiles(longest: int, max_tokens: int, max_sequences: int, padded_width: int) -> tuple[Profile, ...]:
-    """From short texts to the `longest`, by increasing length. `padded_width` is how wide the widest tensor is that has
-    a row for each padded place."""
+    """Profiles from short texts to the `longest`. `padded_width` is the width of the widest tensor with a row for each
+    padded place."""
     slots = max(longest, min(max(longest, max_tokens), _PADDED_NUMBERS // padded_width))
     found, length = [], min(_SHORTEST, longest)
     while True:
@@ -33,14 +33,14 @@ def profiles(longest: int, max_tokens: int, max_sequences: int, padded_width: in
 
 @dataclass(frozen=True)
 class Chunk:
-    """Sequences, by their index in the batch, that go in one call of profile number `profile`."""
+    """The sequences of one call, by their index in the batch, and the number of its profile."""
 
     profile: int
     sequences: np.ndarray
 
 
 def chunks(lengths: np.ndarray, of: tuple[Profile, ...]) -> list[Chunk]:
-    """Every sequence once, shortest first. Raises ValueError for one that no profile takes."""
+    """Chunks that hold every sequence once, shortest first. Raises ValueError for one that fits no profile."""
     order = np.argsort(lengths, kind="stable")
     found, start = [], 0
     for i, profile in enumerate(of):

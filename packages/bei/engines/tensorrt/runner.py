@@ -1,4 +1,4 @@
-"""A batch through a plan: cut for its profiles, executed, put back in order. What executes is handed in."""
+"""Runs a batch through a plan: cuts it for the profiles, executes the chunks, and restores the order."""
 
 import queue
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Runner:
 
 
 def _in_order(batch: Batch, cut: list[Chunk], parts: list[Batch], found: list[np.ndarray]) -> np.ndarray:
-    """The chunks' rows, where the batch has them."""
+    """The rows of all chunks, in the order of the batch."""
     rows = np.concatenate(found)
     order = np.concatenate([chunk.sequences for chunk in cut])
     if batch.row_kind == "tokens":

@@ -1,4 +1,4 @@
-"""Attention over packed tokens: each group of equal lengths is dense calls, so no token attends to padding."""
+"""Attention over packed tokens: sequences of equal length are computed as one dense block, so there is no padding."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ PositionScores = Callable[[Tensor, Tensor, slice, slice], Tensor]
 
 
 class BiasTable:
-    """The bias of every distance."""
+    """The bias of each distance."""
 
     def __init__(self, by_distance: Tensor):
         self._by_distance = by_distance  # [heads, 2 * max_tokens - 1]
@@ -48,7 +48,7 @@ class AttentionMask:
 
     @property
     def near(self) -> int | None:
-        """The window, where the sequences are long enough for it to hide anything."""
+        """The window, if the sequences are long enough for it to hide anything."""
         return self.window if self.window is not None and self.window < self.group.length - 1 else None
 
     @property
@@ -60,8 +60,8 @@ class AttentionMask:
         return self.causal or self.near is not None or not self.all_seen or self.table is not None
 
     def blocks(self, heads: int, whole: bool) -> Iterator[tuple[slice, slice]]:
-        """Queries, and the keys that some of them see: so many that `heads` numbers for each pair are not too many;
-        `whole`: all at once."""
+        """Blocks of queries, each with the keys that some of them attend to. The size of a block bounds `heads` numbers
+        per pair of query and key. With `whole` there is one block."""
         length = self.group.length
         rows = length if whole else max(16, _SCORES // (self.group.count * heads * length))
         for first in range(0, length, rows):
@@ -71,7 +71,7 @@ class AttentionMask:
             yield slice(first, last), slice(start, last if self.causal and not whole else stop)
 
     def bias(self, queries: slice, keys: slice, like: Tensor) -> Tensor | None:
-        """What is added to scores, broadcast to [count, heads, queries, keys]: -inf on what is not seen."""
+        """Added to scores, broadcast to [count, heads, queries, keys]: -inf for keys that are not attended to."""
         bias = None if self.table is None else self.table.of(queries, keys)
         hidden = self._hidden(queries, keys)
         if hidden is None:
@@ -80,7 +80,7 @@ class AttentionMask:
         return unseen if bias is None else bias + unseen
 
     def _hidden(self, queries: slice, keys: slice) -> Tensor | None:
-        """[count or 1, 1, queries or 1, keys]; None where all is seen."""
+        """[count or 1, 1, queries or 1, keys]; None if nothing is hidden."""
         if not self.causal and self.near is None and self.all_seen:
             return None
         at = torch.arange(keys.start, keys.stop)
@@ -134,7 +134,7 @@ def packed_attention(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, soft_cap: float | None, extra: Tensor | None
 ) -> Tensor:
-    """The same, score by score."""
+    """The same, with the scores made explicitly."""
     groups = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
     scores = (q @ k.transpose(-1, -2)).float()

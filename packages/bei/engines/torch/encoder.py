@@ -70,7 +70,7 @@ class Encoder:
         return self._final_norm(x) if self._final_norm else x
 
     def is_one_kernel(self, inputs: Inputs) -> bool:
-        """Whether attention is, and so asks nothing of the host."""
+        """Whether attention is one kernel, which needs nothing from the host."""
         return self._varlen is not None and inputs.all_seen
 
     def _attention(self, inputs: Inputs, window: int | None) -> Attention:
@@ -86,7 +86,7 @@ class Encoder:
 
 
 class _CosSin:
-    """The rows by which a rotary rotates each token: of a table on the device, or the inputs' own."""
+    """cos | sin of each token for one rotary: from a table on the device, or from the inputs."""
 
     def __init__(self, rotary: Rotary, number: int, weights: Weights):
         self._rotary, self._name = rotary, f"cos_sin.{number}"
@@ -98,7 +98,7 @@ class _CosSin:
 
 
 class _Embeddings:
-    """float32 rows, on a CPU some spare ones at the end (`spare_rows`)."""
+    """float32 rows; on a CPU with spare rows at the end (`spare_rows`)."""
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
         self._scale, self._dtype = spec.embedding_scale, weights.dtype
@@ -155,7 +155,7 @@ class _Layer:
     def __call__(
         self, x: Tensor, normed: Tensor, cos_sin: Tensor | None, attention: Attention
     ) -> tuple[Tensor, Tensor]:
-        """float32[T, hidden], and what the layer's products read of it → the same of the next layer."""
+        """The residual, float32[T, hidden], and its normed form, which the products read → both for the next layer."""
         x, normed = _joined(
             x, self._out(self._attended(normed, cos_sin, attention)), self._after_attention, self._dtype
         )
@@ -182,7 +182,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Norms:
-    """Those where a residual is added: of what is added, of the sum, and of the sum as the next product reads it."""
+    """The norms where the residual is added: of the addend, of the sum, and of the input of the next product."""
 
     added: NormLayer | None
     end: NormLayer | None
@@ -190,7 +190,7 @@ class _Norms:
 
 
 def _norm(spec: EncoderSpec, weights: Weights, layer: int, place: NormPlace) -> NormLayer | None:
-    """None where there is no such norm, or no such layer."""
+    """None if there is no such norm or no such layer."""
     has = layer < len(spec.layers) and place in spec.layers[layer].norms
     return NormLayer(spec.norm, weights, f"layers.{layer}.{place}") if has else None
 
@@ -205,7 +205,7 @@ _normed = fused(_read)
 
 @fused
 def _joined(x: Tensor, added: Tensor, norms: _Norms, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The residual, float32[T, hidden], with what is added to it, and as the next product reads it."""
+    """The sum of residual and addend, float32[T, hidden], and the input of the next product."""
     x = x + (added if norms.added is None else norms.added(added.float()))
     x = x if norms.end is None else norms.end(x)
     return x, _read(x, norms.before, dtype)
@@ -220,7 +220,7 @@ def _gated(inner: Tensor, activation: Activation) -> Tensor:
 
 @fused
 def _rotated(x: Tensor, norms: HeadNorms | None, cos_sin: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[T, heads, size], normed and rotated by each token's row of `cos_sin`."""
+    """[T, heads, size], normed, and rotated by the row of each token in `cos_sin`."""
     x = x.float() if norms is None else norms(x.float())
     if cos_sin is not None:
         cos, sin = cos_sin[:, None].chunk(2, -1)

@@ -1,4 +1,4 @@
-"""torch: any CPU, and CUDA where there is one; the reference that other engines are held against."""
+"""torch: any CPU, and CUDA GPUs; the reference that other engines are compared with."""
 
 import os
 from pathlib import Path
@@ -63,8 +63,8 @@ class TorchEngine:
             return inputs.layout.unsorted(self._model(inputs, batch.row_kind).numpy(), batch.row_kind)
 
     def _warm_up(self, longest: int) -> None:
-        """Kernels are compiled for the sizes of the first batch, and for any at the second; the third is recorded as
-        a graph."""
+        """Kernels are compiled for the sizes of the first batch, and for any sizes at the second. The third batch is
+        recorded as a graph."""
         length = min(longest, 64)
         try:
             for texts in (2 * LARGEST // length, 3 * LARGEST // length, 1):
@@ -74,22 +74,23 @@ class TorchEngine:
 
 
 def _keep_kernels(cache_dir: Path) -> None:
-    """Where torch keeps what it compiles: its own choice is a folder of /tmp by a name that anybody may take."""
+    """Set the folder of torch's compiled kernels. Its default is in /tmp, under a name that anybody could create
+    first."""
     with files.cache(cache_dir, "torch") as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _beside_fp8(precision: str) -> str:
-    """What products of eight bits give."""
+    """The type of the results of 8-bit products."""
     if precision not in ("auto", "bf16"):
         raise SetupError(f"the torch engine's fp8 computes beside bf16, not {precision}; leave precision at auto")
     return "bf16"
 
 
 def _choose(device: torch.device, checkpoint: Checkpoint, precision: str) -> tuple[str, str]:
-    """The precision and the reason for it. Raises SetupError for one that the device does not have."""
+    """The precision and the reason for it. Raises SetupError for one that the device does not support."""
     if precision == "int8":
-        raise SetupError("int8 is the native engine's")
+        raise SetupError("int8 needs the native engine")
     if device.type == "cuda":
         fast = fast_precision(checkpoint, torch.cuda.get_device_capability())
         return (fast, f"{fast} is native to this GPU") if precision == "auto" else (precision, "as asked")
@@ -103,7 +104,7 @@ def _choose(device: torch.device, checkpoint: Checkpoint, precision: str) -> tup
 
 
 def _token_budget(device: torch.device, hidden_size: int) -> int:
-    """A GPU wants all it can get; on a CPU more tokens than these fall out of cache (benchmarks/README.md)."""
+    """A GPU gains from any number of tokens; on a CPU more than these do not fit the cache (benchmarks/README.md)."""
     if device.type == "cuda":
         return 1 << 20
     return 4096 if hidden_size <= 512 else 2048

@@ -1,4 +1,4 @@
-"""What stands between two products, each in one kernel on a GPU: functions that torch compiles there.
+"""Functions between two matrix products, each compiled by torch into one kernel on a GPU.
 
 On a CPU they run as they are, and on a GPU too where torch's compiler does not work (it needs Triton).
 """
@@ -17,8 +17,8 @@ _COMPILES = {"cuda"}
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, of tensors first, compiled when it is first called on a GPU. Sizes that change from call to call
-    become variables of the kernel at the second one."""
+    """`function`, whose first arguments are tensors, compiled at the first call on a GPU. Sizes that change between
+    calls become variables of the kernel at the second call."""
     compiled: Callable[..., Any] | None = None
 
     @functools.wraps(function)

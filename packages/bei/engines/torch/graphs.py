@@ -1,5 +1,5 @@
-"""CUDA graphs: a small batch's hundreds of kernels, launched as one. A graph runs on one shape, so a batch is filled up
-to the next of a few: tokens that belong to no sequence, and sequences without tokens."""
+"""CUDA graphs: the hundreds of kernels of a small batch, launched as one. A graph has a fixed shape, so a batch is
+padded to the next of a few shapes: with tokens that belong to no sequence, and with empty sequences."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from bei.engines.torch.inputs import Inputs, to_pinned
 LARGEST = 2048  # tokens; a larger batch computes for longer than its kernels take to launch
 _SMALLEST = 16
 _RECORDING = threading.Lock()
-"""Recording begins with a wait for the whole device, which breaks what another thread is recording."""
+"""Recording first synchronizes the whole device, which would break a recording of another thread."""
 
 Arrays = Mapping[str, np.ndarray]
 """Of `Inputs.tensors`."""
@@ -24,14 +24,14 @@ Forward = Callable[[Inputs], Tensor]
 
 
 def bucket(tokens: int, sequences: int) -> tuple[int, int] | None:
-    """The shape that a batch is filled up to: powers of two; None for one too large."""
+    """The shape to which a batch is padded, powers of two; None for a batch that is too large."""
     if tokens > LARGEST:
         return None
     return max(_SMALLEST, 1 << (tokens - 1).bit_length()), 1 << (sequences - 1).bit_length()
 
 
 def fill(arrays: Arrays, tokens: int, sequences: int) -> dict[str, np.ndarray]:
-    """The same batch in a larger shape. Tokens added are the first of the vocabulary; sequences added are empty."""
+    """The same batch in a larger shape. Added tokens have id 0; added sequences are empty."""
     of_sequences = {"lengths", "skipped"}
     filled = {}
     for name, array in arrays.items():
@@ -44,11 +44,11 @@ def fill(arrays: Arrays, tokens: int, sequences: int) -> dict[str, np.ndarray]:
 
 
 class Graph:
-    """One shape's: the memory that it reads, and the rows that it writes."""
+    """The graph of one shape, with the memory that it reads and the rows that it writes."""
 
     def __init__(self, forward: Forward, inputs: Inputs, filled: Arrays, stream: torch.cuda.Stream, pool: Any):
-        """Runs `forward` twice as it is, as CUDA asks, then records it. `filled` have the shapes, and some batch;
-        `pool` is the memory of other graphs of the stream, None for memory of its own."""
+        """Runs `forward` twice, as CUDA requires, then records it. `filled` is a batch of the shape; `pool` is the
+        memory of the stream's other graphs, None for memory of its own."""
         block, views = to_pinned(filled, pin=True)
         self._block = block.to("cuda")
         inputs = replace(inputs, tensors=views(self._block))
@@ -69,14 +69,14 @@ class Graph:
 
 
 class Graphs:
-    """One a shape, recorded when the shape is first seen; those of one stream."""
+    """The graphs of one stream, one per shape, each recorded when its shape first occurs."""
 
     def __init__(self, forward: Forward, stream: torch.cuda.Stream, record: Callable[..., Graph] = Graph):
         self._forward, self._stream, self._record = forward, stream, record
         self._by_shape: dict[tuple[int, int], Graph] = {}
 
     def run(self, inputs: Inputs) -> Tensor | None:
-        """The rows of inputs on the host, [B, …]; None where they are too many."""
+        """The rows of inputs on the host, [B, …]; None if the batch is too large."""
         count = len(inputs["lengths"])
         shape = bucket(len(inputs["ids"]), count)
         if shape is None:

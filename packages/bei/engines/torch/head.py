@@ -1,4 +1,4 @@
-"""What follows the encoder: the token head, pooling, and the head on the pooled row."""
+"""The layers after the encoder: the token head, pooling, and the head on the pooled row."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ _CHUNK = {"cpu": 256, "cuda": 4096}  # tokens; SPLADE's rows are 30,522 numbers 
 
 
 class TaskHead:
-    """States are float32 and sorted as `layout`, and so is what comes of them.
+    """States and results are float32, and sorted as `layout`.
 
-    A layer as wide as the encoder runs in the engine's precision; a narrower one, and all that follows pooling, in
-    float32: it is small, and its precision is the answer's. `streams`: tokens are pooled as they pass, chunk by chunk.
+    A token layer as wide as the encoder runs in the engine's precision. Narrower ones, and all layers after pooling,
+    are small and run in float32: their precision is that of the answer. `streams`: tokens are pooled chunk by chunk.
     """
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
@@ -54,7 +54,7 @@ class TaskHead:
         return rows
 
     def _streamed(self, states: Tensor, layout: Layout) -> Tensor:
-        """Token head and pooling a chunk of tokens at a time: never [T, vocabulary] at once."""
+        """Token head and pooling, one chunk of tokens at a time, so that [T, vocabulary] never exists as a whole."""
         (mode,) = self._pooling.modes
         join, start = (torch.maximum, -torch.inf) if mode == "max" else (torch.add, 0.0)
         rows = torch.full((len(layout.lengths), self._token_size), start, device=states.device)

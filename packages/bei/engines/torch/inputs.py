@@ -1,4 +1,4 @@
-"""What the encoder reads of a batch: arrays laid out on the host, taken to the device in one copy."""
+"""The encoder's inputs: arrays of a batch, laid out on the host and copied to the device as one block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,13 +59,13 @@ class Inputs:
         return cls(layout, attended, int(lengths[-1]), tensors)
 
     def on(self, device: torch.device) -> "Inputs":
-        """On a GPU, once its current stream has come to it."""
+        """On a GPU; the copy is queued on its current stream."""
         block, views = to_pinned({name: tensor.numpy() for name, tensor in self.tensors.items()}, pin=True)
         return replace(self, tensors=views(block.to(device, non_blocking=True)))
 
 
 class Views:
-    """Tensors at their places in a block of bytes."""
+    """Tensors as views of one block of bytes."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._of = {name: (torch.from_numpy(array).dtype, array.shape) for name, array in arrays.items()}
@@ -84,7 +84,7 @@ class Views:
 
 
 def to_pinned(arrays: Mapping[str, np.ndarray], pin: bool) -> tuple[Tensor, Views]:
-    """One block that holds them all, and where each is in it."""
+    """One block that holds all arrays, in pinned memory with `pin`; and the views of it."""
     views = Views(arrays)
     block = torch.empty(views.size, dtype=torch.uint8, pin_memory=pin)
     for name, tensor in views(block).items():

@@ -1,4 +1,4 @@
-"""Where each token of a packed batch goes: sequences sorted by length, so that equal lengths lie side by side."""
+"""The sorted order of a packed batch: sequences by length, so that those of equal length are adjacent."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class Layout:
         return cls(sequences, lengths, tokens, positions, owners, groups)
 
     def unsorted(self, rows: np.ndarray, kind: RowKind) -> np.ndarray:
-        """Rows of sorted sequences, or of their tokens, back in the order of the batch."""
+        """Rows of sorted sequences, or of their tokens, in the order of the batch."""
         found = np.empty_like(rows)
         found[self.tokens if kind == "tokens" else self.sequences] = rows
         return found

@@ -35,7 +35,7 @@ _TYPICAL_ROWS = 1024  # a hint for the layout of prepacked weights; any number o
 
 
 def spare_rows(rows: int) -> int:
-    """Rows to add, at most an eighth, so that products come in few sizes: oneDNN keeps a megabyte for each seen."""
+    """Rows to add, at most an eighth, so that products have few sizes: oneDNN keeps a megabyte for each size."""
     return -rows % (1 << max(0, rows.bit_length() - 4))
 
 
@@ -51,7 +51,7 @@ class Linear:
 
 
 class PackedLinear:
-    """The same on a CPU by oneDNN: the weight is laid out once as the kernel reads it."""
+    """The same on a CPU by oneDNN, with the weight in the kernel's own layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = "identity"):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
@@ -64,7 +64,7 @@ class PackedLinear:
 
 
 class Float8Linear:
-    """The same in eight bits: the weight's rows have each a scale, and so have the input's, found while it runs."""
+    """The same in fp8: each row of the weight has a scale; those of the input's rows are computed at run time."""
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, activation: Activation, dtype: torch.dtype):
         """weight: float8_e4m3fn[outputs, inputs]; scales: float32[outputs]; dtype: of what comes in and out."""
@@ -89,7 +89,7 @@ def _finished(y: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
 
 
 def read_linear(weights: Weights, name: str, bias: bool, activation: Activation = "identity") -> Product:
-    """The product of that name, in the precision that it runs in."""
+    """The product of that name, in its precision."""
     offset = weights.exact(f"{name}.bias") if bias else None
     if name in weights.float8:
         return Float8Linear(*weights.eight_bits(f"{name}.weight"), offset, activation, weights.dtype)
@@ -97,7 +97,7 @@ def read_linear(weights: Weights, name: str, bias: bool, activation: Activation 
 
 
 def _linear_class(device: torch.device, dtype: torch.dtype) -> type[Linear] | type[PackedLinear]:
-    """PackedLinear where oneDNN has a kernel of this precision for this processor."""
+    """A PackedLinear, if oneDNN has a kernel of this precision for this processor."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return Linear
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

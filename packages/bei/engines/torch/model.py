@@ -21,5 +21,5 @@ class Model:
         return self._head.tokens(states) if row_kind == "tokens" else self._head.rows(states, inputs)
 
     def asks_the_host(self, inputs: Inputs) -> bool:
-        """Whether the way to pooled rows depends on more than tensors, and so cannot be recorded."""
+        """Whether the host takes part in computing pooled rows, so that they cannot be recorded as a graph."""
         return self._head.streams or not self._encoder.is_one_kernel(inputs)

@@ -9,7 +9,7 @@ from bei.engines.torch.weights import Weights
 
 
 class NormLayer:
-    """Over the last axis."""
+    """A norm over the last axis."""
 
     def __init__(self, norm: Norm, weights: Weights, name: str):
         self._norm, self._weight = norm, weights.exact(f"{name}.weight") + norm.offset
@@ -22,8 +22,8 @@ class NormLayer:
 
 
 class HeadNorms:
-    """Of a layer's queries and keys, each with weights of its own: float32[T, heads + kv_heads, size], query heads
-    first, each head over its size."""
+    """The norms of a layer's queries and keys, each with its own weights. x: float32[T, heads + kv_heads, size], query
+    heads first; the norm is over the last axis."""
 
     def __init__(self, spec: EncoderSpec, weights: Weights, layer: int):
         query, key = (weights.exact(f"layers.{layer}.{part}_norm.weight") for part in ("query", "key"))

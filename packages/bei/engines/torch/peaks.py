@@ -1,4 +1,4 @@
-"""How far the inputs of a model's products reach on texts: what static scales are set by."""
+"""The peaks of the inputs of a model's products on texts, which set static scales."""
 
 from collections.abc import Collection, Iterable
 
@@ -14,8 +14,8 @@ from bei.errors import SetupError
 
 
 def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iterable[Batch]) -> dict[str, float]:
-    """The largest size of an input of each of the products (`layers.3.up`), as the checkpoint states it or seen on
-    `batches`, in bf16. Raises SetupError for one that is not finite."""
+    """The largest absolute input of each of the products (`layers.3.up`): as the checkpoint states it, or as seen on
+    `batches` in bf16. Raises SetupError for one that is not finite."""
     stated = {name: checkpoint.tensors.input_peak(f"{name}.weight") for name in products}
     known = {name: peak for name, peak in stated.items() if peak is not None}
     if len(known) == len(stated):

@@ -1,4 +1,4 @@
-"""Token states to rows on the device: the reduction that the spec names. `engines.base.pool` is its oracle."""
+"""Pooling on the device: token states to rows. `engines.base.pool` is its oracle."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from bei.engines.torch.inputs import Inputs
 
 
 def pool(states: Tensor, inputs: Inputs, pooling: Pooling) -> Tensor:
-    """states: float32[T, hidden], sorted as the inputs → float32[B, hidden * len(modes)], sorted too. Waits for nothing
-    on the device, and takes tokens of no sequence after the last one."""
+    """states: float32[T, hidden], sorted as the inputs → float32[B, hidden * len(modes)], sorted too. Does not wait for
+    the device. Tokens after the last sequence are ignored."""
     reduce = _Reduction(states, inputs, pooling)
     reduced = [reduce(mode) for mode in pooling.modes]
     return reduced[0] if len(reduced) == 1 else torch.cat(reduced, 1)

@@ -1,4 +1,4 @@
-"""Attention over packed tokens in one kernel: torch.nn.attention.varlen, FlashAttention where there is CUDA."""
+"""Attention over packed tokens in one kernel: torch.nn.attention.varlen (FlashAttention on CUDA)."""
 
 import inspect
 import logging
@@ -18,7 +18,7 @@ _LARGEST_HEAD, _HEAD_MULTIPLE = 256, 8
 
 
 def find() -> Callable[..., Any] | None:
-    """torch's function, where it has what encoders need."""
+    """torch's function, if it supports what encoders need."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -37,7 +37,7 @@ class Varlen:
 
     @classmethod
     def of(cls, spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> "Varlen | None":
-        """None where no kernel computes this spec's attention here; each is tried on two tokens."""
+        """None if no kernel computes this spec's attention here; each is tried on two tokens."""
         attend = find() if cls.expresses(spec, device, dtype) else None
         if attend is None:
             return None
@@ -61,7 +61,8 @@ class Varlen:
         return ampere and dtype in (torch.bfloat16, torch.float16) and fits and plain
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, window: int | None) -> Tensor:
-        """q: [T, heads, size]; k, v: [T, kv_heads, size] → [T, heads * size]; rows after the last token are any."""
+        """q: [T, heads, size]; k, v: [T, kv_heads, size] → [T, heads * size]; rows after the last token are
+        undefined."""
         return self._run(q, k, v, inputs["cu_seqlens"], inputs.longest, window)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, window: int | None) -> Tensor:
