@@ -21,10 +21,15 @@ _BEI = "packages/bei"
 PARTS: Mapping[str, Part] = {
     "api": Part(
         (
-            *_of(f"{_BEI}/api", "bodies.py fields.py readings.py reply.py written.py"),
-            *_of(f"{_BEI}/api", "cohere.py infinity.py openai.py shared.py tei.py vllm.py"),
+            *_of(
+                f"{_BEI}/api", "bodies.py error_shapes.py fields.py inputs.py readings.py reply.py shapes.py written.py"
+            ),
+            *_of(f"{_BEI}/api", "baseten.py cohere.py infinity.py openai.py shared.py tei.py vllm.py"),
         ),
-        _of("tests/api", "test_shapes.py test_written.py test_fields.py test_answer.py test_tasks.py test_names.py"),
+        _of(
+            "tests/api",
+            "test_shapes.py test_written.py test_fields.py test_answer.py test_dialects.py test_tasks.py test_names.py",
+        ),
     ),
     "batching": Part(_of(_BEI, "batching.py"), _of("tests", "test_batching.py test_scheduler.py")),
     "tasks": Part(
