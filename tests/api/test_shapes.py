@@ -10,14 +10,15 @@ import numpy as np
 import ormsgpack
 import pytest
 import zstandard
+from pydantic import TypeAdapter, ValidationError
 
+from bei.api import error_shapes, inputs, written
 from bei.api import reply as replies
-from bei.api import written
 from bei.api.call import Call
 from bei.api.fields import Body, Part, agreed
 from bei.api.readings import Cut, Pairs, Reading, Scored, Vectors
 from bei.api.reply import Reply, Result, finish, render, vector
-from bei.errors import Empty, Invalid
+from bei.errors import Empty, Error, Invalid, NotReady, Overloaded, Untokenizable
 from bei.serving.answers import Options, Usage
 from bei.tasks.sparse import Terms
 
@@ -357,3 +358,137 @@ def test_numbers_and_terms_are_written_as_they_are(writing):
 )
 def test_what_is_written_at_once(value, is_short):
     assert written.is_short(value) == is_short
+
+
+# Inputs: what is taken, and what the OpenAPI document says of it
+
+TEXT, IDS = {"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}
+ONE = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 1}
+ONE_OR_TWO = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 2}
+
+
+def many(of: dict) -> dict:
+    return {"type": "array", "items": of}
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        (inputs.Inputs, [TEXT, IDS, many({"anyOf": [TEXT, IDS]})]),
+        (inputs.Texts, [TEXT, many(TEXT)]),
+        (inputs.IdLists, [IDS, many(IDS)]),
+        (inputs.PredictInputs, [TEXT, ONE_OR_TWO, many(ONE_OR_TWO)]),
+        (inputs.Documents, [TEXT, many({"anyOf": [TEXT, ONE]})]),
+    ],
+)
+def test_the_schema_of_inputs(kind, schema):
+    assert TypeAdapter(kind).json_schema() == {"anyOf": schema}
+
+
+def test_the_schema_of_documents_that_may_be_objects():
+    text = {"type": "object", "required": ["text"], "properties": {"text": TEXT}}
+    assert TypeAdapter(inputs.DocumentTexts).json_schema() == many({"anyOf": [TEXT, text]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "taken"),
+    [
+        (inputs.Inputs, "a", ["a"]),
+        (inputs.Inputs, [1, 2], [[1, 2]]),
+        (inputs.Inputs, [], []),
+        (inputs.Inputs, ["a", [1], []], ["a", [1], []]),
+        (inputs.Texts, "a", ["a"]),
+        (inputs.Texts, ["a", ""], ["a", ""]),
+        (inputs.IdLists, [5], [[5]]),
+        (inputs.IdLists, [[5], []], [[5], []]),
+        (inputs.PredictInputs, "a", inputs.Predictions(["a"], nested=False)),
+        (inputs.PredictInputs, ["a"], inputs.Predictions(["a"], nested=False)),
+        (inputs.PredictInputs, ["a", "b"], inputs.Predictions([("a", "b")], nested=False)),
+        (inputs.PredictInputs, [["a"], ["b", "c"]], inputs.Predictions(["a", ("b", "c")], nested=True)),
+        (inputs.PredictInputs, [], inputs.Predictions([], nested=True)),
+        (inputs.Documents, "a", ["a"]),
+        (inputs.Documents, ["a", ["b"]], ["a", "b"]),
+        (inputs.DocumentTexts, ["a", {"text": "b", "title": "c"}], ["a", "b"]),
+    ],
+)
+def test_inputs_that_are_taken(kind, sent, taken):
+    assert TypeAdapter(kind).validate_python(sent) == taken
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused", "message"),
+    [
+        (
+            inputs.Inputs,
+            (1, None, {}, [1, "a"], [True], [["a"]], [1.0]),
+            "must be a string, a list of strings, or token ids",
+        ),
+        (inputs.Texts, (1, None, [1], [["a"]]), "must be a string or a list of strings"),
+        (inputs.IdLists, ("a", 5, ["a"], [[1], "a"], [[True]], [5, [5]]), "must be token ids, or a list of them"),
+        (
+            inputs.PredictInputs,
+            (1, [1], ["a", ["b"]]),
+            "must be a string, a pair of strings, or a list of lists of one or two strings",
+        ),
+        (
+            inputs.PredictInputs,
+            (["a", "b", "c"], [[]], [["a", "b", "c"]], [["a", 1]]),
+            "must be lists of one text or of a pair of texts; send a batch as [[text], [text], ...]",
+        ),
+        (
+            inputs.Documents,
+            (1, [1], [[]], [["a", "b"]], [[1]]),
+            "must be a string, a list of strings, or a list of lists of one string",
+        ),
+        (
+            inputs.DocumentTexts,
+            ("a", {"text": "a"}, [{}], [1]),
+            'must be a list of strings, or of objects {"text": string}',
+        ),
+    ],
+)
+def test_inputs_that_are_refused(kind, refused, message):
+    for value in refused:
+        with pytest.raises(ValidationError) as caught:
+            TypeAdapter(kind).validate_python(value)
+        assert caught.value.errors()[0]["msg"] == f"Value error, {message}", value
+
+
+@pytest.mark.parametrize("kind", [inputs.Dimensions, inputs.MaxTokens, inputs.TopN])
+def test_counts_are_whole_numbers(kind):
+    assert [TypeAdapter(kind).validate_python(value) for value in (None, 0, 5)] == [None, 0, 5]
+    for value in (-1, 1.0, True, "1"):
+        with pytest.raises(ValidationError):
+            TypeAdapter(kind).validate_python(value)
+
+
+# Errors
+
+
+def test_an_error_has_the_form_of_its_family():
+    error = Invalid("`a` is wrong", param="a")
+    inner = {"message": "m", "type": "Validation", "param": "a", "code": 422}
+    outer = {"message": "m", "type": "Validation", "code": 422}
+    assert error_shapes.OPENAI.render(error, "m") == {"error": inner, **outer}
+    assert error_shapes.TEI.render(error, "m") == {"error": "m", "error_type": "Validation"}
+
+
+@pytest.mark.parametrize("shape", [error_shapes.OPENAI, error_shapes.TEI])
+def test_the_schema_of_errors_is_of_what_is_sent(shape):
+    """Each key, of its type, and none that is not required."""
+
+    def check(value, schema):
+        if "enum" in schema:
+            assert value in schema["enum"]
+            return
+        named = {str: "string", int: "integer", dict: "object", type(None): "null"}[type(value)]
+        assert named in ([schema["type"]] if isinstance(schema["type"], str) else schema["type"])
+        if named == "object":
+            assert list(value) == schema["required"] == list(schema["properties"])
+            for key, of in value.items():
+                check(of, schema["properties"][key])
+
+    for kind in (Invalid, Empty, Error, NotReady, Overloaded, Untokenizable):
+        for param in ("a", None):
+            error = Overloaded() if kind is Overloaded else kind("a", param=param)
+            check(dict(shape.render(error, "m")), shape.schema)
