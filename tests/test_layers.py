@@ -24,6 +24,7 @@ LAYERS = [
     "tokenizer",
     "tasks",
     "scheduler",
+    "messages",
     "remote",
     "serving",
     "bulk",

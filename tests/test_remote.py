@@ -5,6 +5,7 @@ import asyncio
 import socket
 import threading
 import time
+from dataclasses import make_dataclass
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from bei import wire
 from bei.engines.null import NullEngine
 from bei.errors import EngineFailed, NotReady, Overloaded
+from bei.messages import Submit
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.serving.answers import Options
 from bei.serving.service import Service
@@ -95,10 +97,10 @@ def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkey
     worker, _ = join(start_service())
     asked, send = [], wire.send
 
-    def spy(line, message, arrays=()):
-        if line is worker.scheduler._channel:
-            asked.append([kind for kind, *_ in message])
-        send(line, message, arrays)
+    def spy(channel, *messages):
+        if channel is worker.scheduler._channel:
+            asked.append([type(message) for message in messages])
+        send(channel, *messages)
 
     monkeypatch.setattr(wire, "send", spy)
 
@@ -106,7 +108,7 @@ def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkey
         await asyncio.gather(*(worker.embed([text]) for text in TEXTS))
 
     run(ask())
-    assert asked == [["submit"] * len(TEXTS)]
+    assert asked == [[Submit] * len(TEXTS)]
 
 
 def test_a_loop_that_stands_still_keeps_no_other_waiting(start_service, join):
@@ -124,7 +126,7 @@ def test_a_loop_that_stands_still_keeps_no_other_waiting(start_service, join):
 def test_a_line_on_which_nothing_can_be_sent_is_lost(start_service, join, monkeypatch, fault):
     worker, lost = join(start_service())
 
-    def fail(line, message, arrays=()):
+    def fail(line, *messages):
         raise fault
 
     monkeypatch.setattr(wire, "send", fail)
@@ -135,6 +137,14 @@ def test_a_line_on_which_nothing_can_be_sent_is_lost(start_service, join, monkey
         asking.cancel()
 
     run(ask())
+
+
+def test_a_worker_of_another_version_is_left_and_the_log_says_why(start_service, join, caplog):
+    worker, lost = join(start_service())
+    later = make_dataclass("Drop", ["number", "reason"])
+    wire.send(worker.scheduler._channel, later(1, "none"))
+    assert lost.wait(LIMIT)
+    assert "a worker sent a message `Drop` with the unknown field `reason`" in caplog.text
 
 
 def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, join):

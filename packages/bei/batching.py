@@ -19,7 +19,7 @@ A part of what may wait is kept for such requests, so that a bulk that fills the
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +74,7 @@ class Entry:
     request: Request
     index: int
     ids: Sequence[int] | np.ndarray
+    _: KW_ONLY
     token_types: Sequence[int] | np.ndarray | None = None
     prompt_tokens: int = 0
     attended: int | None = None

@@ -6,26 +6,25 @@ A worker's `RemoteScheduler` collects the requests of one event-loop iteration a
 """
 
 import asyncio
+import logging
 import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, cast
-
-import numpy as np
+from typing import cast
 
 from bei import wire
-from bei.batching import Entry, Outcome, Request, RowKind
+from bei.batching import Entry, Outcome, Request
 from bei.engines.base import Engine, EngineFacts
-from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
+from bei.errors import EngineFailed, Error, NotReady, Overloaded
+from bei.messages import FROM_WORKER, TO_WORKER, Drop, Fault, Joined, Opened, Settled, Submit
 from bei.scheduler import Scheduler, deliver
-from bei.tasks.sparse import Terms
 
-_ERRORS = {kind.__name__: kind for kind in (EngineDied, EngineFailed, Expired, NotReady, Overloaded)}
+log = logging.getLogger("bei")
 
 
 @dataclass
@@ -47,8 +46,7 @@ class RemoteScheduler:
         self._lock = threading.Lock()
         self._waiting: dict[int, list[Entry]] = {}
         self._number_of: dict[Request, int] = {}
-        self._outgoing: list[list[Any]] = []
-        self._arrays: list[np.ndarray] = []
+        self._outgoing: list[Submit | Drop] = []
         self._sends_in: asyncio.AbstractEventLoop | None = None
         self.last_success = 0.0
         self.failing = False
@@ -58,28 +56,23 @@ class RemoteScheduler:
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """A refusal comes as the outcome of the first entry."""
-        first, number = entries[0], next(self._numbers)
-        request = first.request
-        each = [(entry.tokens, entry.prompt_tokens, entry.attended) for entry in entries]
-        arrays = [np.concatenate([entry.ids for entry in entries])]
-        if any(entry.token_types is not None for entry in entries):
-            arrays.append(np.concatenate([_types(entry) for entry in entries]))
+        number, request = next(self._numbers), entries[0].request
+        message = Submit.of(number, entries)
         with self._lock:
             self._waiting[number], self._number_of[request] = list(entries), number
             request.waiting = len(entries)
-            self._add(["submit", number, request.deadline, first.row_kind, first.shared, each, len(arrays)], arrays)
+            self._add(message)
 
     def drop(self, request: Request) -> None:
         with self._lock:
             request.dropped = True
             number = self._number_of.pop(request, -1)
             if self._waiting.pop(number, None) is not None and request.waiting:
-                self._add(["drop", number])
+                self._add(Drop(number))
 
-    def _add(self, message: list[Any], arrays: Sequence[np.ndarray] = ()) -> None:
-        """With what else this turn of the loop asks: a message costs more than what it says."""
+    def _add(self, message: Submit | Drop) -> None:
+        """Send it together with the others of this iteration of the event loop: sending costs more than a message."""
         self._outgoing.append(message)
-        self._arrays += arrays
         loop = asyncio.get_running_loop()
         if self._sends_in is not loop:
             self._sends_in = loop
@@ -87,10 +80,10 @@ class RemoteScheduler:
 
     def _send(self) -> None:
         with self._lock:
-            outgoing, arrays = self._outgoing, self._arrays
-            self._outgoing, self._arrays, self._sends_in = [], [], None
+            outgoing = self._outgoing
+            self._outgoing, self._sends_in = [], None
             try:
-                wire.send(self._channel, outgoing, arrays)
+                wire.send(self._channel, *outgoing)
             except Exception as exc:
                 self._disconnect()  # half of it may have gone; who listens is told
                 if not isinstance(exc, OSError):
@@ -106,7 +99,7 @@ class RemoteScheduler:
     def wait_until_open(self) -> None:
         """Say that this worker could answer, and wait for the word to."""
         with self._lock:
-            wire.send(self._channel, [["joined"]])
+            wire.send(self._channel, Joined())
         self._open.wait()
 
     def close(self) -> None:
@@ -121,40 +114,38 @@ class RemoteScheduler:
     def _listen(self) -> None:
         try:
             while True:
-                message, arrays = wire.receive(self._channel)
-                if message[0] == "fault":
-                    self._engine.fault = message[1]
-                elif message[0] == "open":
-                    self._open.set()
-                else:
-                    deliver(self._outcomes(message[1], arrays))
-        except OSError:
+                deliver(self._outcomes(TO_WORKER.receive(self._channel)))
+        except (OSError, wire.UnknownMessage) as exc:
+            if isinstance(exc, wire.UnknownMessage):
+                log.error("the server sent %s", exc)
             self._channel.close()
             if not self._closing:
                 self._on_loss()
 
-    def _outcomes(self, told: list[Any], arrays: list[np.ndarray]) -> list[Outcome]:
-        found, left = [], iter(arrays)
-        for number, index, waited, ran, error, parts in told:
-            result = self._result([next(left) for _ in range(parts)]) if error is None else self._error(*error)
-            entries = self._waiting.get(number)
-            if entries is None:  # dropped meanwhile
-                continue
-            entry = entries[index]
-            entry.request.waiting -= 1
-            found.append(Outcome(entry, result, waited, ran))
+    def _outcomes(self, messages: Sequence[Settled | Fault | Opened]) -> list[Outcome]:
+        found = []
+        for message in messages:
+            if isinstance(message, Fault):
+                self._engine.fault = message.message
+            elif isinstance(message, Opened):
+                self._open.set()
+            elif outcome := self._outcome(message):
+                found.append(outcome)
         return found
 
-    def _error(self, kind: str, message: str, retry_after: float) -> Error:
-        self.failing = kind in ("EngineDied", "EngineFailed")
-        if kind == "Overloaded":
-            self._drains_in = retry_after
-            return Overloaded(message, retry_after=retry_after)
-        return _ERRORS[kind](message)
-
-    def _result(self, parts: list[np.ndarray]) -> Any:
-        self.last_success, self.failing = time.monotonic(), False
-        return parts[0] if len(parts) == 1 else Terms(*parts)
+    def _outcome(self, message: Settled) -> Outcome | None:
+        result = message.result
+        if isinstance(result, Error):
+            self.failing = isinstance(result, EngineFailed)
+            self._drains_in = message.retry_after if isinstance(result, Overloaded) else self._drains_in
+        else:
+            self.last_success, self.failing = time.monotonic(), False
+        entries = self._waiting.get(message.number)
+        if entries is None:  # dropped meanwhile
+            return None
+        entry = entries[message.index]
+        entry.request.waiting -= 1
+        return Outcome(entry, result, message.queue, message.inference)
 
 
 class _WorkerRequest(Request):
@@ -181,81 +172,55 @@ class WorkerSession:
         self._channel, self._scheduler, self._engine, self._on_joined = channel, scheduler, engine, on_joined
         self._requests: dict[int, _WorkerRequest] = {}
         self._lock = threading.Lock()
-        self._outbox: queue.SimpleQueue[tuple[list[Any], list[np.ndarray]] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[Settled | Fault | Opened, ...] | None] = queue.SimpleQueue()
         for run in (self._read, self._write):
             threading.Thread(target=run, name="session", daemon=True).start()
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
         """What became of entries goes to the worker."""
-        told: list[Any] = []
-        arrays: list[np.ndarray] = []
+        settled = []
         for outcome in outcomes:
-            request, result = (
-                cast(_WorkerRequest, outcome.entry.request),
-                outcome.result,
-            )  # only its own
+            request = cast(_WorkerRequest, outcome.entry.request)  # only its own
             with self._lock:  # several batches may end at once
                 request.missing -= 1
                 if not request.missing:
                     self._requests.pop(request.number, None)
-            error: list[Any] | None = None
-            parts: tuple[np.ndarray, ...] = ()
-            if isinstance(result, Error):
-                error = [type(result).__name__, result.message, getattr(result, "retry_after", 0.0)]
-            else:
-                parts = (result.indices, result.values) if isinstance(result, Terms) else (result,)
-            told.append([request.number, outcome.entry.index, outcome.queue, outcome.inference, error, len(parts)])
-            arrays += parts
-        self._outbox.put((["outcomes", told], arrays))
+            settled.append(Settled.of(request.number, outcome))
+        self._outbox.put(tuple(settled))
 
     def tell_fault(self) -> None:
         """Why the engine cannot run, or that it can."""
-        self._outbox.put((["fault", self._engine.fault], []))
+        self._outbox.put((Fault(self._engine.fault),))
 
     def open(self) -> None:
-        self._outbox.put((["open"], []))
+        self._outbox.put((Opened(),))
 
     def _read(self) -> None:
         try:
             while True:
-                message, arrays = wire.receive(self._channel)
-                left = iter(arrays)
-                for kind, *arguments in message:
-                    self._take(kind, arguments, left)
+                for message in FROM_WORKER.receive(self._channel):
+                    self._take(message)
         except OSError:
             pass
+        except wire.UnknownMessage as exc:
+            log.error("a worker sent %s", exc)
         finally:
             for request in list(self._requests.values()):
                 self._scheduler.drop(request)
             self._outbox.put(None)
 
-    def _take(self, kind: str, arguments: list[Any], arrays: Iterator[np.ndarray]) -> None:
-        if kind == "submit":
-            *fields, parts = arguments
-            # Copies, else one request would hold the memory of all that came with it.
-            self._submit(*fields, *[next(arrays).copy() for _ in range(parts)])
-        elif kind == "joined":
+    def _take(self, message: Submit | Drop | Joined) -> None:
+        if isinstance(message, Submit):
+            self._submit(message)
+        elif isinstance(message, Joined):
             self._on_joined(self)
-        elif request := self._requests.pop(arguments[0], None):
+        elif request := self._requests.pop(message.number, None):
             self._scheduler.drop(request)
 
-    def _submit(
-        self,
-        number: int,
-        deadline: float,
-        row_kind: RowKind,
-        shared: int,
-        each: list[tuple[int, int, int | None]],
-        ids: np.ndarray,
-        types: np.ndarray | None = None,
-    ) -> None:
-        request = self._requests[number] = _WorkerRequest(number, len(each), deadline, self)
-        entries, start = [], 0
-        for i, (tokens, prompt, attended) in enumerate(each):
-            span = slice(start, start + tokens)
-            own_types = None if types is None else types[span]
-            entries.append(Entry(request, i, ids[span], own_types, prompt, attended, row_kind, shared))
-            start += tokens
+    def _submit(self, message: Submit) -> None:
+        request = _WorkerRequest(message.number, len(message.lengths), message.deadline, self)
+        self._requests[message.number] = request
+        entries = message.entries(request)
         try:
             if self._engine.fault is not None:
                 raise NotReady(self._engine.fault)
@@ -270,7 +235,3 @@ class WorkerSession:
         except OSError:
             pass
         self._channel.close()
-
-
-def _types(entry: Entry) -> np.ndarray:
-    return np.zeros(entry.tokens, np.int32) if entry.token_types is None else np.asarray(entry.token_types)

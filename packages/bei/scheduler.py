@@ -309,8 +309,8 @@ class Scheduler:
 def _pack(entries: list[Entry]) -> Batch:
     return Batch.pack(
         [entry.ids for entry in entries],
-        [entry.token_types for entry in entries],
-        [entry.prompt_tokens for entry in entries],
-        [entry.attended for entry in entries],
-        entries[0].row_kind,
+        token_types=[entry.token_types for entry in entries],
+        prompt_tokens=[entry.prompt_tokens for entry in entries],
+        attended=[entry.attended for entry in entries],
+        row_kind=entries[0].row_kind,
     )

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bei import wire
 from bei.engines import choice
-from bei.engines.base import Batch
+from bei.engines import isolated as isolated_engine
+from bei.engines.base import Batch, EngineFacts
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
@@ -95,6 +98,23 @@ def test_a_failure_of_the_engine_is_its_batch_s_alone(isolate):
         engine.run(Batch.pack([[10**6]]))
     assert engine.run(BATCH).shape == (3, 48)
     assert engine.fault is None
+
+
+def test_a_batch_with_a_field_more_fails_by_its_name_and_alone(isolate):
+    engine = isolate()
+    names = [field.name for field in fields(Batch)]
+    later = make_dataclass("Batch", [(field.name, field.type) for field in fields(Batch)] + [("adapter", str)])
+    with pytest.raises(EngineFailed, match="got a message `Batch` with the unknown field `adapter`"):
+        engine.run(later(*(getattr(BATCH, name) for name in names), "a"))
+    assert engine.run(BATCH).shape == (3, 48)
+    assert engine.fault is None
+
+
+def test_an_engine_whose_facts_have_a_field_more_is_refused_by_its_name(isolate, monkeypatch):
+    known = [(field.name, field.type) for field in fields(EngineFacts) if field.name != "streams"]
+    monkeypatch.setattr(isolated_engine, "LOADED", wire.Reader(make_dataclass("EngineFacts", known)))
+    with pytest.raises(SetupError, match="sent a message `EngineFacts` with the unknown field `streams`"):
+        isolate()
 
 
 def test_a_death_costs_what_ran_and_nothing_after(isolate):

@@ -16,7 +16,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.settings.block import QuantizationType
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """T tokens of B sequences.
 
@@ -62,7 +62,14 @@ class Batch:
         for b, count in enumerate(attended or ()):
             if count is not None:
                 seen[b] = count
-        return cls(input_ids, types, cu_seqlens, prompts, seen, row_kind)
+        return cls(
+            input_ids=input_ids,
+            token_types=types,
+            cu_seqlens=cu_seqlens,
+            prompt_tokens=prompts,
+            attended=seen,
+            row_kind=row_kind,
+        )
 
 
 @dataclass(frozen=True)

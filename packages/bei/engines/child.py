@@ -11,13 +11,13 @@ import socket
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from bei import memory, wire
 from bei.checkpoint.load import read_for
 from bei.engines import choice
 from bei.engines.base import Batch, Engine
+from bei.engines.messages import BATCHES, TO_LOAD, Failure, LogLine, Refusal, Rows
 from bei.errors import EngineFailed, SetupError, one_line, refusing
 from bei.settings import Settings
 
@@ -31,18 +31,22 @@ def main(descriptor: int) -> None:
         signal.signal(meant, signal.SIG_IGN)
     memory.give_back_large_blocks()
     control = socket.socket(fileno=descriptor)
-    (settings, folder, revision, level), _ = wire.receive(control)
-    _log_to(control, level)
     try:
-        engine = _make(Settings.model_validate_json(settings), Path(folder), revision)
+        (load,) = TO_LOAD.receive(control)
+    except wire.UnknownMessage as exc:
+        wire.send(control, Refusal(f"the engine's process got {exc}"))
+        return
+    _log_to(control, load.log_level)
+    try:
+        engine = _make(Settings.model_validate_json(load.settings), Path(load.folder), load.revision)
     except SetupError as exc:
-        wire.send(control, {"refusal": exc.message})
+        wire.send(control, Refusal(exc.message))
         return
     except Exception as exc:
         log.exception("the engine cannot be made")
-        wire.send(control, {"refusal": f"the engine cannot be made: {type(exc).__name__}: {one_line(exc)}"})
+        wire.send(control, Refusal(f"the engine cannot be made: {type(exc).__name__}: {one_line(exc)}"))
         return
-    wire.send(control, {"facts": asdict(engine.facts)})
+    wire.send(control, engine.facts)
     _, descriptors, _, _ = socket.recv_fds(control, 1, engine.facts.streams + 1)
     for number, channel in enumerate(descriptors):
         yields = number < engine.facts.streams and engine.facts.has_brief_slot
@@ -68,22 +72,29 @@ def _serve(engine: Engine, channel: socket.socket, yields: bool) -> None:
 
 def _answer(engine: Engine, channel: socket.socket) -> None:
     """Answers one batch. It is a function so that the batch is freed before the next one comes. Raises OSError."""
-    row_kind, (ids, types, cu_seqlens, prompts, attended) = wire.receive(channel)
     try:
-        found, fault = [engine.run(Batch(ids, types, cu_seqlens, prompts, attended, row_kind))], None
+        (batch,) = BATCHES.receive(channel)
+    except wire.UnknownMessage as exc:
+        wire.send(channel, Failure(f"the engine's process got {exc}"))
+        return
+    wire.send(channel, _run(engine, batch))
+
+
+def _run(engine: Engine, batch: Batch) -> Rows | Failure:
+    try:
+        return Rows(engine.run(batch))
     except EngineFailed as exc:
-        found, fault = [], exc.message
+        return Failure(exc.message)
     except Exception as exc:
         log.exception("engine failed")
-        found, fault = [], f"engine failed: {type(exc).__name__}"
-    wire.send(channel, fault, found)
+        return Failure(f"engine failed: {type(exc).__name__}")
 
 
 def _log_to(control: socket.socket, level: int) -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with suppress(OSError):
-                wire.send(control, {"log": [record.levelno, self.format(record)]})
+                wire.send(control, LogLine(record.levelno, self.format(record)))
 
     log.addHandler(Handler())
     log.setLevel(level)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from bei import processes, wire
 from bei.batching import is_brief
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, EngineFacts
+from bei.engines.messages import LOADED, RESULTS, Failure, Load, LogLine, Refusal
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
@@ -46,13 +46,13 @@ class IsolatedEngine:
 
     def load(self, checkpoint: Checkpoint) -> "IsolatedEngine":
         """Blocking. Raises SetupError."""
-        self._load_args = [
-            self._settings.redacted().model_dump_json(),
-            str(checkpoint.folder),
-            checkpoint.revision,
-            log.getEffectiveLevel(),
-        ]
-        self.facts = self._child.load(self._load_args)
+        self._to_load = Load(
+            settings=self._settings.redacted().model_dump_json(),
+            folder=str(checkpoint.folder),
+            revision=checkpoint.revision,
+            log_level=log.getEffectiveLevel(),
+        )
+        self.facts = self._child.load(self._to_load)
         self._watching = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._watching.start()
         return self
@@ -61,16 +61,18 @@ class IsolatedEngine:
         """Raises EngineFailed, or EngineDied if the process ended meanwhile."""
         child, channel = self._hand_over(batch)
         try:
-            fault, rows = wire.receive(channel)
+            (result,) = RESULTS.receive(channel)
         except OSError:
             channel.close()
             raise EngineDied("the engine's process died while this ran") from None
+        except wire.UnknownMessage as exc:
+            result = Failure(str(exc))
         with self._changed:
             child.release(channel)
             self._changed.notify_all()
-        if fault is not None:
-            raise EngineFailed(fault)
-        return rows[0]
+        if isinstance(result, Failure):
+            raise EngineFailed(result.message)
+        return result.rows
 
     def close(self) -> None:
         with self._changed:
@@ -82,11 +84,10 @@ class IsolatedEngine:
         self._child.end()
 
     def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
-        arrays = [batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended]
         while True:
             child, channel = self._free_channel(is_brief(len(batch.input_ids)))
             try:
-                wire.send(channel, batch.row_kind, arrays)
+                wire.send(channel, batch)
                 return child, channel
             except OSError:  # the process died before it had the batch: try its successor
                 channel.close()
@@ -136,7 +137,7 @@ class IsolatedEngine:
             if self._closing:
                 return
             self._child = _Child()
-        self._child.load(self._load_args)
+        self._child.load(self._to_load)
         self._set_fault(None)
         log.info("the engine is back after %.2f s", time.monotonic() - started)
 
@@ -164,21 +165,22 @@ class _Child:
         self.free_brief: list[socket.socket] = []
         self._brief: socket.socket | None = None
 
-    def load(self, load_args: list[Any]) -> EngineFacts:
+    def load(self, load: Load) -> EngineFacts:
         """The facts of the engine that the process has made. Raises SetupError with the process's message."""
         try:
-            wire.send(self._control, load_args)
+            wire.send(self._control, load)
             made = self._next()
-            if "refusal" not in made:
-                facts = EngineFacts(**made["facts"])
-                self._open_channels(facts.streams, facts.has_brief_slot)
+            if isinstance(made, EngineFacts):
+                self._open_channels(made.streams, made.has_brief_slot)
         except OSError:
             raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
-        if "refusal" in made:
+        except wire.UnknownMessage as exc:
+            made = Refusal(f"the engine's process sent {exc}")
+        if isinstance(made, Refusal):
             self.end()
-            raise SetupError(made["refusal"])
+            raise SetupError(made.message)
         self.ready_at = time.monotonic()
-        return facts
+        return made
 
     def _open_channels(self, streams: int, has_brief_slot: bool) -> None:
         pairs = [socket.socketpair() for _ in range(streams + has_brief_slot)]
@@ -195,6 +197,8 @@ class _Child:
             self._next()
         except OSError:
             return
+        except wire.UnknownMessage as exc:
+            log.error("the engine's process sent %s", exc)
 
     def release(self, channel: socket.socket) -> None:
         if self._process.returncode is not None:
@@ -219,11 +223,10 @@ class _Child:
         self.free_brief.clear()
         return processes.how(status)
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self) -> EngineFacts | Refusal:
         """The next message that is not a log line; logs those before it."""
         while True:
-            message: dict[str, Any] = wire.receive(self._control)[0]
-            if "log" not in message:
+            (message,) = LOADED.receive(self._control)
+            if not isinstance(message, LogLine):
                 return message
-            level, line = message["log"]
-            log.log(level, "%s", line)
+            log.log(message.level, "%s", message.text)

@@ -14,9 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -36,6 +37,30 @@ log = logging.getLogger("bei")
 
 _SWITCH = 0.0005  # seconds that a thread at a bulk's texts keeps the interpreter from one at a query
 _MARGIN = 5.0  # seconds that a worker has beside those to drain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """To a new worker. `settings` are JSON, without secrets but for the API's `keys`; `is_late`: the
+    other workers answer already."""
+
+    settings: str
+    keys: list[str]
+    log_level: str
+    is_late: bool
+    metrics_folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """To a worker, once the model is loaded, with the engine's facts: the checkpoint."""
+
+    folder: str
+    revision: str | None
+
+
+_SETUPS = wire.Reader(WorkerSetup)
+_MODELS = wire.Reader[Any](ServedModel, EngineFacts)
 
 
 def start_logs(settings: ObservationSettings, level: str) -> None:
@@ -196,14 +221,18 @@ class _Workers:
         try:
             is_late = self._joined is None
             content = service.settings.redacted().model_dump_json()
-            wire.send(channel, [content, keys, level, is_late, str(service.metrics.folder)])
+            folder = str(service.metrics.folder)
+            wire.send(
+                channel,
+                WorkerSetup(settings=content, keys=keys, log_level=level, is_late=is_late, metrics_folder=folder),
+            )
             self._loaded.wait()
             scheduler = service.scheduler
             if self._stopping.is_set() or scheduler is None:
                 channel.close()
                 return None
             checkpoint, engine = service.checkpoint, service.engine
-            wire.send(channel, [str(checkpoint.folder), checkpoint.revision, asdict(engine.facts)])
+            wire.send(channel, ServedModel(folder=str(checkpoint.folder), revision=checkpoint.revision), engine.facts)
         except OSError:
             channel.close()
             return None
@@ -237,12 +266,13 @@ class _Workers:
 
 
 def _work(channel: socket.socket, listener: socket.socket) -> int:
-    (content, keys, level, is_late, folder), _ = wire.receive(channel)
-    settings = Settings.model_validate_json(content)
-    settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, keys))})
-    start_logs(settings, level)
+    (setup,) = _SETUPS.receive(channel)
+    settings = Settings.model_validate_json(setup.settings)
+    settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, setup.keys))})
+    start_logs(settings, setup.log_level)
     with tracer_of(settings) as tracer:
-        return _serve_as_worker(channel, listener, Service(settings, Metrics(Path(folder)), tracer), is_late=is_late)
+        service = Service(settings, Metrics(Path(setup.metrics_folder)), tracer)
+        return _serve_as_worker(channel, listener, service, is_late=setup.is_late)
 
 
 def _serve_as_worker(channel: socket.socket, listener: socket.socket, service: Service, *, is_late: bool) -> int:
@@ -250,12 +280,13 @@ def _serve_as_worker(channel: socket.socket, listener: socket.socket, service: S
 
     def load() -> None:
         try:
-            (folder, revision, facts), _ = wire.receive(channel)
+            served, facts = _MODELS.receive(channel)
         except ConnectionError:  # the server refused to start, and has said why
             os._exit(0)
-        engine = RemoteEngine(EngineFacts(**facts))
+        engine = RemoteEngine(facts)
         scheduler = RemoteScheduler(channel, engine, on_loss=lambda: os._exit(1))
-        service.join(read_for(settings, Path(folder), revision), engine, scheduler, scheduler.wait_until_open)
+        checkpoint = read_for(settings, Path(served.folder), served.revision)
+        service.join(checkpoint, engine, scheduler, scheduler.wait_until_open)
         memory.settle()
 
     if is_late:  # others answer meanwhile
@@ -266,5 +297,9 @@ def _serve_as_worker(channel: socket.socket, listener: socket.socket, service: S
 
 
 if __name__ == "__main__":
-    with suppress(ConnectionError):  # the server is gone
+    try:
         sys.exit(_work(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))
+    except ConnectionError:  # the server is gone
+        pass
+    except wire.UnknownMessage as exc:
+        sys.exit(f"a worker got {exc}")

@@ -36,7 +36,7 @@ class Ranked(Answer):
     order: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How texts are read.
 

@@ -143,8 +143,17 @@ class Pipeline:
         if self._engine.facts.shares_prefixes and kind == "pooled" and len(encodings) > 1:
             shared = worth_sharing([encoding.ids for encoding in encodings])
         entries = [
-            Entry(pending, i, e.ids, e.types, e.prompt_tokens, e.attended, kind, shared)
-            for i, e in enumerate(encodings)
+            Entry(
+                pending,
+                i,
+                encoding.ids,
+                token_types=encoding.token_types,
+                prompt_tokens=encoding.prompt_tokens,
+                attended=encoding.attended,
+                row_kind=kind,
+                shared=shared,
+            )
+            for i, encoding in enumerate(encodings)
         ]
         self.scheduler.submit(entries)
         try:

@@ -92,12 +92,12 @@ class Service:
         """Serves a checkpoint on an engine: the second half of `load`."""
         settings = self.settings
         limits = Limits(
-            min(settings.max_num_tokens, engine.facts.token_budget),
-            settings.max_batch_size,
-            settings.max_queue_tokens,
-            settings.max_queue_texts,
-            settings.max_concurrent_requests,
-            engine.facts.has_brief_slot,
+            batch_tokens=min(settings.max_num_tokens, engine.facts.token_budget),
+            batch_size=settings.max_batch_size,
+            tokens=settings.max_queue_tokens,
+            size=settings.max_queue_texts,
+            requests=settings.max_concurrent_requests,
+            brief_apart=engine.facts.has_brief_slot,
         )
         keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(

@@ -1,7 +1,7 @@
 """The input and output types of a tokenizer."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ Role = Literal["query", "document"]
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """ids: int32[tokens], with specials; `prompt_tokens`: how many leading tokens are the prompt and the specials
-    before it; types: int32[tokens], None if all are 0. They are arrays because waiting requests hold many.
+    before it; token_types: int32[tokens], None if all are 0. They are arrays because waiting requests hold many.
 
     For a ColBERT model: the leading `attended` tokens are attended to; `scored`: bool[tokens], the tokens that are
     compared.
@@ -23,8 +23,9 @@ class Encoding:
 
     ids: np.ndarray
     characters: int
+    _: KW_ONLY
     prompt_tokens: int = 0
-    types: np.ndarray | None = None
+    token_types: np.ndarray | None = None
     attended: int | None = None
     scored: np.ndarray | None = None
 

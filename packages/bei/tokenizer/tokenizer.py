@@ -257,7 +257,7 @@ class Tokenizer:
         if len(body) > room and room <= before:
             raise self._no_room(self._single.size + before, "a text")
         ids, types = self._single.wrap(cut(body, room, how.direction))
-        encoding = Encoding(ids, characters, prompt_tokens, types)
+        encoding = Encoding(ids, characters, prompt_tokens=prompt_tokens, token_types=types)
         if how.role is None or self._late is None:
             return encoding
         return self._as_role(encoding, how.role, self._late)
@@ -276,7 +276,7 @@ class Tokenizer:
         ids, types = self._pair.wrap(
             *(cut(body, length, how.direction) for body, length in zip(read, lengths, strict=True))
         )
-        return Encoding(ids, sum(map(len, item)), types=types)
+        return Encoding(ids, sum(map(len, item)), token_types=types)
 
     def _lengths(self, item: tuple[str, str], first: int, second: int, how: _Reading) -> tuple[int, int]:
         """Two lengths by which a pair is cut as by the true lengths. If both are longer than is read, it matters only
@@ -353,7 +353,9 @@ class Tokenizer:
             attended = None if late.attend else len(ids)
             ids = np.append(ids, np.full(late.expansion - len(ids), self._mask, np.int32))
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
-        return Encoding(ids, encoding.characters, encoding.prompt_tokens, attended=attended, scored=scored)
+        return Encoding(
+            ids, encoding.characters, prompt_tokens=encoding.prompt_tokens, attended=attended, scored=scored
+        )
 
     def _continues(self, text: str, tokens: Tokens) -> np.ndarray:
         """bool[n], as in transformers' TokenClassificationPipeline.gather_pre_entities."""

@@ -26,7 +26,7 @@ def windows_of(
         start = own.start - part.start + (before if part.start else 0)
         stop = own.stop - part.start + before + (after if part.stop == len(tokens) else 0)
         columns[5, start:stop] = 1
-        yield Encoding(ids, 0 if part.start else len(text), types=types), columns
+        yield Encoding(ids, 0 if part.start else len(text), token_types=types), columns
 
 
 def joined(texts: Sequence[Sequence[tuple[Encoding, np.ndarray]]]) -> Windows:

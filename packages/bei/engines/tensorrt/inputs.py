@@ -14,12 +14,12 @@ def select(batch: Batch, sequences: np.ndarray) -> Batch:
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     tokens = np.repeat(batch.cu_seqlens[:-1][sequences] - cu_seqlens[:-1], lengths) + np.arange(cu_seqlens[-1])
     return Batch(
-        batch.input_ids[tokens],
-        batch.token_types[tokens],
-        cu_seqlens,
-        batch.prompt_tokens[sequences],
-        batch.attended[sequences],
-        batch.row_kind,
+        input_ids=batch.input_ids[tokens],
+        token_types=batch.token_types[tokens],
+        cu_seqlens=cu_seqlens,
+        prompt_tokens=batch.prompt_tokens[sequences],
+        attended=batch.attended[sequences],
+        row_kind=batch.row_kind,
     )
 
 
