@@ -35,10 +35,11 @@ NULL_ENGINE = f"""
 from pathlib import Path
 from bei.server.app import asgi
 from bei.serving.service import Service
+from bei.serving.registry import Registry
 from bei.settings import Settings
 service = Service(Settings.from_file(Path({str(ROOT / "config.yaml")!r}), engine="null"))
 service.load()
-app = asgi(service)
+app = asgi(Registry(service))
 """
 APPS = {"8 kB": APP, "null engine": NULL_ENGINE}
 UVICORN = """

@@ -24,6 +24,7 @@ from bei.checkpoint import wheels
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from benchmarks.texts import text_sets
@@ -82,7 +83,7 @@ def run(service: Service, task: str, texts: list[str]) -> tuple[float, float, in
     path, value = body(task, texts)
     call = api.Call("POST", path, json.dumps(value).encode())
     cpu, wall = time.process_time(), time.perf_counter()
-    reply = asyncio.run(api.answer(service, call))
+    reply = asyncio.run(api.answer(Registry(service), call))
     assert reply.status == 200, reply.body
     return time.process_time() - cpu, time.perf_counter() - wall, int(reply.headers["x-compute-tokens"])
 

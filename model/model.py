@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from bei import api
 from bei.errors import NotReady
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 
@@ -32,6 +33,7 @@ class Model:
         settings = Settings.load(self._config, secrets=self._secrets)
         self._service = Service(settings, isolated=True)
         self._service.load()
+        self._registry = Registry(self._service)
         log.info(
             "on the Truss server predict answers as %s, embeddings as /v1/embeddings; on the full server only: %s",
             self._service.route,
@@ -44,7 +46,7 @@ class Model:
             return from_thread.run(self._respond, self._service.route, request)
         # From TrussHandle.predict(dict), in the same process.
         call = api.Call("POST", self._service.route, json.dumps(inputs).encode())
-        return json.loads(asyncio.run(api.answer(self._service, call)).body)
+        return json.loads(asyncio.run(api.answer(self._registry, call)).body)
 
     async def embeddings(self, inputs: Any, request: Request) -> Response:
         return await self._respond("/v1/embeddings", request)
@@ -61,5 +63,5 @@ class Model:
         limiter = current_default_thread_limiter()
         limiter.total_tokens = max(limiter.total_tokens, self._config["runtime"]["predict_concurrency"])
         headers = {name.lower(): value for name, value in request.headers.items()}
-        reply = await api.answer(self._service, api.Call("POST", path, await request.body(), headers))
+        reply = await api.answer(self._registry, api.Call("POST", path, await request.body(), headers))
         return Response(reply.body, reply.status, dict(reply.headers))

@@ -20,6 +20,7 @@ from bei.api import Call
 from bei.checkpoint.sources import fetch
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
@@ -96,7 +97,7 @@ def test_no_answer_holds_a_secret(tiny_checkpoint):
         for body in (json.dumps(route.example).encode(), b"{", b'{"prompt_name": "x"}'):
             for key in ("key", "wrong"):
                 call = Call(route.method, route.path, body, {"authorization": f"Bearer {key}"})
-                reply = asyncio.run(api.answer(service, call))
+                reply = asyncio.run(api.answer(Registry(service), call))
                 assert CANARY not in f"{reply.headers} {reply.body}"
     service.close()
 

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from bei.server.app import asgi
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 
@@ -30,7 +31,7 @@ class Replica:
     async def __init__(self, settings: Settings):
         self.service = Service(settings)
         await asyncio.to_thread(self.service.load)
-        self.bei = asgi(self.service)
+        self.bei = asgi(Registry(self.service))
 
     async def check_health(self) -> None:
         await self.service.check()

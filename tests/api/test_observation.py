@@ -12,6 +12,7 @@ from bei import api, logs
 from bei.api import Call
 from bei.engines.null import NullEngine
 from bei.errors import ClientGone, TooLarge
+from bei.serving.registry import Registry
 from tests.support.calls import TEXTS, call, give_up
 from tests.support.exposition import gained
 
@@ -87,7 +88,10 @@ def test_what_the_host_says_is_counted_too(start_service):
     service, small, large = start_service(), Call("POST", "/embed"), TooLarge("big")
     new = gained(
         service.metrics,
-        lambda: (asyncio.run(api.refuse(service, small, large)), api.lost(service, small, ClientGone("gone"))),
+        lambda: (
+            asyncio.run(api.refuse(Registry(service), small, large)),
+            api.lost(Registry(service), small, ClientGone("gone")),
+        ),
     )
     assert new['bei_requests_total{path="/embed",status="413"}'] == 1
     assert new['bei_requests_total{path="/embed",status="499"}'] == new['bei_cancelled_total{reason="disconnect"}'] == 1

@@ -28,6 +28,7 @@ from bei.checkpoint.load import read
 from bei.checkpoint.tensors import Tensors, scan
 from bei.engines.null import NullEngine
 from bei.errors import Error
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tokenizer import Tokenizer
@@ -109,7 +110,7 @@ def _calls() -> st.SearchStrategy[tuple[int, str, bytes]]:
 
 def _call(given: tuple[int, str, bytes]) -> None:
     kind, path, body = given
-    reply = asyncio.run(api.answer(_services()[kind], Call("POST", path, body)))
+    reply = asyncio.run(api.answer(Registry(_services()[kind]), Call("POST", path, body)))
     assert reply.status in _STATUSES, (reply.status, reply.body[:300])
     json.loads(reply.body)
     assert reply.status == 200 or len(reply.body) < 5000

@@ -14,6 +14,7 @@ from bei.api import Call
 from bei.errors import TooSlow
 from bei.server import bodies, connections
 from bei.server.app import asgi
+from bei.serving.registry import Registry
 
 LIMIT = 20.0
 
@@ -79,7 +80,7 @@ def test_a_client_that_leaves_holds_its_bytes_until_its_work_ends(start_service,
         return run
 
     async def scenario():
-        application = asgi(service)
+        application = asgi(Registry(service))
         with monkeypatch.context() as patch:
             patch.setattr(connections, "WATCH_AFTER", 0)
             patch.setattr(resolve_name(owner), name, slow(resolve_name(f"{owner}.{name}")))
@@ -104,7 +105,7 @@ def test_answers_that_are_not_read_are_counted_and_small_ones_go_on(start_servic
     service = start_service(payload_limit=100_000, max_bytes_in_flight=2_000_000)
 
     async def scenario():
-        application = asgi(service)
+        application = asgi(Registry(service))
         slow = [Client(application, "/embed", MANY) for _ in range(2)]
         for client in slow:
             client.reads.clear()
@@ -127,7 +128,7 @@ def test_an_answer_that_is_not_read_in_time_ends_the_connection(start_service, m
     caplog.set_level("INFO", "bei")
 
     async def scenario():
-        client = Client(asgi(service), "/embed", MANY)
+        client = Client(asgi(Registry(service)), "/embed", MANY)
         client.reads.clear()
         await client.answer()
         return client.aborted, len(b"".join(client.parts))
@@ -156,7 +157,7 @@ def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
     service = start_service()
 
     async def one() -> int:
-        return await Client(asgi(service), "/embed", {"inputs": inputs}).answer()
+        return await Client(asgi(Registry(service)), "/embed", {"inputs": inputs}).answer()
 
     asyncio.run(one())
     gc.collect()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bei import api
 from bei.api import Call, Reply
+from bei.serving.registry import Registry
 
 TEXTS = ["the cat", "a big dog"]
 
@@ -15,7 +16,7 @@ TEXTS = ["the cat", "a big dog"]
 def call(service, path: str, body=None, method: str = "POST", **headers: str) -> Reply:
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return asyncio.run(api.answer(service, Call(method, path, raw, named)))
+    return asyncio.run(api.answer(Registry(service), Call(method, path, raw, named)))
 
 
 def post(service, path: str, body, **headers: str):
@@ -28,7 +29,9 @@ def give_up(service) -> None:
     """A call that its client leaves as soon as it has begun."""
 
     async def leave() -> None:
-        answering = asyncio.ensure_future(api.answer(service, Call("POST", "/embed", b'{"inputs": ["a", "b"]}')))
+        answering = asyncio.ensure_future(
+            api.answer(Registry(service), Call("POST", "/embed", b'{"inputs": ["a", "b"]}'))
+        )
         await asyncio.sleep(0)
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)

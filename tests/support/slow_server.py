@@ -13,6 +13,7 @@ from bei.errors import SetupError
 from bei.server import bodies, connections, listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
@@ -45,7 +46,7 @@ def load() -> None:
 listener = listen.bind("127.0.0.1", 0)
 print(listener.getsockname()[1], flush=True)  # noqa: T201  the test reads it
 status = listen.serve(
-    asgi(service, hosts_of(listener, settings.allowed_host)),
+    asgi(Registry(service), hosts_of(listener, settings.allowed_host)),
     listener,
     load=load,
     on_stop=service.drain,

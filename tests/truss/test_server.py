@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from bei.api import Call, answer
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.servers import ROOT, wait_until_ready
@@ -108,7 +109,7 @@ def service() -> Iterator[Service]:
 @pytest.mark.parametrize("path", ["/v1/models/model:predict", "/v1/embeddings"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: json.dumps(body)[:40])
 def test_same_bytes_as_our_server(truss_url, service, path, body):
-    ours = asyncio.run(answer(service, Call("POST", "/v1/embeddings", json.dumps(body).encode())))
+    ours = asyncio.run(answer(Registry(service), Call("POST", "/v1/embeddings", json.dumps(body).encode())))
     theirs = httpx.post(truss_url + path, json=body, headers={"accept-encoding": "identity"})
     assert theirs.status_code == ours.status
     assert close(theirs.content, ours.body)
@@ -158,7 +159,7 @@ def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_p
     with truss_server(in_truss, truss_python, tmp_path, config) as url:
         for body in OF_SMALL_MODELS[name]:
             theirs = httpx.post(f"{url}/v1/models/model:predict", json=body, headers={"accept-encoding": "identity"})
-            reply = asyncio.run(answer(ours, Call("POST", ours.route, json.dumps(body).encode())))
+            reply = asyncio.run(answer(Registry(ours), Call("POST", ours.route, json.dumps(body).encode())))
             assert theirs.status_code == reply.status
             assert close(without_id(theirs.content), without_id(reply.body))
         refused = httpx.post(f"{url}/v1/embeddings", json={"input": "a"})

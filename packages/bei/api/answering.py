@@ -15,30 +15,31 @@ from bei.api.reply import Reply, Result, finish, render, render_error
 from bei.api.routes import Route
 from bei.api.table import TABLE
 from bei.errors import ClientGone, Error
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 
 log = logging.getLogger("bei")
 
 
-async def answer(service: Service, call: Call, route: Route | None = None) -> Reply:
+async def answer(registry: Registry, call: Call, route: Route | None = None) -> Reply:
     """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception. `route` is
     the one that `admit` gave to a host that asked before it read the body."""
-    with service.in_flight.request(), Observation(service, call, TABLE.label(call.path)) as seen:
+    with registry.in_flight.request(), Observation(registry, call, TABLE.label(call.path)) as seen:
         try:
-            reply = cors.preflight(call, service.settings) or await _reply(service, call, route, seen)
+            reply = cors.preflight(call, registry.settings) or await _reply(registry, call, route, seen)
         except Error as error:
             reply = render_error(error, TABLE.errors(call.path))
         except Exception:
             log.exception("unexpected fault in %s %s", call.method, call.path)
             reply = render_error(Error("internal error; the server's log has the details"), TABLE.errors(call.path))
-        return seen.replied(cors.shared(await finish(reply, call), call, service.settings))
+        return seen.replied(cors.shared(await finish(reply, call), call, registry.settings))
 
 
-async def refuse(service: Service, call: Call, error: Error) -> Reply:
+async def refuse(registry: Registry, call: Call, error: Error) -> Reply:
     """The reply to a call that its host cannot hand over, or cannot wait for."""
-    with Observation(service, call, TABLE.label(call.path)) as seen:
+    with Observation(registry, call, TABLE.label(call.path)) as seen:
         reply = await finish(render_error(error, TABLE.errors(call.path)), call)
-        return seen.replied(cors.shared(reply, call, service.settings))
+        return seen.replied(cors.shared(reply, call, registry.settings))
 
 
 def error_reply(error: Error, path: str) -> Reply:
@@ -46,48 +47,51 @@ def error_reply(error: Error, path: str) -> Reply:
     return render_error(error, TABLE.errors(path))
 
 
-def lost(service: Service, call: Call, error: ClientGone) -> None:
+def lost(registry: Registry, call: Call, error: ClientGone) -> None:
     """Notes that a client left: there is nobody to reply to."""
     logs.about(call.request_id, tracing.trace_id(call.headers))
     log.info("%d %s %s: %s", error.status, call.method, call.path, error)
-    service.metrics.observe_reply(TABLE.label(call.path), error.status)
-    service.metrics.observe_cancelled("disconnect")
+    registry.metrics.observe_reply(TABLE.label(call.path), error.status)
+    registry.metrics.observe_cancelled("disconnect")
 
 
-def admit(service: Service, call: Call) -> Route:
+def admit(registry: Registry, call: Call) -> Route:
     """The route of a call, by its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
     UnsupportedMediaType."""
     route = TABLE.route(call)
-    if service.settings.protect_all or not route.public:
-        authorize(call, service.settings)
+    if registry.settings.protect_all or not route.public:
+        authorize(call, registry.settings)
     if route.adapter is not None:
         check_content_type(call)
     return route
 
 
-async def _reply(service: Service, call: Call, route: Route | None, seen: Observation) -> Reply:
-    route = route or admit(service, call)
+async def _reply(registry: Registry, call: Call, route: Route | None, seen: Observation) -> Reply:
+    route = route or admit(registry, call)
     if route.stands_for is not None:
-        route = route.stands_for(service)
+        route = route.stands_for(registry.resolve(route.path))
     if route.adapter is not None:
-        return await _compute(route, route.adapter, service, call, seen)
-    result = await route.handler(service, None, call)
+        return await _compute(route, route.adapter, registry, call, seen)
+    result = await route.handler(registry, None, call)
     return result if isinstance(result, Reply) else await render(result, call, "")
 
 
-async def _compute(route: Route, adapter: TypeAdapter[Body], service: Service, call: Call, seen: Observation) -> Reply:
-    body = None
+async def _compute(
+    route: Route, adapter: TypeAdapter[Body], registry: Registry, call: Call, seen: Observation
+) -> Reply:
+    body, service = None, registry.resolve(route.path)
     try:
-        body = await read(adapter, call.body, service.settings, service.in_flight.admit)
-        seen.computing()
+        body = await read(adapter, call.body, registry.settings, registry.in_flight.admit)
+        service = registry.resolve(route.path, body.model)
+        seen.computing(service)
         result = await _handle(route, service, body, call)
     except (Exception, asyncio.CancelledError) as fault:
-        seen.failed(fault, body, scored=service.has_labels)
+        seen.failed(service, fault, body)
         raise
     if isinstance(result, Reply):
         return result
     if result.usage is not None:
-        seen.answered(result.texts, result.usage, scored=service.has_labels)
+        seen.answered(service, result.texts, result.usage)
     return await render(result, call, _device(service))
 
 

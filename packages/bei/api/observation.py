@@ -10,6 +10,7 @@ from bei.api.call import Call
 from bei.api.reply import Reply
 from bei.errors import Error, Expired, Overloaded, TooLarge, Untokenizable, WrongTask
 from bei.serving.answers import Usage
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 
 
@@ -17,46 +18,47 @@ class Observation:
     """The context in which a call is answered. `path` is the path of its route, or `other`, which bounds the number of
     metrics."""
 
-    def __init__(self, service: Service, call: Call, path: str):
-        self._metrics, self._model_metrics = service.metrics, service.model_metrics
+    def __init__(self, registry: Registry, call: Call, path: str):
+        self._metrics = registry.metrics
         self._call, self._path = call, path
-        self._computing = False
+        self._computing: Service | None = None
         self._started = call.arrived
         self._texts = 0
         self._usage: Usage | None = None
-        self._trace = self._begin_trace(service.tracer) if service.tracer else None
+        self._trace = self._begin_trace(registry.tracer) if registry.tracer else None
         logs.about(call.request_id, self._trace.id if self._trace else tracing.trace_id(call.headers))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if self._computing:
-            self._model_metrics.requests_in_flight.dec()
+        if self._computing is not None:
+            self._computing.model_metrics.requests_in_flight.dec()
         if self._trace and kind is asyncio.CancelledError:
             self._trace.end(time.monotonic(), {"error.type": "cancelled"}, failed=True)
 
-    def computing(self) -> None:
+    def computing(self, service: Service) -> None:
         """Marks that the body is read and the model's work begins."""
-        self._computing = True
-        self._model_metrics.requests_in_flight.inc()
+        self._computing = service
+        service.model_metrics.requests_in_flight.inc()
         self._started = time.monotonic()
 
-    def answered(self, texts: int, usage: Usage, *, scored: bool) -> None:
+    def answered(self, service: Service, texts: int, usage: Usage) -> None:
         self._texts, self._usage = texts, usage
-        self._model_metrics.observe_answer(
+        service.model_metrics.observe_answer(
             texts,
             usage.tokens,
-            scored=scored,
+            scored=service.has_labels,
             total=usage.total,
             tokenization=usage.tokenization,
             queue=usage.queue,
             inference=usage.inference,
         )
 
-    def failed(self, fault: BaseException, body: Any, *, scored: bool) -> None:
+    def failed(self, service: Service, fault: BaseException, body: Any) -> None:
         """Counts a failed request. `body` is the parsed body, or None."""
-        self._model_metrics.observe_failure(0 if body is None else _texts(body), _cause(fault), scored=scored)
+        texts = 0 if body is None else _texts(body)
+        service.model_metrics.observe_failure(texts, _cause(fault), scored=service.has_labels)
         if isinstance(fault, Expired):
             self._metrics.observe_cancelled("deadline")
 

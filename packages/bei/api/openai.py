@@ -13,6 +13,7 @@ from bei.api.readings import Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 
 Encoding = Literal["float", "base64"]
@@ -70,13 +71,13 @@ async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Re
     return Result(value, answer.usage, len(body.input))
 
 
-async def models(service: Service, body: Any, call: Call) -> Result:
-    return Result({"object": "list", "data": [_model(service)]})
+async def models(registry: Registry, body: None, call: Call) -> Result:
+    return Result({"object": "list", "data": [_model(service) for service in registry.services]})
 
 
-async def model(service: Service, body: Any, call: Call) -> Result:
+async def model(registry: Registry, body: None, call: Call) -> Result:
     """With one model served, any name is it."""
-    return Result(_model(service))
+    return Result(_model(registry.resolve(call.path, call.parameters["model"])))
 
 
 def _model(service: Service) -> Model:
@@ -97,7 +98,7 @@ _EMBEDDINGS = Route(
         "usage": {"prompt_tokens": 7, "total_tokens": 7},
     },
 )
-_MODELS = Route("/v1/models", models, "The served model", method="GET", response=ModelList)
+_MODELS = Route("/v1/models", models, "The served models", method="GET", response=ModelList)
 
 DIALECT = Dialect(
     "openai",

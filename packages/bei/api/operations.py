@@ -11,7 +11,7 @@ from bei.api.routes import Dialect, Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.metrics import CONTENT_TYPE
-from bei.serving.service import Service
+from bei.serving.registry import Registry
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
 _DTYPES: dict[str, str] = {
@@ -24,17 +24,18 @@ _DTYPES: dict[str, str] = {
 }
 
 
-async def live(service: Service, body: Any, call: Call) -> Reply:
+async def live(registry: Registry, body: Any, call: Call) -> Reply:
     """The process answers."""
     return Reply(b"")
 
 
-async def ready(service: Service, body: Any, call: Call) -> Reply:
-    await service.check()
+async def ready(registry: Registry, body: Any, call: Call) -> Reply:
+    await registry.check()
     return Reply(b"")
 
 
-async def info(service: Service, body: Any, call: Call) -> Result:
+async def info(registry: Registry, body: Any, call: Call) -> Result:
+    service = registry.resolve(call.path)
     service.check_loaded()
     settings, checkpoint, facts = service.settings, service.checkpoint, service.engine.facts
     return Result(
@@ -80,14 +81,14 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
             return {"embedding": {"pooling": _TEI_POOLING.get(modes[0], "mean") if len(modes) == 1 else "mean"}}
 
 
-async def prometheus(service: Service, body: Any, call: Call) -> Reply:
+async def prometheus(registry: Registry, body: Any, call: Call) -> Reply:
     text = await asyncio.shield(
-        asyncio.wrap_future(service.metrics.shared_exposition())
+        asyncio.wrap_future(registry.metrics.shared_exposition())
     )  # others may wait for the same
     return Reply(text, headers={"content-type": CONTENT_TYPE})
 
 
-async def docs(service: Service, body: Any, call: Call) -> Reply:
+async def docs(registry: Registry, body: Any, call: Call) -> Reply:
     page = files("bei.api").joinpath("docs.html").read_bytes()
     return Reply(page, headers={"content-type": "text/html; charset=utf-8"})
 

@@ -11,7 +11,8 @@ from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply, Result
 from bei.serving.service import Service
 
-Handler = Callable[[Service, Any, Call], Awaitable[Result | Reply]]
+Handler = Callable[[Any, Any, Call], Awaitable[Result | Reply]]
+"""`(service, body, call)`; a route without a body is about the server: `(registry, None, call)`."""
 
 
 async def by_another(service: Service, body: Any, call: Call) -> Result:

@@ -13,7 +13,7 @@ from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply
 from bei.api.routes import Dialect, Route
 from bei.errors import MethodNotAllowed, NotFound, one_line
-from bei.serving.service import Service
+from bei.serving.registry import Registry
 
 Methods = Mapping[str, Route]
 
@@ -85,7 +85,7 @@ def _openapi() -> bytes:
     return orjson.dumps(openapi.document(TABLE.routes, TABLE.errors))
 
 
-async def _document(service: Service, body: Any, call: Call) -> Reply:
+async def _document(registry: Registry, body: Any, call: Call) -> Reply:
     return Reply(_openapi(), headers={"content-type": "application/json"})
 
 

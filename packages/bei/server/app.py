@@ -20,7 +20,7 @@ from bei.errors import (
 from bei.server import connections
 from bei.server.bodies import Bodies, Message, Receive
 from bei.server.hosts import Hosts
-from bei.serving.service import Service
+from bei.serving.registry import Registry
 
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -30,41 +30,41 @@ log = logging.getLogger("bei")
 _BUFFERED = 1 << 16  # bytes of an answer that a connection takes at once
 
 
-def asgi(service: Service, hosts: Hosts | None = None) -> Application:
+def asgi(registry: Registry, hosts: Hosts | None = None) -> Application:
     """The ASGI application; it handles the scope `http` only. Without `hosts` a request may name any host."""
     hosts = hosts or Hosts()
-    bodies = Bodies(service.settings.payload_limit, service.in_flight)
+    bodies = Bodies(registry.settings.payload_limit, registry.in_flight)
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         call = _call_of(scope)
-        with service.in_flight.request():
+        with registry.in_flight.request():
             try:
-                reply = await _answer(service, hosts, bodies, call, scope, receive)
+                reply = await _answer(registry, hosts, bodies, call, scope, receive)
             except ClientGone as error:
-                return api.lost(service, call, error)
-            await _write(reply if service.state != "draining" else _last(reply, scope), scope, send)
+                return api.lost(registry, call, error)
+            await _write(reply if not registry.is_draining else _last(reply, scope), scope, send)
 
     return application
 
 
 async def _answer(
-    service: Service, hosts: Hosts, bodies: Bodies, call: Call, scope: Message, receive: Receive
+    registry: Registry, hosts: Hosts, bodies: Bodies, call: Call, scope: Message, receive: Receive
 ) -> Reply:
     """Raises ClientGone when nobody waits for the reply."""
     try:
         hosts.check(call.headers.get("host"), scope["http_version"])
-        route = _admitted(service, call, scope)
+        route = _admitted(registry, call, scope)
         wanted = route is not None and route.adapter is not None
         if not wanted and "expect" in call.headers:  # the client waits for our answer before it sends
-            return _last(await api.answer(service, call, route), scope)
+            return _last(await api.answer(registry, call, route), scope)
         call.body = await bodies.read(call, receive, wanted=wanted)
         with _WhileConnected(receive):
-            return await api.answer(service, call, route)
+            return await api.answer(registry, call, route)
     except (RequestHeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
-        return _last(await api.refuse(service, call, error), scope)
+        return _last(await api.refuse(registry, call, error), scope)
     except asyncio.CancelledError:
-        service.metrics.observe_cancelled("drain")
-        return _last(await api.refuse(service, call, NotReady("the server stopped before the answer")), scope)
+        registry.metrics.observe_cancelled("drain")
+        return _last(await api.refuse(registry, call, NotReady("the server stopped before the answer")), scope)
 
 
 def _last(reply: Reply, scope: Message) -> Reply:
@@ -84,13 +84,13 @@ def _call_of(scope: Message) -> Call:
     return Call(scope["method"], scope["path"], headers=headers)
 
 
-def _admitted(service: Service, call: Call, scope: Message) -> Route | None:
+def _admitted(registry: Registry, call: Call, scope: Message) -> Route | None:
     """The call's route; None where the request head alone is refused. The body is kept only for a route that reads one.
     Raises RequestHeadTooLarge."""
     if len(scope["headers"]) > connections.MAX_HEADERS:
         raise RequestHeadTooLarge(f"the request has more than {connections.MAX_HEADERS} headers")
     try:
-        return api.admit(service, call)
+        return api.admit(registry, call)
     except Error:
         return None
 

@@ -30,6 +30,7 @@ from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.server import listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
+from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import ObservationSettings, ServerSettings, Settings
 
@@ -112,7 +113,7 @@ def _serve_here(service: Service, listener: socket.socket, load: Callable[[], No
     settings = service.settings
     sys.setswitchinterval(_SWITCH)
     return listen.serve(
-        *(asgi(service, hosts_of(listener, settings.allowed_host)), listener),
+        *(asgi(Registry(service), hosts_of(listener, settings.allowed_host)), listener),
         load=load,
         on_stop=service.drain,
         drain_seconds=settings.drain_seconds,

@@ -1,0 +1,43 @@
+"""The models that one server serves, and what they share. Exactly one, so far."""
+
+from collections.abc import Sequence
+
+from bei.serving.service import Service
+
+
+class Registry:
+    """Every host answers by one. The limits of a call, the bytes in flight, the metrics and the traces are the
+    server's; the rest is each model's."""
+
+    def __init__(self, service: Service):
+        self.services: Sequence[Service] = (service,)
+        self.settings, self.in_flight = service.settings, service.in_flight
+        self.metrics, self.tracer = service.metrics, service.tracer
+
+    def resolve(self, route: str, name: str | None = None) -> Service:
+        """The model that answers a request to a route, which names one or none. Of one model any name is accepted."""
+        return self.services[0]
+
+    @property
+    def is_draining(self) -> bool:
+        return any(service.state == "draining" for service in self.services)
+
+    def load(self) -> None:
+        """Makes every model ready. Blocking. Raises SetupError."""
+        for service in self.services:
+            service.load()
+
+    async def check(self) -> None:
+        """Raises NotReady unless every model answers requests."""
+        for service in self.services:
+            await service.check()
+
+    def drain(self) -> None:
+        """Admits no more requests; queued ones continue, oldest first."""
+        for service in self.services:
+            service.drain()
+
+    def close(self) -> None:
+        """Drains, waits for queued requests, and stops the threads."""
+        for service in self.services:
+            service.close()
