@@ -90,7 +90,7 @@ def test_there_is_no_other_flag_and_each_is_for_one_setting():
 
 def test_help_says_what_a_setting_is_and_teis_default():
     options = {option.name: option for option in router.text_embeddings_router.params}
-    assert options["port"].help == "The port to listen on; 0 takes a free one.  [default: 3000]"
+    assert options["port"].help == "The port to listen on. 0 takes a free one.  [default: 3000]"
     for flag in router.FLAGS:
         assert options[flag.setting].help.startswith(Settings.model_fields[flag.setting].description)
         assert flag.default is None or options[flag.setting].help.endswith(f"  [default: {flag.default}]")

@@ -34,7 +34,12 @@ _config = click.option(
     default=lambda: Path(os.environ.get("BEI_CONFIG", "config.yaml")),
     help="The deployment: a Truss config.yaml with a trt_llm block.  [default: BEI_CONFIG, else config.yaml]",
 )
-_log_level = click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+_log_level = click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    help="The lowest level of log lines: debug, info, warning or error.",
+)
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,8 +111,12 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     show_default=True,
     help="Rows of a part; a part is the unit of progress.",
 )
-@click.option("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, local, or host:port.")
-@click.option("--workers", type=click.IntRange(1), help="Models on the cluster.  [default: one per GPU, or per node]")
+@click.option(
+    "--ray", metavar="ADDRESS", help="The Ray cluster that computes: auto, local, or host:port. Unset: this machine."
+)
+@click.option(
+    "--workers", type=click.IntRange(1), help="The number of models on the cluster. Unset: one per GPU, or per node."
+)
 @_config
 @_log_level
 @options.of_settings(ModelSettings)

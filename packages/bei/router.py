@@ -69,7 +69,7 @@ OTHER_FLAGS = {
     "hf-token": "The token for private and gated repositories.",
     "hf-api-token": "The older name of --hf-token.",
     "dense-path": f"{_DENSE} only: modules.json says which Dense module follows.",
-    "prometheus-port": f"The port that serves /metrics, too; 0 for none. Unset: {_METRICS_PORT}.",
+    "prometheus-port": f"The port that serves /metrics, too. 0: none. Unset: {_METRICS_PORT}.",
 }
 """Flags of TEI's that are no setting of ours, with their help."""
 WITHOUT_EFFECT = {

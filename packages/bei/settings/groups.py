@@ -39,7 +39,7 @@ class SourceSettings(Group):
     hub_cache: Path | None = Field(None, description="The folder of the hub's own cache. Unset: HF_HUB_CACHE.")
     cache_dir: Path = Field(Path("~/.cache/bei"), description="The folder for downloads and built engines.")
     max_download_bytes: int = Field(
-        200_000_000_000, ge=1, description="Bytes of the largest download; a larger one is refused."
+        200_000_000_000, ge=1, description="The most bytes of a download. A larger one is refused."
     )
     allow_private_urls: bool = Field(False, description="A REMOTE_URL may lead to a private address.")
     training_dir: Path = Field(
@@ -64,23 +64,23 @@ class ModelSettings(SourceSettings):
     )
     quantization: QuantizationType = Field(description="The format of an encoder's weights and products on a GPU.")
     calib_dataset: str = Field(description="The texts that calibrate a quantized engine: a data set, or a file.")
-    calib_size: int = Field(ge=1, description="Texts that calibrate.")
-    calib_max_seq_length: int = Field(ge=1, description="Tokens of the longest text that calibrates.")
+    calib_size: int = Field(ge=1, description="The number of texts that calibrate.")
+    calib_max_seq_length: int = Field(ge=1, description="The most tokens of a text that calibrates.")
     served_model_name: Annotated[str, NO_ROW] = Field(description="The name that answers carry. Unset: the repository.")
     route: Annotated[DefaultRoute | None, NO_ROW] = Field(
         None, description="The route that / and /invocations answer as. Unset: the first of the model's task."
     )
     engine: Literal["auto", "tensorrt", "native", "torch", "null"] = Field(
-        "auto", description="The engine that computes; auto takes the fastest that runs here."
+        "auto", description="The engine that computes. auto takes the fastest that runs here."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto", description="The type of the numbers that the engine computes in. Unset or auto: the engine chooses."
     )
     threads: Annotated[int | None, NO_ROW] = Field(
-        None, ge=1, description="Processors that compute. Unset: all that the container may use."
+        None, ge=1, description="The number of processors that compute. Unset: all that the container may use."
     )
     tokenization_workers: Annotated[int | None, NO_ROW] = Field(
-        None, ge=1, description="Threads that tokenize. Unset: one per processor."
+        None, ge=1, description="The number of threads that tokenize. Unset: one per processor."
     )
     pooling: PoolingSetting | None = Field(
         None, description="The pooling of token states into a vector, where the checkpoint does not say."
@@ -92,16 +92,18 @@ class ModelSettings(SourceSettings):
         None, description="The tokens that a token attends to, where only the checkpoint's own code says so."
     )
     max_num_tokens: int = Field(
-        ge=1, description="Tokens of a batch, and so of the longest text; 16384 for an encoder that names none."
+        ge=1, description="The most tokens of a batch, and so of a text. An encoder's block that names none has 16384."
     )
     max_seq_len: int | None = Field(
-        None, ge=1, description="Tokens of the longest text. Unset: all that the model and a batch hold."
+        None, ge=1, description="The most tokens of a text. Unset: all that the model and a batch hold."
     )
-    max_batch_size: Annotated[int, NO_ROW] = Field(ge=1, description="Texts of a batch.")
+    max_batch_size: Annotated[int, NO_ROW] = Field(ge=1, description="The most texts of a batch.")
     auto_truncate: bool = Field(True, description="A text that is too long is cut, unless the request says otherwise.")
-    default_prompt: str | None = Field(None, description="Text that is put before each input.")
+    default_prompt: str | None = Field(
+        None, description="The text that is put before each input. Unset: the model's default prompt."
+    )
     default_prompt_name: str | None = Field(
-        None, description="The prompt of the model that is put before each input. Unset: the model's own default."
+        None, description="The name of the model's prompt that is put before each input. Unset: its default prompt."
     )
     rerank_order: Annotated[Literal["input", "score"], NO_ROW] = Field(
         "input", description="The order of /rerank's answers; score is best first, as in TEI (haystack needs it)."
@@ -117,9 +119,9 @@ class ServerSettings(Group):
     """Server."""
 
     host: str = Field("127.0.0.1", description="The address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    port: int = Field(8080, ge=0, le=65535, description="The port to listen on. 0 takes a free one.")
     uds_path: Path | None = Field(None, description="A Unix socket to listen on, in place of a port.")
-    workers: int = Field(1, ge=1, description="Processes that read, tokenize and answer.")
+    workers: int = Field(1, ge=1, description="The number of processes that read, tokenize and answer.")
     api_key: Annotated[Keys, BeforeValidator(split_keys)] = Field(
         (), description="The required API key, or several separated by commas; safer as BEI_API_KEY."
     )
@@ -133,7 +135,7 @@ class ServerSettings(Group):
     cors_allow_origin: Annotated[Origins, BeforeValidator(split_origins)] = Field(
         (), description="Pages of this origin (https://example.com), or of any (*), may read answers."
     )
-    drain_seconds: float = Field(30, ge=0, description="Seconds that calls in flight have after SIGTERM.")
+    drain_seconds: float = Field(30, ge=0, description="The seconds that calls in flight have after SIGTERM.")
     max_engine_restarts: int = Field(
         5, ge=0, description="Crashes in a row of the engine, or of a worker, after which it stays down."
     )
@@ -142,16 +144,16 @@ class ServerSettings(Group):
 class LimitSettings(Group):
     """Limits."""
 
-    max_client_batch_size: int = Field(2048, ge=1, description="Texts of a request; more are a 413.")
-    max_concurrent_requests: int = Field(2048, ge=1, description="Requests at once; more are a 429.")
-    max_queue_tokens: int = Field(1 << 21, ge=1, description="Tokens in the queue; more are a 429.")
-    max_queue_texts: int = Field(1 << 18, ge=1, description="Texts in the queue; more are a 429.")
-    max_queue_seconds: float = Field(20, gt=0, description="Seconds of work in the queue; more are a 429.")
-    payload_limit: int = Field(64_000_000, ge=1, description="Bytes of a request; more are a 413.")
+    max_client_batch_size: int = Field(2048, ge=1, description="The most texts of a request. More are a 413.")
+    max_concurrent_requests: int = Field(2048, ge=1, description="The most requests at once. More are a 429.")
+    max_queue_tokens: int = Field(1 << 21, ge=1, description="The most tokens in the queue. More are a 429.")
+    max_queue_texts: int = Field(1 << 18, ge=1, description="The most texts in the queue. More are a 429.")
+    max_queue_seconds: float = Field(20, gt=0, description="The most seconds of work in the queue. More are a 429.")
+    payload_limit: int = Field(64_000_000, ge=1, description="The most bytes of a request. More are a 413.")
     max_bytes_in_flight: int = Field(
-        1 << 30, ge=1, description="Bytes of all requests and their answers; more are a 429."
+        1 << 30, ge=1, description="The most bytes of all requests and their answers. More are a 429."
     )
-    max_connections: int = Field(4096, ge=1, description="Connections; more are closed.")
+    max_connections: int = Field(4096, ge=1, description="The most connections. More are closed.")
 
 
 class ObservationSettings(Group):
