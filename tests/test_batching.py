@@ -489,9 +489,9 @@ def test_those_who_were_looked_past_by_age_keep_their_order():
 @pytest.mark.parametrize(("sizes", "is_brief"), [([BRIEF], True), ([BRIEF - 5, 5], True), ([BRIEF - 5, 6], False)])
 def test_a_request_is_brief_by_all_its_entries(sizes, is_brief):
     q = queue()
-    assert not q.waits_brief()
+    assert not q.has_brief()
     q.push(made := entries(sizes))
-    assert (q.waits_brief(), made[0].request.is_brief) == (is_brief, is_brief)
+    assert (q.has_brief(), made[0].request.is_brief) == (is_brief, is_brief)
     assert q.take_brief(0).batch == (made if is_brief else [])
     assert len(q) == (0 if is_brief else 2)
 
@@ -516,8 +516,8 @@ def test_out_of_turn_go_the_oldest_that_fit_together():
 def test_out_of_turn_too_a_batch_has_one_kind_of_rows_and_its_size():
     q = queue()
     for rows in ("pooled", "pooled", "tokens"):
-        q.push(entries([1], rows=rows))
-    assert [[entry.rows for entry in q.take_brief(0).batch] for _ in range(2)] == [["pooled"] * 2, ["tokens"]]
+        q.push(entries([1], row_kind=rows))
+    assert [[entry.row_kind for entry in q.take_brief(0).batch] for _ in range(2)] == [["pooled"] * 2, ["tokens"]]
     q.push(entries([1] * (SIZE + 2)))
     assert [len(q.take_brief(0).batch) for _ in range(2)] == [SIZE, 2]
 
@@ -530,7 +530,7 @@ def test_what_ran_out_of_turn_runs_no_second_time():
     assert [entry for batch in drain(q) for entry in batch] == bulk
     q.push(brief := entries([5]))
     assert q.take(0).batch == brief
-    assert not q.waits_brief()
+    assert not q.has_brief()
 
 
 def test_one_who_left_is_not_waited_for():
@@ -538,7 +538,7 @@ def test_one_who_left_is_not_waited_for():
     q.push(gone := entries([5]))
     q.push(brief := entries([6]))
     q.drop(gone[0].request)
-    assert q.waits_brief()
+    assert q.has_brief()
     assert q.take_brief(0).batch == brief
 
 
@@ -577,6 +577,6 @@ def test_an_outcome_says_what_became_of_an_entry():
 
 def test_what_an_entry_is_unless_it_is_said():
     entry = Entry(Request(), 3, [7, 8])
-    assert (entry.index, entry.tokens, entry.cost, entry.prompt_tokens, entry.rows) == (3, 2, 2, 0, "pooled")
+    assert (entry.index, entry.tokens, entry.cost, entry.prompt_tokens, entry.row_kind) == (3, 2, 2, 0, "pooled")
     assert (entry.token_types, entry.attended, entry.taken, entry.request.dropped) == (None, None, False, False)
     assert not Limits(1, 1, 1).brief_apart
