@@ -10,19 +10,19 @@ from bei.engines.base import DEFAULTS, Batch, pool
 def test_sequences_lie_end_to_end():
     ids = [[1, 2, 3], np.array([4]), [5, 6]]
     types, seen = [None, [1], np.array([0, 1])], [None, 1, 1]
-    batch = Batch.pack(ids, token_types=types, prompt_tokens=[1, 0, 2], attended=seen, rows="tokens")
+    batch = Batch.pack(ids, token_types=types, prompt_tokens=[1, 0, 2], attended=seen, row_kind="tokens")
     assert batch.input_ids.tolist() == [1, 2, 3, 4, 5, 6]
     assert batch.token_types.tolist() == [0, 0, 0, 1, 0, 1]
     assert batch.cu_seqlens.tolist() == [0, 3, 4, 6]
     assert batch.prompt_tokens.tolist() == [1, 0, 2]
     assert batch.attended.tolist() == [3, 1, 1]
-    assert (batch.rows, len(batch), batch.lengths.tolist()) == ("tokens", 3, [3, 1, 2])
+    assert (batch.row_kind, len(batch), batch.lengths.tolist()) == ("tokens", 3, [3, 1, 2])
 
 
 def test_of_what_is_not_given_there_is_none():
     batch = Batch.pack([[7, 8], [9]])
     assert (batch.token_types.tolist(), batch.prompt_tokens.tolist()) == ([0, 0, 0], [0, 0])
-    assert (batch.attended.tolist(), batch.rows) == ([2, 1], "pooled"), "all are attended to"
+    assert (batch.attended.tolist(), batch.row_kind) == ([2, 1], "pooled"), "all are attended to"
 
 
 @pytest.mark.parametrize("given", [{}, {"token_types": [[1], [1, 1]], "prompt_tokens": [1, 1], "attended": [1, 2]}])

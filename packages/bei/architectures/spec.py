@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from bei.settings import PoolingName
+
 Activation = Literal["identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"]
-PoolingMode = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "sum"]
+PoolingMode = Literal[PoolingName, "sum"]
 LinearName = Literal["qkv", "out", "up", "down"]
 NormPlace = Literal["attention_in", "attention_out", "attention_end", "ffn_in", "ffn_out", "ffn_end"]
 """The place of a norm in a layer: on the input x, on the output f(x), or on the sum x + f(x)."""

@@ -139,26 +139,37 @@ class Engine(Protocol):
         ...
 
 
-_REDUCE: dict[PoolingMode, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "first": lambda x, weights: x[0],
-    "last": lambda x, weights: x[-1],
-    "mean": lambda x, weights: x.mean(0),
-    "max": lambda x, weights: x.max(0),
-    "sum": lambda x, weights: x.sum(0),
-    "mean_sqrt_len": lambda x, weights: x.sum(0) / np.sqrt(len(x)),
-    "weighted_mean": lambda x, weights: (x * weights).sum(0) / weights.sum(),
+_PICKED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "first": lambda x: x[0],
+    "last": lambda x: x[-1],
+    "max": lambda x: x.max(0),
+}
+_WEIGHTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "sum": lambda pooled, steps: pooled,
+    "mean": lambda pooled, steps: pooled / pooled.sum(-1, keepdims=True),
+    "mean_sqrt_len": lambda pooled, steps: pooled / np.sqrt(pooled.sum(-1, keepdims=True)),
+    "weighted_mean": lambda pooled, steps: (w := pooled * steps) / w.sum(-1, keepdims=True),
 }
 
 
-def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
-    """Reduce float32[T, H] token rows to float32[B, H * len(modes)]: the oracle that engines are tested against.
+def token_weights(mode: str, pooled: np.ndarray) -> np.ndarray:
+    """The weight of each token in a mode that is a weighted sum. pooled: bool[..., S], the tokens that are pooled,
+    → float32[..., S].
 
     Formulas: sentence-transformers 6, sentence_transformer/modules/pooling.py.
     """
+    return _WEIGHTS[mode](pooled, np.arange(1, pooled.shape[-1] + 1)).astype(np.float32)
+
+
+def pool(states: np.ndarray, batch: Batch, pooling: Pooling) -> np.ndarray:
+    """Reduce float32[T, H] token rows to float32[B, H * len(modes)]: the oracle that engines are tested against."""
     rows = []
     for b, (start, end) in enumerate(zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)):
         skip = 0 if pooling.include_prompt else min(int(batch.prompt_tokens[b]), int(end - start) - 1)
-        x = states[start + skip : end]
-        weights = np.arange(skip + 1, end - start + 1, dtype=np.float32)[:, None]
-        rows.append(np.concatenate([_REDUCE[mode](x, weights) for mode in pooling.modes]))
+        x, pooled = states[start:end], np.arange(end - start) >= skip
+        rows.append(np.concatenate([_reduced(x, pooled, mode) for mode in pooling.modes]))
     return np.stack(rows).astype(np.float32)
+
+
+def _reduced(x: np.ndarray, pooled: np.ndarray, mode: PoolingMode) -> np.ndarray:
+    return _PICKED[mode](x[pooled]) if mode in _PICKED else token_weights(mode, pooled) @ x

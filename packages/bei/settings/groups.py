@@ -14,7 +14,10 @@ from bei.settings.origins import Origins, split_origins
 from bei.settings.secrets import Keys, split_keys, split_names, without_secrets
 
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])$")]
-PoolingSetting = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "splade"]
+PoolingName = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean"]
+"""Every mode of pooling but the sum, which only a sparse model's head asks for."""
+
+PoolingSetting = Literal[PoolingName, "splade"]
 RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "nemotron", "none"]
 AttentionSetting = Literal["causal", "bidirectional"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]

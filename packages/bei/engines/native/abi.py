@@ -1,18 +1,18 @@
 """cpp/abi.h in ctypes, field by field."""
 
 from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from bei.architectures.spec import LINEARS, POST, SANDWICH
+from bei.architectures.spec import LINEARS, POST, SANDWICH, PoolingMode
 
 Encoder = c_void_p
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU = range(4)
-MODES = {"first": 0, "last": 1, "mean": 2, "max": 3, "sum": 4, "mean_sqrt_len": 5, "weighted_mean": 6}
+MODES: dict[str, int] = {mode: number for number, mode in enumerate(get_args(PoolingMode))}
 LAYER_NORMS = (*SANDWICH[:2], POST[0], *SANDWICH[2:], POST[1], "query_norm", "key_norm")
 ERRORS = {1: "the batch does not fit the model", 2: "out of memory", 3: "an exception that it does not know"}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bei.architectures.spec import Pooling
-from bei.engines.base import Batch
+from bei.engines.base import Batch, token_weights
 
 
 def select(batch: Batch, sequences: np.ndarray) -> Batch:
@@ -57,18 +57,9 @@ class _Inputs:
         return sources
 
     def _weights(self, mode: str) -> np.ndarray:
-        """float32[B, S]: the weight of each token. A mode is the weighted sum; `max` is over tokens of nonzero weight
-        (sentence-transformers 6, sentence_transformer/modules/pooling.py)."""
+        """float32[B, S]: the weight of each token in a pooled row; for `max`, whether it counts."""
         pooled = (self._steps >= self._skipped[:, None]) & (self._steps < self._batch.lengths[:, None])
-        count = pooled.sum(1, keepdims=True)
-        weights: dict[str, Callable[[], np.ndarray]] = {
-            "mean": lambda: pooled / count,
-            "sum": lambda: pooled,
-            "max": lambda: pooled,
-            "mean_sqrt_len": lambda: pooled / np.sqrt(count),
-            "weighted_mean": lambda: (w := pooled * (self._steps + 1)) / w.sum(1, keepdims=True),
-        }
-        return weights[mode]().astype(np.float32)
+        return pooled.astype(np.float32) if mode == "max" else token_weights(mode, pooled)
 
     _MADE: Mapping[str, Callable[["_Inputs"], np.ndarray]] = {
         "input_ids": lambda self: self._batch.input_ids,

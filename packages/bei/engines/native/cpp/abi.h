@@ -13,7 +13,7 @@ extern "C" {
 enum { BEI_FP32, BEI_BF16, BEI_INT8 };
 enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
 enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU };
-enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_SUM, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN };
+enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN, BEI_SUM };
 enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY, BEI_FAILED };
 
 // y = activation(x * weights + bias). `panels` is the matrix as engines/native/pack.py lays it out, aligned to 64 bytes;
