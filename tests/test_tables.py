@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bei import errors, launch, remote, router
+from bei import errors, launch, messages, router
 from bei.api import ROUTES as ALL_ROUTES
 from bei.api import operations
 from bei.architectures import families, spec
@@ -225,8 +225,8 @@ def test_every_error_of_an_engine_s_process_crosses_to_a_worker():
     for file in ENGINE_SIDE:
         calls = (node.func for node in ast.walk(ast.parse((BEI / file).read_text())) if isinstance(node, ast.Call))
         raised |= {of.id for of in calls if isinstance(of, ast.Name) and of.id in all_errors()}
-    assert raised - {"SetupError"} <= set(remote._ERRORS), "bei/remote.py: _ERRORS"
-    for of in remote._ERRORS.values():
+    assert raised - {"SetupError"} <= set(messages._ERRORS), "bei/messages.py: _ERRORS"
+    for of in messages._ERRORS.values():
         assert of("a message").message == "a message"
 
 

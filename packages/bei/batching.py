@@ -1,19 +1,19 @@
-"""What runs next. Pure: no thread, no clock, no device; the caller brings the time.
+"""The queue of entries, as a value: it has no thread, clock or device; the caller passes the time.
 
-Start-time fair queueing over tokens (Goyal, Vin and Cheng, 1996). An entry's tag is the virtual time at which its
-request arrived plus the tokens of the entries before it in that request; the least tag opens the next batch. Virtual
-time is the service that each waiting request has had by right: a batch moves it on by its tokens over the requests that
-wait. So a query that arrives behind a bulk of 2,048 texts waits for one batch, not for the bulk; and nothing starves,
-for under any flood of new requests virtual time passes every tag. What still fits the budget fills the batch, in order
-of tags; what does not keeps its place, and no more than LOOKAHEAD such entries are looked past.
+Start-time fair queueing over tokens (Goyal, Vin and Cheng, 1996). The tag of an entry is the virtual time at which its
+request arrived plus the tokens of the request's earlier entries. The entry with the least tag opens the next batch.
+Virtual time is the service that each waiting request is due: a batch advances it by the batch's tokens divided by the
+number of waiting requests. So a query behind a bulk of 2,048 texts waits for one batch, not for the bulk. Nothing
+starves, because under any flood of new requests virtual time passes every tag. Further entries fill the batch in the
+order of tags. An entry that does not fit keeps its place; at most LOOKAHEAD such entries are passed over.
 
-Such fairness is among requests, so a bulk that shares an overloaded engine with a flood of queries would get the part
-of one of them. Whatever has waited for PATIENCE seconds is therefore taken in the order of arrival, every other batch;
-and all is, every batch, once the queue is to be finished.
+This fairness is among requests, so a bulk beside a flood of queries would get the share of one query. Therefore every
+other batch takes, in the order of arrival, the entries that have waited for PATIENCE seconds. Once the queue is to be
+finished, every batch is taken in the order of arrival.
 
-A brief request, of BRIEF tokens at most, may also be taken out of turn: by an engine that has room for it beside its
-batches (scheduler.py), and then never shares a batch with longer ones. It is paid for in virtual time like any other.
-A part of what may wait is kept for such requests, so that a bulk that fills the rest turns no query away.
+A brief request has at most BRIEF tokens. An engine that has room for it beside its batches may take it out of turn
+(scheduler.py); then it shares no batch with longer requests. It advances virtual time like any other. A part of the
+queue is reserved for brief requests, so that a bulk that fills the rest turns no query away.
 """
 
 import heapq
@@ -41,13 +41,14 @@ def is_brief(tokens: int) -> bool:
 
 
 def _nobody(outcomes: Sequence["Outcome"]) -> None:
-    """The receiver of what nobody waits for."""
+    """The receiver of a request that nobody waits for."""
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """What the entries of one call share. `receiver` is told what becomes of them. `waiting` of them are in the queue,
-    with `tokens` in all; `cost` is what all of them compute; `dropped`: nobody wants it any more."""
+    """The common properties of the entries of one call. `receiver` gets their outcomes. `waiting` of them are in the
+    queue, with `tokens` in all. `cost` is the number of tokens that all of them compute. A `dropped` request is not
+    needed any more."""
 
     deadline: float = float("inf")
     receiver: "Receiver" = _nobody
@@ -61,15 +62,15 @@ class Request:
         return is_brief(self.cost)
 
     def settle(self, outcome: "Outcome") -> None:
-        """For those whose receiver hands outcomes on to their requests."""
+        """For requests whose receiver passes outcomes on to them."""
         raise NotImplementedError
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One encoding that waits: `index` is its place in the request, `queued` the time at which it was admitted, before
-    it is pushed; `shared` how many of its first tokens are those of all its request's entries, and computed once in a
-    batch."""
+    """An encoding in the queue. `index` is its place in the request. `queued` is the time of its admission, set before
+    it is pushed. `shared` is the number of its first tokens that all entries of the request share; a batch computes
+    them once."""
 
     request: Request
     index: int
@@ -91,12 +92,12 @@ class Entry:
 
     @property
     def cost(self) -> int:
-        """Tokens that are its own to compute."""
+        """The number of tokens that this entry alone computes."""
         return len(self.ids) - self.shared
 
 
 class Outcome:
-    """What became of one entry: what is kept of its row, or the error; times in seconds."""
+    """The result of one entry: the kept value of its row, or an error. Times are in seconds."""
 
     __slots__ = ("entry", "inference", "queue", "result")
 
@@ -109,7 +110,7 @@ Receiver = Callable[[Sequence[Outcome]], None]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The next batch, and what fell out on the way to it: entries past their deadline."""
+    """The next batch, and the entries that were found past their deadline."""
 
     batch: list[Entry] = field(default_factory=list)
     expired: list[Entry] = field(default_factory=list)
@@ -120,8 +121,8 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`batch_tokens` and `batch_size` cut a batch; `tokens`, `size` (entries) and `requests` bound what waits. With
-    `brief_apart` no batch has texts of brief requests and of others."""
+    """`batch_tokens` and `batch_size` limit a batch. `tokens`, `size` (entries) and `requests` limit the queue. With
+    `brief_apart` brief requests share no batch with others."""
 
     batch_tokens: int
     batch_size: int
@@ -134,11 +135,12 @@ class Limits:
 class Queue:
     """An entry longer than a batch runs alone. A request larger than the queue is admitted when nothing else waits.
 
-    `tokens` are those of what waits, and `len` its entries. What was dropped, or taken from elsewhere, stays in the
-    heap until it is met there, or until it is the larger part; so in the order of ages.
+    `tokens` is the sum of the waiting entries' tokens, and `len` their number. Entries that were dropped, or taken
+    through another order, stay in the heap and in the order of ages until they come up, or until they are the larger
+    part.
 
-    `most_tokens` may wait, a part of them brief requests' own; the scheduler lowers it where the limit is more than the
-    engine runs in good time.
+    At most `most_tokens` may wait, a part of which is reserved for brief requests. The scheduler lowers it to the work
+    that the engine does in good time.
     """
 
     def __init__(self, limits: Limits):
@@ -159,7 +161,7 @@ class Queue:
         return self._size
 
     def push(self, entries: Iterable[Entry]) -> None:
-        """Admit one request's entries, all or none. Raises Overloaded."""
+        """Admits all entries of one request, or none. Raises Overloaded."""
         entries = list(entries)
         request, tag = entries[0].request, self._virtual_time
         tokens, request.cost = sum(entry.tokens for entry in entries), sum(entry.cost for entry in entries)
@@ -180,7 +182,7 @@ class Queue:
         self.tokens += tokens
 
     def _has_room(self, size: int, tokens: int, *, is_brief: bool) -> bool:
-        """For one more request. Whatever waits of others, they take no more from a brief one than they may have."""
+        """Whether there is room for one more request. Others may not use the part that is reserved for brief ones."""
         if self._size + size > self.limits.size or self._requests >= self.limits.requests:
             return False
         others, most_of_others = self.tokens - self._brief_tokens, self.most_tokens * (1 - FOR_BRIEF)
@@ -189,7 +191,7 @@ class Queue:
         return others + tokens <= most_of_others and self.tokens + tokens <= self.most_tokens
 
     def drop(self, request: Request) -> None:
-        """Forget what waits of a request that nobody wants any more."""
+        """Removes the waiting entries of a request that is not needed any more."""
         request.dropped = True
         self._requests -= request.waiting > 0
         self._size -= request.waiting
@@ -198,11 +200,12 @@ class Queue:
         self._sweep()
 
     def finish_oldest_first(self) -> None:
-        """From now on: where time ends for all that waits, some should be finished, and not each in part."""
+        """From now on the oldest entries come first: when time is limited, some requests should be finished rather than
+        each in part."""
         self._by_age = True
 
     def take(self, now: float) -> Taken:
-        """Remove and return the next batch: empty only when the queue is."""
+        """Removes and returns the next batch; empty only if the queue is."""
         is_old = bool(self._ages) and self._ages[0].queued + PATIENCE <= now
         self._old_turn = self._by_age or (not self._old_turn and is_old)
         taken = Taken()
@@ -224,7 +227,7 @@ class Queue:
         put_back: Callable[[Entry], None],
         now: float,
     ) -> int:
-        """Fill a batch from what waits, in its order; how many tokens would still fit."""
+        """Fills a batch with waiting entries, in their order; returns the number of tokens that would still fit."""
         room, limits = self.limits.batch_tokens, self.limits
         passed: list[Entry] = []
         while waiting and len(taken.batch) < limits.batch_size and len(passed) < LOOKAHEAD:
@@ -252,7 +255,7 @@ class Queue:
         heapq.heappush(self._heap, (entry.tag, entry.arrival, entry))
 
     def take_brief(self, now: float) -> Taken:
-        """Remove and return entries of brief requests, oldest first, BRIEF tokens in all; empty where none wait."""
+        """Removes and returns entries of brief requests, oldest first, at most BRIEF tokens; empty if none wait."""
         taken, room = Taken(), BRIEF
         while self.has_brief() and len(taken.batch) < self.limits.batch_size:
             entry = self._brief.popleft()

@@ -1,4 +1,4 @@
-"""What HTTP workers and the process with the queue say to each other."""
+"""The messages between HTTP workers and the process with the queue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ _ERRORS = {kind.__name__: kind for kind in (EngineDied, EngineFailed, Expired, N
 
 @dataclass(slots=True, kw_only=True)
 class Submit:
-    """From a worker: a request's entries. `lengths` are their tokens; ids, token_types: int32[sum(lengths)], None for
-    types that are all 0. `Entry` says what the others are."""
+    """From a worker: the entries of a request. `lengths` are their numbers of tokens; ids, token_types:
+    int32[sum(lengths)], None for types that are all 0. `Entry` explains the others."""
 
     number: int
     deadline: float
@@ -45,7 +45,7 @@ class Submit:
         )
 
     def entries(self, request: Request) -> list[Entry]:
-        """Copies, else one request would hold the memory of all that came with it."""
+        """Copies, because otherwise one request would keep the memory of the whole message."""
         ids, types = self.ids.copy(), None if self.token_types is None else self.token_types.copy()
         ends = np.cumsum(self.lengths).tolist()
         return [
@@ -67,14 +67,14 @@ class Submit:
 
 @dataclass(slots=True)
 class Drop:
-    """From a worker: it no longer wants the request of this number."""
+    """From a worker: it does not need the request of this number any more."""
 
     number: int
 
 
 @dataclass(slots=True)
 class Joined:
-    """From a worker: it could answer."""
+    """From a worker: it is ready."""
 
 
 @dataclass(slots=True)
@@ -84,15 +84,15 @@ class Opened:
 
 @dataclass(slots=True)
 class Fault:
-    """To a worker: why no batch can run now; None for a fault that is over."""
+    """To a worker: the reason why no batch can run now; None when that is over."""
 
     message: str | None
 
 
 @dataclass(slots=True, kw_only=True)
 class Settled:
-    """To a worker: the outcome of entry `index` of request `number`: a row, or sparse terms, or the error of that
-    name. `queue` and `inference` are seconds."""
+    """To a worker: the outcome of entry `index` of request `number`: a row, sparse terms, or an error by its name.
+    `queue` and `inference` are seconds."""
 
     number: int
     index: int

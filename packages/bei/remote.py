@@ -2,7 +2,7 @@
 therefore hold for all workers together.
 
 A worker's `RemoteScheduler` collects the requests of one event-loop iteration and sends them as one message. Its
-`WorkerSession`, in the scheduler's process, submits them and sends the outcomes back, one message a batch.
+`WorkerSession`, in the scheduler's process, submits them and sends the outcomes back, one message per batch.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ log = logging.getLogger("bei")
 
 @dataclass
 class RemoteEngine:
-    """What a worker knows of the engine."""
+    """The facts of the engine that a worker knows."""
 
     facts: EngineFacts
     fault: str | None = None
 
 
 class RemoteScheduler:
-    """As Scheduler, for one worker; `channel` leads to its WorkerSession."""
+    """The scheduler for one worker; `channel` leads to its WorkerSession."""
 
     def __init__(self, channel: socket.socket, engine: RemoteEngine, on_loss: Callable[[], None]):
         """`on_loss` is called when the channel is lost, but not when it is closed here."""
@@ -55,7 +55,7 @@ class RemoteScheduler:
         threading.Thread(target=self._listen, name="scheduler", daemon=True).start()
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        """A refusal comes as the outcome of the first entry."""
+        """A refusal arrives as the outcome of the first entry."""
         number, request = next(self._numbers), entries[0].request
         message = Submit.of(number, entries)
         with self._lock:
@@ -85,25 +85,25 @@ class RemoteScheduler:
             try:
                 wire.send(self._channel, *outgoing)
             except Exception as exc:
-                self._disconnect()  # half of it may have gone; who listens is told
+                self._disconnect()  # a part may have been sent, so the session is told
                 if not isinstance(exc, OSError):
                     raise
 
     def drain(self) -> None:
-        """The process that has the queue stops with this one, and tells it."""
+        """Nothing to do: the process with the queue stops together with this one, and tells it."""
 
     def drains_in(self) -> float:
-        """As it was when the last request was refused."""
+        """The seconds of the last refusal."""
         return self._drains_in
 
     def wait_until_open(self) -> None:
-        """Say that this worker could answer, and wait for the word to."""
+        """Reports that this worker is ready, and waits until it may answer."""
         with self._lock:
             wire.send(self._channel, Joined())
         self._open.wait()
 
     def close(self) -> None:
-        """What is queued was waited for by those who asked."""
+        """Queued entries have been waited for by their requests."""
         self._closing = True
         self._disconnect()
 
@@ -141,7 +141,7 @@ class RemoteScheduler:
         else:
             self.last_success, self.failing = time.monotonic(), False
         entries = self._waiting.get(message.number)
-        if entries is None:  # dropped meanwhile
+        if entries is None:  # it was dropped meanwhile
             return None
         entry = entries[message.index]
         entry.request.waiting -= 1
@@ -149,7 +149,7 @@ class RemoteScheduler:
 
 
 class _WorkerRequest(Request):
-    """A worker's request: its number there, and how many of its entries have not been answered."""
+    """A worker's request: its number in the worker, and the count of unanswered entries."""
 
     __slots__ = ("missing", "number")
 
@@ -177,10 +177,10 @@ class WorkerSession:
             threading.Thread(target=run, name="session", daemon=True).start()
 
     def __call__(self, outcomes: Sequence[Outcome]) -> None:
-        """What became of entries goes to the worker."""
+        """Sends the outcomes of entries to the worker."""
         settled = []
         for outcome in outcomes:
-            request = cast(_WorkerRequest, outcome.entry.request)  # only its own
+            request = cast(_WorkerRequest, outcome.entry.request)  # the session submits only these
             with self._lock:  # several batches may end at once
                 request.missing -= 1
                 if not request.missing:
@@ -189,7 +189,7 @@ class WorkerSession:
         self._outbox.put(tuple(settled))
 
     def tell_fault(self) -> None:
-        """Why the engine cannot run, or that it can."""
+        """Tells why the engine cannot run, or that it can."""
         self._outbox.put((Fault(self._engine.fault),))
 
     def open(self) -> None:

@@ -23,12 +23,12 @@ from bei.metrics import Metrics, ModelMetrics
 
 log = logging.getLogger("bei")
 
-_SMOOTHING = 0.1  # of a batch's speed in the mean
-_OVERTAKEN = 0.02  # seconds for which a thread that runs already goes before one that has to wake up
+_SMOOTHING = 0.1  # the weight of a batch's speed in the mean
+_OVERTAKEN = 0.02  # seconds for which a running thread may go before one that has to wake up
 
 
 def deliver(outcomes: Sequence[Outcome]) -> None:
-    """To the receivers of their requests, each once."""
+    """Calls the receiver of each request, once per receiver."""
     by_receiver: dict[Receiver, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_receiver[outcome.entry.request.receiver].append(outcome)
@@ -41,15 +41,16 @@ Keep = Callable[[np.ndarray], Any]
 
 @dataclass(eq=False)
 class _Waiting:
-    """For a stream, since a time.monotonic()."""
+    """A batch that waits for a stream, since a time.monotonic()."""
 
     since: float
 
 
 class Scheduler:
-    """Runs what is submitted, in the order that the queue decides; gives the outcomes of each batch to `hand_out`.
+    """Runs submitted entries in the queue's order, and passes the outcomes of each batch to `hand_out`.
 
-    An outcome holds `keep(row)` of its row, float32[D] or float32[tokens, D]: what is dropped there frees the batch.
+    An outcome contains `keep(row)` of its row, float32[D] or float32[tokens, D]. Keeping no reference to the row frees
+    the batch.
     """
 
     def __init__(
@@ -61,19 +62,19 @@ class Scheduler:
         max_seconds: float = float("inf"),
         metrics: ModelMetrics | None = None,
     ):
-        """`max_seconds`: no more is admitted than the engine runs in these, a request that is alone excepted. Without
-        `metrics` it counts for itself."""
+        """`max_seconds` limits admission to the work that the engine does in that time; a request that is alone is
+        always admitted. Without `metrics` it has metrics of its own."""
         self._metrics = metrics or Metrics().of_model("")
         self._engine, self._queue, self._hand_out, self._keep = engine, queue, hand_out, keep
         self._max_seconds = max_seconds
         lock = threading.Lock()
         self._changed, self._brief, self._ended = (threading.Condition(lock) for _ in range(3))
         self._taken = 0  # batches taken in turn that have not ended
-        self._running = 0  # batches that run, except that in the brief slot
-        self._long = 0  # of those: batches of requests that are not brief
+        self._running = 0  # running batches, without the one in the brief slot
+        self._long = 0  # those of requests that are not brief
         self._waiting: list[_Waiting] = []  # batches that wait for a stream
         self._brief_slot_is_taken = False
-        self._speed = 0.0  # tokens a second, of all streams
+        self._speed = 0.0  # tokens per second, over all streams
         self._closing = False
         self.last_success = 0.0
         self.failing = False
@@ -87,7 +88,7 @@ class Scheduler:
             thread.start()
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        """Queue one request's entries. Raises Overloaded, or NotReady once closing."""
+        """Queues the entries of one request. Raises Overloaded, or NotReady once closing."""
         now = time.monotonic()
         for entry in entries:
             entry.queued = now
@@ -101,7 +102,7 @@ class Scheduler:
             self._notify()
 
     def drop(self, request: Request) -> None:
-        """Run no more of a request."""
+        """Runs no more entries of a request."""
         if not request.waiting:
             return
         with self._changed:
@@ -109,16 +110,16 @@ class Scheduler:
             self._metrics.observe_queue(len(self._queue), self._queue.tokens)
 
     def drain(self) -> None:
-        """Finish what waits in the order in which it came."""
+        """Finishes the waiting entries in the order of their arrival."""
         with self._changed:
             self._queue.finish_oldest_first()
 
     def drains_in(self) -> float:
-        """Seconds in which what waits now will have run."""
+        """Seconds in which the queue will have run."""
         return self._queue.tokens / self._speed if self._speed else 1.0
 
     def close(self, timeout: float = 30) -> None:
-        """Finish what is queued, then stop. After `timeout` seconds the rest is answered NotReady."""
+        """Finishes the queued entries, then stops. After `timeout` seconds the rest is answered by NotReady."""
         with self._changed:
             self._stop()
         deadline = time.monotonic() + timeout
@@ -139,7 +140,7 @@ class Scheduler:
             self._brief.notify()
 
     def _is_held_up(self) -> bool:
-        """Whether something brief waits for the texts of a long request. Behind others like it, it is better off in a
+        """Whether a brief request waits for the texts of a long one. Behind other brief requests it is better off in a
         batch with them."""
         return self._long > 0 and self._taken >= self._streams and self._queue.has_brief()
 
@@ -148,7 +149,7 @@ class Scheduler:
             while step():
                 pass
         except BaseException as exc:
-            # Never leave a client waiting for a thread that is gone.
+            # A client must never wait for a dead thread.
             log.exception("engine thread died")
             self._die()
             self._abandon(EngineFailed(f"engine thread died: {one_line(exc)}"))
@@ -159,7 +160,7 @@ class Scheduler:
             self._stop()
 
     def _run_next(self) -> bool:
-        """Take the next batch, and run it when a stream is free; false when closing and nothing waits."""
+        """Takes the next batch, and runs it when a stream is free; false when closing and nothing waits."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or len(self._queue))
             if not len(self._queue):
@@ -175,7 +176,7 @@ class Scheduler:
         return True
 
     def _run_brief(self) -> bool:
-        """Run brief requests beside the batches of all streams; false when closing."""
+        """Runs brief requests beside the batches of all streams; false when closing."""
         with self._brief:
             self._brief.wait_for(lambda: self._closing or self._is_held_up())
             if self._closing:
@@ -244,7 +245,7 @@ class Scheduler:
         seconds = time.monotonic() - started
         with self._changed:
             self.last_success = time.monotonic()
-            self.failing = self.failing and self._closing  # a thread that died stays a failure
+            self.failing = self.failing and self._closing  # after the death of a thread it stays true
         self._metrics.observe_batch(len(batch), len(batch.input_ids), seconds)
         self._metrics.observe_packing(
             len(batch), len(batch.input_ids), int(batch.lengths.max()), self._queue.limits.batch_tokens
@@ -254,8 +255,8 @@ class Scheduler:
             self._learn(len(batch.input_ids), time.monotonic() - started)
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        """How fast batches come and go, and so how much may wait; of those that are half of what one may be, for small
-        ones are slow. `seconds` are all those for which one had its stream."""
+        """Notes the speed of the engine, and sets the limit of the queue. Only batches of at least half the full size
+        count, because small ones are slow. `seconds` is the whole time for which a batch had its stream."""
         limits = self._queue.limits
         if 2 * tokens < min(limits.batch_tokens, self._queue.most_tokens):
             return
@@ -264,8 +265,8 @@ class Scheduler:
         self._queue.most_tokens = int(min(limits.tokens, self._speed * self._max_seconds))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
-        """Fail a batch of one request; run the halves of another, so that only what breaks the engine fails. What ended
-        its process is not tried again."""
+        """Fails a batch of one request. Runs the halves of another, so that only the faulty request fails. A batch that
+        ended the engine's process is not tried again."""
         requests = list(dict.fromkeys(entry.request for entry in entries))
         log.error("engine failed on %d texts of %d requests", len(entries), len(requests), exc_info=fault)
         self.failing = True
@@ -280,7 +281,7 @@ class Scheduler:
     def _outcomes(
         self, entries: list[Entry], batch: Batch, rows: np.ndarray, started: float, seconds: float
     ) -> list[Outcome]:
-        """One an entry; a row that is not finite fails its own entry and no other."""
+        """One outcome per entry; a row that is not finite fails only its own entry."""
         finite = np.isfinite(rows).all(1)
         parts: Iterable[np.ndarray] = rows
         if batch.row_kind == "tokens":

@@ -1,10 +1,10 @@
 """Messages between the processes of one server, over a stream socket.
 
-A message is a dataclass. Its fields are arrays, or values that msgpack has. The names of the fields travel with it, and
-a reader refuses a message whose fields are not the ones that it knows: two processes may be of two versions of bei.
+A message is a dataclass. Its fields are arrays, or values of msgpack. The names of the fields travel with it, and a
+reader refuses a message with other fields than its own: two processes may have different versions of bei.
 
-bytes of the header and of all that follows, 8 each | header, msgpack: for each message [signature, values, [[dtype,
-shape], …]] | arrays; the header and each array are filled up to a multiple of 8 bytes
+The format: the sizes of the header and of all that follows, 8 bytes each | header, msgpack: for each message
+[signature, values, [[dtype, shape], …]] | arrays. The header and each array are padded to a multiple of 8 bytes.
 """
 
 import socket
@@ -21,7 +21,7 @@ import ormsgpack
 M = TypeVar("M")
 
 _SIZES = struct.Struct("<QQ")
-_JOINED = 1 << 16  # bytes of a part, in the mean; copying less is quicker than another call
+_JOINED = 1 << 16  # mean bytes of a part; copying less is faster than another call
 _FILLING = tuple(bytes(count) for count in range(8))
 _dtype = cache(np.dtype)
 
@@ -32,7 +32,7 @@ class UnknownMessage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a kind of message travels. `names` are those of its values, then those of its arrays."""
+    """The form of a kind of message. `names` are those of its values, then those of its arrays."""
 
     kind: Callable[..., Any]
     signature: str
@@ -50,7 +50,7 @@ def _layout(kind: type[Any]) -> _Layout:
 
 
 class _Layouts(dict[type, _Layout]):
-    """Those of the kinds that were sent or are read."""
+    """The layouts of the kinds that were sent or are read."""
 
     def __missing__(self, kind: type) -> _Layout:
         return self.setdefault(kind, _layout(kind))
@@ -67,7 +67,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def send(to: socket.socket, *messages: Any) -> None:
-    """All in one piece. Raises OSError where the other side is gone."""
+    """Sends all messages in one piece. Raises OSError if the other side is gone."""
     header: list[Any] = []
     arrays: list[np.ndarray | None] = []
     for message in messages:
@@ -89,14 +89,14 @@ def send(to: socket.socket, *messages: Any) -> None:
 
 
 class Reader(Generic[M]):
-    """Of messages of these kinds."""
+    """A reader of messages of these kinds."""
 
     def __init__(self, *kinds: type[M]):
         self._layouts = {layout.signature: layout for layout in map(_LAYOUTS.__getitem__, kinds)}
 
     def receive(self, source: socket.socket) -> list[M]:
-        """What was sent in one piece; the arrays share memory. Raises OSError where the other side is gone, and
-        UnknownMessage once it has read all of the piece."""
+        """The messages that were sent in one piece; their arrays share memory. Raises OSError if the other side is
+        gone, or UnknownMessage once it has read the whole piece."""
         packed, size = _SIZES.unpack(_exactly(source, _SIZES.size))
         content = _exactly(source, size)
         messages, start = [], _filled(packed)
@@ -132,7 +132,7 @@ def _filled(size: int) -> int:
 def _exactly(source: socket.socket, count: int) -> bytearray:
     buffer = bytearray(count)
     received = source.recv_into(buffer, count, socket.MSG_WAITALL) if count else 0
-    while received < count:  # a signal may cut a wait for all of it
+    while received < count:  # a signal may interrupt a wait for all of it
         more = source.recv_into(memoryview(buffer)[received:], count - received, socket.MSG_WAITALL)
         if not more:
             raise ConnectionResetError("the other side is gone")

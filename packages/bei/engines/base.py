@@ -153,8 +153,8 @@ _WEIGHTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def token_weights(mode: str, pooled: np.ndarray) -> np.ndarray:
-    """The weight of each token in a mode that is a weighted sum. pooled: bool[..., S], the tokens that are pooled,
-    → float32[..., S].
+    """The weight of each token in a mode that is a weighted sum. pooled: bool[..., S], the tokens that are pooled, →
+    float32[..., S].
 
     Formulas: sentence-transformers 6, sentence_transformer/modules/pooling.py.
     """

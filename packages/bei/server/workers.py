@@ -1,7 +1,8 @@
 """Several HTTP workers before one engine: each accepts, reads, tokenizes and answers in a process of its own.
 
-This process keeps the listening socket, the queue and the engine; what a worker has of them is a socket (bei.remote). A
-worker that dies is replaced; one whose server dies ends. `python -m bei.server.workers LINE LISTENER` is a worker.
+The server's process keeps the listening socket, the queue and the engine; a worker reaches them through a socket
+(bei.remote). A worker that dies is replaced, and a worker whose server dies ends. `python -m bei.server.workers LINE
+LISTENER` is a worker.
 """
 
 import logging
@@ -36,14 +37,14 @@ from bei.settings import ObservationSettings, ServerSettings, Settings
 
 log = logging.getLogger("bei")
 
-_SWITCH = 0.0005  # seconds that a thread at a bulk's texts keeps the interpreter from one at a query
-_MARGIN = 5.0  # seconds that a worker has beside those to drain
+_SWITCH = 0.0005  # seconds for which a thread that reads a bulk may keep the interpreter from one that reads a query
+_MARGIN = 5.0  # seconds that a worker has in addition to the drain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
-    """To a new worker. `settings` are JSON, without secrets but for the API's `keys`; `is_late`: the
-    other workers answer already."""
+    """To a new worker. `settings` are JSON, without secrets except the API's `keys`. `is_late`: the other workers
+    answer already."""
 
     settings: str
     keys: list[str]
@@ -54,7 +55,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """To a worker, once the model is loaded, with the engine's facts: the checkpoint."""
+    """To a worker, once the model is loaded: the checkpoint and the engine's facts."""
 
     folder: str
     revision: str | None
@@ -65,13 +66,13 @@ _MODELS = wire.Reader[Any](ServedModel, EngineFacts)
 
 
 def start_logs(settings: ObservationSettings, level: str) -> None:
-    """Of this process, as the settings have them."""
+    """Starts the logs of this process according to the settings."""
     logs.to_stderr(level, as_json=settings.json_output, requests=settings.access_log)
 
 
 @contextmanager
 def metrics_of(settings: ServerSettings) -> Iterator[Metrics]:
-    """Those of this process, and of the workers that it will have."""
+    """The metrics of this process and of its future workers."""
     if settings.workers == 1:
         yield Metrics()
         return
@@ -81,7 +82,7 @@ def metrics_of(settings: ServerSettings) -> Iterator[Metrics]:
 
 @contextmanager
 def tracer_of(settings: ObservationSettings) -> Iterator[tracing.Tracer | None]:
-    """The one that the settings ask for; what it has left is sent at the end. Raises SetupError."""
+    """The tracer of the settings; remaining spans are sent at the end. Raises SetupError."""
     if settings.otlp_endpoint is None:
         yield None
         return
@@ -93,8 +94,8 @@ def tracer_of(settings: ObservationSettings) -> Iterator[tracing.Tracer | None]:
 
 
 def serve(service: Service, listener: socket.socket, announce: Callable[[], None]) -> int:
-    """Load, and serve until a signal, in this process or in `settings.workers` others; the exit status. `announce` is
-    called when all of them answer."""
+    """Loads the model and serves until a signal, in this process or in `settings.workers` others; returns the exit
+    status. `announce` is called when all of them answer."""
 
     def load() -> None:
         service.load()
@@ -127,7 +128,7 @@ class _Workers:
         self._service, self._listener, self._announce = service, listener, announce
         self._status = 0
         self._sessions: list[WorkerSession] = []
-        self._joined: list[WorkerSession] | None = []  # that wait for the others; None once all are there
+        self._joined: list[WorkerSession] | None = []  # those that wait for the others; None once all are there
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._loaded, self._stopping = threading.Event(), threading.Event()
@@ -185,7 +186,7 @@ class _Workers:
             with theirs:
                 process = self._start(theirs)
             self._processes.add(process)
-            if self._stopping.is_set():  # since before it was known
+            if self._stopping.is_set():  # the stop came before the process was registered
                 process.terminate()
             session = self._introduce(ours)
             status = self._wait(process)
@@ -203,7 +204,7 @@ class _Workers:
             self._stopping.wait(pause)
 
     def _do_without(self, number: int, fault: str) -> None:
-        """The others go on, once all were there and as long as there are some."""
+        """The other workers continue, if all had joined and some are left."""
         if self._joined is not None or not self._processes:
             self._fail(f"worker {number} {fault}: the server ends")
         else:
@@ -211,11 +212,11 @@ class _Workers:
 
     def _start(self, channel: socket.socket) -> subprocess.Popen[bytes]:
         numbers = [channel.fileno(), self._listener.fileno()]
-        # A terminal's Ctrl-C is for this process, which passes it on.
+        # Ctrl-C of a terminal is for this process, which passes it on.
         return processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
 
     def _introduce(self, channel: socket.socket) -> WorkerSession | None:
-        """Tell a worker what it is for, and, once there is one, of the model; None where it died before."""
+        """Sends a worker its setup and, once there is one, the model; None if the worker died before."""
         service = self._service
         keys = [key.get_secret_value() for key in service.settings.api_key]
         level = logging.getLevelName(log.getEffectiveLevel())
@@ -243,7 +244,7 @@ class _Workers:
         return session
 
     def _on_joined(self, session: WorkerSession) -> None:
-        """The first workers open together, so that a server that says it is ready is; later ones at once."""
+        """The first workers open together, so that a ready server is ready as a whole; later ones open at once."""
         with self._lock:
             if self._joined is None:
                 session.open()
@@ -257,7 +258,7 @@ class _Workers:
         self._announce()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        """Its status; once we stop it has to drain in time."""
+        """The status of a worker; once we stop, it has to drain in time."""
         while not self._stopping.is_set():
             try:
                 return process.wait(timeout=1)

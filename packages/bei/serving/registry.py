@@ -1,4 +1,4 @@
-"""The models that one server serves, and what they share. Exactly one, so far."""
+"""The models that one server serves, and the state that they share. So far there is exactly one."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from bei.serving.service import Service
 
 
 class Registry:
-    """Every host answers by one. The limits of a call, the bytes in flight, the metrics and the traces are the
-    server's; the rest is each model's."""
+    """Every host answers through a registry. The limits of a call, the bytes in flight, the metrics and the traces
+    belong to the server, the rest to each model."""
 
     def __init__(self, service: Service):
         self.services: Sequence[Service] = (service,)
@@ -15,7 +15,8 @@ class Registry:
         self.metrics, self.tracer = service.metrics, service.tracer
 
     def resolve(self, route: str, name: str | None = None) -> Service:
-        """The model that answers a request to a route, which names one or none. Of one model any name is accepted."""
+        """The model that answers a request to a route, by the name in the request, if there is one. With a single model
+        any name is accepted."""
         return self.services[0]
 
     @property
