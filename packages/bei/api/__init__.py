@@ -1,4 +1,4 @@
-"""Every route, whoever hosts it: a Call in, a Reply out. No web framework, so every host answers the same bytes."""
+"""Every route for every host: a Call in, a Reply out. There is no web framework, so every host gives the same bytes."""
 
 from bei.api.answering import admit, answer, error_reply, lost, refuse
 from bei.api.call import Call

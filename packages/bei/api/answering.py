@@ -22,8 +22,8 @@ log = logging.getLogger("bei")
 
 
 async def answer(registry: Registry, call: Call, route: Route | None = None) -> Reply:
-    """The reply to any call; a fault of the client or the engine is a reply, too, and never an exception. `route` is
-    the one that `admit` gave to a host that asked before it read the body."""
+    """The reply to any call; an error of the client or the engine is a reply, too, and never an exception. `route` is
+    the result of `admit`, for a host that called it before it read the body."""
     with registry.in_flight.request(), Observation(registry, call, TABLE.label(call.path)) as seen:
         try:
             reply = cors.preflight(call, registry.settings) or await _reply(registry, call, route, seen)
@@ -36,19 +36,19 @@ async def answer(registry: Registry, call: Call, route: Route | None = None) -> 
 
 
 async def refuse(registry: Registry, call: Call, error: Error) -> Reply:
-    """The reply to a call that its host cannot hand over, or cannot wait for."""
+    """The reply to a call that its host cannot pass on, or cannot wait for."""
     with Observation(registry, call, TABLE.label(call.path)) as seen:
         reply = await finish(render_error(error, TABLE.errors(call.path)), call)
         return seen.replied(cors.shared(reply, call, registry.settings))
 
 
 def error_reply(error: Error, path: str) -> Reply:
-    """An error in the form that the clients of a path read, for a host that has no call."""
+    """The reply with an error in the shape for the clients of a path, for a host without a call."""
     return render_error(error, TABLE.errors(path))
 
 
 def lost(registry: Registry, call: Call, error: ClientGone) -> None:
-    """Notes that a client left: there is nobody to reply to."""
+    """Notes that a client left; there is no reply."""
     logs.about(call.request_id, tracing.trace_id(call.headers))
     log.info("%d %s %s: %s", error.status, call.method, call.path, error)
     registry.metrics.observe_reply(TABLE.label(call.path), error.status)
@@ -56,7 +56,7 @@ def lost(registry: Registry, call: Call, error: ClientGone) -> None:
 
 
 def admit(registry: Registry, call: Call) -> Route:
-    """The route of a call, by its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
+    """The route of a call, from its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
     UnsupportedMediaType."""
     route = TABLE.route(call)
     if registry.settings.protect_all or not route.public:
@@ -96,7 +96,7 @@ async def _compute(
 
 
 async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result | Reply:
-    """The answer to a body, or an error in its words."""
+    """The answer to a body; errors carry the field names of the body."""
     try:
         return await route.handler(service, body, call)
     except Error as error:
@@ -104,5 +104,5 @@ async def _handle(route: Route, service: Service, body: Body, call: Call) -> Res
 
 
 def _device(service: Service) -> str:
-    """TEI says gpu+optimized whatever it runs on; we say so of GPUs."""
+    """TEI says gpu+optimized on any device; we say so for GPUs only."""
     return "cpu" if service.engine.facts.device.startswith("cpu") else "gpu+optimized"

@@ -1,4 +1,4 @@
-"""BEI's own dialect: /predict_tokens, in TEI's manner. Its other routes are OpenAI's and TEI's."""
+"""BEI's own dialect: /predict_tokens, in TEI's style. Its other routes are OpenAI's and TEI's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,15 +18,15 @@ from bei.tasks.entities import Strategy
 
 
 class EntityParameters(Part):
-    """How tokens become entities. `ignore_labels` are left out when they do; unset, `O` is."""
+    """How tokens become entities. Labels of `ignore_labels` (by default `O`) are dropped when tokens are aggregated."""
 
     aggregation_strategy: Strategy | None = None
     ignore_labels: list[StrictStr] | None = None
 
 
 class PredictTokens(EntityParameters, Body):
-    """`parameters` is huggingface_hub's place for the same. Texts longer than the model are read in windows, unless
-    `truncate` is false; so nothing is cut, from whatever `truncation_direction`."""
+    """`parameters` is huggingface_hub's place for the same fields. Unless `truncate` is false, texts longer than the
+    model are read in windows; so nothing is cut, and `truncation_direction` has no effect."""
 
     inputs: Documents
     truncate: StrictBool | None = None

@@ -1,4 +1,4 @@
-"""How a body is read."""
+"""Reads the body of a request."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +14,10 @@ from bei.work import off_loop
 
 B = TypeVar("B")
 
-_UNCOUNTED = 1 << 14  # bytes, of which no JSON takes more than 3 ms
+_UNCOUNTED = 1 << 14  # bytes; no JSON of this size takes more than 3 ms
 _LARGE = 1 << 18
-_NODES = 16  # strings, lists and objects for each text: one with a title, an address and more of its kind
-_OWN_NODES = 1024  # and beside the texts
+_NODES = 16  # strings, lists and objects per text: room for one with a title, an address and more
+_OWN_NODES = 1024  # and those beside the texts
 _readers = ThreadPoolExecutor(2, "reader")
 
 
@@ -27,9 +27,9 @@ async def read(
     settings: LimitSettings,
     admit: Callable[[int], None] = lambda size: None,
 ) -> B:
-    """As `parse`, of any size: a large body is read by a thread, few at a time and in pieces. Raises TooLarge, too, for
-    one that has more values than the settings have room for, before any is made; and what `admit` does, which is told
-    how many bytes they take beside the body's own."""
+    """Parses a body of any size. A thread reads a large body in pieces, few bodies at a time. Also raises TooLarge,
+    before any value is made, for a body with more values than the settings allow; and the errors of `admit`, which is
+    called with the number of bytes of the values beside the body's own."""
     if len(raw) <= _UNCOUNTED:
         return parse(adapter, raw)
     bounds = Bounds(_NODES * settings.max_client_batch_size + _OWN_NODES, settings.max_queue_tokens)
@@ -48,7 +48,7 @@ def _read_large(adapter: TypeAdapter[B], raw: bytes | bytearray, bounds: Bounds,
 
 
 def parse(adapter: TypeAdapter[B], raw: bytes | bytearray) -> B:
-    """Raises Malformed for what is not JSON, and Invalid that names the field for what is the wrong JSON."""
+    """Raises Malformed for invalid JSON, and Invalid, with the name of the field, for JSON of the wrong shape."""
     try:
         return adapter.validate_json(raw)
     except ValidationError as exc:
@@ -75,5 +75,5 @@ def _plain_words(error: ValidationError, raw: bytes | bytearray) -> Malformed | 
 
 
 def _is_tag(part: str | int) -> bool:
-    """The name that a union gives to its member, not a field of the body."""
+    """Whether a part is the name that a union gives to its member, and no field of the body."""
     return isinstance(part, str) and part.startswith("#")

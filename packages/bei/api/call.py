@@ -1,4 +1,4 @@
-"""What a host hands over: one request, whoever carried it; and what its headers ask for."""
+"""A request as a host passes it on, and the values of its headers."""
 
 import hmac
 import math
@@ -13,15 +13,15 @@ from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
 from bei.settings import ServerSettings
 
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
-"""Types under which clients send JSON; curl -d says it is a form."""
+"""Types under which clients send JSON; curl -d calls it a form."""
 
 _ID = re.compile(r"[!-~]{1,128}")
 
 
 @dataclass
 class Call:
-    """`headers` have lower-case names; `arrived` is a time.monotonic(). A host may add the `body` last.
-    `parameters` are parts of the path, once its route is known."""
+    """`headers` have lower-case names. `arrived` is a time.monotonic(). A host may set the `body` last. `parameters`
+    are parts of the path, once its route is known."""
 
     method: str
     path: str
@@ -32,19 +32,19 @@ class Call:
 
     @cached_property
     def request_id(self) -> str:
-        """The client's `x-request-id`, or one of ours where it has none that fits a line."""
+        """The client's `x-request-id`, or one of ours if it has none that fits a line."""
         return self.given_id("x-request-id") or f"{random.getrandbits(128):032x}"
 
     def given_id(self, name: str) -> str | None:
-        """The client's own name for its request in header `name`; None without one, or for one that does not fit into a
+        """The client's own id for its request in header `name`. None without one, or for one that does not fit into a
         header and a line of a log: 1 to 128 characters of printable ASCII."""
         given = self.headers.get(name, "")
         return given if _ID.fullmatch(given) else None
 
 
 def authorize(call: Call, settings: ServerSettings) -> None:
-    """Raises Unauthorized unless a key is one of the server's: `Authorization: Bearer K` or `Api-Key K`. It is compared
-    with each of them, so the time says nothing of which one it is like."""
+    """Raises Unauthorized unless a key is one of the server's: `Authorization: Bearer K` or `Api-Key K`. The key is
+    compared with each of them, so the time does not reveal which one it resembles."""
     if not settings.api_key:
         return
     scheme, _, given = call.headers.get("authorization", "").partition(" ")
@@ -55,7 +55,8 @@ def authorize(call: Call, settings: ServerSettings) -> None:
 
 
 def check_content_type(call: Call) -> None:
-    """Raises UnsupportedMediaType for a body that says it is not JSON, or compressed. Saying nothing is fine."""
+    """Raises UnsupportedMediaType for a body whose headers say that it is not JSON, or compressed. A missing type is
+    accepted."""
     kind = call.headers.get("content-type", _JSON[0])
     if kind not in _JSON:
         kind = kind.partition(";")[0].strip().lower()
@@ -67,7 +68,7 @@ def check_content_type(call: Call) -> None:
 
 
 def deadline(call: Call) -> float:
-    """The time.monotonic() past which nobody waits: `request-timeout-ms` from arrival, `request-deadline-ms` since
+    """The time.monotonic() after which nobody waits: `request-timeout-ms` after arrival, `request-deadline-ms` since
     the epoch; infinity without either. Raises Invalid."""
     timeout = _milliseconds(call, "request-timeout-ms") / 1000
     epoch = _milliseconds(call, "request-deadline-ms") / 1000

@@ -1,4 +1,4 @@
-"""The dialect of Cohere: rerank, which Jina's and infinity's clients speak, too, and embed in both versions."""
+"""Cohere's dialect: rerank, which clients of Jina and infinity also use, and embed in both versions."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
@@ -22,7 +22,7 @@ from bei.serving.service import Service
 
 
 class CohereRerank(Synonyms, Pairs):
-    """Unset or 0, `top_n` (Voyage's `top_k`) is all."""
+    """`top_n` (Voyage's `top_k`) of 0, or unset, means all."""
 
     query: StrictStr
     documents: DocumentTexts
@@ -104,7 +104,7 @@ def _meta(call: Call, usage: Usage, search_units: int | None = None) -> Meta:
 
 
 async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
-    """Best first. The bare path never carries documents: its clients disagree on their shape."""
+    """Best first. The bare path never returns documents, because its clients disagree on their shape."""
     options = body.options(service, call)
     answer = await service.rerank(body.query, body.documents, scoring=body.scoring(), options=options)
     with_documents = body.return_documents and call.path != "/rerank"
@@ -128,7 +128,8 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
 
 
 async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
-    """Version 1 answers a plain list unless types are asked for; version 2 by type, floats unless asked."""
+    """Version 1 returns a plain list unless types are requested; version 2 returns vectors by type, by default
+    floats."""
     if set(body.embedding_types or ()) & {"int8", "uint8"}:
         raise Invalid(
             "`embedding_types` int8 and uint8 need a calibration that this model lacks; use float, base64, binary or "
@@ -148,7 +149,8 @@ async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
 
 
 def _as_type(rows: np.ndarray, kind: EmbeddingType) -> Any:
-    """float32[N, D]; binary ones are of signs, the first number in the highest bit, D / 8 bytes a row."""
+    """float32[N, D] in the requested type. Binary types take the signs, the first number in the highest bit: D / 8
+    bytes per row."""
     match kind:
         case "base64":
             return [vector(row, "base64") for row in rows]

@@ -1,4 +1,4 @@
-"""The forms in which clients read an error: a family's own."""
+"""The shapes of errors, one per family of clients."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from bei.errors import Error
 
 @dataclass(frozen=True)
 class ErrorShape:
-    """`render` makes the JSON of an error and its message; `schema` describes it, as `name` in the OpenAPI document."""
+    """`render` makes the JSON of an error and its message; `schema` describes it, under `name` in the OpenAPI
+    document."""
 
     name: str
     render: Callable[[Error, str], Mapping[str, Any]]
@@ -17,7 +18,7 @@ class ErrorShape:
 
 
 def _openai(error: Error, message: str) -> Mapping[str, Any]:
-    """OpenAI's clients read `error.message` or `message`, so it carries both."""
+    """OpenAI's clients read `error.message` or `message`, so both are there."""
     shape = {"message": message, "type": error.kind, "param": error.param, "code": error.status}
     return {"error": shape, "message": message, "type": error.kind, "code": error.status}
 

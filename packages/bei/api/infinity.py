@@ -1,4 +1,4 @@
-"""The dialect of infinity where it is not OpenAI's or Cohere's: classify."""
+"""infinity's dialect, where it differs from OpenAI's and Cohere's: classify."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The types of what bodies hold, in the forms that clients send them; each with its JSON schema."""
+"""The types of fields in bodies, in every form that clients send, each with its JSON schema."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -42,10 +42,10 @@ def _id_lists(value: Any) -> list[list[int]]:
 
 Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"anyOf": [_TEXT, _IDS, _MIXED]})]
 Dimensions = Annotated[StrictInt, Field(ge=0)] | None
-"""0 and null are all of them."""
+"""0 and null mean all of them."""
 
 MaxTokens = Annotated[StrictInt, Field(ge=0)] | None
-"""0 and null are no limit."""
+"""0 and null mean no limit."""
 
 TopN = MaxTokens
 
@@ -59,14 +59,14 @@ IdLists = Annotated[
 
 @dataclass(frozen=True)
 class Predictions:
-    """`nested`: the answer is a list for each input, for more than one could be asked."""
+    """`nested`: the answer is a list per input, because the request could have had several."""
 
     inputs: list[Input]
     nested: bool
 
 
 def _predictions(value: Any) -> Predictions:
-    """A text; a list of one text, or of two that are a pair; or a list of such lists."""
+    """A text; a list of one text, or of two that form a pair; or a list of such lists."""
     if isinstance(value, str):
         return Predictions([value], nested=False)
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):

@@ -20,12 +20,12 @@ Encoding = Literal["float", "base64"]
 
 
 def _only(value: Any) -> Any:
-    """Jina's list of one."""
+    """The item of a list of one, as Jina sends it."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 class OpenAIEmbeddings(Vectors):
-    """OpenAI's, with Jina's `embedding_type`, and what every embedding route reads."""
+    """OpenAI's fields, Jina's `embedding_type`, and the fields of every embedding route."""
 
     input: Inputs
     encoding_format: Encoding | None = None
@@ -76,7 +76,7 @@ async def models(registry: Registry, body: None, call: Call) -> Result:
 
 
 async def model(registry: Registry, body: None, call: Call) -> Result:
-    """With one model served, any name is it."""
+    """With one model served, any name matches."""
     return Result(_model(registry.resolve(call.path, call.parameters["model"])))
 
 

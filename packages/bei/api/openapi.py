@@ -28,7 +28,8 @@ _ERRORS = {
 
 
 def document(routes: Sequence[Route], errors: Callable[[str], ErrorShape]) -> dict[str, Any]:
-    """Valid OpenAPI 3.1; every body, answer and error of every route, whose shape `errors` says by path."""
+    """A valid OpenAPI 3.1 document with every body, answer and error of every route. `errors` gives the shape of errors
+    by path."""
     typed = [(route, kind) for route in routes for kind in (route.body, route.response) if kind is not None]
     schemas, definitions = TypeAdapter.json_schemas(
         [(i, "validation", TypeAdapter(kind)) for i, (_, kind) in enumerate(typed)], ref_template=_REFERENCES

@@ -1,4 +1,4 @@
-"""What operators ask: health, what is served, metrics, the OpenAPI document, and a page to try the routes."""
+"""Routes for operators: health, the served model, metrics, the OpenAPI document, and a page to try the routes."""
 
 import asyncio
 from importlib.resources import files
@@ -65,8 +65,8 @@ async def info(registry: Registry, body: Any, call: Call) -> Result:
 
 
 def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
-    """In TEI's words, of which its clients know no more: a tagger is a classifier, and a pooling that it does not have
-    is a mean."""
+    """The task in TEI's words, which are all that its clients know: a tagger is a classifier, and a pooling that TEI
+    lacks is a mean."""
     labels = {str(i): label for i, label in enumerate(checkpoint.labels)}
     named = {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
     match checkpoint.task:
@@ -84,7 +84,7 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
 async def prometheus(registry: Registry, body: Any, call: Call) -> Reply:
     text = await asyncio.shield(
         asyncio.wrap_future(registry.metrics.shared_exposition())
-    )  # others may wait for the same
+    )  # others may wait for the same rendering
     return Reply(text, headers={"content-type": CONTENT_TYPE})
 
 

@@ -1,4 +1,4 @@
-"""What bodies ask of texts, vectors and scores, in the words of every family: see fields.py for the whole of it."""
+"""The fields of bodies for texts, vectors and scores, with the names of every family; fields.py lists all of them."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from bei.tokenizer import Direction
 
 
 def _truncate(value: Any) -> bool | Direction:
-    """Whether a text is cut, and from which end where Cohere and NVIDIA say so."""
+    """Whether a text is cut; Cohere and NVIDIA also say from which end."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.upper() in _TRUNCATE:
@@ -42,8 +42,8 @@ _ENDS: dict[Side | None, Direction | None] = {
 
 
 class Cut(Body):
-    """How long texts are cut. Unset is the server's default; `truncate_prompt_tokens` cuts to so many, specials
-    included, and -1 to as many as the model reads. `add_special_tokens` false reads texts without them."""
+    """How long texts are cut. Unset is the server's default. `truncate_prompt_tokens` is the number of tokens, special
+    ones included; -1 is the model's limit. `add_special_tokens` false reads texts without special tokens."""
 
     truncate: Truncate | None = None
     truncation: StrictBool | None = None
@@ -53,7 +53,7 @@ class Cut(Body):
     add_special_tokens: StrictBool | None = None
 
     def options(self, service: Service, call: Call) -> Options:
-        """Raises Invalid where two fields contradict each other, or name no prompt."""
+        """Raises Invalid if two fields contradict each other, or name no prompt."""
         if self.model_fields_set.isdisjoint(_CUT):
             return Options(deadline=deadline(call))
         sides: dict[str, Side | None] = {
@@ -85,8 +85,8 @@ _PROMPTS = ("prompt_name", "instruction", "input_type", "task")
 
 
 class Reading(Cut):
-    """With the model's prompt: by its name, in full (`instruction`), or for what the text is (`input_type` of Cohere,
-    NVIDIA and Voyage, `task` of Jina)."""
+    """The choice of the model's prompt: by its name, in full (`instruction`), or by the kind of text (`input_type` of
+    Cohere, NVIDIA and Voyage, `task` of Jina)."""
 
     prompt_name: StrictStr | None = None
     instruction: StrictStr | None = None
@@ -141,19 +141,19 @@ _FINISH = frozenset(Vectors.model_fields) - frozenset(Reading.model_fields)
 
 
 class Scored(Body):
-    """`raw_scores` true, or vLLM's `use_activation` false, answers logits as they are."""
+    """`raw_scores` true, or vLLM's `use_activation` false, returns logits."""
 
     raw_scores: StrictBool | None = None
     use_activation: StrictBool | None = None
 
     def scoring(self) -> Scoring | None:
-        """Of logits; None is the model's own."""
+        """The function from logits to scores; None for the model's own."""
         activated = None if self.use_activation is None else not self.use_activation
         return "identity" if agreed({"raw_scores": self.raw_scores, "use_activation": activated}) else None
 
 
 class Pairs(Cut, Scored):
-    """`instruction` is what a language model is asked of a pair; the second text is cut to `max_tokens_per_doc`."""
+    """`instruction` is a language model's instruction for a pair. The second text is cut to `max_tokens_per_doc`."""
 
     prompt_name: StrictStr | None = None
     instruction: StrictStr | None = None

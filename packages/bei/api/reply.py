@@ -1,4 +1,4 @@
-"""What goes back: status, headers, bytes. Knows JSON, msgpack, base64 and compression; knows no server."""
+"""The reply: status, headers, bytes. It knows JSON, msgpack, base64 and compression, and no server."""
 
 import zlib
 from base64 import b64encode
@@ -19,7 +19,7 @@ from bei.serving.answers import Usage
 from bei.work import check, off_loop
 
 _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain
-_OFF_LOOP_FROM = 65536  # bytes; compressing less is quicker than a thread
+_OFF_LOOP_FROM = 65536  # bytes; compressing less is faster than starting a thread
 _MESSAGE = 2000  # characters of an error; some quote what the client sent
 _writers = ThreadPoolExecutor(2, "writer")
 _ECHOED = ("x-baseten-customer-request-id",)
@@ -27,7 +27,7 @@ _ECHOED = ("x-baseten-customer-request-id",)
 
 @dataclass(frozen=True)
 class Reply:
-    """`content` is what is sent, whole or in parts; header names are lower-case."""
+    """`content` is the body, whole or in parts; header names are lower-case."""
 
     content: bytes | Sequence[bytes]
     status: int = 200
@@ -51,7 +51,8 @@ class Reply:
 
 @dataclass(frozen=True)
 class Result:
-    """What a handler returns: a value of dicts, lists, strings, numbers, dataclasses and arrays, and what it cost."""
+    """The value of a handler (dicts, lists, strings, numbers, dataclasses and arrays), its usage, and its number of
+    texts."""
 
     value: Any
     usage: Usage | None = None
@@ -59,12 +60,12 @@ class Result:
 
 
 def vector(row: np.ndarray, encoding: Literal["float", "base64"]) -> np.ndarray | str:
-    """base64 is of little-endian float32, as OpenAI's clients read it."""
+    """base64 encodes little-endian float32, as OpenAI's clients expect."""
     return b64encode(row.astype("<f4", copy=False).tobytes()).decode() if encoding == "base64" else row
 
 
 async def render(result: Result, call: Call, device: str) -> Reply:
-    """As msgpack where the client asks for it and not for JSON first, else as JSON."""
+    """Renders msgpack if the client's first accepted type is msgpack, otherwise JSON."""
     headers = _compute_headers(result.usage, device) if result.usage else {}
     accepted = [part.partition(";")[0].strip() for part in call.headers.get("accept", "").split(",")]
     packed = accepted[0] in ("application/msgpack", "application/x-msgpack")
@@ -81,7 +82,7 @@ def render_error(error: Error, shape: ErrorShape) -> Reply:
 
 
 async def finish(reply: Reply, call: Call) -> Reply:
-    """Request ids echoed, and the body compressed where the client asked for it."""
+    """Adds the request ids, and compresses the body if the client asks for it."""
     headers = {"x-request-id": call.request_id}
     headers |= {name: given for name in _ECHOED if (given := call.given_id(name)) is not None}
     size = reply.size
@@ -112,7 +113,8 @@ def _compressed(parts: Sequence[bytes], compressor: Any) -> list[bytes]:
 
 
 def _encoding(accept: str) -> str | None:
-    """The first of ours, best first, that Accept-Encoding names without q=0 (RFC 9110, §12.5.3); `*` is no wish."""
+    """The first of our codings, best first, that Accept-Encoding names without q=0 (RFC 9110, §12.5.3); `*` counts as
+    none."""
     wanted = {}
     for part in accept.lower().split(","):
         name, _, parameters = part.partition(";")
@@ -121,7 +123,7 @@ def _encoding(accept: str) -> str | None:
 
 
 def _compute_headers(usage: Usage, device: str) -> dict[str, str]:
-    """TEI's names; times in whole milliseconds."""
+    """Headers with TEI's names; times in whole milliseconds."""
     times = {
         "x-compute-time": usage.inference,
         "x-total-time": usage.total,

@@ -16,15 +16,15 @@ Handler = Callable[[Any, Any, Call], Awaitable[Result | Reply]]
 
 
 async def by_another(service: Service, body: Any, call: Call) -> Result:
-    """The handler of a route that `stands_for` others: it is never called."""
+    """The handler of a route that `stands_for` others; it is never called."""
     raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Route:
-    """`path` may be a template, /v1/models/{model}, whose parts are the call's `parameters`. `body` and `response` are
-    types that pydantic can describe; `example` is a body, and `answer` what a small model of ours answers to it.
-    `stands_for`, where there is one, says which route answers instead. `errors` is the dialect's, unless it is set."""
+    """`path` may be a template, such as /v1/models/{model}, whose parts become the call's `parameters`. `body` and
+    `response` are types that pydantic can describe. `example` is a body, and `answer` a small model's answer to it.
+    `stands_for`, if set, chooses the route that answers instead. `errors` is the dialect's, unless it is set."""
 
     path: str
     handler: Handler
@@ -44,14 +44,14 @@ class Route:
             object.__setattr__(self, "adapter", TypeAdapter(self.body))
 
     def at(self, path: str, errors: ErrorShape | None = None) -> Self:
-        """The same under another path."""
+        """The same route under another path."""
         return replace(self, path=path, errors=errors or self.errors)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the clients of one family call, and how they read errors. Below `prefixes` a path that is no route is a
-    mistake of such a client, too, and has an error that it reads."""
+    """The routes of one family of clients, and the shape of their errors. An unknown path below `prefixes` counts as
+    such a client's, and gets an error in that shape."""
 
     name: str
     routes: tuple[Route, ...]

@@ -1,4 +1,4 @@
-"""Parts of answers that several dialects have alike."""
+"""Parts of answers that several dialects share."""
 
 from collections.abc import Sequence
 
@@ -35,4 +35,4 @@ LABELS_OF_PROFITS = [
     {"label": "tech", "score": 0.010341699},
     {"label": "politics", "score": 0.005321265},
 ]
-"""What the small classifier answers to it."""
+"""The small classifier's answer to it."""

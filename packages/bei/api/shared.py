@@ -1,4 +1,4 @@
-"""Paths that several dialects share: the body says which one is spoken, or the model what is asked for."""
+"""Paths of several dialects: the body tells which one the client speaks, or the model which task is meant."""
 
 from typing import Annotated, Any
 
@@ -72,7 +72,7 @@ _BY_DEFAULT_ROUTE = {
 
 
 def default_route(service: Service) -> Route:
-    """What the model's default route answers, in the form that the body has."""
+    """The answer of the model's default route, in the form of the body."""
     service.check_loaded()
     return _BY_DEFAULT_ROUTE[service.route]
 

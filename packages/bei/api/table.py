@@ -1,4 +1,4 @@
-"""The table of all dialects' routes: which one a call is for, and how its client reads errors."""
+"""The table of all dialects' routes: the route of a call, and the shape of its client's errors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 class Table:
-    """Paths as they are written go before templates, and of these the one with more of its own letters. Two routes of
-    one path and method are a mistake: ValueError."""
+    """Literal paths come before templates, and among templates the one with more literal letters. Two routes of one
+    path and method are a mistake: ValueError."""
 
     def __init__(self, dialects: Sequence[Dialect]):
         self.routes = tuple(route for dialect in dialects for route in dialect.routes)
@@ -33,7 +33,7 @@ class Table:
         self._prefixes = [(prefix, dialect.errors) for dialect in dialects for prefix in dialect.prefixes]
 
     def route(self, call: Call) -> Route:
-        """Raises NotFound or MethodNotAllowed; notes the call's parameters."""
+        """Raises NotFound or MethodNotAllowed; sets the call's parameters."""
         methods = self._methods.get(call.path) or self._of_template(call)
         if methods is None:
             raise NotFound(f"no such path: {one_line(call.path)}; GET /docs lists them")
@@ -50,13 +50,14 @@ class Table:
         return None
 
     def label(self, path: str) -> str:
-        """The path under which a call is counted: the route's own, or `other`, for what clients make up has no end."""
+        """The path under which a call is counted: the route's own, or `other`, because clients can invent any number of
+        paths."""
         if path in self._methods:
             return path
         return next((template for pattern, template in self._templates if pattern.fullmatch(path)), "other")
 
     def errors(self, path: str) -> ErrorShape:
-        """How the clients of a path read errors."""
+        """The shape of errors for the clients of a path."""
         label = self.label(path)
         return self._errors.get(label) or next((e for prefix, e in self._prefixes if path.startswith(prefix)), TEI)
 
@@ -74,7 +75,7 @@ def _letters(template: str) -> int:
 
 
 def _pattern(template: str) -> str:
-    """A parameter is of any length: a model's name has slashes."""
+    """A parameter may contain slashes, because a model's name does."""
     literals = map(re.escape, _PARAMETER.split(template)[::2])
     names = [*(f"(?P<{name}>.+)" for name in _PARAMETER.findall(template)), ""]
     return "".join(literal + name for literal, name in zip(literals, names, strict=True))

@@ -1,4 +1,4 @@
-"""The dialect of text-embeddings-inference."""
+"""TEI's dialect."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
@@ -28,7 +28,7 @@ class Embed(Vectors):
 
 
 class EmbedAll(Reading):
-    """TEI's client sends `normalize`, too, and the values stay as the model has them, as TEI's do."""
+    """TEI's client also sends `normalize`; the values stay the model's own, as in TEI."""
 
     inputs: Inputs
     normalize: StrictBool | None = None
@@ -68,7 +68,7 @@ class Decode(Body):
 
 
 class Rerank(Pairs):
-    """Of more texts than `top_n` the best are answered; unset or 0, all."""
+    """If there are more than `top_n` texts, only the best are returned; unset or 0 means all."""
 
     query: StrictStr
     texts: list[StrictStr]
@@ -80,14 +80,14 @@ class Rerank(Pairs):
 
 
 class ClassificationParameters(Part):
-    """huggingface_hub's."""
+    """huggingface_hub's parameters."""
 
     top_k: Annotated[StrictInt, Field(ge=1)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
 
 
 class Predict(Reading, Scored):
-    """With the key `parameters`, whatever it holds, the answer is nested."""
+    """With the key `parameters`, whatever its value, the answer is nested."""
 
     inputs: PredictInputs
     parameters: ClassificationParameters | None = None
@@ -151,7 +151,7 @@ async def decode(service: Service, body: Decode, call: Call) -> Result:
 
 
 async def rerank(service: Service, body: Rerank, call: Call) -> Result:
-    """In the order of the texts, as BEI; best first, as TEI, where the settings say so."""
+    """In the order of the texts, as in BEI; best first, as in TEI, if the settings say so."""
     answer = await service.rerank(body.query, body.texts, scoring=body.scoring(), options=body.options(service, call))
     best = answer.order[: body.top_n or None].tolist()
     order = best if service.settings.rerank_order == "score" else sorted(best)

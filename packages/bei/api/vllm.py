@@ -1,4 +1,4 @@
-"""The dialect of vLLM: scores of pairs."""
+"""vLLM's dialect: scores of pairs."""
 
 import time
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from bei.serving.service import Service
 
 
 class Score(Synonyms, Pairs):
-    """One text against one or many, or as many against as many. Also read: `queries` and `documents` or `items`,
+    """One text against one or many, or equally many on both sides. Other names: `queries` and `documents` or `items`,
     `data_1` and `data_2`."""
 
     text_1: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
