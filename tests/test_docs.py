@@ -162,6 +162,8 @@ def test_whatever_a_document_names_is_there(name):
         ("`tests/test_docs.py: test_links_lead_somewhere`, `test_links_lead_somewhere`, `test_*`", 0),
         ("`test_links_lead_nowhere_at_all`"[:-1] + "s`", 1),
         ("`tests/test_layers.py: test_links_lead_somewhere`", 1),
+        ("`errors.py: short`, `cpp/tile.cpp: multiply`, `settings/keys.py: OBEYED`", 0),
+        ("`errors.py: shorter`", 1),
     ],
 )
 def test_what_is_not_there_is_noticed(text, count):
@@ -179,7 +181,7 @@ def missing(text: str, codes: list[str]) -> list[str]:
         found += [path for path in routes_in(code) if path not in ROUTES]
         found += [name for name in variables_in(code) if not name.startswith("BEI_") and name not in WORDS]
     found += set(re.findall(r"\bBEI_[A-Z0-9_]*[A-Z0-9]\b", text)) - VARIABLES - set(found)
-    return found + missing_tests(text)
+    return found + missing_tests(text) + missing_names(text)
 
 
 def paths_in(code: str) -> list[str]:
@@ -224,6 +226,23 @@ def missing_tests(text: str) -> list[str]:
         for test in set(re.findall(r"(?<!/)\b(test_\w+)\b(?!\.py|\w)", text))
         if not re.search(rf"\b{test}\b", TESTS)
     ]
+
+
+def missing_names(text: str) -> list[str]:
+    """Names that the source named before them lacks: `errors.py: short`."""
+    named = re.findall(r"`(?!tests/)([\w/]+\.(?:py|h|cpp)): (\w+)`", text)
+    return [f"{file}: {name}" for file, name in named if not any(_defines(path, name) for path in _files(file))]
+
+
+def _files(file: str) -> list[str]:
+    return [path for path in FILES if path == file or path.endswith(f"/{file}")]
+
+
+def _defines(path: str, name: str) -> bool:
+    return (
+        re.search(rf"^\s*(async def|def|class) {name}\b|^{name}\b|\b{name}(\(|::)", text_of(path), re.MULTILINE)
+        is not None
+    )
 
 
 def _has(file: str, test: str) -> bool:
