@@ -32,7 +32,7 @@ import click
 import libcst as cst
 import libcst.matchers as m
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from mutmut.mutation.mutators import mutation_operators
 
 from benchmarks.mutation_parts import PARTS, Part
@@ -231,8 +231,9 @@ def prepare(tree: Path) -> None:
     }
     for library in LIBRARIES:
         importlib.import_module(library)
-    kept = (Phase.explicit, Phase.generate)
-    settings.register_profile("mutation", phases=kept, derandomize=True, database=None, deadline=None)
+    checks = {"deadline": None, "suppress_health_check": list(HealthCheck)}  # a busy machine is no fault
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutation", phases=phases, derandomize=True, database=None, **checks)
 
 
 if __name__ == "__main__":
