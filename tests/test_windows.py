@@ -167,7 +167,7 @@ def read(tokens: Tokens, template: Template, max_tokens: int, text: str = "a " *
 def test_a_text_that_fits_is_one_window():
     ((encoding, columns),) = read(ten(), SINGLE, 12)
     assert encoding.ids.tolist() == [1, *range(100, 110), 2]
-    assert (encoding.characters, encoding.types) == (20, None)
+    assert (encoding.characters, encoding.token_types) == (20, None)
     found, starts, ends, special, continues, own = columns.tolist()
     assert found == encoding.ids.tolist()
     assert starts == [0, *range(0, 20, 2), 0]
@@ -183,7 +183,7 @@ def test_a_long_text_is_several_that_share_a_quarter():
     (first, one), (second, two) = read(ten(), template, 10)
     assert first.ids.tolist() == [1, *range(100, 107), 2, 3]
     assert second.ids.tolist() == [1, *range(106, 110), 2, 3]
-    assert listed(first.types, second.types) == [[0] * 9 + [1], [0] * 6 + [1]]
+    assert listed(first.token_types, second.token_types) == [[0] * 9 + [1], [0] * 6 + [1]]
     assert (first.characters, second.characters) == (20, 0), "a text's characters count once"
     assert one[5].tolist() == [1, *[1] * 6, 0, 0, 0], "the first has the text's first specials"
     assert two[5].tolist() == [0, 1, 1, 1, 1, 1, 1], "and the last its last ones"

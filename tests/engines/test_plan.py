@@ -75,7 +75,7 @@ def test_no_other_file_is_a_plan(file, spoil):
 
 
 def test_one_that_cannot_be_read_after_it_was_written_is_an_error(tmp_path):
-    with pytest.raises(SetupError, match="p was written and cannot be read; is its folder others' to write"):
+    with pytest.raises(SetupError, match="p was written and cannot be read; may others write in its folder"):
         plan.written(tmp_path / "p", "key")
 
 
