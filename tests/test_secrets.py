@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from bei import api, cli, logs
 from bei.api import Call
+from bei.checkpoint import retries
 from bei.checkpoint.sources import fetch
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
@@ -128,7 +129,8 @@ def web():
 
 @pytest.mark.parametrize("path", ["/404", "/200", "/302", "/500"])
 @pytest.mark.parametrize("limits", [{}, {"max_download_bytes": 1}, {"allow_private_urls": False}])
-def test_an_address_that_fails_is_shown_without_its_secrets(tmp_path, caplog, web, path, limits):
+def test_an_address_that_fails_is_shown_without_its_secrets(tmp_path, caplog, web, monkeypatch, path, limits):
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.01)
     caplog.set_level(logging.DEBUG, "bei")
     url = f"http://user:{CANARY}@127.0.0.1:{web}{path}?token={CANARY}"
     flags = {"allow_private_urls": True, "cache_dir": tmp_path, **limits}

@@ -47,7 +47,7 @@ def one_line(text: object, most: int = _SHORT) -> str:
     return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
-def why(error: Exception) -> str:
+def why(error: BaseException) -> str:
     """The reason of an error of the system or of a library, in its own words."""
     return getattr(error, "strerror", None) or one_line(error) or type(error).__name__
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -38,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.asked, self.breaks = folder, [], False
         self.headers, self.repository, self.entry, self.moves = {}, {}, {}, False
+        self.breaking, self.busy, self.cuts = "model.safetensors", 0, 0
 
     @property
     def url(self) -> str:
@@ -67,12 +69,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         content = self._content(path.replace("/other/", "/api/"))
-        self.send_response(404 if content is None else 200)
+        is_breaking = with_body and path.endswith(self.server.breaking)
+        if is_breaking and self.server.busy:
+            self.server.busy -= 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0]) if "Range" in self.headers else 0
+        content = content and content[start:]
+        self.send_response(404 if content is None else 206 if start else 200)
         self.send_header("Content-Length", str(len(content or b"")))
         stated = {"ETag": f'"{path.replace("/", "-")}"', "X-Repo-Commit": COMMIT} | self.server.headers
         for name, value in stated.items():
             self.send_header(name, value)
         self.end_headers()
+        if is_breaking and content and self.server.cuts:
+            self.server.cuts -= 1
+            content = content[: len(content) // 2]
         if with_body and content:
             self.wfile.write(content)
 
@@ -170,6 +184,39 @@ def test_a_connection_that_breaks_is_a_line(machine, hub):
     assert status == 2
     assert log.splitlines()[-1].startswith("bei: org/tiny cannot be downloaded")
     assert "Traceback" not in log
+
+
+def test_a_hub_that_is_busy_is_asked_again(machine, hub):
+    hub.busy = 2
+    status, log, _ = machine.info(hub.url)
+    assert status == 0, log
+    assert log.count("the hub breaks off (") == 2
+
+
+def test_giving_up_on_the_hub_is_a_line_with_the_tries(machine, hub):
+    hub.busy = 99
+    status, log, _ = machine.info(hub.url)
+    assert status == 2
+    last = log.splitlines()[-1]
+    assert last.startswith("bei: org/tiny cannot be downloaded ("), log
+    assert ", 3 tries in a row) and is not in the cache" in last
+    assert "Traceback" not in log
+    assert hub.busy == 99 - 3
+
+
+def test_a_file_that_is_cut_goes_on_where_it_was(machine, hub):
+    """The library keeps its parts of 10 MiB; that it does so is what this holds."""
+    hub.breaking, hub.cuts = "big.json", 2
+    (hub.folder / "big.json").write_bytes(b'"' + random.Random(0).randbytes(22_000_000).hex().encode() + b'"')
+    status, log, _ = machine.info(hub.url)
+    assert status == 0, log
+    asked = [dict(headers) for path, headers in hub.asked if path.endswith("big.json")]
+    ranges = [{name.lower(): value for name, value in headers.items()}.get("range") for headers in asked]
+    places = [int(asked[6:-1]) for asked in ranges if asked]
+    assert len(places) == 2
+    assert 0 < places[0] < places[1]
+    (copy,) = (machine.folder / "hf").rglob("snapshots/*/big.json")
+    assert copy.read_bytes() == (hub.folder / "big.json").read_bytes()
 
 
 def test_the_hub_is_asked_for_the_model_and_nothing_else(machine, hub):

@@ -35,7 +35,7 @@ from huggingface_hub.errors import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.checkpoint import archive, buckets, pace, wheels
+from bei.checkpoint import archive, buckets, pace, retries, wheels
 from bei.checkpoint.advice import conversion
 from bei.checkpoint.fetched import WANTED
 from bei.checkpoint.load import read
@@ -600,6 +600,7 @@ def test_a_name_is_looked_up_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(archive.socket, "getaddrinfo", look_up)
     monkeypatch.setattr(httpx.Client, "send", send)
+    monkeypatch.setattr(retries, "TRIES", 1)  # of another the address is checked again: test_downloads.py
     with pytest.raises(SetupError, match="cannot be downloaded: refused"):
         fetch(settings("REMOTE_URL", "https://rebinding.test/model.tar.gz", tmp_path))
     assert asked == ["rebinding.test"]

@@ -2,21 +2,23 @@
 
 import gzip
 import logging
+import re
 import shutil
 import socket
 import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn
 
 import httpx
 
 from bei.checkpoint.pace import kept_pace
+from bei.checkpoint.retries import GaveUp, persist, status_passes
 from bei.errors import SetupError, one_line, short, why
 from bei.settings.secrets import without_secrets
 
@@ -27,6 +29,7 @@ _ALSO = ("artifact.metadata", "README.md", "chat_template.jinja")
 _MAX_REDIRECTS = 5
 _MAX_MEMBERS = 10_000
 _PROGRESS_SECONDS = 5
+_SILENCE = 60  # seconds that a server may say nothing; then the rest is asked for, well within pace.WINDOW_SECONDS
 _CHUNK = 1 << 20
 # IANA's registries of special addresses, whatever edition of them this Python has. Of IPv6 nothing else than 2000::/3
 # is given out, so what is not in it is no public address, known as special or not.
@@ -57,19 +60,74 @@ def download(url: str, folder: Path, *, max_bytes: int, allow_private: bool) -> 
 
 
 def _fetch(url: str, archive: Path, shown: str, *, max_bytes: int, allow_private: bool) -> None:
+    partial = _Partial(archive)
+
+    def attempt() -> None:
+        try:
+            with _get(url, allow_private, partial.asks()) as response, partial.opened(response) as file:
+                _save(response, file, shown, max_bytes)
+        except httpx.HTTPStatusError as exc:
+            if exc.response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                partial.begin_again()
+            raise
+
     def save() -> None:
-        with _get(url, allow_private) as response, archive.open("wb") as file:
-            _save(response, file, shown, max_bytes)
+        persist(
+            attempt, passes=_passes, say=lambda error: f"{shown} breaks off ({_said(error)})", progress=partial.size
+        )
 
     try:
         kept_pace(save, archive.parent, shown)
-    except httpx.HTTPStatusError as exc:
-        refused = f"{exc.response.status_code} {exc.response.reason_phrase}"
-        raise SetupError(f"{shown} cannot be downloaded: {one_line(refused)}") from None
+    except GaveUp as exc:
+        raise SetupError(f"{shown} cannot be downloaded: {_said(exc.error)} ({exc.tries} tries in a row)") from None
     except (httpx.HTTPError, OSError) as exc:
-        raise SetupError(f"{shown} cannot be downloaded: {why(exc)}") from None
+        raise SetupError(f"{shown} cannot be downloaded: {_said(exc)}") from None
     except (httpx.InvalidURL, ValueError):
         raise SetupError(f"{shown} cannot be downloaded: it is no address, or leads to none") from None
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return status_passes(error.response.status_code)
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return one_line(f"{error.response.status_code} {error.response.reason_phrase}")
+    return why(error)
+
+
+class _Partial:
+    """A file of which a part may have come. The rest of it is asked for, if it is still the same (RFC 9110, 13.1.5)."""
+
+    def __init__(self, path: Path):
+        self._path, self._validator = path, ""
+
+    def size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def asks(self) -> dict[str, str]:
+        """Headers of the next request. Without a validator the file could be half of one and half of another."""
+        has = self.size()
+        return {"range": f"bytes={has}-", "if-range": self._validator} if has and self._validator else {}
+
+    def opened(self, response: httpx.Response) -> IO[bytes]:
+        """The file at the place where this answer goes on, which is its start where the server sends the whole."""
+        etag = response.headers.get("etag", "")
+        if response.status_code != httpx.codes.PARTIAL_CONTENT:
+            self._validator = "" if etag.startswith("W/") else etag or response.headers.get("last-modified", "")
+            return self._path.open("wb")
+        begins = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+        is_same = etag in ("", self._validator) or not self._validator.startswith('"')
+        if begins is None or int(begins[1]) != self.size() or not is_same:
+            self.begin_again()
+        return self._path.open("ab")
+
+    def begin_again(self) -> NoReturn:
+        """Drop what came. Raises an error that passes."""
+        self._path.unlink(missing_ok=True)
+        raise httpx.RemoteProtocolError("another part came than was asked for")
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
@@ -98,9 +156,9 @@ class _InParts(gzip.GzipFile):
 
 
 @contextmanager
-def _get(url: str, allow_private: bool) -> Iterator[httpx.Response]:
+def _get(url: str, allow_private: bool, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
     """The answer after redirects, each of them checked like the first."""
-    with httpx.Client(timeout=httpx.Timeout(30, read=120), trust_env=allow_private) as client:
+    with httpx.Client(timeout=httpx.Timeout(30, read=_SILENCE), trust_env=allow_private, headers=headers) as client:
         for _ in range(_MAX_REDIRECTS + 1):
             target = httpx.URL(url)
             if target.scheme not in ("http", "https"):
@@ -149,7 +207,9 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _save(response: httpx.Response, file: IO[bytes], url: str, max_bytes: int) -> None:
-    stated, received, logged = int(response.headers.get("content-length", 0)), 0, time.monotonic()
+    received, logged = file.tell(), time.monotonic()
+    length = response.headers.get("content-length")
+    stated = received + int(length) if length else 0
     for chunk in response.iter_raw():
         received += len(chunk)
         if max(received, stated) > max_bytes:

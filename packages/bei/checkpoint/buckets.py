@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 from bei.checkpoint.fetched import WANTED, quote
 from bei.checkpoint.modules import inside
 from bei.checkpoint.pace import kept_pace
+from bei.checkpoint.retries import GaveUp, passes, persist
 from bei.errors import SetupError
 from bei.settings import SourceSettings
 
@@ -85,22 +87,43 @@ def _secret(credential: SecretStr | None, settings: SourceSettings) -> Secret:
 
 
 def _copy(filesystem: Any, settings: SourceSettings, folder: Path) -> None:
-    """What we read, and nothing else, from the prefix that `repo` names. filesystem: an fsspec.AbstractFileSystem"""
+    """What we read, and nothing else, from the prefix that `repo` names; a file that came whole is not asked for again.
+    filesystem: an fsspec.AbstractFileSystem"""
     root, repo = filesystem._strip_protocol(settings.repo).rstrip("/"), settings.public_repo
+    again = partial(persist, passes=passes, say=lambda error: f"{repo} breaks off ({quote(error, settings)})")
     try:
-        found = {
-            path: of for pattern in WANTED for path, of in filesystem.glob(f"{root}/{pattern}", detail=True).items()
-        }
-        if sum(of.get("size") or 0 for of in found.values()) > settings.max_download_bytes:
+        found: dict[str, int | None] = again(lambda: _listed(filesystem, root))
+        if sum(filter(None, found.values())) > settings.max_download_bytes:
             raise SetupError(f"{repo} is larger than {settings.max_download_bytes} bytes; see BEI_MAX_DOWNLOAD_BYTES")
-        for path in sorted(found):
+        for path, size in sorted(found.items()):
             target = inside(folder, path.removeprefix(root).lstrip("/"), repo)
             target.parent.mkdir(parents=True, exist_ok=True)
             log.info("downloading %s", path)
-            filesystem.get_file(path, str(target))
+            again(partial(_get, filesystem, path, target, size))
     except SetupError:
         raise
+    except GaveUp as exc:
+        reason = quote(exc.error, settings)
+        raise SetupError(f"{repo} cannot be read ({reason}, {exc.tries} tries in a row); check the network") from None
     except Exception as exc:  # every filesystem raises its own
         raise SetupError(f"{repo} cannot be read ({quote(exc, settings)}); check the path and the secret") from None
     if not found:
         raise SetupError(f"{repo} holds no *.json and no *.safetensors; check the path")
+
+
+def _listed(filesystem: Any, root: str) -> dict[str, int | None]:
+    """The wanted files under a path, and of each its bytes where the store says them."""
+    filesystem.invalidate_cache()
+    return {
+        path: of.get("size")
+        for pattern in WANTED
+        for path, of in filesystem.glob(f"{root}/{pattern}", detail=True).items()
+    }
+
+
+def _get(filesystem: Any, path: str, target: Path, size: int | None) -> None:
+    """Raises OSError where the file ends early, too: some stores' libraries take that for its end."""
+    filesystem.get_file(path, str(target))
+    came = target.stat().st_size
+    if size is not None and came != size:
+        raise OSError(f"{came} of {size} bytes came")

@@ -20,7 +20,7 @@ class Fetched:
     revision: str | None = None
 
 
-def quote(error: Exception, settings: SourceSettings) -> str:
+def quote(error: BaseException, settings: SourceSettings) -> str:
     """A library's error in a few words, without the secret, which it may quote."""
     text = str(error)
     for secret in _secrets(settings):

@@ -3,7 +3,6 @@
 import functools
 import logging
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from huggingface_hub.errors import (
 from bei import __version__
 from bei.checkpoint.fetched import WANTED, Fetched, quote
 from bei.checkpoint.modules import inside
+from bei.checkpoint.retries import GaveUp, passes, persist
 from bei.errors import SetupError, short, why
 from bei.settings import SourceSettings
 
 log = logging.getLogger("bei")
 
 _SECONDS = 5.0  # that the hub has to begin its answer, and to go on with it
-_PAUSES = (1.0, 2.0)  # seconds before it is asked again
+_TRIES = 3  # of each the library goes on with a file where that broke off, several times
 
 _NEEDED = (
     *("config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json"),
@@ -55,8 +55,10 @@ def fetch(settings: SourceSettings) -> Fetched:
         raise SetupError(f"{exc.filename}: {why(exc)}; set HF_HOME to a folder that may be written to") from None
     except HFValidationError:
         raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
+    except GaveUp as exc:
+        folder = _cached(settings, f"{quote(exc.error, settings)}, {exc.tries} tries in a row")
     except Exception as exc:  # the library passes on what its client raises, and has had three
-        folder = _cached(settings, exc)
+        folder = _cached(settings, quote(exc, settings))
     return Fetched(Path(folder), Path(folder).name)
 
 
@@ -64,20 +66,21 @@ def _download(settings: SourceSettings) -> str:
     """The folder of the library's cache. A hub that says nothing is asked again, where nothing is cached."""
     token = settings.credential.get_secret_value() if settings.credential else None
     arguments = {"token": token, "headers": {"user-agent": f"bei/{__version__}"}, **_wanted(settings)}
-    answers, pauses = _answers(), iter(_PAUSES)
-    while True:
-        try:
-            folder: str = huggingface_hub.snapshot_download(settings.repo, **arguments)
-        except LocalEntryNotFoundError:
-            pause = next(pauses, None)
-            if answers or constants.HF_HUB_OFFLINE or pause is None:
-                raise
-            log.warning("the hub does not answer: it is asked again in %g s", pause)
-            time.sleep(pause)
-            continue
-        if not answers and not constants.HF_HUB_OFFLINE:
-            log.warning("the hub does not answer: using the cached %s", settings.repo)
-        return folder
+    answers = _answers()
+    folder: str = persist(
+        lambda: huggingface_hub.snapshot_download(settings.repo, **arguments),
+        passes=lambda error: not constants.HF_HUB_OFFLINE and (passes(error) or _is_silence(error, answers)),
+        say=lambda error: f"the hub breaks off ({quote(error, settings)})" if answers else "the hub does not answer",
+        tries=_TRIES,
+    )
+    if not answers and not constants.HF_HUB_OFFLINE:
+        log.warning("the hub does not answer: using the cached %s", settings.repo)
+    return folder
+
+
+def _is_silence(error: BaseException, answers: list[int]) -> bool:
+    """Whether the library found nothing in its cache after a hub that said nothing."""
+    return isinstance(error, LocalEntryNotFoundError) and not answers
 
 
 def _wanted(settings: SourceSettings, names: tuple[str, ...] = WANTED) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def _hub_refusal(settings: SourceSettings, error: Exception) -> str:
             return f"{settings.repo} is not on the hub, or is private: check the name, or {secret}"
 
 
-def _cached(settings: SourceSettings, error: Exception) -> str:
+def _cached(settings: SourceSettings, reason: str) -> str:
     """An earlier download, when the hub does not answer."""
     try:
         folder: str = huggingface_hub.snapshot_download(
@@ -160,8 +163,8 @@ def _cached(settings: SourceSettings, error: Exception) -> str:
         )
     except LocalEntryNotFoundError:
         raise SetupError(
-            f"{settings.repo} cannot be downloaded ({quote(error, settings)}) and is not in the cache, or not all of "
+            f"{settings.repo} cannot be downloaded ({reason}) and is not in the cache, or not all of "
             "it; check the network and HF_HUB_OFFLINE, or serve a folder with source LOCAL"
         ) from None
-    log.warning("the hub does not answer (%s): using the cached %s", quote(error, settings), settings.repo)
+    log.warning("the hub does not answer (%s): using the cached %s", reason, settings.repo)
     return folder

@@ -22,17 +22,18 @@ def kept_pace(download: Callable[[], None], folder: Path, shown: str) -> None:
     begun = marked = time.monotonic()
     had = 0
     while not wait([done], _LOOK_SECONDS).done:
-        now = time.monotonic()
+        now, has = time.monotonic(), _bytes_in(folder)
+        had = min(had, has)  # a file that has changed at its source begins again
         if now - begun > MOST_SECONDS:
             raise SetupError(f"{shown} was not downloaded in {MOST_SECONDS / 3600:g} hours; try it again")
         if now - marked > WINDOW_SECONDS:
-            came = _bytes_in(folder) - had
+            came = has - had
             if came < WINDOW_BYTES:
                 raise SetupError(
                     f"{shown} is not downloaded: {came} bytes came in {WINDOW_SECONDS:g} s, and {WINDOW_BYTES} are the "
                     "least; check the network, and try it again"
                 )
-            marked, had = now, had + came
+            marked, had = now, has
     done.result()
 
 
