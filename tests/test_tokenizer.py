@@ -77,7 +77,9 @@ def test_pairs_equal_transformers(checkpoint, tokenizer, side):
     expected = reference(first, second, truncation="longest_first", max_length=64, return_token_type_ids=True)
     encodings = tokenizer.encode(pairs, truncate=True, direction=side)
     assert [e.ids.tolist() for e in encodings] == expected["input_ids"]
-    assert [[0] * len(e.ids) if e.types is None else e.types.tolist() for e in encodings] == expected["token_type_ids"]
+    assert [[0] * len(e.ids) if e.token_types is None else e.token_types.tolist() for e in encodings] == expected[
+        "token_type_ids"
+    ]
     assert [e.characters for e in encodings] == [len(a) + len(b) for a, b in pairs]
 
 

@@ -254,7 +254,7 @@ def _tokenize(content: bytes) -> None:
                     (encoding,) = tokenizer.encode([item], truncate=True)
                     assert len(encoding.ids) <= embedder.max_tokens
                     assert all(0 <= id < embedder.spec.vocab_size for id in encoding.ids)
-                    assert encoding.types is None or max(encoding.types) < embedder.spec.token_types
+                    assert encoding.token_types is None or max(encoding.token_types) < embedder.spec.token_types
             with suppress(Error):
                 tokenizer.tokenize(["the cat"], add_special_tokens=True)
         with suppress(Error):
