@@ -25,11 +25,13 @@ class Emulated(Level):
         """The options of the processor's own level, without optimization that takes longer than the tests."""
         lacks = (feature for feature in self.features if feature not in level().features)
         header = str(Path(__file__).with_name("emulated.h"))
-        return [*level().options, "-O1", "-Wno-psabi", "-include", header, *(f"-DEMULATE_{f.upper()}" for f in lacks)]
+        emulation = ("-include", header, *(f"-DEMULATE_{f.upper()}" for f in lacks))
+        vectors = super().options[-1]
+        return [*level().options[:-1], vectors, "-O1", "-Wno-psabi", *emulation]
 
 
 def emulated(lacking: Level) -> Emulated:
-    return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.lanes, lacking.panel)
+    return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.header, lacking.lanes, lacking.panel)
 
 
 OWN = ("avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run

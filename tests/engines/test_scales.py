@@ -17,8 +17,8 @@ from bei.engines.native.isa import LEVELS, Level
 from bei.engines.native.pack import interleave, pack_checkpoint, pack_linear
 from bei.engines.relative_bias import bias_by_distance
 
-SMALL = Level("small", ("avx512_vnni",), lanes=2, panel=4)
-WITHOUT_VNNI = Level("small", (), lanes=2, panel=4)
+SMALL = Level("small", ("avx512_vnni",), "vec_avx2.h", lanes=2, panel=4)
+WITHOUT_VNNI = Level("small", (), "vec_avx2.h", lanes=2, panel=4)
 WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
 
 

@@ -16,11 +16,13 @@ class Level:
     """`features` are flags of Linux's /proc/cpuinfo. Removing the underscores gives the compiler's flag:
     avx512_vnni → -mavx512vnni.
 
-    A vector has `lanes` floats. A packed matrix has panels of `panel` columns (cpp/vec_*.h, cpp/tile.h).
+    `header` of cpp/ has the vectors. A vector has `lanes` floats. A packed matrix has panels of `panel` columns
+    (cpp/tile.h).
     """
 
     name: str
     features: tuple[str, ...]
+    header: str
     lanes: int
     panel: int
 
@@ -35,15 +37,15 @@ class Level:
     @property
     def options(self) -> list[str]:
         """Flags of the compiler."""
-        return ["-m" + feature.replace("_", "") for feature in self.features]
+        return [*("-m" + feature.replace("_", "") for feature in self.features), f'-DBEI_VECTORS="{self.header}"']
 
 
 LEVELS = (
-    Level("avx512_bf16", (*_AVX2, *_AVX512, "avx512_vnni", "avx512_bf16"), lanes=16, panel=64),
-    Level("avx512_vnni", (*_AVX2, *_AVX512, "avx512_vnni"), lanes=16, panel=64),
-    Level("avx512", (*_AVX2, *_AVX512), lanes=16, panel=64),
-    Level("avx2_vnni", (*_AVX2, "avx_vnni"), lanes=8, panel=16),
-    Level("avx2", _AVX2, lanes=8, panel=16),
+    Level("avx512_bf16", (*_AVX2, *_AVX512, "avx512_vnni", "avx512_bf16"), "vec_avx512.h", lanes=16, panel=64),
+    Level("avx512_vnni", (*_AVX2, *_AVX512, "avx512_vnni"), "vec_avx512.h", lanes=16, panel=64),
+    Level("avx512", (*_AVX2, *_AVX512), "vec_avx512.h", lanes=16, panel=64),
+    Level("avx2_vnni", (*_AVX2, "avx_vnni"), "vec_avx2.h", lanes=8, panel=16),
+    Level("avx2", _AVX2, "vec_avx2.h", lanes=8, panel=16),
 )
 
 

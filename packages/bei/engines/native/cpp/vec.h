@@ -2,11 +2,7 @@
 #pragma once
 #include <initializer_list>
 
-#ifdef __AVX512F__
-#include "vec_avx512.h"
-#else
-#include "vec_avx2.h"
-#endif
+#include BEI_VECTORS  // the header of the level (isa.py)
 
 namespace bei {
 
