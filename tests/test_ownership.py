@@ -22,8 +22,6 @@ CHANGING = {
 }
 NOT_OURS = {
     "engines/torch/graphs.py: _RECORDING is made by Lock": "CUDA records one graph at a time in a process",
-    "api/bodies.py: _readers is made by ThreadPoolExecutor": "",
-    "api/reply.py: _writers is made by ThreadPoolExecutor": "",
 }
 
 

@@ -32,13 +32,13 @@ async def answer(registry: Registry, call: Call, route: Route | None = None) -> 
         except Exception:
             log.exception("unexpected fault in %s %s", call.method, call.path)
             reply = render_error(Error("internal error; the server's log has the details"), TABLE.errors(call.path))
-        return seen.replied(cors.shared(await finish(reply, call), call, registry.settings))
+        return seen.replied(cors.shared(await finish(reply, call, registry.writers), call, registry.settings))
 
 
 async def refuse(registry: Registry, call: Call, error: Error) -> Reply:
     """The reply to a call that its host cannot pass on, or cannot wait for."""
     with Observation(registry, call, TABLE.label(call.path)) as seen:
-        reply = await finish(render_error(error, TABLE.errors(call.path)), call)
+        reply = await finish(render_error(error, TABLE.errors(call.path)), call, registry.writers)
         return seen.replied(cors.shared(reply, call, registry.settings))
 
 
@@ -73,7 +73,7 @@ async def _reply(registry: Registry, call: Call, route: Route | None, seen: Obse
     if route.adapter is not None:
         return await _compute(route, route.adapter, registry, call, seen)
     result = await route.handler(registry, None, call)
-    return result if isinstance(result, Reply) else await render(result, call, "")
+    return result if isinstance(result, Reply) else await render(result, call, "", registry.writers)
 
 
 async def _compute(
@@ -81,7 +81,7 @@ async def _compute(
 ) -> Reply:
     body, service = None, registry.resolve(route.path)
     try:
-        body = await read(adapter, call.body, registry.settings, registry.in_flight.admit)
+        body = await read(adapter, call.body, registry.settings, registry.readers, registry.in_flight.admit)
         service = registry.resolve(route.path, body.model)
         seen.computing(service)
         result = await _handle(route, service, body, call)
@@ -92,7 +92,7 @@ async def _compute(
         return result
     if result.usage is not None:
         seen.answered(service, result.texts, result.usage)
-    return await render(result, call, _device(service))
+    return await render(result, call, _device(service), registry.writers)
 
 
 async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result | Reply:

@@ -18,13 +18,13 @@ _UNCOUNTED = 1 << 14  # bytes; no JSON of this size takes more than 3 ms
 _LARGE = 1 << 18
 _NODES = 16  # strings, lists and objects per text: room for one with a title, an address and more
 _OWN_NODES = 1024  # and those beside the texts
-_readers = ThreadPoolExecutor(2, "reader")
 
 
 async def read(
     adapter: TypeAdapter[B],
     raw: bytes | bytearray,
     settings: LimitSettings,
+    readers: ThreadPoolExecutor,
     admit: Callable[[int], None] = lambda size: None,
 ) -> B:
     """Parses a body of any size. A thread reads a large body in pieces, few bodies at a time. Also raises TooLarge,
@@ -36,7 +36,7 @@ async def read(
     if len(raw) <= _LARGE:
         pieces.check(raw, bounds)
         return parse(adapter, raw)
-    return await off_loop(_readers, lambda: _read_large(adapter, raw, bounds, admit))
+    return await off_loop(readers, lambda: _read_large(adapter, raw, bounds, admit))
 
 
 def _read_large(adapter: TypeAdapter[B], raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None]) -> B:

@@ -21,7 +21,6 @@ from bei.work import check, off_loop
 _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain
 _OFF_LOOP_FROM = 65536  # bytes; compressing less is faster than starting a thread
 _MESSAGE = 2000  # characters of an error; some quote what the client sent
-_writers = ThreadPoolExecutor(2, "writer")
 _ECHOED = ("x-baseten-customer-request-id",)
 
 
@@ -64,7 +63,7 @@ def vector(row: np.ndarray, encoding: Literal["float", "base64"]) -> np.ndarray 
     return b64encode(row.astype("<f4", copy=False).tobytes()).decode() if encoding == "base64" else row
 
 
-async def render(result: Result, call: Call, device: str) -> Reply:
+async def render(result: Result, call: Call, device: str, writers: ThreadPoolExecutor) -> Reply:
     """Renders msgpack if the client's first accepted type is msgpack, otherwise JSON."""
     headers = _compute_headers(result.usage, device) if result.usage else {}
     accepted = [part.partition(";")[0].strip() for part in call.headers.get("accept", "").split(",")]
@@ -73,7 +72,7 @@ async def render(result: Result, call: Call, device: str) -> Reply:
     headers = {**headers, "content-type": "application/msgpack" if packed else "application/json"}
     if written.is_short(result.value):
         return Reply(writing.whole(result.value), headers=headers)
-    return Reply(await off_loop(_writers, lambda: writing.parts(result.value)), headers=headers)
+    return Reply(await off_loop(writers, lambda: writing.parts(result.value)), headers=headers)
 
 
 def render_error(error: Error, shape: ErrorShape) -> Reply:
@@ -81,7 +80,7 @@ def render_error(error: Error, shape: ErrorShape) -> Reply:
     return Reply(body, error.status, {**error.headers, "content-type": "application/json"})
 
 
-async def finish(reply: Reply, call: Call) -> Reply:
+async def finish(reply: Reply, call: Call, writers: ThreadPoolExecutor) -> Reply:
     """Adds the request ids, and compresses the body if the client asks for it."""
     headers = {"x-request-id": call.request_id}
     headers |= {name: given for name in _ECHOED if (given := call.given_id(name)) is not None}
@@ -93,7 +92,7 @@ async def finish(reply: Reply, call: Call) -> Reply:
     def compress() -> list[bytes]:
         return _compressed(reply.parts, _COMPRESSORS[encoding]())
 
-    parts = await off_loop(_writers, compress) if size >= _OFF_LOOP_FROM else compress()
+    parts = await off_loop(writers, compress) if size >= _OFF_LOOP_FROM else compress()
     headers |= {"content-encoding": encoding, "vary": "accept-encoding"}
     return Reply(parts, reply.status, reply.headers).with_headers(headers)
 

@@ -1,6 +1,7 @@
 """The models that one server serves, and the state that they share. So far there is exactly one."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from bei.serving.service import Service
 
@@ -13,6 +14,8 @@ class Registry:
         self.services: Sequence[Service] = (service,)
         self.settings, self.in_flight = service.settings, service.in_flight
         self.metrics, self.tracer = service.metrics, service.tracer
+        # The threads of large bodies, and of large answers.
+        self.readers, self.writers = ThreadPoolExecutor(2, "reader"), ThreadPoolExecutor(2, "writer")
 
     def resolve(self, route: str, name: str | None = None) -> Service:
         """The model that answers a request to a route, by the name in the request, if there is one. With a single model
@@ -42,3 +45,5 @@ class Registry:
         """Drains, waits for queued requests, and stops the threads."""
         for service in self.services:
             service.close()
+        for threads in (self.readers, self.writers):
+            threads.shutdown(wait=False)
