@@ -9,6 +9,7 @@ import orjson
 import ormsgpack
 
 from bei.tasks.sparse import Terms
+from bei.tokenizer import TextTokens
 from bei.work import check
 
 _SHORT = 1 << 16  # bytes, about, that are written at once: 0.5 ms of numbers
@@ -33,6 +34,7 @@ _WEIGHTS: dict[type, Callable[[Any], int]] = {
     str: len,
     np.ndarray: lambda value: 12 * value.size,
     Terms: lambda value: 40 * len(value.indices),
+    TextTokens: lambda value: 100 * len(value),
     list: _of_values,
     dict: lambda value: _of_values(value.values()),
 }
@@ -76,7 +78,7 @@ class Writing:
 
 
 def _is_sequence(value: Any) -> bool:
-    return isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim > 1)
+    return isinstance(value, list | TextTokens) or (isinstance(value, np.ndarray) and value.ndim > 1)
 
 
 def _plain(value: Any) -> Any:
@@ -86,6 +88,8 @@ def _plain(value: Any) -> Any:
             return value.tolist()
         case np.generic():
             return value.item()
+        case TextTokens():
+            return list(value)
         case Terms():
             pairs = zip(value.indices.tolist(), value.values, strict=True)
             return [{"index": index, "value": weight} for index, weight in pairs]

@@ -29,7 +29,7 @@ from bei.serving.texts import TextReader, naming, size
 from bei.settings import Settings
 from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
 from bei.tasks.entities import Strategy
-from bei.tokenizer import Encoding, Input, Role, Token
+from bei.tokenizer import Encoding, Input, Role, TextTokens
 from bei.tracing import Tracer
 
 log = logging.getLogger("bei")
@@ -273,7 +273,7 @@ class Service:
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
-    ) -> list[list[Token]]:
+    ) -> list[TextTokens]:
         self._check_ready()
         self._pipeline.check_size(texts)
         tokenizer = self._texts.tokenizer

@@ -3,5 +3,6 @@
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
 from bei.tokenizer.template import Direction
 from bei.tokenizer.tokenizer import Tokenizer
+from bei.tokenizer.tokens import TextTokens
 
-__all__ = ["Direction", "Encoding", "Input", "Role", "Token", "Tokenizer", "Windows"]
+__all__ = ["Direction", "Encoding", "Input", "Role", "TextTokens", "Token", "Tokenizer", "Windows"]

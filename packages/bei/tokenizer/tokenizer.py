@@ -27,7 +27,7 @@ from bei.tokenizer.library import (
 from bei.tokenizer.pairs import RenderedPair
 from bei.tokenizer.reading import COUNTED, WHOLE, Reader, Tokens, Wanted, joined_tokens
 from bei.tokenizer.template import Direction, cut, learn, longest_first
-from bei.tokenizer.tokens import tokens_of
+from bei.tokenizer.tokens import TextTokens
 from bei.tokenizer.windows import joined, windows_of
 
 
@@ -190,14 +190,14 @@ class Tokenizer:
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
-    ) -> list[list[Token]]:
+    ) -> list[TextTokens]:
         """The tokens of each text, with their places in prompt + text."""
         before, after = [], []
         if add_special_tokens:
             before, after = ([self._special(id) for id in part.tolist()] for part in self._single.fixed)
         full = [(prompt or "") + text for text in texts]
         read = zip(full, self._reader.each(full), strict=True)
-        return [[*before, *tokens_of(text, tokens), *after] for text, tokens in read]
+        return [TextTokens(text, parts, before, after) for text, parts in read]
 
     def _special(self, id: int) -> Token:
         return Token(id, self._library.id_to_token(id) or "", True, None, None)

@@ -1,19 +1,39 @@
 """The tokens of a text as /tokenize shows them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from bei.tokenizer.encoding import Token
 from bei.tokenizer.reading import Tokens
 
+_AT_ONCE = 1 << 12  # tokens whose numbers are made objects
 
-def tokens_of(text: str, parts: Iterable[Tokens]) -> Iterator[Token]:
-    """All parts are read before the first token is made. Else memory that Python and NumPy cache while reading would
-    lie between the tokens, and keep a megabyte per block from being freed."""
-    for columns in list(_columns(text, parts)):
-        for id, start, end, first, last in zip(*(column.tolist() for column in columns), strict=True):
-            yield Token(id, text[start:end], False, first, last)
+
+class TextTokens(Sequence[Token]):
+    """The tokens of a text, special ones before and after them. A token is made when it is asked for: as an object it
+    takes 300 bytes, and as a row of the columns 28."""
+
+    def __init__(self, text: str, parts: Iterable[Tokens], before: Sequence[Token] = (), after: Sequence[Token] = ()):
+        self._text, self._before, self._after = text, before, after
+        self._columns = list(_columns(text, parts))
+        self._length = sum(len(ids) for ids, *_ in self._columns)
+
+    def __len__(self) -> int:
+        return len(self._before) + self._length + len(self._after)
+
+    def __iter__(self) -> Iterator[Token]:
+        yield from self._before
+        for columns in self._columns:
+            for at in range(0, len(columns[0]), _AT_ONCE):
+                rows = (column[at : at + _AT_ONCE].tolist() for column in columns)
+                for id, start, end, first, last in zip(*rows, strict=True):
+                    yield Token(id, self._text[start:end], False, first, last)
+        yield from self._after
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
 
 
 def _columns(text: str, parts: Iterable[Tokens]) -> Iterator[tuple[np.ndarray, ...]]:
