@@ -210,6 +210,19 @@ def test_a_call_that_the_client_resets_is_dropped(tiny_folder):
     assert log.count("499 POST /embed: the client left") == 20
 
 
+def test_calls_that_are_reset_give_their_window_back(slow):
+    """The bytes that came of a body count in the window of the connection, and other calls send their bodies in it."""
+    client = Loose(slow)
+    for _ in range(2 * client.machine.outbound_flow_control_window // 4096):
+        stream, limit = client.head(HEAD, end=False), time.monotonic() + 10
+        while client.machine.local_flow_control_window(stream) < 4096 and time.monotonic() < limit:
+            client.events(0.05)
+        client.machine.send_data(stream, b" " * 4096)
+        client.machine.reset_stream(stream)
+        client.send()
+    client.sock.close()
+
+
 def test_what_is_not_done_in_time_is_503_over_either(tiny_folder):
     running = Running(tiny_folder, batch_seconds=8)  # it drains for 5 s
     running.wait_for_health()

@@ -309,8 +309,8 @@ class Http2(asyncio.Protocol):
         return {"type": "http.request", "body": body, "more_body": not stream.ended}
 
     def _acknowledge(self, stream: Stream) -> None:
-        """Returns the window of the bytes that have been read."""
-        if stream.unacknowledged and not stream.gone:
+        """Gives the window back for the bytes that have been read, or that nobody will read."""
+        if stream.unacknowledged:
             self._h2.acknowledge_received_data(stream.unacknowledged, stream.number)
             stream.unacknowledged = 0
             self._flush()
@@ -366,11 +366,11 @@ class Http2(asyncio.Protocol):
     def _finish(self, stream: Stream) -> None:
         """Ends the stream after its answer; a body that still comes is not needed."""
         del self._streams[stream.number]
-        if not stream.gone and not self.transport.is_closing():
+        if not self.transport.is_closing():
             self._acknowledge(stream)
-            if not stream.answered:
+            if not stream.gone and not stream.answered:
                 self._h2.reset_stream(stream.number, ErrorCodes.INTERNAL_ERROR)
-            elif not stream.ended:
+            elif not stream.gone and not stream.ended:
                 self._h2.reset_stream(stream.number, ErrorCodes.NO_ERROR)
             self._flush()
         if self._leaving and not self._streams:
