@@ -261,7 +261,7 @@ def test_without_a_compiler_torch_computes(tiny_checkpoint, tmp_path, monkeypatc
     monkeypatch.setenv("CXX", "no-such-compiler")
     chosen = Settings.load(tiny_config(), environ={}, cache_dir=tmp_path)
     with caplog.at_level(logging.WARNING, "bei"):
-        assert choice.create(chosen, tiny_checkpoint).name == "torch"
+        assert choice.create(chosen, tiny_checkpoint).facts.name == "torch"
     (record,) = caplog.records
     assert "engine native does not run here: no C++ compiler (CXX=no-such-compiler)" in record.getMessage()
 
