@@ -1,5 +1,6 @@
 """Generated documents are those of the code, and everything that a document names is there."""
 
+import ast
 import importlib
 import re
 import runpy
@@ -335,3 +336,36 @@ def test_the_picture_shows_every_part_of_the_package():
         if path.name not in ("__init__.py", "__pycache__", "py.typed")
     }
     assert [part for part in sorted(parts) if f" {part} " not in picture] == []
+
+
+RELATIVE = re.compile(r"(?:^|[.:;!|] |\n)(?:What|Whatever|Whoever) [^?.|]*(?:[.|]|$)")
+
+
+def relative_subjects(text: str) -> list[str]:
+    """Sentences that begin with a relative clause, as a stranger has to read twice; questions may."""
+    return [found.strip() for found in RELATIVE.findall(text)]
+
+
+def docstrings(name: str) -> list[str]:
+    nodes = (node.value for node in ast.walk(ast.parse(text_of(name))) if isinstance(node, ast.Expr))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, *(name for name in FILES if re.match(r"packages/.*\.py$", name))])
+def test_no_sentence_begins_with_a_relative_clause(name):
+    texts = [text_of(name)] if name in DOCUMENTS else docstrings(name)
+    assert [found for text in texts for found in relative_subjects(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("What is kept of a row.", 1),
+        ("A row. What is left is dropped.", 1),
+        ("Whoever asks gets it.", 1),
+        ("What is Deep Learning?", 0),
+        ("It says what it does.", 0),
+    ],
+)
+def test_a_relative_clause_is_noticed(text, count):
+    assert len(relative_subjects(text)) == count

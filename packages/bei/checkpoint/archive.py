@@ -99,7 +99,7 @@ def _said(error: BaseException) -> str:
 
 
 class _Partial:
-    """A file of which a part may have come. The rest of it is asked for, if it is still the same (RFC 9110, 13.1.5)."""
+    """A partly downloaded file. The rest of it is requested, if the file is still the same (RFC 9110, 13.1.5)."""
 
     def __init__(self, path: Path):
         self._path, self._validator = path, ""
@@ -146,8 +146,8 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, shown: str) -> None:
 
 
 class _InParts(gzip.GzipFile):
-    """What tarfile reads from. It takes a member's extended header into memory at once, however large that says it
-    is: nothing that an archive of a model needs comes in parts of more than a megabyte."""
+    """The file that tarfile reads from. tarfile takes a member's extended header into memory at once, whatever its
+    stated size; no part of a model's archive is larger than a megabyte."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _CHUNK:

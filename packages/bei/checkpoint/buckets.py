@@ -87,8 +87,8 @@ def _secret(credential: SecretStr | None, settings: SourceSettings) -> Secret:
 
 
 def _copy(filesystem: Any, settings: SourceSettings, folder: Path) -> None:
-    """What we read, and nothing else, from the prefix that `repo` names; a file that came whole is not asked for again.
-    filesystem: an fsspec.AbstractFileSystem"""
+    """Copies the files that we read, and no others, from the prefix that `repo` names; a file that is complete is not
+    fetched again. filesystem: an fsspec.AbstractFileSystem"""
     root, repo = filesystem._strip_protocol(settings.repo).rstrip("/"), settings.public_repo
     again = partial(persist, passes=passes, say=lambda error: f"{repo} breaks off ({quote(error, settings)})")
     try:

@@ -34,11 +34,11 @@ _NEEDED = (
     *("sentence_*_config.json", "*.safetensors", "*.safetensors.index.json", "[0-9]*_*/*.json"),
     *("artifact.metadata", "chat_template.jinja"),
 )
-"""Of WANTED what a cache must have: without these a model would be another, or none."""
+"""The files of WANTED that a cache must have: without these a model would be another, or none."""
 
 _NAME = re.compile(r"(?!.*\.\.)[\w.+:=-]{1,255}")
 _NAMING_HEADERS = ("etag", "x-linked-etag", "x-repo-commit")
-"""Of which the library makes names of files and folders in its cache, whatever they are."""
+"""Values of which the library makes names of files and folders in its cache, whatever they are."""
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # whatever imported the library first: no versions, no question about agents
 

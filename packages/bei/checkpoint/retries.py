@@ -38,10 +38,10 @@ def persist(
     progress: Callable[[], int] = lambda: 0,
     tries: int | None = None,
 ) -> Result:
-    """What `attempt` returns. After an error that `passes` with time it is called again, `tries` times (TRIES) in a row
-    at most in which `progress`, a number of bytes, did not grow. `say` is the error in a clause for the log.
+    """The result of `attempt`. After an error that `passes` with time it is called again, at most `tries` times (TRIES)
+    in a row in which `progress`, a number of bytes, did not grow. `say` is the error in a clause for the log.
 
-    Raises what else `attempt` raises, or GaveUp.
+    Raises the other errors of `attempt`, or GaveUp.
     """
     most = progress()
 

@@ -99,7 +99,7 @@ DEFAULTS = EngineOptions()
 
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only"]
-"""Of an engine's products: one of the settings', or a quantization_type that engines have."""
+"""The precision of an engine's products: one of the settings', or a quantization_type that engines have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

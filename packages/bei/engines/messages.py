@@ -1,4 +1,4 @@
-"""What a server and the process of its engine say to each other, beside the batches and the engine's facts."""
+"""The messages between a server and the process of its engine, besides the batches and the engine's facts."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class LogLine:
 
 @dataclass(slots=True)
 class Rows:
-    """Those of a batch."""
+    """The rows of a batch."""
 
     rows: np.ndarray
 

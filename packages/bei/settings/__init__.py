@@ -1,4 +1,4 @@
-"""What to serve and how: config.yaml's `trt_llm` block, then BEI_* variables, then flags; checked once, then frozen."""
+"""The settings: config.yaml's `trt_llm` block, then BEI_* variables, then flags; checked once, then frozen."""
 
 from bei.settings.config import read_config
 from bei.settings.groups import (

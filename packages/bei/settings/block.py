@@ -14,7 +14,7 @@ from bei.settings.secrets import without_secrets
 
 StrictInt = Annotated[int, Field(strict=True, ge=1)]
 BEI_MAX_NUM_TOKENS = 16384
-"""What an `encoder` gets when `max_num_tokens` is not set."""
+"""The value for an `encoder` when `max_num_tokens` is not set."""
 
 
 REFUSED = {

@@ -58,7 +58,7 @@ class API:
         return config
 
     def timing(self, config: Any) -> bytes:
-        """What the builder learned of this GPU's kernels."""
+        """The builder's measurements of this GPU's kernels."""
         return b"" if self.is_rtx else bytes(config.get_timing_cache().serialize())
 
 

@@ -9,7 +9,7 @@ from bei.engines.base import Batch, token_weights
 
 
 def select(batch: Batch, sequences: np.ndarray) -> Batch:
-    """Those sequences of it, in that order."""
+    """The selected sequences of a batch, in that order."""
     lengths = batch.lengths[sequences]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     tokens = np.repeat(batch.cu_seqlens[:-1][sequences] - cu_seqlens[:-1], lengths) + np.arange(cu_seqlens[-1])
