@@ -16,7 +16,7 @@ TREE = Path(__file__).parents[1]
 ROOT = TREE / "packages" / "bei"
 LAYERS = [
     "errors",
-    "wire memory files processes work inflight settings metrics logs tracing",
+    "pooling wire memory files processes work inflight settings metrics logs tracing",
     "architectures",
     "checkpoint",
     "batching",

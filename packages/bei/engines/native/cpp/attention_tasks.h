@@ -1,0 +1,78 @@
+// A layer's attention, cut into tasks: some queries of one sequence, of the heads that share one key and value.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "attention.h"
+#include "batch.h"
+#include "states.h"
+
+namespace bei {
+namespace {
+
+// The queries [first, last) of one sequence, of the heads that share one key and value.
+struct AttentionTask {
+  int sequence, kv_head, first, last;
+};
+
+// The position in its sequence of the only needed token.
+inline int needed_token(const BeiBatch& batch, int sequence, Needed needed) {
+  return needed == kFirst ? 0 : length_of(batch, sequence) - 1;
+}
+
+template <class P>
+class Attention {
+  using Stored = typename P::Stored;
+
+ public:
+  explicit Attention(const BeiModel& model) : model_(model) {}
+
+  std::vector<AttentionTask> tasks(const BeiBatch& batch, Needed needed) const {
+    std::vector<AttentionTask> tasks;
+    for (int s = 0; s < batch.sequences; s++) {
+      const int begin = needed == kAll ? 0 : needed_token(batch, s, needed);
+      const int end = needed == kAll ? length_of(batch, s) : begin + 1;
+      for (int head = 0; head < model_.kv_heads; head++)
+        for (int first = begin; first < end; first += kQueryChunk)
+          tasks.push_back({s, head, first, std::min(end, first + kQueryChunk)});
+    }
+    return tasks;
+  }
+
+  void attend(const States<P>& states, int layer, const AttentionTask& task, Scratch& scratch) const {
+    const int start = states.batch.cu_seqlens[task.sequence], heads = model_.heads / model_.kv_heads;
+    const int window = model_.layers[layer].window;
+    const Stored* qkv = states.qkv.row(start);
+    const int query = task.kv_head * heads * model_.head_size,
+              key = query_size(model_) + task.kv_head * model_.head_size;
+    KeyValueGroup<Stored> group;
+    group.queries = {qkv + query, states.qkv.stride};
+    group.keys = {qkv + key, states.qkv.stride};
+    group.values = {qkv + key + model_.kv_heads * model_.head_size, states.qkv.stride};
+    group.context = {states.context.row(start) + query, states.context.stride};
+    group.prefix = prefix_of(states.batch, task.sequence);
+    if (group.prefix) {
+      const Stored* prefix = states.qkv.row(states.batch.cu_seqlens[parent_of(states.batch, task.sequence)]);
+      group.prefix_keys = {prefix + key, states.qkv.stride};
+      group.prefix_values = {prefix + key + model_.kv_heads * model_.head_size, states.qkv.stride};
+    }
+    group.tokens = group.prefix + length_of(states.batch, task.sequence);
+    group.attended = group.prefix + states.batch.attended[task.sequence];
+    group.heads = heads;
+    group.head_size = model_.head_size;
+    group.window = window < 0 ? model_.max_tokens : window;
+    group.causal = model_.causal;
+    group.scale = model_.attention_scale;
+    group.soft_cap = model_.soft_cap;
+    group.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
+    const float* biases = model_.bias_by_distance;
+    group.bias = biases ? biases + task.kv_head * heads * group.bias_stride + model_.max_tokens - 1 : nullptr;
+    attention(group, group.prefix + task.first, group.prefix + task.last, scratch);
+  }
+
+ private:
+  const BeiModel& model_;
+};
+
+}  // namespace
+}  // namespace bei

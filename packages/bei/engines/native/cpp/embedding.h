@@ -1,0 +1,63 @@
+// From token ids to the states before the first layer.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "rows.h"
+#include "states.h"
+
+namespace bei {
+namespace {
+
+template <class P>
+class Embedding {
+  using Operand = typename P::Operand;
+
+ public:
+  explicit Embedding(const BeiModel& model) : model_(model) {}
+
+  // x = project(norm(sum of the embeddings)).
+  void embed(const States<P>& states, int first, int row_count, Scratch& scratch) const {
+    const int size = model_.embedding_size;
+    const bool project = model_.project.panels;
+    const MatrixView<float> sums = project ? scratch.head_layers[0].get<float>(row_count, size)
+                                           : MatrixView<float>{states.x.row(first), states.x.stride};
+    const int32_t* ends = states.batch.cu_seqlens + 1;
+    int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
+    for (int row = 0; row < row_count; row++) {
+      const int token = first + row;
+      while (token >= ends[sequence]) sequence++;
+      add_embeddings(states.batch, token, token - states.batch.cu_seqlens[sequence], sums.row(row));
+      if (model_.embedding_norm.weight) normalize(model_.embedding_norm, sums.row(row), sums.row(row));
+    }
+    if (!project) return;
+    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, size);
+    for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row);
+    linear(model_.project, operands, row_count, scratch,
+           [&](int row, int column, F v) { store(states.x.row(first + row) + column, v); });
+  }
+
+ private:
+  void add_embeddings(const BeiBatch& batch, int token, int position, float* sum) const {
+    const size_t size = model_.embedding_size, row = batch.input_ids[token] * size;
+    const float* of_position = model_.positions ? model_.positions + position * size : nullptr;
+    const float* of_type = model_.types ? model_.types + batch.token_types[token] * size : nullptr;
+    const auto add_to = [&](const auto* of_token) {
+      for_vectors(model_.embedding_size, [&](int i, int lanes) {
+        F v = load_lanes(of_token + i, lanes) * splat(model_.embedding_scale);
+        if (of_position) v = v + load_lanes(of_position + i, lanes);
+        if (of_type) v = v + load_lanes(of_type + i, lanes);
+        store(sum + i, v);
+      });
+    };
+    if (model_.tokens_are_bf16)
+      add_to(static_cast<const bf16*>(model_.tokens) + row);
+    else
+      add_to(static_cast<const float*>(model_.tokens) + row);
+  }
+
+  const BeiModel& model_;
+};
+
+}  // namespace
+}  // namespace bei

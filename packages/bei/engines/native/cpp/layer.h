@@ -1,0 +1,129 @@
+// The steps of a layer that take each row for itself: all but attention.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "activation.h"
+#include "rows.h"
+#include "states.h"
+
+namespace bei {
+namespace {
+
+template <class P>
+class LayerSteps {
+  using Operand = typename P::Operand;
+  using Stored = typename P::Stored;
+
+ public:
+  explicit LayerSteps(const BeiModel& model) : model_(model) {}
+
+  void project_qkv(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+    const BeiLayer& layer = model_.layers[i];
+    linear(layer.qkv, inputs(states, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count,
+           scratch, [&](int row, int column, F v) { store(states.qkv.row(first + row) + column, v); });
+    if (layer.rotary < 0 && !layer.query_norm.weight) return;
+    for (int row = first; row < first + row_count; row++) {
+      norm_and_rotate(states, layer, layer.query_norm, row, states.qkv.row(row), model_.heads);
+      norm_and_rotate(states, layer, layer.key_norm, row, states.qkv.row(row) + query_size(model_), model_.kv_heads);
+    }
+  }
+
+  // The rest of a layer after attention; its output is in x.
+  void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+    const BeiLayer& layer = model_.layers[i];
+    const MatrixView<Stored> context{states.context.row(first), states.context.stride};
+    add_to_x(states, layer.out, layer.attention_out, context, first, row_count, scratch);
+    normalize_x(states, layer.attention_end, first, row_count);
+    const MatrixView<Operand> operands = inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch);
+    const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
+    with_activation(layer.up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
+      if (model_.gated) {
+        F gate = zero();
+        linear(layer.up, operands, row_count, scratch, [&](int row, int column, F v) {
+          if (column / kLanes % 2 == 0)
+            gate = v;
+          else
+            store(inner.row(row) + (column - kLanes) / 2, activation(gate) * v);
+        });
+      } else {
+        linear(layer.up, operands, row_count, scratch,
+               [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
+      }
+    });
+    add_to_x(states, layer.down, layer.ffn_out, inner, first, row_count, scratch);
+    normalize_x(states, layer.ffn_end, first, row_count);
+  }
+
+  void normalize_x(const States<P>& states, const BeiNorm& norm, int first, int row_count) const {
+    if (!norm.weight) return;
+    for (int row = first; row < first + row_count; row++) normalize(norm, states.x.row(row), states.x.row(row));
+  }
+
+ private:
+  // Norm and rotate the heads of one token.
+  void norm_and_rotate(const States<P>& states, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x,
+                       int heads) const {
+    const int size = layer.rotary < 0 ? 0 : model_.rotary_sizes[layer.rotary];
+    const float* cos_sin = size ? states.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size : nullptr;
+    for (int head = 0; head < heads; head++, x += model_.head_size) {
+      if (norm.weight) rms_norm(norm, x, x);
+      if (cos_sin) rotate(x, cos_sin, size / 2);
+    }
+  }
+
+  // Rows of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
+  MatrixView<Operand> inputs(const States<P>& states, const BeiNorm& norm, const BeiLinear& weights, int n, int first,
+                             int row_count, Scratch& scratch) const {
+    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
+    float* normed = scratch.normed.get<float>(1, weights.inputs).data;
+    for (int row = 0; row < row_count; row++) {
+      const float* x = states.x.row(first + row);
+      if (norm.weight) normalize(norm, x, normed), x = normed;
+      to_operands(x, weights, operands, row);
+      if (model_.input_peaks) raise(model_.input_peaks + static_cast<size_t>(n) * weights.inputs, x, weights.inputs);
+    }
+    return operands;
+  }
+
+  static void raise(float* peaks, const float* x, int n) {
+    for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
+  }
+
+  // x += norm(a * weights).
+  void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const MatrixView<Stored>& a,
+                int first, int row_count, Scratch& scratch) const {
+    const MatrixView<Operand> operands = as_operands(a, weights, row_count, scratch.inner_operands);
+    if (!norm.weight) {
+      return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
+        float* x = states.x.row(first + row) + column;
+        store(x, load(x) + v);
+      });
+    }
+    const MatrixView<float> outputs = scratch.outputs.get<float>(row_count, weights.outputs);
+    linear(weights, operands, row_count, scratch,
+           [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
+    for (int row = 0; row < row_count; row++) {
+      normalize(norm, outputs.row(row), outputs.row(row));
+      float* x = states.x.row(first + row);
+      for_vectors(norm.size, [&](int j, int) { store(x + j, load(x + j) + load(outputs.row(row) + j)); });
+    }
+  }
+
+  static MatrixView<Operand> as_operands(const MatrixView<Stored>& stored, const BeiLinear& weights, int row_count,
+                                         RowBuffer& buffer) {
+    if constexpr (std::is_same_v<Operand, Stored>) {
+      return stored;
+    } else {
+      const MatrixView<Operand> operands = buffer.get<Operand>(row_count, weights.inputs);
+      for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row);
+      return operands;
+    }
+  }
+
+  const BeiModel& model_;
+};
+
+}  // namespace
+}  // namespace bei

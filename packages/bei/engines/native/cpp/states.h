@@ -1,0 +1,42 @@
+// The types of a precision, and the states of a batch on its way through the layers.
+#pragma once
+#include <cstdint>
+
+#include "abi.h"
+#include "memory.h"
+
+namespace bei {
+namespace {
+
+// The types of a product's operands, and of the values stored between products.
+struct Fp32 {
+  using Operand = float;
+  using Stored = float;
+};
+struct Bf16 {
+  using Operand = Half;
+  using Stored = Half;
+};
+struct Int8 {
+  using Operand = uint8_t;
+  using Stored = Half;
+};
+
+// The tokens whose final states are needed: all, or one per sequence.
+enum Needed { kAll, kFirst, kLast };
+
+// x is the residual stream; qkv and context are those of the current layer.
+template <class P>
+struct States {
+  const BeiBatch& batch;
+  const Needed needed;
+  const int tokens;
+  MatrixView<float> x;
+  MatrixView<typename P::Stored> qkv, context;
+};
+
+inline int query_size(const BeiModel& model) { return model.heads * model.head_size; }
+inline int qkv_size(const BeiModel& model) { return query_size(model) + 2 * model.kv_heads * model.head_size; }
+
+}  // namespace
+}  // namespace bei
