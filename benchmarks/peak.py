@@ -20,13 +20,13 @@ class Peak:
     """Operations per second, in billions; a multiplication and an addition are two."""
 
     def __init__(self, precision: str, cache_dir: Path):
-        isa = level()
-        self._library = library.load(isa, cache_dir / "native")
+        self._library = library.load(level(), cache_dir / "native")
+        layout = library.layouts(self._library)[precision]
         self._products = []
         rng = np.random.default_rng(0)
         with tempfile.TemporaryDirectory() as folder:
             for rows, inputs, outputs in _SHAPES:
-                packed = pack_linear(rng.standard_normal((outputs, inputs), np.float32), None, precision, isa)
+                packed = pack_linear(rng.standard_normal((outputs, inputs), np.float32), None, precision, layout)
                 plan.write(Path(folder) / "linear", "", packed.items())
                 arrays = plan.read(Path(folder) / "linear", "")
                 linear = linear_of(arrays, inputs, outputs, precision)

@@ -17,7 +17,7 @@ from bei.architectures import families, spec
 from bei.architectures.family import ACTIVATIONS, HeadKind
 from bei.architectures.limits import check_types
 from bei.checkpoint import heads, modules, own_code, reranking, task, tensors
-from bei.engines import base, quantization
+from bei.engines import base
 from bei.engines.choice import ENGINES
 from bei.engines.native import abi
 from bei.engines.tensorrt.inputs import _Inputs
@@ -27,6 +27,7 @@ from bei.engines.torch.pooling import _Reduction
 from bei.serving.routes import ROUTES
 from bei.settings import DefaultRoute, PoolingSetting, RerankTemplate, Settings
 from bei.settings.block import QuantizationType
+from bei.settings.gpus import NEEDS
 from bei.tasks import scores
 from docs import models as docs
 from tests.support import task_models
@@ -108,6 +109,18 @@ def test_linear_parts_and_norms():
     assert {type_.__name__ for type_ in get_args(spec.HeadLayer)} == {"Dense", "LayerNorm", "Normalize", "Log1pRelu"}
 
 
+def test_the_spec_alone_says_which_head_layers_are_wide():
+    def dense(outputs: int) -> spec.Dense:
+        return spec.Dense(8, outputs, True, "identity")
+
+    bert = families.FAMILIES["bert"].spec(docs.CONFIG)
+    wide, width = dense(bert.hidden_size), bert.hidden_size
+    of_tokens = (wide, spec.LayerNorm(width), dense(width + 1), dense(width - 1))
+    assert replace(bert, token_head=of_tokens, head=(wide,)).wide_layers == {"token_head.0", "token_head.2"}
+    sources = [path for path in (BEI / "engines").rglob("*.py") if "outputs >=" in path.read_text()]
+    assert sources == []
+
+
 # --- the native engine's ABI ------------------------------------------------------------------------------------------
 
 HEADER = re.sub(r"//[^\n]*", "", (CPP / "abi.h").read_text())
@@ -138,7 +151,7 @@ def fields_in_c(name: str) -> list[tuple[str, str]]:
 
 
 def kind_in_python(kind: type) -> str:
-    if kind is ctypes.c_void_p or issubclass(kind, ctypes._Pointer):
+    if kind in (ctypes.c_void_p, ctypes.c_char_p) or issubclass(kind, ctypes._Pointer):
         return "pointer"
     return {ctypes.c_int32: "int32_t", ctypes.c_float: "float"}.get(kind, kind.__name__)
 
@@ -186,7 +199,7 @@ def test_types_of_numbers():
     assert set(operations._DTYPES) == precisions
     asked = of_setting("precision") - {"auto"}
     assert set(abi.PRECISIONS) <= asked <= precisions
-    quantized = {kind.value for kind in QuantizationType if kind.value[:3] in quantization._NEEDS}
+    quantized = {kind.value for kind in QuantizationType if kind.value[:3] in NEEDS}
     assert quantized == precisions - asked
     assert {"float32", "float16", "bfloat16", "float8_e4m3fn"} == set(tensors._DTYPES.values())
 

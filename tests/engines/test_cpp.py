@@ -26,6 +26,7 @@ IN_HEADER = {
     "atomic": "atomic",
     "cmath": "abs log1p nearbyint sqrt",
     "condition_variable": "condition_variable",
+    "cstddef": "",
     "cstdint": "int32_t uint8_t uint16_t uint32_t",
     "cstdlib": "aligned_alloc free",
     "cstring": "memcpy",

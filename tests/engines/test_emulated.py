@@ -31,7 +31,7 @@ class Emulated(Level):
 
 
 def emulated(lacking: Level) -> Emulated:
-    return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.header, lacking.lanes, lacking.panel)
+    return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.header)
 
 
 OWN = ("avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run

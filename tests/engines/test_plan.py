@@ -179,12 +179,12 @@ def test_what_changes_a_plan_of_the_native_engine_changes_its_key(identity, nati
 
 @pytest.mark.parametrize(("precision", "peaks"), [("int8", "peaks"), ("bf16", {}), ("fp32", {})])
 def test_peaks_are_seen_for_int8_only(identity, native_key, monkeypatch, precision, peaks):
-    monkeypatch.setattr(
-        native, "input_peaks", lambda *of: "peaks" if of[1:] == ("library", LEVELS[0], identity.folder) else of
-    )
+    monkeypatch.setattr(native.library, "layouts", lambda loaded: f"layouts of the {loaded}")
+    asked = ("library", "layouts of the library", identity.folder)
+    monkeypatch.setattr(native, "input_peaks", lambda *of: "peaks" if of[1:] == asked else of)
     monkeypatch.setattr(native, "pack_checkpoint", lambda *of: of)
     native_key(precision)
-    assert identity.calls[0][2]() == (identity.checkpoint, precision, LEVELS[0], peaks)
+    assert identity.calls[0][2]() == (identity.checkpoint, precision, asked[1], peaks)
 
 
 L4 = GPU("L4", (8, 9), "580")

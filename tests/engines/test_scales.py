@@ -13,18 +13,26 @@ from hypothesis import strategies as st
 from bei.architectures.spec import Alibi
 from bei.checkpoint.load import read
 from bei.engines import small_floats
-from bei.engines.native.isa import LEVELS, Level
+from bei.engines.native.abi import Layout
 from bei.engines.native.pack import interleave, pack_checkpoint, pack_linear
 from bei.engines.relative_bias import bias_by_distance
 
-SMALL = Level("small", ("avx512_vnni",), "vec_avx2.h", lanes=2, panel=4)
-WITHOUT_VNNI = Level("small", (), "vec_avx2.h", lanes=2, panel=4)
+PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
+
+
+def small(precision: str, pairs_in_16_bits: int = 0) -> Layout:
+    return Layout(lanes=2, panel=4, word_multiple=PER_WORD[precision], pairs_in_16_bits=pairs_in_16_bits)
+
+
+SMALL = {precision: small(precision) for precision in PER_WORD}
+WIDE = {precision: Layout(lanes=16, panel=64, word_multiple=count) for precision, count in PER_WORD.items()}
+WITHOUT_VNNI = small("int8", pairs_in_16_bits=1)
 WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
 
 
 def test_columns_lie_in_panels_and_what_is_left_in_vectors():
     """Five columns are rounded up to six: a panel of four and one vector of two. A row of a panel is one input."""
-    packed = pack_linear(WEIGHT, None, "fp32", SMALL)
+    packed = pack_linear(WEIGHT, None, "fp32", SMALL["fp32"])
     panel = [[11, 21, 31, 41], [12, 22, 32, 42], [13, 23, 33, 43]]
     rest = [[51, 0], [52, 0], [53, 0]]
     assert packed["panels"].tolist() == [*itertools.chain(*panel), *itertools.chain(*rest)]
@@ -34,7 +42,7 @@ def test_columns_lie_in_panels_and_what_is_left_in_vectors():
 
 
 def test_two_inputs_in_bf16_lie_together():
-    packed = pack_linear(WEIGHT, None, "bf16", SMALL)
+    packed = pack_linear(WEIGHT, None, "bf16", SMALL["bf16"])
     panel = [[11, 12, 21, 22, 31, 32, 41, 42], [13, 0, 23, 0, 33, 0, 43, 0]]
     rest = [[51, 52, 0, 0], [53, 0, 0, 0]]
     assert packed["panels"].astype(np.float32).tolist() == [*itertools.chain(*panel), *itertools.chain(*rest)]
@@ -44,7 +52,7 @@ def test_two_inputs_in_bf16_lie_together():
 
 def test_four_inputs_in_int8_lie_together():
     weight = np.array([[127, -64, 1, 0, 2], [254, 2, 4, 6, 0]], np.float32)
-    packed = pack_linear(weight, np.array([5, 6], np.float32), "int8", SMALL)
+    packed = pack_linear(weight, np.array([5, 6], np.float32), "int8", SMALL["int8"])
     assert packed["panels"].tolist() == [127, -64, 1, 0, 127, 1, 2, 3, 2, 0, 0, 0, 0, 0, 0, 0]
     assert packed["panels"].dtype == np.int8
     np.testing.assert_allclose(packed["scales"], [1, 2])
@@ -54,17 +62,24 @@ def test_four_inputs_in_int8_lie_together():
 
 
 def test_a_bias_is_filled_up_with_zeros():
-    assert pack_linear(WEIGHT, np.arange(5, dtype=np.float32), "fp32", SMALL)["bias"].tolist() == [0, 1, 2, 3, 4, 0]
+    assert pack_linear(WEIGHT, np.arange(5, dtype=np.float32), "fp32", SMALL["fp32"])["bias"].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        0,
+    ]
 
 
 def test_a_row_of_zeros_is_zeros_at_a_scale_that_is_none():
-    packed = pack_linear(np.zeros((2, 4), np.float32), None, "int8", SMALL)
+    packed = pack_linear(np.zeros((2, 4), np.float32), None, "int8", SMALL["int8"])
     assert packed["panels"].tolist() == [0] * 8
     np.testing.assert_allclose(packed["scales"], 1e-12 / 127)
 
 
 def test_half_way_is_to_the_even_one():
-    packed = pack_linear(np.array([[127, 0.5, 1.5, -2.5], [1, 1, 1, 1]], np.float32), None, "int8", SMALL)
+    packed = pack_linear(np.array([[127, 0.5, 1.5, -2.5], [1, 1, 1, 1]], np.float32), None, "int8", SMALL["int8"])
     assert packed["panels"][:4].tolist() == [127, 0, 2, -2]
 
 
@@ -87,7 +102,7 @@ def test_without_vnni_two_neighbours_of_one_sign_fit_into_16_bits(row, scale):
     weight = np.array([row, [127, 0, 0, 0]], np.float32)
     packed = pack_linear(weight, None, "int8", WITHOUT_VNNI)
     np.testing.assert_allclose(packed["scales"], [scale, 1], rtol=1e-6)
-    assert pack_linear(weight, None, "int8", SMALL)["scales"][0] == pytest.approx(max(map(abs, row)) / 127)
+    assert pack_linear(weight, None, "int8", SMALL["int8"])["scales"][0] == pytest.approx(max(map(abs, row)) / 127)
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=8, max_size=8))
@@ -103,7 +118,7 @@ PEAKS = np.array([4, 1, 0, 1], np.float32)
 
 def test_inputs_that_reach_far_are_scaled_down_and_their_weights_up():
     weight = np.array([[1, 1, 1, 0], [-1, 0.25, 0.5, 0]], np.float32)
-    packed = pack_linear(weight, None, "fp32", SMALL, PEAKS)
+    packed = pack_linear(weight, None, "fp32", SMALL["fp32"], PEAKS)
     strength = np.sqrt(np.array([4, 1, 1e-3, 1 / 1e-5]))
     strength /= strength.mean()
     np.testing.assert_allclose(packed["input_scales"], 1 / strength, rtol=1e-5)
@@ -115,30 +130,32 @@ def test_inputs_that_reach_far_are_scaled_down_and_their_weights_up():
 
 def test_int8_has_the_scales_of_the_weights_that_were_smoothed():
     weight = np.array([[1, 1, 1, 1], [1, 1, 1, 1]], np.float32)
-    packed = pack_linear(weight, None, "int8", SMALL, np.array([9, 1, 1, 1], np.float32))
+    packed = pack_linear(weight, None, "int8", SMALL["int8"], np.array([9, 1, 1, 1], np.float32))
     np.testing.assert_allclose(packed["input_scales"], [0.5, 1.5, 1.5, 1.5], rtol=1e-6)  # √9, 1, 1, 1 over their mean
     np.testing.assert_allclose(packed["scales"], 2 / 127, rtol=1e-6)
     assert packed["panels"].tolist() == [127, 42, 42, 42] * 2
 
 
-def unpacked(packed, outputs: int, inputs: int, per_word: int, level: Level) -> np.ndarray:
+def unpacked(packed, outputs: int, inputs: int, layout: Layout) -> np.ndarray:
     """[outputs, inputs], in the packed type."""
+    per_word = layout.word_multiple
     words, columns = -(-inputs // per_word), len(packed["bias"])
-    whole = columns // level.panel * level.panel
+    whole = columns // layout.panel * layout.panel
     split = whole * words * per_word
-    full = packed["panels"][:split].reshape(-1, words, level.panel, per_word)
+    full = packed["panels"][:split].reshape(-1, words, layout.panel, per_word)
     rest = packed["panels"][split:].reshape(words, columns - whole, per_word)
     parts = [*(panel.swapaxes(0, 1) for panel in full), rest.swapaxes(0, 1)]
     return np.concatenate([part.reshape(len(part), words * per_word) for part in parts])[:outputs, :inputs]
 
 
-@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+@pytest.mark.parametrize(("lanes", "panel"), [(16, 64), (8, 16)], ids=["avx512", "avx2"])
 @given(outputs=st.integers(1, 150), inputs=st.integers(1, 40), precision=st.sampled_from(["fp32", "bf16", "int8"]))
-def test_every_weight_is_where_it_is_looked_for(level, outputs, inputs, precision):
+def test_every_weight_is_where_it_is_looked_for(lanes, panel, outputs, inputs, precision):
     weight = np.random.default_rng(inputs).standard_normal((outputs, inputs), np.float32)
-    packed = pack_linear(weight, None, precision, level)
-    assert len(packed["bias"]) % level.lanes == 0 and 0 <= len(packed["bias"]) - outputs < level.lanes
-    found = unpacked(packed, outputs, inputs, {"fp32": 1, "bf16": 2, "int8": 4}[precision], level)
+    layout = Layout(lanes, panel, PER_WORD[precision])
+    packed = pack_linear(weight, None, precision, layout)
+    assert len(packed["bias"]) % lanes == 0 and 0 <= len(packed["bias"]) - outputs < lanes
+    found = unpacked(packed, outputs, inputs, layout)
     if precision == "int8":
         scales = packed["scales"][:outputs, None]
         assert (np.abs(found * scales - weight) <= scales * 0.5001).all()
@@ -160,7 +177,7 @@ def test_gates_and_what_they_gate_take_turns():
 # All of a checkpoint
 
 
-def tensors_of(checkpoint, packed, level: Level) -> dict[str, np.ndarray]:
+def tensors_of(checkpoint, packed, layout: Layout) -> dict[str, np.ndarray]:
     """The checkpoint's tensors again, from what was packed of it in fp32."""
     spec, found = checkpoint.spec, {}
     for name, array in packed.items():
@@ -169,10 +186,10 @@ def tensors_of(checkpoint, packed, level: Level) -> dict[str, np.ndarray]:
             outputs, inputs = checkpoint.tensors[f"{part}.weight"].shape
             is_gated = spec.gated and part.endswith(".up")
             columns = len(packed[f"{part}.bias"]) if is_gated else outputs
-            weight = unpacked({"panels": array, "bias": packed[f"{part}.bias"]}, columns, inputs, 1, level)
+            weight = unpacked({"panels": array, "bias": packed[f"{part}.bias"]}, columns, inputs, layout)
             bias = packed[f"{part}.bias"][:columns]
             if is_gated:
-                turns = [rows.reshape(-1, 2, level.lanes, *rows.shape[1:]).swapaxes(0, 1) for rows in (weight, bias)]
+                turns = [rows.reshape(-1, 2, layout.lanes, *rows.shape[1:]).swapaxes(0, 1) for rows in (weight, bias)]
                 halves = [rows.reshape(2, -1, *rows.shape[3:])[:, : outputs // 2] for rows in turns]
                 weight, bias = (rows.reshape(outputs, *rows.shape[2:]) for rows in halves)
             found |= {f"{part}.weight": weight, f"{part}.bias": bias}
@@ -186,7 +203,7 @@ def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
     """Positions without the offset, norms with theirs, biases by distance, gates in turns, and all else as it is."""
     checkpoint = read(saved(family)[1], "m")
     spec = checkpoint.spec
-    found = tensors_of(checkpoint, dict(pack_checkpoint(checkpoint, "fp32", LEVELS[0])), LEVELS[0])
+    found = tensors_of(checkpoint, dict(pack_checkpoint(checkpoint, "fp32", WIDE)), WIDE["fp32"])
     left_out = {"embeddings.position": spec.position_offset or 0}
     for name, tensor in checkpoint.tensors.items():
         expected = tensor[left_out.get(name, 0) :].astype(np.float32)
@@ -216,7 +233,7 @@ def test_a_table_of_tokens_in_bf16_stays_so(tiny_checkpoint):
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", ml_dtypes.bfloat16), ("int8", np.int8)])
 def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(saved, precision, dtype):
     def dtypes(checkpoint) -> dict[str, np.dtype]:
-        packed = pack_checkpoint(checkpoint, precision, LEVELS[0])
+        packed = pack_checkpoint(checkpoint, precision, WIDE)
         return {name.removesuffix(".panels"): array.dtype for name, array in packed if name.endswith(".panels")}
 
     layers = {f"layers.{i}.{part}": dtype for i in range(3) for part in ("qkv", "out", "up", "down")}
@@ -236,7 +253,7 @@ def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(s
 
 def test_peaks_are_of_the_product_that_they_name(tiny_checkpoint):
     peaks = {"layers.1.up": np.linspace(1, 9, 48, dtype=np.float32)}
-    packed = dict(pack_checkpoint(tiny_checkpoint, "int8", LEVELS[0], peaks))
+    packed = dict(pack_checkpoint(tiny_checkpoint, "int8", WIDE, peaks))
     assert [name for name in packed if name.endswith("input_scales")] == ["layers.1.up.input_scales"]
 
 

@@ -16,11 +16,13 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 2.5e-2}
 
 def run_linear(weight, bias, x, precision, activation, isa, folder: Path) -> np.ndarray:
     outputs, inputs = weight.shape
-    plan.write(folder / "linear", "", pack_linear(weight, bias, precision, isa).items())
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded = library.load(isa, folder)
+    packed = pack_linear(weight, bias, precision, library.layouts(loaded)[precision])
+    plan.write(folder / "linear", "", packed.items())
     arrays = plan.read(folder / "linear", "")
     linear = linear_of(arrays, inputs, outputs, precision, activation)
     out = np.empty((len(x), outputs), np.float32)
-    loaded = library.load(isa, folder)
     assert loaded.bei_linear(ctypes.byref(linear), abi.address(x), len(x), abi.address(out)) == 0
     return out
 

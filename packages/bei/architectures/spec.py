@@ -218,6 +218,14 @@ class EncoderSpec:
         return tuple(dict.fromkeys(layer.rotary for layer in self.layers if layer.rotary))
 
     @cached_property
+    def wide_layers(self) -> frozenset[str]:
+        """Names of the head layers that run in the engine's precision: those on tokens that are at least as wide as the
+        encoder. Narrower ones, and all layers after pooling, are small and run in float32: their precision is that of
+        the answer."""
+        wide = (isinstance(layer, Dense) and layer.outputs >= self.hidden_size for layer in self.token_head)
+        return frozenset(f"token_head.{i}" for i, is_wide in enumerate(wide) if is_wide)
+
+    @cached_property
     def token_size(self) -> int:
         """Width of a token's row, after `token_head`."""
         return _width(self.token_head, self.hidden_size)

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its __init__ has no __all__
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from bei.settings.gpus import AMPERE, CAPABILITIES, NEEDS, format_of
 from bei.settings.secrets import without_secrets
 
 StrictInt = Annotated[int, Field(strict=True, ge=1)]
@@ -244,11 +245,6 @@ class TRTLLM(_Block):
         return self
 
 
-_PRE_AMPERE = ("T4", "V100")
-_NO_FP8 = (*_PRE_AMPERE, "A10G", "A100", "A100_40GB")
-_NO_FP4 = ("H100", "H100_40GB", "H200", "L4", "L40S")
-
-
 def check_hardware(build: Build, accelerator: str | None) -> None:
     """Truss's refusals of base model, quantization and `resources.accelerator` together. Raises ValueError."""
     name = (accelerator or "").partition(":")[0]
@@ -256,9 +252,13 @@ def check_hardware(build: Build, accelerator: str | None) -> None:
         raise ValueError("trt_llm.build.base_model: whisper is served by a Truss chain, not by this block")
     if build.base_model not in (BaseModelKind.ENCODER, BaseModelKind.ENCODER_BERT, BaseModelKind.DECODER):
         raise ValueError(f"trt_llm.build.base_model: {build.base_model.value} has been renamed to `decoder`")
-    if name in _PRE_AMPERE and build.base_model is not BaseModelKind.ENCODER_BERT:
-        raise ValueError(f"resources.accelerator: {name} runs `encoder_bert` only; use A10G, A100, L4, H100 or newer")
-    if build.quantization_type.startswith(("fp8", "fp4")) and name in _NO_FP8 and name not in _PRE_AMPERE:
-        raise ValueError("trt_llm.build.quantization_type: fp8 needs L4, H100, H200, B200 or newer (CUDA_COMPUTE>=89)")
-    if build.quantization_type.startswith("fp4") and name in _NO_FP4:
-        raise ValueError("trt_llm.build.quantization_type: fp4 needs B200 or newer (CUDA_COMPUTE>=100)")
+    capability, format = CAPABILITIES.get(name), format_of(build.quantization_type)
+    if capability is None:
+        return
+    if capability < AMPERE:
+        if build.base_model is not BaseModelKind.ENCODER_BERT:
+            raise ValueError(
+                f"resources.accelerator: {name} runs `encoder_bert` only; use A10G, A100, L4, H100 or newer"
+            )
+    elif format is not None and capability < NEEDS[format].capability:
+        raise ValueError(f"trt_llm.build.quantization_type: {format} needs {NEEDS[format].gpus}")

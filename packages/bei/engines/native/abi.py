@@ -1,6 +1,7 @@
 """cpp/abi.h in ctypes, field by field."""
 
-from ctypes import POINTER, Structure, c_float, c_int32, c_void_p
+from collections.abc import Iterator, Mapping
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p, sizeof
 from typing import Any, get_args
 
 import numpy as np
@@ -94,6 +95,45 @@ class Batch(Structure):
         ("parents", c_void_p),
         ("sequences", c_int32),
     ]
+
+
+class Field(Structure):
+    _fields_ = [("name", c_char_p), ("offset", c_int32), ("size", c_int32)]
+
+
+class Layout(Structure):
+    _fields_ = [("lanes", c_int32), ("panel", c_int32), ("word_multiple", c_int32), ("pairs_in_16_bits", c_int32)]
+
+
+STRUCTURES = (Linear, Norm, HeadLayer, Layer, Model, Batch, Field, Layout)
+Layouts = Mapping[str, Layout]
+"""Of each precision."""
+
+
+def mismatch(fields: Any) -> str | None:
+    """The first field that is not where the library has it, in words. fields: what `bei_abi` returns."""
+    theirs = {}
+    for field in fields:
+        if field.name is None:
+            break
+        theirs[field.name.decode()] = field.offset, field.size
+    ours = dict(_places())
+    for name in sorted(ours | theirs, key=lambda name: "." not in name):  # fields, then whole structures
+        if ours.get(name) != theirs.get(name):
+            return f"{name} is {_place(theirs.get(name))} in the library, and {_place(ours.get(name))} in abi.py"
+    return None
+
+
+def _places() -> Iterator[tuple[str, tuple[int, int]]]:
+    for structure in STRUCTURES:
+        for name, *_ in structure._fields_:
+            field = getattr(structure, name)
+            yield f"{structure.__name__}.{name}", (field.offset, field.size)
+        yield structure.__name__, (0, sizeof(structure))
+
+
+def _place(place: tuple[int, int] | None) -> str:
+    return "missing" if place is None else f"{place[1]} bytes at {place[0]}"
 
 
 def address(array: np.ndarray | None) -> int | None:

@@ -9,14 +9,14 @@ import numpy as np
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
 from bei.engines.base import Batch
+from bei.engines.native.abi import Layouts
 from bei.engines.native.encoder import Encoder
-from bei.engines.native.isa import Level
 from bei.engines.native.pack import pack_checkpoint
 
 _SEQUENCES, _TOKENS = 8, 32
 
 
-def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, level: Level, folder: Path) -> dict[str, np.ndarray]:
+def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, layouts: Layouts, folder: Path) -> dict[str, np.ndarray]:
     """The largest absolute value of each input of `layers.{i}.qkv` and `layers.{i}.up`: float32[hidden].
 
     Seen on random tokens in bf16: the few inputs that reach far are the model's own, whatever it reads. (MiniLM's worst
@@ -27,7 +27,7 @@ def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, level: Level, fold
     tokens = np.random.default_rng(0).integers(spec.vocab_size, size=(_SEQUENCES, min(_TOKENS, spec.max_tokens)))
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         file = Path(temporary) / "bf16.plan"
-        plan.write(file, "", pack_checkpoint(checkpoint, "bf16", level))
+        plan.write(file, "", pack_checkpoint(checkpoint, "bf16", layouts))
         encoder = Encoder(library, spec, "bf16", plan.written(file, ""), threads=1, input_peaks=peaks)
         encoder.run(Batch.pack(tokens.tolist()))
     names = [(f"layers.{i}.qkv", f"layers.{i}.up") for i in range(len(spec.layers))]

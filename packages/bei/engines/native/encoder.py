@@ -46,22 +46,25 @@ class Encoder:
         return rows
 
     def _run(self, batch: Batch, parents: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        arrays = [
-            np.ascontiguousarray(array, np.int32)
-            for array in (batch.input_ids, batch.token_types, batch.cu_seqlens, batch.prompt_tokens, batch.attended)
-        ]
+        ids, types, cu_seqlens = _int32(batch.input_ids), _int32(batch.token_types), _int32(batch.cu_seqlens)
+        prompt_tokens, attended = _int32(batch.prompt_tokens), _int32(batch.attended)
         if batch.row_kind == "tokens":
             run, shape = self._library.bei_encoder_tokens, (len(batch.input_ids), self._spec.token_size)
         else:
             run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
         rows = np.empty(shape, np.float32)
         cos_sin = self._cos_sin(batch, offsets)
-        rotaries = abi.sequence(ctypes.c_void_p, list(map(abi.address, cos_sin)))
-        status = run(
-            self._handle,
-            abi.Batch(*map(abi.address, arrays), rotaries, abi.address(parents), len(batch)),
-            abi.address(rows),
+        packed = abi.Batch(
+            input_ids=abi.address(ids),
+            token_types=abi.address(types),
+            cu_seqlens=abi.address(cu_seqlens),
+            prompt_tokens=abi.address(prompt_tokens),
+            attended=abi.address(attended),
+            rotaries=abi.sequence(ctypes.c_void_p, list(map(abi.address, cos_sin))),
+            parents=abi.address(parents),
+            sequences=len(batch),
         )
+        status = run(self._handle, packed, abi.address(rows))
         if status:
             raise EngineFailed(f"native engine: {abi.ERRORS[status]}")
         return rows
@@ -78,3 +81,7 @@ class Encoder:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.bei_encoder_destroy(self._handle)
+
+
+def _int32(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.int32)

@@ -100,7 +100,8 @@ def _plan(
 
     def make() -> Iterator[tuple[str, np.ndarray]]:
         log.info("packing the weights in %s for %s ...", precision, isa.name)
-        peaks = input_peaks(checkpoint, loaded, isa, folder) if precision == "int8" else {}
-        return pack_checkpoint(checkpoint, precision, isa, peaks)
+        layouts = library.layouts(loaded)
+        peaks = input_peaks(checkpoint, loaded, layouts, folder) if precision == "int8" else {}
+        return pack_checkpoint(checkpoint, precision, layouts, peaks)
 
     return plan.cached(folder / f"{key[:32]}.plan", key, make)

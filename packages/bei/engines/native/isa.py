@@ -16,23 +16,16 @@ class Level:
     """`features` are flags of Linux's /proc/cpuinfo. Removing the underscores gives the compiler's flag:
     avx512_vnni → -mavx512vnni.
 
-    `header` of cpp/ has the vectors. A vector has `lanes` floats. A packed matrix has panels of `panel` columns
-    (cpp/tile.h).
+    `header` of cpp/ has the vectors.
     """
 
     name: str
     features: tuple[str, ...]
     header: str
-    lanes: int
-    panel: int
 
     @property
     def has_bf16(self) -> bool:
         return "avx512_bf16" in self.features
-
-    @property
-    def has_vnni(self) -> bool:
-        return any(feature.endswith("vnni") for feature in self.features)
 
     @property
     def options(self) -> list[str]:
@@ -41,11 +34,11 @@ class Level:
 
 
 LEVELS = (
-    Level("avx512_bf16", (*_AVX2, *_AVX512, "avx512_vnni", "avx512_bf16"), "vec_avx512.h", lanes=16, panel=64),
-    Level("avx512_vnni", (*_AVX2, *_AVX512, "avx512_vnni"), "vec_avx512.h", lanes=16, panel=64),
-    Level("avx512", (*_AVX2, *_AVX512), "vec_avx512.h", lanes=16, panel=64),
-    Level("avx2_vnni", (*_AVX2, "avx_vnni"), "vec_avx2.h", lanes=8, panel=16),
-    Level("avx2", _AVX2, "vec_avx2.h", lanes=8, panel=16),
+    Level("avx512_bf16", (*_AVX2, *_AVX512, "avx512_vnni", "avx512_bf16"), "vec_avx512.h"),
+    Level("avx512_vnni", (*_AVX2, *_AVX512, "avx512_vnni"), "vec_avx512.h"),
+    Level("avx512", (*_AVX2, *_AVX512), "vec_avx512.h"),
+    Level("avx2_vnni", (*_AVX2, "avx_vnni"), "vec_avx2.h"),
+    Level("avx2", _AVX2, "vec_avx2.h"),
 )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bei import files, processes
 from bei.engines.cpus import available_cpus
-from bei.engines.native.abi import Batch, Encoder, Linear, Model
+from bei.engines.native.abi import PRECISIONS, Batch, Encoder, Field, Layout, Layouts, Linear, Model, mismatch
 from bei.engines.native.isa import Level
 from bei.engines.plan import source_hash
 from bei.errors import SetupError, one_line
@@ -37,6 +37,7 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
         library = _load(file)
     if library is None:
         raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
+    _check(library, file)
     library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]
@@ -45,6 +46,19 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
         run.argtypes = [Encoder, ctypes.POINTER(Batch), ctypes.c_void_p]
     library.bei_linear.argtypes = [ctypes.POINTER(Linear), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
     return library
+
+
+def layouts(library: ctypes.CDLL) -> Layouts:
+    """How it reads matrices of each precision."""
+    library.bei_layout.argtypes, library.bei_layout.restype = [ctypes.c_int32], Layout
+    return {precision: library.bei_layout(number) for precision, number in PRECISIONS.items()}
+
+
+def _check(library: ctypes.CDLL, file: Path) -> None:
+    """Raises SetupError where a structure is not what abi.py says: it would be filled with numbers of other fields."""
+    library.bei_abi.argtypes, library.bei_abi.restype = [], ctypes.POINTER(Field)
+    if fault := mismatch(library.bei_abi()):
+        raise SetupError(f"{file}: {fault}; install bei anew")
 
 
 def _compile(level: Level, file: Path) -> None:

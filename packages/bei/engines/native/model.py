@@ -35,19 +35,39 @@ def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Mod
     sizes = abi.sequence(ctypes.c_int32, [rotary.size for rotary in spec.rotaries])
     tokens = arrays["embeddings.token"]
     model = abi.Model(
-        abi.PRECISIONS[precision],
-        *(spec.vocab_size, spec.hidden_size, spec.heads, spec.kv_heads, spec.head_size, spec.intermediate_size),
-        *(spec.max_tokens, spec.token_types, spec.embedding_size),
-        *(spec.causal, spec.gated, tokens.dtype != np.float32),
-        *(spec.attention_scale, spec.soft_cap or 0, spec.embedding_scale),
-        abi.address(tokens),
-        *(abi.address(arrays.get(name)) for name in ("embeddings.position", "embeddings.token_type", "relative_bias")),
-        *(read.norm("embeddings.norm"), read.norm("final_norm")),
-        read.projection(),
-        *(layers, len(layers)),
-        sizes,
-        *(token_head, head, len(token_head), len(head)),
-        *(modes, len(modes), spec.pooling.include_prompt),
+        precision=abi.PRECISIONS[precision],
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_size=spec.head_size,
+        intermediate_size=spec.intermediate_size,
+        max_tokens=spec.max_tokens,
+        type_count=spec.token_types,
+        embedding_size=spec.embedding_size,
+        causal=spec.causal,
+        gated=spec.gated,
+        tokens_are_bf16=tokens.dtype != np.float32,
+        attention_scale=spec.attention_scale,
+        soft_cap=spec.soft_cap or 0,
+        embedding_scale=spec.embedding_scale,
+        tokens=abi.address(tokens),
+        positions=abi.address(arrays.get("embeddings.position")),
+        types=abi.address(arrays.get("embeddings.token_type")),
+        bias_by_distance=abi.address(arrays.get("relative_bias")),
+        embedding_norm=read.norm("embeddings.norm"),
+        final_norm=read.norm("final_norm"),
+        project=read.projection(),
+        layers=layers,
+        layer_count=len(layers),
+        rotary_sizes=sizes,
+        token_head_layers=token_head,
+        token_head_layer_count=len(token_head),
+        head_layers=head,
+        head_layer_count=len(head),
+        modes=modes,
+        mode_count=len(modes),
+        include_prompt=spec.pooling.include_prompt,
     )
     return model, [arrays, layers, sizes, token_head, head, modes]
 
@@ -60,8 +80,13 @@ def linear_of(
     activation: Activation = "identity",
 ) -> abi.Linear:
     """A linear layer from the arrays of pack_linear, by their names."""
-    parts = (abi.address(arrays.get(part)) for part in _LINEAR)
-    return abi.Linear(*parts, inputs, outputs, abi.PRECISIONS[precision], abi.ACTIVATIONS[activation])
+    return abi.Linear(
+        **{part: abi.address(arrays.get(part)) for part in _LINEAR},
+        inputs=inputs,
+        outputs=outputs,
+        precision=abi.PRECISIONS[precision],
+        activation=abi.ACTIVATIONS[activation],
+    )
 
 
 class _Reader:
@@ -78,7 +103,13 @@ class _Reader:
         if weight is None:
             return abi.Norm()
         bias = self._arrays.get(f"{name}.bias")
-        return abi.Norm(abi.address(weight), abi.address(bias), len(weight), kind.kind == "rms", kind.eps)
+        return abi.Norm(
+            weight=abi.address(weight),
+            bias=abi.address(bias),
+            size=len(weight),
+            rms=kind.kind == "rms",
+            eps=kind.eps,
+        )
 
     def projection(self) -> abi.Linear:
         """The projection from the embeddings to the layers; empty if both have one size."""
@@ -90,10 +121,12 @@ class _Reader:
     def layer(self, i: int) -> abi.Layer:
         spec, layer = self._spec, self._spec.layers[i]
         sizes = linear_sizes(spec)
-        linears = (self._part(f"layers.{i}.{part}", part, *sizes[part]) for part in LINEARS)
-        norms = (self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS)
-        window = -1 if layer.window is None else layer.window
-        return abi.Layer(*linears, *norms, window, spec.rotaries.index(layer.rotary) if layer.rotary else -1)
+        return abi.Layer(
+            **{part: self._part(f"layers.{i}.{part}", part, *sizes[part]) for part in LINEARS},
+            **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
+            window=-1 if layer.window is None else layer.window,
+            rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
+        )
 
     def _part(self, name: str, part: LinearName, outputs: int, inputs: int) -> abi.Linear:
         if part != "up":

@@ -10,16 +10,18 @@ import numpy as np
 
 from bei.architectures.spec import LINEARS, Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
-from bei.engines.native.isa import Level
+from bei.engines.native.abi import Layout, Layouts
 from bei.engines.relative_bias import bias_by_distance
 
-_PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 _PAIR = 32767 / 255 - 1  # the largest sum of two weights whose products with 255 fit 16 bits, less their rounding
 Arrays = Iterator[tuple[str, np.ndarray]]
 
 
 def pack_checkpoint(
-    checkpoint: Checkpoint, precision: str, level: Level, input_peaks: Mapping[str, np.ndarray] = MappingProxyType({})
+    checkpoint: Checkpoint,
+    precision: str,
+    layouts: Layouts,
+    input_peaks: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Arrays:
     """Every array of the plan by name, one at a time, so that at most one matrix is in memory. `input_peaks` come from
     calibrate.py, for int8."""
@@ -44,9 +46,9 @@ def pack_checkpoint(
         weight = exact(f"{name}.weight")
         bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
         if spec.gated and name.endswith(".up"):
-            weight = interleave(weight, level.lanes)
-            bias = None if bias is None else interleave(bias, level.lanes)
-        packed = pack_linear(weight, bias, of, level, input_peaks.get(name))
+            weight = interleave(weight, layouts[of].lanes)
+            bias = None if bias is None else interleave(bias, layouts[of].lanes)
+        packed = pack_linear(weight, bias, of, layouts[of], input_peaks.get(name))
         for part, array in packed.items():
             yield f"{name}.{part}", array
 
@@ -89,7 +91,7 @@ def linear_names(spec: EncoderSpec, precision: str) -> Iterator[tuple[str, str]]
         yield from ((f"layers.{i}.{part}", precision) for part in LINEARS)
     for name, head_layer in head_layers(spec):
         if isinstance(head_layer, Dense):
-            yield name, head_precision(spec, name, head_layer, precision)
+            yield name, precision if name in spec.wide_layers else "fp32"
 
 
 def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
@@ -97,17 +99,11 @@ def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
         yield from ((f"{part}.{i}", layer) for i, layer in enumerate(getattr(spec, part)))
 
 
-def head_precision(spec: EncoderSpec, name: str, layer: Dense, precision: str) -> str:
-    """A layer on tokens that is at least as wide as the encoder runs in the engine's precision. Narrower ones, and all
-    layers after pooling, are small and run in fp32: their precision is that of the answer."""
-    return precision if name.startswith("token_head") and layer.outputs >= spec.hidden_size else "fp32"
-
-
 def pack_linear(
     weight: np.ndarray,
     bias: np.ndarray | None,
     precision: str,
-    level: Level,
+    layout: Layout,
     input_peaks: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column
@@ -116,8 +112,8 @@ def pack_linear(
     if input_peaks is not None:
         weight, packed["input_scales"] = _smooth(weight, input_peaks)
     outputs, inputs = weight.shape
-    per_word = _PER_WORD[precision]
-    words, columns = -(-inputs // per_word), -(-outputs // level.lanes) * level.lanes
+    per_word = layout.word_multiple
+    words, columns = -(-inputs // per_word), -(-outputs // layout.lanes) * layout.lanes
     padded = np.zeros((columns, words * per_word), np.float32)
     padded[:outputs, :inputs] = weight
     packed["bias"] = np.zeros(columns, np.float32)
@@ -127,12 +123,12 @@ def pack_linear(
         padded = padded.astype(ml_dtypes.bfloat16)
     if precision == "int8":
         scales = np.maximum(np.abs(padded).max(1), 1e-12) / 127
-        if not level.has_vnni:
+        if layout.pairs_in_16_bits:
             scales = np.maximum(scales, _largest_pair(padded) / _PAIR)
         padded = np.rint(padded / scales[:, None]).astype(np.int8)
         packed["scales"], packed["sums"] = scales, padded.sum(1, dtype=np.float32)
-    whole = columns // level.panel * level.panel
-    full = padded[:whole].reshape(-1, level.panel, words, per_word)
+    whole = columns // layout.panel * layout.panel
+    full = padded[:whole].reshape(-1, layout.panel, words, per_word)
     rest = padded[whole:].reshape(1, columns - whole, words, per_word)
     packed["panels"] = np.concatenate([panels.swapaxes(1, 2).ravel() for panels in (full, rest)])
     return packed

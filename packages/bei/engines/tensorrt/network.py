@@ -264,8 +264,8 @@ class Network:
     def _head_layer(self, layer: HeadLayer, name: str, x: Node) -> Node:
         g = self._g
         match layer:
-            case Dense(_, outputs, bias, activation):
-                if name.startswith("token_head") and outputs >= self._spec.hidden_size:
+            case Dense(_, _, bias, activation):
+                if name in self._spec.wide_layers:
                     return self._activation(activation, self._linear(name, x, bias))
                 y = g.matmul(x, g.constant(self._exact(f"{name}.weight")), transposed=True)
                 y = g.add(y, self._row(self._exact(f"{name}.bias"))) if bias else y

@@ -20,16 +20,13 @@ _CHUNK = {"cpu": 256, "cuda": 4096}  # tokens; SPLADE's rows are 30,522 numbers 
 class TaskHead:
     """States and results are float32, and sorted as `layout`.
 
-    A token layer as wide as the encoder runs in the engine's precision. Narrower ones, and all layers after pooling,
-    are small and run in float32: their precision is that of the answer. `streams`: tokens are pooled chunk by chunk.
+    `spec.wide_layers` run in the engine's precision, all others in float32. `streams`: tokens are pooled in chunks.
     """
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
         self._pooling, self._token_size = spec.pooling, spec.token_size
         self._token_layers = [
-            _head_layer(
-                layer, weights, f"token_head.{i}", wide=isinstance(layer, Dense) and layer.outputs >= spec.hidden_size
-            )
+            _head_layer(layer, weights, f"token_head.{i}", wide=f"token_head.{i}" in spec.wide_layers)
             for i, layer in enumerate(spec.token_head)
         ]
         self._layers = [_head_layer(layer, weights, f"head.{i}") for i, layer in enumerate(spec.head)]

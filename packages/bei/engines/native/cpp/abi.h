@@ -81,7 +81,24 @@ typedef struct {
   int32_t sequences;
 } BeiBatch;
 
+// Where a field lies in its structure, both in bytes: `Linear.panels`; or the structure itself, `Linear`, at 0.
+typedef struct {
+  const char* name;
+  int32_t offset, size;
+} BeiField;
+
+// How the library reads packed matrices of one precision. A vector has `lanes` columns, a panel `panel` of them, and the
+// inputs of a column are filled up to a multiple of `word_multiple`. Where `pairs_in_16_bits`, the products of two
+// neighboring bytes are summed in 16 bits, beyond which there is no telling: scales keep them within.
+typedef struct {
+  int32_t lanes, panel, word_multiple, pairs_in_16_bits;
+} BeiLayout;
+
 typedef struct BeiEncoder BeiEncoder;
+
+// All structures above and their fields, to compare; the last one has no name.
+const BeiField* bei_abi(void) BEI_NOEXCEPT;
+BeiLayout bei_layout(int32_t precision) BEI_NOEXCEPT;
 
 // The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included.
 // Null where it cannot be made.

@@ -12,6 +12,13 @@ namespace bei {
 constexpr int kLanes = 8;
 constexpr int kVectors = 2;  // 6 rows of 2 fill 12 of 16 registers
 
+// Whether the products of two neighboring bytes are summed in 16 bits.
+#ifdef __AVXVNNI__
+constexpr bool kPairsIn16Bits = false;
+#else
+constexpr bool kPairsIn16Bits = true;
+#endif
+
 using F = __m256;
 using W = __m256i;
 

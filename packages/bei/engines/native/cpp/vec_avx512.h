@@ -12,6 +12,13 @@ namespace bei {
 constexpr int kLanes = 16;
 constexpr int kVectors = 4;  // width of a panel of weights, in vectors: 6 rows of 4 fill 24 of 32 registers
 
+// Whether the products of two neighboring bytes are summed in 16 bits.
+#ifdef __AVX512VNNI__
+constexpr bool kPairsIn16Bits = false;
+#else
+constexpr bool kPairsIn16Bits = true;
+#endif
+
 using F = __m512;   // floats
 using W = __m512i;  // 32-bit words: a float, two bf16 or four bytes
 

@@ -1,0 +1,127 @@
+// The answers to Python before it fills a structure or packs a matrix.
+#include <cstddef>
+#include <cstdint>
+
+#include "abi.h"
+#include "tile.h"
+
+namespace {
+
+#define BEI_STRUCTURE(kind) {#kind, 0, sizeof(Bei##kind)}
+#define BEI_FIELD(kind, field) {#kind "." #field, offsetof(Bei##kind, field), sizeof(Bei##kind::field)}
+
+constexpr BeiField kFields[] = {
+    BEI_STRUCTURE(Linear),
+    BEI_FIELD(Linear, panels),
+    BEI_FIELD(Linear, scales),
+    BEI_FIELD(Linear, sums),
+    BEI_FIELD(Linear, bias),
+    BEI_FIELD(Linear, input_scales),
+    BEI_FIELD(Linear, inputs),
+    BEI_FIELD(Linear, outputs),
+    BEI_FIELD(Linear, precision),
+    BEI_FIELD(Linear, activation),
+    BEI_STRUCTURE(Norm),
+    BEI_FIELD(Norm, weight),
+    BEI_FIELD(Norm, bias),
+    BEI_FIELD(Norm, size),
+    BEI_FIELD(Norm, rms),
+    BEI_FIELD(Norm, eps),
+    BEI_STRUCTURE(HeadLayer),
+    BEI_FIELD(HeadLayer, kind),
+    BEI_FIELD(HeadLayer, linear),
+    BEI_FIELD(HeadLayer, norm),
+    BEI_STRUCTURE(Layer),
+    BEI_FIELD(Layer, qkv),
+    BEI_FIELD(Layer, out),
+    BEI_FIELD(Layer, up),
+    BEI_FIELD(Layer, down),
+    BEI_FIELD(Layer, attention_in),
+    BEI_FIELD(Layer, attention_out),
+    BEI_FIELD(Layer, attention_end),
+    BEI_FIELD(Layer, ffn_in),
+    BEI_FIELD(Layer, ffn_out),
+    BEI_FIELD(Layer, ffn_end),
+    BEI_FIELD(Layer, query_norm),
+    BEI_FIELD(Layer, key_norm),
+    BEI_FIELD(Layer, window),
+    BEI_FIELD(Layer, rotary),
+    BEI_STRUCTURE(Model),
+    BEI_FIELD(Model, precision),
+    BEI_FIELD(Model, vocab_size),
+    BEI_FIELD(Model, hidden_size),
+    BEI_FIELD(Model, heads),
+    BEI_FIELD(Model, kv_heads),
+    BEI_FIELD(Model, head_size),
+    BEI_FIELD(Model, intermediate_size),
+    BEI_FIELD(Model, max_tokens),
+    BEI_FIELD(Model, type_count),
+    BEI_FIELD(Model, embedding_size),
+    BEI_FIELD(Model, causal),
+    BEI_FIELD(Model, gated),
+    BEI_FIELD(Model, tokens_are_bf16),
+    BEI_FIELD(Model, attention_scale),
+    BEI_FIELD(Model, soft_cap),
+    BEI_FIELD(Model, embedding_scale),
+    BEI_FIELD(Model, tokens),
+    BEI_FIELD(Model, positions),
+    BEI_FIELD(Model, types),
+    BEI_FIELD(Model, bias_by_distance),
+    BEI_FIELD(Model, embedding_norm),
+    BEI_FIELD(Model, final_norm),
+    BEI_FIELD(Model, project),
+    BEI_FIELD(Model, layers),
+    BEI_FIELD(Model, layer_count),
+    BEI_FIELD(Model, rotary_sizes),
+    BEI_FIELD(Model, token_head_layers),
+    BEI_FIELD(Model, head_layers),
+    BEI_FIELD(Model, token_head_layer_count),
+    BEI_FIELD(Model, head_layer_count),
+    BEI_FIELD(Model, modes),
+    BEI_FIELD(Model, mode_count),
+    BEI_FIELD(Model, include_prompt),
+    BEI_FIELD(Model, input_peaks),
+    BEI_STRUCTURE(Batch),
+    BEI_FIELD(Batch, input_ids),
+    BEI_FIELD(Batch, token_types),
+    BEI_FIELD(Batch, cu_seqlens),
+    BEI_FIELD(Batch, prompt_tokens),
+    BEI_FIELD(Batch, attended),
+    BEI_FIELD(Batch, rotaries),
+    BEI_FIELD(Batch, parents),
+    BEI_FIELD(Batch, sequences),
+    BEI_STRUCTURE(Field),
+    BEI_FIELD(Field, name),
+    BEI_FIELD(Field, offset),
+    BEI_FIELD(Field, size),
+    BEI_STRUCTURE(Layout),
+    BEI_FIELD(Layout, lanes),
+    BEI_FIELD(Layout, panel),
+    BEI_FIELD(Layout, word_multiple),
+    BEI_FIELD(Layout, pairs_in_16_bits),
+    {nullptr, 0, 0},
+};
+
+template <class T>
+constexpr BeiLayout layout_of(bool pairs_in_16_bits) {
+  return {bei::kLanes, bei::kPanel, bei::kPerWord<T>, pairs_in_16_bits};
+}
+
+}  // namespace
+
+extern "C" {
+
+const BeiField* bei_abi() noexcept { return kFields; }
+
+BeiLayout bei_layout(int32_t precision) noexcept {
+  switch (precision) {
+    case BEI_BF16:
+      return layout_of<bei::bf16>(false);
+    case BEI_INT8:
+      return layout_of<uint8_t>(bei::kPairsIn16Bits);
+    default:
+      return layout_of<float>(false);
+  }
+}
+
+}  // extern "C"
