@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from bei.architectures.family import (
@@ -55,17 +54,6 @@ def _roberta(config: Mapping[str, Any]) -> EncoderSpec:
     return _spec(config, position_offset=config.get("pad_token_id", 1) + 1)
 
 
-_tensors = partial(
-    bert_tensors,
-    layer="encoder.layer",
-    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
-    out=("attention.output.dense",),
-    attention_end=("attention.output.LayerNorm",),
-    up=("intermediate.dense",),
-    down=("output.dense",),
-    ffn_end=("output.LayerNorm",),
-)
-
 _IGNORED = (
     *(r"pooler\.", r"cls\.", r"lm_head\.", r"classifier\.", r"qa_outputs\."),
     *(r"generator_", r"discriminator_"),
@@ -73,7 +61,7 @@ _IGNORED = (
 
 BERT = Family(
     _bert,
-    _tensors,
+    bert_tensors,
     ("", "bert."),
     _IGNORED,
     heads={
@@ -90,7 +78,7 @@ BERT = Family(
 )
 ROBERTA = Family(
     _roberta,
-    _tensors,
+    bert_tensors,
     ("", "roberta."),
     _IGNORED,
     heads={
@@ -102,7 +90,7 @@ ROBERTA = Family(
 )
 ELECTRA = Family(
     _electra,
-    _tensors,
+    bert_tensors,
     ("", "electra."),
     _IGNORED,
     heads={

@@ -66,13 +66,7 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
         bert_tensors(
             config,
             spec,
-            layer="encoder.layer",
             qkv=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
-            out=("attention.output.dense",),
-            attention_end=("attention.output.LayerNorm",),
-            up=("intermediate.dense",),
-            down=("output.dense",),
-            ffn_end=("output.LayerNorm",),
         )
     )
     if isinstance(spec.relative_bias, Disentangled):

@@ -144,11 +144,21 @@ def attention_sizes(hidden_size: int, heads: int, size: int | None = None) -> di
     return {"heads": heads, "kv_heads": heads, "head_size": size, "attention_scale": size**-0.5}
 
 
-def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tuple[str, ...]) -> TensorNames:
-    """Names of an encoder with BERT's embeddings, whose layers have the prefix `layer`.
+_BERT_PARTS = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "out": ("attention.output.dense",),
+    "attention_end": ("attention.output.LayerNorm",),
+    "up": ("intermediate.dense",),
+    "down": ("output.dense",),
+    "ffn_end": ("output.LayerNorm",),
+}
 
-    `parts` maps our part of a layer (qkv, out, attention_end, up, down, ffn_end) to theirs.
-    """
+
+def bert_tensors(
+    config: Config, spec: EncoderSpec, *, layer: str = "encoder.layer", **parts: tuple[str, ...]
+) -> TensorNames:
+    """Names of an encoder with BERT's embeddings, whose layers have the prefix `layer`. `parts` maps our part of a
+    layer to theirs, where that has another name than BERT's."""
     names: dict[str, tuple[str | TensorSlice, ...]] = {
         "embeddings.token": ("embeddings.word_embeddings.weight",),
         **affine("embeddings.norm", "embeddings.LayerNorm"),
@@ -159,7 +169,7 @@ def bert_tensors(config: Config, spec: EncoderSpec, *, layer: str, **parts: tupl
         names |= affine("embeddings.project", "embeddings_project")
     if spec.token_types:
         names["embeddings.token_type"] = ("embeddings.token_type_embeddings.weight",)
-    return {**names, **layer_tensors(spec, layer, **parts)}
+    return {**names, **layer_tensors(spec, layer, **{**_BERT_PARTS, **parts})}
 
 
 def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> TensorNames:

@@ -45,7 +45,6 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     names = bert_tensors(
         config,
         spec,
-        layer="encoder.layer",
         qkv=("attention.qkv_proj",),
         out=("attention.o_proj",),
         attention_end=("attn_ln",),

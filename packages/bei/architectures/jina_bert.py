@@ -24,10 +24,6 @@ def _spec(config: Config) -> EncoderSpec:
 
 _tensors = partial(
     bert_tensors,
-    layer="encoder.layer",
-    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
-    out=("attention.output.dense",),
-    attention_end=("attention.output.LayerNorm",),
     up=("mlp.gated_layers",),
     down=("mlp.wo",),
     ffn_end=("mlp.layernorm",),

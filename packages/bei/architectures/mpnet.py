@@ -1,38 +1,23 @@
 """MPNet (arXiv:2004.09297): BERT with a relative bias on attention scores, shared by all layers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from bei.architectures.family import (
-    Family,
-    TensorNames,
-    activation,
-    attention_sizes,
-    bert_tensors,
-    masked_lm,
-    one_dense,
-    read,
-    two_dense,
-)
-from bei.architectures.spec import EncoderSpec, Layer, Norm, RelativeBias
+from bei.architectures.bert import BERT
+from bei.architectures.family import Family, TensorNames, bert_tensors, masked_lm, one_dense, read, two_dense
+from bei.architectures.spec import EncoderSpec, RelativeBias
 
 _POSITION_OFFSET = 2  # transformers' MPNetEmbeddings fixes padding_idx to 1, whatever pad_token_id says
 _MAX_DISTANCE = 128  # transformers' MPNetEncoder.relative_position_bucket
 
 
 def _spec(config: Mapping[str, Any]) -> EncoderSpec:
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=read(config, "hidden_size"),
-        layers=(Layer(),) * read(config, "num_hidden_layers"),
-        **attention_sizes(read(config, "hidden_size"), read(config, "num_attention_heads")),
-        intermediate_size=read(config, "intermediate_size"),
-        activation=activation(config.get("hidden_act", "gelu")),
-        norm=Norm("layer", config.get("layer_norm_eps", 1e-12), bias=True),
+    return replace(
+        BERT.spec(config),
         max_tokens=read(config, "max_position_embeddings") - _POSITION_OFFSET,
         position_offset=_POSITION_OFFSET,
         token_types=0,
-        embedding_size=read(config, "hidden_size"),
         relative_bias=RelativeBias(config.get("relative_attention_num_buckets", 32), _MAX_DISTANCE),
     )
 
@@ -41,13 +26,9 @@ def _tensors(config: Mapping[str, Any], spec: EncoderSpec) -> TensorNames:
     names = bert_tensors(
         config,
         spec,
-        layer="encoder.layer",
         qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         out=("attention.attn.o",),
         attention_end=("attention.LayerNorm",),
-        up=("intermediate.dense",),
-        down=("output.dense",),
-        ffn_end=("output.LayerNorm",),
     )
     return {**names, "relative_bias": ("encoder.relative_attention_bias.weight",)}
 
