@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bei.architectures import family
+from bei.architectures.families import family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import Layer
 from bei.engines.rotary import RotaryTable
