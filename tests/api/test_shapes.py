@@ -4,6 +4,8 @@ import asyncio
 import base64
 import gzip
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +26,12 @@ from bei.tasks.sparse import Terms
 
 CALL = Call("POST", "/embed")
 PROMPTED = SimpleNamespace(prompts=lambda: {"query": "q: ", "passage": "p: "})
+
+
+@pytest.fixture(scope="module")
+def writers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
 
 
 def options(kind: type[Cut], **sent) -> Options:
@@ -260,17 +268,17 @@ VALUE = {"rows": np.ones((2, 3), np.float32), "text": "a"}
     ],
 )
 @pytest.mark.parametrize("large", [False, True])
-def test_json_or_msgpack(accept, kind, large):
+def test_json_or_msgpack(writers, accept, kind, large):
     value = VALUE | ({"more": ["x" * 100] * 1000} if large else {})
-    reply = asyncio.run(render(Result(value), Call("POST", "/", headers={"accept": accept}), "cpu"))
+    reply = asyncio.run(render(Result(value), Call("POST", "/", headers={"accept": accept}), "cpu", writers))
     assert reply.headers == {"content-type": f"application/{kind}"}
     found = json.loads(reply.body) if kind == "json" else ormsgpack.unpackb(reply.body)
     assert found == value | {"rows": [[1, 1, 1]] * 2}
 
 
-def test_what_a_call_cost_stands_in_headers_in_whole_milliseconds():
+def test_what_a_call_cost_stands_in_headers_in_whole_milliseconds(writers):
     usage = Usage(characters=7, tokens=3, tokenization=0.0014, queue=0.0106, inference=0.5, total=2)
-    headers = asyncio.run(render(Result([], usage), CALL, "gpu")).headers
+    headers = asyncio.run(render(Result([], usage), CALL, "gpu", writers)).headers
     assert headers == {
         "content-type": "application/json",
         "x-compute-type": "gpu",
@@ -299,10 +307,10 @@ def test_what_a_call_cost_stands_in_headers_in_whole_milliseconds():
     ],
 )
 @pytest.mark.parametrize("size", [1023, 1024, 70_000])
-def test_a_body_is_compressed_where_it_is_asked_and_worth_it(accept, encoding, size):
+def test_a_body_is_compressed_where_it_is_asked_and_worth_it(writers, accept, encoding, size):
     content = [b"a" * 500, b"b" * (size - 500)]
     call = Call("POST", "/", headers={"accept-encoding": accept, "x-request-id": "7"})
-    reply = asyncio.run(finish(Reply(content, 201, {"content-type": "x"}), call))
+    reply = asyncio.run(finish(Reply(content, 201, {"content-type": "x"}), call, writers))
     assert (reply.status, reply.headers["content-type"], reply.headers["x-request-id"]) == (201, "x", "7")
     encoding = encoding if size >= 1024 else None
     assert reply.headers.get("content-encoding") == encoding
@@ -312,11 +320,11 @@ def test_a_body_is_compressed_where_it_is_asked_and_worth_it(accept, encoding, s
     assert reply.size < 1000 or encoding is None
 
 
-def test_the_client_s_names_of_a_call_come_back():
+def test_the_client_s_names_of_a_call_come_back(writers):
     headers = {"x-request-id": "mine", "x-baseten-customer-request-id": "theirs", "x-other": "no"}
-    reply = asyncio.run(finish(Reply(b""), Call("POST", "/", headers=headers)))
+    reply = asyncio.run(finish(Reply(b""), Call("POST", "/", headers=headers), writers))
     assert reply.headers == {"x-request-id": "mine", "x-baseten-customer-request-id": "theirs"}
-    assert set(asyncio.run(finish(Reply(b""), CALL)).headers) == {"x-request-id"}
+    assert set(asyncio.run(finish(Reply(b""), CALL, writers)).headers) == {"x-request-id"}
     assert replies._ECHOED == ("x-baseten-customer-request-id",)
 
 
