@@ -207,7 +207,7 @@ def measure_model(model: str, work: Path, repeats: int, lone: int) -> dict[str, 
         pools = {name: ThreadPoolExecutor(engine.facts.streams + 1) for name, engine in engines.items()}
         for name, engine in engines.items():
             contenders[f"{name}, engine"] = lambda e=engine, c=cut, p=pools[name]: run_engine(e, c, p)
-            contenders[f"{name}, service"] = lambda s=services[name], c=chosen: asyncio.run(s.embed(c))
+            contenders[f"{name}, service"] = lambda s=services[name], c=chosen: asyncio.run(s.model.embed(c))
         rows = measure(contenders, repeats)
         flops = operations(checkpoint.spec, counts)
         for name, row in rows.items():

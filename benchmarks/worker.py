@@ -30,7 +30,7 @@ def ours(engine: str, precision: str) -> Load:
         )
         service.load()
         loop = asyncio.new_event_loop()
-        return lambda texts: loop.run_until_complete(service.embed(texts)).rows
+        return lambda texts: loop.run_until_complete(service.model.embed(texts)).rows
 
     return load
 

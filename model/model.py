@@ -33,19 +33,20 @@ class Model:
         settings = Settings.load(self._config, secrets=self._secrets)
         self._service = Service(settings, isolated=True)
         self._service.load()
+        self._route = self._service.model.route
         self._registry = Registry(self._service)
         log.info(
             "on the Truss server predict answers as %s, embeddings as /v1/embeddings; on the full server only: %s",
-            self._service.route,
-            ", ".join(route.path for route in api.ROUTES if route.path not in (self._service.route, "/v1/embeddings")),
+            self._route,
+            ", ".join(route.path for route in api.ROUTES if route.path not in (self._route, "/v1/embeddings")),
         )
         atexit.register(self._service.close)
 
     def predict(self, inputs: Any, request: Request = None) -> Any:
         if request is not None:  # from the Truss server
-            return from_thread.run(self._respond, self._service.route, request)
+            return from_thread.run(self._respond, self._route, request)
         # From TrussHandle.predict(dict), in the same process.
-        call = api.Call("POST", self._service.route, json.dumps(inputs).encode())
+        call = api.Call("POST", self._route, json.dumps(inputs).encode())
         return json.loads(asyncio.run(api.answer(self._registry, call)).body)
 
     async def embeddings(self, inputs: Any, request: Request) -> Response:

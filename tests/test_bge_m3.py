@@ -56,14 +56,14 @@ def service(start_service, folder):
 
 
 def states(model, service) -> list[tuple[list[int], torch.Tensor]]:
-    ids = [encoding.ids.tolist() for encoding in service._texts.tokenizer.encode(TEXTS, truncate=True)]
+    ids = [encoding.ids.tolist() for encoding in service.model.texts.tokenizer.encode(TEXTS, truncate=True)]
     with torch.no_grad():
         return [(of, model(torch.tensor([of])).last_hidden_state[0]) for of in ids]
 
 
 def test_sparse(service, model, heads):
-    assert service.route == "/v1/embeddings"
-    answer = asyncio.run(service.embed_sparse(TEXTS)).rows
+    assert service.model.route == "/v1/embeddings"
+    answer = asyncio.run(service.model.embed_sparse(TEXTS)).rows
     for terms, (ids, hidden) in zip(answer, states(model, service), strict=True):
         weights = F.linear(hidden, **heads["sparse"]).relu()[:, 0].tolist()
         expected: dict[int, float] = {}
@@ -76,14 +76,14 @@ def test_sparse(service, model, heads):
 
 
 def test_multi_vectors(service, model, heads):
-    rows = asyncio.run(service.embed_tokens(TEXTS)).rows
+    rows = asyncio.run(service.model.embed_tokens(TEXTS)).rows
     for row, (_, hidden) in zip(rows, states(model, service), strict=True):
         expected = F.normalize(F.linear(hidden[1:], **heads["colbert"]), dim=-1).numpy()
         assert np.abs(row - expected).max() <= 1e-5
 
 
 def test_dense(service, model):
-    rows = asyncio.run(service.embed(TEXTS, options=Options())).rows
+    rows = asyncio.run(service.model.embed(TEXTS, options=Options())).rows
     expected = F.normalize(torch.stack([hidden[0] for _, hidden in states(model, service)]), dim=-1).numpy()
     assert np.abs(rows - expected).max() <= 1e-5
 
@@ -96,7 +96,7 @@ def test_pickles_are_not_read(folder, caplog, start_service):
     assert "sparse_linear.pt and files like it are pickles" in caplog.text
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
     with pytest.raises(WrongTask, match="SPLADE"):
-        asyncio.run(service.embed_sparse(TEXTS))
+        asyncio.run(service.model.embed_sparse(TEXTS))
 
 
 def test_heads_that_do_not_fit(folder):

@@ -176,7 +176,7 @@ def test_another_model_than_the_bundle_s_has_its_own_route(tmp_path, monkeypatch
     service = Service(settings)
     service.load()
     service.close()
-    assert (service.checkpoint.task, service.route) == (task, ROUTES[task][0])
+    assert (service.model.checkpoint.task, service.model.route) == (task, ROUTES[task][0])
 
 
 TRUSS_ENCODER = (

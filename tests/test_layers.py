@@ -76,7 +76,7 @@ def test_imports_point_down(path):
         ("api/tei.py", "from bei.server import app"),
         ("engines/null.py", "from bei.scheduler import Scheduler"),
         ("batching.py", "import time"),
-        ("serving/service.py", "import torch"),
+        ("serving/model.py", "import torch"),
         ("serving/service.py", "import pyarrow"),
         ("api/openai.py", "from starlette.responses import Response"),
         ("checkpoint/load.py", "def read():\n    import pickle"),

@@ -72,7 +72,7 @@ def expected(model, family: str, instruction: str | None = None) -> np.ndarray:
 
 
 def rerank(service, **options) -> np.ndarray:
-    return asyncio.run(service.rerank(QUERY, TEXTS, scoring="identity", options=Options(**options))).rows
+    return asyncio.run(service.model.rerank(QUERY, TEXTS, scoring="identity", options=Options(**options))).rows
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def start(start_service, tmp_path):
 def test_scores_are_those_of_the_reference(start, family, tied, instruction):
     model = language_model(family, tie_word_embeddings=tied)
     service = start(model)
-    assert (service.checkpoint.task, service.route) == ("reranker", "/rerank")
+    assert (service.model.checkpoint.task, service.model.route) == ("reranker", "/rerank")
     scores = rerank(service, instruction=instruction)
     reference = expected(model, family, instruction)
     assert np.abs(scores - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
-    probabilities = asyncio.run(service.rerank(QUERY, TEXTS, options=Options(instruction=instruction))).rows
+    probabilities = asyncio.run(service.model.rerank(QUERY, TEXTS, options=Options(instruction=instruction))).rows
     np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-reference)), atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_the_converted_form_scores_the_same(start, tmp_path):
 def test_the_document_is_cut_and_the_question_is_not(start):
     model = language_model("qwen3")
     service = start(model, model_max_length=400)
-    tokenizer = service._texts.tokenizer
+    tokenizer = service.model.texts.tokenizer
     (whole, cut) = tokenizer.encode([(QUERY, "cat"), (QUERY, "cat " * 300)], truncate=True)
     assert len(cut.ids) == 400
     np.testing.assert_array_equal(cut.ids[-20:], whole.ids[-20:])
@@ -227,9 +227,9 @@ def test_a_prompt_that_the_client_rendered_is_read_as_it_is(start, tmp_path, pro
 def test_an_instruction_needs_a_template(start, start_service):
     service = start_service()
     with pytest.raises(Invalid, match="cannot be set with `prompt_name`"):
-        asyncio.run(service.embed(["a"], options=Options(prompt_name="query", instruction="b")))
+        asyncio.run(service.model.embed(["a"], options=Options(prompt_name="query", instruction="b")))
     with pytest.raises(Invalid, match="is for pairs"):
-        asyncio.run(start(language_model("qwen3")).classify(["a"], options=Options(instruction="b")))
+        asyncio.run(start(language_model("qwen3")).model.classify(["a"], options=Options(instruction="b")))
 
 
 def test_a_request_computes_its_prompt_once(start_service, tmp_path, native_cache):

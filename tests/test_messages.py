@@ -123,6 +123,6 @@ def test_a_checkpoint_s_names_move_no_terminal(tmp_path, monkeypatch):
 
 def test_a_banner_is_what_it_was_made_of(tiny_folder, start_service):
     service = start_service(served_model_name="a\x1b[2J\nb")
-    banner = launch._banner(service, "http://127.0.0.1:1")
+    banner = launch._banner(service.model, "http://127.0.0.1:1")
     assert r"  a\x1b[2J\nb" in banner.splitlines()
     assert all(line.isprintable() for line in banner.splitlines())

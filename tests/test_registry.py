@@ -7,6 +7,7 @@ import pytest
 
 from bei.api.routes import by_another
 from bei.api.table import TABLE
+from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 from tests.support.calls import call, post
@@ -56,7 +57,7 @@ def test_a_route_without_a_body_is_about_the_server():
     for route in TABLE.routes:
         if route.handler is not by_another:
             first, _, _ = inspect.signature(route.handler, eval_str=True).parameters.values()
-            assert first.annotation is (Registry if route.body is None else Service), route.path
+            assert first.annotation is (Registry if route.body is None else ServedModel), route.path
 
 
 def test_the_server_drains_with_its_models(service):

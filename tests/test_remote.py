@@ -32,11 +32,11 @@ def join():
 
     def make(service: Service) -> tuple[Service, threading.Event]:
         ours, theirs = socket.socketpair()
-        lost, engine = threading.Event(), RemoteEngine(service.engine.facts)
-        session = WorkerSession(ours, service.scheduler, service.engine, on_joined=WorkerSession.open)
+        lost, engine = threading.Event(), RemoteEngine(service.model.engine.facts)
+        session = WorkerSession(ours, service.model.scheduler, service.model.engine, on_joined=WorkerSession.open)
         worker = Service(Settings.load(tiny_config(), environ={}))
         scheduler = RemoteScheduler(theirs, engine, on_loss=lost.set)
-        worker.join(service.checkpoint, engine, scheduler, scheduler.wait_until_open)
+        worker.join(service.model.checkpoint, engine, scheduler, scheduler.wait_until_open)
         worker.session = session
         workers.append(worker)
         return worker, lost
@@ -52,25 +52,29 @@ TEXTS = ["the cat", "a big dog", "it", "the old red tree"]
 def test_answers_are_those_of_the_service(start_service, join):
     service = start_service()
     worker, _ = join(service)
-    np.testing.assert_array_equal(run(worker.embed(TEXTS)).rows, run(service.embed(TEXTS)).rows)
-    for ours, theirs in zip(run(worker.embed_tokens(TEXTS)).rows, run(service.embed_tokens(TEXTS)).rows, strict=True):
+    np.testing.assert_array_equal(run(worker.model.embed(TEXTS)).rows, run(service.model.embed(TEXTS)).rows)
+    for ours, theirs in zip(
+        run(worker.model.embed_tokens(TEXTS)).rows, run(service.model.embed_tokens(TEXTS)).rows, strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
-    usage = run(worker.embed(TEXTS)).usage
-    assert usage.tokens == run(service.embed(TEXTS)).usage.tokens
+    usage = run(worker.model.embed(TEXTS)).usage
+    assert usage.tokens == run(service.model.embed(TEXTS)).usage.tokens
     assert usage.total >= usage.inference > 0
 
 
 def test_pairs_and_their_types(tmp_path, start_service, join):
     service = start_service(checkpoint=classifier(tmp_path, ["relevant"]))
     worker, _ = join(service)
-    ours, theirs = (run(which.rerank("a cat", TEXTS)).rows for which in (worker, service))
+    ours, theirs = (run(which.model.rerank("a cat", TEXTS)).rows for which in (worker, service))
     np.testing.assert_array_equal(ours, theirs)
 
 
 def test_sparse_terms(tmp_path, start_service, join):
     service = start_service(checkpoint=splade(tmp_path))
     worker, _ = join(service)
-    for ours, theirs in zip(run(worker.embed_sparse(TEXTS)).rows, run(service.embed_sparse(TEXTS)).rows, strict=True):
+    for ours, theirs in zip(
+        run(worker.model.embed_sparse(TEXTS)).rows, run(service.model.embed_sparse(TEXTS)).rows, strict=True
+    ):
         np.testing.assert_array_equal(ours.indices, theirs.indices)
         np.testing.assert_array_equal(ours.values, theirs.values)
 
@@ -79,10 +83,10 @@ def test_many_requests_of_two_workers_are_kept_apart(start_service, join):
     service = start_service()
     workers = [join(service)[0] for _ in range(2)]
     texts = [f"the {word} cat" for word in ("old", "red", "big")] * 20
-    expected = run(service.embed(texts)).rows
+    expected = run(service.model.embed(texts)).rows
 
     async def ask(worker: Service) -> None:
-        answers = await asyncio.gather(*(worker.embed([text]) for text in texts))
+        answers = await asyncio.gather(*(worker.model.embed([text]) for text in texts))
         np.testing.assert_allclose([answer.rows[0] for answer in answers], expected, atol=1e-6)
 
     threads = [threading.Thread(target=run, args=(ask(worker),)) for worker in workers]
@@ -98,14 +102,14 @@ def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkey
     asked, send = [], wire.send
 
     def spy(channel, *messages):
-        if channel is worker.scheduler._channel:
+        if channel is worker.model.scheduler._channel:
             asked.append([type(message) for message in messages])
         send(channel, *messages)
 
     monkeypatch.setattr(wire, "send", spy)
 
     async def ask() -> None:
-        await asyncio.gather(*(worker.embed([text]) for text in TEXTS))
+        await asyncio.gather(*(worker.model.embed([text]) for text in TEXTS))
 
     run(ask())
     assert asked == [[Submit] * len(TEXTS)]
@@ -114,10 +118,10 @@ def test_what_a_turn_of_the_loop_asks_is_one_message(start_service, join, monkey
 def test_a_loop_that_stands_still_keeps_no_other_waiting(start_service, join):
     worker, _ = join(start_service())
     loop = asyncio.new_event_loop()
-    asking = loop.create_task(worker.embed(["the cat"]))
+    asking = loop.create_task(worker.model.embed(["the cat"]))
     loop.call_soon(loop.stop)  # before its requests are sent
     loop.run_forever()
-    assert run(worker.embed(["a big dog"])).rows.shape == (1, 48)
+    assert run(worker.model.embed(["a big dog"])).rows.shape == (1, 48)
     assert loop.run_until_complete(asking).rows.shape == (1, 48)
     loop.close()
 
@@ -132,7 +136,7 @@ def test_a_line_on_which_nothing_can_be_sent_is_lost(start_service, join, monkey
     monkeypatch.setattr(wire, "send", fail)
 
     async def ask() -> None:
-        asking = asyncio.ensure_future(worker.embed(["the cat"]))
+        asking = asyncio.ensure_future(worker.model.embed(["the cat"]))
         assert await asyncio.to_thread(lost.wait, LIMIT)
         asking.cancel()
 
@@ -142,7 +146,7 @@ def test_a_line_on_which_nothing_can_be_sent_is_lost(start_service, join, monkey
 def test_a_worker_of_another_version_is_left_and_the_log_says_why(start_service, join, caplog):
     worker, lost = join(start_service())
     later = make_dataclass("Drop", ["number", "reason"])
-    wire.send(worker.scheduler._channel, later(1, "none"))
+    wire.send(worker.model.scheduler._channel, later(1, "none"))
     assert lost.wait(LIMIT)
     assert "a worker sent a message `Drop` with the unknown field `reason`" in caplog.text
 
@@ -151,18 +155,18 @@ def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, 
     engine = Gate(tiny_checkpoint)
     service = start_service(engine, max_queue_tokens=20)
     worker, _ = join(service)
-    engine.poison = run(worker.tokenize(["cat"], add_special_tokens=False))[0][0].id
+    engine.poison = run(worker.model.tokenize(["cat"], add_special_tokens=False))[0][0].id
     with pytest.raises(EngineFailed, match="RuntimeError"):
-        run(worker.embed(["the cat"]))
-    assert worker.scheduler.failing
-    run(worker.embed(["the dog"]))
-    assert not worker.scheduler.failing
+        run(worker.model.embed(["the cat"]))
+    assert worker.model.scheduler.failing
+    run(worker.model.embed(["the dog"]))
+    assert not worker.model.scheduler.failing
     engine.go.clear()
 
     async def overload() -> None:
         waiting = []
         while True:  # admitted are the running, the prepared and the waiting entries
-            waiting.append(asyncio.ensure_future(worker.embed(["the dog"] * 3)))
+            waiting.append(asyncio.ensure_future(worker.model.embed(["the dog"] * 3)))
             done, _ = await asyncio.wait(waiting, timeout=0.2)
             if done:
                 engine.go.set()
@@ -178,16 +182,16 @@ def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, 
 def test_a_fault_of_the_engine_is_told(start_service, join):
     service = start_service()
     worker, _ = join(service)
-    service.engine.fault = "the engine is restarting"
+    service.model.engine.fault = "the engine is restarting"
     with pytest.raises(NotReady, match="restarting"):  # refused by the session
-        run(worker.embed(["a"]))
+        run(worker.model.embed(["a"]))
     worker.session.tell_fault()
     deadline = time.monotonic() + LIMIT
-    while worker.engine.fault is None:
+    while worker.model.engine.fault is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     with pytest.raises(NotReady, match="restarting"):  # known to the worker
-        run(worker.embed(["a"]))
+        run(worker.model.embed(["a"]))
 
 
 def test_what_a_worker_no_longer_wants_does_not_run(tiny_checkpoint, start_service, join):
@@ -198,13 +202,13 @@ def test_what_a_worker_no_longer_wants_does_not_run(tiny_checkpoint, start_servi
     engine.entered.clear()
 
     async def leave() -> None:
-        busy = asyncio.ensure_future(worker.embed(["the cat"]))
+        busy = asyncio.ensure_future(worker.model.embed(["the cat"]))
         await asyncio.to_thread(engine.entered.wait, LIMIT)
-        bulk = asyncio.ensure_future(worker.embed(["the old red tree"] * 1000))
-        while len(service.scheduler._queue) < 100:
+        bulk = asyncio.ensure_future(worker.model.embed(["the old red tree"] * 1000))
+        while len(service.model.scheduler._queue) < 100:
             await asyncio.sleep(0.01)
         bulk.cancel()
-        while len(service.scheduler._queue):
+        while len(service.model.scheduler._queue):
             await asyncio.sleep(0.01)
         engine.go.set()
         await busy
@@ -219,14 +223,14 @@ def test_a_worker_that_dies_takes_its_requests_along(tiny_checkpoint, start_serv
     engine.go.clear()
     for text in ("the cat", "a dog", "the old red tree"):
         with pytest.raises(TimeoutError):
-            asyncio.run(asyncio.wait_for(worker.embed([text] * 300, options=Options()), 0.2))
-    queue = service.scheduler._queue
-    worker.scheduler._channel.shutdown(socket.SHUT_RDWR)
+            asyncio.run(asyncio.wait_for(worker.model.embed([text] * 300, options=Options()), 0.2))
+    queue = service.model.scheduler._queue
+    worker.model.scheduler._channel.shutdown(socket.SHUT_RDWR)
     assert lost.wait(LIMIT)
     deadline = time.monotonic() + LIMIT
     while len(queue):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     engine.go.set()
-    assert isinstance(service.engine, NullEngine)
-    run(service.embed(["a"]))
+    assert isinstance(service.model.engine, NullEngine)
+    run(service.model.embed(["a"]))

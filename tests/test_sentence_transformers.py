@@ -46,7 +46,7 @@ def tiny(tmp_path):
 
 def ours(start_service, checkpoint, normalize: bool, **options) -> np.ndarray:
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
-    return asyncio.run(service.embed(TEXTS, normalize=normalize, options=Options(**options))).rows
+    return asyncio.run(service.model.embed(TEXTS, normalize=normalize, options=Options(**options))).rows
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
@@ -102,7 +102,7 @@ def test_a_bert_tokenizer_s_casing_is_that_of_its_config(tiny, start_service, tm
     reference, checkpoint = SentenceTransformer(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
     texts = ["The CAT Sat", "thé cát", "a北b", "the cat"]
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
-    np.testing.assert_allclose(asyncio.run(service.embed(texts)).rows, reference.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(asyncio.run(service.model.embed(texts)).rows, reference.encode(texts), atol=1e-5)
 
 
 def test_the_end_from_which_the_tokenizer_cuts(tiny, start_service, tmp_path):
@@ -112,8 +112,8 @@ def test_the_end_from_which_the_tokenizer_cuts(tiny, start_service, tmp_path):
     reference, checkpoint = SentenceTransformer(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
     long = ["the " * 100 + "big red dog"]
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
-    np.testing.assert_allclose(asyncio.run(service.embed(long)).rows, reference.encode(long), atol=1e-5)
-    right = asyncio.run(service.embed(long, options=Options(truncation_direction="right"))).rows
+    np.testing.assert_allclose(asyncio.run(service.model.embed(long)).rows, reference.encode(long), atol=1e-5)
+    right = asyncio.run(service.model.embed(long, options=Options(truncation_direction="right"))).rows
     np.testing.assert_allclose(right, reference.encode(["the " * 100]), atol=1e-5)
 
 
@@ -123,11 +123,11 @@ def test_vectors_that_the_model_itself_cuts(tiny, start_service):
     assert (expected.shape, checkpoint.dimensions) == ((5, 16), 16)
     np.testing.assert_allclose(ours(start_service, checkpoint, normalize=True), expected, atol=1e-5)
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
-    assert asyncio.run(service.embed(TEXTS, dimensions=48)).rows.shape == (5, 48)  # who asks for more gets it
+    assert asyncio.run(service.model.embed(TEXTS, dimensions=48)).rows.shape == (5, 48)  # who asks for more gets it
     cosines = reference.similarity(expected[:1], expected[1:])[0]
     pairs = [(TEXTS[0], text) for text in TEXTS[1:]]
-    np.testing.assert_allclose(asyncio.run(service.score(pairs)).rows, cosines, atol=1e-5)
-    np.testing.assert_allclose(asyncio.run(service.similarity(TEXTS[0], TEXTS[1:])).rows, cosines, atol=1e-5)
+    np.testing.assert_allclose(asyncio.run(service.model.score(pairs)).rows, cosines, atol=1e-5)
+    np.testing.assert_allclose(asyncio.run(service.model.similarity(TEXTS[0], TEXTS[1:])).rows, cosines, atol=1e-5)
 
 
 def test_as_embeddinggemma(tiny, start_service):

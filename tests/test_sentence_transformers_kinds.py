@@ -42,7 +42,7 @@ def test_sparse(tmp_path, start_service, strategy, activation):
     service = service_of(start_service, checkpoint)
     for prompt in ("query", "document"):
         expected = reference.encode(TEXTS, prompt_name=prompt, convert_to_sparse_tensor=False).numpy()
-        answer = asyncio.run(service.embed_sparse(TEXTS, options=Options(prompt_name=prompt)))
+        answer = asyncio.run(service.model.embed_sparse(TEXTS, options=Options(prompt_name=prompt)))
         for terms, row in zip(answer.rows, expected, strict=True):
             dense = np.zeros_like(row)
             dense[terms.indices] = terms.values
@@ -55,7 +55,7 @@ def test_a_sparse_model_s_own_limit_of_terms(tmp_path, start_service):
     reference, checkpoint = SparseEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
     expected = reference.encode(TEXTS, convert_to_sparse_tensor=False).numpy()
     for terms, row in zip(
-        asyncio.run(service_of(start_service, checkpoint).embed_sparse(TEXTS)).rows, expected, strict=True
+        asyncio.run(service_of(start_service, checkpoint).model.embed_sparse(TEXTS)).rows, expected, strict=True
     ):
         assert terms.indices.tolist() == np.flatnonzero(row).tolist()
         np.testing.assert_allclose(terms.values, row[terms.indices], atol=2e-5)
@@ -78,13 +78,13 @@ def check_multi_vector(reference, checkpoint, start_service) -> None:
     service = service_of(start_service, checkpoint)
     queries, documents = reference.encode_query(QUERIES), reference.encode_document(TEXTS)
     for role, texts, expected in (("query", QUERIES, queries), (None, TEXTS, documents)):
-        answer = asyncio.run(service.embed_tokens(texts, options=Options(prompt_name=role)))
+        answer = asyncio.run(service.model.embed_tokens(texts, options=Options(prompt_name=role)))
         for row, of in zip(answer.rows, expected, strict=True):
             np.testing.assert_allclose(row, np.asarray(of), atol=2e-5)
     scores = reference.similarity(queries, documents).numpy()
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
-    np.testing.assert_allclose(asyncio.run(service.score(pairs)).rows, scores.ravel(), rtol=1e-4)
-    np.testing.assert_allclose(asyncio.run(service.rerank(QUERIES[0], TEXTS)).rows, scores[0], rtol=1e-4)
+    np.testing.assert_allclose(asyncio.run(service.model.score(pairs)).rows, scores.ravel(), rtol=1e-4)
+    np.testing.assert_allclose(asyncio.run(service.model.rerank(QUERIES[0], TEXTS)).rows, scores[0], rtol=1e-4)
 
 
 OPTIONS = {
@@ -145,9 +145,9 @@ def test_cross_encoder(tmp_path, start_service, family):
     service = service_of(start_service, checkpoint)
     for query in QUERIES:
         pairs = [(query, text) for text in TEXTS]
-        answer = asyncio.run(service.rerank(query, TEXTS))
+        answer = asyncio.run(service.model.rerank(query, TEXTS))
         np.testing.assert_allclose(answer.rows, reference.predict(pairs), atol=1e-5)
-        raw = asyncio.run(service.rerank(query, TEXTS, scoring="identity"))
+        raw = asyncio.run(service.model.rerank(query, TEXTS, scoring="identity"))
         logits = reference.predict(pairs, activation_fn=torch.nn.Identity())
         np.testing.assert_allclose(raw.rows, logits, atol=1e-5)
 
@@ -162,13 +162,13 @@ def test_a_cross_encoder_s_own_prompt(tmp_path, start_service, labels):
     reference, checkpoint = CrossEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
     service = service_of(start_service, checkpoint)
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
-    rows = asyncio.run(service.classify(pairs, scoring="identity")).rows
+    rows = asyncio.run(service.model.classify(pairs, scoring="identity")).rows
     expected = reference.predict(pairs, activation_fn=torch.nn.Identity()).reshape(len(pairs), labels)
     np.testing.assert_allclose(rows, expected, atol=1e-5)
     bare = reference.predict(pairs, prompt="", activation_fn=torch.nn.Identity()).reshape(len(pairs), labels)
     assert np.abs(expected - bare).max() > 1e-3
     with pytest.raises(Empty, match="input 1"):
-        asyncio.run(service.classify([pairs[0], ("", "")]))
+        asyncio.run(service.model.classify([pairs[0], ("", "")]))
 
 
 def test_a_cross_encoder_s_own_activation(tmp_path, start_service):
@@ -176,6 +176,6 @@ def test_a_cross_encoder_s_own_activation(tmp_path, start_service):
     identity = torch.nn.Identity()
     CrossEncoder(str(base), max_length=48, device="cpu", activation_fn=identity).save(str(tmp_path / "model"))
     reference, checkpoint = CrossEncoder(str(tmp_path / "model"), device="cpu"), read(tmp_path / "model", "m")
-    answer = asyncio.run(service_of(start_service, checkpoint).rerank(QUERIES[0], TEXTS))
+    answer = asyncio.run(service_of(start_service, checkpoint).model.rerank(QUERIES[0], TEXTS))
     np.testing.assert_allclose(answer.rows, reference.predict([(QUERIES[0], t) for t in TEXTS]), atol=1e-5)
     assert checkpoint.scoring == "identity"

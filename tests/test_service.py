@@ -40,9 +40,9 @@ from tests.support.waiting import LIMIT, Gate, run
 def test_rows_are_in_order_and_do_not_depend_on_the_batch(start_service):
     service = start_service()
     texts = ["the cat", "a big dog", "it", "the old red tree"]
-    together = run(service.embed(texts))
+    together = run(service.model.embed(texts))
     for text, row in zip(texts, together.rows, strict=True):
-        np.testing.assert_allclose(run(service.embed([text])).rows[0], row, atol=1e-6)
+        np.testing.assert_allclose(run(service.model.embed([text])).rows[0], row, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(together.rows, axis=1), 1, atol=1e-6)
     assert together.usage.tokens == sum(2 + len(text.split()) for text in texts)
     assert together.usage.characters == sum(map(len, texts))
@@ -51,9 +51,9 @@ def test_rows_are_in_order_and_do_not_depend_on_the_batch(start_service):
 
 def test_token_states_and_similarity(start_service):
     service = start_service()
-    states = run(service.embed_tokens(["the cat", "it"])).rows
+    states = run(service.model.embed_tokens(["the cat", "it"])).rows
     assert [rows.shape for rows in states] == [(4, 48), (3, 48)]
-    cosines = run(service.similarity("the cat", ["a dog", "the cat"])).rows
+    cosines = run(service.model.similarity("the cat", ["a dog", "the cat"])).rows
     assert cosines[1] == pytest.approx(1, abs=1e-6)
     assert cosines[0] < 0.999
 
@@ -61,13 +61,13 @@ def test_token_states_and_similarity(start_service):
 def test_what_is_refused(start_service):
     service = start_service(max_client_batch_size=3)
     for coroutine, error, message in [
-        (service.embed([]), Empty, "`inputs` cannot be empty"),
-        (service.embed(["a"] * 4), TooLarge, "batch size 4 > maximum allowed batch size 3"),
-        (service.embed(["a"], dimensions=49), Invalid, "`dimensions` must be between 1 and 48"),
-        (service.embed(["a"], options=Options(prompt_name="x")), Invalid, "`prompt_name` 'x'"),
-        (service.embed(["a " * 99], options=Options(truncate=False)), Invalid, "must have at most 64 tokens"),
-        (service.tokenize(["a"] * 4), TooLarge, "batch size 4"),
-        (service.embed(["a"], options=Options(deadline=time.monotonic() - 1)), Expired, "deadline"),
+        (service.model.embed([]), Empty, "`inputs` cannot be empty"),
+        (service.model.embed(["a"] * 4), TooLarge, "batch size 4 > maximum allowed batch size 3"),
+        (service.model.embed(["a"], dimensions=49), Invalid, "`dimensions` must be between 1 and 48"),
+        (service.model.embed(["a"], options=Options(prompt_name="x")), Invalid, "`prompt_name` 'x'"),
+        (service.model.embed(["a " * 99], options=Options(truncate=False)), Invalid, "must have at most 64 tokens"),
+        (service.model.tokenize(["a"] * 4), TooLarge, "batch size 4"),
+        (service.model.embed(["a"], options=Options(deadline=time.monotonic() - 1)), Expired, "deadline"),
     ]:
         with pytest.raises(error, match=message):
             run(coroutine)
@@ -75,34 +75,41 @@ def test_what_is_refused(start_service):
 
 def test_the_servers_own_truncation_is_used_unasked(start_service):
     with pytest.raises(Invalid):
-        run(start_service(auto_truncate=False).embed(["a " * 99]))
-    assert run(start_service().embed(["a " * 99])).usage.tokens == 64
+        run(start_service(auto_truncate=False).model.embed(["a " * 99]))
+    assert run(start_service().model.embed(["a " * 99])).usage.tokens == 64
 
 
 def test_not_ready_before_loading_and_while_draining(start_service):
     service = Service(Settings.load(tiny_config(), environ={}))
-    for coroutine in (service.embed(["a"]), service.check(), service.tokenize(["a"])):
-        with pytest.raises(NotReady, match="loading"):
-            run(coroutine)
+    asking = [
+        lambda: service.model.embed(["a"]),
+        service.check,
+        lambda: service.model.tokenize(["a"]),
+    ]
+    for ask in asking:
+        with pytest.raises(NotReady, match="the model is loading"):
+            run(ask())
     service.close()
     ready = start_service()
     ready.drain()
     with pytest.raises(NotReady, match="draining"):
-        run(ready.embed(["a"]))
+        run(ready.model.embed(["a"]))
 
 
 def test_a_failed_load_says_so():
     service = Service(Settings.load(tiny_config("nowhere"), environ={}))
     with pytest.raises(SetupError, match="nowhere is not a folder"):
         service.load()
-    with pytest.raises(NotReady, match="failed to load"):
+    with pytest.raises(NotReady, match="the model failed to load"):
         run(service.check())
+    with pytest.raises(NotReady, match="the model failed to load"):
+        _ = service.model
 
 
 def test_load_from_a_folder(tiny_folder):
     service = Service(Settings.load(tiny_config(tiny_folder), environ={}, engine="torch", precision="fp32"))
     service.load()
-    assert run(service.embed(["the cat"])).rows.shape == (1, 48)
+    assert run(service.model.embed(["the cat"])).rows.shape == (1, 48)
     run(service.check())
     service.close()
 
@@ -114,7 +121,7 @@ def test_draining_finishes_what_is_in_flight(start_service, tiny_checkpoint):
     engine.entered.clear()
 
     async def scenario():
-        working = asyncio.create_task(service.embed(["the cat"]))
+        working = asyncio.create_task(service.model.embed(["the cat"]))
         await asyncio.to_thread(engine.entered.wait, LIMIT)
         service.drain()
         engine.go.set()
@@ -129,10 +136,10 @@ def test_too_many_requests_at_once(start_service, tiny_checkpoint):
     engine.go.clear()
 
     async def scenario():
-        working = [asyncio.create_task(service.embed(["the cat"])) for _ in range(2)]
+        working = [asyncio.create_task(service.model.embed(["the cat"])) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await service.embed(["one more"])
+            await service.model.embed(["one more"])
         engine.go.set()
         return await asyncio.gather(*working)
 
@@ -144,7 +151,7 @@ def test_a_deadline_ends_the_wait_while_the_engine_is_busy(start_service, tiny_c
     service = start_service(engine)
     engine.go.clear()
     with pytest.raises(Expired):
-        run(service.embed(["the cat"], options=Options(deadline=time.monotonic() + 0.05)))
+        run(service.model.embed(["the cat"], options=Options(deadline=time.monotonic() + 0.05)))
     engine.go.set()
 
 
@@ -156,12 +163,12 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
     engine = Gate(tiny_checkpoint)
     service = start_service(engine)
     if end == "failed":
-        engine.poison = service._texts.tokenizer.encode(["cat"], truncate=True)[0].ids[1]
+        engine.poison = service.model.texts.tokenizer.encode(["cat"], truncate=True)[0].ids[1]
     monkeypatch.setattr(logging.getLogger("bei"), "disabled", True)  # pytest keeps log records with their frames
     options = Options(deadline=time.monotonic() if end == "expired" else float("inf"))
 
     async def ask() -> str:
-        asking = asyncio.ensure_future(service.embed(["the cat"], options=options))
+        asking = asyncio.ensure_future(service.model.embed(["the cat"], options=options))
         await asyncio.sleep(0)
         if end == "cancelled":
             asking.cancel()
@@ -178,8 +185,8 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
     gc.disable()
     try:
         ends = {run(ask()) for _ in range(20)}
-        run(service.embed(["the dog"]))  # the queue then forgets entries that were dropped before they were taken
-        assert held() - before <= len(service.scheduler._threads), "each thread may hold the last that it ran"
+        run(service.model.embed(["the dog"]))  # the queue then forgets entries that were dropped before they were taken
+        assert held() - before <= len(service.model.scheduler._threads), "each thread may hold the last that it ran"
     finally:
         gc.enable()
     names = {"answered": "Answer", "expired": "Expired", "failed": "EngineFailed", "cancelled": "CancelledError"}
@@ -189,10 +196,10 @@ def test_a_request_that_has_ended_is_not_held(start_service, tiny_checkpoint, mo
 def test_a_failing_engine_is_not_ready_until_it_works_again(start_service, tiny_checkpoint):
     engine = Gate(tiny_checkpoint)
     service = start_service(engine)
-    (probe,) = service._texts.tokenizer.encode(["a"], truncate=True)
+    (probe,) = service.model.texts.tokenizer.encode(["a"], truncate=True)
     engine.poison = probe.ids[1]
     with pytest.raises(EngineFailed):
-        run(service.embed(["a"]))
+        run(service.model.embed(["a"]))
     with pytest.raises(NotReady, match="engine does not answer"):
         run(service.check())
     engine.poison = -1
@@ -201,7 +208,7 @@ def test_a_failing_engine_is_not_ready_until_it_works_again(start_service, tiny_
 
 def test_prompts(start_service, tiny_folder, tmp_path):
     service = start_service(default_prompt="the ")
-    with_prompt, spelled = run(service.embed(["cat"])).rows, run(start_service().embed(["the cat"])).rows
+    with_prompt, spelled = run(service.model.embed(["cat"])).rows, run(start_service().model.embed(["the cat"])).rows
     np.testing.assert_array_equal(with_prompt, spelled)
     with pytest.raises(SetupError, match="default_prompt_name 'q' is not one of the model's prompts: none"):
         start_service(default_prompt_name="q")
@@ -224,7 +231,7 @@ def test_everybody_is_answered_once_and_rightly(service_for_property, script, se
         ids = [[rng.randrange(10, 90) for _ in range(n)] for n in lengths]
         if fate == "poison":
             ids[rng.randrange(len(ids))][0] = engine.poison
-        task = asyncio.create_task(service.embed(ids))
+        task = asyncio.create_task(service.model.embed(ids))
         if fate == "cancel":
             await asyncio.sleep(rng.random() / 1000)
             task.cancel()
@@ -291,14 +298,14 @@ MANY = [f"the cat {i}" for i in range(2000)]
 @pytest.mark.parametrize("leaves_by", ["cancel", "deadline"])
 def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_service, method, leaves_by):
     service = start_service(max_concurrent_requests=1)
-    slow = service._texts.tokenizer._reader._library = Slow(service._texts.tokenizer._reader._library)
+    slow = service.model.texts.tokenizer._reader._library = Slow(service.model.texts.tokenizer._reader._library)
     by_deadline = leaves_by == "deadline"
     if by_deadline and method == "tokenize":
         return
     more = {"options": Options(deadline=time.monotonic() + 0.1)} if by_deadline else {}
 
     async def scenario():
-        asking = asyncio.ensure_future(getattr(service, method)(MANY, **more))
+        asking = asyncio.ensure_future(getattr(service.model, method)(MANY, **more))
         await asyncio.to_thread(slow.entered.wait, LIMIT)
         if by_deadline:
             await asyncio.sleep(0.2)
@@ -307,26 +314,26 @@ def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_se
             await asyncio.sleep(0.01)
         assert not asking.done()
         with pytest.raises(Overloaded):
-            await service.embed(["the dog"])
+            await service.model.embed(["the dog"])
         slow.go.set()
         with pytest.raises(Expired if by_deadline else asyncio.CancelledError):
             await asking
         assert slow.pieces == 1
-        assert len((await service.embed(["the dog"])).rows) == 1
+        assert len((await service.model.embed(["the dog"])).rows) == 1
 
     run(scenario())
 
 
 def test_a_short_text_does_not_wait_behind_long_ones(start_service):
     service = start_service(tokenization_workers=1)
-    library = service._texts.tokenizer._reader._library
-    slow = service._texts.tokenizer._reader._library = Slow(library)
+    library = service.model.texts.tokenizer._reader._library
+    slow = service.model.texts.tokenizer._reader._library = Slow(library)
 
     async def scenario():
-        bulk = asyncio.ensure_future(service.embed(["the cat " * 10_000]))
+        bulk = asyncio.ensure_future(service.model.embed(["the cat " * 10_000]))
         await asyncio.to_thread(slow.entered.wait, LIMIT)
-        service._texts.tokenizer._reader._library = library
-        assert len((await service.embed(["the dog " * 100])).rows) == 1
+        service.model.texts.tokenizer._reader._library = library
+        assert len((await service.model.embed(["the dog " * 100])).rows) == 1
         assert not bulk.done()
         slow.go.set()
         await bulk
@@ -342,7 +349,7 @@ def test_an_answer_is_bounded_before_it_is_made(start_service, tiny_checkpoint, 
     engine = Gate(tiny_checkpoint)
     service = start_service(engine, payload_limit=1000, max_bytes_in_flight=400_000)
     engine.go.clear()
-    ask = getattr(service, method)
+    ask = getattr(service.model, method)
     with pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes.*max_bytes_in_flight"):
         run(ask(["the cat sat on the mat"] * many))
     engine.go.set()
@@ -355,24 +362,24 @@ def test_what_is_put_to_texts_counts_in_an_answer(start_service, tiny_checkpoint
     service = start_service(checkpoint=long, payload_limit=1000, max_bytes_in_flight=400_000)
     bounded = pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes")
     with bounded:
-        run(service.decode([[50] * 100_000]))
+        run(service.model.decode([[50] * 100_000]))
     with bounded:  # its text is a tenth of that, but each token is an intermediate text of its own
-        run(service.decode([[50] * 6000]))
+        run(service.model.decode([[50] * 6000]))
     with bounded:
-        run(service.tokenize(["a"] * 300))
+        run(service.model.tokenize(["a"] * 300))
     with bounded:
-        run(service.tokenize(["a"], prompt_name="long"))
-    assert run(service.decode([[50] * 1000]))
-    assert run(service.tokenize(["a"] * 300, add_special_tokens=False))
+        run(service.model.tokenize(["a"], prompt_name="long"))
+    assert run(service.model.decode([[50] * 1000]))
+    assert run(service.model.tokenize(["a"] * 300, add_special_tokens=False))
     assert service.in_flight.held == 0
 
 
 def test_a_label_counts_as_long_as_it_is(start_service, tiny_checkpoint):
     named = replace(tiny_checkpoint, task="classifier", labels=("x" * 1000, "y"))
     service = start_service(checkpoint=named, payload_limit=1000, max_bytes_in_flight=400_000)
-    assert run(service.classify(["the cat"]))
+    assert run(service.model.classify(["the cat"]))
     with pytest.raises(TooLarge, match=r"the answer would take about \d+ bytes"):
-        run(service.classify(["the cat"] * 10))
+        run(service.model.classify(["the cat"] * 10))
 
 
 def test_what_is_made_for_a_request_counts_until_its_scope_ends(start_service):
@@ -381,16 +388,16 @@ def test_what_is_made_for_a_request_counts_until_its_scope_ends(start_service):
 
     async def twice():
         with service.in_flight.request():
-            await service.embed(texts)
+            await service.model.embed(texts)
             assert service.in_flight.held > 300 * 48 * 4
             await asyncio.create_task(another(), context=contextvars.Context())
         assert service.in_flight.held == 0
         with service.in_flight.request():
-            await service.embed(texts)
+            await service.model.embed(texts)
 
     async def another():
         with pytest.raises(Overloaded), service.in_flight.request():
-            await service.embed(texts)
+            await service.model.embed(texts)
 
     run(twice())
     assert service.in_flight.held == 0
@@ -399,18 +406,18 @@ def test_what_is_made_for_a_request_counts_until_its_scope_ends(start_service):
 def test_a_long_instruction_is_not_read_on_the_loop_nor_written_many_times(start_service, monkeypatch):
     service = start_service(payload_limit=1000, max_bytes_in_flight=10_000_000)
     readers = []
-    encode = type(service._texts.tokenizer).encode
+    encode = type(service.model.texts.tokenizer).encode
 
     def noted(*args, **more):
         readers.append(threading.current_thread().name)
         return encode(*args, **more)
 
-    monkeypatch.setattr(type(service._texts.tokenizer), "encode", noted)
+    monkeypatch.setattr(type(service.model.texts.tokenizer), "encode", noted)
     options = Options(instruction="the cat " * 10_000, truncation_direction="left")
-    run(service.embed(["a"], options=options))
+    run(service.model.embed(["a"], options=options))
     assert readers[0].startswith("tokenizer")
     with pytest.raises(TooLarge):
-        run(service.embed(["a"] * 1000, options=options))
+        run(service.model.embed(["a"] * 1000, options=options))
     assert len(readers) == 1
 
 
@@ -426,7 +433,7 @@ def test_a_text_that_is_refused_is_forgotten_at_once(start_service, text):
         sent = Text(text)
         left = weakref.ref(sent)
         with pytest.raises((Untokenizable, Invalid)) as caught:
-            await service.embed([sent], options=Options(truncate=False))
+            await service.model.embed([sent], options=Options(truncate=False))
         del sent, caught
         await asyncio.sleep(0.05)
         assert left() is None

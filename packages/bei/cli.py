@@ -92,9 +92,8 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service = Service(Settings.from_file(config, **flags))
     service.load()
     service.close()
-    click.echo(
-        printable(f"{service.settings.public_repo}: {service.checkpoint.folder}, runs on {engine_in_words(service)}")
-    )
+    model = service.model
+    click.echo(printable(f"{model.settings.public_repo}: {model.checkpoint.folder}, runs on {engine_in_words(model)}"))
 
 
 @main.command(cls=options.Command)
@@ -172,14 +171,15 @@ def embed(
 
 
 def _facts(service: Service) -> dict[str, Any]:
-    checkpoint, facts = service.checkpoint, service.engine.facts
+    served = service.model
+    checkpoint, facts = served.checkpoint, served.engine.facts
     model = {
         "name": checkpoint.name,
         "folder": str(checkpoint.folder),
         "revision": checkpoint.revision,
         "stored_as": checkpoint.dtype,
         "task": checkpoint.task,
-        "default_route": service.route,
+        "default_route": served.route,
         **outputs(checkpoint),
         "max_tokens": checkpoint.max_tokens,
         "prompts": dict(checkpoint.prompts.texts),

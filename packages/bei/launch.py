@@ -12,6 +12,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
 from bei.metrics import Metrics
 from bei.server import listen, workers
+from bei.serving.model import ServedModel
 from bei.serving.service import Service
 from bei.settings import ServerSettings, Settings
 
@@ -55,7 +56,7 @@ def _announce(service: Service, listener: socket.socket) -> None:
     if settings.json_output:
         log.info("%s is served on %s", settings.served_model_name, place)
     else:
-        click.echo(_banner(service, place))
+        click.echo(_banner(service.model, place))
 
 
 def _place(settings: ServerSettings, listener: socket.socket) -> str:
@@ -77,8 +78,8 @@ def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
             return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": dimensions}
 
 
-def engine_in_words(service: Service) -> str:
-    facts = service.engine.facts
+def engine_in_words(model: ServedModel) -> str:
+    facts = model.engine.facts
     return f"{facts.name}, {facts.precision} on {facts.device} ({facts.reason})"
 
 
@@ -96,8 +97,8 @@ _TRY: dict[str, tuple[str, str]] = {
 }
 
 
-def _banner(service: Service, place: str) -> str:
-    settings, checkpoint = service.settings, service.checkpoint
+def _banner(model: ServedModel, place: str) -> str:
+    settings, checkpoint = model.settings, model.checkpoint
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
     path, body = _TRY[checkpoint.task]
     scheme = "https" if settings.tls_cert else "http"
@@ -108,7 +109,7 @@ def _banner(service: Service, place: str) -> str:
     routes = f"{place}/docs" if settings.uds_path is None else "GET /docs"
     return f"""
   {printable(settings.served_model_name)}
-    engine    {printable(engine_in_words(service))}
+    engine    {printable(engine_in_words(model))}
     task      {checkpoint.task}: {printable(_in_words(checkpoint))}
     limits    {checkpoint.max_tokens} tokens per text, {settings.max_client_batch_size} texts per request
     listening {place} (routes: {routes})

@@ -240,7 +240,7 @@ def test_a_fault_of_ours_is_a_plain_500(service, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(service, "embed", fail)
+    monkeypatch.setattr(type(service.model), "embed", fail)
     reply = call(service, "/embed", {"inputs": "a"})
     assert reply.status == 500
     assert b"secret" not in reply.body

@@ -204,7 +204,7 @@ def test_texts_are_cut_to_as_many_tokens_as_asked(prompted, tmp_path):
     assert left == pytest.approx(embed(service, "red and blue"), abs=1e-5)
     assert embed(service, LONG, truncate_prompt_tokens=9999) == pytest.approx(embed(service, LONG), abs=1e-5)
     assert embed(service, LONG, truncate="end") == pytest.approx(embed(service, LONG), abs=1e-5)
-    strict = start(service.checkpoint, auto_truncate=False)
+    strict = start(service.model.checkpoint, auto_truncate=False)
     try:
         assert refused(strict, "/v1/embeddings", {"input": LONG})[0] == 422
         for cut in ({"truncate_prompt_tokens": -1}, {"truncation": True}, {"truncate": "END"}):
@@ -266,7 +266,7 @@ def test_kinds_of_text_are_the_model_s_prompts(prompted):
 def test_a_symmetric_model_reads_every_kind_of_text_alike(prompted):
     """Of sentence-transformers 5 even those have two empty prompts."""
     for texts in ({}, {"query": "", "document": ""}):
-        service = start(replace(prompted["embedding"].checkpoint, prompts=Prompts(texts)))
+        service = start(replace(prompted["embedding"].model.checkpoint, prompts=Prompts(texts)))
         try:
             plain_row = embed(service, "the cat")
             for kind in ("search_query", "passage", "classification", "text-matching"):

@@ -66,7 +66,7 @@ def test_probes_are_no_requests_to_compute(service):
 
 
 def test_a_fault_of_ours_is_an_inference_failure(service, monkeypatch):
-    monkeypatch.setattr(service, "embed", None)
+    monkeypatch.setattr(type(service.model), "embed", None)
     new = gained(service.metrics, lambda: call(service, "/embed", {"inputs": "a"}))
     assert new['te_request_failure{err="inference",model="tiny"}'] == 1
     assert new['bei_requests_total{path="/embed",status="500"}'] == 1
@@ -130,7 +130,7 @@ def test_what_a_client_sends_forges_no_line(service, lines, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a\n12:00:00 INFO forged\x1b[2J")
 
-    monkeypatch.setattr(service, "embed", fail)
+    monkeypatch.setattr(type(service.model), "embed", fail)
     call(service, "/embed", {"inputs": "a"}, x_request_id="req-1")
     call(service, "/a\r\n12:00:00 INFO forged\u2028\u202e\x1b[2J", {"inputs": "a"})
     written = lines.getvalue()

@@ -372,7 +372,7 @@ def test_cohere_s_embed_refuses(services, body, status, message):
 @pytest.mark.parametrize("path", ["/", "/invocations"])
 def test_the_bare_path_is_the_model_s_own_task(services, kind, path):
     route, body = OWN[kind]
-    assert services[kind].route == route
+    assert services[kind].model.route == route
     assert near(post(services[kind], path, body), post(services[kind], route, body))
 
 
@@ -429,7 +429,7 @@ def test_other_tasks_are_refused_in_teis_words(services, kind, path, body, messa
         return
     assert reply.status == 424
     assert message in reply.body.decode()
-    assert f"POST {services[kind].route}" in reply.body.decode() or "/embed_sparse" in reply.body.decode()
+    assert f"POST {services[kind].model.route}" in reply.body.decode() or "/embed_sparse" in reply.body.decode()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -438,7 +438,7 @@ def test_info_says_what_tei_clients_read(services, kind):
     (model_type,) = info["model_type"]
     expected = {"reranker": "reranker", "classifier": "classifier", "entities": "classifier"}
     assert model_type == expected.get(kind, "embedding")
-    assert (info["task"], info["default_route"]) == (kind, services[kind].route)
+    assert (info["task"], info["default_route"]) == (kind, services[kind].model.route)
     if kind == "classifier":
         of = info["model_type"]["classifier"]
         assert of["id2label"] == {"0": "bad", "1": "fair", "2": "good"}

@@ -59,7 +59,7 @@ def test_parquet_keeps_columns_and_order(invoke, source, tmp_path, service):
     assert result.exit_code == 0, result.output
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.drop(["embedding"]).to_pylist() == pq.read_table(source).to_pylist()
-    np.testing.assert_array_equal(vectors(table), asyncio.run(service.embed(texts(500))).rows)
+    np.testing.assert_array_equal(vectors(table), asyncio.run(service.model.embed(texts(500))).rows)
     assert [file.name for file in tmp_path.iterdir()] == ["out.parquet"]
 
 
@@ -69,7 +69,7 @@ def test_npy_and_a_folder_hold_the_same(invoke, source, tmp_path, service, flags
         assert invoke(source, tmp_path / output, "--part-rows", "100", *flags).exit_code == 0
     found = np.load(tmp_path / "out.npy")
     options = {"dimensions": 8 if "8" in flags else None, "normalize": "--no-normalize" not in flags}
-    np.testing.assert_array_equal(found, asyncio.run(service.embed(texts(500), **options)).rows)
+    np.testing.assert_array_equal(found, asyncio.run(service.model.embed(texts(500), **options)).rows)
     np.testing.assert_array_equal(vectors(pq.read_table(tmp_path / "out")), found)
     assert json.loads((tmp_path / "out.npy.json").read_text())["model"]
 
@@ -82,7 +82,7 @@ def test_a_prompt(tmp_path, tiny_folder):
     assert bulk.embed(settings, tmp_path / "in.txt", tmp_path / "out.npy", prompt_name="query") == 2
     service = Service(settings)
     service.load()
-    rows = asyncio.run(service.embed(["cat", "dog"], options=Options(prompt_name="query"))).rows
+    rows = asyncio.run(service.model.embed(["cat", "dog"], options=Options(prompt_name="query"))).rows
     service.close()
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), rows)
 

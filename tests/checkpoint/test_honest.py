@@ -37,7 +37,7 @@ def edit(file, **changes) -> None:
 
 def scores(start_service, checkpoint, engine=TorchEngine, **options) -> np.ndarray:
     service = start_service(engine(checkpoint, EngineOptions(precision="fp32", threads=1, **options)), checkpoint)
-    return asyncio.run(service.rerank(QUERY, TEXTS, scoring="identity")).rows
+    return asyncio.run(service.model.rerank(QUERY, TEXTS, scoring="identity")).rows
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_regression_gives_the_number_as_it_is(tmp_path, start_service):
     checkpoint = read(folder, "m")
     assert checkpoint.scoring == "identity"
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
-    (row,) = asyncio.run(service.classify([TEXTS[0]])).rows
+    (row,) = asyncio.run(service.model.classify([TEXTS[0]])).rows
     ids = torch.tensor([word_pieces().encode(TEXTS[0]).ids])
     with torch.no_grad():
         assert row[0] == pytest.approx(float(model(ids).logits[0, 0]), abs=1e-5)
@@ -126,7 +126,7 @@ def test_a_modular_cross_encoder_is_a_reranker(tmp_path, start_service, native_c
     options = EngineOptions(precision="fp32", threads=1, cache_dir=native_cache)
     service = start_service(engine(checkpoint, options), checkpoint)
     expected = reference.predict([(QUERY, text) for text in TEXTS])
-    np.testing.assert_allclose(asyncio.run(service.rerank(QUERY, TEXTS)).rows, expected, atol=2e-5)
+    np.testing.assert_allclose(asyncio.run(service.model.rerank(QUERY, TEXTS)).rows, expected, atol=2e-5)
 
 
 def test_a_modular_cross_encoder_of_several_labels_is_a_classifier(tmp_path, start_service):
@@ -138,7 +138,7 @@ def test_a_modular_cross_encoder_of_several_labels_is_a_classifier(tmp_path, sta
     assert (checkpoint.task, checkpoint.labels) == ("classifier", ("a", "b", "c"))
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
     expected = reference.predict([(QUERY, text) for text in TEXTS])
-    answer = asyncio.run(service.classify([(QUERY, text) for text in TEXTS]))
+    answer = asyncio.run(service.model.classify([(QUERY, text) for text in TEXTS]))
     np.testing.assert_allclose(answer.rows, expected, atol=2e-5)
 
 
@@ -148,8 +148,10 @@ def test_a_cross_encoder_s_prompts_go_before_the_query(tmp_path, start_service):
     checkpoint = read(folder, "m")
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
     pairs = [(QUERY, text) for text in TEXTS]
-    np.testing.assert_allclose(asyncio.run(service.rerank(QUERY, TEXTS)).rows, reference.predict(pairs), atol=2e-5)
-    answer = asyncio.run(service.rerank(QUERY, TEXTS, options=Options(prompt_name="other")))
+    np.testing.assert_allclose(
+        asyncio.run(service.model.rerank(QUERY, TEXTS)).rows, reference.predict(pairs), atol=2e-5
+    )
+    answer = asyncio.run(service.model.rerank(QUERY, TEXTS, options=Options(prompt_name="other")))
     np.testing.assert_allclose(answer.rows, reference.predict(pairs, prompt_name="other"), atol=2e-5)
 
 
@@ -200,7 +202,7 @@ def test_arguments_for_transformers_are_obeyed(tmp_path, start_service):
     checkpoint = read(folder, "m")
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(asyncio.run(service.embed(TEXTS, normalize=False)).rows, expected, atol=2e-5)
+    np.testing.assert_allclose(asyncio.run(service.model.embed(TEXTS, normalize=False)).rows, expected, atol=2e-5)
     write_json(folder / "sentence_bert_config.json", {"processor_kwargs": {"model_max_length": 7}})
     assert read(folder, "m").max_tokens == 7
 
@@ -411,7 +413,7 @@ def test_a_template_without_an_instruction_refuses_one(tmp_path, start_service):
     checkpoint = read(tokenizer_folder, "m", rerank_template="nemotron")
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
     with pytest.raises(Invalid, match="`instruction`: this model takes none"):
-        asyncio.run(service.rerank(QUERY, TEXTS, options=Options(instruction="Find rhymes.")))
+        asyncio.run(service.model.rerank(QUERY, TEXTS, options=Options(instruction="Find rhymes.")))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def entities(tagger, start_service):
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
 
     def run(inputs, **options):
-        return asyncio.run(service.entities(inputs, **options)).rows
+        return asyncio.run(service.model.entities(inputs, **options)).rows
 
     return run
 

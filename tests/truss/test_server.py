@@ -159,7 +159,7 @@ def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_p
     with truss_server(in_truss, truss_python, tmp_path, config) as url:
         for body in OF_SMALL_MODELS[name]:
             theirs = httpx.post(f"{url}/v1/models/model:predict", json=body, headers={"accept-encoding": "identity"})
-            reply = asyncio.run(answer(Registry(ours), Call("POST", ours.route, json.dumps(body).encode())))
+            reply = asyncio.run(answer(Registry(ours), Call("POST", ours.model.route, json.dumps(body).encode())))
             assert theirs.status_code == reply.status
             assert close(without_id(theirs.content), without_id(reply.body))
         refused = httpx.post(f"{url}/v1/embeddings", json={"input": "a"})
@@ -167,7 +167,7 @@ def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_p
         assert "Model is not an embedding model" in refused.json()["message"]
     ours.close()
     log = (tmp_path / "log").read_text()
-    assert f"predict answers as {ours.route}, embeddings as /v1/embeddings" in log
+    assert f"predict answers as {ours.model.route}, embeddings as /v1/embeddings" in log
     assert "on the full server only: " in log
 
 

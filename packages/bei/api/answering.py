@@ -15,8 +15,8 @@ from bei.api.reply import Reply, Result, finish, render, render_error
 from bei.api.routes import Route
 from bei.api.table import TABLE
 from bei.errors import ClientGone, Error
+from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
-from bei.serving.service import Service
 
 log = logging.getLogger("bei")
 
@@ -69,7 +69,7 @@ def admit(registry: Registry, call: Call) -> Route:
 async def _reply(registry: Registry, call: Call, route: Route | None, seen: Observation) -> Reply:
     route = route or admit(registry, call)
     if route.stands_for is not None:
-        route = route.stands_for(registry.resolve(route.path))
+        route = route.stands_for(registry.resolve(route.path).model)
     if route.adapter is not None:
         return await _compute(route, route.adapter, registry, call, seen)
     result = await route.handler(registry, None, call)
@@ -84,25 +84,26 @@ async def _compute(
         body = await read(adapter, call.body, registry.settings, registry.readers, registry.in_flight.admit)
         service = registry.resolve(route.path, body.model)
         seen.computing(service)
-        result = await _handle(route, service, body, call)
+        model = service.model
+        result = await _handle(route, model, body, call)
     except (Exception, asyncio.CancelledError) as fault:
         seen.failed(service, fault, body)
         raise
     if isinstance(result, Reply):
         return result
     if result.usage is not None:
-        seen.answered(service, result.texts, result.usage)
-    return await render(result, call, _device(service), registry.writers)
+        seen.answered(model, result.texts, result.usage)
+    return await render(result, call, _device(model), registry.writers)
 
 
-async def _handle(route: Route, service: Service, body: Body, call: Call) -> Result | Reply:
+async def _handle(route: Route, model: ServedModel, body: Body, call: Call) -> Result | Reply:
     """The answer to a body; errors carry the field names of the body."""
     try:
-        return await route.handler(service, body, call)
+        return await route.handler(model, body, call)
     except Error as error:
         raise body.in_its_words(error) from None
 
 
-def _device(service: Service) -> str:
+def _device(model: ServedModel) -> str:
     """TEI says gpu+optimized on any device; we say so for GPUs only."""
-    return "cpu" if service.engine.facts.device.startswith("cpu") else "gpu+optimized"
+    return "cpu" if model.engine.facts.device.startswith("cpu") else "gpu+optimized"

@@ -13,7 +13,7 @@ from bei.api.readings import Side
 from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
 from bei.serving.answers import Options
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 from bei.tasks.entities import Strategy
 
 
@@ -46,13 +46,13 @@ class EntityToken(TypedDict):
     results: dict[str, float]
 
 
-async def predict_tokens(service: Service, body: PredictTokens, call: Call) -> Result:
+async def predict_tokens(model: ServedModel, body: PredictTokens, call: Call) -> Result:
     inside = body.parameters or EntityParameters()
     ignored, strategy = (
         agreed({name: getattr(body, name), f"parameters.{name}": getattr(inside, name)})
         for name in ("ignore_labels", "aggregation_strategy")
     )
-    answer = await service.entities(
+    answer = await model.entities(
         body.inputs,
         strategy=strategy or "none",
         raw_scores=bool(body.raw_scores),

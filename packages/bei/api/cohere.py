@@ -18,7 +18,7 @@ from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
 from bei.errors import Invalid
 from bei.serving.answers import Usage
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 
 
 class CohereRerank(Synonyms, Pairs):
@@ -103,10 +103,10 @@ def _meta(call: Call, usage: Usage, search_units: int | None = None) -> Meta:
     return {"api_version": {"version": _version(call)}, "billed_units": billed}
 
 
-async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
+async def rerank(model: ServedModel, body: CohereRerank, call: Call) -> Result:
     """Best first. The bare path never returns documents, because its clients disagree on their shape."""
-    options = body.options(service, call)
-    answer = await service.rerank(body.query, body.documents, scoring=body.scoring(), options=options)
+    options = body.options(model, call)
+    answer = await model.rerank(body.query, body.documents, scoring=body.scoring(), options=options)
     with_documents = body.return_documents and call.path != "/rerank"
     results = [
         {
@@ -121,13 +121,13 @@ async def rerank(service: Service, body: CohereRerank, call: Call) -> Result:
         "object": "rerank",
         "results": results,
         "meta": _meta(call, answer.usage, search_units=1),
-        "model": service.settings.served_model_name,
+        "model": model.settings.served_model_name,
         "usage": token_usage(answer.usage),
     }
     return Result(value, answer.usage, len(body.documents))
 
 
-async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
+async def embed(model: ServedModel, body: CohereEmbed, call: Call) -> Result:
     """Version 1 returns a plain list unless types are requested; version 2 returns vectors by type, by default
     floats."""
     if set(body.embedding_types or ()) & {"int8", "uint8"}:
@@ -136,7 +136,7 @@ async def embed(service: Service, body: CohereEmbed, call: Call) -> Result:
             "ubinary",
             param="embedding_types",
         )
-    answer = await service.embed(body.texts, **body.finish(), options=body.options(service, call))
+    answer = await model.embed(body.texts, **body.finish(), options=body.options(model, call))
     types = body.embedding_types or (["float"] if _version(call) == "2" else [])
     value = {
         "id": str(uuid4()),

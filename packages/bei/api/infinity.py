@@ -13,7 +13,7 @@ from bei.api.readings import Reading, Scored
 from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import LABELS_OF_PROFITS, PROFITS, Prediction, TokenUsage, predictions, token_usage
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 
 
 class Classify(Reading, Scored):
@@ -32,14 +32,14 @@ class Classification(TypedDict):
     usage: TokenUsage
 
 
-async def classify(service: Service, body: Classify, call: Call) -> Result:
-    answer = await service.classify(body.input, scoring=body.scoring(), options=body.options(service, call))
+async def classify(model: ServedModel, body: Classify, call: Call) -> Result:
+    answer = await model.classify(body.input, scoring=body.scoring(), options=body.options(model, call))
     value = {
         "id": f"classify-{uuid4().hex}",
         "object": "classify",
         "created": int(time.time()),
-        "model": service.settings.served_model_name,
-        "data": predictions(answer, service.checkpoint.labels),
+        "model": model.settings.served_model_name,
+        "data": predictions(answer, model.checkpoint.labels),
         "usage": token_usage(answer.usage),
     }
     return Result(value, answer.usage, len(body.input))

@@ -10,6 +10,7 @@ from bei.api.call import Call
 from bei.api.reply import Reply
 from bei.errors import Error, Expired, Overloaded, TooLarge, Untokenizable, WrongTask
 from bei.serving.answers import Usage
+from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 
@@ -43,12 +44,12 @@ class Observation:
         service.model_metrics.requests_in_flight.inc()
         self._started = time.monotonic()
 
-    def answered(self, service: Service, texts: int, usage: Usage) -> None:
+    def answered(self, model: ServedModel, texts: int, usage: Usage) -> None:
         self._texts, self._usage = texts, usage
-        service.model_metrics.observe_answer(
+        model.metrics.observe_answer(
             texts,
             usage.tokens,
-            scored=service.has_labels,
+            scored=model.has_labels,
             total=usage.total,
             tokenization=usage.tokenization,
             queue=usage.queue,

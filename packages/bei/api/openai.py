@@ -13,6 +13,7 @@ from bei.api.readings import Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
+from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 
@@ -60,13 +61,13 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
-async def embeddings(service: Service, body: OpenAIEmbeddings, call: Call) -> Result:
-    answer = await service.embed(body.input, **body.finish(), options=body.options(service, call))
+async def embeddings(model: ServedModel, body: OpenAIEmbeddings, call: Call) -> Result:
+    answer = await model.embed(body.input, **body.finish(), options=body.options(model, call))
     encoding: Encoding = "base64" if "base64" in (body.encoding_format, body.embedding_type) else "float"
     data = [
         {"object": "embedding", "index": i, "embedding": vector(row, encoding)} for i, row in enumerate(answer.rows)
     ]
-    name = service.settings.served_model_name
+    name = model.settings.served_model_name
     value = {"object": "list", "data": data, "model": name, "usage": token_usage(answer.usage)}
     return Result(value, answer.usage, len(body.input))
 

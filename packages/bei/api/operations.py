@@ -35,9 +35,8 @@ async def ready(registry: Registry, body: Any, call: Call) -> Reply:
 
 
 async def info(registry: Registry, body: Any, call: Call) -> Result:
-    service = registry.resolve(call.path)
-    service.check_loaded()
-    settings, checkpoint, facts = service.settings, service.checkpoint, service.engine.facts
+    model = registry.resolve(call.path).model
+    settings, checkpoint, facts = model.settings, model.checkpoint, model.engine.facts
     return Result(
         {
             "model_id": settings.public_repo,
@@ -46,7 +45,7 @@ async def info(registry: Registry, body: Any, call: Call) -> Result:
             "served_model_name": settings.served_model_name,
             "model_type": _model_type(checkpoint),
             "task": checkpoint.task,
-            "default_route": service.route,
+            "default_route": model.route,
             "pooling": list(checkpoint.spec.pooling.modes),
             "engine": facts.name,
             "device": facts.device,
@@ -56,7 +55,7 @@ async def info(registry: Registry, body: Any, call: Call) -> Result:
             "max_batch_requests": settings.max_batch_size,
             "max_client_batch_size": settings.max_client_batch_size,
             "auto_truncate": settings.auto_truncate,
-            "tokenization_workers": service.tokenization_workers,
+            "tokenization_workers": model.pipeline.workers,
             "version": __version__,
             "sha": None,
             "docker_label": None,

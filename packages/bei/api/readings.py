@@ -12,7 +12,7 @@ from bei.api.inputs import Dimensions, MaxTokens
 from bei.checkpoint.task import Scoring
 from bei.errors import Invalid
 from bei.serving.answers import Options
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 from bei.tokenizer import Direction
 
 
@@ -52,7 +52,7 @@ class Cut(Body):
     truncation_side: Side | None = None
     add_special_tokens: StrictBool | None = None
 
-    def options(self, service: Service, call: Call) -> Options:
+    def options(self, model: ServedModel, call: Call) -> Options:
         """Raises Invalid if two fields contradict each other, or name no prompt."""
         if self.model_fields_set.isdisjoint(_CUT):
             return Options(deadline=deadline(call))
@@ -93,8 +93,8 @@ class Reading(Cut):
     input_type: StrictStr | None = None
     task: StrictStr | None = None
 
-    def options(self, service: Service, call: Call) -> Options:
-        cut = super().options(service, call)
+    def options(self, model: ServedModel, call: Call) -> Options:
+        cut = super().options(model, call)
         if self.model_fields_set.isdisjoint(_PROMPTS):
             return cut
         sent = [name for name in _PROMPTS if getattr(self, name) is not None]
@@ -102,7 +102,7 @@ class Reading(Cut):
             raise Invalid(f"`{sent[1]}` cannot be set with `{sent[0]}`; send one of them", param=sent[1])
         name = self.prompt_name
         if sent and sent[0] in ("input_type", "task"):
-            name = prompts.of_kind(service.prompts(), sent[0], getattr(self, sent[0]))
+            name = prompts.of_kind(model.prompts(), sent[0], getattr(self, sent[0]))
         return replace(cut, prompt_name=name, instruction=self.instruction)
 
     def name_of(self, field: str) -> str:
@@ -122,7 +122,7 @@ class Vectors(Reading):
     embd_normalize: Literal[2, -1] | None = None
 
     def finish(self) -> dict[str, Any]:
-        """Arguments for `Service.embed`."""
+        """Arguments for `ServedModel.embed`."""
         if self.model_fields_set.isdisjoint(_FINISH):
             return {}
         of_llama = None if self.embd_normalize is None else self.embd_normalize == 2
@@ -159,7 +159,7 @@ class Pairs(Cut, Scored):
     instruction: StrictStr | None = None
     max_tokens_per_doc: MaxTokens = None
 
-    def options(self, service: Service, call: Call) -> Options:
-        cut = super().options(service, call)
+    def options(self, model: ServedModel, call: Call) -> Options:
+        cut = super().options(model, call)
         most = self.max_tokens_per_doc or None
         return replace(cut, prompt_name=self.prompt_name, instruction=self.instruction, max_document_tokens=most)

@@ -9,13 +9,13 @@ from pydantic import TypeAdapter
 from bei.api.call import Call
 from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply, Result
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 
 Handler = Callable[[Any, Any, Call], Awaitable[Result | Reply]]
-"""`(service, body, call)`; a route without a body is about the server: `(registry, None, call)`."""
+"""`(model, body, call)`; a route without a body is about the server: `(registry, None, call)`."""
 
 
-async def by_another(service: Service, body: Any, call: Call) -> Result:
+async def by_another(model: ServedModel, body: Any, call: Call) -> Result:
     """The handler of a route that `stands_for` others; it is never called."""
     raise NotImplementedError
 
@@ -34,7 +34,7 @@ class Route:
     response: Any = None
     example: Any = None
     answer: Any = None
-    stands_for: Callable[[Service], "Route"] | None = None
+    stands_for: Callable[[ServedModel], "Route"] | None = None
     public: bool = False
     errors: ErrorShape | None = None
     adapter: TypeAdapter[Any] | None = field(init=False, repr=False, default=None)

@@ -12,7 +12,7 @@ from bei.api.openai import EmbeddingList, OpenAIEmbeddings
 from bei.api.reply import Result
 from bei.api.routes import Dialect, Route, by_another
 from bei.api.tei import Embed, EmbedAll, Predict, Rank, Rerank, Similarity
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 
 
 def _ranking(value: Any) -> str:
@@ -34,20 +34,20 @@ AnyEmbed = Annotated[
 ]
 
 
-async def rerank(service: Service, body: CohereRerank | Rerank, call: Call) -> Result:
+async def rerank(model: ServedModel, body: CohereRerank | Rerank, call: Call) -> Result:
     if isinstance(body, CohereRerank):
-        return await cohere.rerank(service, body, call)
-    return await tei.rerank(service, body, call)
+        return await cohere.rerank(model, body, call)
+    return await tei.rerank(model, body, call)
 
 
-async def embed(service: Service, body: OpenAIEmbeddings | Similarity | Embed, call: Call) -> Result:
+async def embed(model: ServedModel, body: OpenAIEmbeddings | Similarity | Embed, call: Call) -> Result:
     match body:
         case OpenAIEmbeddings():
-            return await openai.embeddings(service, body, call)
+            return await openai.embeddings(model, body, call)
         case Similarity():
-            return await tei.similarity(service, body, call)
+            return await tei.similarity(model, body, call)
         case _:
-            return await tei.embed(service, body, call)
+            return await tei.embed(model, body, call)
 
 
 _NEWS = ["The striker scored two goals in the second half.", "Quarterly profits jumped 76% to $1.13bn."]
@@ -71,10 +71,9 @@ _BY_DEFAULT_ROUTE = {
 }
 
 
-def default_route(service: Service) -> Route:
+def default_route(model: ServedModel) -> Route:
     """The answer of the model's default route, in the form of the body."""
-    service.check_loaded()
-    return _BY_DEFAULT_ROUTE[service.route]
+    return _BY_DEFAULT_ROUTE[model.route]
 
 
 _DEFAULT = Route(

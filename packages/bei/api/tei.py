@@ -15,7 +15,7 @@ from bei.api.routes import Dialect, Route
 from bei.api.shapes import LABELS_OF_PROFITS, PROFITS, Prediction, predictions
 from bei.checkpoint.task import Scoring
 from bei.errors import Empty
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 
 _TEXT = {"type": "string"}
 
@@ -115,61 +115,61 @@ class Rank(TypedDict):
     text: NotRequired[str]
 
 
-async def embed(service: Service, body: Embed, call: Call) -> Result:
-    answer = await service.embed(body.inputs, **body.finish(), options=body.options(service, call))
+async def embed(model: ServedModel, body: Embed, call: Call) -> Result:
+    answer = await model.embed(body.inputs, **body.finish(), options=body.options(model, call))
     return Result(answer.rows, answer.usage, len(body.inputs))
 
 
-async def embed_all(service: Service, body: EmbedAll, call: Call) -> Result:
-    answer = await service.embed_tokens(body.inputs, options=body.options(service, call))
+async def embed_all(model: ServedModel, body: EmbedAll, call: Call) -> Result:
+    answer = await model.embed_tokens(body.inputs, options=body.options(model, call))
     return Result(answer.rows, answer.usage, len(body.inputs))
 
 
-async def embed_sparse(service: Service, body: EmbedAll, call: Call) -> Result:
-    answer = await service.embed_sparse(body.inputs, options=body.options(service, call))
+async def embed_sparse(model: ServedModel, body: EmbedAll, call: Call) -> Result:
+    answer = await model.embed_sparse(body.inputs, options=body.options(model, call))
     return Result(answer.rows, answer.usage, len(body.inputs))
 
 
-async def similarity(service: Service, body: Similarity, call: Call) -> Result:
-    options = (body.parameters or Reading()).options(service, call)
+async def similarity(model: ServedModel, body: Similarity, call: Call) -> Result:
+    options = (body.parameters or Reading()).options(model, call)
     sentences = body.inputs.sentences
     if not sentences:
         raise Empty("`inputs.sentences` cannot be empty")
-    answer = await service.similarity(body.inputs.source_sentence, sentences, options=options)
+    answer = await model.similarity(body.inputs.source_sentence, sentences, options=options)
     return Result(answer.rows, answer.usage, len(sentences) + 1)
 
 
-async def tokenize(service: Service, body: Tokenize, call: Call) -> Result:
-    tokens = await service.tokenize(
+async def tokenize(model: ServedModel, body: Tokenize, call: Call) -> Result:
+    tokens = await model.tokenize(
         body.inputs, add_special_tokens=body.add_special_tokens is not False, prompt_name=body.prompt_name
     )
     return Result(tokens)
 
 
-async def decode(service: Service, body: Decode, call: Call) -> Result:
-    return Result(await service.decode(body.ids, skip_special_tokens=body.skip_special_tokens is not False))
+async def decode(model: ServedModel, body: Decode, call: Call) -> Result:
+    return Result(await model.decode(body.ids, skip_special_tokens=body.skip_special_tokens is not False))
 
 
-async def rerank(service: Service, body: Rerank, call: Call) -> Result:
+async def rerank(model: ServedModel, body: Rerank, call: Call) -> Result:
     """In the order of the texts, as in BEI; best first, as in TEI, if the settings say so."""
-    answer = await service.rerank(body.query, body.texts, scoring=body.scoring(), options=body.options(service, call))
+    answer = await model.rerank(body.query, body.texts, scoring=body.scoring(), options=body.options(model, call))
     best = answer.order[: body.top_n or None].tolist()
-    order = best if service.settings.rerank_order == "score" else sorted(best)
+    order = best if model.settings.rerank_order == "score" else sorted(best)
     ranks = [
         {"index": i, "score": answer.rows[i], **({"text": body.texts[i]} if body.return_text else {})} for i in order
     ]
     return Result(ranks, answer.usage, len(ranks))
 
 
-async def predict(service: Service, body: Predict, call: Call) -> Result:
+async def predict(model: ServedModel, body: Predict, call: Call) -> Result:
     parameters = body.parameters or ClassificationParameters()
     functions: dict[str | None, Scoring] = {"sigmoid": "sigmoid", "softmax": "softmax", "none": "identity"}
-    answer = await service.classify(
+    answer = await model.classify(
         body.inputs.inputs,
         scoring=functions.get(parameters.function_to_apply) or body.scoring(),
-        options=body.options(service, call),
+        options=body.options(model, call),
     )
-    rows = [row[: parameters.top_k] for row in predictions(answer, service.checkpoint.labels)]
+    rows = [row[: parameters.top_k] for row in predictions(answer, model.checkpoint.labels)]
     nested = body.inputs.nested or "parameters" in body.model_fields_set
     return Result(rows if nested else rows[0], answer.usage, len(rows))
 

@@ -17,7 +17,7 @@ from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
 from bei.errors import Invalid
-from bei.serving.service import Service
+from bei.serving.model import ServedModel
 
 
 class Score(Synonyms, Pairs):
@@ -46,7 +46,7 @@ class ScoreList(TypedDict):
     usage: TokenUsage
 
 
-async def score(service: Service, body: Score, call: Call) -> Result:
+async def score(model: ServedModel, body: Score, call: Call) -> Result:
     first, second = body.text_1, body.text_2
     if len(first) not in (1, len(second)):
         one, other = body.given()
@@ -55,12 +55,12 @@ async def score(service: Service, body: Score, call: Call) -> Result:
             param=one,
         )
     pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
-    answer = await service.score(pairs, scoring=body.scoring(), options=body.options(service, call))
+    answer = await model.score(pairs, scoring=body.scoring(), options=body.options(model, call))
     value = {
         "id": f"score-{uuid4().hex}",
         "object": "list",
         "created": int(time.time()),
-        "model": service.settings.served_model_name,
+        "model": model.settings.served_model_name,
         "data": [{"index": i, "object": "score", "score": row} for i, row in enumerate(answer.rows)],
         "usage": token_usage(answer.usage),
     }

@@ -50,7 +50,8 @@ class Worker:
         self._readers = {suffix: reader(suffix) for suffix in {part.file.suffix for part in job.input.parts}}
         self._service = Service(_unhurried(job.settings))
         self._service.load()
-        facts = self._service.engine.facts
+        self._model = self._service.model
+        facts = self._model.engine.facts
         job.parts.agree(f"{facts.name} in {facts.precision}")
 
     def embed(self, index: int, tell: Callable[[Done], object]) -> None:
@@ -72,7 +73,7 @@ class Worker:
         async def request(some: Sequence[str]) -> np.ndarray:
             async with permits:
                 options = Options(prompt_name=job.prompt_name)
-                answer = await self._service.embed(
+                answer = await self._model.embed(
                     some, dimensions=job.dimensions, normalize=job.normalize, options=options
                 )
                 tell(Done(len(some), answer.usage.tokens))

@@ -54,7 +54,7 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
+class LoadedModel:
     """To a worker, once the model is loaded: the checkpoint and the engine's facts."""
 
     folder: str
@@ -62,7 +62,7 @@ class ServedModel:
 
 
 _SETUPS = wire.Reader(WorkerSetup)
-_MODELS = wire.Reader[Any](ServedModel, EngineFacts)
+_MODELS = wire.Reader[Any](LoadedModel, EngineFacts)
 
 
 def start_logs(settings: ObservationSettings, level: str) -> None:
@@ -229,16 +229,16 @@ class _Workers:
                 WorkerSetup(settings=content, keys=keys, log_level=level, is_late=is_late, metrics_folder=folder),
             )
             self._loaded.wait()
-            scheduler = service.scheduler
-            if self._stopping.is_set() or scheduler is None:
+            if self._stopping.is_set():
                 channel.close()
                 return None
-            checkpoint, engine = service.checkpoint, service.engine
-            wire.send(channel, ServedModel(folder=str(checkpoint.folder), revision=checkpoint.revision), engine.facts)
+            model = service.model
+            loaded = LoadedModel(folder=str(model.checkpoint.folder), revision=model.checkpoint.revision)
+            wire.send(channel, loaded, model.engine.facts)
         except OSError:
             channel.close()
             return None
-        session = WorkerSession(channel, scheduler, engine, self._on_joined)
+        session = WorkerSession(channel, model.scheduler, model.engine, self._on_joined)
         session.tell_fault()
         self._sessions.append(session)
         return session
@@ -282,12 +282,12 @@ def _serve_as_worker(channel: socket.socket, listener: socket.socket, service: S
 
     def load() -> None:
         try:
-            served, facts = _MODELS.receive(channel)
+            loaded, facts = _MODELS.receive(channel)
         except ConnectionError:  # the server refused to start, and has said why
             os._exit(0)
         engine = RemoteEngine(facts)
         scheduler = RemoteScheduler(channel, engine, on_loss=lambda: os._exit(1))
-        checkpoint = read_for(settings, Path(served.folder), served.revision)
+        checkpoint = read_for(settings, Path(loaded.folder), loaded.revision)
         service.join(checkpoint, engine, scheduler, scheduler.wait_until_open)
         memory.settle()
 

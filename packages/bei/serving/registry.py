@@ -24,7 +24,7 @@ class Registry:
 
     @property
     def is_draining(self) -> bool:
-        return any(service.state == "draining" for service in self.services)
+        return any(service.readiness.state == "draining" for service in self.services)
 
     def load(self) -> None:
         """Makes every model ready. Blocking. Raises SetupError."""

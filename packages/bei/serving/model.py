@@ -1,0 +1,274 @@
+"""The tasks of one model behind an async interface: check, tokenize, queue, finish. Every host uses it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bei.batching import RowKind
+from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.task import Scoring, Task
+from bei.engines.base import Engine
+from bei.errors import Invalid, WrongTask
+from bei.inflight import InFlight
+from bei.metrics import ModelMetrics
+from bei.remote import RemoteEngine, RemoteScheduler
+from bei.scheduler import Scheduler
+from bei.serving.answers import DEFAULTS, Answer, Options, Ranked, Usage
+from bei.serving.pipeline import FLOAT, Pipeline
+from bei.serving.readiness import Readiness
+from bei.serving.texts import TextReader, naming, size
+from bei.settings import Settings
+from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
+from bei.tasks.entities import Strategy
+from bei.tokenizer import Encoding, Input, Role, TextTokens
+
+_Side = dict[str, tuple[Encoding, Any]]  # text → its encoding and its row
+_JSON = 12  # bytes of a number in an answer
+_LABEL, _TERM, _ENTITY = 240, 50, 520  # approximate bytes of one in an answer, its intermediate objects included
+_DECODED, _PIECE = 4, 64  # bytes of a decoded character, and of each intermediate token
+_CHARACTER = 100  # bytes of an answer per character: a token is 400 bytes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ServedModel:
+    """A model and what serves it; nothing here changes. Every coroutine may be awaited from any event loop, many at a
+    time.
+
+    Methods that run the model raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired
+    or EngineFailed. `route` is the path of the model's default route. `has_labels`: whether it scores, classifies or
+    tags.
+    """
+
+    settings: Settings
+    checkpoint: Checkpoint
+    engine: Engine | RemoteEngine
+    scheduler: Scheduler | RemoteScheduler
+    texts: TextReader
+    pipeline: Pipeline
+    in_flight: InFlight
+    metrics: ModelMetrics
+    readiness: Readiness
+    route: str
+    has_labels: bool
+
+    async def embed(
+        self,
+        inputs: Sequence[Input],
+        *,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        options: Options = DEFAULTS,
+    ) -> Answer:
+        """One vector per text: float32[N, dimensions]. Without `dimensions`, the model's own number of them."""
+        self._require("Model is not an embedding model", "embedding")
+        vectors.check(dimensions, self.checkpoint.spec.row_size)
+        rows, usage = await self._rows(inputs, options, answered=_JSON)
+        dimensions = dimensions or self.checkpoint.dimensions
+        return Answer(vectors.finish(np.array(rows), dimensions=dimensions, normalize=normalize), usage)
+
+    async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
+        """A list of float32[tokens, D], one per text: the last hidden state of every token, special tokens included.
+        For a ColBERT model, the vectors that are compared, of documents unless the prompt is `query`. For BGE-M3, its
+        multi-vectors."""
+        if self._is("sparse"):
+            raise WrongTask("`embed_all` is not available for SPLADE models; POST /embed_sparse")
+        self._require("Model is not an embedding model", "embedding", "multi_vector")
+        if self._is("embedding"):
+            rows, usage = await self._rows(inputs, options, "tokens", answered=_JSON)
+            heads = self.checkpoint.m3
+            if heads is not None:
+                rows = await self.pipeline.off_loop(lambda: [m3.token_vectors(row, heads) for row in rows])
+            return Answer(rows, usage)
+        role: Role = "query" if options.prompt_name == "query" else "document"
+        read = partial(self.texts.read, inputs, options, role)
+        encodings, rows, usage = await self.pipeline.run(inputs, read, options, answered=_JSON)
+        return Answer([row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True)], usage)
+
+    async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
+        """One sparse vector per text: a list of Terms."""
+        self.readiness.check(self.engine)
+        heads = self.checkpoint.m3
+        if heads is None:
+            self._require("Model is not an embedding model with SPLADE pooling", "sparse")
+            return self._sparse_answer(*await self._rows(inputs, options))
+        encodings, rows, usage = await self.pipeline.run(
+            inputs, partial(self.texts.read, inputs, options), options, "tokens"
+        )
+
+        def weigh() -> list[sparse.Terms]:
+            unused = self.texts.tokenizer.unused
+            pairs = zip(encodings, rows, strict=True)
+            return [m3.terms(states, encoding.ids, heads, unused) for encoding, states in pairs]
+
+        return self._sparse_answer(await self.pipeline.off_loop(weigh), usage)
+
+    def _sparse_answer(self, rows: list[sparse.Terms], usage: Usage) -> Answer:
+        """An answer whose size is unknown before it is made."""
+        self.in_flight.admit(_TERM * sum(len(terms.indices) for terms in rows))
+        return Answer(rows, usage)
+
+    async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = DEFAULTS) -> Answer:
+        """The cosine of the source to each sentence: float32[N]."""
+        self._require("Model is not an embedding model", "embedding")
+        rows, usage = await self._rows([source, *sentences], options)
+        found = np.array(rows)[:, : self.checkpoint.dimensions]
+        return Answer(vectors.similarities(found[0], found[1:]), usage)
+
+    async def rerank(
+        self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = DEFAULTS
+    ) -> Ranked:
+        """The relevance of each text to the query: float32[N], a cross-encoder's score or ColBERT's MaxSim."""
+        self._require("model is not a re-ranker model", "reranker", "multi_vector")
+        return await self.score([(query, text) for text in texts], scoring=scoring, options=options)
+
+    async def score(
+        self, pairs: Sequence[tuple[str, str]], *, scoring: Scoring | None = None, options: Options = DEFAULTS
+    ) -> Ranked:
+        """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model.
+        `scoring` replaces the cross-encoder's own function from logits to scores."""
+        self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
+        if self._is("reranker"):
+            rows, usage = await self._rows(pairs, options)
+            logits = np.array(rows)
+            found = scores.activate(logits, scoring or self.checkpoint.scoring)[:, 0]
+            return Ranked(found, usage, scores.best_first(logits[:, 0]))
+        if self._is("multi_vector"):
+            return await self._maxsim(pairs, options)
+        *sides, usage = await self._sides(pairs, options)
+        first, second = (dict(zip(side, self._units(side), strict=True)) for side in sides)
+        cosines = np.array([first[a] @ second[b] for a, b in pairs], np.float32)
+        return Ranked(cosines, usage, scores.best_first(cosines))
+
+    async def classify(
+        self, inputs: Sequence[Input], *, scoring: Scoring | None = None, options: Options = DEFAULTS
+    ) -> Ranked:
+        """The scores of every label for each text or pair: float32[N, labels]."""
+        self._require("Model is not a classifier model", "classifier", "reranker")
+        rows, usage = await self._rows(inputs, options, answered=_LABEL + self._longest_label())
+        logits = np.array(rows)
+        found = scores.activate(logits, scoring or self.checkpoint.scoring)
+        return Ranked(found, usage, scores.best_first(logits))
+
+    async def entities(
+        self,
+        texts: Sequence[str],
+        *,
+        strategy: Strategy = "none",
+        raw_scores: bool = False,
+        ignore_labels: Sequence[str] = ("O",),
+        options: Options = DEFAULTS,
+    ) -> Answer:
+        """A list of Entity for each text. Texts of any length are read in windows, unless `truncate` is false."""
+        self._require("Model is not a token classification model", "entities")
+        tokenizer, labels = self.texts.tokenizer, self.checkpoint.labels
+        longest = self._longest_label()
+        answered = _LABEL + longest if raw_scores else (_ENTITY + longest) / len(labels)
+
+        def check(tokens: int) -> None:
+            self.in_flight.check(int(tokens * self.checkpoint.spec.token_size * (FLOAT + answered)))
+
+        read = naming(texts, partial(tokenizer.windows, texts, truncate=options.truncate is not False, check=check))
+        windows, rows, usage = await self.pipeline.run(texts, read, options, answered=answered)
+
+        def find() -> list[list[entities.Entity]]:
+            logits = np.concatenate(rows)
+            if strategy == "none":
+                known = (tokenizer.vocabulary, tokenizer.unknown)
+                return entities.tokens(texts, windows, logits, labels, *known, raw_scores=raw_scores)
+            return entities.aggregate(texts, windows, logits, labels, strategy, ignore_labels, raw_scores=raw_scores)
+
+        return Answer(await self.pipeline.off_loop(find), usage)
+
+    def _longest_label(self) -> int:
+        """In bytes."""
+        return max((len(label.encode(errors="replace")) for label in self.checkpoint.labels), default=0)
+
+    def prompts(self) -> Mapping[str, str]:
+        """The model's prompts by name."""
+        self.readiness.check(self.engine)
+        return self.checkpoint.prompts.texts
+
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
+    ) -> list[TextTokens]:
+        self.readiness.check(self.engine)
+        self.pipeline.check_size(texts)
+        tokenizer = self.texts.tokenizer
+        prompt = tokenizer.prompt(prompt_name)
+        added = tokenizer.added(prompt, specials=add_special_tokens)
+        self.in_flight.admit(_CHARACTER * (size(texts) + added * len(texts)))
+        with self.pipeline.admission():
+            return await self.pipeline.off_loop(
+                lambda: self.texts.tokenizer.tokenize(texts, add_special_tokens=add_special_tokens, prompt=prompt),
+                of=texts,
+            )
+
+    async def decode(self, ids: Sequence[list[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        self.readiness.check(self.engine)
+        self.pipeline.check_size(ids)
+        tokenizer = self.texts.tokenizer
+        with self.pipeline.admission():
+            size = await self.pipeline.off_loop(naming(ids, partial(tokenizer.decoded, ids)), of=ids)
+            self.in_flight.admit(_DECODED * size + _PIECE * sum(map(len, ids)))
+            read = partial(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
+            return await self.pipeline.off_loop(read, of=ids)
+
+    async def _sides(self, pairs: Sequence[tuple[str, str]], options: Options) -> tuple[_Side, _Side, Usage]:
+        """The first texts of the pairs and the second ones, each read once."""
+        sides: dict[Role, list[str]] = {
+            "query": list(dict.fromkeys(first for first, _ in pairs)),
+            "document": list(dict.fromkeys(second for _, second in pairs)),
+        }
+        late = self._is("multi_vector")
+        if late and options.prompt_name is not None:
+            raise Invalid("`prompt_name`: a ColBERT model has its own for either side of a pair", param="prompt_name")
+
+        def read() -> list[Encoding]:
+            queries = self.texts.read(sides["query"], options, "query" if late else None)
+            return queries + self.texts.read(
+                sides["document"], self.texts.of_documents(options), "document" if late else None
+            )
+
+        encodings, rows, usage = await self.pipeline.run(pairs, read, options)
+        found = zip(encodings, rows, strict=True)
+        first, second = ({text: next(found) for text in texts} for texts in sides.values())
+        return first, second, usage
+
+    def _units(self, side: _Side) -> np.ndarray:
+        """The embeddings of one side, of length 1: float32[texts, dimensions]."""
+        return vectors.unit(np.array([row for _, row in side.values()])[:, : self.checkpoint.dimensions])
+
+    async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Ranked:
+        *sides, usage = await self._sides(pairs, options)
+
+        def compare() -> np.ndarray:
+            queries, documents = (
+                {text: row[encoding.scored] for text, (encoding, row) in side.items()} for side in sides
+            )
+            late = self.checkpoint.late_interaction
+            mean = late is not None and late.mean
+            return np.array(
+                [late_interaction.maxsim(queries[q], documents[d], mean=mean) for q, d in pairs], np.float32
+            )
+
+        found = await self.pipeline.off_loop(compare)
+        return Ranked(found, usage, scores.best_first(found))
+
+    async def _rows(
+        self, inputs: Sequence[Input], options: Options, kind: RowKind | None = None, answered: float = 0
+    ) -> tuple[list[Any], Usage]:
+        """The kept value of each input's row."""
+        return (await self.pipeline.run(inputs, partial(self.texts.read, inputs, options), options, kind, answered))[1:]
+
+    def _is(self, task: Task) -> bool:
+        self.readiness.check(self.engine)
+        return self.checkpoint.task == task
+
+    def _require(self, refusal: str, *tasks: Task) -> None:
+        """Raises WrongTask, in TEI's words and with the route that fits, unless the model's task is one of `tasks`."""
+        self.readiness.check(self.engine)
+        if self.checkpoint.task not in tasks:
+            raise WrongTask(f"{refusal}; its task is {self.checkpoint.task}: POST {self.route}")
