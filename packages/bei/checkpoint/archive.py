@@ -73,15 +73,20 @@ def _fetch(url: str, archive: Path, shown: str, *, max_bytes: int, allow_private
 
     def save() -> None:
         persist(
-            attempt, passes=_passes, say=lambda error: f"{shown} breaks off ({_said(error)})", progress=partial.size
+            attempt,
+            passes=_passes,
+            say=lambda error: f"{shown} breaks off ({one_line(_said(error))})",
+            progress=partial.size,
         )
 
     try:
         kept_pace(save, archive.parent, shown)
     except GaveUp as exc:
-        raise SetupError(f"{shown} cannot be downloaded: {_said(exc.error)} ({exc.tries} tries in a row)") from None
+        raise SetupError(
+            f"{shown} cannot be downloaded: {one_line(_said(exc.error))} ({exc.tries} tries in a row)"
+        ) from None
     except (httpx.HTTPError, OSError) as exc:
-        raise SetupError(f"{shown} cannot be downloaded: {_said(exc)}") from None
+        raise SetupError(f"{shown} cannot be downloaded: {one_line(_said(exc))}") from None
     except (httpx.InvalidURL, ValueError):
         raise SetupError(f"{shown} cannot be downloaded: it is no address, or leads to none") from None
 
@@ -94,7 +99,7 @@ def _passes(error: BaseException) -> bool:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, httpx.HTTPStatusError):
-        return one_line(f"{error.response.status_code} {error.response.reason_phrase}")
+        return f"{error.response.status_code} {error.response.reason_phrase}"
     return why(error)
 
 

@@ -34,7 +34,7 @@ def main(descriptor: int) -> None:
     try:
         (load,) = TO_LOAD.receive(control)
     except wire.UnknownMessage as exc:
-        wire.send(control, Refusal(f"the engine's process got {exc}"))
+        wire.send(control, Refusal(f"the engine's process got {one_line(exc)}"))
         return
     _log_to(control, load.log_level)
     try:
@@ -75,7 +75,7 @@ def _answer(engine: Engine, channel: socket.socket) -> None:
     try:
         (batch,) = BATCHES.receive(channel)
     except wire.UnknownMessage as exc:
-        wire.send(channel, Failure(f"the engine's process got {exc}"))
+        wire.send(channel, Failure(f"the engine's process got {one_line(exc)}"))
         return
     wire.send(channel, _run(engine, batch))
 

@@ -18,7 +18,7 @@ from bei.batching import is_brief
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, EngineFacts
 from bei.engines.messages import LOADED, RESULTS, Failure, Load, LogLine, Refusal
-from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
+from bei.errors import EngineDied, EngineFailed, NotReady, SetupError, one_line
 from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
 
@@ -175,7 +175,7 @@ class _Child:
         except OSError:
             raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
         except wire.UnknownMessage as exc:
-            made = Refusal(f"the engine's process sent {exc}")
+            made = Refusal(f"the engine's process sent {one_line(exc)}")
         if isinstance(made, Refusal):
             self.end()
             raise SetupError(made.message)

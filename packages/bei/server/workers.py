@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from bei import logs, memory, processes, tracing, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import EngineFacts
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.server import listen
@@ -304,4 +304,4 @@ if __name__ == "__main__":
     except ConnectionError:  # the server is gone
         pass
     except wire.UnknownMessage as exc:
-        sys.exit(f"a worker got {exc}")
+        sys.exit(f"a worker got {one_line(exc)}")
