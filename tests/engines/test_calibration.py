@@ -1,5 +1,7 @@
 """Files of texts to calibrate on: read, or refused in a line."""
 
+import csv
+
 import pytest
 
 from bei.engines import calibration
@@ -17,6 +19,14 @@ from bei.errors import SetupError
 def test_texts_of_a_file(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert list(calibration._texts(str(tmp_path / name))) == ["one", "two"]
+
+
+@pytest.fixture(autouse=True)
+def _fields_of_a_new_process():
+    """The limit belongs to the process, and a bulk job of another test raises it."""
+    before = csv.field_size_limit(1 << 17)
+    yield
+    csv.field_size_limit(before)
 
 
 @pytest.mark.parametrize(
