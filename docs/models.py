@@ -21,7 +21,7 @@ MODELS = {
     "distilbert": ("DistilBERT", "multi-qa-distilbert, opensearch-neural-sparse"),
     "mpnet": ("MPNet", "all-mpnet-base-v2, multi-qa-mpnet-base"),
     "deberta-v2": ("DeBERTa v2, v3", "mxbai-rerank-v1, deberta-v3-base-zeroshot"),
-    "jina_bert": ("JinaBERT v2", "jina-embeddings-v2"),
+    "jina_bert": ("JinaBERT v2", "jina-embeddings-v2, base-code included"),
     "nomic_bert": ("NomicBERT", "nomic-embed-text-v1, v1.5"),
     "new": ("GTE, new", "gte-multilingual-base, gte-large-en-v1.5, gte-multilingual-reranker"),
     "gte": ("GTE, as transformers saves it", ""),

@@ -104,7 +104,7 @@ def test_what_a_cpu_fuses_is_the_activation(activation):
 
 def test_linear_parts_and_norms():
     assert set(spec.LINEARS) == set(get_args(spec.LinearName))
-    assert {*spec.POST, *spec.PRE, *spec.SANDWICH} == set(get_args(spec.NormPlace))
+    assert {*spec.TWICE, *spec.PRE, *spec.SANDWICH} == set(get_args(spec.NormPlace))
     assert set(abi.LAYER_NORMS) == {*get_args(spec.NormPlace), "query_norm", "key_norm"}
     assert {type_.__name__ for type_ in get_args(spec.HeadLayer)} == {"Dense", "LayerNorm", "Normalize", "Log1pRelu"}
 

@@ -113,6 +113,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"emb_pooler": "mean", "attn_implementation": None, "gradient_checkpointing": False, "hidden_act": "gelu"},
         **{"layer_norm_eps": 1e-12},
     },
+    "jina-embeddings-v2-base-code": {
+        **{"model_type": "bert", **SIZES, "position_embedding_type": "alibi", "feed_forward_type": "geglu"},
+        **{"emb_pooler": "mean", "attn_implementation": "torch", "gradient_checkpointing": False, "hidden_act": "gelu"},
+        **{"layer_norm_eps": 1e-12, "_name_or_path": "jinaai/jina-bert-v2-qk-post-norm"},
+    },
     "llama-nemotron-rerank": {
         **{"model_type": "llama_bidirec", **SIZES, "pooling": "avg", "temperature": 1.0, "rms_norm_eps": 1e-5},
         **{"rope_theta": 5e5, "attention_bias": False, "mlp_bias": False, "num_key_value_heads": 2, "head_dim": 16},
@@ -133,7 +138,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"local_rope_theta": 1e4, "local_attention": 8, "norm_eps": 1e-5, "norm_bias": False},
     },
 }
-OVERRULED = {("jina-embeddings-v2", "hidden_act")}  # by feed_forward_type
+OVERRULED = {  # by feed_forward_type
+    ("jina-embeddings-v2", "hidden_act"),
+    ("jina-embeddings-v2-base-code", "hidden_act"),
+}
 SHAPES = {"num_key_value_heads", "head_dim"}
 """Sizes that contradict the tensors' shapes where they are wrong."""
 KNOWN_VALUES = {"problem_type": ["regression"]}

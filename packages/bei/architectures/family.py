@@ -177,10 +177,21 @@ def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> Te
     names: dict[str, tuple[str | TensorSlice, ...]] = {}
     for i, of in enumerate(spec.layers):
         for ours, theirs in parts.items():
-            if ours in LINEARS or ours in of.norms or spec.qk_norm:
-                bias = ours in spec.biases or (ours in of.norms and spec.norm.bias)
+            if ours in LINEARS or ours in of.norms or ours in spec.qk_norm_sizes:
+                has_bias = spec.norm_of_heads if ours in spec.qk_norm_sizes else spec.norm
+                bias = ours in spec.biases or (ours not in LINEARS and has_bias.bias)
                 names |= affine(f"layers.{i}.{ours}", *(f"{layer}.{i}.{name}" for name in theirs), bias=bias)
     return names
+
+
+def gate_last(spec: EncoderSpec, name: str) -> TensorNames:
+    """Names of the gated matrices whose gate is the second half. `name` has a place for the number of the layer."""
+    inner = spec.intermediate_size
+    matrices = (f"{name.format(i)}.weight" for i in range(len(spec.layers)))
+    return {
+        f"layers.{i}.up.weight": (TensorSlice(matrix, inner, 2 * inner), TensorSlice(matrix, 0, inner))
+        for i, matrix in enumerate(matrices)
+    }
 
 
 def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[str | TensorSlice, ...]]:

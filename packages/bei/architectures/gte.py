@@ -4,10 +4,10 @@ from bei.architectures.family import (
     Config,
     Family,
     TensorNames,
-    TensorSlice,
     activation,
     attention_sizes,
     bert_tensors,
+    gate_last,
     masked_lm,
     one_dense,
     read,
@@ -51,13 +51,7 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
         down=("mlp.down_proj",),
         ffn_end=("mlp_ln",),
     )
-    return {**names, **dict(_gated(spec, i) for i in range(len(spec.layers)))}
-
-
-def _gated(spec: EncoderSpec, i: int) -> tuple[str, tuple[TensorSlice, ...]]:
-    """The gate is the second half of the matrix here."""
-    name, inner = f"encoder.layer.{i}.mlp.up_gate_proj.weight", spec.intermediate_size
-    return f"layers.{i}.up.weight", (TensorSlice(name, inner, 2 * inner), TensorSlice(name, 0, inner))
+    return {**names, **gate_last(spec, "encoder.layer.{}.mlp.up_gate_proj")}
 
 
 GTE = Family(

@@ -60,7 +60,8 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
     if spec.qk_norm:
-        shapes |= {f"layers.{i}.{part}.weight": (spec.head_size,) for part in ("query_norm", "key_norm")}
+        for part, size in spec.qk_norm_sizes.items():
+            shapes |= _norm_shapes(spec.norm_of_heads, f"layers.{i}.{part}", size)
     return shapes
 
 

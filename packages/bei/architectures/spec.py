@@ -8,7 +8,8 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     relative_bias                                 [buckets, heads]
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
     layers.{i}.qkv.{weight,bias}                  [(heads + 2 * kv_heads) * head_size, hidden]   query, key, value
-    layers.{i}.{query_norm,key_norm}.weight       [head_size]
+    layers.{i}.{query_norm,key_norm}.weight       [head_size]                     with `whole_qk_norm` of all heads;
+                                                                                  then also a bias, as other norms
     layers.{i}.out.{weight,bias}                  [hidden, heads * head_size]
     layers.{i}.up.{weight,bias}                   [intermediate, hidden]          gated: the gate's rows, then as many
     layers.{i}.down.{weight,bias}                 [hidden, intermediate]
@@ -18,7 +19,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     head.{i}.{weight,bias}                        the i-th layer of `head`
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -27,12 +28,14 @@ from bei.settings import PoolingName
 Activation = Literal["identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"]
 PoolingMode = Literal[PoolingName, "sum"]
 LinearName = Literal["qkv", "out", "up", "down"]
-NormPlace = Literal["attention_in", "attention_out", "attention_end", "ffn_in", "ffn_out", "ffn_end"]
-"""The place of a norm in a layer: on the input x, on the output f(x), or on the sum x + f(x)."""
+NormPlace = Literal["attention_in", "attention_out", "attention_again", "attention_end", "ffn_in", "ffn_out", "ffn_end"]
+"""The place of a norm in a layer: on the input x, on the output f(x), or on the sum x + f(x) at its end. With `again`
+attention's f(x) becomes norm(x + f(x)), to which x is then added once more (jina-embeddings-v2-base-code)."""
 
 LINEARS: tuple[LinearName, ...] = ("qkv", "out", "up", "down")
 POST: tuple[NormPlace, ...] = ("attention_end", "ffn_end")
 PRE: tuple[NormPlace, ...] = ("attention_in", "ffn_in")
+TWICE: tuple[NormPlace, ...] = ("attention_again", *POST)
 SANDWICH: tuple[NormPlace, ...] = ("attention_in", "attention_out", "ffn_in", "ffn_out")
 
 
@@ -160,8 +163,8 @@ class EncoderSpec:
     `norm` is the kind of all norms, and `layers` say where they are. A key head and a value head are shared by
     heads / kv_heads query heads. Attention is softmax(cap(q kᵀ * attention_scale) + bias) v, where cap(x) is
     soft_cap * tanh(x / soft_cap); with `causal` a token attends to no later one. `qk_norm` norms the query and the
-    key of each head. The MLP of a layer is down(activation(gate) * up) if `gated`, else down(activation(up)). `biases`
-    names the linear parts that have one.
+    key of each head, and with `whole_qk_norm` those of all heads as one vector. The MLP of a layer is
+    down(activation(gate) * up) if `gated`, else down(activation(up)). `biases` names the linear parts that have one.
 
     `max_tokens` is the longest sequence that the positions allow. The first token's row in the table of learned
     positions is `position_offset`; None if there is no table. `token_types` is the size of the table of types; 0 if
@@ -185,6 +188,7 @@ class EncoderSpec:
     embedding_size: int
     causal: bool = False
     qk_norm: bool = False
+    whole_qk_norm: bool = False
     soft_cap: float | None = None
     relative_bias: RelativeBias | Alibi | Disentangled | None = None
     gated: bool = False
@@ -211,6 +215,17 @@ class EncoderSpec:
     @property
     def qkv_size(self) -> int:
         return self.query_size + 2 * self.key_size
+
+    @property
+    def qk_norm_sizes(self) -> dict[str, int]:
+        """The sizes of the norms of queries and keys; empty if there are none."""
+        sizes = (self.query_size, self.key_size) if self.whole_qk_norm else (self.head_size, self.head_size)
+        return dict(zip(("query_norm", "key_norm"), sizes, strict=True)) if self.qk_norm else {}
+
+    @property
+    def norm_of_heads(self) -> Norm:
+        """The kind of the norms of queries and keys: those of single heads have no bias."""
+        return self.norm if self.whole_qk_norm else replace(self.norm, bias=False)
 
     @property
     def rotaries(self) -> tuple[Rotary, ...]:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from bei.architectures.spec import LINEARS, POST, SANDWICH, PoolingMode
+from bei.architectures.spec import LINEARS, NormPlace, PoolingMode
 
 Encoder = c_void_p
 
@@ -14,7 +14,7 @@ PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU = range(4)
 MODES: dict[str, int] = {mode: number for number, mode in enumerate(get_args(PoolingMode))}
-LAYER_NORMS = (*SANDWICH[:2], POST[0], *SANDWICH[2:], POST[1], "query_norm", "key_norm")
+LAYER_NORMS = (*get_args(NormPlace), "query_norm", "key_norm")
 ERRORS = {1: "the batch does not fit the model", 2: "out of memory", 3: "an exception that it does not know"}
 
 

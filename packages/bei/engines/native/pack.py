@@ -2,7 +2,6 @@
 adjacent."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 import ml_dtypes
@@ -74,8 +73,7 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
         yield "embeddings.norm", spec.norm
     for i, layer in enumerate(spec.layers):
         yield from ((f"layers.{i}.{place}", spec.norm) for place in layer.norms)
-        if spec.qk_norm:
-            yield from ((f"layers.{i}.{part}", replace(spec.norm, bias=False)) for part in ("query_norm", "key_norm"))
+        yield from ((f"layers.{i}.{part}", spec.norm_of_heads) for part in spec.qk_norm_sizes)
     if spec.final_norm:
         yield "final_norm", spec.norm
     for name, head_layer in head_layers(spec):

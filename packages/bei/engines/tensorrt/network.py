@@ -141,7 +141,10 @@ class Network:
             return self._linear(f"layers.{i}.{part}", x, part in spec.biases)
 
         context = self._attention(i, linear("qkv", norm("attention_in", x)))
-        x = norm("attention_end", g.add(x, norm("attention_out", linear("out", context))))
+        added = norm("attention_out", linear("out", context))
+        if "attention_again" in norms:
+            added = norm("attention_again", g.add(x, added))
+        x = norm("attention_end", g.add(x, added))
         inner = linear("up", norm("ffn_in", x))
         if spec.gated:
             half = spec.intermediate_size
@@ -155,10 +158,12 @@ class Network:
         """float32[T, qkv_size] → float32[T, heads * size]"""
         g, spec, of = self._g, self._spec, self._spec.layers[i]
         ends = np.cumsum([0, spec.query_size, spec.key_size, spec.key_size])
-        parts = (g.columns(qkv, int(a), int(b)) for a, b in pairwise(ends))
-        q, k, v = (g.reshape(part, (-1, part.shape[-1] // spec.head_size, spec.head_size)) for part in parts)
-        if spec.qk_norm:
-            q, k = (self._norm(spec.norm, f"layers.{i}.{name}_norm", x) for name, x in (("query", q), ("key", k)))
+        q, k, v = (g.columns(qkv, int(a), int(b)) for a, b in pairwise(ends))
+        if spec.whole_qk_norm:
+            q, k = self._qk_normed(i, q, k)
+        q, k, v = (g.reshape(part, (-1, part.shape[-1] // spec.head_size, spec.head_size)) for part in (q, k, v))
+        if spec.qk_norm and not spec.whole_qk_norm:
+            q, k = self._qk_normed(i, q, k)
         if of.rotary is not None:
             q, k = (self._rotated(of.rotary, x) for x in (q, k))
         q = g.multiply(q, spec.attention_scale)
@@ -168,6 +173,10 @@ class Network:
         else:
             context = self._padded_attention(q, k, v, of.window)
         return g.cast(g.reshape(context, (-1, spec.query_size)), "float32")
+
+    def _qk_normed(self, i: int, *qk: Node) -> list[Node]:
+        names = (f"layers.{i}.{name}" for name in self._spec.qk_norm_sizes)
+        return [self._norm(self._spec.norm_of_heads, name, x) for name, x in zip(names, qk, strict=True)]
 
     def _padded_attention(self, q: Node, k: Node, v: Node, window: int | None) -> Node:
         g, spec = self._g, self._spec

@@ -24,7 +24,7 @@ from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.linear import ACTIVATIONS, Product, read_linear, spare_rows
-from bei.engines.torch.norm import HeadNorms, NormLayer
+from bei.engines.torch.norm import HeadNorms, NormLayer, WholeNorms
 from bei.engines.torch.varlen import Varlen
 from bei.engines.torch.weights import Weights
 
@@ -142,10 +142,13 @@ class _Layer:
         def norm(place: NormPlace) -> NormLayer | None:
             return _norm(spec, weights, i, place)
 
-        self._after_attention = _Norms(norm("attention_out"), norm("attention_end"), norm("ffn_in"))
+        self._after_attention = _Norms(
+            norm("attention_out"), norm("attention_end"), norm("ffn_in"), norm("attention_again")
+        )
         next_in = _norm(spec, weights, i + 1, "attention_in")
         self._after_ffn = _Norms(norm("ffn_out"), norm("ffn_end"), next_in)
-        self._head_norms = HeadNorms(spec, weights, i) if spec.qk_norm else None
+        norms = WholeNorms if spec.whole_qk_norm else HeadNorms
+        self._head_norms = norms(spec, weights, i) if spec.qk_norm else None
         self._position_scores = None
         if positions is not None and isinstance(spec.relative_bias, Disentangled):
             qk, _ = self._split(self._qkv(positions.to(self._dtype)))
@@ -182,11 +185,13 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Norms:
-    """The norms where the residual is added: of the addend, of the sum, and of the input of the next product."""
+    """The norms where the residual is added: of the addend, of the sum, of the input of the next product, and of the
+    sum to which the residual is added again."""
 
     added: NormLayer | None
     end: NormLayer | None
     before: NormLayer | None
+    again: NormLayer | None = None
 
 
 def _norm(spec: EncoderSpec, weights: Weights, layer: int, place: NormPlace) -> NormLayer | None:
@@ -206,7 +211,8 @@ _normed = fused(_read)
 @fused
 def _joined(x: Tensor, added: Tensor, norms: _Norms, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The sum of residual and addend, float32[T, hidden], and the input of the next product."""
-    x = x + (added if norms.added is None else norms.added(added.float()))
+    added = added if norms.added is None else norms.added(added.float())
+    x = x + (added if norms.again is None else norms.again(x + added))
     x = x if norms.end is None else norms.end(x)
     return x, _read(x, norms.before, dtype)
 
@@ -219,7 +225,7 @@ def _gated(inner: Tensor, activation: Activation) -> Tensor:
 
 
 @fused
-def _rotated(x: Tensor, norms: HeadNorms | None, cos_sin: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _rotated(x: Tensor, norms: HeadNorms | WholeNorms | None, cos_sin: Tensor | None, dtype: torch.dtype) -> Tensor:
     """[T, heads, size], normed, and rotated by the row of each token in `cos_sin`."""
     x = x.float() if norms is None else norms(x.float())
     if cos_sin is not None:

@@ -21,9 +21,20 @@ class NormLayer:
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._norm.eps)
 
 
+class WholeNorms:
+    """The norms of a layer's queries and keys, each over all of its heads. x: float32[T, heads + kv_heads, size]"""
+
+    def __init__(self, spec: EncoderSpec, weights: Weights, layer: int):
+        self._heads = (spec.heads, spec.kv_heads)
+        self._norms = [NormLayer(spec.norm_of_heads, weights, f"layers.{layer}.{part}") for part in spec.qk_norm_sizes]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parts = zip(self._norms, x.split(self._heads, 1), strict=True)
+        return torch.cat([norm(part.flatten(1)).view_as(part) for norm, part in parts], 1)
+
+
 class HeadNorms:
-    """The norms of a layer's queries and keys, each with its own weights. x: float32[T, heads + kv_heads, size], query
-    heads first; the norm is over the last axis."""
+    """The same, of each head; the norm is over the last axis."""
 
     def __init__(self, spec: EncoderSpec, weights: Weights, layer: int):
         query, key = (weights.exact(f"layers.{layer}.{part}_norm.weight") for part in ("query", "key"))

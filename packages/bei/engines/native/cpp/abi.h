@@ -39,11 +39,11 @@ typedef struct {
   BeiNorm norm;
 } BeiHeadLayer;
 
-// Norms stand where architectures/spec.py says. `window` is the largest distance that is seen, and `rotary` the number of
+// Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their size. `window` is the largest distance that is seen, and `rotary` the number of
 // the layer's table; negative for none.
 typedef struct {
   BeiLinear qkv, out, up, down;
-  BeiNorm attention_in, attention_out, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
+  BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
   int32_t window, rotary;
 } BeiLayer;
 

@@ -34,7 +34,7 @@ class LayerSteps {
   void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
     const MatrixView<Stored> context{states.context.row(first), states.context.stride};
-    add_to_x(states, layer.out, layer.attention_out, context, first, row_count, scratch);
+    add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
     normalize_x(states, layer.attention_end, first, row_count);
     const MatrixView<Operand> operands = inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch);
     const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
@@ -52,7 +52,7 @@ class LayerSteps {
                [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
       }
     });
-    add_to_x(states, layer.down, layer.ffn_out, inner, first, row_count, scratch);
+    add_to_x(states, layer.down, layer.ffn_out, BeiNorm{}, inner, first, row_count, scratch);
     normalize_x(states, layer.ffn_end, first, row_count);
   }
 
@@ -62,15 +62,14 @@ class LayerSteps {
   }
 
  private:
-  // Norm and rotate the heads of one token.
+  // Norm and rotate the heads of one token. A norm is of each head, or of all of them.
   void norm_and_rotate(const States<P>& states, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x,
                        int heads) const {
     const int size = layer.rotary < 0 ? 0 : model_.rotary_sizes[layer.rotary];
     const float* cos_sin = size ? states.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size : nullptr;
-    for (int head = 0; head < heads; head++, x += model_.head_size) {
-      if (norm.weight) rms_norm(norm, x, x);
-      if (cos_sin) rotate(x, cos_sin, size / 2);
-    }
+    const int width = heads * model_.head_size;
+    for (int at = 0; norm.weight && at < width; at += norm.size) normalize(norm, x + at, x + at);
+    for (int at = 0; cos_sin && at < width; at += model_.head_size) rotate(x + at, cos_sin, size / 2);
   }
 
   // Rows of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
@@ -87,15 +86,20 @@ class LayerSteps {
     return operands;
   }
 
+  // x += y; rows are padded to whole vectors.
+  static void add(float* x, const float* y, int n) {
+    for_vectors(n, [&](int i, int) { store(x + i, load(x + i) + load(y + i)); });
+  }
+
   static void raise(float* peaks, const float* x, int n) {
     for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
-  // x += norm(a * weights).
-  void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const MatrixView<Stored>& a,
-                int first, int row_count, Scratch& scratch) const {
+  // x += norm(a * weights), or x += again(x + norm(a * weights)); each norm may be missing.
+  void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
+                const MatrixView<Stored>& a, int first, int row_count, Scratch& scratch) const {
     const MatrixView<Operand> operands = as_operands(a, weights, row_count, scratch.inner_operands);
-    if (!norm.weight) {
+    if (!norm.weight && !again.weight) {
       return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
         float* x = states.x.row(first + row) + column;
         store(x, load(x) + v);
@@ -105,9 +109,13 @@ class LayerSteps {
     linear(weights, operands, row_count, scratch,
            [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
     for (int row = 0; row < row_count; row++) {
-      normalize(norm, outputs.row(row), outputs.row(row));
-      float* x = states.x.row(first + row);
-      for_vectors(norm.size, [&](int j, int) { store(x + j, load(x + j) + load(outputs.row(row) + j)); });
+      float *added = outputs.row(row), *x = states.x.row(first + row);
+      if (norm.weight) normalize(norm, added, added);
+      if (again.weight) {
+        add(added, x, weights.outputs);
+        normalize(again, added, added);
+      }
+      add(x, added, weights.outputs);
     }
   }
 

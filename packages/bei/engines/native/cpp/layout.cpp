@@ -38,6 +38,7 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Layer, down),
     BEI_FIELD(Layer, attention_in),
     BEI_FIELD(Layer, attention_out),
+    BEI_FIELD(Layer, attention_again),
     BEI_FIELD(Layer, attention_end),
     BEI_FIELD(Layer, ffn_in),
     BEI_FIELD(Layer, ffn_out),

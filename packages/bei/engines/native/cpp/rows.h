@@ -40,7 +40,8 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<u
 }
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias. x and y may be the same row.
-inline void layer_norm(const BeiNorm& norm, const float* x, float* y) {
+template <class S, class T>
+inline void layer_norm(const BeiNorm& norm, const S* x, T* y) {
   const int n = norm.size;
   F sums = zero();
   for_vectors(n, [&](int i, int lanes) { sums = sums + load_lanes(x + i, lanes); });
@@ -72,7 +73,8 @@ inline void rms_norm(const BeiNorm& norm, const S* x, T* y) {
   });
 }
 
-inline void normalize(const BeiNorm& norm, const float* x, float* y) {
+template <class S, class T>
+inline void normalize(const BeiNorm& norm, const S* x, T* y) {
   norm.rms ? rms_norm(norm, x, y) : layer_norm(norm, x, y);
 }
 
