@@ -27,6 +27,7 @@ import uvloop
 
 from bei.errors import SetupError, address, why
 from bei.server import connections, protocol_sniffer
+from bei.server.rests import Rests
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]  # an ASGI application
 
@@ -160,13 +161,15 @@ def _exit(status: int, listener: socket.socket) -> None:
 
 
 class _Calls:
-    """An application that counts its unanswered calls."""
+    """An application that counts its unanswered calls, on a loop that rests."""
 
     def __init__(self, app: Application):
         self._app, self.open = app, 0
+        self._rests = Rests()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.open += 1
+        self._rests.look()
         try:
             await self._app(scope, receive, send)
         finally:

@@ -1,0 +1,68 @@
+"""A loop that never waits rests, so that the threads of the engine get the interpreter's lock."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvloop
+
+from bei.server import rests
+from bei.server.listen import _Calls
+
+BUSY = 0.05  # seconds
+
+
+async def answered(scope: Any, receive: Any, send: Any) -> None:
+    pass
+
+
+@pytest.fixture
+def slept(monkeypatch) -> list[float]:
+    seconds: list[float] = []
+    monkeypatch.setattr(rests.time, "sleep", seconds.append)
+    return seconds
+
+
+def calls_with(pause: Callable[[], Awaitable[None]], seconds: float = BUSY) -> int:
+    """Calls an application one time after another, with a pause between two calls; the number of the calls."""
+
+    async def run() -> int:
+        calls, number = _Calls(answered), 0
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await calls({}, None, None)
+            await pause()
+            number += 1
+        return number
+
+    return uvloop.run(run())
+
+
+def test_a_loop_that_always_has_work_rests(slept):
+    calls = calls_with(lambda: asyncio.sleep(0))
+    assert 1 <= len(slept) <= BUSY / rests._EVERY
+    assert len(slept) < calls
+    assert set(slept) == {rests._REST}
+
+
+def test_a_loop_that_waits_needs_no_rest(slept):
+    assert calls_with(lambda: asyncio.sleep(rests._EVERY / 2)) > 1
+    assert not slept
+
+
+def test_without_calls_nothing_looks(slept):
+    async def spin() -> None:
+        until = time.monotonic() + BUSY
+        while time.monotonic() < until:
+            await asyncio.sleep(0)
+
+    uvloop.run(spin())
+    assert not slept
+
+
+def test_where_waits_are_not_counted_each_look_ends_in_a_rest(slept, monkeypatch):
+    monkeypatch.setattr(rests, "_THIS_THREAD", None)
+    calls_with(lambda: asyncio.sleep(rests._EVERY / 2))
+    assert slept
