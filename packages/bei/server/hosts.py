@@ -29,7 +29,7 @@ class Hosts:
         if found is None:
             raise Malformed(f"the request's host is {short(host)}; send one `Host` header with a name and a port")
         name = found[1].lower().removesuffix(".")
-        if not (self._all or self._is_allowed(name) or _is_loopback(name)):
+        if not (self._all or _is_loopback(name) or self._is_allowed(name)):
             raise Misdirected(f"host {short(name)} is not served here; see --allowed-host")
 
     def _is_allowed(self, name: str) -> bool:
