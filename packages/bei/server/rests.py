@@ -2,6 +2,7 @@
 
 A loop with work in every turn gives the lock back at each poll, for an instant that is too short for another thread to
 wake up in. The other thread asks for the lock only after it has waited a whole switch interval undisturbed (CPython,
+ceval_gil.c), so each poll puts that off. Figures: docs/design-notes.md, "A query beside a bulk".
 """
 
 import asyncio
