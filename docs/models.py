@@ -66,6 +66,11 @@ only modules of sentence-transformers and PyLate.
 that `native` refuses, in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or
 fp4, and `torch` the rest in bf16, fp16 or fp8. Neither has run on a GPU yet.
 
+A model without an encoder needs no architecture: a StaticEmbedding of sentence-transformers, or the layout of model2vec
+(`model_type: model2vec`), is a table with a row per token, and a vector is the mean of rows. The server computes it in
+its own process, in fp32 (engine `static`). Model2Vec's layout leaves out tokens that the vocabulary lacks, and cuts
+texts at its `max_length`; StaticEmbedding does neither.
+
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|
 {architectures}

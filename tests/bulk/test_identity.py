@@ -64,6 +64,7 @@ CHANGES = {
     "max_tokens": 5,
     "token_types": False,
     "lowercase": True,
+    "reading": "bare",
     "unknown_token": "x",
     "prompts": Prompts({"query": "the old "}),
     "dtype": "bfloat16",

@@ -10,7 +10,8 @@ from bei.architectures import families
 from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
 from bei.architectures.spec import EncoderSpec, HeadLayer
-from bei.checkpoint import own_code, weights
+from bei.architectures.static import STATIC
+from bei.checkpoint import own_code, static, weights
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
 from bei.checkpoint.m3 import M3
@@ -55,6 +56,10 @@ class Casing:
     handle_chinese_chars: bool | None = None
 
 
+Reading = Literal["with specials", "bare", "known"]
+"""Whether special tokens go around a text; `known`: tokens that the vocabulary lacks are left out, too."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """`tensors` maps our names (architectures/spec.py) to arrays; bfloat16 ones come as ml_dtypes.bfloat16.
@@ -65,7 +70,8 @@ class Checkpoint:
     an embedder's heads for sparse and token vectors.
     `labels` names the outputs of a classifier or tagger in their order; `scoring` turns outputs into scores.
     `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
-    `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json.
+    `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json. `reading`: the tokens
+    of a text that count.
     """
 
     name: str
@@ -91,6 +97,7 @@ class Checkpoint:
     max_terms: int | None = None
     truncation_side: Literal["left", "right"] = "right"
     casing: Casing = Casing()
+    reading: Reading = "with specials"
 
 
 _LONGEST_PROMPT = 1 << 14  # characters
@@ -177,7 +184,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
     parts = {**_weights(source, spec, served, task), **served.modules.tensors}
     weights.check_shapes(parts, spec)
     dimensions = read_size(folder, "truncate_dim")
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=name,
         revision=revision,
         folder=folder,
@@ -202,12 +209,27 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         casing=_casing(encoder),
         truncation_side=read_json(encoder / "tokenizer_config.json").get("truncation_side") or "right",
     )
+    return checkpoint if source.modules.static is None else _as_static(checkpoint, source.modules, max_num_tokens)
+
+
+def _as_static(checkpoint: Checkpoint, modules: Modules, max_num_tokens: int) -> Checkpoint:
+    """StaticEmbedding and Model2Vec read tokenizer.json alone, and put no special tokens around a text."""
+    return replace(
+        checkpoint,
+        max_tokens=min(checkpoint.spec.max_tokens, max_num_tokens),
+        added_specials=Specials(),
+        casing=Casing(),
+        truncation_side="right",
+        reading="known" if modules.static == "model2vec" else "bare",
+    )
 
 
 def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     """The content of the files, before the task is known."""
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
+    if modules.static is not None:
+        return _open_static(folder, modules)
     if not config:
         raise SetupError(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
@@ -232,6 +254,24 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     )
 
 
+def _open_static(folder: Path, modules: Modules) -> Source:
+    tokenizer_file = _tokenizer_file(folder, modules)
+    (table,) = static.table_of(modules.encoder, weights.stored_tensors(modules.encoder)).values()
+    config = static.config_of(table, tokenizer_file, model2vec=modules.static == "model2vec")
+    check_counts(config)
+    return Source(
+        folder=folder,
+        config=config,
+        modules=modules,
+        family=STATIC,
+        spec=STATIC.spec(config),
+        limits={},
+        tokenizer_file=tokenizer_file,
+        pooling=None,
+        template=None,
+    )
+
+
 def _task(source: Source, overrides: _Overrides) -> Task:
     colbert = architecture(source.config) == STANFORD_COLBERT or is_pylate(source.folder)
     has_template = source.template is not None
@@ -245,6 +285,8 @@ def _task(source: Source, overrides: _Overrides) -> Task:
 
 def _weights(source: Source, spec: EncoderSpec, served: Served, task: Task) -> weights.Parts:
     stored = weights.stored_tensors(source.modules.encoder)
+    if source.modules.static is not None:
+        stored = static.table_of(source.modules.encoder, stored)
     if task == "embedding" and source.modules.pooling is None:
         weights.tell_of_scores(stored, architecture(source.config))
     return weights.find(source.modules.encoder, stored, source.family, source.config, spec, served.own)

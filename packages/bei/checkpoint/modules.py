@@ -8,10 +8,20 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from bei.architectures.family import ScoreTokens
-from bei.architectures.spec import Activation, Dense, HeadLayer, LayerNorm, Log1pRelu, Normalize, Pooling, PoolingMode
+from bei.architectures.spec import (
+    MEAN,
+    Activation,
+    Dense,
+    HeadLayer,
+    LayerNorm,
+    Log1pRelu,
+    Normalize,
+    Pooling,
+    PoolingMode,
+)
 from bei.checkpoint.tensors import Tensor, scan
 from bei.errors import SetupError, one_line, short, why
 
@@ -45,6 +55,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
+Static = Literal["StaticEmbedding", "model2vec"]
 _LIBRARIES = ("sentence_transformers.", "pylate.")
 _FEATURES = ("sentence_embedding", "token_embeddings")
 _LENGTH_FILES = tuple(
@@ -59,7 +70,8 @@ class Modules:
 
     Layers before the pooling, or all layers if there is none, are the `token_head`. `sparse`: the head of the encoder's
     masked language model comes first. `mask`: the folder of a MultiVectorMask. `score_tokens`: the tokens of a language
-    model whose logits are the score. `saved_as` is the class of sentence-transformers that saved the folder.
+    model whose logits are the score. `saved_as` is the class of sentence-transformers that saved the folder. `static`:
+    there is no encoder but a table of token vectors, in the layout of sentence-transformers or of Model2Vec.
     """
 
     encoder: Path
@@ -71,6 +83,7 @@ class Modules:
     mask: Path | None = None
     score_tokens: ScoreTokens | None = None
     saved_as: str | None = None
+    static: Static | None = None
 
     @property
     def cross_encoder(self) -> bool:
@@ -109,42 +122,76 @@ def inside(folder: Path, name: Any, said_by: str) -> Path:
 
 def read_modules(folder: Path) -> Modules:
     """Follow modules.json. Raises SetupError for a module that is not supported."""
-    rows = [
-        (_kind(module["type"]), inside(folder, module["path"], "modules.json"))
-        for module in read_json(folder / "modules.json", list)
-    ]
-    saved_as = read_json(folder / "config_sentence_transformers.json").get("model_type")
-    encoder, pooling, sparse, mask, score_tokens = folder, None, False, None, None
-    layers: dict[str, list[HeadLayer]] = {"token_head": [], "head": []}
-    tensors: dict[str, tuple[Tensor, ...]] = {}
-    at = "token_head"
-    for kind, path in rows:
+    building = _Building(folder)
+    for module in read_json(folder / "modules.json", list):
+        building.take(_kind(module["type"]), inside(folder, module["path"], "modules.json"))
+    return building.modules()
+
+
+class _Building:
+    """Modules, collected in their order."""
+
+    def __init__(self, folder: Path):
+        self._saved_as = read_json(folder / "config_sentence_transformers.json").get("model_type")
+        self._encoder, self._static = folder, _own_layout(folder)
+        self._pooling = MEAN if self._static else None
+        self._sparse, self._at = False, "head" if self._static else "token_head"
+        self._mask: Path | None = None
+        self._score_tokens: ScoreTokens | None = None
+        self._layers: dict[str, list[HeadLayer]] = {"token_head": [], "head": []}
+        self._tensors: dict[str, tuple[Tensor, ...]] = {}
+
+    def take(self, kind: str, path: Path) -> None:
+        """Raises SetupError for a module that is not supported."""
         match kind:
             case "Transformer" | "MLMTransformer":
-                encoder = path
+                self._encoder = path
+            case "StaticEmbedding":
+                self._encoder, self._pooling, self._at, self._static = path, MEAN, "head", "StaticEmbedding"
             case "Pooling":
-                pooling, at = _pooling(path / "config.json"), "head"
+                self._pooling, self._at = _pooling(path / "config.json"), "head"
             case "SpladePooling":
-                saturation, pooling, sparse = *splade(**_splade_config(path / "config.json")), True
-                layers |= saturation
-            case "Dense" | "LayerNorm" | "Normalize":
-                _check_features(path / "config.json", pooled=at == "head", scores=saved_as == "CrossEncoder")
-                layer, own = _head_layer(kind, path, f"{at}.{len(layers[at])}")
-                layers[at].append(layer)
-                tensors |= own
+                saturation, self._pooling, self._sparse = *splade(**_splade_config(path / "config.json")), True
+                self._layers |= saturation
             case "MultiVectorMask":
-                mask = path
+                self._mask = path
             case "LogitScore":
-                score_tokens = _score_tokens(path / "config.json")
-            case "Dropout":
-                pass
-            case other:
-                raise SetupError(f"modules.json: module {short(other)} is not supported")
-    head = layers["head"]
-    while head and head[-1] == Normalize():
-        head.pop()  # each request chooses whether the last norm is applied
-    token_head = tuple(layers["token_head"])
-    return Modules(encoder, token_head, pooling, tuple(head), tensors, sparse, mask, score_tokens, saved_as)
+                self._score_tokens = _score_tokens(path / "config.json")
+            case _ if kind != "Dropout":
+                self._take_layer(kind, path)
+
+    def _take_layer(self, kind: str, path: Path) -> None:
+        if kind not in ("Dense", "LayerNorm", "Normalize"):
+            raise SetupError(f"modules.json: module {short(kind)} is not supported")
+        scores = self._saved_as == "CrossEncoder"
+        _check_features(path / "config.json", pooled=self._at == "head", scores=scores)
+        layers = self._layers[self._at]
+        layer, tensors = _head_layer(kind, path, f"{self._at}.{len(layers)}")
+        layers.append(layer)
+        self._tensors |= tensors
+
+    def modules(self) -> Modules:
+        head = self._layers["head"]
+        while head and head[-1] == Normalize():
+            head.pop()  # each request chooses whether the last norm is applied
+        return Modules(
+            encoder=self._encoder,
+            token_head=tuple(self._layers["token_head"]),
+            pooling=self._pooling,
+            head=tuple(head),
+            tensors=self._tensors,
+            sparse=self._sparse,
+            mask=self._mask,
+            score_tokens=self._score_tokens,
+            saved_as=self._saved_as,
+            static=self._static,
+        )
+
+
+def _own_layout(folder: Path) -> Static | None:
+    """Model2Vec's own layout has no modules.json."""
+    own = not (folder / "modules.json").exists() and read_json(folder / "config.json").get("model_type") == "model2vec"
+    return "model2vec" if own else None
 
 
 def splade(

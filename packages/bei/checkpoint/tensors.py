@@ -25,7 +25,8 @@ class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
     bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, and it is divided by `divisor`, in
     float32. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
-    product's inputs."""
+    product's inputs. `rows_of` has the number of each row on disk. Each row is multiplied by its number in
+    `factors`, in float32."""
 
     file: Path
     name: str
@@ -36,6 +37,8 @@ class Tensor:
     divisor: float = 1.0
     scale: "Tensor | None" = None
     input_scale: "Tensor | None" = None
+    rows_of: "Tensor | None" = None
+    factors: "Tensor | None" = None
 
     def rows(self, start: int, stop: int, less: int | None = None) -> "Tensor":
         """The rows from `start` to `stop`, as far as there are any."""
@@ -131,6 +134,8 @@ def _read(tensor: Tensor) -> np.ndarray:
     if tensor.divisor != 1:
         divided: np.ndarray = _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
         return divided
+    if tensor.rows_of is not None or tensor.factors is not None:
+        return _gathered(tensor)
     rows = _stored(tensor)
     if tensor.scale is not None:
         rows = rows.astype(np.float32) * _scales(tensor, tensor.scale)[:, None]
@@ -140,6 +145,20 @@ def _read(tensor: Tensor) -> np.ndarray:
         replace(tensor, start=tensor.less, less=None, shape=(1, *tensor.shape[1:]))
     )
     return lessened
+
+
+def _gathered(tensor: Tensor) -> np.ndarray:
+    """Raises SetupError for a row that the file does not have."""
+    with safe_open(tensor.file, "numpy") as opened:
+        rows: np.ndarray = opened.get_tensor(tensor.name)
+    if tensor.rows_of is not None:
+        places = _stored(tensor.rows_of)
+        if not np.issubdtype(places.dtype, np.integer) or places.min() < 0 or places.max() >= len(rows):
+            raise SetupError(
+                f"{tensor.file}: {tensor.rows_of.name} must be rows of {tensor.name}: 0 to {len(rows) - 1}"
+            )
+        rows = rows[places]
+    return rows if tensor.factors is None else rows * _stored(tensor.factors).astype(np.float32)[:, None]
 
 
 def _stored(tensor: Tensor) -> np.ndarray:

@@ -18,6 +18,7 @@ ENGINES = {
     "tensorrt": "bei.engines.tensorrt.engine:TensorRTEngine",
     "native": "bei.engines.native.engine:NativeEngine",
     "torch": "bei.engines.torch.engine:TorchEngine",
+    "static": "bei.engines.static:StaticEngine",
     "null": "bei.engines.null:NullEngine",
 }
 """The null engine answers nonsense; it is chosen only by its name."""
@@ -29,7 +30,7 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
     does not run."""
     options = _options(settings)
     refusals = []
-    for name in _fastest_first(options) if settings.engine == "auto" else (settings.engine,):
+    for name in _candidates(settings, checkpoint, options):
         try:
             engine = _class(name)(checkpoint, options)
         except SetupError as exc:
@@ -41,6 +42,15 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
         _warn_of_quantization(options.quantization, facts)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
+
+
+def _candidates(settings: ModelSettings, checkpoint: Checkpoint, options: EngineOptions) -> tuple[str, ...]:
+    """Raises SetupError for an engine that computes layers, if the model has none."""
+    if checkpoint.spec.layers:
+        return _fastest_first(options) if settings.engine == "auto" else (settings.engine,)
+    if settings.engine not in ("auto", "static", "null"):
+        raise SetupError(f"engine {settings.engine}: the model is a table of vectors without layers; leave it at auto")
+    return (settings.engine if settings.engine == "null" else "static",)
 
 
 def _options(settings: ModelSettings) -> EngineOptions:

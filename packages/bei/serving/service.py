@@ -75,12 +75,18 @@ class Service:
                 with logs.step(f"checkpoint {self.settings.public_repo}"):
                     checkpoint = sources.load(self.settings)
                 with logs.step("engine"):
-                    isolated = self._isolated
-                    engine = isolated.load(checkpoint) if isolated else choice.create(self.settings, checkpoint)
+                    engine = self._engine_of(checkpoint)
                 self.start(checkpoint, engine)
         except BaseException:
             self.readiness.state = "failed"
             raise
+
+    def _engine_of(self, checkpoint: Checkpoint) -> Engine:
+        """In a process of its own, unless the model has no layers: what an engine does then cannot crash."""
+        if self._isolated is not None and not checkpoint.spec.layers:
+            self._isolated.close()
+            self._isolated = None
+        return self._isolated.load(checkpoint) if self._isolated else choice.create(self.settings, checkpoint)
 
     def start(self, checkpoint: Checkpoint, engine: Engine) -> None:
         """Serves a checkpoint on an engine: the second half of `load`."""

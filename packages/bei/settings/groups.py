@@ -73,7 +73,7 @@ class ModelSettings(SourceSettings):
     route: Annotated[DefaultRoute | None, NO_ROW] = Field(
         None, description="The route that / and /invocations answer as. Unset: the first of the model's task."
     )
-    engine: Literal["auto", "tensorrt", "native", "torch", "null"] = Field(
+    engine: Literal["auto", "tensorrt", "native", "torch", "static", "null"] = Field(
         "auto", description="The engine that computes. auto takes the fastest that runs here."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(

@@ -22,6 +22,7 @@ from bei.tokenizer.library import (
     library_errors,
     load,
     mask_id,
+    unknown_id,
     vocabulary,
 )
 from bei.tokenizer.pairs import RenderedPair
@@ -94,6 +95,9 @@ class Tokenizer:
         types = checkpoint.token_types
         around = ends(self._library, checkpoint.added_specials)
         self._single, self._pair = (learn(self._library, texts, types=types).between(*around) for texts in (1, 2))
+        if checkpoint.reading != "with specials":
+            self._single, self._pair = self._single.bare(), self._pair.bare()
+        self._left_out = unknown_id(self._library) if checkpoint.reading == "known" else None
         self._vocab_size = checkpoint.spec.vocab_size
         self._reader = Reader(self._library, lowercase=checkpoint.lowercase, vocab_size=self._vocab_size)
         check_specials((self._single, self._pair), self._mask if self._late else 0, checkpoint.spec)
@@ -230,7 +234,7 @@ class Tokenizer:
         for text, most, direction in dict.fromkeys(wanted):
             groups.setdefault((most, direction), []).append(text)
         return {
-            (text, most, direction): ids
+            (text, most, direction): ids if self._left_out is None else ids[ids != self._left_out]
             for (most, direction), texts in groups.items()
             for text, ids in zip(texts, self._reader.ids(texts, most, direction), strict=True)
         }
