@@ -73,7 +73,7 @@ def load(checkpoint: Checkpoint, work: Path) -> tuple[dict[str, Engine], dict[st
                 started = time.perf_counter()
                 found[name] = kind(checkpoint, options(precision, quantization, work))
                 seconds.append(time.perf_counter() - started)
-            if quantization != "no_quant" and found[name].facts.precision != quantization:
+            if quantization != "no_quant" and found[name].facts.quantization != quantization:
                 raise SetupError(f"{quantization} is not available here")
             figures[name] = {"load_seconds": seconds, "device": found[name].facts.device}
         except SetupError as exc:

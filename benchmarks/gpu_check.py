@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from bei.checkpoint.load import Checkpoint, read
 from bei.engines.base import Batch, Engine
+from bei.engines.compute import Compute
 from bei.engines.tensorrt.engine import TensorRTEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.inputs import Inputs
@@ -144,12 +145,12 @@ class Checker:
             engine = KINDS[name](checkpoint, options("auto" if eight_bits else precision, quantization, self._work))
         except SetupError as exc:
             return None, str(exc)
-        return (engine, "") if engine.facts.precision == precision else (None, f"{precision} is not available here")
+        return (engine, "") if engine.facts.computes_in == precision else (None, f"{precision} is not available here")
 
 
 def _on_cpu(checkpoint: Checkpoint, batches: list[Batch]) -> np.ndarray:
     """The rows of the torch engine in float32, which the tests compare with transformers."""
-    model = Model(checkpoint.spec, Weights(checkpoint, torch.device("cpu"), torch.float32))
+    model = Model(checkpoint.spec, Weights(checkpoint, torch.device("cpu"), Compute("fp32")))
     with torch.inference_mode():
         every = [Inputs.of(batch, checkpoint.spec) for batch in batches]
         rows = [model(inputs, batch.row_kind).numpy() for inputs, batch in zip(every, batches, strict=True)]

@@ -48,7 +48,7 @@ PARTS: Mapping[str, Part] = {
         ("tests/engines/test_plan.py",),
     ),
     "scales": Part(
-        _of(f"{_BEI}/engines", "native/pack.py small_floats.py quantization.py"),
+        _of(f"{_BEI}/engines", "compute.py native/pack.py small_floats.py quantization.py"),
         (*_of("tests/engines", "test_scales.py test_quantization.py"), "tests/checkpoint/test_quantized.py"),
     ),
     "windows": Part(

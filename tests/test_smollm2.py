@@ -8,7 +8,7 @@ import transformers
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
-from bei.engines.quantization import Quantization
+from bei.engines.quantization import gpu_compute
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.peaks import input_peaks
 from bei.settings.block import QuantizationType
@@ -56,10 +56,9 @@ def test_quantized_rows_are_near(checkpoint, ids, asked, mean, least):
     """Of the network that TensorRT gets, computed by the interpreter; scales from other texts than those compared."""
     pytest.importorskip("tensorrt_rtx")
     texts, calibration = Batch.pack(ids[:20]), Batch.pack(ids[20:])
-    quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))
-    peaks = input_peaks(checkpoint, quantization.products, [calibration])
-    options = EngineOptions(precision="bf16")
-    rows = Interpreted(checkpoint, options, quantization=quantization, peaks=peaks).run(texts)
+    compute = gpu_compute("bf16", QuantizationType(asked), checkpoint, (12, 0))
+    peaks = input_peaks(checkpoint, compute.products, [calibration])
+    rows = Interpreted(checkpoint, EngineOptions(), compute=compute, peaks=peaks).run(texts)
     near = cosines(rows, TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(texts))
     assert near.mean() >= mean
     assert near.min() >= least

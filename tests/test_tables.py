@@ -17,11 +17,12 @@ from bei.architectures import families, spec
 from bei.architectures.family import ACTIVATIONS, HeadKind
 from bei.architectures.limits import check_types
 from bei.checkpoint import heads, modules, own_code, reranking, task, tensors
-from bei.engines import base
+from bei.engines import base, compute
 from bei.engines.choice import ENGINES
 from bei.engines.native import abi
+from bei.engines.tensorrt import products
 from bei.engines.tensorrt.inputs import _Inputs
-from bei.engines.torch import linear
+from bei.engines.torch import linear, weights
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.pooling import _Reduction
 from bei.serving.routes import ROUTES
@@ -195,12 +196,14 @@ def test_rerank_templates():
 
 
 def test_types_of_numbers():
-    precisions = set(get_args(base.Precision))
-    assert set(operations._DTYPES) == precisions
-    asked = of_setting("precision") - {"auto"}
-    assert set(abi.PRECISIONS) <= asked <= precisions
-    quantized = {kind.value for kind in QuantizationType if kind.value[:3] in NEEDS}
-    assert quantized == precisions - asked
+    dtypes, quantizations = set(get_args(compute.Dtype)), set(get_args(compute.Quantization)) - {"none"}
+    assert set(operations._DTYPES) == dtypes | quantizations
+    assert of_setting("precision") - {"auto"} == dtypes | {"int8"}
+    assert quantizations == {"int8"} | {kind.value for kind in QuantizationType if kind.value[:3] in NEEDS}
+    formats = {compute.Compute("fp32", name).format for name in quantizations}
+    assert dtypes | formats == set(get_args(compute.Operands))
+    assert set(abi.PRECISIONS) < set(get_args(compute.Operands))
+    assert set(products.NAMES) == set(weights._DTYPES) == dtypes
     assert {"float32", "float16", "bfloat16", "float8_e4m3fn"} == set(tensors._DTYPES.values())
 
 

@@ -184,7 +184,7 @@ def _facts(service: Service) -> dict[str, Any]:
         "max_tokens": checkpoint.max_tokens,
         "prompts": dict(checkpoint.prompts.texts),
     }
-    chosen = {"name": facts.name, "device": facts.device, "precision": facts.precision, "reason": facts.reason}
+    chosen = {"name": facts.name, "device": facts.device, "precision": facts.computes_in, "reason": facts.reason}
     return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
 
 

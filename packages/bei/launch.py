@@ -80,7 +80,7 @@ def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def engine_in_words(model: ServedModel) -> str:
     facts = model.engine.facts
-    return f"{facts.name}, {facts.precision} on {facts.device} ({facts.reason})"
+    return f"{facts.name}, {facts.computes_in} on {facts.device} ({facts.reason})"
 
 
 _SHOWN = 6

@@ -5,7 +5,6 @@ import base64
 import gzip
 import json
 import math
-import re
 import time
 from dataclasses import replace
 from typing import get_args
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from bei import api
-from bei.engines.base import Precision
+from bei.engines.compute import Dtype, Quantization
 from bei.engines.null import NullEngine
 from bei.serving.service import Service
 from bei.settings import Settings
@@ -142,12 +141,15 @@ def test_info_is_complete_for_tei_clients(service):
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
-def test_info_in_every_precision_of_an_engine(start_service, tiny_checkpoint, precision):
+@pytest.mark.parametrize("quantization", get_args(Quantization))
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_info_names_the_numbers_that_an_engine_computes_in(start_service, tiny_checkpoint, dtype, quantization):
     engine = NullEngine(tiny_checkpoint)
-    engine.facts = replace(engine.facts, precision=precision)
+    engine.facts = replace(engine.facts, precision=dtype, quantization=quantization)
     info = json.loads(call(start_service(engine), "/info", method="GET").body)
-    assert re.fullmatch("int8|b?float[0-9]+(_e[0-9]m[0-9]fn)?", info["model_dtype"])
+    plain = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
+    narrow = {"int8": "int8", "fp8": "float8_e4m3fn", "fp4": "float4_e2m1fn"}
+    assert info["model_dtype"] == narrow.get(quantization.split("_")[0], plain)
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
-from bei.engines.quantization import Quantization
+from bei.engines.compute import Compute
+from bei.engines.quantization import gpu_compute
 from bei.engines.small_floats import stored_fp8
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.peaks import input_peaks
@@ -64,19 +65,19 @@ def test_an_engine_without_eight_bits_computes_what_they_are_worth(folders):
 
 def test_one_with_them_takes_them_as_they_are(folders):
     stored, exact, by_rows = read(folders[0], "m"), read(folders[1], "m"), folders[2]
-    quantization = Quantization.of(QuantizationType.NO_QUANT, stored, (9, 0))
-    assert (quantization.name, quantization.format, len(quantization.products)) == ("fp8", "fp8", 12)
-    assert Quantization.of(QuantizationType.NO_QUANT, stored, (8, 0)) == Quantization()
-    weights = Weights(stored, torch.device("cpu"), torch.bfloat16, quantization.products)
-    for product in quantization.products:
+    compute = gpu_compute("bf16", QuantizationType.NO_QUANT, stored, (9, 0))
+    assert (compute.quantization, compute.format, len(compute.products)) == ("fp8", "fp8", 12)
+    assert gpu_compute("bf16", QuantizationType.NO_QUANT, stored, (8, 0)) == Compute("bf16")
+    weights = Weights(stored, torch.device("cpu"), compute)
+    for product in compute.products:
         name = f"{product}.weight"
         numbers, scales = weights.eight_bits(name)
         np.testing.assert_allclose(numbers.float() * scales[:, None], exact.tensors[name], rtol=1e-6)
         np.testing.assert_array_equal(stored_fp8(stored.tensors, name)[1], scales)
     texts = [Batch.pack(sequences())]
-    peaks = input_peaks(stored, quantization.products, texts)
+    peaks = input_peaks(stored, compute.products, texts)
     if by_rows:
-        assert peaks == input_peaks(exact, quantization.products, texts), "as seen: the checkpoint states none"
+        assert peaks == input_peaks(exact, compute.products, texts), "as seen: the checkpoint states none"
     else:
         assert list(peaks.values()) == pytest.approx([0.02 * 448] * 12), "the largest of those that a product has"
 

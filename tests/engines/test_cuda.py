@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
-from bei.engines.quantization import Quantization
+from bei.engines.compute import Compute
+from bei.engines.quantization import gpu_compute
 from bei.engines.torch import encoder, fused, varlen
-from bei.engines.torch.engine import TorchEngine, _beside_fp8
+from bei.engines.torch.engine import TorchEngine, _quantized
 from bei.engines.torch.graphs import Graphs, bucket, fill
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.linear import Float8Linear
@@ -28,6 +29,7 @@ from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import FAMILIES, random_model, save
 
 FP32 = EngineOptions(precision="fp32", threads=1)
+EXACT = Compute("fp32")
 IN_ONE_KERNEL = [name for name in FAMILIES if name not in ("mpnet", "deberta-v2", "jina_bert", "gemma2")]
 
 
@@ -65,8 +67,8 @@ def _eight(spec):
     return replace(spec, head_size=16)
 
 
-def model_of(checkpoint, dtype=torch.float32, float8=()) -> Model:
-    return Model(checkpoint.spec, Weights(checkpoint, torch.device("cpu"), dtype, float8))
+def model_of(checkpoint, compute=EXACT) -> Model:
+    return Model(checkpoint.spec, Weights(checkpoint, torch.device("cpu"), compute))
 
 
 @pytest.mark.parametrize("family", IN_ONE_KERNEL)
@@ -149,11 +151,11 @@ def test_products_of_eight_bits():
 def test_eight_bits_are_near(tmp_path, family, asked):
     random = random_model(family, hidden_size=128, intermediate_size=256, num_attention_heads=2)
     checkpoint, batch = read(save(tmp_path, random), "m"), Batch.pack(sequences())
-    float8 = Quantization.of(QuantizationType(asked), checkpoint, (9, 0)).products
+    compute = gpu_compute("bf16", QuantizationType(asked), checkpoint, (9, 0))
     inputs = Inputs.of(batch, checkpoint.spec)
     exact = TorchEngine(checkpoint, FP32).run(batch)
     with torch.inference_mode():
-        rows = model_of(checkpoint, torch.bfloat16, float8)(inputs, "pooled").numpy()
+        rows = model_of(checkpoint, compute)(inputs, "pooled").numpy()
     assert (
         cosines(inputs.layout.unsorted(rows, "pooled"), exact).min() >= 0.95
     )  # of random weights, which forgive little; test_smollm2.py has real ones
@@ -222,7 +224,17 @@ def test_without_a_compiler_it_runs_unfused(monkeypatch, caplog):
     assert caplog.text.count("runs unfused") == 1
 
 
-def test_fp8_computes_beside_bf16():
-    assert _beside_fp8("auto") == "bf16"
+def test_fp8_computes_beside_bf16(tiny_checkpoint, one_kernel):
+    options = EngineOptions(quantization=QuantizationType.FP8)
+    for dtype in ("bf16", "fp16"):  # the GPU's choice
+        found = _quantized(dtype, tiny_checkpoint, options)
+        assert (found.dtype, found.format) == ("bf16", "fp8")
     with pytest.raises(SetupError, match="beside bf16, not fp16"):
-        _beside_fp8("fp16")
+        _quantized("fp16", tiny_checkpoint, replace(options, precision="fp16"))
+    assert _quantized("fp16", tiny_checkpoint, EngineOptions(precision="fp16")) == Compute("fp16")
+
+
+def test_fp4_is_the_tensorrt_engine_s(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10, 0))
+    with pytest.raises(SetupError, match="fp4 is the tensorrt engine's"):
+        _quantized("bf16", tiny_checkpoint, EngineOptions(quantization=QuantizationType.FP4_MLP_ONLY))

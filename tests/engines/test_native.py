@@ -274,6 +274,8 @@ def test_a_compiler_that_fails_is_named(tiny_checkpoint, tmp_path, monkeypatch):
 
 def test_precisions(tiny_checkpoint, engine, native_cache):
     assert NativeEngine(tiny_checkpoint, EngineOptions(cache_dir=native_cache)).facts.precision == "bf16"
+    found = engine("int8").facts
+    assert (found.precision, found.quantization, found.computes_in) == ("bf16", "int8", "int8")
     with pytest.raises(SetupError, match="fp16 needs a GPU"):
         engine("fp16")
     with pytest.raises(SetupError, match="int8 needs the native engine"):

@@ -12,14 +12,17 @@ import pytest
 
 from bei.engines import plan
 from bei.engines.base import Calibration, EngineOptions
+from bei.engines.compute import Compute
 from bei.engines.native import engine as native
 from bei.engines.native.isa import LEVELS
-from bei.engines.quantization import Quantization
 from bei.engines.tensorrt import engine as tensorrt
+from bei.engines.tensorrt.build import Recipe
 from bei.engines.tensorrt.execution import GPU
 from bei.errors import SetupError
 
 ARRAYS = {"a": np.arange(3, dtype=np.float32), "b": np.ones((2, 5), np.int8), "c": np.array(7, np.int64)}
+
+BF16, INT8 = Compute("bf16"), Compute("bf16", "int8", ("layers.0.up",))
 
 
 @pytest.fixture
@@ -157,48 +160,48 @@ def check_name(identity: Identity) -> None:
 
 @pytest.fixture
 def native_key(identity, monkeypatch):
-    def key(precision="bf16", isa=LEVELS[0], **changed) -> str:
+    def key(compute=BF16, isa=LEVELS[0], **changed) -> str:
         identity.changed(**changed)
         identity.checkpoint.spec = identity.spec
         monkeypatch.setattr(native, "__version__", identity.version)
-        native._plan(identity.checkpoint, precision, isa, "library", identity.folder)
+        native._plan(identity.checkpoint, compute, isa, "library", identity.folder)
         return identity.calls[-1][1]
 
     return key
 
 
 def test_what_changes_a_plan_of_the_native_engine_changes_its_key(identity, native_key, monkeypatch):
-    keys = [native_key(), native_key("int8"), native_key(isa=LEVELS[1])]
+    keys = [native_key(), native_key(INT8), native_key(replace(INT8, products=())), native_key(isa=LEVELS[1])]
     keys += [native_key(**{name: "other"}) for name in ("fingerprint", "spec", "sources", "version")]
     monkeypatch.setattr(native.library, "OPTIONS", ("-O1",))
     keys.append(native_key())
-    assert len(set(keys)) == 8
+    assert len(set(keys)) == 9
     assert native_key() == keys[-1], "and nothing else does"
     check_name(identity)
 
 
-@pytest.mark.parametrize(("precision", "peaks"), [("int8", "peaks"), ("bf16", {}), ("fp32", {})])
-def test_peaks_are_seen_for_int8_only(identity, native_key, monkeypatch, precision, peaks):
+@pytest.mark.parametrize(("compute", "peaks"), [(INT8, "peaks"), (BF16, {}), (Compute("fp32"), {})])
+def test_peaks_are_seen_for_int8_only(identity, native_key, monkeypatch, compute, peaks):
     monkeypatch.setattr(native.library, "layouts", lambda loaded: f"layouts of the {loaded}")
     asked = ("library", "layouts of the library", identity.folder)
     monkeypatch.setattr(native, "input_peaks", lambda *of: "peaks" if of[1:] == asked else of)
     monkeypatch.setattr(native, "pack_checkpoint", lambda *of: of)
-    native_key(precision)
-    assert identity.calls[0][2]() == (identity.checkpoint, precision, asked[1], peaks)
+    native_key(compute)
+    assert identity.calls[0][2]() == (identity.checkpoint, compute, asked[1], peaks)
 
 
 L4 = GPU("L4", (8, 9), "580")
-FP8 = Quantization("fp8", "fp8", ("layers.0.up",))
-NOTHING, UNSAID = Quantization(), Calibration()
+FP8 = Recipe("spec", Compute("bf16", "fp8", ("layers.0.up",)), (), all_seen=True)
+NOTHING, UNSAID = replace(FP8, compute=BF16), Calibration()
 
 
 @pytest.fixture
 def tensorrt_key(identity, monkeypatch):
-    def key(recipe="recipe", quantization=FP8, calibration=UNSAID, here=L4, api="TensorRT 1", **changed) -> str:
+    def key(recipe=FP8, calibration=UNSAID, here=L4, api="TensorRT 1", **changed) -> str:
         identity.changed(**changed)
         monkeypatch.setattr(tensorrt, "__version__", identity.version)
         options = EngineOptions(calibration=calibration)
-        arguments = (SimpleNamespace(name=api), identity.checkpoint, recipe, quantization, options, here)
+        arguments = (SimpleNamespace(name=api), identity.checkpoint, recipe, options, here)
         assert tensorrt._plan(*arguments, identity.folder) == "the plan"
         return identity.calls[-1][1]
 
@@ -206,20 +209,21 @@ def tensorrt_key(identity, monkeypatch):
 
 
 def test_what_changes_a_plan_of_tensorrt_changes_its_key(identity, tensorrt_key):
-    keys = [tensorrt_key(), tensorrt_key("other"), tensorrt_key(quantization=replace(FP8, products=()))]
+    keys = [tensorrt_key(), tensorrt_key(replace(FP8, spec="other")), tensorrt_key(NOTHING)]
+    keys += [tensorrt_key(replace(FP8, compute=replace(FP8.compute, products=())))]
     keys += [tensorrt_key(calibration=Calibration(texts=1)), tensorrt_key(api="TensorRT 2")]
     keys += [
         tensorrt_key(here=here)
         for here in (GPU("L40", (8, 9), "580"), GPU("L4", (9, 0), "580"), GPU("L4", (8, 9), "590"))
     ]
     keys += [tensorrt_key(**{name: "other"}) for name in ("fingerprint", "sources", "version")]
-    assert len(set(keys)) == 11
+    assert len(set(keys)) == 12
     assert tensorrt_key() == keys[-1]
     check_name(identity)
 
 
 def test_calibration_is_no_part_of_a_plan_without_quantization(tensorrt_key):
-    keys = {tensorrt_key(quantization=NOTHING, calibration=Calibration(texts=n)) for n in (1, 2)}
+    keys = {tensorrt_key(NOTHING, calibration=Calibration(texts=n)) for n in (1, 2)}
     assert len(keys) == 1
 
 
@@ -234,23 +238,24 @@ def test_a_plan_is_built_with_what_was_learned_on_the_same_gpu(identity, tensorr
     monkeypatch.setattr(tensorrt, "build", build)
     monkeypatch.setattr(tensorrt, "calibration_batches", lambda checkpoint, calibration: calibration.texts)
     monkeypatch.setattr(tensorrt, "input_peaks", lambda checkpoint, products, batches: {products: batches})
+    other = replace(FP8, spec="other")
     wanted = [
         {},
-        {"recipe": "other"},
-        {"quantization": NOTHING},
+        {"recipe": other},
+        {"recipe": NOTHING},
         {"here": replace(L4, driver="590")},
         {"api": "TensorRT 2"},
     ]
     for of in wanted:
         tensorrt_key(**of)
         assert list(identity.calls[-1][2]()) == [("plan", "content")]
-    of_fp8 = {FP8.products: 1024}
+    of_fp8 = {FP8.compute.products: 1024}
     assert [build[2:] for build in builds] == [
-        ("recipe", of_fp8, b""),
-        ("other", of_fp8, b"learned 1"),
-        ("recipe", {}, b"learned 2"),
-        ("recipe", of_fp8, b""),
-        ("recipe", of_fp8, b""),
+        (FP8, of_fp8, b""),
+        (other, of_fp8, b"learned 1"),
+        (NOTHING, {}, b"learned 2"),
+        (FP8, of_fp8, b""),
+        (FP8, of_fp8, b""),
     ]
     assert [build[:2] for build in builds[3:]] == [
         ("TensorRT 1", identity.checkpoint),

@@ -9,9 +9,9 @@ import pytest
 
 from bei.checkpoint.load import read
 from bei.engines import choice
-from bei.engines.base import Precision
+from bei.engines.compute import Compute, Dtype, Quantization
 from bei.engines.null import NullEngine
-from bei.engines.quantization import Quantization, fast_precision
+from bei.engines.quantization import fast_dtype, gpu_compute
 from bei.errors import SetupError
 from bei.settings import Settings
 from bei.settings.block import QuantizationType
@@ -30,7 +30,7 @@ class OnGPU(NullEngine):
 
     def __init__(self, checkpoint, options):
         super().__init__(checkpoint)
-        self.facts = replace(self.facts, precision=str(options.quantization))
+        self.facts = replace(self.facts, quantization=str(options.quantization).replace("no_quant", "none"))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_no_cpu_stands_in_for_a_gpu_that_lacks_it(tiny_checkpoint, monkeypatch, 
     def ampere(name):
         if name == "native":
             return NullEngine
-        return lambda checkpoint, options: Quantization.of(options.quantization, checkpoint, (8, 0))
+        return lambda checkpoint, options: gpu_compute("bf16", options.quantization, checkpoint, (8, 0))
 
     monkeypatch.setattr(choice, "_class", ampere)
     with pytest.raises(SetupError, match=r"FP8 quantization is only supported on L4, H100.*; this GPU has 80"):
@@ -77,23 +77,44 @@ def test_what_runs_in_fewer_bits(tmp_path):
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
     checkpoint = read(save(tmp_path, random_model("llama", **sizes)), "m")
     asked = (QuantizationType.FP8, QuantizationType.FP8_KV, QuantizationType.FP4_MLP_ONLY)
-    of = [Quantization.of(kind, checkpoint, (10, 0)) for kind in asked]
-    assert [(q.name, q.format, len(q.products)) for q in of] == [
+    of = [gpu_compute("bf16", kind, checkpoint, (10, 0)) for kind in asked]
+    assert [(c.quantization, c.format, len(c.products)) for c in of] == [
         ("fp8", "fp8", 12),
         ("fp8_kv", "fp8", 12),
         ("fp4_mlp_only", "fp4", 6),
     ]
-    assert fast_precision(checkpoint, (9, 0)) == "bf16"
-    assert fast_precision(checkpoint, (7, 5)) == "fp16"
+    assert fast_dtype(checkpoint, (9, 0)) == "bf16"
+    assert fast_dtype(checkpoint, (7, 5)) == "fp16"
 
 
-def test_every_precision_that_can_be_asked_for_has_its_name(tmp_path):
-    checkpoint = read(save(tmp_path, random_model("bert")), "m")
-    names = set(get_args(Settings.model_fields["precision"].annotation)) - {"auto"}
+def test_every_quantization_that_can_be_asked_for_is_one_of_an_engine(tiny_checkpoint):
+    found = {"int8"}
     for kind in QuantizationType:
         with suppress(SetupError):
-            names.add(Quantization.of(kind, checkpoint, (12, 0)).name)
-    assert names - {None} == set(get_args(Precision))
+            found.add(gpu_compute("bf16", kind, tiny_checkpoint, (12, 0)).quantization)
+    assert found == set(get_args(Quantization))
+
+
+def test_only_the_products_of_a_quantization_have_its_numbers():
+    compute = Compute("fp16", "fp8_mlp_only", ("layers.0.up",))
+    assert (compute.format, compute.operands("layers.0.up"), compute.operands("layers.0.out")) == ("fp8", "fp8", "fp16")
+    plain = Compute("bf16")
+    assert (plain.quantization, plain.format, plain.operands("layers.0.up")) == ("none", "bf16", "bf16")
+
+
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_a_quantization_leaves_the_dtype_as_it_is(tiny_checkpoint, dtype):
+    for kind in (QuantizationType.NO_QUANT, QuantizationType.FP4):
+        assert gpu_compute(dtype, kind, tiny_checkpoint, (10, 0)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "said"),
+    [("bf16", "none", "bf16"), ("bf16", "int8", "int8"), ("fp16", "fp4_kv", "fp4_kv")],
+)
+def test_what_an_engine_computes_in_is_said_in_one_word(dtype, quantization, said):
+    facts = replace(NullEngine.facts, precision=dtype, quantization=quantization)
+    assert facts.computes_in == said
 
 
 @pytest.mark.parametrize(
@@ -119,10 +140,10 @@ def test_every_precision_that_can_be_asked_for_has_its_name(tmp_path):
 def test_a_quantization_needs_its_gpu(tiny_checkpoint, asked, capability, refusal):
     kind = QuantizationType(asked)
     if refusal is None:
-        assert Quantization.of(kind, tiny_checkpoint, capability).name == asked
+        assert gpu_compute("bf16", kind, tiny_checkpoint, capability).quantization == asked
         return
     with pytest.raises(SetupError) as caught:
-        Quantization.of(kind, tiny_checkpoint, capability)
+        gpu_compute("bf16", kind, tiny_checkpoint, capability)
     assert str(caught.value) == f"quantization_type {asked}: {refusal}"
 
 
@@ -132,7 +153,7 @@ def with_sizes(checkpoint, **changed):
 
 def test_products_of_eight_bits_have_sizes_of_16(tiny_checkpoint):
     def parts(checkpoint, asked="fp8") -> set[str]:
-        products = Quantization.of(QuantizationType(asked), checkpoint, (9, 0)).products
+        products = gpu_compute("bf16", QuantizationType(asked), checkpoint, (9, 0)).products
         assert len(products) == 3 * len({name.split(".")[-1] for name in products})
         return {name.split(".")[-1] for name in products}
 
@@ -144,7 +165,7 @@ def test_products_of_eight_bits_have_sizes_of_16(tiny_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("stored", "causal", "capability", "precision"),
+    ("stored", "causal", "capability", "dtype"),
     [
         ("float16", False, (9, 0), "fp16"),
         ("float16", True, (9, 0), "bf16"),
@@ -154,6 +175,6 @@ def test_products_of_eight_bits_have_sizes_of_16(tiny_checkpoint):
         ("bfloat16", True, (7, 9), "fp16"),
     ],
 )
-def test_the_precision_of_a_gpu(tiny_checkpoint, stored, causal, capability, precision):
+def test_the_dtype_of_a_gpu(tiny_checkpoint, stored, causal, capability, dtype):
     checkpoint = replace(with_sizes(tiny_checkpoint, causal=causal), dtype=stored)
-    assert fast_precision(checkpoint, capability) == precision
+    assert fast_dtype(checkpoint, capability) == dtype

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from bei.architectures.spec import Alibi
 from bei.checkpoint.load import read
 from bei.engines import small_floats
+from bei.engines.compute import Compute
 from bei.engines.native.abi import Layout
-from bei.engines.native.pack import interleave, pack_checkpoint, pack_linear
+from bei.engines.native.pack import compute_of, interleave, pack_checkpoint, pack_linear
 from bei.engines.relative_bias import bias_by_distance
 
 PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
@@ -27,6 +28,7 @@ def small(precision: str, pairs_in_16_bits: int = 0) -> Layout:
 SMALL = {precision: small(precision) for precision in PER_WORD}
 WIDE = {precision: Layout(lanes=16, panel=64, word_multiple=count) for precision, count in PER_WORD.items()}
 WITHOUT_VNNI = small("int8", pairs_in_16_bits=1)
+FP32 = Compute("fp32")
 WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
 
 
@@ -203,7 +205,7 @@ def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
     """Positions without the offset, norms with theirs, biases by distance, gates in turns, and all else as it is."""
     checkpoint = read(saved(family)[1], "m")
     spec = checkpoint.spec
-    found = tensors_of(checkpoint, dict(pack_checkpoint(checkpoint, "fp32", WIDE)), WIDE["fp32"])
+    found = tensors_of(checkpoint, dict(pack_checkpoint(checkpoint, FP32, WIDE)), WIDE["fp32"])
     left_out = {"embeddings.position": spec.position_offset or 0}
     for name, tensor in checkpoint.tensors.items():
         expected = tensor[left_out.get(name, 0) :].astype(np.float32)
@@ -218,14 +220,14 @@ def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
 
 def test_alibi_is_computed(tiny_checkpoint):
     spec = replace(tiny_checkpoint.spec, relative_bias=Alibi())
-    packed = dict(pack_checkpoint(replace(tiny_checkpoint, spec=spec), "fp32", SMALL))
+    packed = dict(pack_checkpoint(replace(tiny_checkpoint, spec=spec), FP32, SMALL))
     np.testing.assert_array_equal(packed["relative_bias"], bias_by_distance(spec, None))
 
 
 def test_a_table_of_tokens_in_bf16_stays_so(tiny_checkpoint):
     table = tiny_checkpoint.tensors["embeddings.token"].astype(ml_dtypes.bfloat16)
     tensors = {**tiny_checkpoint.tensors, "embeddings.token": table}
-    name, found = next(iter(pack_checkpoint(replace(tiny_checkpoint, tensors=tensors), "fp32", SMALL)))
+    name, found = next(iter(pack_checkpoint(replace(tiny_checkpoint, tensors=tensors), FP32, SMALL)))
     assert (name, found.dtype) == ("embeddings.token", np.uint16)
     np.testing.assert_array_equal(found.view(ml_dtypes.bfloat16), table)
 
@@ -233,7 +235,7 @@ def test_a_table_of_tokens_in_bf16_stays_so(tiny_checkpoint):
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", ml_dtypes.bfloat16), ("int8", np.int8)])
 def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(saved, precision, dtype):
     def dtypes(checkpoint) -> dict[str, np.dtype]:
-        packed = pack_checkpoint(checkpoint, precision, WIDE)
+        packed = pack_checkpoint(checkpoint, compute_of(checkpoint.spec, precision), WIDE)
         return {name.removesuffix(".panels"): array.dtype for name, array in packed if name.endswith(".panels")}
 
     layers = {f"layers.{i}.{part}": dtype for i in range(3) for part in ("qkv", "out", "up", "down")}
@@ -253,7 +255,7 @@ def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(s
 
 def test_peaks_are_of_the_product_that_they_name(tiny_checkpoint):
     peaks = {"layers.1.up": np.linspace(1, 9, 48, dtype=np.float32)}
-    packed = dict(pack_checkpoint(tiny_checkpoint, "int8", WIDE, peaks))
+    packed = dict(pack_checkpoint(tiny_checkpoint, compute_of(tiny_checkpoint.spec, "int8"), WIDE, peaks))
     assert [name for name in packed if name.endswith("input_scales")] == ["layers.1.up.input_scales"]
 
 

@@ -14,7 +14,8 @@ from bei.architectures.spec import Pooling
 from bei.checkpoint.load import read
 from bei.engines import small_floats
 from bei.engines.base import Batch, Calibration, EngineOptions, pool
-from bei.engines.quantization import Quantization
+from bei.engines.compute import Compute
+from bei.engines.quantization import gpu_compute
 from bei.engines.tensorrt import engine, execution
 from bei.engines.tensorrt.build import build, define
 from bei.engines.tensorrt.engine import TensorRTEngine, recipe_of
@@ -157,13 +158,11 @@ def test_every_way_to_attend_gives_the_same(tmp_path, api, monkeypatch, family):
 def test_what_cannot_be_expressed_is_named(tmp_path):
     checkpoint = read(save(tmp_path / "a", random_model("deberta-v2")), "m")
     with pytest.raises(SetupError, match="disentangled attention"):
-        recipe_of(checkpoint, FP32, Quantization(), "bf16")
+        recipe_of(checkpoint, FP32, Compute("bf16"))
     dynamic = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}}
     folder = save(tmp_path / "b", random_model("llama", max_position_embeddings=32, **dynamic))
     with pytest.raises(SetupError, match="dynamic scaling"):
-        recipe_of(read(folder, "m"), FP32, Quantization(), "bf16")
-    with pytest.raises(SetupError, match="int8 needs the native engine"):
-        recipe_of(read(folder, "m", max_num_tokens=32), FP32, Quantization(), "int8")
+        recipe_of(read(folder, "m"), FP32, Compute("bf16"))
 
 
 def test_without_a_gpu_the_engine_says_so(tmp_path):
@@ -178,7 +177,7 @@ def test_without_a_gpu_the_engine_says_so(tmp_path):
     ("family", "target"), [*((family, "SM89") for family in EXPRESSED), ("bert", "SM80"), ("qwen3", "SM120")]
 )
 def test_every_architecture_builds(tmp_path, api, family, target):
-    plan = _build(api, read(save(tmp_path, _fused(family)), "m"), Quantization(), target)
+    plan = _build(api, read(save(tmp_path, _fused(family)), "m"), Compute("bf16"), target)
     assert len(plan) > 1000
 
 
@@ -186,9 +185,9 @@ def test_every_architecture_builds(tmp_path, api, family, target):
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 def test_every_quantized_architecture_builds(tmp_path, api, family, target, asked):
     checkpoint = read(save(tmp_path, _fused(family)), "m")
-    quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))
-    assert len(quantization.products) == 2 * len(checkpoint.spec.layers) * (1 if asked == "fp8_mlp_only" else 2)
-    assert len(_build(api, checkpoint, quantization, target)) > 1000
+    compute = gpu_compute("bf16", QuantizationType(asked), checkpoint, (12, 0))
+    assert len(compute.products) == 2 * len(checkpoint.spec.layers) * (1 if asked == "fp8_mlp_only" else 2)
+    assert len(_build(api, checkpoint, compute, target)) > 1000
 
 
 def _fused(family: str, seed: int = 0):
@@ -198,9 +197,9 @@ def _fused(family: str, seed: int = 0):
     )
 
 
-def _build(api, checkpoint, quantization: Quantization, target: str) -> np.ndarray:
-    recipe = recipe_of(checkpoint, EngineOptions(), quantization, "bf16", target)
-    return build(api, checkpoint, recipe, dict.fromkeys(quantization.products, 4.0))[0]
+def _build(api, checkpoint, compute: Compute, target: str) -> np.ndarray:
+    recipe = recipe_of(checkpoint, EngineOptions(), compute, target)
+    return build(api, checkpoint, recipe, dict.fromkeys(compute.products, 4.0))[0]
 
 
 # The engine, on a GPU that is not here
@@ -242,6 +241,28 @@ def test_a_plan_is_built_once(tmp_path, on_gpu):
     other = read(save(tmp_path / "other", _fused("bert", seed=1)), "m")
     on_gpu(other, precision="bf16")
     assert on_gpu.built == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({}, ("bf16", "none", "bf16")),
+        ({"precision": "fp16"}, ("fp16", "none", "fp16")),
+        ({"quantization": QuantizationType.FP8_MLP_ONLY}, ("bf16", "fp8_mlp_only", "fp8_mlp_only")),
+    ],
+)
+def test_the_dtype_and_the_quantization_of_the_engine(tmp_path, on_gpu, options, facts):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the cat sat on the mat\n")
+    found = on_gpu(
+        read(save(tmp_path / "m", _fused("bert")), "m"), calibration=Calibration(str(texts)), **options
+    ).facts
+    assert (found.precision, found.quantization, found.computes_in) == facts
+
+
+def test_int8_is_not_its(tiny_checkpoint, on_gpu):
+    with pytest.raises(SetupError, match="int8 needs the native engine"):
+        on_gpu(tiny_checkpoint, precision="int8")
 
 
 def test_a_broken_plan_is_built_again(tmp_path, on_gpu):
@@ -323,10 +344,10 @@ def test_quantized_rows_are_near(tmp_path, family, asked, least):
     """Random weights tolerate few errors; test_smollm2.py has real ones."""
     checkpoint = read(save(tmp_path, _fused(family)), "m")
     batch = Batch.pack(sequences())
-    quantization = Quantization.of(QuantizationType(asked), checkpoint, (12, 0))
-    peaks = input_peaks(checkpoint, quantization.products, [batch])
+    compute = gpu_compute("bf16", QuantizationType(asked), checkpoint, (12, 0))
+    peaks = input_peaks(checkpoint, compute.products, [batch])
     assert min(peaks.values()) > 0
-    quantized = Interpreted(checkpoint, EngineOptions(precision="bf16"), quantization=quantization, peaks=peaks)
+    quantized = Interpreted(checkpoint, EngineOptions(), compute=compute, peaks=peaks)
     exact = TorchEngine(checkpoint, FP32).run(batch)
     assert cosines(quantized.run(batch), exact).min() >= least
 
@@ -341,4 +362,4 @@ def test_quantized_rows_are_near(tmp_path, family, asked, least):
 )
 def test_what_a_gpu_lacks_is_refused(tiny_checkpoint, asked, capability, refusal):
     with pytest.raises(SetupError, match=refusal):
-        Quantization.of(QuantizationType(asked), tiny_checkpoint, capability)
+        gpu_compute("bf16", QuantizationType(asked), tiny_checkpoint, capability)

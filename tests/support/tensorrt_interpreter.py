@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, EngineFacts, EngineOptions
-from bei.engines.quantization import Quantization
+from bei.engines.compute import Compute
 from bei.engines.small_floats import BLOCK
 from bei.engines.tensorrt import api as tensorrt
 from bei.engines.tensorrt.build import define
@@ -231,14 +231,15 @@ class Interpreted:
         checkpoint: Checkpoint,
         options: EngineOptions,
         packed: bool = True,
-        quantization: Quantization | None = None,
+        compute: Compute | None = None,
         peaks: dict[str, float] | None = None,
     ):
-        recipe = recipe_of(checkpoint, options, quantization or Quantization(), options.precision)
+        recipe = recipe_of(checkpoint, options, compute or Compute(options.precision))
         self.facts = EngineFacts(
             name="tensorrt",
             device="cpu",
-            precision=recipe.precision,
+            precision=recipe.compute.dtype,
+            quantization=recipe.compute.quantization,
             reason="interpreted",
             streams=1,
             token_budget=recipe.profiles[0].tokens,

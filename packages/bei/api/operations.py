@@ -41,7 +41,7 @@ async def info(registry: Registry, body: Any, call: Call) -> Result:
         {
             "model_id": settings.public_repo,
             "model_sha": checkpoint.revision,
-            "model_dtype": _DTYPES[facts.precision],
+            "model_dtype": _DTYPES[facts.computes_in],
             "served_model_name": settings.served_model_name,
             "model_type": _model_type(checkpoint),
             "task": checkpoint.task,

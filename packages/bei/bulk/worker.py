@@ -52,7 +52,7 @@ class Worker:
         self._service.load()
         self._model = self._service.model
         facts = self._model.engine.facts
-        job.parts.agree(f"{facts.name} in {facts.precision}")
+        job.parts.agree(f"{facts.name} in {facts.computes_in}")
 
     def embed(self, index: int, tell: Callable[[Done], object]) -> None:
         """Read a part, compute its vectors and write both. `tell` is called with counts as rows are computed. Raises

@@ -13,6 +13,7 @@ import numpy as np
 from bei.architectures.spec import Pooling, PoolingMode
 from bei.batching import RowKind
 from bei.checkpoint.load import Checkpoint
+from bei.engines.compute import Dtype, Quantization
 from bei.settings.block import QuantizationType
 
 
@@ -84,9 +85,10 @@ class Calibration:
 @dataclass(frozen=True)
 class EngineOptions:
     """How an engine should run. `max_num_tokens` and `max_batch_size` bound its batches; a sequence longer than the
-    first runs alone. `quantization` is BEI's quantization_type, for engines that support it."""
+    first runs alone. `precision` and `quantization` are what the settings ask for; an engine makes its `Compute` of
+    them. `quantization` is BEI's quantization_type, for engines that support it."""
 
-    precision: str = "auto"
+    precision: Dtype | Literal["auto", "int8"] = "auto"
     quantization: QuantizationType = QuantizationType.NO_QUANT
     calibration: Calibration = Calibration()
     threads: int | None = None
@@ -98,10 +100,6 @@ class EngineOptions:
 DEFAULTS = EngineOptions()
 
 
-Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only"]
-"""The precision of an engine's products: one of the settings', or a quantization_type that engines have."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
     """Properties of an engine, constant once it is made, for the code that plans its batches, in any process.
@@ -109,17 +107,24 @@ class EngineFacts:
     `streams` batches may run at once. `has_brief_slot`: one more, of a few tokens, may run beside them and need not
     wait for their end. `shares_prefixes`: the prefix that sequences of a batch share is computed once. `token_budget`
     is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and `max_num_tokens`
-    cuts batches. `reason` says why this device and precision, for people.
+    cuts batches. `precision` and `quantization` are those of the engine's `Compute`. `reason` says why this device and
+    precision, for people.
     """
 
     name: str
     device: str
-    precision: str
+    precision: Dtype
     reason: str
     streams: int
     token_budget: int
+    quantization: Quantization = "none"
     shares_prefixes: bool = False
     has_brief_slot: bool = False
+
+    @property
+    def computes_in(self) -> str:
+        """The precision in users' words: the quantization, or without one the dtype."""
+        return self.precision if self.quantization == "none" else self.quantization
 
 
 class Engine(Protocol):

@@ -38,7 +38,7 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
             refusals.append(f"{name}: {exc}")
             continue
         asked, facts = "as asked" if settings.engine == name else "the fastest that runs here", engine.facts
-        log.info("engine %s: %s; %s on %s (%s)", name, asked, facts.precision, facts.device, facts.reason)
+        log.info("engine %s: %s; %s on %s (%s)", name, asked, facts.computes_in, facts.device, facts.reason)
         _warn_of_quantization(options.quantization, facts)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
@@ -68,8 +68,8 @@ def _options(settings: ModelSettings) -> EngineOptions:
 def _warn_of_quantization(asked: QuantizationType, facts: EngineFacts) -> None:
     if asked is QuantizationType.NO_QUANT:
         return
-    if facts.precision != asked.value:
-        served = f"engine {facts.name} serves in {facts.precision}"
+    if facts.quantization != asked.value:
+        served = f"engine {facts.name} serves in {facts.computes_in}"
         log.warning("quantization_type %s is not available here: %s", asked, served)
     elif asked.endswith("_kv"):
         log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])

@@ -123,7 +123,7 @@ class Service:
             self.readiness.state = "ready"
             self.model_metrics.set_ready(True)
         facts = engine.facts
-        self.model_metrics.observe_engine(facts.name, facts.device, facts.precision, facts.streams)
+        self.model_metrics.observe_engine(facts.name, facts.device, facts.computes_in, facts.streams)
 
     def _made(
         self, checkpoint: Checkpoint, engine: Engine | RemoteEngine, scheduler: Scheduler | RemoteScheduler

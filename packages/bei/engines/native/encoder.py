@@ -7,6 +7,7 @@ import numpy as np
 
 from bei.architectures.spec import EncoderSpec
 from bei.engines.base import Batch
+from bei.engines.compute import Compute
 from bei.engines.native import abi
 from bei.engines.native.model import model_of
 from bei.engines.prefixes import can_share, share
@@ -24,14 +25,14 @@ class Encoder:
         self,
         library: ctypes.CDLL,
         spec: EncoderSpec,
-        precision: str,
+        compute: Compute,
         arrays: Mapping[str, np.ndarray],
         threads: int,
         input_peaks: np.ndarray | None = None,
     ):
         self._library, self._spec = library, spec
         self._rotaries = [RotaryTable(rotary) for rotary in spec.rotaries]
-        self._model, self._kept = model_of(spec, precision, arrays)
+        self._model, self._kept = model_of(spec, compute, arrays)
         self._model.input_peaks = abi.address(input_peaks)
         self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads)
         if not self._handle:

@@ -14,12 +14,13 @@ from bei.architectures.spec import Disentangled, EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
 from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
+from bei.engines.compute import Compute
 from bei.engines.cpus import available_cpus
 from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
 from bei.engines.native.isa import Level, level
-from bei.engines.native.pack import pack_checkpoint
+from bei.engines.native.pack import compute_of, pack_checkpoint
 from bei.engines.prefixes import can_share
 from bei.errors import SetupError
 
@@ -38,11 +39,12 @@ class NativeEngine:
         isa = isa or level()
         check(checkpoint.spec)
         threads = options.threads or available_cpus()
-        precision, reason = _choose(isa, options.precision)
+        compute, reason = _choose(isa, checkpoint.spec, options)
         self.facts = EngineFacts(
             name="native",
             device=f"cpu x {threads}, {isa.name}",
-            precision=precision,
+            precision=compute.dtype,
+            quantization=compute.quantization,
             reason=reason,
             streams=threads,
             token_budget=_token_budget(checkpoint.spec),
@@ -51,8 +53,8 @@ class NativeEngine:
         )
         with files.cache(options.cache_dir, "native") as folder:
             loaded = library.load(isa, folder)
-            arrays = _plan(checkpoint, precision, isa, loaded, folder)
-        self._encoder = Encoder(loaded, checkpoint.spec, precision, arrays, threads)
+            arrays = _plan(checkpoint, compute, isa, loaded, folder)
+        self._encoder = Encoder(loaded, checkpoint.spec, compute, arrays, threads)
 
     def run(self, batch: Batch) -> np.ndarray:
         return self._encoder.run(batch)
@@ -75,33 +77,34 @@ def _token_budget(spec: EncoderSpec) -> int:
     return min(1024, max(192, _BATCH_PRODUCTS // (len(spec.layers) * per_layer)))
 
 
-def _choose(isa: Level, precision: str) -> tuple[str, str]:
-    """The precision and the reason for it. Raises SetupError for one that no processor has.
+def _choose(isa: Level, spec: EncoderSpec, options: EngineOptions) -> tuple[Compute, str]:
+    """How it computes, and the reason for it. Raises SetupError for a precision that no processor has.
 
     bf16 is the fastest of those that keep quality. Without bf16 instructions its weights still take half the memory
     traffic of fp32.
     """
+    precision = options.precision
     if precision == "fp16":
         raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
     if precision != "auto":
-        return precision, "as asked"
+        return compute_of(spec, precision), "as asked"
     if isa.has_bf16:
-        return "bf16", "the processor multiplies bf16 natively"
-    return "bf16", "weights of 16 bits; the processor computes in fp32"
+        return Compute("bf16"), "the processor multiplies bf16 natively"
+    return Compute("bf16"), "weights of 16 bits; the processor computes in fp32"
 
 
 def _plan(
-    checkpoint: Checkpoint, precision: str, isa: Level, loaded: ctypes.CDLL, folder: Path
+    checkpoint: Checkpoint, compute: Compute, isa: Level, loaded: ctypes.CDLL, folder: Path
 ) -> Mapping[str, np.ndarray]:
     """The packed weights, mapped from the cache; packed into it first if they are missing."""
     weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent, *library.OPTIONS)
-    identity = (weights, checkpoint.spec, precision, isa, made_by, __version__)
+    identity = (weights, checkpoint.spec, compute, isa, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def make() -> Iterator[tuple[str, np.ndarray]]:
-        log.info("packing the weights in %s for %s ...", precision, isa.name)
+        log.info("packing the weights in %s for %s ...", compute.format, isa.name)
         layouts = library.layouts(loaded)
-        peaks = input_peaks(checkpoint, loaded, layouts, folder) if precision == "int8" else {}
-        return pack_checkpoint(checkpoint, precision, layouts, peaks)
+        peaks = input_peaks(checkpoint, loaded, layouts, folder) if compute.format == "int8" else {}
+        return pack_checkpoint(checkpoint, compute, layouts, peaks)
 
     return plan.cached(folder / f"{key[:32]}.plan", key, make)

@@ -19,23 +19,24 @@ from bei.architectures.spec import (
     Norm,
     Normalize,
 )
+from bei.engines.compute import Compute, Operands
 from bei.engines.native import abi
-from bei.engines.native.pack import linear_names
+from bei.engines.native.pack import operands
 
 _LINEAR = ("panels", "scales", "sums", "bias", "input_scales")
 Arrays = Mapping[str, np.ndarray]
 
 
-def model_of(spec: EncoderSpec, precision: str, arrays: Arrays) -> tuple[abi.Model, list[Any]]:
+def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.Model, list[Any]]:
     """The model, and the objects that must live as long as it does."""
-    read = _Reader(spec, arrays, dict(linear_names(spec, precision)))
+    read = _Reader(spec, arrays, dict(operands(spec, compute)))
     layers = abi.sequence(abi.Layer, [read.layer(i) for i in range(len(spec.layers))])
     token_head, head = read.head_layers("token_head", spec.token_head), read.head_layers("head", spec.head)
     modes = abi.sequence(ctypes.c_int32, [abi.MODES[mode] for mode in spec.pooling.modes])
     sizes = abi.sequence(ctypes.c_int32, [rotary.size for rotary in spec.rotaries])
     tokens = arrays["embeddings.token"]
     model = abi.Model(
-        precision=abi.PRECISIONS[precision],
+        precision=abi.PRECISIONS[compute.format],
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
         heads=spec.heads,
@@ -76,7 +77,7 @@ def linear_of(
     arrays: Mapping[str, np.ndarray | None],
     inputs: int,
     outputs: int,
-    precision: str,
+    operands: Operands,
     activation: Activation = "identity",
 ) -> abi.Linear:
     """A linear layer from the arrays of pack_linear, by their names."""
@@ -84,18 +85,18 @@ def linear_of(
         **{part: abi.address(arrays.get(part)) for part in _LINEAR},
         inputs=inputs,
         outputs=outputs,
-        precision=abi.PRECISIONS[precision],
+        precision=abi.PRECISIONS[operands],
         activation=abi.ACTIVATIONS[activation],
     )
 
 
 class _Reader:
-    def __init__(self, spec: EncoderSpec, arrays: Arrays, precisions: Mapping[str, str]):
-        self._spec, self._arrays, self._precisions = spec, arrays, precisions
+    def __init__(self, spec: EncoderSpec, arrays: Arrays, operands: Mapping[str, Operands]):
+        self._spec, self._arrays, self._operands = spec, arrays, operands
 
     def linear(self, name: str, inputs: int, outputs: int, activation: Activation = "identity") -> abi.Linear:
         arrays = {part: self._arrays.get(f"{name}.{part}") for part in _LINEAR}
-        return linear_of(arrays, inputs, outputs, self._precisions[name], activation)
+        return linear_of(arrays, inputs, outputs, self._operands[name], activation)
 
     def norm(self, name: str, kind: Norm | None = None) -> abi.Norm:
         """A norm of `kind`, by default the spec's; empty if the plan has no norm of this name."""

@@ -3,12 +3,14 @@ adjacent."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
 
 from bei.architectures.spec import LINEARS, Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
+from bei.engines.compute import Compute, Dtype, Operands
 from bei.engines.native.abi import Layout, Layouts
 from bei.engines.relative_bias import bias_by_distance
 
@@ -18,7 +20,7 @@ Arrays = Iterator[tuple[str, np.ndarray]]
 
 def pack_checkpoint(
     checkpoint: Checkpoint,
-    precision: str,
+    compute: Compute,
     layouts: Layouts,
     input_peaks: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Arrays:
@@ -41,7 +43,7 @@ def pack_checkpoint(
         yield f"{name}.weight", exact(f"{name}.weight") + np.float32(norm.offset)
         if norm.bias:
             yield f"{name}.bias", exact(f"{name}.bias")
-    for name, of in linear_names(spec, precision):
+    for name, of in operands(spec, compute):
         weight = exact(f"{name}.weight")
         bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
         if spec.gated and name.endswith(".up"):
@@ -81,15 +83,27 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
             yield name, Norm("layer", head_layer.eps, head_layer.bias)
 
 
-def linear_names(spec: EncoderSpec, precision: str) -> Iterator[tuple[str, str]]:
-    """Each matrix and its precision."""
-    if spec.embedding_size != spec.hidden_size:
-        yield "embeddings.project", precision
-    for i in range(len(spec.layers)):
-        yield from ((f"layers.{i}.{part}", precision) for part in LINEARS)
+def compute_of(spec: EncoderSpec, precision: Dtype | Literal["int8"]) -> Compute:
+    """In int8 every large product has int8, and bf16 lies between them."""
+    if precision == "int8":
+        return Compute("bf16", "int8", tuple(_large(spec)))
+    return Compute(precision)
+
+
+def operands(spec: EncoderSpec, compute: Compute) -> Iterator[tuple[str, Operands]]:
+    """Each matrix, and the numbers that it is stored in."""
+    yield from ((name, compute.operands(name)) for name in _large(spec))
     for name, head_layer in head_layers(spec):
-        if isinstance(head_layer, Dense):
-            yield name, precision if name in spec.wide_layers else "fp32"
+        if isinstance(head_layer, Dense) and name not in spec.wide_layers:
+            yield name, "fp32"
+
+
+def _large(spec: EncoderSpec) -> Iterator[str]:
+    if spec.embedding_size != spec.hidden_size:
+        yield "embeddings.project"
+    for i in range(len(spec.layers)):
+        yield from (f"layers.{i}.{part}" for part in LINEARS)
+    yield from (name for name, _ in head_layers(spec) if name in spec.wide_layers)
 
 
 def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
@@ -100,7 +114,7 @@ def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
 def pack_linear(
     weight: np.ndarray,
     bias: np.ndarray | None,
-    precision: str,
+    operands: Operands,
     layout: Layout,
     input_peaks: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
@@ -117,9 +131,9 @@ def pack_linear(
     packed["bias"] = np.zeros(columns, np.float32)
     if bias is not None:
         packed["bias"][:outputs] = bias
-    if precision == "bf16":
+    if operands == "bf16":
         padded = padded.astype(ml_dtypes.bfloat16)
-    if precision == "int8":
+    if operands == "int8":
         scales = np.maximum(np.abs(padded).max(1), 1e-12) / 127
         if layout.pairs_in_16_bits:
             scales = np.maximum(scales, _largest_pair(padded) / _PAIR)

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.load import Checkpoint
+from bei.engines.compute import Compute
 from bei.engines.tensorrt.api import API
 from bei.engines.tensorrt.graph import Graph
 from bei.engines.tensorrt.network import Attending, Network
@@ -25,8 +26,7 @@ class Recipe:
     `target`: a compute capability to build for ahead of time; None: this machine's GPU."""
 
     spec: EncoderSpec
-    precision: str
-    quantized: Literal["fp8", "fp4"] | None
+    compute: Compute
     profiles: tuple[Profile, ...]
     all_seen: bool
     target: str | None = None
@@ -41,7 +41,7 @@ def define(
 ) -> tuple[Graph, Network]:
     """The network of a recipe, with packed attention if that is possible and `packed`."""
     graph = Graph(api, builder)
-    products = Products(graph, checkpoint.tensors, recipe.precision, recipe.quantized, peaks)
+    products = Products(graph, checkpoint.tensors, recipe.compute, peaks)
     attending = Attending.of(recipe.spec, graph, recipe.all_seen, packed)
     network = Network(graph, recipe.spec, checkpoint.tensors, products, attending, recipe.longest)
     network.build()

@@ -13,7 +13,8 @@ from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
 from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 from bei.engines.calibration import calibration_batches
-from bei.engines.quantization import Quantization, fast_precision
+from bei.engines.compute import Compute
+from bei.engines.quantization import fast_dtype, gpu_compute
 from bei.engines.tensorrt import api as tensorrt
 from bei.engines.tensorrt.api import API
 from bei.engines.tensorrt.build import Recipe, build
@@ -23,6 +24,7 @@ from bei.engines.tensorrt.profiles import profiles
 from bei.engines.tensorrt.runner import Runner
 from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError, one_line
+from bei.settings.gpus import Capability
 
 log = logging.getLogger("bei")
 
@@ -36,21 +38,18 @@ class TensorRTEngine:
         api = tensorrt.load()
         here = gpu()
         capability = here.capability
-        quantization = Quantization.of(options.quantization, checkpoint, capability)
-        precision = options.precision
-        if precision == "auto":
-            precision = fast_precision(checkpoint, capability)
-        recipe = recipe_of(checkpoint, options, quantization, precision)
+        recipe = recipe_of(checkpoint, options, _choose(checkpoint, options, capability))
         self.facts = EngineFacts(
             name="tensorrt",
             device=here.name,
-            precision=quantization.name or recipe.precision,
+            precision=recipe.compute.dtype,
+            quantization=recipe.compute.quantization,
             reason=f"{api.name}, compute capability {capability[0]}.{capability[1]}",
             streams=2,
             token_budget=max(profile.tokens for profile in recipe.profiles),
         )
         with files.cache(options.cache_dir, "tensorrt") as folder:
-            content = _plan(api, checkpoint, recipe, quantization, options, here, folder)
+            content = _plan(api, checkpoint, recipe, options, here, folder)
         self._runner = Runner(checkpoint.spec, recipe.profiles, open_plan(api, content, self.facts.streams))
         self._try()
 
@@ -65,24 +64,23 @@ class TensorRTEngine:
             raise SetupError(f"the plan does not run on {self.facts.device}: {one_line(exc, 300)}") from None
 
 
-def recipe_of(
-    checkpoint: Checkpoint,
-    options: EngineOptions,
-    quantization: Quantization,
-    precision: str,
-    target: str | None = None,
-) -> Recipe:
-    """The recipe for these options. Raises SetupError for a spec or a precision that TensorRT does not support."""
+def _choose(checkpoint: Checkpoint, options: EngineOptions, capability: Capability) -> Compute:
+    """Raises SetupError for what the GPU or TensorRT does not have."""
+    if options.precision == "int8":
+        raise SetupError("int8 needs the native engine; on a GPU set quantization_type fp8")
+    dtype = fast_dtype(checkpoint, capability) if options.precision == "auto" else options.precision
+    return gpu_compute(dtype, options.quantization, checkpoint, capability)
+
+
+def recipe_of(checkpoint: Checkpoint, options: EngineOptions, compute: Compute, target: str | None = None) -> Recipe:
+    """The recipe for these options. Raises SetupError for a spec that TensorRT does not support."""
     spec, longest = checkpoint.spec, checkpoint.max_tokens
     check(spec, longest)
-    if precision == "int8":
-        raise SetupError("int8 needs the native engine; on a GPU set quantization_type fp8")
     widest = max(spec.token_size, *(size for sizes in linear_sizes(spec).values() for size in sizes))
     late = checkpoint.late_interaction
     return Recipe(
         spec,
-        precision,
-        quantization.format,
+        compute,
         profiles(longest, options.max_num_tokens, options.max_batch_size, widest),
         all_seen=late is None or late.attend or not late.expansion,
         target=target,
@@ -93,24 +91,23 @@ def _plan(
     api: API,
     checkpoint: Checkpoint,
     recipe: Recipe,
-    quantization: Quantization,
     options: EngineOptions,
     here: GPU,
     folder: Path,
 ) -> np.ndarray:
     """The bytes of the plan, mapped from the cache; built into it first if they are missing."""
     weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parents[1])
-    calibration = options.calibration if quantization.format else None
-    identity = (weights, recipe, quantization, calibration, here, api.name, made_by, __version__)
+    calibration = options.calibration if recipe.compute.quantization != "none" else None
+    identity = (weights, recipe, calibration, here, api.name, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
     timing = folder / f"{hashlib.sha256(repr((here, api.name)).encode()).hexdigest()[:32]}.timing"
 
     def make() -> Iterator[tuple[str, np.ndarray]]:
         log.info("building for %s by %s; this takes minutes, once ...", here.name, api.name)
         peaks = {}
-        if quantization.format:
-            batches = calibration_batches(checkpoint, options.calibration)
-            peaks = input_peaks(checkpoint, quantization.products, batches)
+        if calibration is not None:
+            batches = calibration_batches(checkpoint, calibration)
+            peaks = input_peaks(checkpoint, recipe.compute.products, batches)
         with files.opened(timing) as kept:
             known = kept.read() if kept else b""
         content, learned = build(api, checkpoint, recipe, peaks, known)

@@ -6,40 +6,42 @@ blocks while they run. TensorRT joins each pair of quantize and dequantize with 
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from types import MappingProxyType
 
 import numpy as np
 
 from bei.checkpoint.tensors import Tensors
 from bei.engines import small_floats
+from bei.engines.compute import Compute, Dtype
 from bei.engines.tensorrt.graph import Graph, Node
 
-NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+NAMES: dict[Dtype, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Products:
-    """`dtype` is the type of the products' inputs and outputs. `quantized` is the format of the products in `peaks`:
-    name → the largest absolute input of that product."""
+    """`dtype` is the type of the products' inputs and outputs. `peaks`: the largest absolute input of each quantized
+    product."""
 
     def __init__(
         self,
         graph: Graph,
         tensors: Tensors,
-        precision: str,
-        quantized: Literal["fp8", "fp4"] | None = None,
-        peaks: Mapping[str, float] | None = None,
+        compute: Compute,
+        peaks: Mapping[str, float] = MappingProxyType({}),
     ):
-        self._g, self._tensors, self._quantized, self._peaks = graph, tensors, quantized, peaks or {}
-        self.dtype = NAMES[precision]
+        self._g, self._tensors, self._compute, self._peaks = graph, tensors, compute, peaks
+        self.dtype = NAMES[compute.dtype]
 
     def __call__(self, name: str, x: Node) -> Node:
         """x @ weight.T. x: float32[..., inputs] → dtype[..., outputs]"""
         x = self._g.cast(x, self.dtype)
-        if name not in self._peaks:
-            weight = self._tensors[f"{name}.weight"].astype(self.dtype)
-            return self._g.matmul(x, self._g.constant(weight), transposed=True)
-        product = self._fp8 if self._quantized == "fp8" else self._fp4
-        return product(name, x)
+        match self._compute.operands(name):
+            case "fp8":
+                return self._fp8(name, x)
+            case "fp4":
+                return self._fp4(name, x)
+        weight = self._tensors[f"{name}.weight"].astype(self.dtype)
+        return self._g.matmul(x, self._g.constant(weight), transposed=True)
 
     def _fp8(self, name: str, x: Node) -> Node:
         g = self._g

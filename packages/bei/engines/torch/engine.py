@@ -1,6 +1,7 @@
 """torch: any CPU, and CUDA GPUs; the reference that other engines are compared with."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,15 @@ import torch
 from bei import files
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
+from bei.engines.compute import Compute, Dtype
 from bei.engines.cpus import available_cpus
-from bei.engines.quantization import Quantization, fast_precision
+from bei.engines.quantization import fast_dtype, gpu_compute
 from bei.engines.torch.cuda import CUDAStreams
 from bei.engines.torch.graphs import LARGEST
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.model import Model
 from bei.engines.torch.weights import Weights
 from bei.errors import SetupError, one_line
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
@@ -30,23 +30,18 @@ class TorchEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self._device.type == "cuda"
         self._threads = options.threads or available_cpus()
-        precision, reason = _choose(self._device, checkpoint, options.precision)
-        quantization = Quantization()
-        if on_gpu:
-            quantization = Quantization.of(options.quantization, checkpoint, torch.cuda.get_device_capability())
-        if quantization.format == "fp4":
-            raise SetupError("fp4 is the tensorrt engine's")
-        if quantization.format:
-            precision = _beside_fp8(options.precision)
+        dtype, reason = _choose(self._device, checkpoint, options)
+        compute = _quantized(dtype, checkpoint, options) if on_gpu else Compute(dtype)
         self.facts = EngineFacts(
             name="torch",
             device=torch.cuda.get_device_name() if on_gpu else f"cpu x {self._threads}",
-            precision=quantization.name or precision,
+            precision=compute.dtype,
+            quantization=compute.quantization,
             reason=reason,
             streams=2 if on_gpu else 1,
             token_budget=_token_budget(self._device, checkpoint.spec.hidden_size),
         )
-        weights = Weights(checkpoint, self._device, _DTYPES[precision], quantization.products)
+        weights = Weights(checkpoint, self._device, compute)
         self._model = Model(checkpoint.spec, weights)
         self._on_gpu = None
         if on_gpu:
@@ -80,19 +75,26 @@ def _keep_kernels(cache_dir: Path) -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
-def _beside_fp8(precision: str) -> str:
-    """The type of the results of 8-bit products."""
-    if precision not in ("auto", "bf16"):
-        raise SetupError(f"the torch engine's fp8 computes beside bf16, not {precision}; leave precision at auto")
-    return "bf16"
+def _quantized(dtype: Dtype, checkpoint: Checkpoint, options: EngineOptions) -> Compute:
+    """fp8 needs bf16 beside it. Raises SetupError for what the GPU or this engine does not have."""
+    compute = gpu_compute(dtype, options.quantization, checkpoint, torch.cuda.get_device_capability())
+    if compute.format == "fp4":
+        raise SetupError("fp4 is the tensorrt engine's")
+    if compute.format != "fp8":
+        return compute
+    if options.precision not in ("auto", "bf16"):
+        asked = options.precision
+        raise SetupError(f"the torch engine's fp8 computes beside bf16, not {asked}; leave precision at auto")
+    return replace(compute, dtype="bf16")
 
 
-def _choose(device: torch.device, checkpoint: Checkpoint, precision: str) -> tuple[str, str]:
-    """The precision and the reason for it. Raises SetupError for one that the device does not support."""
+def _choose(device: torch.device, checkpoint: Checkpoint, options: EngineOptions) -> tuple[Dtype, str]:
+    """The dtype and the reason for it. Raises SetupError for a precision that the device does not support."""
+    precision = options.precision
     if precision == "int8":
         raise SetupError("int8 needs the native engine")
     if device.type == "cuda":
-        fast = fast_precision(checkpoint, torch.cuda.get_device_capability())
+        fast = fast_dtype(checkpoint, torch.cuda.get_device_capability())
         return (fast, f"{fast} is native to this GPU") if precision == "auto" else (precision, "as asked")
     if precision == "fp16":
         raise SetupError("fp16 needs a GPU; on a CPU use bf16 or fp32")

@@ -91,7 +91,7 @@ def _finished(y: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
 def read_linear(weights: Weights, name: str, bias: bool, activation: Activation = "identity") -> Product:
     """The product of that name, in its precision."""
     offset = weights.exact(f"{name}.bias") if bias else None
-    if name in weights.float8:
+    if weights.compute.operands(name) == "fp8":
         return Float8Linear(*weights.eight_bits(f"{name}.weight"), offset, activation, weights.dtype)
     return _linear_class(weights.device, weights.dtype)(weights.matrix(f"{name}.weight"), offset, activation)
 

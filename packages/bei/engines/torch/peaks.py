@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch
+from bei.engines.compute import Compute
 from bei.engines.torch.encoder import Encoder
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.weights import Weights
@@ -28,7 +29,7 @@ def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iter
         seen[name] = torch.maximum(seen[name], peak) if name in seen else peak
 
     with torch.inference_mode():
-        encoder = Encoder(checkpoint.spec, Weights(checkpoint, device, torch.bfloat16), observe)
+        encoder = Encoder(checkpoint.spec, Weights(checkpoint, device, Compute("bf16")), observe)
         for batch in batches:
             inputs = Inputs.of(batch, checkpoint.spec)
             encoder(inputs if device.type == "cpu" else inputs.on(device))
