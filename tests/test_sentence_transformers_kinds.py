@@ -11,15 +11,16 @@ from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from sentence_transformers.sparse_encoder.modules import SpladePooling
+from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding, SpladePooling
 
+from bei.api.prompts import of_kind
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
-from bei.errors import Empty
+from bei.errors import Empty, Invalid, SetupError
 from bei.serving.answers import Options
 from tests.support.task_models import multi_vector
-from tests.support.tiny_models import change_module, random_model, save, write_json
+from tests.support.tiny_models import VOCAB, change_module, random_model, save, write_json
 
 TEXTS = ["the cat sat on the mat", "dog", "it ran under a big old tree, then it sat!", "the " * 100, "Red BLUE ..."]
 QUERIES = ["the cat", "a big dog ran then?", "tree " * 60]
@@ -179,3 +180,105 @@ def test_a_cross_encoder_s_own_activation(tmp_path, start_service):
     answer = asyncio.run(service_of(start_service, checkpoint).model.rerank(QUERIES[0], TEXTS))
     np.testing.assert_allclose(answer.rows, reference.predict([(QUERIES[0], t) for t in TEXTS]), atol=1e-5)
     assert checkpoint.scoring == "identity"
+
+
+def inference_free(folder, default: str | None = "document", **options) -> SparseEncoder:
+    """A Router as OpenSearch's doc models have it: documents by an MLM, queries by a table."""
+    base = save(folder / "base", random_model("bert", 0, "ForMaskedLM"), pooling=None)
+    transformer = Transformer(str(base), transformer_task="fill-mask", max_seq_length=48)
+    weight = torch.rand(len(set(VOCAB)), generator=torch.Generator().manual_seed(0))
+    weight[VOCAB.index("cat")] = 0
+    queries = SparseStaticEmbedding(transformer.tokenizer, weight=weight, frozen=True)
+    router = Router(
+        {"query": [queries], "document": [transformer, SpladePooling("max", "log1p_relu")]},
+        default_route=default,
+        allow_empty_key=default is not None,
+    )
+    SparseEncoder(modules=[router], device="cpu", **options).save(str(folder / "model"))
+    return SparseEncoder(str(folder / "model"), device="cpu")
+
+
+def check_terms(rows, expected) -> None:
+    for terms, row in zip(rows, expected.numpy(), strict=True):
+        dense = np.zeros_like(row)
+        dense[terms.indices] = terms.values
+        np.testing.assert_allclose(dense, row, atol=2e-5)
+        assert (np.diff(terms.indices) > 0).all()
+
+
+@pytest.mark.parametrize("default", ["document", "query"])
+@pytest.mark.parametrize("prompts", [{}, {"query": "then it was ", "document": "a big "}], ids=["bare", "prompts"])
+def test_queries_that_need_no_encoder(tmp_path, start_service, default, prompts):
+    reference = inference_free(tmp_path, default, **({"prompts": prompts} if prompts else {}))
+    checkpoint = read(tmp_path / "model", "m")
+    assert checkpoint.task == "sparse"
+    service = service_of(start_service, checkpoint)
+    texts = [*TEXTS, "the cat the cat"]
+    ours = {
+        name: asyncio.run(service.model.embed_sparse(texts, options=Options(prompt_name=name))).rows
+        for name in (None, "query", "document")
+    }
+    check_terms(ours["query"], reference.encode_query(texts, convert_to_sparse_tensor=False))
+    check_terms(ours["document"], reference.encode_document(texts, convert_to_sparse_tensor=False))
+    check_terms(ours[None], reference.encode(texts, convert_to_sparse_tensor=False))
+
+
+def test_a_limit_of_terms_holds_for_queries_too(tmp_path, start_service):
+    reference = inference_free(tmp_path, max_active_dims=3)
+    service = service_of(start_service, read(tmp_path / "model", "m"))
+    rows = asyncio.run(service.model.embed_sparse(TEXTS, options=Options(prompt_name="query"))).rows
+    check_terms(rows, reference.encode_query(TEXTS, convert_to_sparse_tensor=False))
+
+
+def test_a_router_without_a_default(tmp_path, start_service):
+    inference_free(tmp_path, None)
+    service = service_of(start_service, read(tmp_path / "model", "m"))
+    with pytest.raises(Invalid, match="`prompt_name` must be query or document"):
+        asyncio.run(service.model.embed_sparse(TEXTS))
+
+
+def test_an_idf_file_in_place_of_weights(tmp_path):
+    inference_free(tmp_path)
+    folder = next((tmp_path / "model").glob("*/query_0_SparseStaticEmbedding"), None)
+    folder = folder or tmp_path / "model" / "query_0_SparseStaticEmbedding"
+    (folder / "model.safetensors").unlink()
+    write_json(folder / "config.json", {"frozen": True, "path": "idf.json"})
+    write_json(folder / "idf.json", {"dog": 2.5, "cat": 1.5, "unheard": 9.0})
+    lookup = read(tmp_path / "model", "m").lookup
+    assert {VOCAB[i]: float(lookup.weights[i]) for i in np.flatnonzero(lookup.weights)} == {"dog": 2.5, "cat": 1.5}
+
+
+def change_router(folder, **fields) -> None:
+    file = folder / "router_config.json"
+    write_json(file, json.loads(file.read_text()) | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"structure": {"query": ["document_0_Transformer"], "document": []}}, "have modules of their own"),
+        ({"structure": {}}, "lacks `structure`"),
+        ({"parameters": {"route_mappings": {"('query', None)": "query"}}}, "route_mappings are not supported"),
+        ({"parameters": {"default_route": "image"}}, "default_route 'image' must be query or document"),
+    ],
+)
+def test_routers_that_are_refused(tmp_path, fields, refusal):
+    inference_free(tmp_path)
+    change_router(tmp_path / "model", **fields)
+    with pytest.raises(SetupError, match=refusal):
+        read(tmp_path / "model", "m")
+
+
+def test_queries_of_another_tokenizer_are_refused(tmp_path):
+    inference_free(tmp_path)
+    file = tmp_path / "model" / "query_0_SparseStaticEmbedding" / "tokenizer.json"
+    write_json(file, json.loads(file.read_text()) | {"normalizer": None})
+    with pytest.raises(SetupError, match="differs from the tokenizer of the documents"):
+        read(tmp_path / "model", "m")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("search_query", "query"), ("passage", "document"), ("query", "query")])
+def test_kinds_of_text_choose_the_route(tmp_path, kind, name):
+    """`input_type` of Cohere, NVIDIA and Voyage, for a model that has no prompts."""
+    inference_free(tmp_path)
+    assert of_kind(read(tmp_path / "model", "m").prompts.texts, "input_type", kind) == name

@@ -9,6 +9,7 @@ from typing import Any
 from bei.architectures.family import Family, HeadKind, TaskHead, stated_pooling
 from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Normalize, Pooling
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
+from bei.checkpoint.lookup import Lookup, read_lookup
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade
 from bei.checkpoint.reranking import PairTemplate, score_tokens_of, scoring_head
@@ -55,10 +56,15 @@ class Served:
     late_interaction: LateInteraction | None = None
     pair_template: PairTemplate | None = None
     m3: M3 | None = None
+    lookup: Lookup | None = None
 
 
 def served_as(task: Task, source: Source) -> Served:
     """Raises SetupError for a checkpoint that lacks what its task needs."""
+    if source.modules.queries is not None and task != "sparse":
+        raise SetupError(
+            f"modules.json: a Router with a SparseStaticEmbedding, and the task of its documents is {task}"
+        )
     return _TASKS[task](source)
 
 
@@ -82,7 +88,8 @@ def _sparse(source: Source) -> Served:
     if not modules.sparse:
         saturation, pooled = splade()
         modules = replace(modules, head=tuple(saturation["head"]), pooling=pooled)
-    return Served(modules, _own_head(source, "MaskedLM", source.spec.vocab_size))
+    lookup = read_lookup(modules, source.tokenizer_file, source.spec.vocab_size)
+    return Served(modules, _own_head(source, "MaskedLM", source.spec.vocab_size), lookup=lookup)
 
 
 def _entities(source: Source) -> Served:

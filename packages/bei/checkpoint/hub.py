@@ -32,6 +32,7 @@ _TRIES = 3  # of each the library goes on with a file where that broke off, seve
 _NEEDED = (
     *("config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json"),
     *("sentence_*_config.json", "*.safetensors", "*.safetensors.index.json", "[0-9]*_*/*.json"),
+    *("router_config.json", "*_[0-9]*_*/*.json"),
     *("artifact.metadata", "chat_template.jinja"),
 )
 """The files of WANTED that a cache must have: without these a model would be another, or none."""

@@ -14,6 +14,7 @@ from bei.architectures.static import STATIC
 from bei.checkpoint import own_code, static, weights
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
+from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.m3 import M3
 from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, read_modules, read_size, special_token
 from bei.checkpoint.options import check_options, max_length, with_options
@@ -67,7 +68,7 @@ class Checkpoint:
     `max_tokens` is the longest input in tokens, specials included; `token_types` says whether the second text of a pair
     has another type than the first. `dtype` is the stored precision of the weights.
     `added_specials` go around a text, whatever tokenizer.json says. `pair_template` makes one text of a pair. `m3` are
-    an embedder's heads for sparse and token vectors.
+    an embedder's heads for sparse and token vectors. `lookup`: a sparse model's queries need no engine.
     `labels` names the outputs of a classifier or tagger in their order; `scoring` turns outputs into scores.
     `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
     `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json. `reading`: the tokens
@@ -93,6 +94,7 @@ class Checkpoint:
     pair_template: PairTemplate | None = None
     added_specials: Specials = Specials()
     m3: M3 | None = None
+    lookup: Lookup | None = None
     dimensions: int | None = None
     max_terms: int | None = None
     truncation_side: Literal["left", "right"] = "right"
@@ -204,6 +206,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         pair_template=served.pair_template,
         added_specials=_added_specials(encoder),
         m3=served.m3,
+        lookup=served.lookup,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
         casing=_casing(encoder),
@@ -349,6 +352,7 @@ def _added_specials(folder: Path) -> Specials:
 def _prompts(source: Source, served: Served) -> Prompts:
     config, late = read_json(source.folder / "config_sentence_transformers.json"), served.late_interaction
     texts = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
+    texts |= dict.fromkeys(("query", "document"), "") | texts if served.lookup else {}
     for role, marker in (late.markers if late else {}).items():
         texts[role] = marker + texts.get(role, "").removeprefix(marker)
     default = config.get("default_prompt_name")

@@ -22,6 +22,7 @@ from bei.architectures.spec import (
     Pooling,
     PoolingMode,
 )
+from bei.checkpoint.router import routes_of
 from bei.checkpoint.tensors import Tensor, scan
 from bei.errors import SetupError, one_line, short, why
 
@@ -57,6 +58,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 Static = Literal["StaticEmbedding", "model2vec"]
 _LIBRARIES = ("sentence_transformers.", "pylate.")
+_ROUTERS = ("router_config.json", "config.json")
 _FEATURES = ("sentence_embedding", "token_embeddings")
 _LENGTH_FILES = tuple(
     f"sentence_{kind}_config.json"
@@ -71,7 +73,8 @@ class Modules:
     Layers before the pooling, or all layers if there is none, are the `token_head`. `sparse`: the head of the encoder's
     masked language model comes first. `mask`: the folder of a MultiVectorMask. `score_tokens`: the tokens of a language
     model whose logits are the score. `saved_as` is the class of sentence-transformers that saved the folder. `static`:
-    there is no encoder but a table of token vectors, in the layout of sentence-transformers or of Model2Vec.
+    there is no encoder but a table of token vectors, in the layout of sentence-transformers or of Model2Vec. `queries`:
+    the folder of a SparseStaticEmbedding that reads queries; `default_route` is for texts that are of neither kind.
     """
 
     encoder: Path
@@ -84,6 +87,8 @@ class Modules:
     score_tokens: ScoreTokens | None = None
     saved_as: str | None = None
     static: Static | None = None
+    queries: Path | None = None
+    default_route: str | None = None
 
     @property
     def cross_encoder(self) -> bool:
@@ -138,6 +143,8 @@ class _Building:
         self._sparse, self._at = False, "head" if self._static else "token_head"
         self._mask: Path | None = None
         self._score_tokens: ScoreTokens | None = None
+        self._queries: Path | None = None
+        self._default_route: str | None = None
         self._layers: dict[str, list[HeadLayer]] = {"token_head": [], "head": []}
         self._tensors: dict[str, tuple[Tensor, ...]] = {}
 
@@ -148,6 +155,8 @@ class _Building:
                 self._encoder = path
             case "StaticEmbedding":
                 self._encoder, self._pooling, self._at, self._static = path, MEAN, "head", "StaticEmbedding"
+            case "Router" | "Asym":
+                self._take_routes(path)
             case "Pooling":
                 self._pooling, self._at = _pooling(path / "config.json"), "head"
             case "SpladePooling":
@@ -159,6 +168,14 @@ class _Building:
                 self._score_tokens = _score_tokens(path / "config.json")
             case _ if kind != "Dropout":
                 self._take_layer(kind, path)
+
+    def _take_routes(self, path: Path) -> None:
+        file = next((path / name for name in _ROUTERS if (path / name).exists()), path / _ROUTERS[0])
+        routes = routes_of(read_json(file), str(file))
+        self._default_route = routes.default
+        self._queries = None if routes.queries is None else inside(path, routes.queries, file.name)
+        for kind, place in routes.others:
+            self.take(_kind(kind), inside(path, place, file.name))
 
     def _take_layer(self, kind: str, path: Path) -> None:
         if kind not in ("Dense", "LayerNorm", "Normalize"):
@@ -185,6 +202,8 @@ class _Building:
             score_tokens=self._score_tokens,
             saved_as=self._saved_as,
             static=self._static,
+            queries=self._queries,
+            default_route=self._default_route,
         )
 
 

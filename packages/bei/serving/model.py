@@ -1,7 +1,7 @@
 """The tasks of one model behind an async interface: check, tokenize, queue, finish. Every host uses it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from bei.batching import RowKind
 from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.task import Scoring, Task
 from bei.engines.base import Engine
 from bei.errors import Invalid, WrongTask
@@ -90,7 +91,9 @@ class ServedModel:
     async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
         """One sparse vector per text: a list of Terms."""
         self.readiness.check(self.engine)
-        heads = self.checkpoint.m3
+        lookup, heads = self.checkpoint.lookup, self.checkpoint.m3
+        if lookup is not None and lookup.is_query(options.prompt_name):
+            return await self._look_up(inputs, lookup, options)
         if heads is None:
             self._require("Model is not an embedding model with SPLADE pooling", "sparse")
             return self._sparse_answer(*await self._rows(inputs, options))
@@ -104,6 +107,13 @@ class ServedModel:
             return [m3.terms(states, encoding.ids, heads, unused) for encoding, states in pairs]
 
         return self._sparse_answer(await self.pipeline.off_loop(weigh), usage)
+
+    async def _look_up(self, inputs: Sequence[Input], lookup: Lookup, options: Options) -> Answer:
+        """Queries of a model that has their terms in a table. Special tokens are no terms."""
+        bare = replace(options, add_special_tokens=False)
+        encodings, usage = await self.pipeline.only_read(inputs, partial(self.texts.read, inputs, bare), bare)
+        most, weights = self.checkpoint.max_terms, lookup.weights
+        return self._sparse_answer([sparse.looked_up(of.ids, weights, most) for of in encodings], usage)
 
     def _sparse_answer(self, rows: list[sparse.Terms], usage: Usage) -> Answer:
         """An answer whose size is unknown before it is made."""

@@ -78,7 +78,7 @@ class Pipeline:
         self.check_size(inputs)
         kind = kind or self._kind
         with self.admission():
-            encodings = read() if _is_short(inputs, options) else await self._read_in_time(inputs, read, options)
+            encodings = await self._encodings(inputs, read, options)
             tokenized = time.monotonic()
             self._in_flight.admit(int(self._numbers(encodings, kind) * (FLOAT + answered)))
             pending = Pending(len(encodings), options.deadline)
@@ -86,6 +86,19 @@ class Pipeline:
         for encoding in encodings:
             self._metrics.input_length.observe(len(encoding.ids))
         return encodings, rows, _usage(encodings, pending, started, tokenized)
+
+    async def only_read(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> tuple[E, Usage]:
+        """The steps of a request that needs no engine."""
+        started = time.monotonic()
+        self.check_size(inputs)
+        with self.admission():
+            encodings = await self._encodings(inputs, read, options)
+        for encoding in encodings:
+            self._metrics.input_length.observe(len(encoding.ids))
+        return encodings, _usage(encodings, None, started, time.monotonic())
+
+    async def _encodings(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> E:
+        return read() if _is_short(inputs, options) else await self._read_in_time(inputs, read, options)
 
     async def probe(self) -> None:
         """Sends one token through all steps."""
@@ -168,12 +181,12 @@ def _is_short(inputs: Sequence[object], options: Options) -> bool:
     return length + len(options.instruction or "") <= _ON_THE_LOOP
 
 
-def _usage(encodings: Encodings, pending: Pending, started: float, tokenized: float) -> Usage:
+def _usage(encodings: Encodings, pending: Pending | None, started: float, tokenized: float) -> Usage:
     return Usage(
         characters=sum(encoding.characters for encoding in encodings),
         tokens=sum(len(encoding.ids) for encoding in encodings),
         tokenization=tokenized - started,
-        queue=pending.queue / len(encodings),
-        inference=pending.inference / len(encodings),
+        queue=pending.queue / len(encodings) if pending else 0.0,
+        inference=pending.inference / len(encodings) if pending else 0.0,
         total=time.monotonic() - started,
     )

@@ -14,7 +14,17 @@ class Terms(NamedTuple):
 
 def terms(row: np.ndarray, most: int | None = None) -> Terms:
     """float32[vocabulary] → its terms, at most the `most` greatest."""
-    indices = np.flatnonzero(row)
+    return _greatest(row, np.flatnonzero(row), most)
+
+
+def looked_up(ids: np.ndarray, weights: np.ndarray, most: int | None = None) -> Terms:
+    """ids: int32[tokens], weights: float32[vocabulary] → each token that the text has, with its weight (sentence-
+    transformers' SparseStaticEmbedding)."""
+    indices = np.unique(ids).astype(np.int64)
+    return _greatest(weights, indices[weights[indices] != 0], most)
+
+
+def _greatest(row: np.ndarray, indices: np.ndarray, most: int | None) -> Terms:
     if most is not None and len(indices) > most:
         greatest = np.argpartition(-np.abs(row[indices]), most)[:most]
         indices = np.sort(indices[greatest])
