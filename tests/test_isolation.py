@@ -78,8 +78,9 @@ def place(tmp_path, tiny_folder) -> Place:
 
 
 def test_a_trap_is_sprung_by_what_imports_it(place):
-    """The traps work."""
-    place.run(sys.executable, "-c", "import numpy")
+    """The traps work. (From a file: since Python 3.13 the interpreter imports linecache for a command of `-c`.)"""
+    (place.folder / "of_the_folder.py").write_text("import numpy")
+    place.run(sys.executable, "of_the_folder.py")
     assert "numpy" in place.sprung
 
 

@@ -124,7 +124,7 @@ def test_names_and_secrets():
             {"BEI_PROT": "80"},
             "environment variable BEI_PROT is not a setting; settings are BEI_ACCESS_LOG",
         ),
-        ({"trt_llm": None, "model_metadata": ["x"]}, {}, r"config.yaml: `model_metadata` must be a mapping, not \['x'\]$"),
+        ({"trt_llm": None, "model_metadata": ["x"]}, {}, r"`model_metadata` must be a mapping, not \['x'\]$"),
         ({**tiny_config(), "resources": "L4"}, {}, "config.yaml: `resources` must be a mapping, not 'L4'"),
         (
             {**tiny_config(), "resources": {"accelerator": 1}},
