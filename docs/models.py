@@ -56,6 +56,10 @@ or bfloat16. No code of a repository is run: an architecture that is not in the 
 left over. sentence-transformers' `truncate_dim` and `max_active_dims` apply where a request asks for no `dimensions`,
 and the tokenizer's `truncation_side` where it names no direction.
 
+A repository without tokenizer.json is served from vocab.txt (BERT, DistilBERT, ELECTRA, MobileBERT, ERNIE, MPNet). Its
+tokenizer is built once, equal to that of transformers, and kept in the cache. Tokenizers that need another program
+(MeCab, VnCoreNLP, jieba) are refused by name.
+
 A decoder whose `auto_map` names a class of its own may let tokens attend both ways (GritLM, ReasonIR). It is refused
 unless config.json has `is_causal`, or `BEI_ATTENTION` is `causal` or `bidirectional`. For an encoder's own class the
 log has a line, unless these architectures compute that class. A class with a head that is not served

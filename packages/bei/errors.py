@@ -68,6 +68,17 @@ def refusing() -> Iterator[None]:
         raise SetupError(f"{exc.filename}: {why(exc)}" if exc.filename else why(exc)) from None
 
 
+@contextmanager
+def library_errors(what: str, kind: type["Error"]) -> Iterator[None]:
+    """Turns the bare exceptions of a native library, and its panics, into errors of a `kind`."""
+    try:
+        yield
+    except (Error, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:
+        raise kind(f"{what}: {one_line(exc)}") from None
+
+
 def printable(text: str) -> str:
     """Text with every character that ends or hides a line, or controls a terminal, escaped as in Python's literals."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

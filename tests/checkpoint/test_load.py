@@ -230,7 +230,10 @@ BROKEN = {
         "'relative_key' is not",
     ),
     "causal": (lambda f: edit(f / "config.json", is_decoder=True), "is_decoder"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing; write it with"),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        r"tokenizer\.json is missing.*accepted are .*vocab\.txt",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
     "truncated": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),

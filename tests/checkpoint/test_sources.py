@@ -523,16 +523,20 @@ def test_a_folder_in_an_archive_may_have_the_name_of_its_parent(web, tmp_path, t
 
 
 def test_an_archive_keeps_every_file_that_is_read(web, tmp_path, tiny_folder):
-    """Besides JSON and safetensors: ColBERT's settings, and files that may call a language model a reranker."""
+    """Besides JSON and safetensors: ColBERT's settings, files that may call a language model a reranker, and those of
+    older tokenizers."""
     url, pages = web
-    folder, names = tmp_path / "more", ("artifact.metadata", "README.md", "chat_template.jinja")
+    folder, names = (
+        tmp_path / "more",
+        ("artifact.metadata", "README.md", "chat_template.jinja", "vocab.txt", "spm.model"),
+    )
     shutil.copytree(tiny_folder, folder)
-    for name in (*names, "code.py"):
+    for name in (*names, "qwen.tiktoken", "code.py"):
         (folder / name).write_text("{}")
     pages["/model.tar.gz"] = packed(folder)
     fetched = fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)).folder
     assert {name for name in names if (fetched / name).exists()} == set(names) <= set(WANTED)
-    assert not (fetched / "code.py").exists()
+    assert (fetched / "qwen.tiktoken").exists() and not (fetched / "code.py").exists()
 
 
 INSIDE = [

@@ -17,6 +17,7 @@ from typing import IO, NoReturn
 
 import httpx
 
+from bei.checkpoint.fetched import VOCABULARIES
 from bei.checkpoint.pace import kept_pace
 from bei.checkpoint.retries import GaveUp, persist, status_passes
 from bei.errors import SetupError, one_line, short, why
@@ -242,7 +243,7 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
         unpacked += member.size
         if unpacked > max_bytes:
             raise SetupError(f"the archive unpacks to more than {max_bytes} bytes; see BEI_MAX_DOWNLOAD_BYTES")
-        is_wanted = member.isfile() and (name.suffix in _WANTED or name.name in _ALSO)
+        is_wanted = member.isfile() and _is_wanted(name)
         source = tar.extractfile(member) if is_wanted else None
         if source is not None:
             target = folder / name
@@ -250,6 +251,10 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
             with source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _CHUNK)
         tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all; typeshed leaves the list out
+
+
+def _is_wanted(name: PurePosixPath) -> bool:
+    return name.suffix in _WANTED or name.name in _ALSO or any(map(name.match, VOCABULARIES))
 
 
 def _top(folder: Path) -> Path:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from bei.settings import SourceSettings
 
+VOCABULARIES = (
+    *("vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model"),
+    *("tiktoken.model", "*.tiktoken"),
+)
+"""Files of which a missing tokenizer.json is built; vocab.json is JSON anyway."""
+
 WANTED = (
+    *VOCABULARIES,
+    *(f"*/{name}" for name in VOCABULARIES),
     *("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata"),
     *("README.md", "chat_template.jinja"),  # which may call a language model a reranker
 )

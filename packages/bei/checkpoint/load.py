@@ -11,7 +11,7 @@ from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
 from bei.architectures.spec import EncoderSpec, HeadLayer
 from bei.architectures.static import STATIC
-from bei.checkpoint import own_code, static, weights
+from bei.checkpoint import own_code, static, vocabulary, weights
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
 from bei.checkpoint.lookup import Lookup
@@ -125,6 +125,7 @@ def read_for(settings: ModelSettings, folder: Path, revision: str | None) -> Che
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
         attention=settings.attention,
+        cache_dir=settings.cache_dir,
     )
     if (settings.max_seq_len or 0) > checkpoint.max_tokens:
         log.warning("max_seq_len %d: this model reads %d tokens", settings.max_seq_len, checkpoint.max_tokens)
@@ -138,6 +139,7 @@ class _Overrides:
     pooling: PoolingSetting | None
     rerank_template: RerankTemplate | None
     attention: AttentionSetting | None
+    cache_dir: Path
 
 
 def read(
@@ -148,15 +150,19 @@ def read(
     pooling: PoolingSetting | None = None,
     rerank_template: RerankTemplate | None = None,
     attention: AttentionSetting | None = None,
+    cache_dir: Path = Path("~/.cache/bei"),
 ) -> Checkpoint:
     """Read a folder in the Hugging Face layout and check all of it: no tensor is missing or left over, all shapes fit.
 
     `pooling` applies to a checkpoint without modules.json. `rerank_template` is the template by which a language model
     scores pairs; the default depends on the model's name (checkpoint/reranking.py). `attention` decides between causal
-    and bidirectional for a decoder whose own code does (checkpoint/own_code.py). Raises SetupError.
+    and bidirectional for a decoder whose own code does (checkpoint/own_code.py). `cache_dir` keeps a
+    tokenizer.json that was built from other files. Raises SetupError.
     """
     try:
-        checkpoint = _read(folder, name, revision, max_num_tokens, _Overrides(pooling, rerank_template, attention))
+        checkpoint = _read(
+            folder, name, revision, max_num_tokens, _Overrides(pooling, rerank_template, attention, cache_dir)
+        )
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
         # The JSON files of a checkpoint may hold anything.
         raise SetupError(
@@ -232,7 +238,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     modules = read_modules(folder)
     config = read_json(modules.encoder / "config.json")
     if modules.static is not None:
-        return _open_static(folder, modules)
+        return _open_static(folder, modules, overrides.cache_dir)
     if not config:
         raise SetupError(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
@@ -251,14 +257,14 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
         family=family,
         spec=spec,
         limits=limits,
-        tokenizer_file=_tokenizer_file(folder, modules),
+        tokenizer_file=_tokenizer_file(folder, modules, overrides.cache_dir),
         pooling=overrides.pooling,
         template=pair_template(folder, config, name, overrides.rerank_template),
     )
 
 
-def _open_static(folder: Path, modules: Modules) -> Source:
-    tokenizer_file = _tokenizer_file(folder, modules)
+def _open_static(folder: Path, modules: Modules, cache_dir: Path) -> Source:
+    tokenizer_file = _tokenizer_file(folder, modules, cache_dir)
     (table,) = static.table_of(modules.encoder, weights.stored_tensors(modules.encoder)).values()
     config = static.config_of(table, tokenizer_file, model2vec=modules.static == "model2vec")
     check_counts(config)
@@ -309,16 +315,13 @@ def _layers(own: tuple[NamedHeadLayer, ...]) -> tuple[HeadLayer, ...]:
     return tuple(layer for layer, _ in own)
 
 
-def _tokenizer_file(folder: Path, modules: Modules) -> Path:
+def _tokenizer_file(folder: Path, modules: Modules, cache_dir: Path) -> Path:
     for file in (modules.encoder / "tokenizer.json", folder / "tokenizer.json"):
         if file.exists():
             if file.stat().st_size > MAX_JSON:
                 raise SetupError(f"{file} is larger than {MAX_JSON} bytes, the most that is read")
             return file
-    raise SetupError(
-        f"{folder / 'tokenizer.json'} is missing; write it with "
-        "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-    )
+    return vocabulary.kept(modules.encoder, cache_dir)
 
 
 def _reads_types(folder: Path) -> bool:
@@ -329,7 +332,8 @@ def _reads_types(folder: Path) -> bool:
 
 def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_num_tokens: int) -> int:
     """The smallest of max_seq_length (else the tokenizer's model_max_length), the positions, and max_num_tokens."""
-    stated = max_length(limits) or read_json(folder / "tokenizer_config.json").get("model_max_length")
+    config = read_json(folder / "tokenizer_config.json")
+    stated = max_length(limits) or config.get("model_max_length", config.get("max_len"))
     stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
     return min(stated, spec.max_tokens, max_num_tokens)
 

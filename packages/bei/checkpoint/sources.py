@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: each `source` of the config becomes a folder on this machine.
 
-Only safetensors and JSON are fetched. Downloads go to a temporary folder beside their place, which is then renamed, so
-that several processes may start at once and none sees half a checkpoint.
+Only safetensors, JSON and the files of tokenizers are fetched. Downloads go to a temporary folder beside their place,
+which is then renamed, so that several processes may start at once and none sees half a checkpoint.
 """
 
 import logging

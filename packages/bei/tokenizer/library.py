@@ -1,8 +1,7 @@
 """The library's tokenizer, read from its file and adapted to the checkpoint's other files."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,22 +13,11 @@ from tokenizers.normalizers import BertNormalizer
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Casing, Specials
-from bei.errors import Error, SetupError, one_line
+from bei.errors import SetupError
 from bei.tokenizer import limits, trial
 from bei.tokenizer.template import Template
 
 _CASING = ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")
-
-
-@contextmanager
-def library_errors(what: str, kind: type[Error]) -> Iterator[None]:
-    """Turns the library's bare exceptions, and its panics, into errors of a `kind`."""
-    try:
-        yield
-    except (Error, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as exc:
-        raise kind(f"{what}: {one_line(exc)}") from None
 
 
 def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) -> None:

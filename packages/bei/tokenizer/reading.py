@@ -17,9 +17,9 @@ from tokenizers import Tokenizer as Library
 from tokenizers.models import BPE, Unigram
 
 from bei import work
-from bei.errors import Untokenizable
+from bei.errors import Untokenizable, library_errors
 from bei.tokenizer import limits
-from bei.tokenizer.library import library_errors, unknown_id
+from bei.tokenizer.library import unknown_id
 from bei.tokenizer.places import as_sent, is_anchor, is_plain
 from bei.tokenizer.template import Direction, cut
 

@@ -11,7 +11,7 @@ import numpy as np
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.reranking import PairTemplate
-from bei.errors import Empty, Invalid, SetupError, Untokenizable, short
+from bei.errors import Empty, Invalid, SetupError, Untokenizable, library_errors, short
 from bei.tokenizer import limits
 from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
 from bei.tokenizer.library import (
@@ -19,7 +19,6 @@ from bei.tokenizer.library import (
     ends,
     ids_of,
     keep_whole,
-    library_errors,
     load,
     mask_id,
     unknown_id,
@@ -104,7 +103,8 @@ class Tokenizer:
         self.unused = set(ids_of(self._library, checkpoint.m3.unused if checkpoint.m3 else ()))
         if checkpoint.task == "entities":
             self.vocabulary = vocabulary(self._library, self._vocab_size)
-            self.unknown = self._library.token_to_id(checkpoint.unknown_token or "")
+            stated = checkpoint.unknown_token
+            self.unknown = self._library.token_to_id(stated) if stated else unknown_id(self._library)
 
     def prompt(self, name: str | None) -> str | None:
         """The text of a prompt; of the default prompt if no name is given. Raises Invalid for an unknown name."""

@@ -1,0 +1,190 @@
+"""Checkpoints without tokenizer.json: what is built from the files of older tokenizers equals transformers' own."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import transformers
+from tokenizers import Tokenizer as Library
+
+from bei.checkpoint import vocabulary
+from bei.checkpoint.load import read
+from bei.checkpoint.vocabulary import builder
+from bei.errors import SetupError
+from bei.tokenizer import Tokenizer
+from tests.support.tiny_models import random_model, save
+from tests.support.tokenizer_texts import texts
+from tests.support.vocabularies import CASES, own, write
+
+COUNT = 300
+"""Of the 2,000 texts that `--every-seed` compares."""
+
+
+def rows(library: Library, inputs, *, specials: bool) -> list[tuple]:
+    """Ids, types and offsets."""
+    found = library.encode_batch(list(inputs), add_special_tokens=specials)
+    return [(one.ids, one.type_ids, one.offsets, one.special_tokens_mask) for one in found]
+
+
+def assert_equal(ours: Library, theirs: Library, inputs) -> None:
+    for specials in (False, True):
+        for text, mine, expected in zip(
+            inputs, rows(ours, inputs, specials=specials), rows(theirs, inputs, specials=specials), strict=True
+        ):
+            assert mine == expected, text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ids_and_offsets_are_those_of_transformers(name, tmp_path, request):
+    folder = write(tmp_path, CASES[name])
+    ours, theirs = Library.from_buffer(vocabulary.build(folder)), own(folder)
+    given = texts(2000 if request.config.getoption("--every-seed") else COUNT)
+    assert_equal(ours, theirs, given)
+    assert_equal(ours, theirs, list(zip(given[:100], reversed(given), strict=False)))
+    assert ours.get_vocab() == theirs.get_vocab()
+
+
+# -- a checkpoint ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint in the layout of its time: vocab.txt, and no tokenizer.json."""
+    folder = save(tmp_path / "model", random_model("bert"))
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__)))
+    return folder
+
+
+def test_a_checkpoint_is_read_as_with_its_tokenizer_json(folder, tmp_path):
+    checkpoint = read(folder, "m", cache_dir=tmp_path / "cache")
+    assert checkpoint.tokenizer_file.is_relative_to(tmp_path / "cache")
+    built = Tokenizer(checkpoint).encode(["The cat sat", ("the mat", "it ran")], truncate=True)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    saved = read(folder, "m", cache_dir=tmp_path / "cache")
+    assert saved.tokenizer_file == folder / "tokenizer.json"
+    for one, other in zip(
+        built, Tokenizer(saved).encode(["The cat sat", ("the mat", "it ran")], truncate=True), strict=True
+    ):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert (one.token_types is None) == (other.token_types is None)
+
+
+def test_it_is_built_once(folder, tmp_path, monkeypatch):
+    first = read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file
+    assert first.stat().st_mode & 0o777 == 0o600 and first.parent.stat().st_mode & 0o777 == 0o700
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "drafted", lambda *_: pytest.fail("built again"))
+        assert read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file == first
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    cased = read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file
+    assert cased != first
+    (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text() + "more\n")
+    assert read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file not in (first, cased)
+    for version in ("_code", "tokenizers"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                builder, version, SimpleNamespace(__version__="0") if version == "tokenizers" else lambda: "0"
+            )
+            assert read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file not in (first, cased)
+
+
+def test_what_others_may_have_written_is_built_again(folder, tmp_path):
+    file = read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file
+    content = file.read_bytes()
+    file.write_bytes(b"{}")
+    file.chmod(0o666)
+    assert read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file.read_bytes() == content
+
+
+REFUSED = {
+    "nothing": ({}, r"tokenizer\.json is missing, and no file names a tokenizer_class; accepted are .*vocab\.txt"),
+    "only the config": (
+        {"config.json": {"model_type": "bert"}, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}},
+        r"tokenizer\.json is missing, and so is vocab\.txt of 'BertTokenizer'",
+    ),
+    "another class": (
+        {"tokenizer_config.json": {"tokenizer_class": "TapasTokenizer"}, "vocab.txt": "a\n"},
+        "'TapasTokenizer' is not built from other files here",
+    ),
+    "MeCab": (
+        {"tokenizer_config.json": {"word_tokenizer_type": "mecab", "do_lower_case": False}, "vocab.txt": "[UNK]\na\n"},
+        "word_tokenizer_type 'mecab' divides words by MeCab, a program that is not run here; serve a checkpoint that",
+    ),
+    "Juman++": ({"config.json": {"word_tokenizer_type": "jumanpp"}, "vocab.txt": "[UNK]\n"}, r"Juman\+\+, a program"),
+    "Japanese": (
+        {"config.json": {"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}, "vocab.txt": "[UNK]\n"},
+        "BertJapaneseTokenizer divides words by MeCab",
+    ),
+    "PhoBERT": (
+        {"tokenizer_config.json": {"tokenizer_class": "PhobertTokenizer"}},
+        "PhobertTokenizer reads words that",
+    ),
+    "BERTweet": (
+        {"tokenizer_config.json": {"tokenizer_class": "BertweetTokenizer"}},
+        "BertweetTokenizer rewrites texts",
+    ),
+    "its own code": (
+        {"tokenizer_config.json": {"tokenizer_class": "QWenTokenizer", "auto_map": {"AutoTokenizer": ["t.Q", None]}}},
+        "'QWenTokenizer' is code of the checkpoint's own, which is never run",
+    ),
+    "no unknown token": (
+        {"config.json": {"model_type": "bert"}, "vocab.txt": "a\nb\n"},
+        r"vocab\.txt lacks '\[UNK\]', the token of unknown words",
+    ),
+    "no text": ({"config.json": {"model_type": "bert"}, "vocab.txt": b"[UNK]\n\xff\xfe\n"}, r"vocab\.txt is not UTF-8"),
+    "no tokens": ({"config.json": {"model_type": "bert"}, "vocab.txt": ""}, r"vocab\.txt holds no tokens"),
+    "a long token": ({"config.json": {"model_type": "bert"}, "vocab.txt": "a" * 5000}, "a token of 5000 characters"),
+    "many tokens": (
+        {"config.json": {"model_type": "bert"}, "vocab.txt": "".join(f"{i:x}\n" for i in range(2_000_001))},
+        "holds 2000001 tokens; at most 2000000",
+    ),
+    "much text": (
+        {"config.json": {"model_type": "bert"}, "vocab.txt": "".join(f"{i:01000}\n" for i in range(12_001))},
+        "holds tokens of 12001000 bytes; at most 12000000",
+    ),
+    "a large file": (
+        {"config.json": {"model_type": "bert"}, "vocab.txt": b"a" * ((1 << 26) + 1)},
+        "is larger than 67108864",
+    ),
+    "a token that is a number": (
+        {"config.json": {"model_type": "bert"}, "tokenizer_config.json": {"unk_token": 7}, "vocab.txt": "[UNK]\n"},
+        "cannot be built: 7 is no token",
+    ),
+    "no separator": (
+        {"config.json": {"model_type": "bert"}, "tokenizer_config.json": {"sep_token": None}, "vocab.txt": "[UNK]\n"},
+        "sep_token is 'None', and goes around each text; name it",
+    ),
+    "a flag that is text": (
+        {
+            "config.json": {"model_type": "bert"},
+            "tokenizer_config.json": {"do_lower_case": "no"},
+            "vocab.txt": "[UNK]\n",
+        },
+        "do_lower_case is 'no'; it must be true or false",
+    ),
+    "a strange token": (
+        {
+            "config.json": {"model_type": "bert"},
+            "tokenizer_config.json": {"added_tokens_decoder": {"x": {"content": "a"}}},
+            "vocab.txt": "[UNK]\n",
+        },
+        "cannot be built: invalid literal for int",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_is_a_line_that_names_the_file(name, tmp_path):
+    files, message = REFUSED[name]
+    with pytest.raises(SetupError, match=message) as caught:
+        vocabulary.build(write(tmp_path, files))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_an_option_without_effect_is_logged(tmp_path, caplog):
+    files = CASES["BERT, accents kept"]
+    vocabulary.build(write(tmp_path, files))
+    assert ["never_split has no effect" in record.message for record in caplog.records] == [True]
