@@ -19,7 +19,7 @@ import click
 import numpy as np
 from tokenizers import Tokenizer
 
-from bei.architectures.shapes import linear_sizes
+from bei.architectures.shapes import products_per_token
 from bei.architectures.spec import EncoderSpec, Layer
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch
@@ -93,8 +93,7 @@ class Products:
     """The products of a model for texts of these lengths."""
 
     def __init__(self, spec: EncoderSpec, lengths: list[int]):
-        per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
-        self._linear = 2 * len(spec.layers) * per_token * sum(lengths)
+        self._linear = 2 * products_per_token(spec) * sum(lengths)
         self._attention = 4 * spec.query_size * sum(seen(spec, layer, n) for layer in spec.layers for n in lengths)
 
     def seconds(self, precision: str, speeds: Speeds) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from bei.architectures.shapes import linear_sizes
+from bei.architectures.shapes import products_per_token
 from bei.architectures.spec import EncoderSpec
 from benchmarks.cpu import SHAPES, minilm, seen
 
@@ -71,6 +71,5 @@ def texts(tokenizer: Tokenizer, lengths: tuple[int, ...], tokens: int) -> list[s
 
 def operations(spec: EncoderSpec, lengths: list[int]) -> float:
     """The operations of the layers' products, attention's included; a multiplication and an addition are two."""
-    per_token = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
     attention = sum(seen(spec, layer, length) * lengths.count(length) for layer in spec.layers for length in {*lengths})
-    return 2.0 * len(spec.layers) * per_token * sum(lengths) + 4.0 * spec.query_size * attention
+    return 2.0 * products_per_token(spec) * sum(lengths) + 4.0 * spec.query_size * attention

@@ -145,7 +145,7 @@ def test_windows():
 @pytest.mark.parametrize(
     ("model_type", "config", "message"),
     [
-        ("nomic_bert", {"num_experts": 8}, "mixture of experts"),
+        ("nomic_bert", {"num_experts": 8}, "num_experts without moe_every_n_layers"),
         ("nomic_bert", {"prenorm": True, "hidden_act": "silu"}, "prenorm True is not supported"),
         ("nomic_bert", {"activation_function": "relu"}, "activation_function 'relu'"),
         ("new", {"logn_attention_scale": True}, "logn_attention_scale"),

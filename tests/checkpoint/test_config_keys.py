@@ -37,6 +37,7 @@ WITHOUT_EFFECT = {
             *("summary_last_dropout", "initializer_range", "initializer_cutoff_factor", "sparse_pred_ignore_index"),
             *("attn_pdrop", "embd_pdrop", "resid_pdrop", "fused_dropout_add_ln", "fused_bias_fc", "use_xentropy"),
             *("sparse_prediction", "pretraining_tp", "gradient_checkpointing"),
+            *("router_aux_loss_coef", "moe_resid_pdrop"),
         ),
         TRAINING,
     ),
@@ -60,6 +61,7 @@ WITHOUT_EFFECT = {
             *("chunk_size_feed_forward", "deterministic_flash_attn", "output_attentions", "output_hidden_states"),
             *("return_dict", "use_cache", "use_flash_attn", "use_memory_efficient_attention", "unpad_inputs"),
             *("attn_implementation", "reorder_and_upcast_attn", "pack_qkv", "pad_vocab_size_multiple"),
+            *("output_router_logits", "moe_impl"),
         ),
         RUNNING,
     ),
@@ -67,7 +69,7 @@ WITHOUT_EFFECT = {
         (
             *("add_cross_attention", "is_encoder_decoder", "legacy", "pooler_hidden_size", "sinusoidal_pos_embds"),
             *("summary_activation", "summary_type", "summary_use_proj"),
-            *("logn_attention_clip1",),
+            *("logn_attention_clip1", "add_pooling_layer"),
         ),
         UNUSED,
     ),
@@ -94,6 +96,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"scale_attn_by_inverse_layer_idx": False, "fused_bias_fc": True, "num_experts": 0, "use_xentropy": True},
         **{"reorder_and_upcast_attn": False, "pad_vocab_size_multiple": 64, "fused_dropout_add_ln": True},
         **{"embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+    },
+    "nomic-embed-text-v2-moe": {
+        **{"model_type": "nomic_bert", "vocab_size": 100, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_inner": 128},
+        **{"n_positions": 256, "max_trained_positions": 256, "type_vocab_size": 1, "activation_function": "gelu"},
+        **{"rotary_emb_base": 10_000, "rotary_emb_fraction": 1.0, "rotary_scaling_factor": None, "prenorm": False},
+        **{"layer_norm_epsilon": 1e-5, "qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True},
+        **{"num_experts": 8, "moe_top_k": 2, "moe_every_n_layers": 2, "moe_normalize_expert_weights": False},
+        **{"num_shared_experts": 0, "expert_choice_router": False, "ffn_div": 1, "moe_impl": "megablocks"},
+        **{"moe_resid_pdrop": 0.0, "router_aux_loss_coef": 0.1, "add_pooling_layer": False},
     },
     "gte-multilingual-base": {
         **{
@@ -138,9 +149,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"local_rope_theta": 1e4, "local_attention": 8, "norm_eps": 1e-5, "norm_bias": False},
     },
 }
-OVERRULED = {  # by feed_forward_type
-    ("jina-embeddings-v2", "hidden_act"),
+OVERRULED = {
+    ("jina-embeddings-v2", "hidden_act"),  # by feed_forward_type
     ("jina-embeddings-v2-base-code", "hidden_act"),
+    ("nomic-embed-text-v2-moe", "max_trained_positions"),  # of no scaling
+}
+SAVED_WITH = {
+    **{"qwen2": WINDOWS, "qwen3": WINDOWS},
+    "qwen3_moe": {"use_sliding_window": True, "sliding_window": 8, "mlp_only_layers": [1]},
 }
 SHAPES = {"num_key_value_heads", "head_dim"}
 """Sizes that contradict the tensors' shapes where they are wrong."""
@@ -150,7 +166,7 @@ KNOWN_VALUES = {"problem_type": ["regression"]}
 @cache
 def saved(model_type: str) -> str:
     """config.json as transformers saves it."""
-    model = random_model(model_type, **(WINDOWS if model_type in ("qwen2", "qwen3") else {}))
+    model = random_model(model_type, **SAVED_WITH.get(model_type, {}))
     return json.dumps({**model.config.to_dict(), "architectures": [type(model).__name__]})
 
 

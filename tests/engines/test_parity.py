@@ -62,6 +62,10 @@ OPTIONS = {
     "mistral": [{}, {"sliding_window": None}, {"sliding_window": 1}, {"head_dim": 16}],
     "qwen2": [{}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, {"is_causal": False}],
     "qwen3": [{}, {"head_dim": 20, "attention_bias": True}, {"num_key_value_heads": 4}],
+    "qwen3_moe": [
+        *({}, {"norm_topk_prob": True, "num_experts_per_tok": 8}, {"mlp_only_layers": [1], "hidden_act": "gelu"}),
+        *({"decoder_sparse_step": 2}, {"use_sliding_window": True, "sliding_window": 4}, {"num_experts": 0}),
+    ],
     "gemma": [{}, {"num_key_value_heads": 1}],
     "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}],
     "gemma3_text": [{}, {"use_bidirectional_attention": True}],

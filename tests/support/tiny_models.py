@@ -53,12 +53,13 @@ _CONFIGS = {
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "qwen3_moe": transformers.Qwen3MoeConfig,
     "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
 }
 FAMILIES = tuple(_CONFIGS)
-CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
 _OWN_FIELDS = {
     "electra": {"embedding_size": 32},
@@ -74,6 +75,7 @@ _OWN_FIELDS = {
     "modernbert": {"local_attention": 8, "norm_bias": True, "classifier_bias": True},
     "mistral": {"sliding_window": 8},
     "qwen3": {"head_dim": 16},
+    "qwen3_moe": {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 16, "sliding_window": 8, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 20},
     "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20, "sliding_window_pattern": 2},

@@ -8,9 +8,9 @@ from bei.architectures.family import (
     Config,
     HeadKind,
     HeadMaker,
+    Part,
     TaskHead,
     TensorNames,
-    TensorSlice,
     activation,
     affine,
     layer_kinds,
@@ -83,7 +83,7 @@ def windows(config: Config, default: str = "full_attention") -> tuple[int | None
 def decoder_tensors(config: Config, spec: EncoderSpec, norms: Mapping[str, str] | None = None) -> TensorNames:
     """`norms` maps the places of a layer's norms to their names, if these are not Llama's."""
     norms = norms or {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"}
-    names: dict[str, tuple[str | TensorSlice, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
+    names: dict[str, tuple[Part, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
     if spec.qk_norm:
         norms = {**norms, "query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
     layers = layer_tensors(

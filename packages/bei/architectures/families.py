@@ -40,6 +40,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": llama.MISTRAL,
     "qwen2": qwen.QWEN2,
     "qwen3": qwen.QWEN3,
+    "qwen3_moe": qwen.QWEN3_MOE,
     "gemma": gemma.GEMMA,
     "gemma2": gemma.GEMMA2,
     "gemma3_text": gemma.GEMMA3,

@@ -21,15 +21,29 @@ from bei.errors import SetupError, short
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """The rows from `start` to `stop` of one of the checkpoint's tensors; row `less` is subtracted from each."""
+    """Every `step`-th of the rows from `start` to `stop` of one of the checkpoint's tensors; row `less` is subtracted
+    from each. `transposed`: the rows are of a matrix [inputs, outputs], which is turned."""
 
     name: str
     start: int
     stop: int
     less: int | None = None
+    step: int = 1
+    transposed: bool = False
 
 
-TensorNames = Mapping[str, tuple[str | TensorSlice, ...]]
+@dataclass(frozen=True)
+class StackEntry:
+    """The entry `index` of one of the checkpoint's tensors along its first axis, without that axis: the matrix or bias
+    of one expert. `transposed` as above."""
+
+    name: str
+    index: int
+    transposed: bool = False
+
+
+Part = str | TensorSlice | StackEntry
+TensorNames = Mapping[str, tuple[Part, ...]]
 """Our name → the checkpoint's names; several tensors are concatenated along the first axis."""
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -159,7 +173,7 @@ def bert_tensors(
 ) -> TensorNames:
     """Names of an encoder with BERT's embeddings, whose layers have the prefix `layer`. `parts` maps our part of a
     layer to theirs, where that has another name than BERT's."""
-    names: dict[str, tuple[str | TensorSlice, ...]] = {
+    names: dict[str, tuple[Part, ...]] = {
         "embeddings.token": ("embeddings.word_embeddings.weight",),
         **affine("embeddings.norm", "embeddings.LayerNorm"),
     }
@@ -173,10 +187,13 @@ def bert_tensors(
 
 
 def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> TensorNames:
-    """The names of the parts of every layer, with a bias if the spec has one."""
-    names: dict[str, tuple[str | TensorSlice, ...]] = {}
+    """The names of the parts of every layer, with a bias if the spec has one. An MLP's are left out of a layer that has
+    experts."""
+    names: dict[str, tuple[Part, ...]] = {}
     for i, of in enumerate(spec.layers):
         for ours, theirs in parts.items():
+            if of.experts and ours in ("up", "down"):
+                continue
             if ours in LINEARS or ours in of.norms or ours in spec.qk_norm_sizes:
                 has_bias = spec.norm_of_heads if ours in spec.qk_norm_sizes else spec.norm
                 bias = ours in spec.biases or (ours not in LINEARS and has_bias.bias)
@@ -194,7 +211,7 @@ def gate_last(spec: EncoderSpec, name: str) -> TensorNames:
     }
 
 
-def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[str | TensorSlice, ...]]:
+def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[Part, ...]]:
     """The weight and bias of one linear layer or norm."""
     parts = ("weight", "bias") if bias else ("weight",)
     return {f"{ours}.{part}": tuple(f"{name}.{part}" for name in theirs) for part in parts}

@@ -1,10 +1,13 @@
 """Qwen2 (arXiv:2407.10671): Llama with biased queries, keys and values. Qwen3 (arXiv:2505.09388): norms on queries and
-keys instead."""
+keys instead, and in Qwen3-MoE experts."""
+
+from dataclasses import replace
 
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import Config, Family, read
+from bei.architectures.family import Config, Family, TensorNames, activation, read
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Experts, Layer
+from bei.errors import SetupError, short
 
 
 def _layers(config: Config, size: int) -> tuple[Layer, ...]:
@@ -29,5 +32,58 @@ def _qwen3(config: Config) -> EncoderSpec:
     return decoder_spec(config, head_size=size, layers=layers, qk_norm=True, biases=attention_biases(config))
 
 
+def _qwen3_moe(config: Config) -> EncoderSpec:
+    """Every layer has the window, if there is one (transformers, Qwen3MoeModel)."""
+    hidden, heads = read(config, "hidden_size"), read(config, "num_attention_heads")
+    size = config.get("head_dim") or hidden // heads
+    window = read(config, "sliding_window") if config.get("use_sliding_window") else None
+    experts = Experts(
+        count=_expert_count(config),
+        chosen=config.get("num_experts_per_tok", 8),
+        intermediate_size=config.get("moe_intermediate_size", 768),
+        activation=activation(config.get("hidden_act", "silu")),
+        normalized=bool(config.get("norm_topk_prob", False)),
+    )
+    layer = Layer(PRE, window - 1 if window else None, rotary(config, size))
+    layers = (replace(layer, experts=experts if has else None) for has in _has_experts(config))
+    return decoder_spec(
+        config,
+        head_size=size,
+        attention_scale=size**-0.5,
+        layers=tuple(layers),
+        qk_norm=True,
+        biases=attention_biases(config),
+    )
+
+
+def _expert_count(config: Config) -> int:
+    stated = config.get("num_experts")
+    count: int = config.get("num_local_experts", 128) if stated is None else stated
+    return count
+
+
+def _has_experts(config: Config) -> list[bool]:
+    """Of each layer: every `decoder_sparse_step`-th one, but none of `mlp_only_layers`."""
+    plain, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
+    if not isinstance(plain, list) or any(type(i) is not int for i in plain):
+        raise SetupError(f"config.json: mlp_only_layers must be a list of layers, not {short(plain)}")
+    has_any = _expert_count(config) > 0
+    return [has_any and i not in plain and (i + 1) % step == 0 for i in range(read(config, "num_hidden_layers"))]
+
+
+def _moe_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    names = dict(decoder_tensors(config, spec))
+    for i, layer in enumerate(spec.layers):
+        mlp = f"layers.{i}.mlp"
+        for expert in range(layer.experts.count if layer.experts else 0):
+            ours, theirs = f"layers.{i}.experts.{expert}", f"{mlp}.experts.{expert}"
+            names[f"{ours}.up.weight"] = f"{theirs}.gate_proj.weight", f"{theirs}.up_proj.weight"
+            names[f"{ours}.down.weight"] = (f"{theirs}.down_proj.weight",)
+        if layer.experts:
+            names[f"layers.{i}.router.weight"] = (f"{mlp}.gate.weight",)
+    return names
+
+
 QWEN2 = Family(_qwen2, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
 QWEN3 = Family(_qwen3, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
+QWEN3_MOE = Family(_qwen3_moe, _moe_tensors, PREFIXES, IGNORED, HEADS, LAST)

@@ -1,6 +1,19 @@
 """The shape of every tensor that a spec needs, by our names."""
 
-from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, LayerNorm, Norm, RelativeBias
+from collections.abc import Iterator
+
+from bei.architectures.spec import (
+    LINEARS,
+    Dense,
+    Disentangled,
+    EncoderSpec,
+    Experts,
+    HeadLayer,
+    LayerNorm,
+    LinearName,
+    Norm,
+    RelativeBias,
+)
 from bei.errors import SetupError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -20,15 +33,40 @@ def tensor_shapes(spec: EncoderSpec) -> Shapes:
     }
 
 
-def linear_sizes(spec: EncoderSpec) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each linear part of a layer."""
-    hidden, inner = spec.hidden_size, spec.intermediate_size
+def linear_sizes(spec: EncoderSpec, experts: Experts | None = None) -> dict[LinearName, tuple[int, int]]:
+    """(outputs, inputs) of each linear part of a layer; of one expert if it has `experts`."""
+    hidden, inner, gated = spec.hidden_size, spec.intermediate_size, spec.gated
+    if experts is not None:
+        inner, gated = experts.intermediate_size, experts.gated
     return {
         "qkv": (spec.qkv_size, hidden),
         "out": (hidden, spec.query_size),
-        "up": (inner * (2 if spec.gated else 1), hidden),
+        "up": (inner * (2 if gated else 1), hidden),
         "down": (hidden, inner),
     }
+
+
+def linear_parts(spec: EncoderSpec, i: int) -> Iterator[tuple[str, LinearName]]:
+    """The name in layer i of each of its linear parts, with its kind: ("experts.3.up", "up"). The router is not among
+    them: it runs in float32."""
+    experts = spec.layers[i].experts
+    if experts is None:
+        yield from zip(LINEARS, LINEARS, strict=True)
+        return
+    yield from (("qkv", "qkv"), ("out", "out"))
+    for expert in range(experts.count):
+        yield from ((f"experts.{expert}.up", "up"), (f"experts.{expert}.down", "down"))
+
+
+def products_per_token(spec: EncoderSpec) -> int:
+    """Multiplications in all layers for one token, without attention."""
+    return sum(_products(spec, layer.experts) for layer in spec.layers)
+
+
+def _products(spec: EncoderSpec, experts: Experts | None) -> int:
+    sizes = {part: outputs * inputs for part, (outputs, inputs) in linear_sizes(spec, experts).items()}
+    times = 1 if experts is None else experts.chosen
+    return sizes["qkv"] + sizes["out"] + times * (sizes["up"] + sizes["down"])
 
 
 def _embedding_shapes(spec: EncoderSpec) -> Shapes:
@@ -53,15 +91,28 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
 
 def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     shapes: Shapes = {}
-    for part, shape in linear_sizes(spec).items():
-        shapes[f"layers.{i}.{part}.weight"] = shape
-        if part in spec.biases:
-            shapes[f"layers.{i}.{part}.bias"] = shape[:1]
+    experts = spec.layers[i].experts
+    sizes = linear_sizes(spec, experts)
+    for name, part in linear_parts(spec, i):
+        shapes[f"layers.{i}.{name}.weight"] = sizes[part]
+        if experts.biases if experts and name.startswith("experts.") else part in spec.biases:
+            shapes[f"layers.{i}.{name}.bias"] = sizes[part][:1]
+    if experts is not None:
+        shapes |= _router_shapes(experts, f"layers.{i}", spec.hidden_size)
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
     if spec.qk_norm:
-        for part, size in spec.qk_norm_sizes.items():
-            shapes |= _norm_shapes(spec.norm_of_heads, f"layers.{i}.{part}", size)
+        for of, size in spec.qk_norm_sizes.items():
+            shapes |= _norm_shapes(spec.norm_of_heads, f"layers.{i}.{of}", size)
+    return shapes
+
+
+def _router_shapes(experts: Experts, layer: str, hidden: int) -> Shapes:
+    shapes: Shapes = {f"{layer}.router.weight": (experts.count, hidden)}
+    if experts.biases:
+        shapes[f"{layer}.router.bias"] = (experts.count,)
+    if experts.output_bias:
+        shapes[f"{layer}.experts.bias"] = (hidden,)
     return shapes
 
 

@@ -13,6 +13,9 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     layers.{i}.out.{weight,bias}                  [hidden, heads * head_size]
     layers.{i}.up.{weight,bias}                   [intermediate, hidden]          gated: the gate's rows, then as many
     layers.{i}.down.{weight,bias}                 [hidden, intermediate]
+    layers.{i}.router.{weight,bias}               [experts, hidden]               of a mixture, in place of up and down
+    layers.{i}.experts.{e}.{up,down}.{weight,bias}  as up and down, of expert e
+    layers.{i}.experts.bias                       [hidden]
     layers.{i}.{attention_in, ...}.{weight,bias}  [hidden]                        the norms of the layer
     final_norm.{weight,bias}                      [hidden]
     token_head.{i}.{weight,bias}                  the i-th layer of `token_head`
@@ -74,12 +77,43 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class Clamp:
+    """The gate of gpt-oss (arXiv:2508.10925, §2.2; transformers, GptOssExperts): g * sigmoid(alpha * g) * (u + 1). The
+    gate g is at most `limit`, and the gated value u lies between -limit and `limit`."""
+
+    alpha: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The MLP of a layer as a mixture of `count` MLPs (arXiv:1701.06538; arXiv:2101.03961). The router is a linear
+    layer with a softmax over the experts. A token's state goes through the `chosen` experts of the largest
+    probabilities, and the result is the sum of their outputs, each times its probability. If `normalized`, these are
+    divided by their sum, which is a softmax over the logits of the chosen experts (Mixtral, arXiv:2401.04088, §2.1).
+
+    `biases`: of the router and of each expert. `output_bias`: one vector that is added to the sum (MegaBlocks).
+    """
+
+    count: int
+    chosen: int
+    intermediate_size: int
+    activation: Activation | Clamp
+    gated: bool = True
+    normalized: bool = False
+    biases: bool = False
+    output_bias: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
-    """The properties that may differ between layers. `window` is the largest distance that attention spans."""
+    """The properties that may differ between layers. `window` is the largest distance that attention spans. `experts`
+    take the place of the MLP that the spec describes for all layers."""
 
     norms: tuple[NormPlace, ...] = POST
     window: int | None = None
     rotary: Rotary | None = None
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,18 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "f
 _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 """Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
+_CONTENT = ("name", "start", "less", "step", "is_entry", "is_turned", "divisor", "shape")
+"""The fields of a Tensor that say what is read from its file."""
 
 
 @dataclass(frozen=True)
 class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
     bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, and it is divided by `divisor`, in
-    float32. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
-    product's inputs. `rows_of` has the number of each row on disk. Each row is multiplied by its number in
-    `factors`, in float32."""
+    float32. Of the rows every `step`-th one is read; with `is_entry` the row `start` alone, without its axis; with
+    `is_turned` they are transposed after that. A float8 tensor is multiplied by `scale`, one number or one per row;
+    `input_scale` is the divisor of its product's inputs. `rows_of` has the number of each row on disk. Each row is
+    multiplied by its number in `factors`, in float32."""
 
     file: Path
     name: str
@@ -34,16 +37,29 @@ class Tensor:
     dtype: str
     start: int = 0
     less: int | None = None
+    step: int = 1
+    is_entry: bool = False
+    is_turned: bool = False
     divisor: float = 1.0
     scale: "Tensor | None" = None
     input_scale: "Tensor | None" = None
     rows_of: "Tensor | None" = None
     factors: "Tensor | None" = None
 
-    def rows(self, start: int, stop: int, less: int | None = None) -> "Tensor":
-        """The rows from `start` to `stop`, as far as there are any."""
-        count = max(0, min(stop, self.shape[0]) - start)
-        return replace(self, shape=(count, *self.shape[1:]), start=start, less=less)
+    def rows(self, start: int, stop: int, less: int | None = None, step: int = 1) -> "Tensor":
+        """Every `step`-th row from `start` to `stop`, as far as there are any."""
+        count = len(range(start, min(stop, self.shape[0]), step))
+        return replace(self, shape=(count, *self.shape[1:]), start=start, less=less, step=step)
+
+    def entry(self, index: int) -> "Tensor":
+        """Row `index` without the first axis; a tensor without rows if there is no such row."""
+        if not self.shape or index >= self.shape[0]:
+            return replace(self, shape=(0,))
+        return replace(self, shape=self.shape[1:], start=index, is_entry=True)
+
+    def transposed(self) -> "Tensor":
+        """[a, b] → [b, a]"""
+        return replace(self, shape=self.shape[::-1], is_turned=True)
 
 
 def scan(files: list[Path]) -> dict[str, Tensor]:
@@ -106,7 +122,7 @@ class Tensors(Mapping[str, np.ndarray]):
         """SHA-256 of the content of the files and of the names of the tensors. The hash of a file is kept in `notes`, a
         folder of the cache, for as long as the file system says that the file is the same."""
         places = {
-            ours: [(part.file.name, part.name, part.start, part.less, part.divisor, part.shape) for part in parts]
+            ours: [(part.file.name, *(getattr(part, field) for field in _CONTENT)) for part in parts]
             for ours, parts in self._parts.items()
         }
         digest = hashlib.sha256(repr(sorted(places.items())).encode())
@@ -119,14 +135,15 @@ def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with the scales stored beside float8 weights (under modelopt's and compressed-tensors' names) moved
     into them. Raises SetupError for a format that is not read."""
     weights = {name.removesuffix(".weight"): name for name, tensor in stored.items() if tensor.dtype == "float8_e4m3fn"}
+    scaled: dict[str, Tensor] = {}
     for module, name in weights.items():
         scale = stored.get(f"{module}.weight_scale")
         rows = stored[name].shape[0]
         if scale is None or int(np.prod(scale.shape)) not in (1, rows):
             raise SetupError(f"{name} is float8 with no scale for it or for each row: a format that is not read here")
-        stored = {**stored, name: replace(stored[name], scale=scale, input_scale=stored.get(f"{module}.input_scale"))}
+        scaled[name] = replace(stored[name], scale=scale, input_scale=stored.get(f"{module}.input_scale"))
     beside = {f"{module}.{scale}" for module in weights for scale in _SCALES}
-    return {name: tensor for name, tensor in stored.items() if name not in beside}
+    return {name: scaled.get(name, tensor) for name, tensor in stored.items() if name not in beside}
 
 
 def _read(tensor: Tensor) -> np.ndarray:
@@ -165,12 +182,18 @@ def _stored(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == "float8_e4m3fn":
         return _float8_rows(tensor)
     with safe_open(tensor.file, "numpy") as opened:
-        rows: np.ndarray = (
-            opened.get_slice(tensor.name)[tensor.start : tensor.start + tensor.shape[0]]
-            if tensor.shape
-            else opened.get_tensor(tensor.name)
-        )
-        return rows
+        if not tensor.shape:
+            number: np.ndarray = opened.get_tensor(tensor.name)
+            return number
+        rows: np.ndarray = opened.get_slice(tensor.name)[_stored_rows(tensor)]
+    rows = rows[0] if tensor.is_entry else rows[:: tensor.step]
+    return rows.T if tensor.is_turned else rows
+
+
+def _stored_rows(tensor: Tensor) -> slice:
+    """The rows of the stored tensor that hold the wanted ones."""
+    count = 1 if tensor.is_entry else tensor.shape[-1 if tensor.is_turned else 0]
+    return slice(tensor.start, tensor.start + (count - 1) * tensor.step + 1)
 
 
 def _float8_rows(tensor: Tensor) -> np.ndarray:

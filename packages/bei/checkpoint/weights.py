@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Family, NamedHeadLayer, ScoreTokens, TaskHead, TensorSlice
+from bei.architectures.family import Family, NamedHeadLayer, Part, ScoreTokens, StackEntry, TaskHead, TensorSlice
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
 from bei.checkpoint.modules import inside, read_json
@@ -98,6 +98,8 @@ def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> 
             found = (rows, *tensor.shape[1:])
             if found != expected:
                 raise SetupError(f"{tensor.file}: {tensor.name} has shape {found}, config.json says {expected}")
+            if tensor.scale and (tensor.step > 1 or tensor.is_entry or tensor.is_turned):
+                raise SetupError(f"{tensor.file}: {tensor.name} is fp8 in a layout that is not read; use bfloat16")
             if tensor.dtype not in ("float32", "float16", "bfloat16") and tensor.scale is None:
                 raise SetupError(
                     f"{tensor.file}: {tensor.name} is {tensor.dtype}; use float32, float16, bfloat16 or fp8"
@@ -120,14 +122,19 @@ def _score_slice(matrix: str, score_tokens: ScoreTokens) -> TensorSlice:
     return TensorSlice(matrix, score_tokens.yes, score_tokens.yes + 1, score_tokens.no)
 
 
-def _name(theirs: str | TensorSlice) -> str:
-    return theirs.name if isinstance(theirs, TensorSlice) else theirs
+def _name(theirs: Part) -> str:
+    return theirs if isinstance(theirs, str) else theirs.name
 
 
-def _part(stored: Mapping[str, Tensor], theirs: str | TensorSlice) -> Tensor:
-    if isinstance(theirs, TensorSlice):
-        return stored[theirs.name].rows(theirs.start, theirs.stop, theirs.less)
-    return stored[theirs]
+def _part(stored: Mapping[str, Tensor], theirs: Part) -> Tensor:
+    match theirs:
+        case TensorSlice(name, start, stop, less, step, transposed):
+            part = stored[name].rows(start, stop, less, step)
+        case StackEntry(name, index, transposed):
+            part = stored[name].entry(index)
+        case _:
+            return stored[theirs]
+    return part.transposed() if transposed else part
 
 
 def _head_names(

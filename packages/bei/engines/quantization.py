@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from bei.architectures.shapes import linear_sizes
+from bei.architectures.shapes import linear_parts, linear_sizes
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute, Dtype, Quantization
 from bei.errors import SetupError
@@ -42,6 +42,10 @@ def fast_dtype(checkpoint: Checkpoint, capability: Capability) -> Dtype:
 
 
 def _products(checkpoint: Checkpoint, mlp_only: bool) -> tuple[str, ...]:
-    fitting = [part for part, sizes in linear_sizes(checkpoint.spec).items() if not any(n % _MULTIPLE for n in sizes)]
-    parts = [part for part in fitting if not mlp_only or part in _FEEDFORWARD]
-    return tuple(f"layers.{i}.{part}" for i in range(len(checkpoint.spec.layers)) for part in parts)
+    spec, found = checkpoint.spec, []
+    for i, layer in enumerate(spec.layers):
+        sizes = linear_sizes(spec, layer.experts)
+        for name, part in linear_parts(spec, i):
+            if not any(n % _MULTIPLE for n in sizes[part]) and (not mlp_only or part in _FEEDFORWARD):
+                found.append(f"layers.{i}.{name}")
+    return tuple(found)

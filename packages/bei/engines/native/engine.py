@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bei import __version__, files
-from bei.architectures.shapes import linear_sizes
+from bei.architectures.shapes import products_per_token
 from bei.architectures.spec import Disentangled, EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
@@ -67,14 +67,15 @@ def check(spec: EncoderSpec) -> None:
     for name in ("hidden_size", "intermediate_size", "embedding_size"):
         if getattr(spec, name) % 2:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")
+    if any(layer.experts for layer in spec.layers):
+        raise SetupError("a mixture of experts needs the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
 
 
 def _token_budget(spec: EncoderSpec) -> int:
     """Two blocks of rows (cpp/precision_encoder.h) are as fast as many. Small models get more, to make fewer calls."""
-    per_layer = sum(outputs * inputs for outputs, inputs in linear_sizes(spec).values())
-    return min(1024, max(192, _BATCH_PRODUCTS // (len(spec.layers) * per_layer)))
+    return min(1024, max(192, _BATCH_PRODUCTS // products_per_token(spec)))
 
 
 def _choose(isa: Level, spec: EncoderSpec, options: EngineOptions) -> tuple[Compute, str]:

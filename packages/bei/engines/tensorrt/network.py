@@ -45,6 +45,8 @@ _NORMALIZED = 1e-12  # torch.nn.functional.normalize's least norm
 
 def check(spec: EncoderSpec, longest: int) -> None:
     """Raises SetupError that names a part of the spec that TensorRT's layers cannot express."""
+    if any(layer.experts for layer in spec.layers):
+        raise SetupError("a mixture of experts needs the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if any(rotary.dynamic and longest > rotary.dynamic.trained for rotary in spec.rotaries):

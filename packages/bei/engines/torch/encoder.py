@@ -12,7 +12,6 @@ from bei.architectures.spec import (
     Alibi,
     Disentangled,
     EncoderSpec,
-    LinearName,
     NormPlace,
     RelativeBias,
     Rotary,
@@ -23,7 +22,8 @@ from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attenti
 from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
-from bei.engines.torch.linear import ACTIVATIONS, Product, read_linear, spare_rows
+from bei.engines.torch.linear import Product, read_linear, spare_rows
+from bei.engines.torch.mlp import read_mlp
 from bei.engines.torch.norm import HeadNorms, NormLayer, WholeNorms
 from bei.engines.torch.varlen import Varlen
 from bei.engines.torch.weights import Weights
@@ -69,9 +69,11 @@ class Encoder:
         x = x[: len(inputs["ids"])]
         return self._final_norm(x) if self._final_norm else x
 
-    def is_one_kernel(self, inputs: Inputs) -> bool:
-        """Whether attention is one kernel, which needs nothing from the host."""
-        return self._varlen is not None and inputs.all_seen
+    def asks_the_host(self, inputs: Inputs) -> bool:
+        """Whether the host takes part: in attention that is not one kernel, or in a mixture of experts, whose rows it
+        counts."""
+        one_kernel = self._varlen is not None and inputs.all_seen
+        return not one_kernel or any(layer.experts for layer in self._spec.layers)
 
     def _attention(self, inputs: Inputs, window: int | None) -> Attention:
         varlen = self._varlen
@@ -131,13 +133,13 @@ class _Layer:
         """positions: [2 * buckets, hidden], the vectors of relative positions."""
         self._spec, self._dtype = spec, weights.dtype
 
-        def read(part: LinearName, activation: Activation = "identity") -> Product:
+        def read(part: str, bias: bool, activation: Activation = "identity") -> Product:
             name = f"layers.{i}.{part}"
-            product = read_linear(weights, name, part in spec.biases, activation)
+            product = read_linear(weights, name, bias, activation)
             return product if observe is None else lambda x: (observe(name, x), product(x))[1]
 
-        self._qkv, self._out, self._down = read("qkv"), read("out"), read("down")
-        self._up = read("up", "identity" if spec.gated else spec.activation)
+        self._qkv, self._out = read("qkv", "qkv" in spec.biases), read("out", "out" in spec.biases)
+        self._mlp = read_mlp(spec, weights, i, read)
 
         def norm(place: NormPlace) -> NormLayer | None:
             return _norm(spec, weights, i, place)
@@ -162,10 +164,7 @@ class _Layer:
         x, normed = _joined(
             x, self._out(self._attended(normed, cos_sin, attention)), self._after_attention, self._dtype
         )
-        inner = self._up(normed)
-        if self._spec.gated:
-            inner = _gated(inner, self._spec.activation)
-        x, normed = _joined(x, self._down(inner), self._after_ffn, self._dtype)
+        x, normed = _joined(x, self._mlp(normed), self._after_ffn, self._dtype)
         return x, normed
 
     def _attended(self, x: Tensor, cos_sin: Tensor | None, attention: Attention) -> Tensor:
@@ -215,13 +214,6 @@ def _joined(x: Tensor, added: Tensor, norms: _Norms, dtype: torch.dtype) -> tupl
     x = x + (added if norms.again is None else norms.again(x + added))
     x = x if norms.end is None else norms.end(x)
     return x, _read(x, norms.before, dtype)
-
-
-@fused
-def _gated(inner: Tensor, activation: Activation) -> Tensor:
-    """[T, 2 * intermediate], the gate first → [T, intermediate]"""
-    gate, up = inner.chunk(2, -1)
-    return ACTIVATIONS[activation](gate) * up
 
 
 @fused

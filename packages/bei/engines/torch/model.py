@@ -22,4 +22,4 @@ class Model:
 
     def asks_the_host(self, inputs: Inputs) -> bool:
         """Whether the host takes part in computing pooled rows, so that they cannot be recorded as a graph."""
-        return self._head.streams or not self._encoder.is_one_kernel(inputs)
+        return self._head.streams or self._encoder.asks_the_host(inputs)
