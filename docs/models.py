@@ -17,6 +17,14 @@ MODELS = {
     "roberta": ("RoBERTa", "all-distilroberta, roberta-base-go_emotions"),
     "xlm-roberta": ("XLM-RoBERTa", "bge-m3, multilingual-e5, bge-reranker-v2-m3"),
     "camembert": ("CamemBERT", "sentence-camembert"),
+    "xlm-roberta-xl": ("XLM-RoBERTa-XL", "xlm-roberta-xl, xxl"),
+    "xlm-roberta-flash": (
+        "XLM-RoBERTa, Jina AI's",
+        "jina-colbert-v2, jina-reranker-v2-base-multilingual",
+    ),
+    "jina_embeddings_v3": ("the same, as transformers saves it", "jina-embeddings-v3-hf"),
+    "ernie": ("ERNIE", "ernie-3.0, rocketqa"),
+    "albert": ("ALBERT", "paraphrase-albert-small-v2"),
     "electra": ("ELECTRA", "ms-marco-electra-base"),
     "distilbert": ("DistilBERT", "multi-qa-distilbert, opensearch-neural-sparse"),
     "mpnet": ("MPNet", "all-mpnet-base-v2, multi-qa-mpnet-base"),
@@ -37,9 +45,14 @@ MODELS = {
     "gemma2": ("Gemma 2", "bge-multilingual-gemma2"),
     "gemma3_text": ("Gemma 3, text", "embeddinggemma-300m"),
 }
+STATED = {
+    "jina_bert": "bert` with `position_embedding_type: alibi",
+    "xlm-roberta-flash": "xlm-roberta` with `use_flash_attn",
+}
+"""Families that are known by another key than `model_type`."""
 CONFIG = {
     **{"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-    **{"max_position_embeddings": 64, "embedding_size": 64, "head_dim": 16, "sliding_window": 8, "hidden_act": "silu"},
+    **{"max_position_embeddings": 64, "head_dim": 16, "sliding_window": 8, "hidden_act": "silu"},
     **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "feed_forward_type": "geglu"},
     **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
 }
@@ -96,7 +109,7 @@ client rendered, and is read as it is.
 
 def architecture(model_type: str, family: Family) -> str:
     name, examples = MODELS[model_type]
-    stated = "bert` with `position_embedding_type: alibi" if model_type == "jina_bert" else model_type
+    stated = STATED.get(model_type, model_type)
     base = "encoder" if family.heads["TokenClassification"] is decoder.tagger else "encoder_bert"
     tasks = ["embeddings, ColBERT", *(TASKS[kind] for kind in family.heads)]
     template = template_of({"model_type": model_type})

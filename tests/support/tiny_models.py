@@ -41,7 +41,11 @@ _CONFIGS = {
     "roberta": transformers.RobertaConfig,
     "xlm-roberta": transformers.XLMRobertaConfig,
     "camembert": transformers.CamembertConfig,
+    "xlm-roberta-xl": transformers.XLMRobertaXLConfig,
+    "jina_embeddings_v3": transformers.JinaEmbeddingsV3Config,
     "electra": transformers.ElectraConfig,
+    "ernie": transformers.ErnieConfig,
+    "albert": transformers.AlbertConfig,
     "distilbert": transformers.DistilBertConfig,
     "mpnet": transformers.MPNetConfig,
     "deberta-v2": transformers.DebertaV2Config,
@@ -61,7 +65,11 @@ _CONFIGS = {
 FAMILIES = tuple(_CONFIGS)
 CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
+_LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
+"""Their positions begin after the padding's."""
 _OWN_FIELDS = {
+    "ernie": {"use_task_id": True},
+    "albert": {"embedding_size": 32, "num_hidden_groups": 2},
     "electra": {"embedding_size": 32},
     "deberta-v2": {
         "relative_attention": True,
@@ -86,13 +94,13 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
     """A model of `family` with weights wide enough to reveal a wrong layer, and positions for 64 tokens. `head` is the
     part of transformers' class name: ForSequenceClassification, ForTokenClassification, ForMaskedLM."""
     sizes = _DISTIL_SIZES if family == "distilbert" else _SIZES
-    offset = 2 if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    offset = 2 if family in _LATE_POSITIONS else 0
     torch.manual_seed(seed)
     fields = {"vocab_size": len(VOCAB), "max_position_embeddings": 64 + offset, "initializer_range": 0.2}
     fields |= _OWN_FIELDS.get(family, {})
     if family in (*CAUSAL, "eurobert"):
         fields["num_key_value_heads"] = 2
-    if family not in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+    if family not in _LATE_POSITIONS:
         fields |= {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
     config = _CONFIGS[family](**{**fields, **sizes, **options})
     model = getattr(transformers, f"AutoModel{head}").from_config(config, attn_implementation="eager").eval()

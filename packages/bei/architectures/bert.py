@@ -1,5 +1,6 @@
-"""BERT (arXiv:1810.04805); RoBERTa, XLM-RoBERTa and CamemBERT, whose positions start elsewhere; and ELECTRA
-(arXiv:2003.10555), whose embeddings may be narrower than its layers."""
+"""BERT (arXiv:1810.04805); RoBERTa, XLM-RoBERTa and CamemBERT, whose positions start elsewhere; XLM-RoBERTa-XL
+(arXiv:2105.00572), whose norms come first; ELECTRA (arXiv:2003.10555), whose embeddings may be narrower than its
+layers; and ERNIE (arXiv:1907.12412), which has the embedding of a task."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,7 +8,10 @@ from typing import Any
 
 from bei.architectures.family import (
     Family,
+    TensorNames,
+    TensorSlice,
     activation,
+    affine,
     attention_sizes,
     bert_tensors,
     masked_lm,
@@ -15,7 +19,7 @@ from bei.architectures.family import (
     read,
     two_dense,
 )
-from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
+from bei.architectures.spec import FIRST, PRE, EncoderSpec, Layer, Norm
 from bei.errors import SetupError, short
 
 
@@ -46,12 +50,32 @@ def _bert(config: Mapping[str, Any]) -> EncoderSpec:
 
 
 def _electra(config: Mapping[str, Any]) -> EncoderSpec:
-    return replace(_spec(config, position_offset=0), embedding_size=read(config, "embedding_size"))
+    return replace(_spec(config, position_offset=0), embedding_size=config.get("embedding_size", 128))
 
 
 def _roberta(config: Mapping[str, Any]) -> EncoderSpec:
     """Positions start at the padding id + 1 (transformers, create_position_ids_from_input_ids)."""
     return _spec(config, position_offset=config.get("pad_token_id", 1) + 1)
+
+
+def _xlm_roberta_xl(config: Mapping[str, Any]) -> EncoderSpec:
+    spec = _roberta({"layer_norm_eps": 1e-5, "type_vocab_size": 1, **config})
+    return replace(spec, layers=(Layer(PRE),) * len(spec.layers), embedding_norm=False, final_norm=True)
+
+
+def _xlm_roberta_xl_tensors(config: Mapping[str, Any], spec: EncoderSpec) -> TensorNames:
+    names = bert_tensors(config, spec, attention_in=("attention.self_attn_layer_norm",), ffn_in=("LayerNorm",))
+    return {**names, **affine("final_norm", "encoder.LayerNorm")}
+
+
+def _ernie_tensors(config: Mapping[str, Any], spec: EncoderSpec) -> TensorNames:
+    """Every text is of task 0, whose embedding is added to those of the types."""
+    names = bert_tensors(config, spec)
+    if not config.get("use_task_id"):
+        return names
+    task = "embeddings.task_type_embeddings.weight"
+    types = TensorSlice("embeddings.token_type_embeddings.weight", 0, spec.token_types, plus=task)
+    return {**names, "embeddings.token_type": (types,)}
 
 
 _IGNORED = (
@@ -88,6 +112,8 @@ ROBERTA = Family(
     },
     pooling=FIRST,
 )
+XLM_ROBERTA_XL = replace(ROBERTA, spec=_xlm_roberta_xl, tensors=_xlm_roberta_xl_tensors)
+ERNIE = replace(BERT, tensors=_ernie_tensors, prefixes=("", "ernie."))
 ELECTRA = Family(
     _electra,
     bert_tensors,

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bei.architectures import (
+    albert,
     bert,
     deberta,
     distilbert,
     eurobert,
+    flash_xlm_roberta,
     gemma,
     gte,
     jina_bert,
@@ -25,7 +27,12 @@ FAMILIES: dict[str, Family] = {
     "roberta": bert.ROBERTA,
     "xlm-roberta": bert.ROBERTA,
     "camembert": bert.ROBERTA,
+    "xlm-roberta-xl": bert.XLM_ROBERTA_XL,
+    "xlm-roberta-flash": flash_xlm_roberta.FLASH,
+    "jina_embeddings_v3": flash_xlm_roberta.JINA_V3,
     "electra": bert.ELECTRA,
+    "ernie": bert.ERNIE,
+    "albert": albert.ALBERT,
     "distilbert": distilbert.DISTILBERT,
     "mpnet": mpnet.MPNET,
     "deberta-v2": deberta.DEBERTA,
@@ -52,6 +59,8 @@ def family(config: Mapping[str, Any]) -> Family:
     model_type = config.get("model_type")
     if model_type == "bert" and config.get("position_embedding_type") == "alibi":
         return jina_bert.JINA_BERT
+    if flash_xlm_roberta.is_flash(config):
+        return flash_xlm_roberta.FLASH
     if model_type not in FAMILIES:
         raise SetupError(
             f"config.json: model_type {short(model_type)} is not supported; supported: {', '.join(FAMILIES)}"

@@ -21,8 +21,9 @@ from bei.errors import SetupError, short
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """Every `step`-th of the rows from `start` to `stop` of one of the checkpoint's tensors; row `less` is subtracted
-    from each. `transposed`: the rows are of a matrix [inputs, outputs], which is turned."""
+    """Every `step`-th of the rows from `start` to `stop` of one of the checkpoint's tensors. Row `less` is subtracted
+    from each, and the first row of the tensor `plus` is added. `transposed`: the rows are of a matrix
+    [inputs, outputs], which is turned."""
 
     name: str
     start: int
@@ -30,6 +31,7 @@ class TensorSlice:
     less: int | None = None
     step: int = 1
     transposed: bool = False
+    plus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,9 @@ def bert_tensors(
     layer to theirs, where that has another name than BERT's."""
     names: dict[str, tuple[Part, ...]] = {
         "embeddings.token": ("embeddings.word_embeddings.weight",),
-        **affine("embeddings.norm", "embeddings.LayerNorm"),
     }
+    if spec.embedding_norm:
+        names |= affine("embeddings.norm", "embeddings.LayerNorm")
     if spec.position_offset is not None:
         names["embeddings.position"] = ("embeddings.position_embeddings.weight",)
     if spec.embedding_size != spec.hidden_size:

@@ -13,6 +13,7 @@ log = logging.getLogger("bei")
 
 _OURS: dict[str, tuple[str, ...]] = {
     "bert": ("JinaBert",),
+    "xlm-roberta": ("XLMRoberta",),
     "nomic_bert": ("NomicBert",),
     "new": ("New",),
     "gte": ("New", "Gte"),

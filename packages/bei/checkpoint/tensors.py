@@ -25,11 +25,11 @@ _CONTENT = ("name", "start", "less", "step", "is_entry", "is_turned", "divisor",
 @dataclass(frozen=True)
 class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
-    bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, and it is divided by `divisor`, in
-    float32. Of the rows every `step`-th one is read; with `is_entry` the row `start` alone, without its axis; with
-    `is_turned` they are transposed after that. A float8 tensor is multiplied by `scale`, one number or one per row;
-    `input_scale` is the divisor of its product's inputs. `rows_of` has the number of each row on disk. Each row is
-    multiplied by its number in `factors`, in float32."""
+    bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, the tensor `plus` is added to each
+    row, and it is divided by `divisor`, in float32. Of the rows every `step`-th one is read; with `is_entry` the row
+    `start` alone, without its axis; with `is_turned` they are transposed after that. A float8 tensor is multiplied by
+    `scale`, one number or one per row; `input_scale` is the divisor of its product's inputs. `rows_of` has the number
+    of each row on disk. Each row is multiplied by its number in `factors`, in float32."""
 
     file: Path
     name: str
@@ -40,6 +40,7 @@ class Tensor:
     step: int = 1
     is_entry: bool = False
     is_turned: bool = False
+    plus: "Tensor | None" = None
     divisor: float = 1.0
     scale: "Tensor | None" = None
     input_scale: "Tensor | None" = None
@@ -122,7 +123,10 @@ class Tensors(Mapping[str, np.ndarray]):
         """SHA-256 of the content of the files and of the names of the tensors. The hash of a file is kept in `notes`, a
         folder of the cache, for as long as the file system says that the file is the same."""
         places = {
-            ours: [(part.file.name, *(getattr(part, field) for field in _CONTENT)) for part in parts]
+            ours: [
+                (part.file.name, part.plus and part.plus.name, *(getattr(part, field) for field in _CONTENT))
+                for part in parts
+            ]
             for ours, parts in self._parts.items()
         }
         digest = hashlib.sha256(repr(sorted(places.items())).encode())
@@ -151,6 +155,9 @@ def _read(tensor: Tensor) -> np.ndarray:
     if tensor.divisor != 1:
         divided: np.ndarray = _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
         return divided
+    if tensor.plus is not None:
+        sums: np.ndarray = _read(replace(tensor, plus=None)).astype(np.float32) + _read(tensor.plus)
+        return sums
     if tensor.rows_of is not None or tensor.factors is not None:
         return _gathered(tensor)
     rows = _stored(tensor)

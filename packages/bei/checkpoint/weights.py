@@ -64,7 +64,7 @@ def find(
     if head.score_tokens is not None:
         (matrix,) = names["head.0.weight"]
         names["head.0.weight"] = (_score_slice(_name(matrix), head.score_tokens),)
-    wanted = [_name(theirs) for parts in names.values() for theirs in parts]
+    wanted = [name for parts in names.values() for theirs in parts for name in _names(theirs)]
     missing = [theirs for theirs in wanted if theirs not in stored]
     if missing:
         raise SetupError(f"{folder}: tensors missing: {_some(missing)}")
@@ -126,10 +126,17 @@ def _name(theirs: Part) -> str:
     return theirs if isinstance(theirs, str) else theirs.name
 
 
+def _names(theirs: Part) -> tuple[str, ...]:
+    """Every stored tensor that it is made of."""
+    plus = theirs.plus if isinstance(theirs, TensorSlice) else None
+    return (_name(theirs), plus) if plus else (_name(theirs),)
+
+
 def _part(stored: Mapping[str, Tensor], theirs: Part) -> Tensor:
     match theirs:
-        case TensorSlice(name, start, stop, less, step, transposed):
+        case TensorSlice(name, start, stop, less, step, transposed, plus):
             part = stored[name].rows(start, stop, less, step)
+            part = replace(part, plus=stored[plus].rows(0, 1)) if plus else part
         case StackEntry(name, index, transposed):
             part = stored[name].entry(index)
         case _:
