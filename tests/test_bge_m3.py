@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
-from bei.errors import SetupError, WrongTask
+from bei.errors import SetupError
 from bei.serving.answers import Options
 from tests.support.tiny_models import random_model, save, write_json
 
@@ -88,15 +87,17 @@ def test_dense(service, model):
     assert np.abs(rows - expected).max() <= 1e-5
 
 
-def test_pickles_are_not_read(folder, caplog, start_service):
-    for name in ("sparse", "colbert"):
-        (folder / f"{name}_linear.safetensors").rename(folder / f"{name}_linear.pt")
-    with caplog.at_level(logging.WARNING, "bei"):
-        checkpoint = read(folder, "bge-m3")
-    assert "sparse_linear.pt and files like it are pickles" in caplog.text
-    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
-    with pytest.raises(WrongTask, match="SPLADE"):
-        asyncio.run(service.model.embed_sparse(TEXTS))
+def test_published_heads(folder, heads):
+    """BAAI publishes them as torch.save writes them; safetensors beside them are preferred."""
+    for name, tensors in heads.items():
+        torch.save(tensors, folder / f"{name}_linear.pt")
+    (folder / "sparse_linear.safetensors").unlink()
+    torch.save({}, folder / "colbert_linear.pt")
+    found = read(folder, "bge-m3").m3
+    for name, tensors in heads.items():
+        projection = getattr(found, name)
+        assert np.array_equal(projection.weight, tensors["weight"].numpy())
+        assert np.array_equal(projection.bias, tensors["bias"].numpy())
 
 
 def test_heads_that_do_not_fit(folder):

@@ -130,7 +130,7 @@ def test_hostile_safetensors(tmp_path, case):
     else:
         file.write_bytes(HEADERS[case])
     with pytest.raises(SetupError, match="is truncated or not safetensors"):
-        scan([file])
+        scan(file)
 
 
 def retokenize(folder, change) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -15,11 +16,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
 
 from tests.support.servers import BEI
 
-COMMIT = "a" * 40
+COMMIT, CONVERTED = "a" * 40, "c" * 40
 MODEL = {"source": "HF", "repo": "org/tiny"}
 
 
@@ -40,6 +43,7 @@ class Hub(ThreadingHTTPServer):
         self.folder, self.asked, self.breaks = folder, [], False
         self.headers, self.repository, self.entry, self.moves = {}, {}, {}, False
         self.breaking, self.busy, self.cuts = "model.safetensors", 0, 0
+        self.requests: list[dict] = []
 
     @property
     def url(self) -> str:
@@ -58,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         path = urlsplit(self.path).path
-        self.server.asked.append((path, dict(self.headers)))
+        self.server.asked.append((path, {**self.headers, "method": self.command}))
         if self.server.breaks:
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -80,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = content and content[start:]
         self.send_response(404 if content is None else 206 if start else 200)
         self.send_header("Content-Length", str(len(content or b"")))
-        stated = {"ETag": f'"{path.replace("/", "-")}"', "X-Repo-Commit": COMMIT} | self.server.headers
+        commit = CONVERTED if CONVERTED in path else COMMIT
+        stated = {"ETag": f'"{path.replace("/", "-")}"', "X-Repo-Commit": commit} | self.server.headers
         for name, value in stated.items():
             self.send_header(name, value)
         self.end_headers()
@@ -91,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _content(self, path: str) -> bytes | None:
-        root = self.server.folder
+        if path.startswith("/api/models/org/tiny/discussions") or "/commits/" in path:
+            return self._of_requests(path)
+        root = self._root(path)
         names = [str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()]
         if path in ("/api/models/org/tiny", "/api/models/org/tiny/revision/main"):
             files = [{"rfilename": name} for name in names]
@@ -100,8 +107,22 @@ class _Handler(BaseHTTPRequestHandler):
             sizes = {name: (root / name).stat().st_size for name in names}
             entries = [{"type": "file", "path": name, "size": size, "oid": name} for name, size in sizes.items()]
             return json.dumps([entry | self.server.entry for entry in entries]).encode()
-        name = path.removeprefix(f"/org/tiny/resolve/{COMMIT}/")
+        name = path.removeprefix(f"/org/tiny/resolve/{COMMIT}/").removeprefix(f"/org/tiny/resolve/{CONVERTED}/")
         return (root / name).read_bytes() if name in names else None
+
+    def _root(self, path: str) -> Path:
+        return self.server.folder.with_name("converted") if CONVERTED in path else self.server.folder
+
+    def _of_requests(self, path: str) -> bytes | None:
+        requests = self.server.requests
+        if path.endswith("/discussions"):
+            shown = [{key: value for key, value in of.items() if key != "parent"} for of in requests]
+            counts = {"count": len(shown), "start": 0, "numClosedDiscussions": 0}
+            return json.dumps({"discussions": shown, **counts}).encode()
+        (number,) = re.findall(r"/commits/refs%2Fpr%2F(\d+)$", path)
+        (parent,) = (of["parent"] for of in requests if of["num"] == int(number))
+        commits = [{"id": id, "authors": [], "title": "x", "message": ""} for id in (CONVERTED, parent)]
+        return json.dumps([{**of, "date": "2023-01-01T00:00:00.000Z"} for of in commits]).encode()
 
 
 @pytest.fixture
@@ -123,11 +144,12 @@ class Machine:
         build = {"base_model": "encoder_bert", "checkpoint_repository": MODEL}
         self.config.write_text(yaml.safe_dump({"trt_llm": {"build": build}}))
 
-    def info(self, endpoint: str) -> tuple[int, str, float]:
+    def info(self, endpoint: str, level: str = "warning") -> tuple[int, str, float]:
         """Its status, its log, and how long it took."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(self.folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        command = [str(BEI), "info", "--config", str(self.config), "--engine", "null", "--log-level", "warning"]
+        environment["BEI_CACHE_DIR"] = str(self.folder / "cache")
+        command = [str(BEI), "info", "--config", str(self.config), "--engine", "null", "--log-level", level]
         started = time.monotonic()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         return done.returncode, done.stderr, time.monotonic() - started
@@ -259,3 +281,70 @@ def test_a_listing_is_a_listing_wherever_it_is(machine, hub):
     status, log, _ = machine.info(hub.url)
     assert status == 2
     assert "to what is no list of files" in log.splitlines()[-1]
+
+
+# -- a repository without safetensors ----------------------------------------------------------------------------------
+
+REQUEST = {
+    **{"num": 8, "title": "Adding `safetensors` variant of this model", "status": "open", "isPullRequest": True},
+    **{"author": {"name": "SFconvertbot"}, "repo": {"name": "org/tiny", "type": "model"}, "parent": COMMIT},
+    "createdAt": "2023-01-01T00:00:00.000Z",
+}
+
+
+@pytest.fixture
+def pickled(hub) -> Hub:
+    """A hub whose main has pytorch_model.bin alone; `converted` has safetensors, too."""
+    shutil.copytree(hub.folder, hub.folder.with_name("converted"))
+    state = safetensors.torch.load_file(hub.folder / "model.safetensors")
+    (hub.folder / "model.safetensors").unlink()
+    torch.save(state, hub.folder / "pytorch_model.bin")
+    return hub
+
+
+def asked_for(hub: Hub, end: str) -> int:
+    return sum(path.endswith(end) and headers["method"] == "GET" for path, headers in hub.asked)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        None,
+        {"author": {"name": "somebody"}},
+        {"author": None},
+        {"title": "Better weights"},
+        {"parent": "b" * 40},
+    ],
+)
+def test_files_of_torch_save_where_there_is_nothing_else(machine, pickled, changes):
+    """Nothing else: no request of the converter's that follows main's newest commit."""
+    pickled.requests = [] if changes is None else [{**REQUEST, **changes}]
+    status, log, _ = machine.info(pickled.url)
+    assert status == 0, log
+    assert "WARNING" not in log
+    assert asked_for(pickled, "/pytorch_model.bin") == 1
+    pickled.breaks = True
+    status, log, _ = machine.info(pickled.url)
+    assert status == 0, log
+    assert "using the cached org/tiny" in log
+
+
+def test_the_hub_s_conversion_is_preferred(machine, pickled):
+    pickled.requests = [{**REQUEST, "num": 7, "author": {"name": "somebody"}}, REQUEST]
+    status, log, _ = machine.info(pickled.url, "debug")
+    assert status == 0, log
+    assert log.count(f"org/tiny has no safetensors: using revision {CONVERTED}, the hub's conversion of it") == 1
+    assert (asked_for(pickled, "/pytorch_model.bin"), asked_for(pickled, "/model.safetensors")) == (0, 1)
+    discussions = asked_for(pickled, "/discussions")
+    assert machine.info(pickled.url)[0] == 0
+    assert asked_for(pickled, "/discussions") == discussions == 1
+    pickled.breaks = True
+    status, log, _ = machine.info(pickled.url)
+    assert status == 0, log
+
+
+@pytest.mark.parametrize("requests", [{}, [7], [{**REQUEST, "createdAt": "x"}], [{**REQUEST, "num": "../../x"}]])
+def test_requests_that_are_none(machine, pickled, requests):
+    pickled.requests = requests
+    status, log, _ = machine.info(pickled.url)
+    assert status == 0, log

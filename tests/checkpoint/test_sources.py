@@ -5,10 +5,7 @@ import gzip
 import io
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -36,8 +33,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bei.checkpoint import archive, buckets, pace, retries, wheels
-from bei.checkpoint.advice import conversion
-from bei.checkpoint.fetched import WANTED
+from bei.checkpoint.fetched import PICKLES, WANTED
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
@@ -185,8 +181,8 @@ def test_a_local_folder(tmp_path, tiny_folder):
     ("files", "message"),
     [
         ([], "holds no config.json"),
-        (["config.json"], r"no \*\.safetensors \(no weights\); convert it once"),
-        (["config.json", "pytorch_model.bin"], r"only pytorch_model\.bin, a pickle, which is never read"),
+        (["config.json"], r"has no \*\.safetensors and no pytorch_model\.bin; no other format is read"),
+        (["config.json", "tf_model.h5"], r"has no \*\.safetensors and no pytorch_model\.bin; no other format is read"),
     ],
 )
 def test_a_folder_that_is_no_model(tmp_path, files, message):
@@ -217,31 +213,16 @@ def with_dense(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "modules"])
-def test_the_advice_for_a_pickle_keeps_the_head(tmp_path, head):
-    """The printed command is run by a shell in another folder; then the model equals the former one."""
-    folder, elsewhere = tmp_path / "saved", tmp_path / "elsewhere"
-    elsewhere.mkdir()
+def test_a_folder_of_pickles_is_the_same_model(tmp_path, head):
+    folder = tmp_path / "saved"
     labels = {"id2label": {0: "a", 1: "b", 2: "c"}}
     with_dense(folder) if head == "modules" else save(folder, random_model("bert", 0, head, **labels), pooling=None)
     before = read(folder, "m")
     tensors = {name: before.tensors[name] for name in before.tensors}
     without_safetensors(folder)
-    with pytest.raises(SetupError, match="a pickle, which is never read") as caught:
-        fetch(settings("LOCAL", str(folder), tmp_path))
-    (command,) = re.findall(r"convert it once: (python -c .*) and serve the folder", str(caught.value))
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(command, shell=True, check=True, cwd=elsewhere, env=environment, capture_output=True)
-    after = read(elsewhere / "model", "m")
+    after = load(settings("LOCAL", str(folder), tmp_path))
     assert (after.task, after.spec, after.labels) == (before.task, before.spec, before.labels)
     assert all(np.array_equal(after.tensors[name], tensors[name]) for name in tensors)
-
-
-def test_the_advice_for_a_pickle_names_no_class_of_another_s(tmp_path):
-    for architectures in (["Own"], ["x')#ForY"], "BertModel", [], [7]):
-        write_json(tmp_path / "config.json", {"architectures": architectures})
-        assert "t.AutoModel.from_pretrained" in conversion(tmp_path, "a'b")
-    write_json(tmp_path / "config.json", {"architectures": ["BertModel"], "auto_map": {"AutoModel": "m.BertModel"}})
-    assert "t.AutoModel.from_pretrained" in conversion(tmp_path, "a'b")
 
 
 def test_baseten_training(tmp_path, tiny_folder):
@@ -270,7 +251,8 @@ def test_baseten_training(tmp_path, tiny_folder):
 def bucket(tiny_folder) -> Iterator[str]:
     memory = fsspec.filesystem("memory")
     memory.put(str(tiny_folder), "/bucket/path", recursive=True)
-    memory.pipe("/bucket/path/pytorch_model.bin", b"pickle")
+    for name in ("pytorch_model.bin", "optimizer.bin", "modeling.py"):
+        memory.pipe(f"/bucket/path/{name}", b"pickle")
     yield "memory://bucket/path"
     memory.rm("/bucket", recursive=True)
 
@@ -299,12 +281,31 @@ def test_buckets(monkeypatch, tmp_path, bucket, source):
     wanted = settings(source, bucket, tmp_path, secret=json.dumps(SECRETS[source]))
     folder = fetch(wanted).folder
     assert load(wanted).spec.hidden_size == 48
-    assert not list(folder.rglob("*.bin"))
+    assert not [*folder.rglob("*.bin"), *folder.rglob("*.py")]
     assert asked == [FILESYSTEMS[source]], "once: the second fetch comes from the cache"
     with pytest.raises(SetupError, match=r"holds no \*\.json"):
         fetch(settings(source, "memory://bucket/empty", tmp_path))
     with pytest.raises(SetupError, match="must be a JSON object"):
         fetch(settings(source, "memory://bucket/other", tmp_path, secret="not json"))
+
+
+def test_a_bucket_of_pickles(monkeypatch, tmp_path):
+    """In each folder that has no safetensors, and of pickles those of weights alone."""
+    folder = with_dense(tmp_path / "saved")
+    without_safetensors(folder)
+    (folder / "2_Dense" / "pytorch_model.bin").rename(folder / "2_Dense" / "optimizer.bin")
+    safetensors.torch.save_file({"linear.weight": torch.rand(8, 48)}, folder / "2_Dense" / "model.safetensors")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/pickles", recursive=True)
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
+    wanted = settings("S3", "memory://bucket/pickles", tmp_path)
+    assert load(wanted).spec.row_size == 8
+    found = {path.relative_to(fetch(wanted).folder).as_posix() for path in fetch(wanted).folder.rglob("*.*")}
+    assert {name for name in found if name.endswith((".bin", ".safetensors"))} == {
+        "pytorch_model.bin",
+        "2_Dense/model.safetensors",
+    }
+    memory.rm("/bucket/pickles", recursive=True)
 
 
 def test_a_store_that_fails_is_one_line(monkeypatch, tmp_path, bucket):
@@ -531,12 +532,14 @@ def test_an_archive_keeps_every_file_that_is_read(web, tmp_path, tiny_folder):
         ("artifact.metadata", "README.md", "chat_template.jinja", "vocab.txt", "spm.model"),
     )
     shutil.copytree(tiny_folder, folder)
-    for name in (*names, "qwen.tiktoken", "code.py"):
-        (folder / name).write_text("{}")
+    for name in (*names, *PICKLES, "qwen.tiktoken", "code.py", "optimizer.bin", "scheduler.pt"):
+        (folder / name.replace("*", "")).write_text("{}")
     pages["/model.tar.gz"] = packed(folder)
     fetched = fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True)).folder
     assert {name for name in names if (fetched / name).exists()} == set(names) <= set(WANTED)
-    assert (fetched / "qwen.tiktoken").exists() and not (fetched / "code.py").exists()
+    kept = {path.name for path in fetched.iterdir() if path.suffix in (".py", ".bin", ".pt")}
+    assert kept == {"pytorch_model.bin", "adapter_model.bin"}
+    assert (fetched / "qwen.tiktoken").exists()
 
 
 INSIDE = [

@@ -5,6 +5,7 @@ import asyncio
 import io
 import json
 import os
+import pickletools
 import shutil
 import struct
 import tarfile
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tokenizer import Tokenizer
 from tests.fuzz.values import as_json, damaged, mutated, values
+from tests.support import torch_saves
 from tests.support.configs import tiny_config
 from tests.support.tiny_models import random_model, write_json
 from tests.support.tiny_models import save as save_model
@@ -81,7 +83,7 @@ def _models() -> Path:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    return list(scan([file]))
+    return list(scan(file))
 
 
 @cache
@@ -184,14 +186,35 @@ def _safetensors() -> st.SearchStrategy[bytes]:
     return st.tuples(mutated(header), lengths).map(file) | damaged(file((header, None))) | st.binary(max_size=60)
 
 
-def _scan(content: bytes) -> None:
+def _scan(content: bytes, name: str = "model.safetensors") -> None:
     with _folder() as folder:
-        file = folder / "model.safetensors"
+        file = folder / name
         file.write_bytes(content)
         with suppress(Error):
-            tensors = Tensors({name: (tensor,) for name, tensor in scan([file]).items()})
+            tensors = Tensors({name: (tensor,) for name, tensor in scan(file).items()})
             for name in tensors:
                 assert tensors[name].nbytes <= 8 * len(content)
+
+
+# -- files of torch.save ---------------------------------------------------------------------------------------------
+
+_PIECES = (
+    *(torch_saves.tensor(), torch_saves.storage(), torch_saves.numbers(2, 3), torch_saves.text("a")),
+    *(torch_saves.named(name) for name in ("os.system", "collections.OrderedDict", "torch._utils._rebuild_tensor_v2")),
+    *(torch_saves.number(value) for value in (0, 1, 16, 2**31, 2**63, -1)),
+    *(code.code.encode("latin-1") for code in pickletools.opcodes),
+)
+
+
+def _torch_saves() -> st.SearchStrategy[bytes]:
+    """Files with damaged bytes, and pickles of pieces in any order in files that are in order."""
+    forms = st.sampled_from([torch_saves.zipped, torch_saves.old])
+    steps = st.lists(st.sampled_from(_PIECES) | st.binary(max_size=4), max_size=12).map(b"".join)
+    made = steps.map(torch_saves.dictionary) | steps.map(lambda content: b"\x80\2" + content + b".")
+    in_order = torch_saves.dictionary(torch_saves.tensor() + torch_saves.text("b") + torch_saves.tensor(4))
+    pickles = made | damaged(in_order) | damaged(torch_saves.dictionary(torch_saves.tensor()))
+    files = st.sampled_from([torch_saves.saved(), torch_saves.saved(old=True), torch_saves.zipped(in_order)])
+    return st.builds(lambda form, content: form(content), forms, pickles) | files.flatmap(damaged)
 
 
 # -- the JSON files of a checkpoint ------------------------------------------------------------------------------------
@@ -309,6 +332,7 @@ TARGETS = {
     "bodies": Target(_calls, _call),
     "archives": Target(_archives, _unpack),
     "safetensors": Target(_safetensors, _scan),
+    "pickles": Target(_torch_saves, partial(_scan, name="pytorch_model.bin")),
     "checkpoints": Target(_checkpoints, _read),
     "tokenizers": Target(_tokenizers, _tokenize),
     "configs": Target(_configs, _configure),

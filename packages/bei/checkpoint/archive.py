@@ -17,7 +17,7 @@ from typing import IO, NoReturn
 
 import httpx
 
-from bei.checkpoint.fetched import VOCABULARIES
+from bei.checkpoint.fetched import HEADS, PICKLES, VOCABULARIES
 from bei.checkpoint.pace import kept_pace
 from bei.checkpoint.retries import GaveUp, persist, status_passes
 from bei.errors import SetupError, one_line, short, why
@@ -25,8 +25,10 @@ from bei.settings.secrets import without_secrets
 
 log = logging.getLogger("bei")
 
-_WANTED = (".json", ".safetensors")
-_ALSO = ("artifact.metadata", "README.md", "chat_template.jinja")
+_WANTED = (
+    *("*.json", "*.safetensors", *PICKLES, *HEADS, *VOCABULARIES),
+    *("artifact.metadata", "README.md", "chat_template.jinja"),
+)
 _MAX_REDIRECTS = 5
 _MAX_MEMBERS = 10_000
 _PROGRESS_SECONDS = 5
@@ -46,7 +48,7 @@ _NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: an address of IPv4 is its end
 
 
 def download(url: str, folder: Path, *, max_bytes: int, allow_private: bool) -> None:
-    """Unpack the JSON and safetensors files of the tar.gz at `url` into `folder`.
+    """Unpack the JSON files and weights of the tar.gz at `url` into `folder`.
 
     `max_bytes` bounds both what is sent and what is unpacked. Raises SetupError, which shows no more of the address
     than is no secret.
@@ -254,7 +256,7 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
 
 
 def _is_wanted(name: PurePosixPath) -> bool:
-    return name.suffix in _WANTED or name.name in _ALSO or any(map(name.match, VOCABULARIES))
+    return any(map(name.match, _WANTED))
 
 
 def _top(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import fsspec
 from pydantic import SecretStr
 
-from bei.checkpoint.fetched import WANTED, quote
+from bei.checkpoint.fetched import WANTED, is_needed_pickle, quote
 from bei.checkpoint.modules import inside
 from bei.checkpoint.pace import kept_pace
 from bei.checkpoint.retries import GaveUp, passes, persist
@@ -108,17 +108,18 @@ def _copy(filesystem: Any, settings: SourceSettings, folder: Path) -> None:
     except Exception as exc:  # every filesystem raises its own
         raise SetupError(f"{repo} cannot be read ({quote(exc, settings)}); check the path and the secret") from None
     if not found:
-        raise SetupError(f"{repo} holds no *.json and no *.safetensors; check the path")
+        raise SetupError(f"{repo} holds no *.json and no weights; check the path")
 
 
 def _listed(filesystem: Any, root: str) -> dict[str, int | None]:
     """The wanted files under a path, and of each its bytes where the store says them."""
     filesystem.invalidate_cache()
-    return {
+    found = {
         path: of.get("size")
-        for pattern in WANTED
+        for pattern in (*WANTED, "*.bin", "*/*.bin")
         for path, of in filesystem.glob(f"{root}/{pattern}", detail=True).items()
     }
+    return {path: size for path, size in found.items() if not path.endswith(".bin") or is_needed_pickle(path, found)}
 
 
 def _get(filesystem: Any, path: str, target: Path, size: int | None) -> None:

@@ -1,9 +1,12 @@
 """The folder that a source becomes, which files it takes there, and how it quotes what a library says of it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
+from bei.checkpoint.modules import inside, read_json
 from bei.settings import SourceSettings
 
 VOCABULARIES = (
@@ -12,12 +15,18 @@ VOCABULARIES = (
 )
 """Files of which a missing tokenizer.json is built; vocab.json is JSON anyway."""
 
+HEADS = ("sparse_linear.pt", "colbert_linear.pt")
+"""Those of BGE-M3: small, and fetched whatever is beside them."""
 WANTED = (
     *VOCABULARIES,
     *(f"*/{name}" for name in VOCABULARIES),
     *("*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*/*.json", "artifact.metadata"),
     *("README.md", "chat_template.jinja"),  # which may call a language model a reranker
+    *HEADS,
 )
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
+"""Names of files of torch.save with weights; those of optimizers and training states are others."""
+_WITHOUT_WEIGHTS = ("Pooling", "SpladePooling", "Normalize", "Dropout", "MultiVectorMask", "LogitScore")
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,28 @@ class Fetched:
 
     folder: Path
     revision: str | None = None
+
+
+def pickles_for(folder: Path) -> tuple[str, ...]:
+    """Patterns of the files of torch.save that a fetched folder needs: in each of its folders of weights without
+    safetensors."""
+    modules = [of for of in read_json(folder / "modules.json", list) if isinstance(of, dict)]
+    places = {"": folder} | {
+        str(of.get("path")): inside(folder, of.get("path"), "modules.json")
+        for of in modules
+        if str(of.get("type")).rpartition(".")[2] not in _WITHOUT_WEIGHTS
+    }
+    used = {path: place for path, place in places.items() if any(place.glob("*config.json"))}
+    lacking = [path for path, place in used.items() if not any(place.glob("*.safetensors"))]
+    return tuple(str(PurePosixPath(path) / name) for path in lacking for name in PICKLES)
+
+
+def is_needed_pickle(name: str, names: Iterable[str]) -> bool:
+    """Whether a file of torch.save is alone: of `names`, those of all files, none is safetensors in its folder."""
+    path = PurePosixPath(name)
+    return any(fnmatch(path.name, pattern) for pattern in PICKLES) and not any(
+        other.endswith(".safetensors") and PurePosixPath(other).parent == path.parent for other in names
+    )
 
 
 def quote(error: BaseException, settings: SourceSettings) -> str:

@@ -1,6 +1,7 @@
 """Repositories of the Hugging Face hub, downloaded or found in its cache."""
 
 import functools
+import hashlib
 import logging
 import re
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bei import __version__
-from bei.checkpoint.fetched import WANTED, Fetched, quote
+from bei import __version__, files
+from bei.checkpoint.fetched import WANTED, Fetched, pickles_for, quote
 from bei.checkpoint.modules import inside
 from bei.checkpoint.retries import GaveUp, passes, persist
 from bei.errors import SetupError, short, why
@@ -44,10 +45,28 @@ _NAMING_HEADERS = ("etag", "x-linked-etag", "x-repo-commit")
 constants.HF_HUB_DISABLE_TELEMETRY = True  # whatever imported the library first: no versions, no question about agents
 
 
+_CONVERTER, _TITLE = "SFconvertbot", "Adding `safetensors` variant of this model"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
 def fetch(settings: SourceSettings) -> Fetched:
-    """Raises SetupError: one line with the remedy."""
+    """Safetensors; where the repository has none, those of the hub's converter, or else files of torch.save. Raises
+    SetupError: one line with the remedy."""
+    folder = _fetch(settings, ())
+    pickles = pickles_for(folder)
+    if not pickles:
+        return Fetched(folder, folder.name)
+    commit = _converted(settings, folder.name) if settings.revision in (None, "main") else None
+    if commit is not None:
+        log.info("%s has no safetensors: using revision %s, the hub's conversion of it", settings.repo, commit)
+        return Fetched(_fetch(settings.model_copy(update={"revision": commit}), ()), commit)
+    return Fetched(_fetch(settings, pickles), folder.name)
+
+
+def _fetch(settings: SourceSettings, more: tuple[str, ...]) -> Path:
+    """The folder with the wanted files, and those of the patterns `more`."""
     try:
-        folder = _download(settings)
+        folder = _download(settings, more)
     except SetupError:
         raise
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
@@ -57,16 +76,49 @@ def fetch(settings: SourceSettings) -> Fetched:
     except HFValidationError:
         raise SetupError(f"{short(settings.public_repo)} is not a Hugging Face repository id: owner/name") from None
     except GaveUp as exc:
-        folder = _cached(settings, f"{quote(exc.error, settings)}, {exc.tries} tries in a row")
+        folder = _cached(settings, more, f"{quote(exc.error, settings)}, {exc.tries} tries in a row")
     except Exception as exc:  # the library passes on what its client raises, and has had three
-        folder = _cached(settings, quote(exc, settings))
-    return Fetched(Path(folder), Path(folder).name)
+        folder = _cached(settings, more, quote(exc, settings))
+    return Path(folder)
 
 
-def _download(settings: SourceSettings) -> str:
-    """The folder of the library's cache. A hub that says nothing is asked again, where nothing is cached."""
+def _converted(settings: SourceSettings, commit: str) -> str | None:
+    """The commit by which the hub's converter adds safetensors to `commit`; None without one. A found one is noted, so
+    that it serves without the hub, too."""
+    with files.cache(settings.cache_dir, "conversions") as notes:
+        note = notes / hashlib.sha256(f"{settings.repo} {commit}".encode()).hexdigest()[:32]
+        with files.opened(note) as kept:
+            found = kept.read().decode() if kept else None
+        if found is None and (found := _conversion(settings, commit)):
+            with files.replacing(note) as unfinished:
+                unfinished.write_text(found)
+    return found if found and _COMMIT.fullmatch(found) else None
+
+
+def _conversion(settings: SourceSettings, commit: str) -> str | None:
+    """As transformers does: an open pull request of the converter's whose only commit follows `commit`."""
+    api = huggingface_hub.HfApi(**_identity(settings))
+    try:
+        for request in api.get_repo_discussions(
+            settings.repo, author=_CONVERTER, discussion_type="pull_request", discussion_status="open"
+        ):
+            if (request.author, request.title) == (_CONVERTER, _TITLE):
+                newest, *older = api.list_repo_commits(settings.repo, revision=request.git_reference)
+                if older and older[0].commit_id == commit:
+                    return str(newest.commit_id)
+    except Exception as exc:  # of any kind, since the repository's own files serve, too
+        log.info("the hub's conversions of %s are unknown (%s)", settings.repo, quote(exc, settings))
+    return None
+
+
+def _identity(settings: SourceSettings) -> dict[str, Any]:
     token = settings.credential.get_secret_value() if settings.credential else None
-    arguments = {"token": token, "headers": {"user-agent": f"bei/{__version__}"}, **_wanted(settings)}
+    return {"token": token, "headers": {"user-agent": f"bei/{__version__}"}}
+
+
+def _download(settings: SourceSettings, more: tuple[str, ...]) -> str:
+    """The folder of the library's cache. A hub that says nothing is asked again, where nothing is cached."""
+    arguments = {**_identity(settings), **_wanted(settings, (*WANTED, *more))}
     answers = _answers()
     folder: str = persist(
         lambda: huggingface_hub.snapshot_download(settings.repo, **arguments),
@@ -84,7 +136,7 @@ def _is_silence(error: BaseException, answers: list[int]) -> bool:
     return isinstance(error, LocalEntryNotFoundError) and not answers
 
 
-def _wanted(settings: SourceSettings, names: tuple[str, ...] = WANTED) -> dict[str, Any]:
+def _wanted(settings: SourceSettings, names: tuple[str, ...]) -> dict[str, Any]:
     return {"revision": settings.revision, "cache_dir": settings.hub_cache, "allow_patterns": list(names)}
 
 
@@ -156,11 +208,11 @@ def _hub_refusal(settings: SourceSettings, error: Exception) -> str:
             return f"{settings.repo} is not on the hub, or is private: check the name, or {secret}"
 
 
-def _cached(settings: SourceSettings, reason: str) -> str:
+def _cached(settings: SourceSettings, more: tuple[str, ...], reason: str) -> str:
     """An earlier download, when the hub does not answer."""
     try:
         folder: str = huggingface_hub.snapshot_download(
-            settings.repo, local_files_only=True, **_wanted(settings, _NEEDED)
+            settings.repo, local_files_only=True, **_wanted(settings, (*_NEEDED, *more))
         )
     except LocalEntryNotFoundError:
         raise SetupError(

@@ -61,7 +61,7 @@ def _tokens_of(file: Path) -> Mapping[str, Any]:
 
 
 def _stored(folder: Path) -> np.ndarray:
-    found = scan([folder / "model.safetensors"])
+    found = scan(folder / "model.safetensors")
     if found.keys() != {"weight"}:
         raise SetupError(f"{folder / 'model.safetensors'} must hold `weight`, nothing else")
     return Tensors({name: (tensor,) for name, tensor in found.items()})["weight"].astype(np.float32)

@@ -1,6 +1,5 @@
 """The two other heads of BGE-M3 (arXiv:2402.03216, §3.1), in files beside its encoder's."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import numpy as np
 from bei.checkpoint.modules import special_token
 from bei.checkpoint.tensors import Tensors, scan
 from bei.errors import SetupError
-
-log = logging.getLogger("bei")
 
 _UNUSED = ("cls_token", "eos_token", "pad_token", "unk_token")
 
@@ -37,16 +34,9 @@ class M3:
 
 
 def read_m3(folder: Path, hidden_size: int) -> M3 | None:
-    """None for a model without the heads, or with pickles of them. Raises SetupError for heads that do not fit."""
-    files = [folder / f"{name}_linear.safetensors" for name in ("sparse", "colbert")]
+    """None for a model without the heads. Raises SetupError for heads that do not fit."""
+    files = [_file(folder, name) for name in ("sparse", "colbert")]
     if not all(file.exists() for file in files):
-        if all(file.with_suffix(".pt").exists() for file in files):
-            log.warning(
-                "%s and files like it are pickles and are not read: dense vectors only. To have the others, for each: "
-                "python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('sparse_linear.pt', "
-                "weights_only=True), 'sparse_linear.safetensors')\"",
-                files[0].with_suffix(".pt"),
-            )
         return None
     sparse, colbert = (_projection(file, hidden_size) for file in files)
     if len(sparse.weight) != 1:
@@ -54,8 +44,14 @@ def read_m3(folder: Path, hidden_size: int) -> M3 | None:
     return M3(sparse, colbert, tuple(filter(None, (special_token(folder, name) for name in _UNUSED))))
 
 
+def _file(folder: Path, name: str) -> Path:
+    """BAAI publishes `.pt`; safetensors beside it are preferred."""
+    safe, pickle = (folder / f"{name}_linear.{kind}" for kind in ("safetensors", "pt"))
+    return pickle if pickle.exists() and not safe.exists() else safe
+
+
 def _projection(file: Path, hidden_size: int) -> Projection:
-    found = scan([file])
+    found = scan(file)
     if found.keys() != {"weight", "bias"} or found["weight"].shape[1:] != (hidden_size,):
         raise SetupError(f"{file} must hold weight [outputs, {hidden_size}] and bias, nothing else")
     tensors = Tensors({name: (tensor,) for name, tensor in found.items()})

@@ -307,13 +307,9 @@ def _dense(file: Path) -> Dense:
 
 
 def _layer_tensors(path: Path, module: str, place: str) -> dict[str, tuple[Tensor, ...]]:
-    file = path / "model.safetensors"
-    if not file.exists() and (path / "pytorch_model.bin").exists():
-        raise SetupError(
-            f"{path / 'pytorch_model.bin'} is a pickle and is not read; convert it: load the model with "
-            "sentence-transformers and save it again with save(..., safe_serialization=True)"
-        )
-    return {f"{place}.{name.removeprefix(module + '.')}": (tensor,) for name, tensor in scan([file]).items()}
+    file, pickle = path / "model.safetensors", path / "pytorch_model.bin"
+    found = scan(pickle if pickle.exists() and not file.exists() else file)
+    return {f"{place}.{name.removeprefix(module + '.')}": (tensor,) for name, tensor in found.items()}
 
 
 def read_limits(folder: Path) -> Mapping[str, Any]:

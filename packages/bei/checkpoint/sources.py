@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: each `source` of the config becomes a folder on this machine.
 
-Only safetensors, JSON and the files of tokenizers are fetched. Downloads go to a temporary folder beside their place,
-which is then renamed, so that several processes may start at once and none sees half a checkpoint.
+Weights, JSON and the files of tokenizers are fetched, and no code. Downloads go to a temporary folder beside their
+place, which is then renamed, so that several processes may start at once and none sees half a checkpoint.
 """
 
 import logging
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bei import files
 from bei.checkpoint import wheels
-from bei.checkpoint.advice import conversion
 from bei.checkpoint.fetched import Fetched
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.errors import SetupError, short
@@ -34,19 +33,17 @@ def fetch(settings: SourceSettings) -> Fetched:
     if settings.revision is not None and not _REVISION.fullmatch(settings.revision):
         raise SetupError(f"revision {short(settings.revision)} is no branch, tag, commit or name of a checkpoint")
     fetched = _SOURCES[settings.source](settings)
-    _require_safetensors(fetched.folder, settings.public_repo)
+    _require_weights(fetched.folder, settings.public_repo)
     return fetched
 
 
-def _require_safetensors(folder: Path, repo: str) -> None:
+def _require_weights(folder: Path, repo: str) -> None:
     if not folder.is_dir():
         raise SetupError(f"{folder} is not a folder")
     if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
         raise SetupError(f"{folder} holds no config.json; is it a model in the Hugging Face layout?")
-    if next(folder.rglob("*.safetensors"), None) is None:
-        pickles = sorted(p.name for p in folder.rglob("*.bin"))
-        has = f"only {pickles[0]}, a pickle, which is never read" if pickles else "no weights"
-        raise SetupError(f"{repo}: no *.safetensors ({has}); {conversion(folder, repo)}")
+    if not any(next(folder.rglob(name), None) for name in ("*.safetensors", "pytorch_model*.bin")):
+        raise SetupError(f"{repo} has no *.safetensors and no pytorch_model.bin; no other format is read")
 
 
 # Libraries are imported where a source needs them: together they take as long as the rest of a start.

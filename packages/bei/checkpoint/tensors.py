@@ -1,4 +1,4 @@
-"""Tensors of safetensors files under our names: checked first, read when they are used."""
+"""Tensors of safetensors files, and of files of torch.save, under our names: checked first, read when they are used."""
 
 import hashlib
 import json
@@ -12,6 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bei import files
+from bei.checkpoint import torch_files
+from bei.checkpoint.torch_files import Located
 from bei.errors import SetupError, one_line
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
@@ -29,7 +31,8 @@ class Tensor:
     row, and it is divided by `divisor`, in float32. Of the rows every `step`-th one is read; with `is_entry` the row
     `start` alone, without its axis; with `is_turned` they are transposed after that. A float8 tensor is multiplied by
     `scale`, one number or one per row; `input_scale` is the divisor of its product's inputs. `rows_of` has the number
-    of each row on disk. Each row is multiplied by its number in `factors`, in float32."""
+    of each row on disk. Each row is multiplied by its number in `factors`, in float32. `place` is where the tensor is
+    in a file of torch.save; None in one of safetensors."""
 
     file: Path
     name: str
@@ -46,6 +49,7 @@ class Tensor:
     input_scale: "Tensor | None" = None
     rows_of: "Tensor | None" = None
     factors: "Tensor | None" = None
+    place: Located | None = None
 
     def rows(self, start: int, stop: int, less: int | None = None, step: int = 1) -> "Tensor":
         """Every `step`-th row from `start` to `stop`, as far as there are any."""
@@ -63,21 +67,32 @@ class Tensor:
         return replace(self, shape=self.shape[::-1], is_turned=True)
 
 
-def scan(files: list[Path]) -> dict[str, Tensor]:
-    """Every tensor of `files` by its own name. Raises SetupError for a file missing, truncated or not safetensors."""
+def scan(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a file by its own name. Raises SetupError for a file missing, truncated, or of another format
+    than its name says."""
+    try:
+        return _located(file) if file.suffix in torch_files.SUFFIXES else _safetensors(file)
+    except FileNotFoundError:
+        raise SetupError(f"{file} is missing; download the checkpoint again") from None
+    except (SafetensorError, OSError) as exc:
+        raise SetupError(f"{file} is truncated or not safetensors ({one_line(exc)}); download it again") from None
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
     found = {}
-    for file in files:
-        try:
-            with safe_open(file, "numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118  not a mapping
-                    view = opened.get_slice(name)
-                    dtype = _DTYPES.get(view.get_dtype(), view.get_dtype())
-                    found[name] = Tensor(file, name, tuple(view.get_shape()), dtype)
-        except FileNotFoundError:
-            raise SetupError(f"{file} is missing; download the checkpoint again") from None
-        except (SafetensorError, OSError) as exc:
-            raise SetupError(f"{file} is truncated or not safetensors ({one_line(exc)}); download it again") from None
+    with safe_open(file, "numpy") as opened:
+        for name in opened.keys():  # noqa: SIM118  not a mapping
+            view = opened.get_slice(name)
+            dtype = _DTYPES.get(view.get_dtype(), view.get_dtype())
+            found[name] = Tensor(file, name, tuple(view.get_shape()), dtype)
     return found
+
+
+def _located(file: Path) -> dict[str, Tensor]:
+    return {
+        name: Tensor(file, name, place.shape, _DTYPES.get(place.kind, place.kind), place=place)
+        for name, place in torch_files.locate(file).items()
+    }
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -173,8 +188,7 @@ def _read(tensor: Tensor) -> np.ndarray:
 
 def _gathered(tensor: Tensor) -> np.ndarray:
     """Raises SetupError for a row that the file does not have."""
-    with safe_open(tensor.file, "numpy") as opened:
-        rows: np.ndarray = opened.get_tensor(tensor.name)
+    rows = _on_disk(tensor, None)
     if tensor.rows_of is not None:
         places = _stored(tensor.rows_of)
         if not np.issubdtype(places.dtype, np.integer) or places.min() < 0 or places.max() >= len(rows):
@@ -186,15 +200,22 @@ def _gathered(tensor: Tensor) -> np.ndarray:
 
 
 def _stored(tensor: Tensor) -> np.ndarray:
-    if tensor.dtype == "float8_e4m3fn":
+    if tensor.dtype == "float8_e4m3fn" and tensor.place is None:
         return _float8_rows(tensor)
-    with safe_open(tensor.file, "numpy") as opened:
-        if not tensor.shape:
-            number: np.ndarray = opened.get_tensor(tensor.name)
-            return number
-        rows: np.ndarray = opened.get_slice(tensor.name)[_stored_rows(tensor)]
+    if not tensor.shape:
+        return _on_disk(tensor, None)
+    rows = _on_disk(tensor, _stored_rows(tensor))
     rows = rows[0] if tensor.is_entry else rows[:: tensor.step]
     return rows.T if tensor.is_turned else rows
+
+
+def _on_disk(tensor: Tensor, rows: slice | None) -> np.ndarray:
+    """The stored tensor of this name, or rows of it."""
+    if tensor.place is not None:
+        return torch_files.read_rows(tensor.file, tensor.place, rows)
+    with safe_open(tensor.file, "numpy") as opened:
+        found: np.ndarray = opened.get_tensor(tensor.name) if rows is None else opened.get_slice(tensor.name)[rows]
+    return found
 
 
 def _stored_rows(tensor: Tensor) -> slice:

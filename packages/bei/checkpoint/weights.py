@@ -29,17 +29,27 @@ _SCORES = re.compile(r"(classifier|score|qa_outputs)\b")
 """The last part of a head that scores, in the names of every family."""
 
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""The files of a model's weights, and with `.index.json` the indices of their shards, in the order of transformers."""
+
+
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's weights. As in transformers, model.safetensors takes precedence over shards. With an
-    index, each tensor comes from the shard that the index names; other tensors of a shard are ignored. Raises
-    SetupError for a file that is missing, truncated or not safetensors."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists() or not index.exists():
-        return _renamed(with_scales(scan([single])), _modern)
+    """Every tensor of a folder's weights. As in transformers, safetensors take precedence over pickles, and one file
+    over shards. With an index, each tensor comes from the shard that the index names; other tensors of a shard are
+    ignored. Raises SetupError for a file that is missing, truncated or of another format."""
+    for name in WEIGHTS:
+        file, index = folder / name, folder / f"{name}.index.json"
+        if file.exists():
+            return _renamed(with_scales(scan(file)), _modern)
+        if index.exists():
+            return _renamed(with_scales(_sharded(folder, index)), _modern)
+    raise SetupError(f"{folder / WEIGHTS[0]} is missing; download the checkpoint again")
+
+
+def _sharded(folder: Path, index: Path) -> dict[str, Tensor]:
     places = {name: inside(folder, file, index.name) for name, file in read_json(index).get("weight_map", {}).items()}
-    shards = {file: scan([file]) for file in sorted(set(places.values()))}
-    stored = {name: shards[file][name] for name, file in places.items() if name in shards[file]}
-    return _renamed(with_scales(stored), _modern)
+    shards = {file: scan(file) for file in sorted(set(places.values()))}
+    return {name: shards[file][name] for name, file in places.items() if name in shards[file]}
 
 
 def find(
@@ -55,9 +65,7 @@ def find(
     (first,) = names["embeddings.token"]
     prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
     if prefix is None:
-        raise SetupError(
-            f"{folder}: no tensor {short(first)} in its safetensors files; is config.json's model_type right?"
-        )
+        raise SetupError(f"{folder}: no tensor {short(first)} in its weights; is config.json's model_type right?")
     stored = _renamed(stored, lambda name: name.removeprefix(prefix))
     for part, layers in (("token_head", head.token_layers), ("head", head.layers)):
         names |= _head_names(part, layers, stored)
