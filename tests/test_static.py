@@ -48,12 +48,14 @@ def served(start_service, checkpoint):
     return start_service(StaticEngine(checkpoint), checkpoint)
 
 
-@pytest.mark.parametrize("layers", ["none", "norm", "dense", "layer norm"])
+@pytest.mark.parametrize("layers", ["none", "norm", "dense", "residuals", "layer norm"])
 def test_as_sentence_transformers(tmp_path, start_service, layers):
     torch.manual_seed(0)
     norm = LayerNorm(24)
     torch.nn.init.normal_(norm.norm.weight)
-    after = {"none": [], "norm": [Normalize()], "dense": [Dense(24, 16)], "layer norm": [norm, Dense(24, 8)]}[layers]
+    residuals = [Dense(24, 24, use_residual=True), Dense(24, 16, use_residual=True)]
+    after = {"none": [], "norm": [Normalize()], "dense": [Dense(24, 16)], "residuals": residuals}
+    after = (after | {"layer norm": [norm, Dense(24, 8)]})[layers]
     prompts = {"query": "then it was ", "document": ""}
     reference, checkpoint = saved(tmp_path / "m", *after, prompts=prompts), read(tmp_path / "m", "m")
     assert checkpoint.task == "embedding"

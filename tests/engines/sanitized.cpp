@@ -106,11 +106,13 @@ void run(int precision, const Kind& kind) {
   for (bool second : {false, true}) layers.push_back(layer(arrays, kind, inner, precision, second));
   std::vector<BeiHeadLayer> token_head_layers, head_layers;
   if (more) {
-    token_head_layers = {{BEI_DENSE, linear(arrays, hidden, 76, precision, BEI_TANH), {}},
-                    {BEI_LAYER_NORM, {}, norm(arrays, 76)},
-                    {BEI_DENSE, linear(arrays, 76, 33, BEI_FP32, BEI_SILU), {}},
-                    {BEI_NORMALIZE, {}, {}}};
-    head_layers = {{BEI_LOG1P_RELU, {}, {}}, {BEI_DENSE, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}}};
+    token_head_layers = {{BEI_DENSE, 0, linear(arrays, hidden, 76, precision, BEI_TANH), {}, {}},
+                    {BEI_LAYER_NORM, 0, {}, {}, norm(arrays, 76)},
+                    {BEI_DENSE, 1, linear(arrays, 76, 33, BEI_FP32, BEI_SILU), linear(arrays, 76, 33, BEI_FP32, BEI_IDENTITY), {}},
+                    {BEI_NORMALIZE, 0, {}, {}, {}}};
+    head_layers = {{BEI_LOG1P_RELU, 0, {}, {}, {}},
+                   {BEI_DENSE, 1, linear(arrays, 33 * 7, 33 * 7, BEI_FP32, BEI_SILU), {}, {}},
+                   {BEI_DENSE, 0, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}, {}}};
   }
   const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{kind.causal ? BEI_LAST : BEI_MEAN};
   BeiModel model{};

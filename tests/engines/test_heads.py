@@ -6,6 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
@@ -125,3 +129,31 @@ def test_bf16_is_close(make, tmp_path, head):
     batch = Batch.pack(sequences())
     exact, rounded = (make(checkpoint, precision=p).run(batch) for p in ("fp32", "bf16"))
     assert cosines(exact, rounded).min() >= 0.999
+
+
+def _around(place, pooling, dense):
+    return [pooling, *dense] if place == "sentence_embedding" else [*dense, pooling]
+
+
+@pytest.mark.parametrize("place", ["sentence_embedding", "token_embeddings"])
+def test_dense_layers_that_add_their_input(tmp_path, make, place):
+    """sentence-transformers' `use_residual`; the input is projected where the sizes differ."""
+    base = save(tmp_path / "base", random_model("bert"), pooling=None)
+    torch.manual_seed(1)
+    options = {"module_input_name": place, "use_residual": True}
+    dense = [Dense(48, 48, **options), Dense(48, 64, **options), Dense(64, 16, **options)]
+    pooling = Pooling(48, "mean") if place == "sentence_embedding" else Normalize(module_input_name=place)
+    modules = [Transformer(str(base), max_seq_length=64), *_around(place, pooling, dense)]
+    kind = SentenceTransformer if place == "sentence_embedding" else MultiVectorEncoder
+    kind(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    checkpoint = read(tmp_path / "model", "m")
+    engine = make(checkpoint, precision="fp32")
+    ids = sequences(0)
+    texts = [{"input_ids": torch.tensor([s]), "attention_mask": torch.ones(1, len(s), dtype=torch.int64)} for s in ids]
+    reference = kind(str(tmp_path / "model"), device="cpu")
+    with torch.no_grad():
+        expected = [reference(features)[place][0].numpy() for features in texts]
+    if place == "sentence_embedding":
+        assert close(engine.run(Batch.pack(ids)), np.stack(expected))
+    else:
+        assert close(engine.run(Batch.pack(ids, row_kind="tokens")), np.concatenate(expected))

@@ -124,12 +124,14 @@ def _head_shapes(name: str, layers: tuple[HeadLayer, ...], width: int) -> Shapes
     shapes: Shapes = {}
     for i, layer in enumerate(layers):
         match layer:
-            case Dense(inputs, outputs, bias, _):
+            case Dense(inputs, outputs, bias):
                 if inputs != width:
                     raise SetupError(f"a Dense takes {inputs} numbers, the layer before it gives {width}")
                 shapes[f"{name}.{i}.weight"] = (outputs, inputs)
                 if bias:
                     shapes[f"{name}.{i}.bias"] = (outputs,)
+                if layer.projects:
+                    shapes[f"{name}.{i}.residual.weight"] = (outputs, inputs)
                 width = outputs
             case LayerNorm(size, eps, bias):
                 shapes |= _norm_shapes(Norm("layer", eps, bias), f"{name}.{i}", size)

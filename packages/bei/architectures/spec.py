@@ -20,6 +20,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     final_norm.{weight,bias}                      [hidden]
     token_head.{i}.{weight,bias}                  the i-th layer of `token_head`
     head.{i}.{weight,bias}                        the i-th layer of `head`
+    {token_head,head}.{i}.residual.weight         [outputs, inputs]               of a Dense that projects its input
 """
 
 from dataclasses import dataclass, replace
@@ -160,12 +161,19 @@ MEAN = Pooling(("mean",))
 
 @dataclass(frozen=True)
 class Dense:
-    """activation(x @ weight.T + bias)."""
+    """activation(x @ weight.T + bias). With `residual`, x is added; x @ residual.T where it has another width
+    (sentence-transformers, base/modules/dense.py)."""
 
     inputs: int
     outputs: int
     bias: bool
     activation: Activation
+    residual: bool = False
+
+    @property
+    def projects(self) -> bool:
+        """Whether the residual has a matrix of its own."""
+        return self.residual and self.inputs != self.outputs
 
 
 @dataclass(frozen=True)

@@ -300,10 +300,9 @@ def _dense(file: Path) -> Dense:
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh").rsplit(".", 1)[-1]
     if name not in _ACTIVATIONS:
         raise SetupError(f"{file}: activation {short(name)} is not supported; supported: {', '.join(_ACTIVATIONS)}")
-    if config.get("use_residual"):
-        raise SetupError(f"{file}: use_residual is not supported")
     inputs, outputs = _require(file, "in_features"), _require(file, "out_features")
-    return Dense(inputs, outputs, config.get("bias", True), _ACTIVATIONS[name])
+    residual = bool(config.get("use_residual"))
+    return Dense(inputs, outputs, config.get("bias", True), _ACTIVATIONS[name], residual)
 
 
 def _layer_tensors(path: Path, module: str, place: str) -> dict[str, tuple[Tensor, ...]]:

@@ -59,7 +59,10 @@ def _layer(layer: HeadLayer, checkpoint: Checkpoint, name: str) -> Callable[[np.
     weight, bias = (_float(checkpoint, f"{name}.{part}") for part in ("weight", "bias"))
     match layer:
         case Dense(activation=activation) if activation in _ACTIVATIONS:
-            return lambda x: _ACTIVATIONS[activation](x @ weight.T + bias)
+            activate, residual = _ACTIVATIONS[activation], _float(checkpoint, f"{name}.residual.weight")
+            if not layer.residual:
+                return lambda x: activate(x @ weight.T + bias)
+            return lambda x: activate(x @ weight.T + bias) + (x @ residual.T if layer.projects else x)
         case LayerNorm(eps=eps):
             return lambda x: (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + eps) * weight + bias
         case Normalize():

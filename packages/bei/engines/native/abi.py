@@ -37,7 +37,13 @@ class Norm(Structure):
 
 
 class HeadLayer(Structure):
-    _fields_ = [("kind", c_int32), ("linear", Linear), ("norm", Norm)]
+    _fields_ = [
+        ("kind", c_int32),
+        ("adds_input", c_int32),
+        ("linear", Linear),
+        ("residual", Linear),
+        ("norm", Norm),
+    ]
 
 
 class Layer(Structure):

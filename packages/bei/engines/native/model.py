@@ -141,7 +141,9 @@ class _Reader:
     def _head_layer(self, name: str, layer: HeadLayer) -> abi.HeadLayer:
         match layer:
             case Dense(inputs, outputs, _, activation):
-                return abi.HeadLayer(abi.DENSE, linear=self.linear(name, inputs, outputs, activation))
+                residual = self.linear(f"{name}.residual", inputs, outputs) if layer.projects else abi.Linear()
+                linear = self.linear(name, inputs, outputs, activation)
+                return abi.HeadLayer(abi.DENSE, layer.residual, linear=linear, residual=residual)
             case LayerNorm(_, eps, bias):
                 return abi.HeadLayer(abi.LAYER_NORM, norm=self.norm(name, Norm("layer", eps, bias)))
             case Normalize():

@@ -96,6 +96,8 @@ def operands(spec: EncoderSpec, compute: Compute) -> Iterator[tuple[str, Operand
     for name, head_layer in head_layers(spec):
         if isinstance(head_layer, Dense) and name not in spec.wide_layers:
             yield name, "fp32"
+        if isinstance(head_layer, Dense) and head_layer.projects:
+            yield f"{name}.residual", "fp32"
 
 
 def _large(spec: EncoderSpec) -> Iterator[str]:

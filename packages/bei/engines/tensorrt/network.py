@@ -275,12 +275,8 @@ class Network:
     def _head_layer(self, layer: HeadLayer, name: str, x: Node) -> Node:
         g = self._g
         match layer:
-            case Dense(_, _, bias, activation):
-                if name in self._spec.wide_layers:
-                    return self._activation(activation, self._linear(name, x, bias))
-                y = g.matmul(x, g.constant(self._exact(f"{name}.weight")), transposed=True)
-                y = g.add(y, self._row(self._exact(f"{name}.bias"))) if bias else y
-                return self._activation(activation, y)
+            case Dense():
+                return self._dense(layer, name, x)
             case LayerNorm(_, eps, bias):
                 return self._norm(Norm("layer", eps, bias), name, x)
             case Normalize():
@@ -288,6 +284,22 @@ class Network:
                 return g.elementwise("DIV", x, g.elementwise("MAX", norm, _NORMALIZED))
             case Log1pRelu():
                 return g.unary("LOG", g.add(g.activation("RELU", x), 1.0))
+
+    def _dense(self, layer: Dense, name: str, x: Node) -> Node:
+        g = self._g
+        if name in self._spec.wide_layers:
+            y = self._linear(name, x, layer.bias)
+        else:
+            y = self._product(f"{name}.weight", x)
+            y = g.add(y, self._row(self._exact(f"{name}.bias"))) if layer.bias else y
+        y = self._activation(layer.activation, y)
+        if not layer.residual:
+            return y
+        return g.add(y, self._product(f"{name}.residual.weight", x) if layer.projects else x)
+
+    def _product(self, name: str, x: Node) -> Node:
+        """In float32."""
+        return self._g.matmul(x, self._g.constant(self._exact(name)), transposed=True)
 
     def _pooled(self, states: Node) -> Node:
         """float32[T, width] → float32[B, width * modes]"""

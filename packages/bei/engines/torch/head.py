@@ -69,15 +69,26 @@ class TaskHead:
 
 def _head_layer(layer: HeadLayer, weights: Weights, name: str, wide: bool = False) -> Callable[[Tensor], Tensor]:
     match layer:
-        case Dense(_, _, bias, activation) if wide:
-            linear = read_linear(weights, name, bias, activation)
-            return lambda rows: linear(rows.to(weights.dtype)).float()
-        case Dense(_, _, bias, activation):
-            weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias") if bias else None
-            return lambda rows: ACTIVATIONS[activation](F.linear(rows, weight, offset))
+        case Dense(residual=True):
+            product = _dense(layer, weights, name, wide)
+            if not layer.projects:
+                return lambda rows: product(rows) + rows
+            residual = weights.exact(f"{name}.residual.weight")
+            return lambda rows: product(rows) + F.linear(rows, residual)
+        case Dense():
+            return _dense(layer, weights, name, wide)
         case LayerNorm(_, eps, bias):
             return NormLayer(Norm("layer", eps, bias), weights, name)
         case Normalize():
             return lambda rows: F.normalize(rows, dim=-1)
         case Log1pRelu():
             return lambda rows: rows.relu().log1p()
+
+
+def _dense(layer: Dense, weights: Weights, name: str, wide: bool) -> Callable[[Tensor], Tensor]:
+    """Without the residual."""
+    if wide:
+        linear = read_linear(weights, name, layer.bias, layer.activation)
+        return lambda rows: linear(rows.to(weights.dtype)).float()
+    weight, offset = weights.exact(f"{name}.weight"), weights.exact(f"{name}.bias") if layer.bias else None
+    return lambda rows: ACTIVATIONS[layer.activation](F.linear(rows, weight, offset))

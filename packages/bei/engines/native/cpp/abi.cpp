@@ -64,7 +64,7 @@ int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* st
 
 int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t row_count, float* out) noexcept {
   return guarded([&] {
-    const BeiHeadLayer layer{BEI_DENSE, *linear, {}};
+    const BeiHeadLayer layer{BEI_DENSE, 0, *linear, {}, {}};
     bei::Scratch scratch;
     const int n = linear->inputs, outputs = linear->outputs;
     const bei::MatrixView<float> copied = scratch.inner.get<float>(row_count, n);

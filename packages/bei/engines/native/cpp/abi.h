@@ -33,9 +33,10 @@ typedef struct {
   float eps;
 } BeiNorm;
 
+// `adds_input`: the input is added to the output of a dense layer; its product with `residual` where that has panels.
 typedef struct {
-  int32_t kind;
-  BeiLinear linear;
+  int32_t kind, adds_input;
+  BeiLinear linear, residual;
   BeiNorm norm;
 } BeiHeadLayer;
 

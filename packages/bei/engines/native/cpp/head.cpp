@@ -32,18 +32,37 @@ void rounded_dense(const BeiLinear& weights, const MatrixView<float>& x, int row
   dense(weights, operands, row_count, out, scratch);
 }
 
+void any_dense(const BeiLinear& weights, const MatrixView<float>& x, int row_count, const MatrixView<float>& out,
+               Scratch& scratch) {
+  switch (weights.precision) {
+    case BEI_BF16:
+      return rounded_dense<Half>(weights, x, row_count, out, scratch);
+    case BEI_INT8:
+      return rounded_dense<uint8_t>(weights, x, row_count, out, scratch);
+    default:
+      return dense(weights, x, row_count, out, scratch);
+  }
+}
+
+void add_residual(const BeiHeadLayer& layer, MatrixView<float> x, int row_count, const MatrixView<float>& out,
+                  Scratch& scratch) {
+  const int width = layer.linear.outputs;
+  if (layer.residual.panels) {
+    const MatrixView<float> product = scratch.residual.get<float>(row_count, width);
+    dense(layer.residual, x, row_count, product, scratch);
+    x = product;
+  }
+  for (int row = 0; row < row_count; row++)
+    for (int i = 0; i < width; i++) out.row(row)[i] += x.row(row)[i];
+}
+
 void apply_layer(const BeiHeadLayer& layer, const MatrixView<float>& x, int width, int row_count,
                  const MatrixView<float>& out, Scratch& scratch) {
   switch (layer.kind) {
     case BEI_DENSE:
-      switch (layer.linear.precision) {
-        case BEI_BF16:
-          return rounded_dense<Half>(layer.linear, x, row_count, out, scratch);
-        case BEI_INT8:
-          return rounded_dense<uint8_t>(layer.linear, x, row_count, out, scratch);
-        default:
-          return dense(layer.linear, x, row_count, out, scratch);
-      }
+      any_dense(layer.linear, x, row_count, out, scratch);
+      if (layer.adds_input) add_residual(layer, x, row_count, out, scratch);
+      return;
     case BEI_LAYER_NORM:
       for (int row = 0; row < row_count; row++) layer_norm(layer.norm, x.row(row), out.row(row));
       return;

@@ -68,6 +68,7 @@ struct Scratch {
   RowBuffer operands, inner, inner_operands;   // a block of rows
   RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm
   RowBuffer head_layers[2];                    // outputs of head layers, which alternate
+  RowBuffer residual;                          // the product that a head layer adds
 };
 
 // Objects that are reused: each is lent to one thread at a time.
