@@ -74,8 +74,10 @@ def test_a_library_lists_what_python_has(native_cache):
 def test_the_layouts_are_those_of_words(native_cache):
     """A word is 32 bits, and a panel is whole vectors."""
     layouts = library.layouts(library.load(level(), native_cache))
-    assert {name: layout.word_multiple for name, layout in layouts.items()} == {"fp32": 1, "bf16": 2, "int8": 4}
+    assert {name: layout.row_group for name, layout in layouts.items()} == {"fp32": 1, "bf16": 2, "int8": 4}
+    assert all(layout.word_multiple % layout.row_group == 0 for layout in layouts.values())
     assert all(layout.panel % layout.lanes == 0 for layout in layouts.values())
-    assert not layouts["fp32"].pairs_in_16_bits and not layouts["bf16"].pairs_in_16_bits
+    assert {name: layout.largest for name, layout in layouts.items()} == {"fp32": 0, "bf16": 0, "int8": 127}
     vnni = any(feature.endswith("vnni") for feature in level().features)
-    assert bool(layouts["int8"].pairs_in_16_bits) != vnni
+    pairs = {name: layout.largest_pair for name, layout in layouts.items()}
+    assert pairs == {"fp32": 0, "bf16": 0, "int8": 0 if vnni else pytest.approx(32767 / 255 - 1)}

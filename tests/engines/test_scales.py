@@ -21,13 +21,17 @@ from bei.engines.relative_bias import bias_by_distance
 PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 
 
-def small(precision: str, pairs_in_16_bits: int = 0) -> Layout:
-    return Layout(lanes=2, panel=4, word_multiple=PER_WORD[precision], pairs_in_16_bits=pairs_in_16_bits)
+ONE_SIGN = 32767 / 255 - 1
 
 
-SMALL = {precision: small(precision) for precision in PER_WORD}
-WIDE = {precision: Layout(lanes=16, panel=64, word_multiple=count) for precision, count in PER_WORD.items()}
-WITHOUT_VNNI = small("int8", pairs_in_16_bits=1)
+def layout_of(precision: str, lanes: int, panel: int, largest_pair: float = 0) -> Layout:
+    together, largest = PER_WORD[precision], 127 if precision == "int8" else 0
+    return Layout(lanes, panel, word_multiple=together, row_group=together, largest=largest, largest_pair=largest_pair)
+
+
+SMALL = {precision: layout_of(precision, 2, 4) for precision in PER_WORD}
+WIDE = {precision: layout_of(precision, 16, 64) for precision in PER_WORD}
+WITHOUT_VNNI = layout_of("int8", 2, 4, ONE_SIGN)
 FP32 = Compute("fp32")
 WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
 
@@ -85,9 +89,6 @@ def test_half_way_is_to_the_even_one():
     assert packed["panels"][:4].tolist() == [127, 0, 2, -2]
 
 
-ONE_SIGN = 32767 / 255 - 1
-
-
 @pytest.mark.parametrize(
     ("row", "scale"),
     [
@@ -140,8 +141,8 @@ def test_int8_has_the_scales_of_the_weights_that_were_smoothed():
 
 def unpacked(packed, outputs: int, inputs: int, layout: Layout) -> np.ndarray:
     """[outputs, inputs], in the packed type."""
-    per_word = layout.word_multiple
-    words, columns = -(-inputs // per_word), len(packed["bias"])
+    per_word, filled = layout.row_group, -(-inputs // layout.word_multiple) * layout.word_multiple
+    words, columns = filled // per_word, len(packed["bias"])
     whole = columns // layout.panel * layout.panel
     split = whole * words * per_word
     full = packed["panels"][:split].reshape(-1, words, layout.panel, per_word)
@@ -151,10 +152,17 @@ def unpacked(packed, outputs: int, inputs: int, layout: Layout) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("lanes", "panel"), [(16, 64), (8, 16)], ids=["avx512", "avx2"])
-@given(outputs=st.integers(1, 150), inputs=st.integers(1, 40), precision=st.sampled_from(["fp32", "bf16", "int8"]))
-def test_every_weight_is_where_it_is_looked_for(lanes, panel, outputs, inputs, precision):
+@given(
+    outputs=st.integers(1, 150),
+    inputs=st.integers(1, 40),
+    precision=st.sampled_from(["fp32", "bf16", "int8"]),
+    words=st.sampled_from([1, 16]),
+)
+def test_every_weight_is_where_it_is_looked_for(lanes, panel, outputs, inputs, precision, words):
+    """`words`: a kernel reads so many at once."""
     weight = np.random.default_rng(inputs).standard_normal((outputs, inputs), np.float32)
-    layout = Layout(lanes, panel, PER_WORD[precision])
+    layout = layout_of(precision, lanes, panel)
+    layout.word_multiple *= words
     packed = pack_linear(weight, None, precision, layout)
     assert len(packed["bias"]) % lanes == 0 and 0 <= len(packed["bias"]) - outputs < lanes
     found = unpacked(packed, outputs, inputs, layout)

@@ -108,7 +108,14 @@ class Field(Structure):
 
 
 class Layout(Structure):
-    _fields_ = [("lanes", c_int32), ("panel", c_int32), ("word_multiple", c_int32), ("pairs_in_16_bits", c_int32)]
+    _fields_ = [
+        ("lanes", c_int32),
+        ("panel", c_int32),
+        ("word_multiple", c_int32),
+        ("row_group", c_int32),
+        ("largest", c_float),
+        ("largest_pair", c_float),
+    ]
 
 
 STRUCTURES = (Linear, Norm, HeadLayer, Layer, Model, Batch, Field, Layout)

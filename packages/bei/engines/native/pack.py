@@ -7,6 +7,7 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
 from bei.architectures.spec import LINEARS, Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
@@ -14,7 +15,7 @@ from bei.engines.compute import Compute, Dtype, Operands
 from bei.engines.native.abi import Layout, Layouts
 from bei.engines.relative_bias import bias_by_distance
 
-_PAIR = 32767 / 255 - 1  # the largest sum of two weights whose products with 255 fit 16 bits, less their rounding
+_TYPES: Mapping[Operands, DTypeLike] = {"fp32": np.float32, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
 Arrays = Iterator[tuple[str, np.ndarray]]
 
 
@@ -126,26 +127,38 @@ def pack_linear(
     if input_peaks is not None:
         weight, packed["input_scales"] = _smooth(weight, input_peaks)
     outputs, inputs = weight.shape
-    per_word = layout.word_multiple
-    words, columns = -(-inputs // per_word), -(-outputs // layout.lanes) * layout.lanes
-    padded = np.zeros((columns, words * per_word), np.float32)
+    columns, filled = _round_up(outputs, layout.lanes), _round_up(inputs, layout.word_multiple)
+    padded = np.zeros((columns, filled), np.float32)
     padded[:outputs, :inputs] = weight
     packed["bias"] = np.zeros(columns, np.float32)
     if bias is not None:
         packed["bias"][:outputs] = bias
-    if operands == "bf16":
-        padded = padded.astype(ml_dtypes.bfloat16)
-    if operands == "int8":
-        scales = np.maximum(np.abs(padded).max(1), 1e-12) / 127
-        if layout.pairs_in_16_bits:
-            scales = np.maximum(scales, _largest_pair(padded) / _PAIR)
-        padded = np.rint(padded / scales[:, None]).astype(np.int8)
-        packed["scales"], packed["sums"] = scales, padded.sum(1, dtype=np.float32)
-    whole = columns // layout.panel * layout.panel
-    full = padded[:whole].reshape(-1, layout.panel, words, per_word)
-    rest = padded[whole:].reshape(1, columns - whole, words, per_word)
-    packed["panels"] = np.concatenate([panels.swapaxes(1, 2).ravel() for panels in (full, rest)])
+    if layout.largest:
+        packed["scales"] = scales = _scales(padded, layout)
+        padded = np.rint(padded / scales[:, None])
+        packed["sums"] = padded.sum(1)
+    packed["panels"] = _panels(padded.astype(_TYPES[operands], copy=False), layout)
     return packed
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _scales(weight: np.ndarray, layout: Layout) -> np.ndarray:
+    """float32[columns]: the least with which each row of the weight is within the layout's bounds."""
+    scales: np.ndarray = np.maximum(np.abs(weight).max(1), 1e-12) / np.float32(layout.largest)
+    if layout.largest_pair:
+        scales = np.maximum(scales, _largest_pair(weight) / np.float32(layout.largest_pair))
+    return scales
+
+
+def _panels(matrix: np.ndarray, layout: Layout) -> np.ndarray:
+    """matrix: [columns, inputs] → flat: panels of columns, of which the last may be narrower; in each the inputs of a
+    group lie together, column by column."""
+    groups = matrix.reshape(len(matrix), -1, layout.row_group)
+    panels = [groups[at : at + layout.panel] for at in range(0, len(groups), layout.panel)]
+    return np.concatenate([panel.swapaxes(0, 1).ravel() for panel in panels])
 
 
 def _largest_pair(weight: np.ndarray) -> np.ndarray:

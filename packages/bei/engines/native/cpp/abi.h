@@ -88,11 +88,13 @@ typedef struct {
   int32_t offset, size;
 } BeiField;
 
-// How the library reads packed matrices of one precision. A vector has `lanes` columns, a panel `panel` of them, and the
-// inputs of a column are filled up to a multiple of `word_multiple`. Where `pairs_in_16_bits`, the products of two
-// neighboring bytes are summed in 16 bits, beyond which there is no telling: scales keep them within.
+// How the library reads packed matrices of one precision. A vector has `lanes` columns, a panel `panel` of them. The
+// inputs of a column are filled up to a multiple of `word_multiple`, and `row_group` of them lie together. Bytes have
+// scales, with which no weight is larger than `largest` in size, and no two neighbors of one sign sum to more than
+// `largest_pair` before they are rounded: their products are summed in 16 bits. Zero for no such bound.
 typedef struct {
-  int32_t lanes, panel, word_multiple, pairs_in_16_bits;
+  int32_t lanes, panel, word_multiple, row_group;
+  float largest, largest_pair;
 } BeiLayout;
 
 typedef struct BeiEncoder BeiEncoder;

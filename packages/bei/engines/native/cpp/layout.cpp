@@ -101,13 +101,15 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Layout, lanes),
     BEI_FIELD(Layout, panel),
     BEI_FIELD(Layout, word_multiple),
-    BEI_FIELD(Layout, pairs_in_16_bits),
+    BEI_FIELD(Layout, row_group),
+    BEI_FIELD(Layout, largest),
+    BEI_FIELD(Layout, largest_pair),
     {nullptr, 0, 0},
 };
 
 template <class T>
-constexpr BeiLayout layout_of(bool pairs_in_16_bits) {
-  return {bei::kLanes, bei::kPanel, bei::kPerWord<T>, pairs_in_16_bits};
+constexpr BeiLayout layout_of(float largest, float largest_pair) {
+  return {bei::kLanes, bei::kPanel, bei::kWordMultiple<T>, bei::kPerWord<T>, largest, largest_pair};
 }
 
 }  // namespace
@@ -119,11 +121,11 @@ const BeiField* bei_abi() noexcept { return kFields; }
 BeiLayout bei_layout(int32_t precision) noexcept {
   switch (precision) {
     case BEI_BF16:
-      return layout_of<bei::bf16>(false);
+      return layout_of<bei::bf16>(0, 0);
     case BEI_INT8:
-      return layout_of<uint8_t>(bei::kPairsIn16Bits);
+      return layout_of<uint8_t>(bei::kLargestWeight, bei::kLargestPair);
     default:
-      return layout_of<float>(false);
+      return layout_of<float>(0, 0);
   }
 }
 

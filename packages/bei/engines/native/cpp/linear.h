@@ -42,8 +42,8 @@ inline const float* widen(const uint32_t* panel, int width, int words, Buffer& b
 template <class T, class Sink>
 void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
   const bool widens = std::is_same_v<T, float> && std::is_same_v<T, Half> && weights.precision == BEI_BF16;
-  const auto words_of = [&](int per_word) { return round_up(weights.inputs, per_word) / per_word; };
-  const int words = words_of(kPerWord<T>), packed_words = widens ? words_of(kPerWord<bf16>) : words;
+  const int words = round_up(weights.inputs, kWordMultiple<T>) / kPerWord<T>;
+  const int packed_words = widens ? round_up(weights.inputs, kWordMultiple<bf16>) / kPerWord<bf16> : words;
   const int columns = round_up(weights.outputs, kLanes), tiles = (row_count + kTileRows - 1) / kTileRows;
   alignas(64) Sum<T> sums[kTileRows * kPanel];
   for (int column = 0; column < columns; column += kPanel) {

@@ -14,7 +14,7 @@ template <class S, class T>
 inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row) {
   T* y = to.row(row);
   for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes), lanes); });
-  for (int i = weights.inputs; i % kPerWord<T>; i++) y[i] = T{};
+  for (int i = weights.inputs; i % kWordMultiple<T>; i++) y[i] = T{};
 }
 
 // Round to bytes, with a scale per row: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
@@ -31,9 +31,10 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<u
     low = min(low, v), high = max(high, v);
   });
   const float least = smallest(low);
-  const float scale = std::max((largest(high) - least) / 255, 1e-12f), offset = std::nearbyint(-least / scale);
+  const float scale = std::max((largest(high) - least) / kLargestOperand, 1e-12f);
+  const float offset = std::nearbyint(-least / scale);
   to.scales[row] = scale, to.zeros[row] = offset;
-  const F by = splat(1.f / scale), from = splat(offset), most = splat(255);
+  const F by = splat(1.f / scale), from = splat(offset), most = splat(kLargestOperand);
   for_vectors(weights.inputs, [&](int i, int lanes) {
     store_lanes(to.row(row) + i, min(fma(scaled(i, lanes), by, from), most), lanes);
   });

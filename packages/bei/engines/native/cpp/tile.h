@@ -14,6 +14,16 @@ constexpr int kTileRows = 6;               // rows that fit the registers
 template <class T>
 constexpr int kPerWord = 4 / sizeof(T);
 
+// Operands and columns are filled up to a multiple of so many numbers.
+template <class T>
+constexpr int kWordMultiple = kPerWord<T>;
+
+// The largest byte of an operand, and the largest size of a byte of a matrix.
+constexpr float kLargestOperand = 255, kLargestWeight = 127;
+
+// The largest sum of two neighboring weights of one sign, before they are rounded: so two products fit 16 bits. 0: any.
+constexpr float kLargestPair = kPairsIn16Bits ? 32767 / kLargestOperand - 1 : 0;
+
 // What its products sum up to.
 template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;
