@@ -159,6 +159,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"model_type": "gemma3_text", **SIZES, "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
         **{"use_bidirectional_attention": True, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rms_norm_eps": 1e-6},
     },
+    "deberta-v2-xlarge": {
+        **{"model_type": "deberta-v2", **SIZES, "attention_head_size": 16, "hidden_act": "gelu", "type_vocab_size": 0},
+        **{"conv_act": "gelu", "conv_kernel_size": 3, "relative_attention": True, "position_buckets": 8},
+        **{"norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7},
+        **{"max_relative_positions": -1, "position_biased_input": False},
+    },
     "ModernBERT": {
         **{"model_type": "modernbert", **SIZES, "global_attn_every_n_layers": 3, "global_rope_theta": 16e4},
         **{"local_rope_theta": 1e4, "local_attention": 8, "norm_eps": 1e-5, "norm_bias": False},

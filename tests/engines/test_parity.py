@@ -36,7 +36,14 @@ OPTIONS = {
     "mpnet": [{}, {"relative_attention_num_buckets": 32, "num_attention_heads": 6}],
     "distilbert": [{}, {"activation": "relu"}, {"sinusoidal_pos_embds": True}],
     "electra": [{}, {"hidden_act": "silu"}, {"hidden_act": "tanh"}],
+    "deberta": [
+        *({}, {"pos_att_type": "c2p"}, {"pos_att_type": ["p2c"]}, {"relative_attention": False}),
+        *({"max_relative_positions": 16}, {"position_biased_input": True, "type_vocab_size": 2}),
+    ],
     "deberta-v2": [
+        *({"share_att_key": False}, {"share_att_key": False, "pos_att_type": ["p2c"]}),
+        *({"conv_kernel_size": 3}, {"conv_kernel_size": 5, "conv_groups": 4, "conv_act": "gelu"}),
+        {"conv_kernel_size": 3, "relative_attention": False, "norm_rel_ebd": "none"},
         *({}, {"pos_att_type": ["c2p"]}, {"pos_att_type": ["p2c"]}),
         *({"position_buckets": -1}, {"norm_rel_ebd": "none"}, {"position_biased_input": True, "type_vocab_size": 2}),
     ],

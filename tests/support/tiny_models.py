@@ -48,6 +48,7 @@ _CONFIGS = {
     "albert": transformers.AlbertConfig,
     "distilbert": transformers.DistilBertConfig,
     "mpnet": transformers.MPNetConfig,
+    "deberta": transformers.DebertaConfig,
     "deberta-v2": transformers.DebertaV2Config,
     "modernbert": transformers.ModernBertConfig,
     "nomic_bert": transformers.NomicBertConfig,
@@ -65,12 +66,14 @@ _CONFIGS = {
 FAMILIES = tuple(_CONFIGS)
 CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
+DISENTANGLED = ("deberta", "deberta-v2")
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
 _OWN_FIELDS = {
     "ernie": {"use_task_id": True},
     "albert": {"embedding_size": 32, "num_hidden_groups": 2},
     "electra": {"embedding_size": 32},
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False},
     "deberta-v2": {
         "relative_attention": True,
         "pos_att_type": ["p2c", "c2p"],

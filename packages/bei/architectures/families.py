@@ -35,6 +35,7 @@ FAMILIES: dict[str, Family] = {
     "albert": albert.ALBERT,
     "distilbert": distilbert.DISTILBERT,
     "mpnet": mpnet.MPNET,
+    "deberta": deberta.DEBERTA_V1,
     "deberta-v2": deberta.DEBERTA,
     "jina_bert": jina_bert.JINA_BERT,
     "nomic_bert": nomic_bert.NOMIC_BERT,

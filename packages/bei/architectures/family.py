@@ -44,7 +44,14 @@ class StackEntry:
     transposed: bool = False
 
 
-Part = str | TensorSlice | StackEntry
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros in the shape of one of the checkpoint's tensors."""
+
+    name: str
+
+
+Part = str | TensorSlice | StackEntry | Zeros
 TensorNames = Mapping[str, tuple[Part, ...]]
 """Our name → the checkpoint's names; several tensors are concatenated along the first axis."""
 

@@ -58,6 +58,15 @@ def linear_parts(spec: EncoderSpec, i: int) -> Iterator[tuple[str, LinearName]]:
         yield from ((f"experts.{expert}.up", "up"), (f"experts.{expert}.down", "down"))
 
 
+def position_projections(spec: EncoderSpec) -> tuple[str, ...]:
+    """The matrices of a layer that project the vectors of relative positions."""
+    bias = spec.relative_bias
+    if not isinstance(bias, Disentangled) or not bias.own_projections:
+        return ()
+    used = {"position_query": bias.position_to_content, "position_key": bias.content_to_position}
+    return tuple(name for name, is_used in used.items() if is_used)
+
+
 def products_per_token(spec: EncoderSpec) -> int:
     """Multiplications in all layers for one token, without attention."""
     return sum(_products(spec, layer.experts) for layer in spec.layers)
@@ -86,6 +95,10 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
         case Disentangled(buckets=buckets, norm=norm):
             shapes["relative_positions.weight"] = (2 * buckets, hidden)
             shapes |= _norm_shapes(norm, "relative_positions.norm", hidden) if norm else {}
+    if spec.convolution:
+        kernel = (hidden, hidden // spec.convolution.groups, spec.convolution.taps)
+        shapes |= {"convolution.weight": kernel, "convolution.bias": (hidden,)}
+        shapes |= _norm_shapes(spec.norm, "convolution.norm", hidden)
     return shapes
 
 
@@ -99,6 +112,9 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
             shapes[f"layers.{i}.{name}.bias"] = sizes[part][:1]
     if experts is not None:
         shapes |= _router_shapes(experts, f"layers.{i}", spec.hidden_size)
+    for projection in position_projections(spec):
+        shapes |= {f"layers.{i}.{projection}.weight": (spec.query_size, spec.hidden_size)}
+        shapes |= {f"layers.{i}.{projection}.bias": (spec.query_size,)}
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
     if spec.qk_norm:

@@ -7,6 +7,8 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   if the two sizes differ
     relative_bias                                 [buckets, heads]
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
+    layers.{i}.position_{query,key}.{weight,bias} [heads * head_size, hidden]     of DeBERTa's `own_projections`
+    convolution.{weight,bias}                     [hidden, hidden / groups, taps] with a norm
     layers.{i}.qkv.{weight,bias}                  [(heads + 2 * kv_heads) * head_size, hidden]   query, key, value
     layers.{i}.{query_norm,key_norm}.weight       [head_size]                     with `whole_qk_norm` of all heads;
                                                                                   then also a bias, as other norms
@@ -133,7 +135,8 @@ class Alibi:
 @dataclass(frozen=True)
 class Disentangled:
     """Scores between content and relative position (DeBERTa, arXiv:2006.03654, §3.1). Distances fall into 2 * `buckets`
-    buckets. The vector of each bucket is projected by the query and key matrices of the layer."""
+    buckets. The vector of each bucket is projected by the query and key matrices of the layer, or with
+    `own_projections` by matrices that each layer has for them."""
 
     buckets: int
     max_distance: int
@@ -141,6 +144,17 @@ class Disentangled:
     content_to_position: bool
     position_to_content: bool
     norm: Norm | None
+    own_projections: bool = False
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Beside the first layer: its output becomes norm(output + activation(convolution of its input)). Each of `groups`
+    parts of a state is convolved over `taps` tokens, around each token (DeBERTa v2's xlarge models)."""
+
+    taps: int
+    groups: int
+    activation: Activation
 
 
 @dataclass(frozen=True)
@@ -233,6 +247,7 @@ class EncoderSpec:
     whole_qk_norm: bool = False
     soft_cap: float | None = None
     relative_bias: RelativeBias | Alibi | Disentangled | None = None
+    convolution: Convolution | None = None
     gated: bool = False
     biases: tuple[LinearName, ...] = LINEARS
     embedding_norm: bool = True

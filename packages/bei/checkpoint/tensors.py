@@ -20,7 +20,7 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "f
 _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 """Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
-_CONTENT = ("name", "start", "less", "step", "is_entry", "is_turned", "divisor", "shape")
+_CONTENT = ("name", "start", "less", "step", "is_entry", "is_turned", "is_zero", "divisor", "shape")
 """The fields of a Tensor that say what is read from its file."""
 
 
@@ -29,10 +29,10 @@ class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
     bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, the tensor `plus` is added to each
     row, and it is divided by `divisor`, in float32. Of the rows every `step`-th one is read; with `is_entry` the row
-    `start` alone, without its axis; with `is_turned` they are transposed after that. A float8 tensor is multiplied by
-    `scale`, one number or one per row; `input_scale` is the divisor of its product's inputs. `rows_of` has the number
-    of each row on disk. Each row is multiplied by its number in `factors`, in float32. `place` is where the tensor is
-    in a file of torch.save; None in one of safetensors."""
+    `start` alone, without its axis; with `is_turned` they are transposed after that. With `is_zero` there are zeros in
+    its place. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
+    product's inputs. `rows_of` has the number of each row on disk. Each row is multiplied by its number in `factors`,
+    in float32. `place` is where the tensor is in a file of torch.save; None in one of safetensors."""
 
     file: Path
     name: str
@@ -43,6 +43,7 @@ class Tensor:
     step: int = 1
     is_entry: bool = False
     is_turned: bool = False
+    is_zero: bool = False
     plus: "Tensor | None" = None
     divisor: float = 1.0
     scale: "Tensor | None" = None
@@ -167,6 +168,8 @@ def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(tensor: Tensor) -> np.ndarray:
     """The value of a tensor, in its stored type or in float32."""
+    if tensor.is_zero:
+        return np.zeros(tensor.shape, np.float32)
     if tensor.divisor != 1:
         divided: np.ndarray = _read(replace(tensor, divisor=1.0)).astype(np.float32) / np.float32(tensor.divisor)
         return divided

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Family, NamedHeadLayer, Part, ScoreTokens, StackEntry, TaskHead, TensorSlice
+from bei.architectures.family import Family, NamedHeadLayer, Part, ScoreTokens, StackEntry, TaskHead, TensorSlice, Zeros
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
 from bei.checkpoint.modules import inside, read_json
@@ -145,6 +145,8 @@ def _part(stored: Mapping[str, Tensor], theirs: Part) -> Tensor:
         case TensorSlice(name, start, stop, less, step, transposed, plus):
             part = stored[name].rows(start, stop, less, step)
             part = replace(part, plus=stored[plus].rows(0, 1)) if plus else part
+        case Zeros(name):
+            return replace(stored[name], is_zero=True)
         case StackEntry(name, index, transposed):
             part = stored[name].entry(index)
         case _:

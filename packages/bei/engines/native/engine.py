@@ -71,6 +71,8 @@ def check(spec: EncoderSpec) -> None:
         raise SetupError("a mixture of experts needs the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
+    if spec.convolution is not None:
+        raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
 
 
 def _token_budget(spec: EncoderSpec) -> int:

@@ -49,6 +49,8 @@ def check(spec: EncoderSpec, longest: int) -> None:
         raise SetupError("a mixture of experts needs the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
+    if spec.convolution is not None:
+        raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
     if any(rotary.dynamic and longest > rotary.dynamic.trained for rotary in spec.rotaries):
         raise SetupError("rotary angles that depend on a text's length (dynamic scaling) need the torch engine")
 

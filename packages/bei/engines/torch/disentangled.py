@@ -21,9 +21,10 @@ def bucket(distance: np.ndarray, spec: Disentangled) -> np.ndarray:
 
 
 class PositionScores:
-    """Of one layer. position_queries, position_keys: [heads, 2 * buckets, size], of each relative position."""
+    """Of one layer. position_queries, position_keys: [heads, 2 * buckets, size], of each relative position; None for
+    those that add no score."""
 
-    def __init__(self, spec: Disentangled, position_queries: Tensor, position_keys: Tensor):
+    def __init__(self, spec: Disentangled, position_queries: Tensor | None, position_keys: Tensor | None):
         self._spec, self._queries, self._keys = spec, position_queries, position_keys
 
     def __call__(self, q: Tensor, k: Tensor, queries: slice, keys: slice) -> Tensor:
@@ -31,10 +32,10 @@ class PositionScores:
         distance = np.arange(queries.start, queries.stop)[:, None] - np.arange(keys.start, keys.stop)
         rows = torch.from_numpy(bucket(distance, self._spec)).to(q.device)
         scores = torch.zeros(*q.shape[:3], k.shape[2], device=q.device)
-        if self._spec.content_to_position:
+        if self._keys is not None:
             by_row = (q @ self._keys.transpose(-1, -2)).float()
             scores += by_row.gather(-1, rows.expand(scores.shape))
-        if self._spec.position_to_content:
+        if self._queries is not None:
             by_row = (k @ self._queries.transpose(-1, -2)).float()
             scores += by_row.gather(-1, rows.T.expand(scores.transpose(-1, -2).shape)).transpose(-1, -2)
         return scores

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bei.architectures.shapes import position_projections
 from bei.architectures.spec import (
     Activation,
     Alibi,
@@ -19,6 +20,7 @@ from bei.architectures.spec import (
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import cos_sin
 from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attention
+from bei.engines.torch.convolution import ConvolvedLayer
 from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
@@ -56,6 +58,7 @@ class Encoder:
             by_distance = torch.from_numpy(bias_by_distance(spec, exact))
             self._table = BiasTable(by_distance.to(weights.device, weights.dtype))
         self._varlen = Varlen.of(spec, weights.device, weights.dtype)
+        self._convolved = ConvolvedLayer(spec, spec.convolution, weights) if spec.convolution else None
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """float32 states in the order of the inputs."""
@@ -64,15 +67,19 @@ class Encoder:
         for rotary, rows_of in self._cos_sin.items():
             cos_sin_of[rotary] = F.pad(rows_of(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
         normed = _normed(x, self._first_norm, self._dtype)
-        for layer, of in zip(self._layers, self._spec.layers, strict=True):
+        embedded = x
+        for i, (layer, of) in enumerate(zip(self._layers, self._spec.layers, strict=True)):
             x, normed = layer(x, normed, cos_sin_of[of.rotary], self._attention(inputs, of.window))
+            if i == 0 and self._convolved is not None:
+                x = self._convolved(embedded, x, inputs)
+                normed = x.to(self._dtype)
         x = x[: len(inputs["ids"])]
         return self._final_norm(x) if self._final_norm else x
 
     def asks_the_host(self, inputs: Inputs) -> bool:
-        """Whether the host takes part: in attention that is not one kernel, or in a mixture of experts, whose rows it
-        counts."""
-        one_kernel = self._varlen is not None and inputs.all_seen
+        """Whether the host takes part: in attention that is not one kernel, in a convolution, or in a mixture of
+        experts, whose rows it counts."""
+        one_kernel = self._varlen is not None and inputs.all_seen and self._convolved is None
         return not one_kernel or any(layer.experts for layer in self._spec.layers)
 
     def _attention(self, inputs: Inputs, window: int | None) -> Attention:
@@ -153,9 +160,7 @@ class _Layer:
         self._head_norms = norms(spec, weights, i) if spec.qk_norm else None
         self._position_scores = None
         if positions is not None and isinstance(spec.relative_bias, Disentangled):
-            qk, _ = self._split(self._qkv(positions.to(self._dtype)))
-            q, k = qk.transpose(0, 1).split((spec.heads, spec.kv_heads))
-            self._position_scores = PositionScores(spec.relative_bias, q, k)
+            self._position_scores = self._scores_by(positions, spec.relative_bias, weights, i)
 
     def __call__(
         self, x: Tensor, normed: Tensor, cos_sin: Tensor | None, attention: Attention
@@ -173,6 +178,17 @@ class _Layer:
             qk = _rotated(qk, self._head_norms, cos_sin, self._dtype)
         q, k = qk.split((self._spec.heads, self._spec.kv_heads), 1)
         return attention(q, k, v, self._position_scores)
+
+    def _scores_by(self, positions: Tensor, of: Disentangled, weights: Weights, i: int) -> PositionScores:
+        """The scores of the relative positions, whose vectors are projected once."""
+        positions, heads = positions.to(self._dtype), (-1, self._spec.head_size)
+        if of.own_projections:
+            own = {part: read_linear(weights, f"layers.{i}.{part}", True) for part in position_projections(self._spec)}
+            found = {part: project(positions).unflatten(-1, heads).transpose(0, 1) for part, project in own.items()}
+            return PositionScores(of, found.get("position_query"), found.get("position_key"))
+        qk, _ = self._split(self._qkv(positions))
+        q, k = qk.transpose(0, 1).split((self._spec.heads, self._spec.kv_heads))
+        return PositionScores(of, q if of.position_to_content else None, k if of.content_to_position else None)
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """[T, qkv_size] → queries and keys [T, heads + kv_heads, size], values [T, kv_heads, size]."""
