@@ -18,6 +18,7 @@ from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.m3 import M3
 from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, read_modules, read_size, special_token
 from bei.checkpoint.options import check_options, max_length, with_options
+from bei.checkpoint.packed import check_quantized
 from bei.checkpoint.reranking import PairTemplate, pair_template
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
 from bei.checkpoint.tensors import Tensors
@@ -246,6 +247,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     limits = read_limits(modules.encoder)
     check_options(limits)
     config = own_code.with_attention(with_options(config, limits), overrides.attention)
+    check_quantized(config)
     family = families.family(config)
     check_counts(config)
     spec = family.spec(config)

@@ -10,20 +10,15 @@ from typing import Any
 from bei.architectures.family import Family, NamedHeadLayer, Part, ScoreTokens, StackEntry, TaskHead, TensorSlice, Zeros
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
+from bei.checkpoint.leftovers import LEFTOVER, bare_names
 from bei.checkpoint.modules import inside, read_json
 from bei.checkpoint.tensors import Tensor, scan, with_scales
-from bei.errors import SetupError, short
+from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
 Parts = dict[str, tuple[Tensor, ...]]
 """Our name → the stored tensors that make it, concatenated along the first axis."""
-
-_LEFTOVER = re.compile(
-    r"(.*\.)?((position_ids|token_type_ids|inv_freq|masked_bias)$|rotary_emb\.)"  # buffers: computed, not learned
-    r"|(loss|loss_fct|loss_fn|loss_function|criterion|optimizer|lr_scheduler|ema)\."
-)
-"""Tensors that training leaves in a file and inference does not use."""
 
 _SCORES = re.compile(r"(classifier|score|qa_outputs)\b")
 """The last part of a head that scores, in the names of every family."""
@@ -63,10 +58,7 @@ def find(
     """Find each of our tensors among those `stored`. Raises SetupError that lists tensors missing or left over."""
     names = dict(family.tensors(config, spec))
     (first,) = names["embeddings.token"]
-    prefix = next((p for p in family.prefixes if f"{p}{first}" in stored), None)
-    if prefix is None:
-        raise SetupError(f"{folder}: no tensor {short(first)} in its weights; is config.json's model_type right?")
-    stored = _renamed(stored, lambda name: name.removeprefix(prefix))
+    stored = _renamed(stored, bare_names(stored, str(first), family.prefixes, folder).__getitem__)
     for part, layers in (("token_head", head.token_layers), ("head", head.layers)):
         names |= _head_names(part, layers, stored)
     if head.score_tokens is not None:
@@ -77,7 +69,7 @@ def find(
     if missing:
         raise SetupError(f"{folder}: tensors missing: {_some(missing)}")
     ignored = re.compile("|".join(family.ignored))
-    left = [n for n in stored.keys() - set(wanted) if not ignored.match(n) and not _LEFTOVER.match(n)]
+    left = [n for n in stored.keys() - set(wanted) if not ignored.match(n) and not LEFTOVER.match(n)]
     if left:
         raise SetupError(f"{folder}: tensors that config.json does not account for: {_some(sorted(left))}")
     return _tempered({ours: tuple(_part(stored, of) for of in parts) for ours, parts in names.items()}, head)
