@@ -67,9 +67,10 @@ PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models
 Each architecture is a family in `packages/bei/architectures/`, selected by `model_type` in config.json. Every one
 embeds (dense, or token by token for ColBERT); its heads give it more tasks. Weights are safetensors or
-`pytorch_model.bin` in float32, float16 or bfloat16, or safetensors in fp8 with scales; GPTQ, AWQ, bitsandbytes and other
-formats are refused by their names. Wrappers of training (`module.`, `auto_model.`, `0.auto_model.`, `encoder.`,
-`model.`) around all names are recognized. No code of a repository is run: an architecture that is not in the table is refused, and so is any tensor
+`pytorch_model.bin` in float32, float16 or bfloat16, or safetensors in fp8 with scales. GPTQ, AWQ, bitsandbytes and
+other formats are refused by their names. Wrappers of training (`module.`, `auto_model.`, `0.auto_model.`, `encoder.`,
+`model.`) around all names are recognized. No code of a repository is run:
+an architecture that is not in the table is refused, and so is any tensor
 left over. sentence-transformers' `truncate_dim` and `max_active_dims` apply where a request asks for no `dimensions`,
 and the tokenizer's `truncation_side` where it names no direction.
 

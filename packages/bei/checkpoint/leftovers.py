@@ -1,5 +1,5 @@
 """Prefixes that training frameworks leave in the names of a model's tensors, and tensors that they leave beside them.
-Whatever is stripped or left out here, a tensor that is then missing, or accounted for by nothing, stays an error."""
+A tensor that is missing then, or that nothing accounts for, stays an error."""
 
 import re
 from collections.abc import Iterable, Mapping
