@@ -34,6 +34,9 @@ MODELS = {
     "nomic_bert": ("NomicBERT", "nomic-embed-text-v1, v1.5, v2-moe"),
     "new": ("GTE, new", "gte-multilingual-base, gte-large-en-v1.5, gte-multilingual-reranker"),
     "gte": ("GTE, as transformers saves it", ""),
+    "t5": ("T5, encoder", "sentence-t5, gtr-t5, FRIDA"),
+    "mt5": ("mT5, encoder", ""),
+    "umt5": ("UMT5, encoder", ""),
     "modernbert": ("ModernBERT", "gte-modernbert-base, nomic modernbert-embed, gte-reranker-modernbert"),
     "eurobert": ("EuroBERT", "EuroBERT-210m to 2.1B"),
     "llama": ("Llama", "llama-embed-nemotron, Skywork-Reward-Llama"),
@@ -54,6 +57,7 @@ STATED = {
 CONFIG = {
     **{"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"max_position_embeddings": 64, "head_dim": 16, "sliding_window": 8, "hidden_act": "silu"},
+    **{"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4},
     **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "feed_forward_type": "geglu"},
     **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
 }

@@ -47,6 +47,11 @@ OPTIONS = {
         *({}, {"pos_att_type": ["c2p"]}, {"pos_att_type": ["p2c"]}),
         *({"position_buckets": -1}, {"norm_rel_ebd": "none"}, {"position_biased_input": True, "type_vocab_size": 2}),
     ],
+    "t5": [
+        *({}, {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}, {"d_kv": 16}),
+        *({"feed_forward_proj": "gated-gelu"}, {"feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-2}),
+    ],
+    "umt5": [{}, {"relative_attention_num_buckets": 8, "feed_forward_proj": "relu"}],
     "modernbert": [
         *({}, {"norm_bias": False}, {"local_attention": 64}, {"attention_bias": True, "mlp_bias": True}),
         *({"hidden_activation": "silu"}, {"layer_types": ["full_attention"] * 2 + ["sliding_attention"]}),

@@ -36,6 +36,7 @@ VOCAB = [*SPECIALS, *WORDS, *PIECES]
 
 _SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
 _DISTIL_SIZES = {"dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
+_T5_SIZES = {"d_model": 48, "num_layers": 3, "num_heads": 4, "d_kv": 12, "d_ff": 96}
 _CONFIGS = {
     "bert": transformers.BertConfig,
     "roberta": transformers.RobertaConfig,
@@ -50,6 +51,9 @@ _CONFIGS = {
     "mpnet": transformers.MPNetConfig,
     "deberta": transformers.DebertaConfig,
     "deberta-v2": transformers.DebertaV2Config,
+    "t5": transformers.T5Config,
+    "mt5": transformers.MT5Config,
+    "umt5": transformers.UMT5Config,
     "modernbert": transformers.ModernBertConfig,
     "nomic_bert": transformers.NomicBertConfig,
     "gte": transformers.GteConfig,
@@ -65,8 +69,11 @@ _CONFIGS = {
 }
 FAMILIES = tuple(_CONFIGS)
 CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text")
+T5 = ("t5", "mt5", "umt5")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
 DISENTANGLED = ("deberta", "deberta-v2")
+TORCH_ALONE = (*DISENTANGLED, "qwen3_moe")
+"""Families that the other engines refuse."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
 _OWN_FIELDS = {
@@ -96,6 +103,8 @@ _OWN_FIELDS = {
 def random_model(family: str, seed: int = 0, head: str = "", **options) -> transformers.PreTrainedModel:
     """A model of `family` with weights wide enough to reveal a wrong layer, and positions for 64 tokens. `head` is the
     part of transformers' class name: ForSequenceClassification, ForTokenClassification, ForMaskedLM."""
+    if family in T5:
+        return _random_t5(family, seed, head, **options)
     sizes = _DISTIL_SIZES if family == "distilbert" else _SIZES
     offset = 2 if family in _LATE_POSITIONS else 0
     torch.manual_seed(seed)
@@ -106,7 +115,20 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
     if family not in _LATE_POSITIONS:
         fields |= {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
     config = _CONFIGS[family](**{**fields, **sizes, **options})
-    model = getattr(transformers, f"AutoModel{head}").from_config(config, attn_implementation="eager").eval()
+    return _uneven(getattr(transformers, f"AutoModel{head}").from_config(config, attn_implementation="eager"))
+
+
+def _random_t5(family: str, seed: int, head: str, **options) -> transformers.PreTrainedModel:
+    """transformers' AutoModel of T5 has its decoder, too."""
+    torch.manual_seed(seed)
+    fields = {"vocab_size": len(VOCAB), "n_positions": 64, "pad_token_id": 0, "eos_token_id": 3, **_T5_SIZES}
+    config = _CONFIGS[family](**{**fields, **options})
+    name = f"{type(config).__name__.removesuffix('Config')}{head or 'EncoderModel'}"
+    return _uneven(getattr(transformers, name)._from_config(config, attn_implementation="eager"))
+
+
+def _uneven(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    model = model.eval()
     for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1, which would hide errors
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)

@@ -18,6 +18,7 @@ from bei.architectures import (
     mpnet,
     nomic_bert,
     qwen,
+    t5,
 )
 from bei.architectures.family import Family
 from bei.errors import SetupError, short
@@ -41,6 +42,9 @@ FAMILIES: dict[str, Family] = {
     "nomic_bert": nomic_bert.NOMIC_BERT,
     "new": gte.GTE,
     "gte": gte.GTE,
+    "t5": t5.T5,
+    "mt5": t5.MT5,
+    "umt5": t5.UMT5,
     "modernbert": modernbert.MODERNBERT,
     "eurobert": eurobert.EUROBERT,
     "llama": llama.LLAMA,

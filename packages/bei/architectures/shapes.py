@@ -90,8 +90,8 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
     if embedding != hidden:
         shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
     match spec.relative_bias:
-        case RelativeBias(buckets, _):
-            shapes["relative_bias"] = (buckets, spec.heads)
+        case RelativeBias(buckets):
+            shapes |= dict.fromkeys(spec.bias_names, (buckets, spec.heads))
         case Disentangled(buckets=buckets, norm=norm):
             shapes["relative_positions.weight"] = (2 * buckets, hidden)
             shapes |= _norm_shapes(norm, "relative_positions.norm", hidden) if norm else {}

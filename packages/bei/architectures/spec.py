@@ -5,7 +5,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     embeddings.{token,position,token_type}        [vocab | positions | types, embedding]
     embeddings.norm.{weight,bias}                 [embedding]
     embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   if the two sizes differ
-    relative_bias                                 [buckets, heads]
+    relative_bias, or layers.{i}.relative_bias    [buckets, heads]                of all layers, or of each
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
     layers.{i}.position_{query,key}.{weight,bias} [heads * head_size, hidden]     of DeBERTa's `own_projections`
     convolution.{weight,bias}                     [hidden, hidden / groups, taps] with a norm
@@ -121,10 +121,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class RelativeBias:
-    """A learned bias per head and bucket of distances, added to scores (T5, arXiv:1910.10683, §2.1; MPNet)."""
+    """A learned bias per head and bucket of distances, added to scores (T5, arXiv:1910.10683, §2.1; MPNet). With
+    `per_layer` each layer has its own (UMT5; transformers, UMT5Attention)."""
 
     buckets: int
     max_distance: int
+    per_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,9 @@ class EncoderSpec:
     key of each head, and with `whole_qk_norm` those of all heads as one vector. The MLP of a layer is
     down(activation(gate) * up) if `gated`, else down(activation(up)). `biases` names the linear parts that have one.
 
+    `wide_range`: states exceed the range of float16, so engines compute in bfloat16 or float32 (T5; transformers,
+    T5PreTrainedModel._keep_in_fp32_modules).
+
     `max_tokens` is the longest sequence that the positions allow. The first token's row in the table of learned
     positions is `position_offset`; None if there is no table. `token_types` is the size of the table of types; 0 if
     there is none.
@@ -255,6 +260,7 @@ class EncoderSpec:
     position_offset: int | None = None
     token_types: int = 0
     final_norm: bool = False
+    wide_range: bool = False
     token_head: tuple[HeadLayer, ...] = ()
     pooling: Pooling = FIRST
     head: tuple[HeadLayer, ...] = ()
@@ -283,6 +289,18 @@ class EncoderSpec:
     def norm_of_heads(self) -> Norm:
         """The kind of the norms of queries and keys: those of single heads have no bias."""
         return self.norm if self.whole_qk_norm else replace(self.norm, bias=False)
+
+    @property
+    def bias_names(self) -> tuple[str, ...]:
+        """The name of each table of biases by distance: of every layer, or one that all share."""
+        if not isinstance(self.relative_bias, (RelativeBias, Alibi)):
+            return ()
+        return tuple(dict.fromkeys(self.bias_name(i) for i in range(len(self.layers))))
+
+    def bias_name(self, i: int) -> str:
+        """The name of the table of biases by distance of layer i, if there is one."""
+        own = isinstance(self.relative_bias, RelativeBias) and self.relative_bias.per_layer
+        return f"layers.{i}.relative_bias" if own else "relative_bias"
 
     @property
     def rotaries(self) -> tuple[Rotary, ...]:

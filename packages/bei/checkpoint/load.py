@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 from bei.architectures import families
 from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
-from bei.architectures.spec import EncoderSpec, HeadLayer
+from bei.architectures.spec import EncoderSpec, HeadLayer, RelativeBias
 from bei.architectures.static import STATIC
 from bei.checkpoint import own_code, static, vocabulary, weights
 from bei.checkpoint.colbert import LateInteraction, is_pylate
@@ -28,6 +28,7 @@ from bei.settings import AttentionSetting, ModelSettings, PoolingSetting, Rerank
 log = logging.getLogger("bei")
 
 _BERT_TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+_LONGEST = 1 << 15  # tokens of a model with relative positions alone
 _NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_length
 
 
@@ -250,7 +251,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     check_quantized(config)
     family = families.family(config)
     check_counts(config)
-    spec = family.spec(config)
+    spec = _reaching(family.spec(config), max_length(limits))
     own_code.check(config, spec, overrides.attention)
     return Source(
         folder=folder,
@@ -263,6 +264,15 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
         pooling=overrides.pooling,
         template=pair_template(folder, config, name, overrides.rerank_template),
     )
+
+
+def _reaching(spec: EncoderSpec, stated: int | None) -> EncoderSpec:
+    """A relative bias is the same for all distances beyond its last, so a model without other positions may read more
+    tokens than config.json says, if its module states so."""
+    unbounded = isinstance(spec.relative_bias, RelativeBias) and spec.position_offset is None
+    if not unbounded or stated is None:
+        return spec
+    return replace(spec, max_tokens=max(spec.max_tokens, min(int(stated), _LONGEST)))
 
 
 def _open_static(folder: Path, modules: Modules, cache_dir: Path) -> Source:

@@ -1,6 +1,6 @@
 """The dtype and the quantization of a GPU, by its capability and the `quantization_type`."""
 
-from typing import cast
+from typing import Literal, cast
 
 from bei.architectures.shapes import linear_parts, linear_sizes
 from bei.checkpoint.load import Checkpoint
@@ -34,9 +34,19 @@ def gpu_compute(dtype: Dtype, asked: QuantizationType, checkpoint: Checkpoint, c
     return Compute(dtype, cast("Quantization", asked.value), products)
 
 
+def gpu_dtype(checkpoint: Checkpoint, capability: Capability, precision: Dtype | Literal["auto"]) -> Dtype:
+    """The `precision`, or for auto the fast one. Raises SetupError for fp16 if the model's values exceed its range."""
+    if precision == "fp16" and checkpoint.spec.wide_range:
+        raise SetupError("precision fp16: the values of this model exceed its range; set bf16 or fp32")
+    return fast_dtype(checkpoint, capability) if precision == "auto" else precision
+
+
 def fast_dtype(checkpoint: Checkpoint, capability: Capability) -> Dtype:
     """fp16 for encoders that are stored in it, and on GPUs before Ampere; else bf16. Causal models need bf16: their
-    intermediate values exceed the range of fp16."""
+    intermediate values exceed the range of fp16. Those of a model with a wide range do so on every text: before Ampere
+    it runs in fp32."""
+    if checkpoint.spec.wide_range:
+        return "fp32" if capability < AMPERE else "bf16"
     stored_fp16 = checkpoint.dtype == "float16" and not checkpoint.spec.causal
     return "fp16" if stored_fp16 or capability < AMPERE else "bf16"
 

@@ -50,6 +50,7 @@ class Layer(Structure):
     _fields_ = [
         *((name, Linear) for name in LINEARS),
         *((name, Norm) for name in LAYER_NORMS),
+        ("bias_by_distance", c_void_p),
         ("window", c_int32),
         ("rotary", c_int32),
     ]
@@ -76,7 +77,6 @@ class Model(Structure):
         ("tokens", c_void_p),
         ("positions", c_void_p),
         ("types", c_void_p),
-        ("bias_by_distance", c_void_p),
         ("embedding_norm", Norm),
         ("final_norm", Norm),
         ("project", Linear),

@@ -55,7 +55,6 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         tokens=abi.address(tokens),
         positions=abi.address(arrays.get("embeddings.position")),
         types=abi.address(arrays.get("embeddings.token_type")),
-        bias_by_distance=abi.address(arrays.get("relative_bias")),
         embedding_norm=read.norm("embeddings.norm"),
         final_norm=read.norm("final_norm"),
         project=read.projection(),
@@ -125,6 +124,7 @@ class _Reader:
         return abi.Layer(
             **{part: self._part(f"layers.{i}.{part}", part, *sizes[part]) for part in LINEARS},
             **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
+            bias_by_distance=abi.address(self._arrays.get(spec.bias_name(i))),
             window=-1 if layer.window is None else layer.window,
             rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )

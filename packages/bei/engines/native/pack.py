@@ -37,9 +37,8 @@ def pack_checkpoint(
         yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
     if spec.token_types:
         yield "embeddings.token_type", exact("embeddings.token_type")
-    if spec.relative_bias:
-        learned = exact("relative_bias") if "relative_bias" in tensors else None
-        yield "relative_bias", bias_by_distance(spec, learned)
+    for name in spec.bias_names:
+        yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
     for name, norm in norms(spec):
         yield f"{name}.weight", exact(f"{name}.weight") + np.float32(norm.offset)
         if norm.bias:

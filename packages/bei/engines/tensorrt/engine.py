@@ -14,7 +14,7 @@ from bei.engines import plan
 from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 from bei.engines.calibration import calibration_batches
 from bei.engines.compute import Compute
-from bei.engines.quantization import fast_dtype, gpu_compute
+from bei.engines.quantization import gpu_compute, gpu_dtype
 from bei.engines.tensorrt import api as tensorrt
 from bei.engines.tensorrt.api import API
 from bei.engines.tensorrt.build import Recipe, build
@@ -68,7 +68,7 @@ def _choose(checkpoint: Checkpoint, options: EngineOptions, capability: Capabili
     """Raises SetupError for what the GPU or TensorRT does not have."""
     if options.precision == "int8":
         raise SetupError("int8 needs the native engine; on a GPU set quantization_type fp8")
-    dtype = fast_dtype(checkpoint, capability) if options.precision == "auto" else options.precision
+    dtype = gpu_dtype(checkpoint, capability, options.precision)
     return gpu_compute(dtype, options.quantization, checkpoint, capability)
 
 

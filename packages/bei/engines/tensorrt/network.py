@@ -83,7 +83,7 @@ class Network:
         self._g, self._spec, self._tensors, self._products = graph, spec, tensors, products
         self.attending, self._longest = attending, longest
         self._inputs: dict[str, Node] = {}
-        self._masks: dict[int | None, Node] = {}
+        self._masks: dict[tuple[int | None, str], Node] = {}
         self._cos_sin: dict[Rotary, tuple[Node, Node]] = {}
 
     def build(self) -> None:
@@ -175,20 +175,20 @@ class Network:
         if self.attending.packed:
             context = g.packed_attention(q, k, v, spec.causal, self._input("cu_seqlens"))
         else:
-            context = self._padded_attention(q, k, v, of.window)
+            context = self._padded_attention(q, k, v, of.window, spec.bias_name(i))
         return g.cast(g.reshape(context, (-1, spec.query_size)), "float32")
 
     def _qk_normed(self, i: int, *qk: Node) -> list[Node]:
         names = (f"layers.{i}.{name}" for name in self._spec.qk_norm_sizes)
         return [self._norm(self._spec.norm_of_heads, name, x) for name, x in zip(names, qk, strict=True)]
 
-    def _padded_attention(self, q: Node, k: Node, v: Node, window: int | None) -> Node:
+    def _padded_attention(self, q: Node, k: Node, v: Node, window: int | None, bias: str) -> Node:
         g, spec = self._g, self._spec
         q, k, v = (g.transpose(g.gather(x, self._input("sources")), (0, 2, 1, 3)) for x in (q, k, v))
         if spec.soft_cap is not None:
-            context = self._capped(q, k, v, self._mask(window), spec.soft_cap)
+            context = self._capped(q, k, v, self._mask(window, bias), spec.soft_cap)
         elif self.attending.masked:
-            context = g.attention(q, k, v, causal=False, mask=self._mask(window))
+            context = g.attention(q, k, v, causal=False, mask=self._mask(window, bias))
         else:
             context = g.attention(q, k, v, spec.causal, lengths=self._input("attended"))
         context = g.reshape(g.transpose(context, (0, 2, 1, 3)), (-1, spec.heads, spec.head_size))
@@ -206,13 +206,14 @@ class Network:
         hidden = g.constant(np.full((1, 1, 1, 1), _MASKED, np.float32))
         return g.matmul(g.cast(g.softmax(g.select(mask, scores, hidden)), self._products.dtype), v)
 
-    def _mask(self, window: int | None) -> Node:
-        """bool[B, 1, S, S], true for a key that is attended to; if the spec has a bias, the sum added to scores."""
-        if window not in self._masks:
-            self._masks[window] = self._made_mask(window)
-        return self._masks[window]
+    def _mask(self, window: int | None, bias: str) -> Node:
+        """bool[B, 1, S, S], true for a key that is attended to; if the spec has a bias, the sum added to scores. `bias`
+        is the name of its table."""
+        if (window, bias) not in self._masks:
+            self._masks[window, bias] = self._made_mask(window, bias)
+        return self._masks[window, bias]
 
-    def _made_mask(self, window: int | None) -> Node:
+    def _made_mask(self, window: int | None, bias_name: str) -> Node:
         g, spec = self._g, self._spec
         steps = self._input("steps")
         distance = g.elementwise("SUB", g.reshape(steps, (1, -1)), g.reshape(steps, (-1, 1)))  # of a key from a query
@@ -222,7 +223,7 @@ class Network:
             seen = g.elementwise("AND", seen, g.elementwise("LESS", g.unary("ABS", distance), window + 1))
         if spec.relative_bias is None:
             return seen
-        learned = self._exact("relative_bias") if isinstance(spec.relative_bias, RelativeBias) else None
+        learned = self._exact(bias_name) if isinstance(spec.relative_bias, RelativeBias) else None
         table = bias_by_distance(spec, learned).T  # [2 * max_tokens - 1, heads]
         zero, reach = len(table) // 2, self._longest - 1
         bias = g.gather(g.constant(table[zero - reach : zero + reach + 1]), g.add(distance, reach))

@@ -10,7 +10,6 @@ from torch import Tensor
 from bei.architectures.shapes import position_projections
 from bei.architectures.spec import (
     Activation,
-    Alibi,
     Disentangled,
     EncoderSpec,
     NormPlace,
@@ -51,12 +50,7 @@ class Encoder:
         self._final_norm = NormLayer(spec.norm, weights, "final_norm") if spec.final_norm else None
         self._first_norm = _norm(spec, weights, 0, "attention_in")
         self._cos_sin = {rotary: _CosSin(rotary, i, weights) for i, rotary in enumerate(spec.rotaries)}
-        self._table = None
-        if isinstance(spec.relative_bias, (RelativeBias, Alibi)):
-            learned = isinstance(spec.relative_bias, RelativeBias)
-            exact = weights.exact("relative_bias").cpu().numpy() if learned else None
-            by_distance = torch.from_numpy(bias_by_distance(spec, exact))
-            self._table = BiasTable(by_distance.to(weights.device, weights.dtype))
+        self._tables = {name: _bias_table(spec, weights, name) for name in spec.bias_names}
         self._varlen = Varlen.of(spec, weights.device, weights.dtype)
         self._convolved = ConvolvedLayer(spec, spec.convolution, weights) if spec.convolution else None
 
@@ -69,7 +63,7 @@ class Encoder:
         normed = _normed(x, self._first_norm, self._dtype)
         embedded = x
         for i, (layer, of) in enumerate(zip(self._layers, self._spec.layers, strict=True)):
-            x, normed = layer(x, normed, cos_sin_of[of.rotary], self._attention(inputs, of.window))
+            x, normed = layer(x, normed, cos_sin_of[of.rotary], self._attention(inputs, i, of.window))
             if i == 0 and self._convolved is not None:
                 x = self._convolved(embedded, x, inputs)
                 normed = x.to(self._dtype)
@@ -82,16 +76,23 @@ class Encoder:
         one_kernel = self._varlen is not None and inputs.all_seen and self._convolved is None
         return not one_kernel or any(layer.experts for layer in self._spec.layers)
 
-    def _attention(self, inputs: Inputs, window: int | None) -> Attention:
+    def _attention(self, inputs: Inputs, i: int, window: int | None) -> Attention:
         varlen = self._varlen
         if varlen is not None and inputs.all_seen:
             return lambda q, k, v, _: varlen(q, k, v, inputs, window)
+        table = self._tables.get(self._spec.bias_name(i))
         masks = [
-            AttentionMask(group, inputs.attended[group.sequences], self._spec.causal, window, self._table)
+            AttentionMask(group, inputs.attended[group.sequences], self._spec.causal, window, table)
             for group in inputs.layout.groups
         ]
         scale, soft_cap = self._spec.attention_scale, self._spec.soft_cap
         return lambda q, k, v, scores: packed_attention(q, k, v, masks, scale, soft_cap, scores)
+
+
+def _bias_table(spec: EncoderSpec, weights: Weights, name: str) -> BiasTable:
+    learned = isinstance(spec.relative_bias, RelativeBias)
+    exact = weights.exact(name).cpu().numpy() if learned else None
+    return BiasTable(torch.from_numpy(bias_by_distance(spec, exact)).to(weights.device, weights.dtype))
 
 
 class _CosSin:

@@ -12,7 +12,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
 from bei.engines.compute import Compute, Dtype
 from bei.engines.cpus import available_cpus
-from bei.engines.quantization import fast_dtype, gpu_compute
+from bei.engines.quantization import gpu_compute, gpu_dtype
 from bei.engines.torch.cuda import CUDAStreams
 from bei.engines.torch.graphs import LARGEST
 from bei.engines.torch.inputs import Inputs
@@ -94,8 +94,8 @@ def _choose(device: torch.device, checkpoint: Checkpoint, options: EngineOptions
     if precision == "int8":
         raise SetupError("int8 needs the native engine")
     if device.type == "cuda":
-        fast = fast_dtype(checkpoint, torch.cuda.get_device_capability())
-        return (fast, f"{fast} is native to this GPU") if precision == "auto" else (precision, "as asked")
+        dtype = gpu_dtype(checkpoint, torch.cuda.get_device_capability(), precision)
+        return dtype, f"{dtype} is native to this GPU" if precision == "auto" else "as asked"
     if precision == "fp16":
         raise SetupError("fp16 needs a GPU; on a CPU use bf16 or fp32")
     if precision != "auto":

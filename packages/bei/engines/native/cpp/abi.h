@@ -40,18 +40,19 @@ typedef struct {
   BeiNorm norm;
 } BeiHeadLayer;
 
-// Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their size. `window` is the largest distance that is seen, and `rotary` the number of
-// the layer's table; negative for none.
+// Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
+// size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
+// none. `window` is the largest distance that is seen, and `rotary` the number of the layer's table; negative for none.
 typedef struct {
   BeiLinear qkv, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
+  const float* bias_by_distance;
   int32_t window, rotary;
 } BeiLayer;
 
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
-// where embedding and hidden size are one. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less
-// the query's; null where there is none. `soft_cap` is zero for none. Where `gated`, a vector of gates and a vector of
+// where embedding and hidden size are one. `soft_cap` is zero for none. Where `gated`, a vector of gates and a vector of
 // gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an attention head each table rotates.
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
 // and of `up`; of one thread only.
@@ -60,7 +61,7 @@ typedef struct {
   int32_t type_count, embedding_size, causal, gated, tokens_are_bf16;
   float attention_scale, soft_cap, embedding_scale;
   const void* tokens;
-  const float *positions, *types, *bias_by_distance;
+  const float *positions, *types;
   BeiNorm embedding_norm, final_norm;
   BeiLinear project;
   const BeiLayer* layers;

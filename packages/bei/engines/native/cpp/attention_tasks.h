@@ -65,7 +65,7 @@ class Attention {
     group.scale = model_.attention_scale;
     group.soft_cap = model_.soft_cap;
     group.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
-    const float* biases = model_.bias_by_distance;
+    const float* biases = model_.layers[layer].bias_by_distance;
     group.bias = biases ? biases + task.kv_head * heads * group.bias_stride + model_.max_tokens - 1 : nullptr;
     attention(group, group.prefix + task.first, group.prefix + task.last, scratch);
   }
