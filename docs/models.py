@@ -78,7 +78,9 @@ an architecture that is not in the table is refused, and so is any tensor
 left over. sentence-transformers' `truncate_dim` and `max_active_dims` apply where a request asks for no `dimensions`,
 and the tokenizer's `truncation_side` where it names no direction.
 
-A repository without tokenizer.json is served from vocab.txt (BERT, DistilBERT, ELECTRA, MobileBERT, ERNIE, MPNet). Its
+A repository without tokenizer.json is served from its older files: vocab.txt (BERT, DistilBERT, ELECTRA, MobileBERT,
+ERNIE, MPNet); vocab.json and merges.txt (RoBERTa, BART, GPT-2, GPT-NeoX, Qwen2, DeBERTa); sentencepiece models
+(XLM-RoBERTa, CamemBERT, ALBERT, T5, mT5, UMT5, XLNet, DeBERTa v2, Llama, Mistral, Gemma); and tiktoken's ranks. The
 tokenizer is built once, equal to that of transformers, and kept in the cache. Tokenizers that need another program
 (MeCab, VnCoreNLP, jieba) are refused by name.
 

@@ -4,17 +4,22 @@ import base64
 import json
 import random
 import resource
+import struct
 import subprocess
 import sys
 import time
+import unicodedata
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as Library
+from tokenizers.normalizers import Lowercase, Precompiled
 
 from bei import processes
 from bei.checkpoint.load import read
+from bei.checkpoint.vocabulary import sentencepiece
 from bei.errors import SetupError
-from bei.tokenizer import Tokenizer, limits, trial
+from bei.tokenizer import Tokenizer, charsmap, limits, trial
 from bei.tokenizer.reading import Reader
 from tests.support.small_models import small_model
 from tests.support.tiny_models import random_model, save
@@ -113,6 +118,44 @@ def test_known_kinds_are_far_from_the_bound(name):
     ascii, any_other = limits.check(library)
     assert ascii <= 4 and any_other <= limits.GROWTH // 2
     assert limits.is_plain(library.to_str().encode())
+
+
+def table(key, text):
+    """A sentencepiece table of one key of at most three bytes."""
+    units, at = [0] * 1024, 0
+    for i, byte in enumerate(key.encode(), 1):
+        units[at] |= (at ^ 256 * i) << 10
+        at = 256 * i ^ byte
+        units[at] = byte
+    units[at] |= 1 << 8 | (at ^ 1023) << 10
+    units[1023] = 1 << 31
+    return struct.pack("<I1024I", 4096, *units) + text.encode() + b"\0"
+
+
+def test_a_table_after_nfkd_counts_for_what_nfkd_leaves():
+    """ALBERT's and XLNet's rules: decomposed text, without accents, in lowercase, and then the table."""
+    for key, growth in (("a", 60), ("\ufdfa", 1), ("\u1e9e", 60)):
+        made = table(key, "x" * 60)
+        assert Precompiled(made).normalize_str(key) == "x" * 60
+        assert charsmap.of_decomposed(made) == growth and charsmap.longest(made) == 60
+    content = (Path(__file__).parent / "data" / "sentencepiece" / "unigram.model").read_bytes()
+    trained = sentencepiece.read(content, "unigram.model").charsmap
+    assert charsmap.longest(trained) == 18 and charsmap.of_decomposed(trained) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"\xff" * 4000, bytes(4000), (4000).to_bytes(4, "little") + b"\x41\x01\0\0" * 1000]
+)
+def test_a_damaged_table_is_bounded_by_its_longest_text(content):
+    assert charsmap.of_decomposed(content) <= charsmap.longest(content)
+
+
+def test_no_decomposed_character_has_a_longer_lowercase():
+    lowercase = Lowercase()
+    decomposed = {char for code in range(0x110000) for char in unicodedata.normalize("NFKD", chr(code))}
+    for char in decomposed - set(map(chr, range(0xD800, 0xE000))):
+        lower = lowercase.normalize_str(char)
+        assert len(lower) == 1 and unicodedata.normalize("NFKD", lower) == lower
 
 
 def test_what_may_grow_is_read_less_at_once(open_with):

@@ -6,15 +6,16 @@ from types import SimpleNamespace
 import pytest
 import transformers
 from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 from bei.checkpoint import vocabulary
 from bei.checkpoint.load import read
-from bei.checkpoint.vocabulary import builder
+from bei.checkpoint.vocabulary import builder, byte_pairs, draft, piece_pairs, ranks
 from bei.errors import SetupError
-from bei.tokenizer import Tokenizer
+from bei.tokenizer import Tokenizer, limits
 from tests.support.tiny_models import random_model, save
 from tests.support.tokenizer_texts import texts
-from tests.support.vocabularies import CASES, own, write
+from tests.support.vocabularies import CASES, UMT5, message, model, own, own_umt5, rank_lines, write
 
 COUNT = 300
 """Of the 2,000 texts that `--every-seed` compares."""
@@ -34,14 +35,38 @@ def assert_equal(ours: Library, theirs: Library, inputs) -> None:
             assert mine == expected, text
 
 
+def trained_pairs(library: Library) -> TemplateProcessing:
+    """The template of transformers' DebertaConverter and of the model's authors. DebertaTokenizer of version 5 puts two
+    [SEP] between texts."""
+    specials = [(token, library.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    single, pair = "[CLS]:0 $A:0 [SEP]:0", "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
+    return TemplateProcessing(single=single, pair=pair, special_tokens=specials)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_ids_and_offsets_are_those_of_transformers(name, tmp_path, request):
     folder = write(tmp_path, CASES[name])
     ours, theirs = Library.from_buffer(vocabulary.build(folder)), own(folder)
     given = texts(2000 if request.config.getoption("--every-seed") else COUNT)
     assert_equal(ours, theirs, given)
+    if name == "DeBERTa":
+        theirs.post_processor = trained_pairs(theirs)
     assert_equal(ours, theirs, list(zip(given[:100], reversed(given), strict=False)))
     assert ours.get_vocab() == theirs.get_vocab()
+
+
+def test_umt5_is_read_as_its_tokenizer_json_is(tmp_path):
+    folder = write(tmp_path, UMT5)
+    ours, theirs = Library.from_buffer(vocabulary.build(folder)), own_umt5(folder, 30)
+    assert_equal(ours, theirs, texts(COUNT))
+    assert ours.get_vocab() == theirs.get_vocab()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_growth_is_far_from_the_bound(name, tmp_path):
+    built = vocabulary.build(write(tmp_path, CASES[name]))
+    ascii, any_other = limits.check(Library.from_buffer(built))
+    assert ascii <= 6 and any_other < limits.GROWTH and limits.is_plain(built)
 
 
 # -- a checkpoint ------------------------------------------------------------------------------------------------------
@@ -99,6 +124,18 @@ def test_what_others_may_have_written_is_built_again(folder, tmp_path):
     assert read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file.read_bytes() == content
 
 
+def bytes_with(merges: str) -> dict:
+    return {
+        "config.json": {"model_type": "gpt2"},
+        "vocab.json": {"a": 0, "b": 1, "aa": 2},
+        "merges.txt": "#version: 0.2\n" + merges,
+    }
+
+
+def pieces_with(content: bytes) -> dict:
+    return {"config.json": {"model_type": "t5"}, "spiece.model": content}
+
+
 REFUSED = {
     "nothing": ({}, r"tokenizer\.json is missing, and no file names a tokenizer_class; accepted are .*vocab\.txt"),
     "only the config": (
@@ -137,10 +174,6 @@ REFUSED = {
     "no text": ({"config.json": {"model_type": "bert"}, "vocab.txt": b"[UNK]\n\xff\xfe\n"}, r"vocab\.txt is not UTF-8"),
     "no tokens": ({"config.json": {"model_type": "bert"}, "vocab.txt": ""}, r"vocab\.txt holds no tokens"),
     "a long token": ({"config.json": {"model_type": "bert"}, "vocab.txt": "a" * 5000}, "a token of 5000 characters"),
-    "many tokens": (
-        {"config.json": {"model_type": "bert"}, "vocab.txt": "".join(f"{i:x}\n" for i in range(2_000_001))},
-        "holds 2000001 tokens; at most 2000000",
-    ),
     "much text": (
         {"config.json": {"model_type": "bert"}, "vocab.txt": "".join(f"{i:01000}\n" for i in range(12_001))},
         "holds tokens of 12001000 bytes; at most 12000000",
@@ -165,6 +198,44 @@ REFUSED = {
         },
         "do_lower_case is 'no'; it must be true or false",
     ),
+    "merges of others": (bytes_with("a b\n"), r"merges\.txt, line 2: 'ab' is not in vocab\.json"),
+    "merges of three": (bytes_with("a b c\n"), r"merges\.txt, line 2: 'a b c' is no pair"),
+    "no dictionary": ({**bytes_with(""), "vocab.json": ["a"]}, r"vocab\.json is no dictionary"),
+    "no ids": ({**bytes_with(""), "vocab.json": {"a": "b"}}, r"vocab\.json is no dictionary"),
+    "negative ids": ({**bytes_with(""), "vocab.json": {"a": -1}}, r"vocab\.json is no dictionary"),
+    "no JSON": ({**bytes_with(""), "vocab.json": "[" * 100_000}, r"vocab\.json is not valid JSON"),
+    "no merges": (
+        {"config.json": {"model_type": "gpt2"}, "vocab.json": {"a": 0}},
+        "is missing, and no file names a tokenizer_class",
+    ),
+    "no protobuf": (pieces_with(b"\xff" * 40), r"spiece\.model is no sentencepiece model"),
+    "a cut protobuf": (pieces_with(model([("<unk>", 2)])[:-3]), r"spiece\.model is no sentencepiece model"),
+    "a group": (pieces_with(b"\x0b\x0c"), "is no sentencepiece model"),
+    "no pieces": (pieces_with(message((2, message((3, 1))))), r"spiece\.model holds no tokens"),
+    "a long piece": (pieces_with(message((1, message((1, "a" * 5000))))), "a token of 5000 characters"),
+    "a score that is none": (
+        pieces_with(message((1, message((1, "a"), (2, float("nan")))))),
+        "whose score is no number",
+    ),
+    "a piece that is no text": (pieces_with(message((1, message((1, b"\xff"))))), "is no sentencepiece model"),
+    "a model of words": (pieces_with(model([("<unk>", 2)], trainer=((3, 3),))), "of words or characters"),
+    "no unknown piece": (pieces_with(model([("<unk>", 2)], trainer=((40, 10**9),))), "none of the number 1000000000"),
+    "BPE for unigrams": (pieces_with(model([("<unk>", 2)], "bpe.model")), "a model of unigrams is expected"),
+    "a broken table": (pieces_with(model([("<unk>", 2)], normalizer=((2, b"\x01"),))), "cannot be built"),
+    "many sentinels": (
+        {**pieces_with(model([("<unk>", 2)])), "tokenizer_config.json": {"extra_ids": 10**9}},
+        "extra_ids is 1000000000; it must be 0 to 10000",
+    ),
+    "no base64": ({"tiktoken.model": rank_lines() + b"!!!! 7\n"}, r"tiktoken\.model, line \d+: b'!!!! 7' is no token"),
+    "a rank twice": ({"a.tiktoken": b"YQ== 0\nYg== 0\n"}, r"a\.tiktoken gives two tokens one rank"),
+    "two files of ranks": ({"a.tiktoken": b"YQ== 0\n", "b.tiktoken": b"YQ== 0\n"}, r"tokenizer\.json is missing"),
+    "an id far away": (
+        {
+            "a.tiktoken": rank_lines(),
+            "tokenizer_config.json": {"added_tokens_decoder": {str(10**9): {"content": "<a>"}}},
+        },
+        "has the id 1000000000, far beyond",
+    ),
     "a strange token": (
         {
             "config.json": {"model_type": "bert"},
@@ -182,6 +253,19 @@ def test_a_refusal_is_a_line_that_names_the_file(name, tmp_path):
     with pytest.raises(SetupError, match=message) as caught:
         vocabulary.build(write(tmp_path, files))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_tokens_and_merges_are_counted(tmp_path, monkeypatch):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(SetupError, match=r"vocab\.txt holds \d+ tokens; at most 100 are"),
+    ):
+        patch.setattr(draft, "MOST_TOKENS", 100)
+        vocabulary.build(write(tmp_path / "tokens", CASES["BERT, nothing stated"]))
+    for module, name in ((byte_pairs, "GPT-2"), (piece_pairs, "Mistral"), (piece_pairs, "Gemma"), (ranks, "tiktoken")):
+        with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"more than 10 (lines|merges), the most"):
+            patch.setattr(module, "MOST_MERGES", 10)
+            vocabulary.build(write(tmp_path / name, CASES[name]))
 
 
 def test_an_option_without_effect_is_logged(tmp_path, caplog):

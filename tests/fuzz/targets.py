@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from bei import api
 from bei.api import Call
-from bei.checkpoint import archive
+from bei.checkpoint import archive, vocabulary
 from bei.checkpoint.load import read
 from bei.checkpoint.tensors import Tensors, scan
 from bei.engines.null import NullEngine
@@ -38,6 +38,7 @@ from tests.support import torch_saves
 from tests.support.configs import tiny_config
 from tests.support.tiny_models import random_model, write_json
 from tests.support.tiny_models import save as save_model
+from tests.support.vocabularies import CASES, as_bytes, write
 
 LIMIT = 200_000  # bytes that a fuzzed archive may unpack to
 
@@ -284,6 +285,36 @@ def _tokenize(content: bytes) -> None:
             Tokenizer(tagger).windows(["the cat sat on the mat " * 9], truncate=True)
 
 
+_SPELLED = (
+    "BERT, tokens added",
+    "RoBERTa, prefix",
+    "XLM-R, stated",
+    "ALBERT",
+    "Llama 2",
+    "by its settings",
+    "tiktoken",
+)
+
+
+def _vocabularies() -> st.SearchStrategy[dict[str, bytes]]:
+    """The files of older tokenizers, one of them damaged."""
+    folders = [{name: as_bytes(of) for name, of in CASES[case].items()} for case in _SPELLED]
+    each = [(files, name) for files in folders for name in files]
+    return st.sampled_from(each).flatmap(
+        lambda one: damaged(one[0][one[1]]).map(lambda found: {**one[0], one[1]: found})
+    )
+
+
+def _build(files: dict[str, bytes]) -> None:
+    with _folder() as folder, suppress(Error):
+        built = vocabulary.build(write(folder / "model", files))
+        (folder / "tokenizer.json").write_bytes(built)
+        tokenizer = Tokenizer(replace(_tiny()[0], tokenizer_file=folder / "tokenizer.json"))
+        for item in ("the cat sat", "\u00e9\u4e00 \ufdfa", ("a", "dog")):
+            with suppress(Error):
+                tokenizer.encode([item], truncate=True)
+
+
 # -- config.yaml -----------------------------------------------------------------------------------------------------
 
 _BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
@@ -335,5 +366,6 @@ TARGETS = {
     "pickles": Target(_torch_saves, partial(_scan, name="pytorch_model.bin")),
     "checkpoints": Target(_checkpoints, _read),
     "tokenizers": Target(_tokenizers, _tokenize),
+    "vocabularies": Target(_vocabularies, _build),
     "configs": Target(_configs, _configure),
 }

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers.normalizers import Precompiled
 
 from bei.errors import SetupError, short
+from bei.tokenizer import charsmap
 
 GROWTH = 128
 """The most characters that one may become. Known tokenizers have 1 to 72: NFKC makes up to 18, lowercase up to 2."""
@@ -21,6 +22,7 @@ _PLAIN_TEXT, _PLAIN_STRING = 12_000_000, 4096  # bytes: the library takes 350 of
 _CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"[A-Za-z0-9+/=]*"')
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")  # which nobody writes
 _UNICODE = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 2, "BertNormalizer": 8}
+_KEEP_DECOMPOSED = {"StripAccents", "Lowercase", "NFKD"}
 _FIXED = {"ByteLevel": 4, "Metaspace": 2}
 _SAME = (
     *("Strip", "StripAccents", "Nmt", "BertPreTokenizer", "CharDelimiterSplit", "Digits", "FixedLength", "Punctuation"),
@@ -56,10 +58,11 @@ def check(library: Library) -> tuple[int, int]:
     longest = max(map(len, library.get_vocab(with_added_tokens=True)), default=0)
     if longest > _TOKEN:
         raise SetupError(f"tokenizer.json has a token of {longest} characters; at most {_TOKEN} are read")
-    ascii, any_other = 1, 1
+    ascii, any_other, decomposed = 1, 1, False
     for part in (*_parts(_state(library.normalizer)), *_parts(_state(library.pre_tokenizer))):
-        of_ascii, of_any = _growth(part)
+        of_ascii, of_any = _growth(part, decomposed=decomposed)
         ascii, any_other = ascii * of_ascii, any_other * of_any
+        decomposed = part["type"] == "NFKD" or (decomposed and part["type"] in _KEEP_DECOMPOSED)
     worst = max(any_other, decoded(library))
     if worst > GROWTH:
         raise SetupError(f"tokenizer.json may make {worst} characters of one; at most {GROWTH} are read")
@@ -91,8 +94,9 @@ def _parts(state: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         yield from _parts(part)
 
 
-def _growth(part: dict[str, Any]) -> tuple[int, int]:
-    """The most characters that an ASCII character becomes, and that any becomes."""
+def _growth(part: dict[str, Any], *, decomposed: bool = False) -> tuple[int, int]:
+    """The most characters that an ASCII character becomes, and that any becomes. `decomposed`: the text is in the form
+    NFKD, in which no character has a longer lowercase."""
     kind = part["type"]
     match kind:
         case "Replace":
@@ -100,12 +104,12 @@ def _growth(part: dict[str, Any]) -> tuple[int, int]:
         case "Prepend":
             return (1 + len(part["prepend"]),) * 2
         case "Precompiled":
-            return _of_charsmap(part["precompiled_charsmap"])
+            return _of_charsmap(part["precompiled_charsmap"], decomposed=decomposed)
     if kind in _FIXED:
         return 2, _FIXED[kind]
     if kind not in _UNICODE and kind not in _SAME:
         raise SetupError(f"tokenizer.json has a part of the kind {short(kind)}, which is not known here")
-    return 1, _UNICODE.get(kind, 1)
+    return 1, 1 if decomposed and kind == "Lowercase" else _UNICODE.get(kind, 1)
 
 
 def _of_replace(pattern: dict[str, str], content: str) -> int:
@@ -127,15 +131,14 @@ def _takes_a_character(pattern: str) -> bool:
         return False
 
 
-def _of_charsmap(encoded: str) -> tuple[int, int]:
-    """sentencepiece's table: the size of a tree, the tree, and its replacements, each terminated by a zero."""
+def _of_charsmap(encoded: str, *, decomposed: bool) -> tuple[int, int]:
     table = base64.b64decode(encoded)
-    texts = table[4 + int.from_bytes(table[:4], "little") :]
-    longest = max(1, *(len(text.decode(errors="replace")) for text in texts.split(b"\0")))
+    longest = charsmap.longest(table)
     if longest > GROWTH:
         return longest, longest
     normalizer = Precompiled(table)
-    return max(1, *(len(normalizer.normalize_str(chr(code))) for code in range(128))), longest
+    of_ascii = max(1, *(len(normalizer.normalize_str(chr(code))) for code in range(128)))
+    return of_ascii, charsmap.of_decomposed(table) if decomposed else longest
 
 
 def _check_template(state: dict[str, Any] | None) -> None:

@@ -69,8 +69,8 @@ def _sources(folder: Path) -> _Sources:
     config = read_json(folder / "config.json")
     of_tokenizer = read_json(folder / "tokenizer_config.json")
     above = {key: of for key, of in of_tokenizer.items() if of is not None}
-    name, kind = choose(folder, str(config.get("model_type")), {**config, **above})
-    contents = {file: _content(folder / file) for file in kind.files}
+    name, kind, names = choose(folder, str(config.get("model_type")), {**config, **above})
+    contents = {file: _content(folder / file) for file in names}
     digest = hashlib.sha256(f"{name} {tokenizers.__version__} {_code()}".encode())
     for file in stated.FILES:
         digest.update(json.dumps(read_json(folder / file)).encode())

@@ -23,11 +23,12 @@ Named = Mapping[str, Token | None]
 @dataclass(frozen=True)
 class Draft:
     """`named`: special tokens that the vocabulary's file states, before the class's own; `additional`: those without a
-    name that the file or the class has."""
+    name that the file or the class has; `raw_added`: added tokens are found in a text before it is normalized."""
 
     library: Library
     named: Named = field(default_factory=dict)
     additional: list[Token] | None = None
+    raw_added: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Kind:
 
     `files`: the names of its vocabulary's files, of which `draft` makes the model; `named`: its special tokens where
     no file states others; `wrap`: an AddedToken of a name and the string that a file states for it; `template`: what
-    goes around texts, None where the flags add_bos_token and add_eos_token alone decide.
+    goes around texts, None where the flags add_bos_token and add_eos_token alone decide; `always_special`:
+    no file can give a special token other rules than the usual ones.
     """
 
     files: tuple[str, ...]
@@ -44,6 +46,7 @@ class Kind:
     named: Named
     template: Callable[[Library, Named, Stated], PostProcessor] | None = None
     wrap: Callable[[str, str], Token] = lambda name, text: text
+    always_special: bool = False
 
 
 def drafted(kind: Kind, files: Files, stated: Stated) -> Library:
@@ -55,21 +58,30 @@ def drafted(kind: Kind, files: Files, stated: Stated) -> Library:
         for name, token in {**usual, **draft.named, **stated.named}.items()
     }
     library = draft.library
-    library.add_tokens(_tokens(library, {**named, **stated.own}, stated, draft.additional))
+    library.add_tokens(_tokens(draft, {**named, **stated.own}, stated))
+    if kind.always_special:
+        listed = [*named.values(), *stated.own.values(), *stated.extra(draft.additional)]
+        library.add_tokens([AddedToken(str(token), special=True) for token in listed if token is not None])
     library.post_processor = _around(kind, library, named, stated)
     return library
 
 
-def _tokens(library: Library, named: Named, stated: Stated, additional: list[Token] | None) -> list[AddedToken]:
+def _tokens(draft: Draft, named: Named, stated: Stated) -> list[AddedToken]:
     """The tokens to add: each keeps its id in the vocabulary, or gets the next one, in this order."""
-    known = set(map(str, library.get_added_tokens_decoder().values()))
-    found: list[Token] = [token for token in stated.added if str(token) not in known]
+    present = draft.library.get_added_tokens_decoder().values()
+    same, known = set(map(repr, present)), set(map(str, present))
+    added = [_raw(token) if draft.raw_added else token for token in stated.added]
+    found: list[Token] = [token for token in added if repr(token) not in same]
     known |= set(map(str, found))
-    for token in (*named.values(), *stated.extra(additional)):
+    for token in (*named.values(), *stated.extra(draft.additional)):
         if token is not None and str(token) not in known and token not in found:
             found.append(token)
     names = {str(token) for token in named.values() if token is not None}
     return [_added(token, names) for token in found]
+
+
+def _raw(token: AddedToken) -> AddedToken:
+    return AddedToken(**{**token.__getstate__(), "normalized": False})
 
 
 def _added(token: Token, names: set[str]) -> AddedToken:
@@ -82,6 +94,9 @@ def _added(token: Token, names: set[str]) -> AddedToken:
 def _around(kind: Kind, library: Library, named: Named, stated: Stated) -> PostProcessor:
     if kind.template is not None:
         return kind.template(library, named, stated)
+    own: PostProcessor | None = library.post_processor
+    if own is not None and not {"add_bos_token", "add_eos_token"} & stated.options.keys():
+        return own
     ends = [end for end in ("bos", "eos") if stated.flag(f"add_{end}_token", False) and named.get(f"{end}_token")]
     single, second = _side("A", 0, ends), _side("B", 1, ends)
     return around(single, f"{single} {second}")(library, named, stated)

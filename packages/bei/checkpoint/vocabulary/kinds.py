@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bei.checkpoint.vocabulary import wordpiece
+from bei.checkpoint.vocabulary import byte_pairs, piece_pairs, unigrams, wordpiece
 from bei.checkpoint.vocabulary.draft import Kind
 from bei.errors import SetupError, short
 
+_ANY = "TokenizersBackend"
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
         (
@@ -18,16 +19,56 @@ KINDS: dict[str, Kind] = {
         wordpiece.BERT,
     ),
     "MPNetTokenizer": wordpiece.MPNET,
+    **dict.fromkeys(
+        ("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer", "LEDTokenizer"),
+        byte_pairs.ROBERTA,
+    ),
+    **dict.fromkeys(("GPT2Tokenizer", "CodeGenTokenizer"), byte_pairs.GPT2),
+    "GPTNeoXTokenizer": byte_pairs.GPT_NEOX,
+    "Qwen2Tokenizer": byte_pairs.QWEN2,
+    "DebertaTokenizer": byte_pairs.DEBERTA,
+    "XLMRobertaTokenizer": unigrams.XLM_ROBERTA,
+    "CamembertTokenizer": unigrams.CAMEMBERT,
+    **dict.fromkeys(("T5Tokenizer", "MT5Tokenizer"), unigrams.T5),
+    "UMT5Tokenizer": unigrams.UMT5,
+    "AlbertTokenizer": unigrams.ALBERT,
+    "XLNetTokenizer": unigrams.XLNET,
+    "DebertaV2Tokenizer": unigrams.DEBERTA_V2,
+    "LlamaTokenizer": piece_pairs.LLAMA,
+    "GemmaTokenizer": piece_pairs.GEMMA,
+    **dict.fromkeys((_ANY, "PreTrainedTokenizer"), piece_pairs.ANY),
 }
 
 _OF_MODEL_TYPES: dict[str, str] = {
     **dict.fromkeys(
-        ("bert", "distilbert", "electra", "mobilebert", "ernie", "nomic_bert", "new", "convbert", "squeezebert"),
+        ("bert", "distilbert", "electra", "mobilebert", "ernie", "nomic_bert", "convbert", "squeezebert"),
         "BertTokenizer",
     ),
     "mpnet": "MPNetTokenizer",
+    **dict.fromkeys(("roberta", "bart", "longformer"), "RobertaTokenizer"),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "phi"), "GPT2Tokenizer"),
+    "gpt_neox": "GPTNeoXTokenizer",
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+    "deberta": "DebertaTokenizer",
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "jina_embeddings_v3"), "XLMRobertaTokenizer"),
+    "camembert": "CamembertTokenizer",
+    **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
+    "umt5": "UMT5Tokenizer",
+    "albert": "AlbertTokenizer",
+    "xlnet": "XLNetTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "t5gemma"), "GemmaTokenizer"),
 }
-"""The class of a checkpoint whose files name none."""
+"""The class of a checkpoint whose files name none. Others get that of any sentencepiece model."""
+
+_FORCED = {"qwen2", "umt5"}
+"""Model types whose class is that one, whatever their files name: many name a wrong one."""
+
+_BY_SETTINGS = {"mistral", "mixtral", "ministral", "ministral3", "phi3", "stablelm", "granite", "olmo2", "olmo3"}
+"""Model types whose tokenizer.model is read by its own settings, whatever class their files name."""
+
+_SHARED = "tokenizer.model"
+_RANKS = ("tiktoken.model", "*.tiktoken")
 
 _JAPANESE = "divides words by {0}, a program that is not run here"
 _NEEDS: dict[str, str] = {
@@ -44,23 +85,38 @@ _NEEDS: dict[str, str] = {
     "ByT5Tokenizer": "reads bytes by code in Python, which is not run here",
 }
 _PROGRAMS = {"mecab": "MeCab", "jumanpp": "Juman++", "sudachi": "Sudachi"}
-_ACCEPTED = "tokenizer.json and vocab.txt (WordPiece)"
+_ACCEPTED = (
+    "tokenizer.json; vocab.txt (WordPiece); vocab.json and merges.txt (byte-level BPE); sentencepiece.bpe.model, "
+    "spiece.model, spm.model and tokenizer.model (sentencepiece); *.tiktoken"
+)
 
 
-def choose(folder: Path, model_type: str, config: Mapping[str, Any]) -> tuple[str, Kind]:
-    """The name of a class, and the class. `config` has the keys of config.json and, above them, of
+def choose(folder: Path, model_type: str, config: Mapping[str, Any]) -> tuple[str, Kind, tuple[str, ...]]:
+    """The name of a class, the class, and its files. `config` has the keys of config.json and, above them, of
     tokenizer_config.json. Raises SetupError: one line with the remedy."""
     stated = config.get("tokenizer_class")
     named = str(stated).removesuffix("Fast") if stated else None
     _check_programs(named, config)
-    for name in dict.fromkeys((named, _OF_MODEL_TYPES.get(model_type))):
-        kind = KINDS.get(name or "")
-        if name and kind and all((folder / file).is_file() for file in kind.files):
-            return name, kind
+    usual = _OF_MODEL_TYPES.get(model_type, _ANY)
+    names = [_ANY] if model_type in _BY_SETTINGS else [usual] if model_type in _FORCED else []
+    for name in (*names, named or usual):
+        files = _present(folder, KINDS[name]) if name in KINDS else None
+        if files is not None:
+            return name, KINDS[name], files
     raise SetupError(
         f"{folder / 'tokenizer.json'} is missing{_lacks(named)}; accepted are {_ACCEPTED}. Or write it with "
         "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
     )
+
+
+def _present(folder: Path, kind: Kind) -> tuple[str, ...] | None:
+    """The files of a class in the folder. A sentencepiece model may have the name that most have."""
+    is_sentencepiece = kind.files[0].endswith(".model")
+    for files in (*([(_SHARED,)] if is_sentencepiece else []), kind.files):
+        if all((folder / file).is_file() for file in files):
+            return files
+    ranks = [file.name for pattern in _RANKS for file in folder.glob(pattern)] if kind is piece_pairs.ANY else []
+    return (ranks[0],) if len(ranks) == 1 else None
 
 
 def _check_programs(named: str | None, config: Mapping[str, Any]) -> None:

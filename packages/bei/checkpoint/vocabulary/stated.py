@@ -20,22 +20,24 @@ _EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
 @dataclass(frozen=True)
 class Stated:
     """`named`: the special tokens that the files give, None where a file says null; `own`: those of names that only
-    this model has; `added`: the tokens of added_tokens_decoder or added_tokens.json, by id; `options`: the rest."""
+    this model has; `added_by_id`: those of added_tokens_decoder or added_tokens.json; `options`: the rest."""
 
     options: Mapping[str, Any]
     named: Mapping[str, Token | None]
     own: Mapping[str, Token]
-    added: tuple[AddedToken, ...]
+    added_by_id: Mapping[int, AddedToken]
+
+    @property
+    def added(self) -> list[AddedToken]:
+        return [self.added_by_id[id] for id in sorted(self.added_by_id)]
 
     def extra(self, additional: list[Token] | None) -> list[Token]:
-        """The special tokens without a name. `additional` are those of the class or of the vocabulary's file."""
+        """The special tokens without a name. `additional` are those of the vocabulary's file, before
+        special_tokens_map.json."""
+        if additional is None:
+            additional = self.options.get(_ADDITIONAL)
         listed = self.options.get(_EXTRA, additional)
         return [_token(one) for one in listed or []]
-
-    def additional(self) -> list[Token] | None:
-        """The list of special_tokens_map.json; None without one."""
-        listed = self.options.get(_ADDITIONAL)
-        return None if listed is None else [_token(one) for one in listed]
 
     def flag(self, name: str, default: bool | None) -> Any:
         """A switch. null is a statement, too: some switches have a third state. Raises SetupError."""
@@ -59,7 +61,7 @@ def read(folder: Path) -> Stated:
         added = _of_added_json(options, added_json)
     by_content = {str(token): token for token in added.values()}
     named = {key: _named(options.pop(key), by_content) for key in NAMED if key in options}
-    return Stated(options, named, _own(options), tuple(added[id] for id in sorted(added)))
+    return Stated(options, named, _own(options), added)
 
 
 def _token(value: Any) -> Any:
