@@ -37,7 +37,7 @@ def run(*arguments: str, **environment: str):
     return CliRunner().invoke(cli.main, list(arguments), env=environment)
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["embed"], ["info"], ["build"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["embed"], ["info"], ["build"], ["convert"]])
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0

@@ -1,4 +1,4 @@
-"""The command line: `bei serve | embed | info | build`, and `text-embeddings-router` with TEI's flags."""
+"""The command line: `bei serve | embed | info | build | convert`, and `text-embeddings-router` with TEI's flags."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
 from bei.server import workers
 from bei.serving.service import Service
-from bei.settings import ModelSettings, Settings
+from bei.settings import ModelSettings, Settings, SourceSettings
 
 __all__ = ["main", "text_embeddings_router"]
 
@@ -94,6 +94,35 @@ def build(config: Path, log_level: str, **flags: Any) -> None:
     service.close()
     model = service.model
     click.echo(printable(f"{model.settings.public_repo}: {model.checkpoint.folder}, runs on {engine_in_words(model)}"))
+
+
+@main.command()
+@click.argument("model")
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--revision", help="The branch, tag or commit of a repository. Unset: the newest.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    envvar="BEI_CACHE_DIR",
+    default=SourceSettings.model_fields["cache_dir"].default,
+    help="The folder for downloads.",
+)
+@_log_level
+def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log_level: str) -> None:
+    """Write MODEL, a folder or a repository of the hub, into the folder OUTPUT, with safetensors and tokenizer.json.
+
+    A pytorch_model.bin becomes model.safetensors, and the files of an older tokenizer become tokenizer.json. Other
+    files are copied. The result is read as `serve` reads it; a model that cannot be served is refused.
+    """
+    logs.to_stderr(log_level)
+    from bei.checkpoint import sources
+    from bei.checkpoint.convert import convert as write
+
+    source = "LOCAL" if Path(model).expanduser().is_dir() else "HF"
+    given = {"source": source, "repo": model, "revision": revision, "cache_dir": cache_dir}
+    settings = SourceSettings.model_validate(given)
+    write(sources.fetch(settings).folder, output, settings.public_repo)
+    click.echo(printable(f"{output}: {settings.public_repo} as safetensors; serve it with source LOCAL"))
 
 
 @main.command(cls=options.Command)

@@ -17,6 +17,7 @@ from bei.checkpoint.torch_files import Located
 from bei.errors import SetupError, one_line
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
+_KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 """Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
@@ -87,6 +88,11 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
             dtype = _DTYPES.get(view.get_dtype(), view.get_dtype())
             found[name] = Tensor(file, name, tuple(view.get_shape()), dtype)
     return found
+
+
+def stored_kind(tensor: Tensor) -> str:
+    """The type of its numbers on disk, as safetensors names it."""
+    return _KINDS.get(tensor.dtype, tensor.dtype)
 
 
 def _located(file: Path) -> dict[str, Tensor]:

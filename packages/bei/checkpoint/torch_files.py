@@ -60,6 +60,11 @@ def locate(file: Path) -> dict[str, Located]:
     return found
 
 
+def item_bytes(kind: str) -> int:
+    """The bytes of one number of a type, as safetensors names it."""
+    return _NUMPY[kind].itemsize
+
+
 def read_rows(file: Path, tensor: Located, rows: slice | None) -> np.ndarray:
     """Rows of a tensor, or all of it. Only the part of its storage is read that these are in."""
     kind, start, shape = _NUMPY[tensor.kind], tensor.start, tensor.shape

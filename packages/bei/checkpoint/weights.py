@@ -29,15 +29,21 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's weights. As in transformers, safetensors take precedence over pickles, and one file
-    over shards. With an index, each tensor comes from the shard that the index names; other tensors of a shard are
-    ignored. Raises SetupError for a file that is missing, truncated or of another format."""
+    """Every tensor of a folder's weights, with the scales of float8 ones in them, and under names of today. Raises
+    SetupError for a file that is missing, truncated or of another format."""
+    return _renamed(with_scales(tensors_of(folder)), _modern)
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's weights as it is stored. As in transformers, safetensors take precedence over pickles,
+    and one file over shards. With an index, each tensor comes from the shard that the index names; other tensors of a
+    shard are ignored. Raises SetupError for a file that is missing, truncated or of another format."""
     for name in WEIGHTS:
         file, index = folder / name, folder / f"{name}.index.json"
         if file.exists():
-            return _renamed(with_scales(scan(file)), _modern)
+            return scan(file)
         if index.exists():
-            return _renamed(with_scales(_sharded(folder, index)), _modern)
+            return _sharded(folder, index)
     raise SetupError(f"{folder / WEIGHTS[0]} is missing; download the checkpoint again")
 
 
