@@ -31,8 +31,8 @@ ON_SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-serve: .venv/serve.ok ## serve CONFIG on HOST:PORT
-	@exec .venv/bin/bei serve --config $(CONFIG) --host $(HOST) --port $(PORT)
+serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
+	@exec .venv/bin/bei serve $(CONFIG:%=--config %) --host $(HOST) --port $(PORT)
 
 test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -59,7 +59,7 @@ def start(monkeypatch, tmp_path):
     served: list[Settings] = []
     ports: list[int] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(router, "serve", lambda settings, show: (show(Metrics()), served.append(settings)))
+    monkeypatch.setattr(router, "serve", lambda models, show: (show(Metrics()), served.extend(models)))
     monkeypatch.setattr(port, "listen", lambda metrics, host, number: ports.append(number))
 
     def run(*flags: str, **environment: str) -> tuple[Result, Settings | None, list[int]]:
@@ -171,3 +171,16 @@ def test_a_port_of_metrics_that_is_taken_ends_only_a_start_that_asked_for_it(sta
     assert (result.exit_code, settings is None) == (0, False)
     assert any("cannot serve metrics on 0.0.0.0:9000" in message for message in caplog.messages)
     assert start("--prometheus-port", "9000")[0].exit_code == 2
+
+
+def test_several_models(start, monkeypatch):
+    """Each --model-id is a model; MODEL_ID has commas between them."""
+    served: list[Settings] = []
+    monkeypatch.setattr(router, "serve", lambda models, show: served.extend(models))
+    start("--model-id", "BAAI/b", "--max-batch-tokens", "99")
+    assert [(of.source, of.repo, of.max_num_tokens) for of in served] == [("LOCAL", "./m", 99), ("HF", "BAAI/b", 99)]
+    served.clear()
+    CliRunner().invoke(router.text_embeddings_router, [], env={"MODEL_ID": "BAAI/b,./my model"})
+    assert [(of.source, of.repo) for of in served] == [("HF", "BAAI/b"), ("LOCAL", "./my model")]
+    result, _, _ = start("--model-id", "b", "--pooling", "cls")
+    assert "--pooling is about one model, and 2 are served" in result.stderr

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
 from bei.server import workers
 from bei.serving.service import Service
-from bei.settings import ModelSettings, Settings, SourceSettings
+from bei.settings import ModelSettings, Settings, SourceSettings, several
 
 __all__ = ["main", "text_embeddings_router"]
 
@@ -28,11 +29,26 @@ class _Program(click.Group):
         return one_line_errors(lambda: super(_Program, self).invoke(context))
 
 
+_DEPLOYMENT = "The deployment: a Truss config.yaml with a trt_llm block."
+
+
+def _default_configs() -> list[Path]:
+    """BEI_CONFIG is written as PATH is: several files with colons between them."""
+    return [Path(part) for part in os.environ.get("BEI_CONFIG", "config.yaml").split(os.pathsep)]
+
+
 _config = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    default=lambda: Path(os.environ.get("BEI_CONFIG", "config.yaml")),
-    help="The deployment: a Truss config.yaml with a trt_llm block.  [default: BEI_CONFIG, else config.yaml]",
+    default=lambda: _default_configs()[0],
+    help=f"{_DEPLOYMENT}  [default: BEI_CONFIG, else config.yaml]",
+)
+_configs = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=_default_configs,
+    help=f"{_DEPLOYMENT} Repeatable: one server serves several models.  [default: BEI_CONFIG, else config.yaml]",
 )
 _log_level = click.option(
     "--log-level",
@@ -47,39 +63,44 @@ _log_level = click.option(
 def main() -> None:
     """An open embedding engine: serves the model that a Truss config.yaml names.
 
-    Every setting comes from the config's trt_llm block, then from BEI_* environment variables (BEI_PORT=9000), then
-    from flags; the last one wins.
+    Every setting comes from the config's trt_llm block and its environment_variables, then from BEI_* environment
+    variables (BEI_PORT=9000), then from flags; the last one wins.
     """
 
 
 @main.command(cls=options.Command)
-@_config
+@_configs
 @_log_level
 @options.of_settings(Settings)
-def serve(config: Path, log_level: str, **flags: Any) -> None:
+def serve(config: Sequence[Path], log_level: str, **flags: Any) -> None:
     """Serve over HTTP until SIGTERM.
 
     The routes are OpenAI's, TEI's, Cohere's and vLLM's for embeddings, reranking, classes and entities, as the model
     allows, with /health and /metrics. GET /docs lists them all.
     """
-    settings = Settings.from_file(config, **flags)
-    workers.start_logs(settings, log_level)
-    serve_until_signal(settings)
+    models = several.from_files(config, **flags)
+    workers.start_logs(models[0], log_level)
+    serve_until_signal(models)
 
 
 @main.command(cls=options.Command)
-@_config
+@_configs
 @_log_level
 @options.of_settings(ModelSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(config: Path, log_level: str, as_json: bool, **flags: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model.")
+def info(config: Sequence[Path], log_level: str, as_json: bool, **flags: Any) -> None:
     """Print the model that would be served, the engine and the reason for it, and every setting."""
     logs.to_stderr("warning" if log_level == "info" else log_level)
-    service = Service(Settings.from_file(config, **flags))
-    service.load()
-    facts = _facts(service)
-    service.close()
-    click.echo(json.dumps(facts, indent=2) if as_json else yaml.safe_dump(facts, sort_keys=False).rstrip())
+    found = []
+    for settings in several.from_files(config, **flags):
+        service = Service(settings)
+        service.load()
+        found.append(_facts(service))
+        service.close()
+    if as_json:
+        click.echo("\n".join(json.dumps(facts, indent=2) for facts in found))
+    else:
+        click.echo("---\n".join(yaml.safe_dump(facts, sort_keys=False) for facts in found).rstrip())
 
 
 @main.command(cls=options.Command)

@@ -6,6 +6,7 @@
   - Empty                   400  Empty
   - Unauthorized            401  Validation
   - NotFound                404  Validation
+    - ModelNotFound         404  Validation    several models are served, and none has that name
   - MethodNotAllowed        405  Validation
   - TooSlow                 408  Validation    a head or body that does not arrive
   - TooLarge                413  Validation    body or batch
@@ -91,6 +92,8 @@ class Error(Exception):
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "Backend"
+    code: ClassVar[str | None] = None
+    """OpenAI's word for the error, where it has one."""
 
     def __init__(self, message: str, *, param: str | None = None, place: int | None = None, part: int | None = None):
         self.message = message if place is None else f"{message} (input {place})"
@@ -129,6 +132,10 @@ class Unauthorized(Error):
 
 class NotFound(Error):
     status, kind = 404, "Validation"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class MethodNotAllowed(Error):

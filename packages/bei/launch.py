@@ -3,7 +3,7 @@
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from bei.errors import SetupError, address, printable, refusing
 from bei.metrics import Metrics
 from bei.server import listen, workers
 from bei.serving.model import ServedModel
-from bei.serving.service import Service
+from bei.serving.registry import Registry
 from bei.settings import ServerSettings, Settings
 
 log = logging.getLogger("bei")
@@ -31,15 +31,17 @@ def one_line_errors(run: Callable[[], Any]) -> Any:
         sys.exit(2)
 
 
-def serve(settings: Settings, show: Callable[[Metrics], None] = lambda metrics: None) -> None:
-    """Serves until a signal; then the process ends. `show` may serve the metrics elsewhere, too."""
+def serve(models: Sequence[Settings], show: Callable[[Metrics], None] = lambda metrics: None) -> None:
+    """Serves the models until a signal; then the process ends. The settings of the server are those of the first.
+    `show` may serve the metrics elsewhere, too."""
+    settings = models[0]
     with workers.tracer_of(settings) as tracer, workers.metrics_of(settings) as metrics:
         show(metrics)
         listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
         listener = _listener(settings)
         try:
-            service = Service(settings, metrics, tracer, isolated=True)
-            status = workers.serve(service, listener, lambda: _announce(service, listener))
+            registry = Registry.of(models, metrics, tracer, isolated=True)
+            status = workers.serve(registry, listener, lambda: _announce(registry, listener))
         finally:
             listen.remove_path(listener)
     sys.exit(status)
@@ -51,12 +53,12 @@ def _listener(settings: ServerSettings) -> socket.socket:
     return listen.bind(settings.host, settings.port)
 
 
-def _announce(service: Service, listener: socket.socket) -> None:
-    settings, place = service.settings, _place(service.settings, listener)
+def _announce(registry: Registry, listener: socket.socket) -> None:
+    settings, place = registry.settings, _place(registry.settings, listener)
     if settings.json_output:
-        log.info("%s is served on %s", settings.served_model_name, place)
+        log.info("%s is served on %s", ", ".join(registry.names), place)
     else:
-        click.echo(_banner(service.model, place))
+        click.echo("".join(_banner(service.model, place) for service in registry.services))
 
 
 def _place(settings: ServerSettings, listener: socket.socket) -> str:
@@ -72,10 +74,9 @@ def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
         case "reranker" | "classifier" | "entities":
             return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
         case "multi_vector":
-            return {"dimensions": checkpoint.spec.token_size}
+            return {"dimensions": checkpoint.width}
         case _:
-            dimensions = checkpoint.dimensions or checkpoint.spec.row_size
-            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": dimensions}
+            return {"pooling": list(checkpoint.spec.pooling.modes), "dimensions": checkpoint.width}
 
 
 def engine_in_words(model: ServedModel) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from bei.launch import one_line_errors, serve
 from bei.metrics import Metrics, port
 from bei.options import Function, in_help, joined
 from bei.server import workers
-from bei.settings import ServerSettings, Settings, read_config
+from bei.settings import ServerSettings, Settings, read_config, several
 from bei.settings.reference import settings_of
+from bei.settings.several import Deployment
 
 log = logging.getLogger("bei")
 
@@ -65,7 +66,7 @@ FLAGS = (
     Flag("cors-allow-origin", "cors_allow_origin", "*", options={"multiple": True, "callback": joined}),
 )
 OTHER_FLAGS = {
-    "model-id": "A folder, or a Hugging Face repository. Unset: the one that config.yaml names.",
+    "model-id": "A folder, or a Hugging Face repository. Unset: the one that config.yaml names. Repeatable.",
     "hf-token": "The token for private and gated repositories.",
     "hf-api-token": "The older name of --hf-token.",
     "dense-path": f"{_DENSE} only: modules.json says which Dense module follows.",
@@ -80,6 +81,12 @@ WITHOUT_EFFECT = {
 UNASKED = {"rerank_order": "score"}
 """Settings for behavior of TEI's that has no flag there."""
 _SETTINGS = {setting.name: setting for setting in settings_of(Settings)}
+
+
+class _Names(click.types.StringParamType):
+    """Several names in a variable have commas between them."""
+
+    envvar_list_splitter = ","
 
 
 def _option(*names: str, help: str, **options: Any) -> Callable[[Function], Function]:
@@ -117,7 +124,7 @@ def _other(name: str, **options: Any) -> Callable[[Function], Function]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@_other("model-id")
+@_other("model-id", type=_Names(), multiple=True)
 @_of_settings
 @_other("hf-token")
 @_other("hf-api-token")
@@ -126,7 +133,7 @@ def _other(name: str, **options: Any) -> Callable[[Function], Function]:
 @_other("uds-path")
 @_other("disable-spans", is_flag=True)
 def text_embeddings_router(
-    model_id: str | None,
+    model_id: Sequence[str],
     hf_token: str | None,
     hf_api_token: str | None,
     prometheus_port: int | None,
@@ -145,11 +152,11 @@ def text_embeddings_router(
         processes.keep_libraries_isolated()
         token = _token(hf_token, hf_api_token)
         environ = {**_defaults(), **os.environ, **({"HF_TOKEN": token} if token else {})}
-        settings = Settings.load(_config(model_id), environ=environ, **(flags | _repository(model_id)))
+        models = several.for_all(_deployments(model_id), environ=environ, **flags)
         _check_dense(dense_path)
-        workers.start_logs(settings, os.environ.get("LOG_LEVEL", "info"))
+        workers.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
         _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
-        serve(settings, lambda metrics: _show_metrics(metrics, settings, prometheus_port))
+        serve(models, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
 
     one_line_errors(run)
 
@@ -192,9 +199,14 @@ def _show_metrics(metrics: Metrics, settings: ServerSettings, asked: int | None)
         log.warning("%s; /metrics is on the server's own port, too", exc)
 
 
-def _repository(model_id: str | None) -> dict[str, str]:
-    if model_id is None:
-        return {}
+def _deployments(model_ids: Sequence[str]) -> list[Deployment]:
+    """One for each --model-id, or the one of config.yaml."""
+    if not model_ids:
+        return [Deployment("config.yaml", _config(None))]
+    return [Deployment(model_id, _config(model_id), _repository(model_id)) for model_id in model_ids]
+
+
+def _repository(model_id: str) -> dict[str, str]:
     local = model_id.startswith(("/", ".", "~")) or Path(model_id).is_dir()
     return {"source": "LOCAL" if local else "HF", "repo": model_id}
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, StrictStr, TypeAdapter
 
 from bei import logs, tracing
 from bei.api import cors
@@ -17,8 +17,18 @@ from bei.api.table import TABLE
 from bei.errors import ClientGone, Error
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
+from bei.serving.service import Service
 
 log = logging.getLogger("bei")
+
+
+class _Naming(BaseModel):
+    """The part of any body that names a model."""
+
+    model: StrictStr | None = None
+
+
+_NAMING = TypeAdapter(_Naming)
 
 
 async def answer(registry: Registry, call: Call, route: Route | None = None) -> Reply:
@@ -69,7 +79,7 @@ def admit(registry: Registry, call: Call) -> Route:
 async def _reply(registry: Registry, call: Call, route: Route | None, seen: Observation) -> Reply:
     route = route or admit(registry, call)
     if route.stands_for is not None:
-        route = route.stands_for(registry.resolve(route.path).model)
+        route = route.stands_for((await _named(registry, call)).model)
     if route.adapter is not None:
         return await _compute(route, route.adapter, registry, call, seen)
     result = await route.handler(registry, None, call)
@@ -79,10 +89,10 @@ async def _reply(registry: Registry, call: Call, route: Route | None, seen: Obse
 async def _compute(
     route: Route, adapter: TypeAdapter[Body], registry: Registry, call: Call, seen: Observation
 ) -> Reply:
-    body, service = None, registry.resolve(route.path)
+    body, service = None, registry.services[0]
     try:
         body = await read(adapter, call.body, registry.settings, registry.readers, registry.in_flight.admit)
-        service = registry.resolve(route.path, body.model)
+        service = registry.resolve(route.ability, body.model)
         seen.computing(service)
         model = service.model
         result = await _handle(route, model, body, call)
@@ -94,6 +104,14 @@ async def _compute(
     if result.usage is not None:
         seen.answered(model, result.texts, result.usage)
     return await render(result, call, _device(model), registry.writers)
+
+
+async def _named(registry: Registry, call: Call) -> Service:
+    """The model that a body names, for a route that depends on the model."""
+    if len(registry.services) == 1:
+        return registry.services[0]
+    body = await read(_NAMING, call.body, registry.settings, registry.readers)
+    return registry.resolve(name=body.model)
 
 
 async def _handle(route: Route, model: ServedModel, body: Body, call: Call) -> Result | Reply:

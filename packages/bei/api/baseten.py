@@ -67,6 +67,7 @@ PREDICT_TOKENS = Route(
     predict_tokens,
     "Entities, or every token's label",
     body=PredictTokens,
+    ability="entities",
     response=list[list[EntityToken]],
     example={"inputs": [["My name is Maria Schmidt."]], "aggregation_strategy": "simple"},
     answer=[

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from urllib.parse import parse_qsl
 
 from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
 from bei.settings import ServerSettings
@@ -20,20 +21,26 @@ _ID = re.compile(r"[!-~]{1,128}")
 
 @dataclass
 class Call:
-    """`headers` have lower-case names. `arrived` is a time.monotonic(). A host may set the `body` last. `parameters`
-    are parts of the path, once its route is known."""
+    """`headers` have lower-case names. `arrived` is a time.monotonic(). A host may set the `body` last. `query` is the
+    part of the target after `?`. `parameters` are parts of the path, once its route is known."""
 
     method: str
     path: str
     body: bytes | bytearray = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+    query: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def request_id(self) -> str:
         """The client's `x-request-id`, or one of ours if it has none that fits a line."""
         return self.given_id("x-request-id") or f"{random.getrandbits(128):032x}"
+
+    @property
+    def model(self) -> str | None:
+        """The model that the query names: /info?model=NAME."""
+        return dict(parse_qsl(self.query)).get("model") if self.query else None
 
     def given_id(self, name: str) -> str | None:
         """The client's own id for its request in header `name`. None without one, or for one that does not fit into a

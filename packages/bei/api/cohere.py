@@ -172,6 +172,7 @@ def _rerank_route(path: str, version: str) -> Route:
         rerank,
         "Documents ranked by a query, as Cohere's and Jina's",
         body=CohereRerank,
+        ability="rerank",
         response=RankedList,
         example={
             "query": "Striker scores twice in cup final",
@@ -197,6 +198,7 @@ def _embed_route(path: str, version: str) -> Route:
         embed,
         "Embeddings, as Cohere's",
         body=CohereEmbed,
+        ability="embed",
         response=Embeddings,
         example={"texts": ["What is Deep Learning?"], "input_type": "search_query", "output_dimension": 4},
         answer={

@@ -19,11 +19,12 @@ class ErrorShape:
 
 def _openai(error: Error, message: str) -> Mapping[str, Any]:
     """OpenAI's clients read `error.message` or `message`, so both are there."""
-    shape = {"message": message, "type": error.kind, "param": error.param, "code": error.status}
-    return {"error": shape, "message": message, "type": error.kind, "code": error.status}
+    code = error.code or error.status
+    shape = {"message": message, "type": error.kind, "param": error.param, "code": code}
+    return {"error": shape, "message": message, "type": error.kind, "code": code}
 
 
-_STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
+_STRING, _CODE = {"type": "string"}, {"type": ["integer", "string"]}
 OPENAI = ErrorShape(
     "OpenAIError",
     _openai,
@@ -38,12 +39,12 @@ OPENAI = ErrorShape(
                     "message": _STRING,
                     "type": _STRING,
                     "param": {"type": ["string", "null"]},
-                    "code": _INTEGER,
+                    "code": _CODE,
                 },
             },
             "message": _STRING,
             "type": _STRING,
-            "code": _INTEGER,
+            "code": _CODE,
         },
     },
 )

@@ -53,6 +53,7 @@ DIALECT = Dialect(
             classify,
             "Every label of each text with its score, as infinity's",
             body=Classify,
+            ability="classify",
             response=Classification,
             example={"input": [PROFITS]},
             answer={

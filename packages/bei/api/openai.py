@@ -13,7 +13,9 @@ from bei.api.readings import Vectors
 from bei.api.reply import Result, vector
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
+from bei.checkpoint.task import Task
 from bei.serving.model import ServedModel
+from bei.serving.readiness import State
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 
@@ -50,10 +52,16 @@ class EmbeddingList(TypedDict):
 
 
 class Model(TypedDict):
+    """OpenAI's fields, and those of ours that describe a model once it is loaded; `max_model_len` is vLLM's name."""
+
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    state: State
+    task: Task | None
+    dimensions: int | None
+    max_model_len: int | None
 
 
 class ModelList(TypedDict):
@@ -78,11 +86,21 @@ async def models(registry: Registry, body: None, call: Call) -> Result:
 
 async def model(registry: Registry, body: None, call: Call) -> Result:
     """With one model served, any name matches."""
-    return Result(_model(registry.resolve(call.path, call.parameters["model"])))
+    return Result(_model(registry.resolve(name=call.parameters["model"])))
 
 
 def _model(service: Service) -> Model:
-    return {"id": service.settings.served_model_name, "object": "model", "created": 0, "owned_by": "bei"}
+    loaded = service.checkpoint
+    return {
+        "id": service.settings.served_model_name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "bei",
+        "state": service.readiness.state,
+        "task": loaded.task if loaded else None,
+        "dimensions": loaded.width if loaded else None,
+        "max_model_len": loaded.max_tokens if loaded else None,
+    }
 
 
 _EMBEDDINGS = Route(
@@ -90,6 +108,7 @@ _EMBEDDINGS = Route(
     embeddings,
     "Embeddings, as OpenAI's",
     body=OpenAIEmbeddings,
+    ability="embed",
     response=EmbeddingList,
     example={"input": "What is Deep Learning?", "dimensions": 4},
     answer={

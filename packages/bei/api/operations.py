@@ -30,12 +30,12 @@ async def live(registry: Registry, body: Any, call: Call) -> Reply:
 
 
 async def ready(registry: Registry, body: Any, call: Call) -> Reply:
-    await registry.check()
+    await registry.check(call.model)
     return Reply(b"")
 
 
 async def info(registry: Registry, body: Any, call: Call) -> Result:
-    model = registry.resolve(call.path).model
+    model = registry.resolve(name=call.model).model
     settings, checkpoint, facts = model.settings, model.checkpoint, model.engine.facts
     return Result(
         {
@@ -99,7 +99,13 @@ DIALECT = Dialect(
     (
         Route("/health/live", live, "200 while the process answers", method="GET", public=True),
         *(_READY.at(path) for path in ("/health", "/health/ready", "/ping", "/")),
-        Route("/info", info, "The model, the engine and the limits", method="GET", response=dict[str, Any]),
+        Route(
+            "/info",
+            info,
+            "The first model, or ?model=NAME; its engine and limits",
+            method="GET",
+            response=dict[str, Any],
+        ),
         Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
         Route("/docs", docs, "A page to try the routes", method="GET"),
     ),

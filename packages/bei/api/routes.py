@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from bei.api.call import Call
 from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply, Result
+from bei.serving.abilities import Ability
 from bei.serving.model import ServedModel
 
 Handler = Callable[[Any, Any, Call], Awaitable[Result | Reply]]
@@ -24,7 +25,8 @@ async def by_another(model: ServedModel, body: Any, call: Call) -> Result:
 class Route:
     """`path` may be a template, such as /v1/models/{model}, whose parts become the call's `parameters`. `body` and
     `response` are types that pydantic can describe. `example` is a body, and `answer` a small model's answer to it.
-    `stands_for`, if set, chooses the route that answers instead. `errors` is the dialect's, unless it is set."""
+    `ability` is the one that the route needs of a model; None: any model fits. `stands_for`, if set, chooses the route
+    that answers instead. `errors` is the dialect's, unless it is set."""
 
     path: str
     handler: Handler
@@ -34,6 +36,7 @@ class Route:
     response: Any = None
     example: Any = None
     answer: Any = None
+    ability: Ability | None = None
     stands_for: Callable[[ServedModel], "Route"] | None = None
     public: bool = False
     errors: ErrorShape | None = None

@@ -56,6 +56,7 @@ _RERANK = Route(
     rerank,
     "Texts ranked by a query: TEI's in the order of the texts, Cohere's best first",
     body=AnyRerank,
+    ability="rerank",
     response=list[Rank] | RankedList,
     example={"query": "Striker scores twice in cup final", "texts": _NEWS},
     answer=[{"index": 0, "score": 0.6653267}, {"index": 1, "score": 0.1157033}],

@@ -72,6 +72,7 @@ _SCORE = Route(
     score,
     "Scores of pairs, as vLLM's",
     body=Score,
+    ability="score",
     response=ScoreList,
     example={"text_1": "What is Deep Learning?", "text_2": ["Deep Learning is...", "Berlin is a city."]},
     answer={

@@ -103,6 +103,13 @@ class Checkpoint:
     casing: Casing = Casing()
     reading: Reading = "with specials"
 
+    @property
+    def width(self) -> int | None:
+        """The number of an embedding's dimensions; None for a model that scores."""
+        if self.task == "multi_vector":
+            return self.spec.token_size
+        return self.dimensions or self.spec.row_size if self.task in ("embedding", "sparse") else None
+
 
 _LONGEST_PROMPT = 1 << 14  # characters
 _FROM_JSON = (

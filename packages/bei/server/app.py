@@ -81,7 +81,8 @@ def _call_of(scope: Message) -> Call:
     for encoded, value in scope["headers"]:
         name, text = encoded.decode("latin-1").lower(), value.decode("latin-1")
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
-    return Call(scope["method"], scope["path"], headers=headers)
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Call(scope["method"], scope["path"], headers=headers, query=query)
 
 
 def _admitted(registry: Registry, call: Call, scope: Message) -> Route | None:

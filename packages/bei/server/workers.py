@@ -1,8 +1,8 @@
 """Several HTTP workers before one engine: each accepts, reads, tokenizes and answers in a process of its own.
 
 The server's process keeps the listening socket, the queue and the engine; a worker reaches them through a socket
-(bei.remote). A worker that dies is replaced, and a worker whose server dies ends. `python -m bei.server.workers LINE
-LISTENER` is a worker.
+(bei.remote). A worker that dies is replaced, and a worker whose server dies ends. `python -m bei.server.workers
+LISTENER CHANNEL ...` is a worker, with a channel for each model.
 """
 
 import logging
@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,10 @@ _MARGIN = 5.0  # seconds that a worker has in addition to the drain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
-    """To a new worker. `settings` are JSON, without secrets except the API's `keys`. `is_late`: the other workers
-    answer already."""
+    """To a new worker. `settings` are JSON, one per model, without secrets except the API's `keys`. `is_late`: the
+    other workers answer already."""
 
-    settings: str
+    settings: list[str]
     keys: list[str]
     log_level: str
     is_late: bool
@@ -55,7 +56,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """To a worker, once the model is loaded: the checkpoint and the engine's facts."""
+    """To a worker, on the channel of a model, once it is loaded: the checkpoint and the engine's facts."""
 
     folder: str
     revision: str | None
@@ -93,30 +94,30 @@ def tracer_of(settings: ObservationSettings) -> Iterator[tracing.Tracer | None]:
         tracer.stop()
 
 
-def serve(service: Service, listener: socket.socket, announce: Callable[[], None]) -> int:
-    """Loads the model and serves until a signal, in this process or in `settings.workers` others; returns the exit
+def serve(registry: Registry, listener: socket.socket, announce: Callable[[], None]) -> int:
+    """Loads the models and serves until a signal, in this process or in `settings.workers` others; returns the exit
     status. `announce` is called when all of them answer."""
 
     def load() -> None:
-        service.load()
+        registry.load()
         memory.settle()
         announce()
 
-    if service.settings.workers > 1:
-        status = _Workers(service, listener, announce).serve()
+    if registry.settings.workers > 1:
+        status = _Workers(registry, listener, announce).serve()
     else:
-        status = _serve_here(service, listener, load)
-    service.close()
+        status = _serve_here(registry, listener, load)
+    registry.close()
     return status
 
 
-def _serve_here(service: Service, listener: socket.socket, load: Callable[[], None]) -> int:
-    settings = service.settings
+def _serve_here(registry: Registry, listener: socket.socket, load: Callable[[], None]) -> int:
+    settings = registry.settings
     sys.setswitchinterval(_SWITCH)
     return listen.serve(
-        *(asgi(Registry(service), hosts_of(listener, settings.allowed_host)), listener),
+        *(asgi(registry, hosts_of(listener, settings.allowed_host)), listener),
         load=load,
-        on_stop=service.drain,
+        on_stop=registry.drain,
         drain_seconds=settings.drain_seconds,
         max_connections=settings.max_connections,
         secure=listen.tls(settings.tls_cert, settings.tls_key),
@@ -124,8 +125,11 @@ def _serve_here(service: Service, listener: socket.socket, load: Callable[[], No
 
 
 class _Workers:
-    def __init__(self, service: Service, listener: socket.socket, announce: Callable[[], None]):
-        self._service, self._listener, self._announce = service, listener, announce
+    """Each worker has a channel for each model."""
+
+    def __init__(self, registry: Registry, listener: socket.socket, announce: Callable[[], None]):
+        self._registry, self._listener, self._announce = registry, listener, announce
+        self._settings = registry.settings
         self._status = 0
         self._sessions: list[WorkerSession] = []
         self._joined: list[WorkerSession] | None = []  # those that wait for the others; None once all are there
@@ -137,11 +141,11 @@ class _Workers:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._listener.listen(listen.BACKLOG)
-        keepers = [threading.Thread(target=self._keep, args=(i,)) for i in range(self._service.settings.workers)]
+        keepers = [threading.Thread(target=self._keep, args=(i,)) for i in range(self._settings.workers)]
         for thread in (*keepers, threading.Thread(target=self._load, daemon=True)):
             thread.start()
         self._stopping.wait()
-        self._service.drain()
+        self._registry.drain()
         self._loaded.set()
         for process in list(self._processes):
             process.terminate()
@@ -158,7 +162,7 @@ class _Workers:
 
     def _load(self) -> None:
         try:
-            self._service.load()
+            self._registry.load()
         except SetupError as exc:
             self._fail(exc.message)
         except Exception:
@@ -166,7 +170,8 @@ class _Workers:
             self._fail("the model cannot be loaded")
         else:
             memory.settle()
-            self._service.on_fault(self._tell_fault)
+            for service in self._registry.services:
+                service.on_fault(self._tell_fault)
             self._loaded.set()
 
     def _tell_fault(self) -> None:
@@ -179,21 +184,20 @@ class _Workers:
         self._stopping.set()
 
     def _keep(self, number: int) -> None:
-        restarts = processes.Restarts(self._service.settings.max_engine_restarts)
+        restarts = processes.Restarts(self._settings.max_engine_restarts)
         while not self._stopping.is_set():
             started = time.monotonic()
-            ours, theirs = socket.socketpair()
-            with theirs:
-                process = self._start(theirs)
+            ours, theirs = zip(*(socket.socketpair() for _ in self._registry.services), strict=True)
+            process = self._start(theirs)
             self._processes.add(process)
             if self._stopping.is_set():  # the stop came before the process was registered
                 process.terminate()
-            session = self._introduce(ours)
+            sessions = self._introduce(ours)
             status = self._wait(process)
             self._processes.discard(process)
-            if session is not None:
+            for session in sessions:
                 self._sessions.remove(session)
-            self._service.metrics.forget(process.pid)
+            self._registry.metrics.forget(process.pid)
             if self._stopping.is_set():
                 return
             how, pause = processes.how(status), restarts.pause(time.monotonic() - started)
@@ -210,38 +214,47 @@ class _Workers:
         else:
             log.error("worker %d %s; the others go on without it", number, fault)
 
-    def _start(self, channel: socket.socket) -> subprocess.Popen[bytes]:
-        numbers = [channel.fileno(), self._listener.fileno()]
+    def _start(self, channels: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
+        numbers = [self._listener.fileno(), *(channel.fileno() for channel in channels)]
         # Ctrl-C of a terminal is for this process, which passes it on.
-        return processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
+        process = processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
+        for channel in channels:
+            channel.close()
+        return process
 
-    def _introduce(self, channel: socket.socket) -> WorkerSession | None:
-        """Sends a worker its setup and, once there is one, the model; None if the worker died before."""
-        service = self._service
-        keys = [key.get_secret_value() for key in service.settings.api_key]
-        level = logging.getLevelName(log.getEffectiveLevel())
+    def _introduce(self, channels: Sequence[socket.socket]) -> list[WorkerSession]:
+        """Sends a worker its setup and, once they are loaded, the models; no session if the worker died before."""
         try:
-            is_late = self._joined is None
-            content = service.settings.redacted().model_dump_json()
-            folder = str(service.metrics.folder)
-            wire.send(
-                channel,
-                WorkerSetup(settings=content, keys=keys, log_level=level, is_late=is_late, metrics_folder=folder),
-            )
+            wire.send(channels[0], self._setup())
             self._loaded.wait()
             if self._stopping.is_set():
-                channel.close()
-                return None
-            model = service.model
-            loaded = LoadedModel(folder=str(model.checkpoint.folder), revision=model.checkpoint.revision)
-            wire.send(channel, loaded, model.engine.facts)
+                raise ConnectionAbortedError
+            models = [service.model for service in self._registry.services]
+            for model, channel in zip(models, channels, strict=True):
+                loaded = LoadedModel(folder=str(model.checkpoint.folder), revision=model.checkpoint.revision)
+                wire.send(channel, loaded, model.engine.facts)
         except OSError:
-            channel.close()
-            return None
-        session = WorkerSession(channel, model.scheduler, model.engine, self._on_joined)
-        session.tell_fault()
-        self._sessions.append(session)
-        return session
+            for channel in channels:
+                channel.close()
+            return []
+        sessions = [
+            WorkerSession(channel, model.scheduler, model.engine, self._on_joined)
+            for model, channel in zip(models, channels, strict=True)
+        ]
+        for session in sessions:
+            session.tell_fault()
+        self._sessions += sessions
+        return sessions
+
+    def _setup(self) -> WorkerSetup:
+        services = self._registry.services
+        return WorkerSetup(
+            settings=[service.settings.redacted().model_dump_json() for service in services],
+            keys=[key.get_secret_value() for key in self._settings.api_key],
+            log_level=logging.getLevelName(log.getEffectiveLevel()),
+            is_late=self._joined is None,
+            metrics_folder=str(self._registry.metrics.folder),
+        )
 
     def _on_joined(self, session: WorkerSession) -> None:
         """The first workers open together, so that a ready server is ready as a whole; later ones open at once."""
@@ -250,7 +263,7 @@ class _Workers:
                 session.open()
                 return
             self._joined.append(session)
-            if len(self._joined) < self._service.settings.workers:
+            if len(self._joined) < self._settings.workers * len(self._registry.services):
                 return
             for waiting in self._joined:
                 waiting.open()
@@ -264,38 +277,44 @@ class _Workers:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 continue
-        return processes.end(process, self._service.settings.drain_seconds + _MARGIN)
+        return processes.end(process, self._settings.drain_seconds + _MARGIN)
 
 
-def _work(channel: socket.socket, listener: socket.socket) -> int:
-    (setup,) = _SETUPS.receive(channel)
-    settings = Settings.model_validate_json(setup.settings)
-    settings = settings.model_copy(update={"api_key": tuple(map(SecretStr, setup.keys))})
-    start_logs(settings, setup.log_level)
-    with tracer_of(settings) as tracer:
-        service = Service(settings, Metrics(Path(setup.metrics_folder)), tracer)
-        return _serve_as_worker(channel, listener, service, is_late=setup.is_late)
+def _work(listener: socket.socket, *channels: socket.socket) -> int:
+    (setup,) = _SETUPS.receive(channels[0])
+    keys = {"api_key": tuple(map(SecretStr, setup.keys))}
+    settings = [Settings.model_validate_json(content).model_copy(update=keys) for content in setup.settings]
+    start_logs(settings[0], setup.log_level)
+    with tracer_of(settings[0]) as tracer:
+        registry = Registry.of(settings, Metrics(Path(setup.metrics_folder)), tracer)
+        return _serve_as_worker(channels, listener, registry, is_late=setup.is_late)
 
 
-def _serve_as_worker(channel: socket.socket, listener: socket.socket, service: Service, *, is_late: bool) -> int:
-    settings = service.settings
-
+def _serve_as_worker(
+    channels: Sequence[socket.socket], listener: socket.socket, registry: Registry, *, is_late: bool
+) -> int:
     def load() -> None:
-        try:
-            loaded, facts = _MODELS.receive(channel)
-        except ConnectionError:  # the server refused to start, and has said why
-            os._exit(0)
-        engine = RemoteEngine(facts)
-        scheduler = RemoteScheduler(channel, engine, on_loss=lambda: os._exit(1))
-        checkpoint = read_for(settings, Path(loaded.folder), loaded.revision)
-        service.join(checkpoint, engine, scheduler, scheduler.wait_until_open)
+        with ThreadPoolExecutor(len(channels), "join") as pool:  # they open together, so none waits for another
+            list(pool.map(_join, registry.services, channels))
         memory.settle()
 
     if is_late:  # others answer meanwhile
         load()
-    status = _serve_here(service, listener, (lambda: None) if is_late else load)
-    service.close()
+    status = _serve_here(registry, listener, (lambda: None) if is_late else load)
+    registry.close()
     return status
+
+
+def _join(service: Service, channel: socket.socket) -> None:
+    """Serves a model whose scheduler is in the server's process."""
+    try:
+        loaded, facts = _MODELS.receive(channel)
+    except ConnectionError:  # the server refused to start, and has said why
+        os._exit(0)
+    engine = RemoteEngine(facts)
+    scheduler = RemoteScheduler(channel, engine, on_loss=lambda: os._exit(1))
+    checkpoint = read_for(service.settings, Path(loaded.folder), loaded.revision)
+    service.join(checkpoint, engine, scheduler, scheduler.wait_until_open)
 
 
 if __name__ == "__main__":

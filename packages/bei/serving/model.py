@@ -17,6 +17,8 @@ from bei.inflight import InFlight
 from bei.metrics import ModelMetrics
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Scheduler
+from bei.serving import abilities
+from bei.serving.abilities import Ability
 from bei.serving.answers import DEFAULTS, Answer, Options, Ranked, Usage
 from bei.serving.pipeline import FLOAT, Pipeline
 from bei.serving.readiness import Readiness
@@ -64,7 +66,7 @@ class ServedModel:
         options: Options = DEFAULTS,
     ) -> Answer:
         """One vector per text: float32[N, dimensions]. Without `dimensions`, the model's own number of them."""
-        self._require("Model is not an embedding model", "embedding")
+        self._require("embed")
         vectors.check(dimensions, self.checkpoint.spec.row_size)
         rows, usage = await self._rows(inputs, options, answered=_JSON)
         dimensions = dimensions or self.checkpoint.dimensions
@@ -76,7 +78,7 @@ class ServedModel:
         multi-vectors."""
         if self._is("sparse"):
             raise WrongTask("`embed_all` is not available for SPLADE models; POST /embed_sparse")
-        self._require("Model is not an embedding model", "embedding", "multi_vector")
+        self._require("embed_tokens")
         if self._is("embedding"):
             rows, usage = await self._rows(inputs, options, "tokens", answered=_JSON)
             heads = self.checkpoint.m3
@@ -95,7 +97,7 @@ class ServedModel:
         if lookup is not None and lookup.is_query(options.prompt_name):
             return await self._look_up(inputs, lookup, options)
         if heads is None:
-            self._require("Model is not an embedding model with SPLADE pooling", "sparse")
+            self._require("embed_sparse")
             return self._sparse_answer(*await self._rows(inputs, options))
         encodings, rows, usage = await self.pipeline.run(
             inputs, partial(self.texts.read, inputs, options), options, "tokens"
@@ -122,7 +124,7 @@ class ServedModel:
 
     async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = DEFAULTS) -> Answer:
         """The cosine of the source to each sentence: float32[N]."""
-        self._require("Model is not an embedding model", "embedding")
+        self._require("similarity")
         rows, usage = await self._rows([source, *sentences], options)
         found = np.array(rows)[:, : self.checkpoint.dimensions]
         return Answer(vectors.similarities(found[0], found[1:]), usage)
@@ -131,7 +133,7 @@ class ServedModel:
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = DEFAULTS
     ) -> Ranked:
         """The relevance of each text to the query: float32[N], a cross-encoder's score or ColBERT's MaxSim."""
-        self._require("model is not a re-ranker model", "reranker", "multi_vector")
+        self._require("rerank")
         return await self.score([(query, text) for text in texts], scoring=scoring, options=options)
 
     async def score(
@@ -139,7 +141,7 @@ class ServedModel:
     ) -> Ranked:
         """float32[N]: a cross-encoder's score of each pair, ColBERT's MaxSim, or the cosine of an embedding model.
         `scoring` replaces the cross-encoder's own function from logits to scores."""
-        self._require("Model scores no pairs", "reranker", "multi_vector", "embedding")
+        self._require("score")
         if self._is("reranker"):
             rows, usage = await self._rows(pairs, options)
             logits = np.array(rows)
@@ -156,7 +158,7 @@ class ServedModel:
         self, inputs: Sequence[Input], *, scoring: Scoring | None = None, options: Options = DEFAULTS
     ) -> Ranked:
         """The scores of every label for each text or pair: float32[N, labels]."""
-        self._require("Model is not a classifier model", "classifier", "reranker")
+        self._require("classify")
         rows, usage = await self._rows(inputs, options, answered=_LABEL + self._longest_label())
         logits = np.array(rows)
         found = scores.activate(logits, scoring or self.checkpoint.scoring)
@@ -172,7 +174,7 @@ class ServedModel:
         options: Options = DEFAULTS,
     ) -> Answer:
         """A list of Entity for each text. Texts of any length are read in windows, unless `truncate` is false."""
-        self._require("Model is not a token classification model", "entities")
+        self._require("entities")
         tokenizer, labels = self.texts.tokenizer, self.checkpoint.labels
         longest = self._longest_label()
         answered = _LABEL + longest if raw_scores else (_ENTITY + longest) / len(labels)
@@ -277,8 +279,12 @@ class ServedModel:
         self.readiness.check(self.engine)
         return self.checkpoint.task == task
 
-    def _require(self, refusal: str, *tasks: Task) -> None:
-        """Raises WrongTask, in TEI's words and with the route that fits, unless the model's task is one of `tasks`."""
+    def has(self, ability: Ability) -> bool:
+        return abilities.has(self.checkpoint, ability)
+
+    def _require(self, ability: Ability) -> None:
+        """Raises WrongTask, with the route that fits, unless the model has an ability."""
         self.readiness.check(self.engine)
-        if self.checkpoint.task not in tasks:
-            raise WrongTask(f"{refusal}; its task is {self.checkpoint.task}: POST {self.route}")
+        if not self.has(ability):
+            task = self.checkpoint.task
+            raise WrongTask(f"{abilities.NEEDS[ability].refusal}; its task is {task}: POST {self.route}")

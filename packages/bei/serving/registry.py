@@ -1,26 +1,70 @@
-"""The models that one server serves, and the state that they share. So far there is exactly one."""
+"""The models that one server serves, and the state that they share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from bei.errors import ModelNotFound, SetupError, short
+from bei.metrics import Metrics
+from bei.serving.abilities import Ability
 from bei.serving.service import Service
+from bei.settings import Settings
+from bei.tracing import Tracer
+
+PLACEHOLDERS = frozenset(("", "model", "not-required", "default/not-specified", "tei", "any"))
+"""Names that clients send where the user names none."""
 
 
 class Registry:
     """Every host answers through a registry. The limits of a call, the bytes in flight, the metrics and the traces
-    belong to the server, the rest to each model."""
+    belong to the server, which has those of the first service; the rest belongs to each model."""
 
-    def __init__(self, service: Service):
-        self.services: Sequence[Service] = (service,)
-        self.settings, self.in_flight = service.settings, service.in_flight
-        self.metrics, self.tracer = service.metrics, service.tracer
+    def __init__(self, *services: Service):
+        """Raises SetupError for two models of one name, or for an alias of a model that is not served."""
+        self.services: Sequence[Service] = services
+        first = services[0]
+        self.settings, self.in_flight, self.metrics, self.tracer = (
+            *(first.settings, first.in_flight),
+            *(first.metrics, first.tracer),
+        )
+        self._named = _by_name(services)
         # The threads of large bodies, and of large answers.
         self.readers, self.writers = ThreadPoolExecutor(2, "reader"), ThreadPoolExecutor(2, "writer")
 
-    def resolve(self, route: str, name: str | None = None) -> Service:
-        """The model that answers a request to a route, by the name in the request, if there is one. With a single model
-        any name is accepted."""
-        return self.services[0]
+    @classmethod
+    def of(
+        cls,
+        settings: Sequence[Settings],
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
+        *,
+        isolated: bool = False,
+    ) -> "Registry":
+        """A registry of models that are not loaded yet. Raises SetupError."""
+        metrics = metrics or Metrics()
+        services: list[Service] = []
+        for each in settings:
+            in_flight = services[0].in_flight if services else None
+            services.append(Service(each, metrics, tracer, isolated, in_flight))
+        return cls(*services)
+
+    def resolve(self, ability: Ability | None = None, name: str | None = None) -> Service:
+        """The model of that name; without a name, or with a placeholder, the first one that has an ability, or else the
+        first one. With a single model any name is accepted. Raises ModelNotFound, or NotReady while it is unknown
+        which abilities a model has."""
+        if len(self.services) == 1:
+            return self.services[0]
+        if name is not None and name in self._named:
+            return self._named[name]
+        if name is not None and name.lower() not in PLACEHOLDERS:
+            raise ModelNotFound(
+                f"the model {short(name)} is not served; served: {', '.join(self.names)}", param="model"
+            )
+        able = (service for service in self.services if ability is None or service.model.has(ability))
+        return next(able, self.services[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(service.settings.served_model_name for service in self.services)
 
     @property
     def is_draining(self) -> bool:
@@ -31,9 +75,9 @@ class Registry:
         for service in self.services:
             service.load()
 
-    async def check(self) -> None:
-        """Raises NotReady unless every model answers requests."""
-        for service in self.services:
+    async def check(self, name: str | None = None) -> None:
+        """Raises NotReady unless every model answers requests, or the one of that name. Raises ModelNotFound."""
+        for service in self.services if name is None else (self.resolve(name=name),):
             await service.check()
 
     def drain(self) -> None:
@@ -47,3 +91,21 @@ class Registry:
             service.close()
         for threads in (self.readers, self.writers):
             threads.shutdown(wait=False)
+
+
+def _by_name(services: Sequence[Service]) -> Mapping[str, Service]:
+    """Served names before aliases, and aliases before repositories; several models may be of one repository."""
+    served: dict[str, Service] = {}
+    for service in services:
+        name = service.settings.served_model_name
+        if served.setdefault(name, service) is not service:
+            raise SetupError(f"two models are served as {short(name)}; set runtime.served_model_name of one of them")
+    repositories = {service.settings.public_repo: service for service in reversed(services)}
+    aliases = {}
+    for given in services[0].settings.alias:
+        alias, _, name = given.partition("=")
+        found = served.get(name) or repositories.get(name)
+        if found is None:
+            raise SetupError(f"--alias {given}: {short(name)} is not served; served: {', '.join(served)}")
+        aliases[alias] = found
+    return {**repositories, **aliases, **served}

@@ -39,17 +39,22 @@ class Service:
     """Makes one model ready, and ends it. `model` has its parts and its tasks."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics | None = None, tracer: Tracer | None = None, isolated: bool = False
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
+        isolated: bool = False,
+        in_flight: InFlight | None = None,
     ):
-        """`metrics` and `tracer` are the server's. Without them the service has metrics of its own, and traces nothing.
-        `isolated` runs the engine in a process of its own, whose crash the service survives."""
+        """`metrics`, `tracer` and `in_flight` are the server's. Without them the service has its own, and traces
+        nothing. `isolated` runs the engine in a process of its own, whose crash the service survives."""
         self.settings = settings
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
         self.readiness = Readiness()
         self._model: ServedModel | None = None
         self._isolated = IsolatedEngine(settings, self.model_metrics) if isolated else None
-        self.in_flight = InFlight(
+        self.in_flight = in_flight or InFlight(
             max(settings.payload_limit, settings.max_bytes_in_flight), on_calm=memory.Trimmer().soon
         )
 
@@ -59,6 +64,11 @@ class Service:
         if self._model is None or self.readiness.state in ("loading", "failed"):
             raise self.readiness.refusal()
         return self._model
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """None until it is loaded."""
+        return None if self._model is None else self._model.checkpoint
 
     @property
     def has_labels(self) -> bool:

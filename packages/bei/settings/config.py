@@ -50,6 +50,15 @@ def read_block(config: Mapping[str, Any]) -> TRTLLM:
     return block
 
 
+def variables_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The `environment_variables` of a config.yaml, which Truss sets where it runs the bundle. Raises SetupError."""
+    found = _mapping(config, "environment_variables")
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise SetupError(f"config.yaml: `environment_variables.{name}` must be text in quotes, not {short(value)}")
+    return dict(found)
+
+
 def in_one_line(error: ValidationError, prefix: str) -> str:
     """`trt_llm.build.max_num_tokens: Input should be greater than 64, not 64`, and the number of further errors."""
     first, count = error.errors()[0], error.error_count()

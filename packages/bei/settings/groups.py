@@ -14,6 +14,7 @@ from bei.settings.origins import Origins, split_origins
 from bei.settings.secrets import Keys, split_keys, split_names, without_secrets
 
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])$")]
+Alias = Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")]
 PoolingName = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean"]
 """Every mode of pooling but the sum, which only a sparse model's head asks for."""
 
@@ -131,6 +132,9 @@ class ServerSettings(Group):
     api_key_file: Path | None = Field(None, description="A file of such keys, one per line.")
     allowed_host: Annotated[tuple[HostName, ...], BeforeValidator(split_names)] = Field(
         (), description="A host that requests may name: name, *.name, or * for any."
+    )
+    alias: Annotated[tuple[Alias, ...], BeforeValidator(split_names)] = Field(
+        (), description="Another name of a served model, as NAME=MODEL."
     )
     protect_all: bool = Field(False, description="/health and /metrics need a key, too.")
     tls_cert: Path | None = Field(None, description="A certificate and its chain, PEM; the server then speaks TLS.")

@@ -1,4 +1,5 @@
-"""The settings of a server: config.yaml's `trt_llm` block, then BEI_* variables, then flags; checked, then frozen."""
+"""The settings of a server: config.yaml's `trt_llm` block and its BEI_* variables, then those of the environment, then
+flags; checked, then frozen."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from bei.errors import SetupError
 from bei.settings.block import TRTLLM, QuantizationType
-from bei.settings.config import in_one_line, raw_block, read_block, read_config
+from bei.settings.config import in_one_line, raw_block, read_block, read_config, variables_of
 from bei.settings.groups import LimitSettings, ModelSettings, ObservationSettings, ServerSettings
 from bei.settings.keys import OBEYED, leaves, without_effect
 from bei.settings.reference import settings_of
@@ -36,7 +37,7 @@ class Settings(ObservationSettings, LimitSettings, ServerSettings, ModelSettings
         **flags: Any,
     ) -> Self:
         """Settings for the content of a config.yaml; flags that are None or () count as unset. Raises SetupError."""
-        environ = os.environ if environ is None else environ
+        environ = {**variables_of(config), **(os.environ if environ is None else environ)}
         block = read_block(config)
         ways = cls._from_environment(environ), {k: v for k, v in flags.items() if v not in (None, ())}
         values = _from_block(block) | ways[0] | ways[1]

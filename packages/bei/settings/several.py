@@ -1,0 +1,79 @@
+"""The settings of several models that one server serves: a config.yaml for each."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bei.errors import SetupError, short
+from bei.settings.config import read_config
+from bei.settings.groups import LimitSettings, ModelSettings, ObservationSettings, ServerSettings
+from bei.settings.reference import settings_of
+from bei.settings.settings import Settings
+
+OF_ALL_MODELS = frozenset(
+    (
+        *("hub_cache", "cache_dir", "max_download_bytes", "allow_private_urls", "training_dir"),
+        *("base_model", "quantization", "calib_dataset", "calib_size", "calib_max_seq_length"),
+        *("engine", "precision", "threads", "tokenization_workers"),
+        *("max_num_tokens", "max_seq_len", "max_batch_size", "auto_truncate", "rerank_order"),
+    )
+)
+"""Settings of a model that one flag or variable may set for all models. The others are about one model."""
+_OF_THE_SERVER = settings_of(ServerSettings, LimitSettings, ObservationSettings)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One model: the content of its config.yaml, the name under which refusals mention it, and flags of its own."""
+
+    name: str
+    config: Mapping[str, Any]
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+def from_files(paths: Sequence[Path], **flags: Any) -> tuple[Settings, ...]:
+    """The settings for config.yaml files. Raises SetupError."""
+    return for_all([Deployment(str(path), read_config(path)) for path in paths], **flags)
+
+
+def for_all(
+    deployments: Sequence[Deployment], *, environ: Mapping[str, str] | None = None, **flags: Any
+) -> tuple[Settings, ...]:
+    """The settings of each model. Those of the server are the same in all. Raises SetupError where a flag or variable
+    does not say which model it is about, or where two configs contradict one another."""
+    environ = os.environ if environ is None else environ
+    if len(deployments) == 1:
+        return (Settings.load(deployments[0].config, environ=environ, **flags, **deployments[0].flags),)
+    _refuse_unclear(environ, flags, len(deployments))
+    found = [_of(deployment, environ, flags) for deployment in deployments]
+    for deployment, settings in zip(deployments, found, strict=True):
+        _refuse_contradiction(deployments[0].name, found[0], deployment.name, settings)
+    return tuple(found)
+
+
+def _of(deployment: Deployment, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings.load(deployment.config, environ=environ, **flags, **deployment.flags)
+    except SetupError as exc:
+        raise SetupError(f"{deployment.name}: {exc.message}") from None
+
+
+def _refuse_unclear(environ: Mapping[str, str], flags: Mapping[str, Any], count: int) -> None:
+    for setting in settings_of(ModelSettings):
+        if setting.name not in OF_ALL_MODELS:
+            way = setting.flag if flags.get(setting.name) is not None else setting.variable
+            if way == setting.flag or way in environ:
+                raise SetupError(
+                    f"{way} is about one model, and {count} are served; set it in the config.yaml of that model, as "
+                    f"environment_variables: {setting.variable}"
+                )
+
+
+def _refuse_contradiction(first: str, server: Settings, name: str, settings: Settings) -> None:
+    for setting in _OF_THE_SERVER:
+        theirs, ours = getattr(settings, setting.name), getattr(server, setting.name)
+        if theirs != ours:
+            values = "" if setting.name == "api_key" else f": {short(theirs)}, not {short(ours)}"
+            raise SetupError(f"{name} contradicts {first} in {setting.variable}{values}; it is about the whole server")

@@ -1,0 +1,91 @@
+"""Settings of several models in one server: a config.yaml each, and one server."""
+
+import re
+
+import pytest
+
+from bei.errors import SetupError
+from bei.settings import ModelSettings, several
+from bei.settings.reference import settings_of
+from bei.settings.several import OF_ALL_MODELS, Deployment
+from tests.support.configs import tiny_config
+
+
+def deployment(name: str, **variables: str) -> Deployment:
+    return Deployment(f"{name}.yaml", {**tiny_config(name), "environment_variables": variables})
+
+
+def loaded(*deployments: Deployment, environ: dict[str, str] | None = None, **flags: object):
+    return several.for_all(deployments, environ=environ or {}, **flags)
+
+
+def test_each_config_names_its_model():
+    found = loaded(deployment("a"), deployment("b", BEI_SERVED_MODEL_NAME="c"))
+    assert [settings.served_model_name for settings in found] == ["a", "c"]
+    assert [settings.repo for settings in found] == ["a", "b"]
+
+
+def test_a_config_s_own_variables_are_about_its_model():
+    """Truss sets environment_variables where it runs a bundle; here they count before the environment and flags."""
+    found = loaded(deployment("a", BEI_POOLING="mean"), deployment("b", BEI_POOLING="last", BEI_PRECISION="fp32"))
+    assert [(settings.pooling, settings.precision) for settings in found] == [("mean", "auto"), ("last", "fp32")]
+    found = loaded(deployment("a"), deployment("b", BEI_PRECISION="fp32"), environ={"BEI_PRECISION": "bf16"})
+    assert [settings.precision for settings in found] == ["bf16", "bf16"]
+    (alone,) = loaded(deployment("a", BEI_POOLING="mean", BEI_PORT="9000"))
+    assert (alone.pooling, alone.port) == ("mean", 9000)
+
+
+def test_flags_and_variables_of_the_server_are_the_same_for_all():
+    found = loaded(deployment("a", BEI_PORT="9000"), deployment("b", BEI_PORT="9000"), environ={"BEI_WORKERS": "2"})
+    assert {(settings.port, settings.workers) for settings in found} == {(9000, 2)}
+    found = loaded(deployment("a", BEI_PORT="9000"), deployment("b", BEI_PORT="9001"), port="80")
+    assert {settings.port for settings in found} == {80}
+
+
+@pytest.mark.parametrize(
+    ("variable", "first", "second", "told"),
+    [
+        ("BEI_PORT", "9000", "9001", ": 9001, not 9000"),
+        ("BEI_MAX_CLIENT_BATCH_SIZE", "8", "9", ": 9, not 8"),
+        ("BEI_ACCESS_LOG", "true", "false", ": False, not True"),
+        ("BEI_API_KEY", "secret1", "secret2", ""),
+    ],
+)
+def test_a_contradiction_about_the_server_is_refused_by_name(variable, first, second, told):
+    with pytest.raises(SetupError) as refused:
+        loaded(deployment("a", **{variable: first}), deployment("b", **{variable: second}))
+    assert refused.value.message == f"b.yaml contradicts a.yaml in {variable}{told}; it is about the whole server"
+
+
+ABOUT_ONE = [setting for setting in settings_of(ModelSettings) if setting.name not in OF_ALL_MODELS]
+
+
+@pytest.mark.parametrize("setting", ABOUT_ONE, ids=lambda setting: setting.name)
+def test_what_is_about_one_model_is_not_said_of_all(setting):
+    value = "mean" if setting.name == "pooling" else "1"
+    for way, ways in (
+        (setting.flag, {setting.name: value}),
+        (setting.variable, {"environ": {setting.variable: value}}),
+    ):
+        with pytest.raises(SetupError, match=re.escape(f"{way} is about one model, and 2 are served; set it in")):
+            loaded(deployment("a"), deployment("b"), **ways)
+
+
+def test_a_model_s_own_settings_are_the_rest():
+    assert {setting.name for setting in settings_of(ModelSettings)} > OF_ALL_MODELS
+    assert {"repo", "revision", "source", "served_model_name", "route", "pooling", "default_prompt"} <= {
+        setting.name for setting in ABOUT_ONE
+    }
+
+
+def test_a_refusal_names_the_config():
+    broken = Deployment("b.yaml", {"trt_llm": {"build": {}}})
+    with pytest.raises(SetupError, match=r"^b\.yaml: trt_llm: build"):
+        loaded(deployment("a"), broken)
+
+
+@pytest.mark.parametrize("value", [8080, True, None, ["a"]])
+def test_a_variable_of_a_config_is_text(value):
+    config = {**tiny_config("a"), "environment_variables": {"BEI_PORT": value}}
+    with pytest.raises(SetupError, match=r"`environment_variables\.BEI_PORT` must be text in quotes"):
+        loaded(Deployment("a.yaml", config))
