@@ -6,6 +6,7 @@ from pathlib import Path
 from bei.architectures import decoder
 from bei.architectures.families import FAMILIES
 from bei.architectures.family import Family
+from bei.architectures.spec import LAST
 from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native
 from bei.engines.tensorrt import network as tensorrt
@@ -42,12 +43,33 @@ MODELS = {
     "llama": ("Llama", "llama-embed-nemotron, Skywork-Reward-Llama"),
     "llama_bidirec": ("Llama, bidirectional", "llama-nemoretriever, llama-nemotron-rerank"),
     "mistral": ("Mistral", "e5-mistral-7b, SFR-Embedding-Mistral, Linq-Embed-Mistral"),
+    "ministral3": ("Ministral 3", "Nemotron-3-Embed"),
+    "ministral3_bidirec": ("Ministral 3, bidirectional", "Nemotron-3-Embed of its own code"),
     "qwen2": ("Qwen2", "gte-Qwen2, nomic-embed-code, mxbai-rerank-v2"),
-    "qwen3": ("Qwen3", "Qwen3-Embedding, Qwen3-Reranker"),
+    "qwen3": ("Qwen3", "Qwen3-Embedding, Qwen3-Reranker, voyage-4-nano"),
     "qwen3_moe": ("Qwen3-MoE", "Qwen3-30B-A3B fine-tuned to embed or classify"),
+    "bidirectional_pplx_qwen3": ("Qwen3, bidirectional", "pplx-embed-v1"),
     "gemma": ("Gemma", "bge-reranker-v2-gemma"),
     "gemma2": ("Gemma 2", "bge-multilingual-gemma2"),
     "gemma3_text": ("Gemma 3, text", "embeddinggemma-300m"),
+    "phi3": ("Phi-3", "Phi-3-mini, Phi-4-mini"),
+    "granite": ("Granite", "granite-3.3-2b"),
+    "smollm3": ("SmolLM3", "SmolLM3-3B"),
+    "olmo2": ("OLMo 2", "OLMo-2-1B"),
+    "olmo3": ("OLMo 3", "Olmo-3-7B"),
+    "stablelm": ("StableLM", "stablelm-2-1_6b"),
+    "gpt2": ("GPT-2", "gpt2"),
+    "gpt_bigcode": ("GPT-BigCode", "starcoderbase"),
+    "gpt_neo": ("GPT-Neo", "SGPT-125M, SGPT-1.3B"),
+    "gptj": ("GPT-J", "SGPT-5.8B"),
+    "gpt_neox": ("GPT-NeoX", "pythia"),
+    "bloom": ("BLOOM", "sgpt-bloom-7b1-msmarco"),
+    "opt": ("OPT", "opt-125m"),
+    "starcoder2": ("StarCoder 2", "starcoder2-3b"),
+    "cohere": ("Cohere", "c4ai-command-r"),
+    "cohere2": ("Cohere 2", "c4ai-command-r7b"),
+    "lfm2": ("LFM2, LFM2.5", "LFM2-ColBERT, LFM2.5-Embedding"),
+    "modernbert-decoder": ("ModernBERT-decoder", "ettin-decoder"),
 }
 STATED = {
     "jina_bert": "bert` with `position_embedding_type: alibi",
@@ -59,6 +81,8 @@ CONFIG = {
     **{"max_position_embeddings": 64, "head_dim": 16, "sliding_window": 8, "hidden_act": "silu"},
     **{"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4},
     **{"dim": 64, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "feed_forward_type": "geglu"},
+    **{"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "ffn_dim": 64},
+    **{"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "rotary_dim": 16},
     **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
 }
 """A configuration that every family can read."""
@@ -120,7 +144,8 @@ client rendered, and is read as it is.
 def architecture(model_type: str, family: Family) -> str:
     name, examples = MODELS[model_type]
     stated = STATED.get(model_type, model_type)
-    base = "encoder" if family.heads["TokenClassification"] is decoder.tagger else "encoder_bert"
+    decodes = family.pooling == LAST or family.heads.get("TokenClassification") is decoder.tagger
+    base = "encoder" if decodes else "encoder_bert"
     tasks = ["embeddings, ColBERT", *(TASKS[kind] for kind in family.heads)]
     template = template_of({"model_type": model_type})
     if template:

@@ -107,7 +107,9 @@ def test_linear_parts_and_norms():
     assert set(spec.LINEARS) == set(get_args(spec.LinearName))
     assert {*spec.TWICE, *spec.PRE, *spec.SANDWICH} == set(get_args(spec.NormPlace))
     assert set(abi.LAYER_NORMS) == {*get_args(spec.NormPlace), "query_norm", "key_norm"}
-    assert {type_.__name__ for type_ in get_args(spec.HeadLayer)} == {"Dense", "LayerNorm", "Normalize", "Log1pRelu"}
+    assert {type_.__name__ for type_ in get_args(spec.HeadLayer)} == {
+        *("Dense", "LayerNorm", "Normalize", "Log1pRelu", "Int8Tanh"),
+    }
 
 
 def test_the_spec_alone_says_which_head_layers_are_wide():
@@ -136,8 +138,10 @@ def test_numbers_of_the_abi():
     precisions, activations, head_layers, modes, results = enumerators()
     for table, names in ((abi.PRECISIONS, precisions), (abi.ACTIVATIONS, activations), (abi.MODES, modes)):
         assert table == {name: number for number, name in enumerate(names)}
-    assert head_layers == ["dense", "layer_norm", "normalize", "log1p_relu"]
-    assert tuple(range(len(head_layers))) == (abi.DENSE, abi.LAYER_NORM, abi.NORMALIZE, abi.LOG1P_RELU)
+    assert head_layers == ["dense", "layer_norm", "normalize", "log1p_relu", "int8_tanh"]
+    assert tuple(range(len(head_layers))) == (
+        *(abi.DENSE, abi.LAYER_NORM, abi.NORMALIZE, abi.LOG1P_RELU, abi.INT8_TANH),
+    )
     assert sorted(abi.ERRORS) == list(range(1, len(results)))
 
 
@@ -217,6 +221,8 @@ def test_every_family_has_a_tiny_model_and_a_row_in_the_docs():
         "xlm-roberta-flash",
         "new",
         "llama_bidirec",
+        "ministral3_bidirec",
+        "bidirectional_pplx_qwen3",
     }  # transformers has no class for their files
     assert set(families.FAMILIES) == {*FAMILIES, *made_by_hand} == set(docs.MODELS)
 

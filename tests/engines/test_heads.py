@@ -30,7 +30,12 @@ COLBERT = LateInteraction(
     markers={},
     mean=False,
 )
-NO_CLASS = {("gemma3_text", "TokenClassification")}  # of ours, that transformers does not have
+NO_CLASS = {  # of ours, that transformers does not have
+    *((family, "SequenceClassification") for family in ("granite", "cohere", "cohere2", "lfm2")),
+    *((family, "TokenClassification") for family in ("granite", "cohere", "cohere2", "lfm2", "gemma3_text")),
+    *((family, "TokenClassification") for family in ("olmo2", "olmo3", "opt")),
+    ("lfm2", "MaskedLM"),
+}
 
 
 def with_head(kind: str) -> list[tuple[str, int]]:

@@ -14,6 +14,11 @@ from tests.support.tiny_models import FAMILIES, random_model, save
 DEFAULT = {"rope_type": "default", "rope_theta": 20.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
 
+LONG = {
+    **{"rope_type": "longrope", "rope_theta": 100.0, "factor": 3.0, "partial_rotary_factor": 0.5},
+    **{"short_factor": [1.0, 1.1, 1.2], "long_factor": [1.0, 2.0, 4.0]},
+}
+
 
 def rope(parameters: dict) -> dict:
     return {"rope_parameters": parameters}
@@ -76,6 +81,7 @@ OPTIONS = {
         ),
     ],
     "mistral": [{}, {"sliding_window": None}, {"sliding_window": 1}, {"head_dim": 16}],
+    "ministral3": [{}, {"sliding_window": 8}, {"is_causal": False, "hidden_act": "gelu"}],
     "qwen2": [{}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, {"is_causal": False}],
     "qwen3": [{}, {"head_dim": 20, "attention_bias": True}, {"num_key_value_heads": 4}],
     "qwen3_moe": [
@@ -85,6 +91,28 @@ OPTIONS = {
     "gemma": [{}, {"num_key_value_heads": 1}],
     "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}],
     "gemma3_text": [{}, {"use_bidirectional_attention": True}],
+    "phi3": [{}, {**rope(DEFAULT), "sliding_window": 8}, {"partial_rotary_factor": 0.5, **rope(LONG)}],
+    "granite": [{}, {"attention_bias": True, "mlp_bias": True}],
+    "smollm3": [{}, {"use_sliding_window": True, "sliding_window": 8}],
+    "olmo2": [{}, {"num_key_value_heads": 1, "attention_bias": True}],
+    "stablelm": [{}, {"use_parallel_residual": True, "use_qkv_bias": True}],
+    "gpt2": [{}, {"activation_function": "gelu", "scale_attn_weights": False}, {"is_causal": False}],
+    "gpt_bigcode": [{}, {"multi_query": False}],
+    "gpt_neo": [{}, {"window_size": 1}],
+    "gptj": [{}, {"rotary_dim": 12}],
+    "gpt_neox": [{}, {"use_parallel_residual": False, "attention_bias": False}],
+    "bloom": [{}, {"n_head": 6}],
+    "starcoder2": [{}, {"sliding_window": 8, "use_bias": False}],
+    "cohere": [{}, {"attention_bias": True}],
+    "lfm2": [
+        *(
+            {},
+            {"conv_L_cache": 4, "block_auto_adjust_ff_dim": False},
+            {"layer_types": ["full_attention"] * 2 + ["conv"]},
+        ),
+        {"layer_types": ["conv", "conv", "full_attention"], "block_ffn_dim_multiplier": 1.5},
+    ],
+    "modernbert-decoder": [{}, {"norm_bias": False}, {"attention_bias": True, "mlp_bias": True}],
 }
 CASES = [(family, seed, options) for family in FAMILIES for options in OPTIONS.get(family, [{}]) for seed in range(3)]
 

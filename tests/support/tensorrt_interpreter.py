@@ -29,7 +29,7 @@ _ELEMENTWISE = {
     **{"SUM": torch.add, "PROD": torch.mul, "SUB": torch.sub, "DIV": torch.div, "MAX": torch.maximum},
     **{"AND": torch.logical_and, "LESS": torch.lt, "GREATER": torch.gt},
 }
-_UNARY = {"SQRT": torch.sqrt, "ABS": torch.abs, "LOG": torch.log}
+_UNARY = {"SQRT": torch.sqrt, "ABS": torch.abs, "LOG": torch.log, "ROUND": torch.round}
 _ACTIVATION = {
     **{"GELU_ERF": F.gelu, "GELU_TANH": lambda x: F.gelu(x, approximate="tanh"), "RELU": F.relu},
     **{"SIGMOID": torch.sigmoid, "TANH": torch.tanh},

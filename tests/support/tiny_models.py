@@ -60,15 +60,41 @@ _CONFIGS = {
     "eurobert": transformers.EuroBertConfig,
     "llama": transformers.LlamaConfig,
     "mistral": transformers.MistralConfig,
+    "ministral3": transformers.Ministral3Config,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
     "qwen3_moe": transformers.Qwen3MoeConfig,
     "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
+    "phi3": transformers.Phi3Config,
+    "granite": transformers.GraniteConfig,
+    "smollm3": transformers.SmolLM3Config,
+    "olmo2": transformers.Olmo2Config,
+    "olmo3": transformers.Olmo3Config,
+    "stablelm": transformers.StableLmConfig,
+    "gpt2": transformers.GPT2Config,
+    "gpt_bigcode": transformers.GPTBigCodeConfig,
+    "gpt_neo": transformers.GPTNeoConfig,
+    "gptj": transformers.GPTJConfig,
+    "gpt_neox": transformers.GPTNeoXConfig,
+    "bloom": transformers.BloomConfig,
+    "opt": transformers.OPTConfig,
+    "starcoder2": transformers.Starcoder2Config,
+    "cohere": transformers.CohereConfig,
+    "cohere2": transformers.Cohere2Config,
+    "lfm2": transformers.Lfm2Config,
+    "modernbert-decoder": transformers.ModernBertDecoderConfig,
 }
 FAMILIES = tuple(_CONFIGS)
-CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text")
+CAUSAL = (
+    *("llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi3"),
+    *("granite", "smollm3", "olmo2", "olmo3", "stablelm", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "gpt_neox"),
+    *("bloom", "opt", "starcoder2", "cohere", "cohere2", "lfm2", "modernbert-decoder"),
+)
+ALL_KEYS = ("gpt2", "gpt_bigcode", "gpt_neo", "gptj", "gpt_neox", "bloom", "opt", "modernbert-decoder")
+"""Causal families whose heads do not share keys."""
+
 T5 = ("t5", "mt5", "umt5")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
 DISENTANGLED = ("deberta", "deberta-v2")
@@ -76,7 +102,38 @@ TORCH_ALONE = (*DISENTANGLED, "qwen3_moe")
 """Families that the other engines refuse."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
+_GPT2_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_inner": 96, "n_positions": 64}
+_SIZES_OF = {
+    "distilbert": _DISTIL_SIZES,
+    "gpt2": _GPT2_SIZES,
+    "gpt_bigcode": _GPT2_SIZES,
+    "gptj": {**_GPT2_SIZES, "rotary_dim": 8},
+    "gpt_neo": {
+        **{"hidden_size": 48, "num_layers": 3, "num_heads": 4, "intermediate_size": 96, "window_size": 8},
+        "attention_types": [[["global", "local", "global"], 1]],
+    },
+    "bloom": {"hidden_size": 48, "n_layer": 3, "n_head": 4, "seq_length": 64},
+    "opt": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 96},
+}
 _OWN_FIELDS = {
+    "phi3": {
+        "original_max_position_embeddings": 16,
+        "rope_parameters": {
+            **{"rope_type": "longrope", "rope_theta": 100.0},
+            **{"short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5], "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0]},
+        },
+    },
+    "granite": {
+        **{"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.4},
+        "logits_scaling": 2.0,
+    },
+    "smollm3": {"no_rope_layer_interval": 2},
+    "olmo3": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "gpt_neox": {"rotary_pct": 0.5},
+    "cohere2": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 32},
+    "modernbert-decoder": {"local_attention": 16, "norm_bias": True, "classifier_bias": True},
     "ernie": {"use_task_id": True},
     "albert": {"embedding_size": 32, "num_hidden_groups": 2},
     "electra": {"embedding_size": 32},
@@ -92,6 +149,13 @@ _OWN_FIELDS = {
     },
     "modernbert": {"local_attention": 8, "norm_bias": True, "classifier_bias": True},
     "mistral": {"sliding_window": 8},
+    "ministral3": {
+        "head_dim": 16,
+        "rope_parameters": {
+            **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
+            **{"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.4},
+        },
+    },
     "qwen3": {"head_dim": 16},
     "qwen3_moe": {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "gemma": {"head_dim": 16},
@@ -105,12 +169,14 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
     part of transformers' class name: ForSequenceClassification, ForTokenClassification, ForMaskedLM."""
     if family in T5:
         return _random_t5(family, seed, head, **options)
-    sizes = _DISTIL_SIZES if family == "distilbert" else _SIZES
+    sizes = _SIZES_OF.get(family, _SIZES)
     offset = 2 if family in _LATE_POSITIONS else 0
     torch.manual_seed(seed)
     fields = {"vocab_size": len(VOCAB), "max_position_embeddings": 64 + offset, "initializer_range": 0.2}
     fields |= _OWN_FIELDS.get(family, {})
-    if family in (*CAUSAL, "eurobert"):
+    if family in ("gpt2", "gpt_bigcode", "gptj", "bloom"):
+        del fields["max_position_embeddings"]
+    if family in (*CAUSAL, "eurobert") and family not in ALL_KEYS:
         fields["num_key_value_heads"] = 2
     if family not in _LATE_POSITIONS:
         fields |= {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}

@@ -22,6 +22,13 @@ from bei.architectures.spec import LAST, PRE, Dense, EncoderSpec, Layer, LinearN
 
 PREFIXES = ("model.", "")
 IGNORED = (r"lm_head\.", r"score\.")
+_PARTS = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.o_proj",),
+    "up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+_BIDIRECTIONAL = ("llama_bidirec", "ministral3_bidirec", "bidirectional_pplx_qwen3")
 
 
 def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:
@@ -57,7 +64,7 @@ def is_causal(config: Config) -> bool:
     (LlamaBidirectionalModel)."""
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         return False
-    if config.get("model_type") == "llama_bidirec":
+    if config.get("model_type") in _BIDIRECTIONAL:
         return False
     return not any("Bidirectional" in name for name in config.get("architectures") or ())
 
@@ -80,22 +87,17 @@ def windows(config: Config, default: str = "full_attention") -> tuple[int | None
     return tuple(read(config, "sliding_window") - 1 if kind == "sliding_attention" else None for kind in kinds)
 
 
-def decoder_tensors(config: Config, spec: EncoderSpec, norms: Mapping[str, str] | None = None) -> TensorNames:
-    """`norms` maps the places of a layer's norms to their names, if these are not Llama's."""
+def decoder_tensors(
+    config: Config, spec: EncoderSpec, norms: Mapping[str, str] | None = None, **parts: tuple[str, ...]
+) -> TensorNames:
+    """`norms` maps the places of a layer's norms to their names, and `parts` its products to theirs, if these are not
+    Llama's."""
     norms = norms or {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"}
     names: dict[str, tuple[Part, ...]] = {"embeddings.token": ("embed_tokens.weight",)}
     if spec.qk_norm:
         norms = {**norms, "query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-    layers = layer_tensors(
-        spec,
-        "layers",
-        qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        out=("self_attn.o_proj",),
-        up=("mlp.gate_proj", "mlp.up_proj"),
-        down=("mlp.down_proj",),
-        **{place: (name,) for place, name in norms.items()},
-    )
-    return {**names, **layers, **affine("final_norm", "norm", bias=False)}
+    layers = layer_tensors(spec, "layers", **{**_PARTS, **parts}, **{place: (name,) for place, name in norms.items()})
+    return {**names, **layers, **affine("final_norm", "norm", bias=spec.norm.bias)}
 
 
 def score_head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:

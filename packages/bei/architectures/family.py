@@ -51,9 +51,21 @@ class Zeros:
     name: str
 
 
-Part = str | TensorSlice | StackEntry | Zeros
+@dataclass(frozen=True)
+class Regrouped:
+    """One of the checkpoint's tensors, its rows in another order: seen as `groups`, they are transposed to the order
+    `axes` of these."""
+
+    name: str
+    groups: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+Part = str | TensorSlice | StackEntry | Regrouped | Zeros
 TensorNames = Mapping[str, tuple[Part, ...]]
 """Our name → the checkpoint's names; several tensors are concatenated along the first axis."""
+
+_ALL = 1 << 31
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -99,6 +111,11 @@ class TaskHead:
     temperature: float = 1.0
 
 
+def no_layers(config: Config, spec: EncoderSpec) -> tuple[NamedHeadLayer, ...]:
+    """An encoder whose states are its embeddings."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Family:
     """`prefixes` are tried in order before the names of the encoder's tensors. `ignored` are regular expressions for
@@ -106,6 +123,7 @@ class Family:
 
     `heads` makes each kind of head from config.json, its spec and the number of outputs (labels, or the vocabulary).
     `pooling` is the default for an embedder; in a family without a default the checkpoint has to state its own.
+    `token_layers` makes the layers that an embedder has on every token, with their tensors among those of the encoder.
     """
 
     spec: Callable[[Config], EncoderSpec]
@@ -114,6 +132,7 @@ class Family:
     ignored: tuple[str, ...]
     heads: Mapping[HeadKind, Callable[[Config, EncoderSpec, int], TaskHead]]
     pooling: Pooling | None = None
+    token_layers: Callable[[Config, EncoderSpec], tuple[NamedHeadLayer, ...]] = no_layers
 
 
 def read(config: Config, key: str) -> Any:
@@ -225,6 +244,29 @@ def affine(ours: str, *theirs: str, bias: bool = True) -> dict[str, tuple[Part, 
     """The weight and bias of one linear layer or norm."""
     parts = ("weight", "bias") if bias else ("weight",)
     return {f"{ours}.{part}": tuple(f"{name}.{part}" for name in theirs) for part in parts}
+
+
+def turned(name: str) -> TensorSlice:
+    """A matrix that is stored as [inputs, outputs] (transformers, Conv1D)."""
+    return TensorSlice(name, 0, _ALL, transposed=True)
+
+
+def per_head(name: str, heads: int, size: int, bias: bool, ours: str) -> TensorNames:
+    """The queries, keys and values of a matrix in which those of each head are adjacent."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return {f"{ours}.{part}": (Regrouped(f"{name}.{part}", (heads, 3, size), (1, 0, 2)),) for part in parts}
+
+
+def adjacent_pairs(names: TensorNames, spec: EncoderSpec) -> TensorNames:
+    """The names of a model that rotates the numbers (0, 1), (2, 3), ... of a head: the first numbers of all pairs come
+    first here. Scores do not depend on the order of a head's numbers, if queries and keys have the same."""
+    changed = dict(names)
+    for i in range(len(spec.layers)):
+        for part in ("weight", "bias") if "qkv" in spec.biases else ("weight",):
+            query, key, value = names[f"layers.{i}.qkv.{part}"]
+            halves = (Regrouped(str(of), (-1, spec.head_size // 2, 2), (0, 2, 1)) for of in (query, key))
+            changed[f"layers.{i}.qkv.{part}"] = (*halves, value)
+    return changed
 
 
 EMBEDDINGS = "embeddings.word_embeddings"

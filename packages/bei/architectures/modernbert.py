@@ -1,6 +1,9 @@
 """ModernBERT (arXiv:2412.13663): pre-norm layers without biases, rotary embeddings, and attention that is global in
-every third layer and has a window in the others."""
+every third layer and has a window in the others. ModernBERT-decoder (Ettin, arXiv:2507.11412): the same, causal."""
 
+from dataclasses import replace
+
+from bei.architectures.decoder import is_causal
 from bei.architectures.family import (
     Config,
     Family,
@@ -15,7 +18,7 @@ from bei.architectures.family import (
     read,
 )
 from bei.architectures.rope import rotary
-from bei.architectures.spec import FIRST, MEAN, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm
+from bei.architectures.spec import FIRST, LAST, MEAN, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm
 from bei.errors import SetupError, short
 
 _POOLED = {"cls": FIRST, "mean": MEAN}
@@ -101,6 +104,25 @@ def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     return TaskHead((*_head(config, spec), (words, ("decoder", "embeddings.tok_embeddings"))))
 
 
+def _decoder(config: Config) -> EncoderSpec:
+    """The window is all before the token: half as wide as ModernBERT's."""
+    config = {"local_rope_theta": 10_000.0, **config}
+    spec = _spec(config)
+    layers = (of if of.window is None else replace(of, window=max(of.window - 1, 0)) for of in spec.layers)
+    return replace(spec, layers=tuple(layers), causal=is_causal(config), pooling=LAST)
+
+
+def _decoder_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    parts = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
+    return {**_tensors(config, spec), **layer_tensors(spec, "layers", qkv=parts)}
+
+
+def _decoder_classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+    bias = config.get("classifier_bias", False)
+    last = (Dense(spec.hidden_size, outputs, bias, "identity"), ("classifier",))
+    return TaskHead(pooling=LAST, layers=(*_head(config, spec), last))
+
+
 MODERNBERT = Family(
     _spec,
     _tensors,
@@ -108,4 +130,12 @@ MODERNBERT = Family(
     (r"head\.", r"decoder\.", r"classifier\."),
     {"SequenceClassification": _classifier, "TokenClassification": _tagger, "MaskedLM": _masked_lm},
     FIRST,
+)
+MODERNBERT_DECODER = Family(
+    _decoder,
+    _decoder_tensors,
+    ("model.", ""),
+    (r"head\.", r"lm_head\.", r"decoder\.", r"classifier\."),
+    {"SequenceClassification": _decoder_classifier},
+    LAST,
 )

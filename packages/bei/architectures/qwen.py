@@ -1,12 +1,22 @@
 """Qwen2 (arXiv:2407.10671): Llama with biased queries, keys and values. Qwen3 (arXiv:2505.09388): norms on queries and
-keys instead, and in Qwen3-MoE experts."""
+keys instead, and in Qwen3-MoE experts. Two bidirectional variants of Qwen3: voyage-4-nano, which projects every
+token, and pplx-embed."""
 
 from dataclasses import replace
 
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import Config, Family, TensorNames, activation, read
+from bei.architectures.family import (
+    Config,
+    Family,
+    NamedHeadLayer,
+    TensorNames,
+    activation,
+    no_layers,
+    read,
+    refuse_others,
+)
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Experts, Layer
+from bei.architectures.spec import LAST, MEAN, PRE, Dense, EncoderSpec, Experts, Layer
 from bei.errors import SetupError, short
 
 
@@ -84,6 +94,21 @@ def _moe_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     return names
 
 
+def _projection(config: Config, spec: EncoderSpec) -> tuple[NamedHeadLayer, ...]:
+    """voyage-4-nano's `linear`, whose outputs its config.json states as `num_labels` (Qwen3BidirectionalModel of its
+    own code; VoyageQwen3BidirectionalEmbedModel of vLLM)."""
+    outputs = config.get("num_labels")
+    if spec.causal or outputs is None:
+        return ()
+    return ((Dense(spec.hidden_size, outputs, False, "identity"), ("linear",)),)
+
+
+def _pplx(config: Config) -> EncoderSpec:
+    refuse_others(config, {"use_bidirectional_attention": True, "is_causal": False})
+    return _qwen3(config)
+
+
 QWEN2 = Family(_qwen2, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
-QWEN3 = Family(_qwen3, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
+QWEN3 = Family(_qwen3, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST, _projection)
 QWEN3_MOE = Family(_qwen3_moe, _moe_tensors, PREFIXES, IGNORED, HEADS, LAST)
+PPLX_QWEN3 = replace(QWEN3, spec=_pplx, pooling=MEAN, token_layers=no_layers)

@@ -1,6 +1,6 @@
 """Rotary position embeddings as data: config.json's base and scaling → the frequency of each pair.
 
-Formulas: transformers, modeling_rope_utils.py; YaRN: arXiv:2309.00071; `ntk`: Alibaba's GTE
+Formulas: transformers, modeling_rope_utils.py; YaRN: arXiv:2309.00071; LongRoPE: arXiv:2402.13753; `ntk`: Alibaba's GTE
 (NTKScalingRotaryEmbedding).
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bei.architectures.family import read
-from bei.architectures.spec import DynamicScaling, Rotary
+from bei.architectures.spec import DynamicScaling, LongFrequencies, Rotary
 from bei.errors import SetupError, one_line, short
 
 _Config = Mapping[str, Any]
@@ -29,8 +29,13 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
     if kind not in _KINDS:
         raise SetupError(f"config.json: rope scaling {short(kind)} is not supported; supported: {', '.join(_KINDS)}")
     partial: Any = stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    size = int(head_size * partial)
+    if size % 2:
+        raise SetupError(
+            f"config.json: of a head's {head_size} numbers {size} are rotated, which is not an even number"
+        )
     try:
-        return _KINDS[kind](config, stated, float(stated["rope_theta"]), int(head_size * partial))
+        return _KINDS[kind](config, stated, float(stated["rope_theta"]), size)
     except KeyError as exc:
         raise SetupError(f"config.json: rope scaling {short(kind)} lacks {one_line(exc)}") from None
 
@@ -50,7 +55,11 @@ def _frequencies(base: float, size: int) -> np.ndarray:
 
 
 def _rotary(frequencies: np.ndarray, scale: float = 1.0, dynamic: DynamicScaling | None = None) -> Rotary:
-    return Rotary(tuple(frequencies.astype(np.float32).tolist()), scale, dynamic)
+    return Rotary(_floats(frequencies), scale, dynamic)
+
+
+def _floats(frequencies: np.ndarray) -> tuple[float, ...]:
+    return tuple(frequencies.astype(np.float32).tolist())
 
 
 def _default(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
@@ -113,8 +122,27 @@ def _ntk(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
     return _rotary(_frequencies(base, size) / np.exp(strength * np.arange(1, size // 2 + 1) ** mixed))
 
 
+def _longrope(config: _Config, stated: _Config, base: float, size: int) -> Rotary:
+    trained = _trained(config, stated)
+    factor = stated.get("factor") or config["max_position_embeddings"] / trained
+    scale = stated.get("attention_factor")
+    if scale is None:
+        scale = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
+    short, long = (_divided(base, size, stated, f"{kind}_factor") for kind in ("short", "long"))
+    return Rotary(_floats(short), scale, LongFrequencies(_floats(long), trained))
+
+
+def _divided(base: float, size: int, stated: _Config, key: str) -> np.ndarray:
+    factors = np.array(stated[key], np.float64)
+    if factors.shape != (size // 2,):
+        raise SetupError(f"config.json: {key} of the rope scaling must be a list of {size // 2} numbers")
+    return _frequencies(base, size) / factors
+
+
 def _trained(config: _Config, stated: _Config) -> int:
-    positions: int = stated.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    """The length of the training. As in transformers, config.json's own value comes before that of the scaling."""
+    key = "original_max_position_embeddings"
+    positions: int = config.get(key) or stated.get(key) or config["max_position_embeddings"]
     return positions
 
 
@@ -125,4 +153,6 @@ _KINDS = {
     "llama3": _llama3,
     "yarn": _yarn,
     "ntk": _ntk,
+    "longrope": _longrope,
+    "su": _longrope,
 }

@@ -9,6 +9,7 @@ from bei.architectures.spec import (
     EncoderSpec,
     Experts,
     HeadLayer,
+    Layer,
     LayerNorm,
     LinearName,
     Norm,
@@ -33,14 +34,15 @@ def tensor_shapes(spec: EncoderSpec) -> Shapes:
     }
 
 
-def linear_sizes(spec: EncoderSpec, experts: Experts | None = None) -> dict[LinearName, tuple[int, int]]:
-    """(outputs, inputs) of each linear part of a layer; of one expert if it has `experts`."""
+def linear_sizes(spec: EncoderSpec, layer: Layer) -> dict[LinearName, tuple[int, int]]:
+    """(outputs, inputs) of each linear part of the layer; of one expert if it has experts."""
     hidden, inner, gated = spec.hidden_size, spec.intermediate_size, spec.gated
-    if experts is not None:
-        inner, gated = experts.intermediate_size, experts.gated
+    mixed, context = (3 * hidden, hidden) if layer.convolution else (spec.qkv_size, spec.query_size)
+    if layer.experts is not None:
+        inner, gated = layer.experts.intermediate_size, layer.experts.gated
     return {
-        "qkv": (spec.qkv_size, hidden),
-        "out": (hidden, spec.query_size),
+        "qkv": (mixed, hidden),
+        "out": (hidden, context),
         "up": (inner * (2 if gated else 1), hidden),
         "down": (hidden, inner),
     }
@@ -69,12 +71,12 @@ def position_projections(spec: EncoderSpec) -> tuple[str, ...]:
 
 def products_per_token(spec: EncoderSpec) -> int:
     """Multiplications in all layers for one token, without attention."""
-    return sum(_products(spec, layer.experts) for layer in spec.layers)
+    return sum(_products(spec, layer) for layer in spec.layers)
 
 
-def _products(spec: EncoderSpec, experts: Experts | None) -> int:
-    sizes = {part: outputs * inputs for part, (outputs, inputs) in linear_sizes(spec, experts).items()}
-    times = 1 if experts is None else experts.chosen
+def _products(spec: EncoderSpec, layer: Layer) -> int:
+    sizes = {part: outputs * inputs for part, (outputs, inputs) in linear_sizes(spec, layer).items()}
+    times = 1 if layer.experts is None else layer.experts.chosen
     return sizes["qkv"] + sizes["out"] + times * (sizes["up"] + sizes["down"])
 
 
@@ -104,8 +106,8 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
 
 def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     shapes: Shapes = {}
-    experts = spec.layers[i].experts
-    sizes = linear_sizes(spec, experts)
+    experts, convolution = spec.layers[i].experts, spec.layers[i].convolution
+    sizes = linear_sizes(spec, spec.layers[i])
     for name, part in linear_parts(spec, i):
         shapes[f"layers.{i}.{name}.weight"] = sizes[part]
         if experts.biases if experts and name.startswith("experts.") else part in spec.biases:
@@ -117,7 +119,9 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
         shapes |= {f"layers.{i}.{projection}.bias": (spec.query_size,)}
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
-    if spec.qk_norm:
+    if convolution is not None:
+        shapes[f"layers.{i}.taps.weight"] = (spec.hidden_size, 1, convolution.taps)
+    elif spec.qk_norm:
         for of, size in spec.qk_norm_sizes.items():
             shapes |= _norm_shapes(spec.norm_of_heads, f"layers.{i}.{of}", size)
     return shapes

@@ -15,6 +15,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     layers.{i}.out.{weight,bias}                  [hidden, heads * head_size]
     layers.{i}.up.{weight,bias}                   [intermediate, hidden]          gated: the gate's rows, then as many
     layers.{i}.down.{weight,bias}                 [hidden, intermediate]
+    layers.{i}.taps.weight                        [hidden, 1, taps]               of a convolution, whose qkv is b, c, x
     layers.{i}.router.{weight,bias}               [experts, hidden]               of a mixture, in place of up and down
     layers.{i}.experts.{e}.{up,down}.{weight,bias}  as up and down, of expert e
     layers.{i}.experts.bias                       [hidden]
@@ -65,13 +66,21 @@ class DynamicScaling:
 
 
 @dataclass(frozen=True)
+class LongFrequencies:
+    """The frequencies for sequences of more than `trained` tokens (LongRoPE, arXiv:2402.13753)."""
+
+    frequencies: tuple[float, ...]
+    trained: int
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Rotation of the i-th pair of a head, (i, i + pairs), by position * frequencies[i] radians (arXiv:2104.09864). The
     numbers of a head after the pairs are unchanged. `scale` multiplies the rotated numbers."""
 
     frequencies: tuple[float, ...]
     scale: float = 1.0
-    dynamic: DynamicScaling | None = None
+    dynamic: DynamicScaling | LongFrequencies | None = None
 
     @property
     def size(self) -> int:
@@ -109,14 +118,30 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class ShortConvolution:
+    """A gated convolution in place of a layer's attention (LFM2, arXiv:2511.23404). `qkv` makes the vectors b, c and x
+    of each token, and `out` reads c * convolution(b * x): each of their numbers has its own `taps` over the token and
+    those before it. If `centered`, half of the taps are of tokens after it."""
+
+    taps: int
+    centered: bool = False
+
+    @property
+    def first(self) -> int:
+        """The distance from a token to the one that the first tap reads."""
+        return -(self.taps // 2) if self.centered else 1 - self.taps
+
+
+@dataclass(frozen=True)
 class Layer:
     """The properties that may differ between layers. `window` is the largest distance that attention spans. `experts`
-    take the place of the MLP that the spec describes for all layers."""
+    take the place of the MLP that the spec describes for all layers, `convolution` that of attention."""
 
     norms: tuple[NormPlace, ...] = POST
     window: int | None = None
     rotary: Rotary | None = None
     experts: Experts | None = None
+    convolution: ShortConvolution | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +182,15 @@ class Convolution:
     taps: int
     groups: int
     activation: Activation
+
+
+@dataclass(frozen=True)
+class QueryGrowth:
+    """Queries beyond `trained` tokens are multiplied by 1 + strength * ln(1 + ⌊position / trained⌋) (Llama 4;
+    transformers, get_llama_4_attn_scale)."""
+
+    strength: float
+    trained: int
 
 
 @dataclass(frozen=True)
@@ -211,7 +245,12 @@ class Log1pRelu:
     """log(1 + relu(x)): how SPLADE saturates term weights (arXiv:2107.05720, eq. 1)."""
 
 
-HeadLayer = Dense | LayerNorm | Normalize | Log1pRelu
+@dataclass(frozen=True)
+class Int8Tanh:
+    """round(127 tanh(x)): pplx-embed's numbers of eight bits (Int8TanhQuantizer of its st_quantize.py)."""
+
+
+HeadLayer = Dense | LayerNorm | Normalize | Log1pRelu | Int8Tanh
 
 
 @dataclass(frozen=True)
@@ -223,6 +262,8 @@ class EncoderSpec:
     soft_cap * tanh(x / soft_cap); with `causal` a token attends to no later one. `qk_norm` norms the query and the
     key of each head, and with `whole_qk_norm` those of all heads as one vector. The MLP of a layer is
     down(activation(gate) * up) if `gated`, else down(activation(up)). `biases` names the linear parts that have one.
+    If `parallel`, the MLP reads the input of the layer, as attention does (GPT-NeoX, arXiv:2204.06745, §2.1).
+    `residual_scale` multiplies the outputs of attention and MLP (Granite; muP, arXiv:2203.03466).
 
     `wide_range`: states exceed the range of float16, so engines compute in bfloat16 or float32 (T5; transformers,
     T5PreTrainedModel._keep_in_fp32_modules).
@@ -251,12 +292,15 @@ class EncoderSpec:
     qk_norm: bool = False
     whole_qk_norm: bool = False
     soft_cap: float | None = None
+    query_growth: QueryGrowth | None = None
     relative_bias: RelativeBias | Alibi | Disentangled | None = None
     convolution: Convolution | None = None
     gated: bool = False
     biases: tuple[LinearName, ...] = LINEARS
     embedding_norm: bool = True
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    parallel: bool = False
     position_offset: int | None = None
     token_types: int = 0
     final_norm: bool = False
@@ -301,6 +345,11 @@ class EncoderSpec:
         """The name of the table of biases by distance of layer i, if there is one."""
         own = isinstance(self.relative_bias, RelativeBias) and self.relative_bias.per_layer
         return f"layers.{i}.relative_bias" if own else "relative_bias"
+
+    @property
+    def convolves(self) -> bool:
+        """Whether any layer has a convolution in place of attention."""
+        return any(layer.convolution for layer in self.layers)
 
     @property
     def rotaries(self) -> tuple[Rotary, ...]:

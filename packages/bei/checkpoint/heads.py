@@ -70,7 +70,8 @@ def served_as(task: Task, source: Source) -> Served:
 
 def _embedding(source: Source) -> Served:
     pooling = source.modules.pooling or _pooling(source.family, source.config, source.pooling)
-    return Served(source.modules, TaskHead(pooling=pooling), m3=read_m3(source.folder, source.spec.hidden_size))
+    own = TaskHead(source.family.token_layers(source.config, source.spec), pooling)
+    return Served(source.modules, own, m3=read_m3(source.folder, source.spec.hidden_size))
 
 
 def _multi_vector(source: Source) -> Served:

@@ -16,6 +16,7 @@ from bei.architectures.spec import (
     Activation,
     Dense,
     HeadLayer,
+    Int8Tanh,
     LayerNorm,
     Log1pRelu,
     Normalize,
@@ -59,6 +60,9 @@ _ACTIVATIONS: dict[str, Activation] = {
 Static = Literal["StaticEmbedding", "model2vec"]
 _LIBRARIES = ("sentence_transformers.", "pylate.")
 _ROUTERS = ("router_config.json", "config.json")
+_PUBLISHED = ("st_quantize.FlexibleQuantizer",)
+"""Modules of a repository's own whose published code is implemented here: pplx-embed's, whose default is int8."""
+
 _FEATURES = ("sentence_embedding", "token_embeddings")
 _LENGTH_FILES = tuple(
     f"sentence_{kind}_config.json"
@@ -178,7 +182,7 @@ class _Building:
             self.take(_kind(kind), inside(path, place, file.name))
 
     def _take_layer(self, kind: str, path: Path) -> None:
-        if kind not in ("Dense", "LayerNorm", "Normalize"):
+        if kind not in ("Dense", "LayerNorm", "Normalize", "FlexibleQuantizer"):
             raise SetupError(f"modules.json: module {short(kind)} is not supported")
         scores = self._saved_as == "CrossEncoder"
         _check_features(path / "config.json", pooled=self._at == "head", scores=scores)
@@ -226,7 +230,7 @@ def splade(
 
 def _kind(path: str) -> str:
     """The name of a module. Raises SetupError for code of the repository's own, which is not run."""
-    if not path.startswith(_LIBRARIES):
+    if not path.startswith(_LIBRARIES) and path not in _PUBLISHED:
         raise SetupError(f"modules.json: {short(path)} is code of the repository's own, which is not run")
     return path.rsplit(".", 1)[-1]
 
@@ -291,6 +295,8 @@ def _head_layer(kind: str, path: Path, place: str) -> tuple[HeadLayer, dict[str,
             return _dense(path / "config.json"), _layer_tensors(path, "linear", place)
         case "LayerNorm":
             return LayerNorm(_require(path / "config.json", "dimension")), _layer_tensors(path, "norm", place)
+        case "FlexibleQuantizer":
+            return Int8Tanh(), {}
         case _:
             return Normalize(), {}
 

@@ -19,6 +19,9 @@ _OURS: dict[str, tuple[str, ...]] = {
     "gte": ("New", "Gte"),
     "eurobert": ("EuroBert",),
     "llama_bidirec": ("LlamaBidirec",),
+    "lfm2": ("Lfm2Bidirectional",),
+    "ministral3_bidirec": ("Ministral3Bidirec",),
+    "bidirectional_pplx_qwen3": ("PPLXQwen3",),
 }
 """Prefixes of the classes whose published code our architectures implement, by `model_type`."""
 

@@ -165,8 +165,18 @@ def scoring_head(config: Mapping[str, Any], spec: EncoderSpec, score_tokens: Sco
     """A head whose score is in the logits of the last token. Raises SetupError for a model that caps them."""
     cap = {"final_logit_softcapping": 30.0} if config.get("model_type") == "gemma2" else {}
     refuse_others({**cap, **config}, {"final_logit_softcapping": None})
-    layer = (Dense(spec.hidden_size, 1, False, "identity"), ("lm_head", "embed_tokens"))
-    return TaskHead(pooling=LAST, layers=(layer,), score_tokens=score_tokens)
+    layer = (Dense(spec.hidden_size, 1, False, "identity"), _VOCABULARIES)
+    return TaskHead(pooling=LAST, layers=(layer,), score_tokens=score_tokens, temperature=_temperature(config))
+
+
+_VOCABULARIES = ("lm_head", "embed_out", "embed_tokens", "wte", "embed_in", "word_embeddings")
+"""The places of a language model's last matrix; the later ones if it is tied to the embeddings."""
+
+
+def _temperature(config: Mapping[str, Any]) -> float:
+    """The divisor of the logits: `logits_scaling` of Granite; `logit_scale` of Cohere is its inverse."""
+    scale = config.get("logit_scale", 0.0625 if config.get("model_type") in ("cohere", "cohere2") else 1.0)
+    return float(config.get("logits_scaling", 1.0)) / float(scale)
 
 
 def score_tokens_of(template: PairTemplate, tokenizer_file: Path) -> ScoreTokens:

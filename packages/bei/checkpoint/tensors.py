@@ -21,7 +21,10 @@ _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 """Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
-_CONTENT = ("name", "start", "less", "step", "is_entry", "is_turned", "is_zero", "divisor", "shape")
+_CONTENT = (
+    *("name", "start", "less", "step", "is_entry", "is_turned", "is_zero", "groups", "axes"),
+    *("divisor", "shape"),
+)
 """The fields of a Tensor that say what is read from its file."""
 
 
@@ -31,7 +34,8 @@ class Tensor:
     bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, the tensor `plus` is added to each
     row, and it is divided by `divisor`, in float32. Of the rows every `step`-th one is read; with `is_entry` the row
     `start` alone, without its axis; with `is_turned` they are transposed after that. With `is_zero` there are zeros in
-    its place. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
+    its place. With `groups` the order of the rows is another: seen as `groups`, they are transposed to the order
+    `axes`. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
     product's inputs. `rows_of` has the number of each row on disk. Each row is multiplied by its number in `factors`,
     in float32. `place` is where the tensor is in a file of torch.save; None in one of safetensors."""
 
@@ -47,6 +51,8 @@ class Tensor:
     is_zero: bool = False
     plus: "Tensor | None" = None
     divisor: float = 1.0
+    groups: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
     scale: "Tensor | None" = None
     input_scale: "Tensor | None" = None
     rows_of: "Tensor | None" = None
@@ -184,6 +190,8 @@ def _read(tensor: Tensor) -> np.ndarray:
         return sums
     if tensor.rows_of is not None or tensor.factors is not None:
         return _gathered(tensor)
+    if tensor.groups:
+        return _regrouped(tensor)
     rows = _stored(tensor)
     if tensor.scale is not None:
         rows = rows.astype(np.float32) * _scales(tensor, tensor.scale)[:, None]
@@ -206,6 +214,14 @@ def _gathered(tensor: Tensor) -> np.ndarray:
             )
         rows = rows[places]
     return rows if tensor.factors is None else rows * _stored(tensor.factors).astype(np.float32)[:, None]
+
+
+def _regrouped(tensor: Tensor) -> np.ndarray:
+    stored = _read(replace(tensor, groups=()))
+    inner = tuple(range(len(tensor.groups), len(tensor.groups) + stored.ndim - 1))
+    seen = stored.reshape(*tensor.groups, *stored.shape[1:])
+    regrouped: np.ndarray = seen.transpose(*tensor.axes, *inner).reshape(stored.shape)
+    return regrouped
 
 
 def _stored(tensor: Tensor) -> np.ndarray:

@@ -7,7 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Family, NamedHeadLayer, Part, ScoreTokens, StackEntry, TaskHead, TensorSlice, Zeros
+from bei.architectures.family import (
+    Family,
+    NamedHeadLayer,
+    Part,
+    Regrouped,
+    ScoreTokens,
+    StackEntry,
+    TaskHead,
+    TensorSlice,
+    Zeros,
+)
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
 from bei.checkpoint.leftovers import LEFTOVER, bare_names
@@ -104,7 +114,7 @@ def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> 
             found = (rows, *tensor.shape[1:])
             if found != expected:
                 raise SetupError(f"{tensor.file}: {tensor.name} has shape {found}, config.json says {expected}")
-            if tensor.scale and (tensor.step > 1 or tensor.is_entry or tensor.is_turned):
+            if tensor.scale and (tensor.step > 1 or tensor.is_entry or tensor.is_turned or tensor.groups):
                 raise SetupError(f"{tensor.file}: {tensor.name} is fp8 in a layout that is not read; use bfloat16")
             if tensor.dtype not in ("float32", "float16", "bfloat16") and tensor.scale is None:
                 raise SetupError(
@@ -147,6 +157,8 @@ def _part(stored: Mapping[str, Tensor], theirs: Part) -> Tensor:
             return replace(stored[name], is_zero=True)
         case StackEntry(name, index, transposed):
             part = stored[name].entry(index)
+        case Regrouped(name, groups, axes):
+            return replace(stored[name], groups=groups, axes=axes)
         case _:
             return stored[theirs]
     return part.transposed() if transposed else part

@@ -29,7 +29,7 @@ class Shared:
 
 def can_share(spec: EncoderSpec) -> bool:
     """Whether only the last token's state is pooled, and a state depends only on the tokens before it."""
-    alone = spec.position_offset is None and not any(rotary.dynamic for rotary in spec.rotaries)
+    alone = spec.position_offset is None and not any(rotary.dynamic for rotary in spec.rotaries) and not spec.convolves
     return spec.causal and spec.pooling.modes == ("last",) and not spec.token_head and alone
 
 

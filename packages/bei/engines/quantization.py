@@ -54,7 +54,7 @@ def fast_dtype(checkpoint: Checkpoint, capability: Capability) -> Dtype:
 def _products(checkpoint: Checkpoint, mlp_only: bool) -> tuple[str, ...]:
     spec, found = checkpoint.spec, []
     for i, layer in enumerate(spec.layers):
-        sizes = linear_sizes(spec, layer.experts)
+        sizes = linear_sizes(spec, layer)
         for name, part in linear_parts(spec, i):
             if not any(n % _MULTIPLE for n in sizes[part]) and (not mlp_only or part in _FEEDFORWARD):
                 found.append(f"layers.{i}.{name}")

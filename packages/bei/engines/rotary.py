@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bei.architectures.spec import DynamicScaling, Rotary
+from bei.architectures.spec import DynamicScaling, LongFrequencies, Rotary
 
 
 class RotaryTable:
@@ -38,8 +38,10 @@ def _cos_sin(rotary: Rotary, frequencies: np.ndarray, positions: int) -> np.ndar
     return np.concatenate([np.cos(angles), np.sin(angles)], 1) * np.float32(rotary.scale)
 
 
-def _stretched(scaling: DynamicScaling, size: int, length: int) -> np.ndarray:
+def _stretched(scaling: DynamicScaling | LongFrequencies, size: int, length: int) -> np.ndarray:
     """The frequencies for a sequence beyond the trained length (transformers, _compute_dynamic_ntk_parameters)."""
+    if isinstance(scaling, LongFrequencies):
+        return np.array(scaling.frequencies, np.float32)
     grown = scaling.factor * length / scaling.trained - (scaling.factor - 1)
     base = scaling.base * grown ** (size / (size - 2))
     frequencies: np.ndarray = (base ** -(np.arange(0, size, 2) / size)).astype(np.float32)

@@ -12,7 +12,7 @@ Encoder = c_void_p
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
-DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU = range(4)
+DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU, INT8_TANH = range(5)
 MODES: dict[str, int] = {mode: number for number, mode in enumerate(get_args(PoolingMode))}
 LAYER_NORMS = (*get_args(NormPlace), "query_norm", "key_norm")
 ERRORS = {1: "the batch does not fit the model", 2: "out of memory", 3: "an exception that it does not know"}
@@ -51,8 +51,11 @@ class Layer(Structure):
         *((name, Linear) for name in LINEARS),
         *((name, Norm) for name in LAYER_NORMS),
         ("bias_by_distance", c_void_p),
+        ("taps", c_void_p),
         ("window", c_int32),
         ("rotary", c_int32),
+        ("tap_count", c_int32),
+        ("first_tap", c_int32),
     ]
 
 
@@ -74,6 +77,10 @@ class Model(Structure):
         ("attention_scale", c_float),
         ("soft_cap", c_float),
         ("embedding_scale", c_float),
+        ("query_growth", c_float),
+        ("residual_scale", c_float),
+        ("query_trained", c_int32),
+        ("parallel", c_int32),
         ("tokens", c_void_p),
         ("positions", c_void_p),
         ("types", c_void_p),

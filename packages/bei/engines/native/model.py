@@ -13,6 +13,7 @@ from bei.architectures.spec import (
     Dense,
     EncoderSpec,
     HeadLayer,
+    Int8Tanh,
     LayerNorm,
     LinearName,
     Log1pRelu,
@@ -52,6 +53,10 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         attention_scale=spec.attention_scale,
         soft_cap=spec.soft_cap or 0,
         embedding_scale=spec.embedding_scale,
+        residual_scale=spec.residual_scale,
+        parallel=spec.parallel,
+        query_growth=spec.query_growth.strength if spec.query_growth else 0,
+        query_trained=spec.query_growth.trained if spec.query_growth else 1,
         tokens=abi.address(tokens),
         positions=abi.address(arrays.get("embeddings.position")),
         types=abi.address(arrays.get("embeddings.token_type")),
@@ -120,11 +125,14 @@ class _Reader:
 
     def layer(self, i: int) -> abi.Layer:
         spec, layer = self._spec, self._spec.layers[i]
-        sizes = linear_sizes(spec)
+        sizes = linear_sizes(spec, layer)
         return abi.Layer(
             **{part: self._part(f"layers.{i}.{part}", part, *sizes[part]) for part in LINEARS},
             **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
             bias_by_distance=abi.address(self._arrays.get(spec.bias_name(i))),
+            taps=abi.address(self._arrays.get(f"layers.{i}.taps")),
+            tap_count=layer.convolution.taps if layer.convolution else 0,
+            first_tap=layer.convolution.first if layer.convolution else 0,
             window=-1 if layer.window is None else layer.window,
             rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )
@@ -150,3 +158,5 @@ class _Reader:
                 return abi.HeadLayer(abi.NORMALIZE)
             case Log1pRelu():
                 return abi.HeadLayer(abi.LOG1P_RELU)
+            case Int8Tanh():
+                return abi.HeadLayer(abi.INT8_TANH)

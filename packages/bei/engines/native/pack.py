@@ -1,7 +1,7 @@
 """Weights in the kernels' layout (cpp/linear.h): panels of columns, in which the operands of one instruction are
 adjacent."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -32,13 +32,7 @@ def pack_checkpoint(
     def exact(name: str) -> np.ndarray:
         return np.ascontiguousarray(tensors[name], np.float32)
 
-    yield "embeddings.token", _token_table(tensors["embeddings.token"])
-    if spec.position_offset is not None:
-        yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
-    if spec.token_types:
-        yield "embeddings.token_type", exact("embeddings.token_type")
-    for name in spec.bias_names:
-        yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
+    yield from _tables(spec, tensors, exact)
     for name, norm in norms(spec):
         yield f"{name}.weight", exact(f"{name}.weight") + np.float32(norm.offset)
         if norm.bias:
@@ -52,6 +46,20 @@ def pack_checkpoint(
         packed = pack_linear(weight, bias, of, layouts[of], input_peaks.get(name))
         for part, array in packed.items():
             yield f"{name}.{part}", array
+
+
+def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callable[[str], np.ndarray]) -> Arrays:
+    """The tables of the embeddings and of positions, and the taps of convolutions."""
+    yield "embeddings.token", _token_table(tensors["embeddings.token"])
+    if spec.position_offset is not None:
+        yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
+    if spec.token_types:
+        yield "embeddings.token_type", exact("embeddings.token_type")
+    for name in spec.bias_names:
+        yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
+    for i, layer in enumerate(spec.layers):
+        if layer.convolution:
+            yield f"layers.{i}.taps", np.ascontiguousarray(exact(f"layers.{i}.taps.weight")[:, 0].T)
 
 
 def _token_table(stored: np.ndarray) -> np.ndarray:
@@ -75,7 +83,8 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
         yield "embeddings.norm", spec.norm
     for i, layer in enumerate(spec.layers):
         yield from ((f"layers.{i}.{place}", spec.norm) for place in layer.norms)
-        yield from ((f"layers.{i}.{part}", spec.norm_of_heads) for part in spec.qk_norm_sizes)
+        if not layer.convolution:
+            yield from ((f"layers.{i}.{part}", spec.norm_of_heads) for part in spec.qk_norm_sizes)
     if spec.final_norm:
         yield "final_norm", spec.norm
     for name, head_layer in head_layers(spec):

@@ -76,7 +76,8 @@ def recipe_of(checkpoint: Checkpoint, options: EngineOptions, compute: Compute, 
     """The recipe for these options. Raises SetupError for a spec that TensorRT does not support."""
     spec, longest = checkpoint.spec, checkpoint.max_tokens
     check(spec, longest)
-    widest = max(spec.token_size, *(size for sizes in linear_sizes(spec).values() for size in sizes))
+    sizes = (size for of in spec.layers for part in linear_sizes(spec, of).values() for size in part)
+    widest = max(spec.token_size, *sizes)
     late = checkpoint.late_interaction
     return Recipe(
         spec,

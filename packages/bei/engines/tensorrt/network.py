@@ -11,7 +11,7 @@ Inputs (int32 except `pool_*`; T tokens, B sequences, S tokens of the longest on
     firsts, lasts                           [B]       tokens that are pooled alone
     pool_{mode}                             [B, S]    float32, the weight of each token in a pooled row (inputs.py)
 
-Outputs: `pooled`, float32[B, row_size], and `tokens`, float32[T, token_size], unless it is wider than the encoder.
+Outputs: `pooled`, float32[B, row_size], and `tokens`, float32[T, token_size], unless it is as wide as the vocabulary.
 Products run in the engine's precision, all else in float32, as in the torch engine.
 """
 
@@ -25,6 +25,7 @@ from bei.architectures.spec import (
     Disentangled,
     EncoderSpec,
     HeadLayer,
+    Int8Tanh,
     LayerNorm,
     Log1pRelu,
     Norm,
@@ -33,6 +34,7 @@ from bei.architectures.spec import (
     Rotary,
 )
 from bei.checkpoint.tensors import Tensors
+from bei.engines.query_growth import factors
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import cos_sin
 from bei.engines.tensorrt.graph import Graph, Node
@@ -47,6 +49,8 @@ def check(spec: EncoderSpec, longest: int) -> None:
     """Raises SetupError that names a part of the spec that TensorRT's layers cannot express."""
     if any(layer.experts for layer in spec.layers):
         raise SetupError("a mixture of experts needs the torch engine")
+    if spec.convolves:
+        raise SetupError("short convolutions (LFM2) need the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if spec.convolution is not None:
@@ -57,7 +61,7 @@ def check(spec: EncoderSpec, longest: int) -> None:
 
 def gives_tokens(spec: EncoderSpec) -> bool:
     """Whether token rows are an output. SPLADE's are as wide as the vocabulary, and no route returns them."""
-    return spec.token_size <= spec.hidden_size
+    return spec.token_size < spec.vocab_size
 
 
 @dataclass(frozen=True)
@@ -144,19 +148,23 @@ class Network:
         def linear(part: str, x: Node) -> Node:
             return self._linear(f"layers.{i}.{part}", x, part in spec.biases)
 
+        def scaled(x: Node) -> Node:
+            return x if spec.residual_scale == 1 else g.multiply(x, spec.residual_scale)
+
+        beside = norm("ffn_in", x) if spec.parallel else None
         context = self._attention(i, linear("qkv", norm("attention_in", x)))
-        added = norm("attention_out", linear("out", context))
+        added = scaled(norm("attention_out", linear("out", context)))
         if "attention_again" in norms:
             added = norm("attention_again", g.add(x, added))
         x = norm("attention_end", g.add(x, added))
-        inner = linear("up", norm("ffn_in", x))
+        inner = linear("up", norm("ffn_in", x) if beside is None else beside)
         if spec.gated:
             half = spec.intermediate_size
             gate = self._activation(spec.activation, g.columns(inner, 0, half))
             inner = g.multiply(gate, g.columns(inner, half, 2 * half))
         else:
             inner = self._activation(spec.activation, inner)
-        return norm("ffn_end", g.add(x, norm("ffn_out", linear("down", inner))))
+        return norm("ffn_end", g.add(x, scaled(norm("ffn_out", linear("down", inner)))))
 
     def _attention(self, i: int, qkv: Node) -> Node:
         """float32[T, qkv_size] → float32[T, heads * size]"""
@@ -171,6 +179,9 @@ class Network:
         if of.rotary is not None:
             q, k = (self._rotated(of.rotary, x) for x in (q, k))
         q = g.multiply(q, spec.attention_scale)
+        if spec.query_growth:
+            table = g.constant(factors(spec.query_growth, self._longest))
+            q = g.multiply(q, g.reshape(g.gather(table, self._input("positions")), (-1, 1, 1)))
         q, k, v = (g.cast(x, self._products.dtype) for x in (q, k, v))
         if self.attending.packed:
             context = g.packed_attention(q, k, v, spec.causal, self._input("cu_seqlens"))
@@ -287,6 +298,8 @@ class Network:
                 return g.elementwise("DIV", x, g.elementwise("MAX", norm, _NORMALIZED))
             case Log1pRelu():
                 return g.unary("LOG", g.add(g.activation("RELU", x), 1.0))
+            case Int8Tanh():
+                return g.unary("ROUND", g.multiply(g.activation("TANH", x), 127.0))
 
     def _dense(self, layer: Dense, name: str, x: Node) -> Node:
         g = self._g

@@ -16,6 +16,7 @@ from bei.architectures.spec import (
     RelativeBias,
     Rotary,
 )
+from bei.engines.query_growth import factors
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import cos_sin
 from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attention
@@ -26,6 +27,7 @@ from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.linear import Product, read_linear, spare_rows
 from bei.engines.torch.mlp import read_mlp
 from bei.engines.torch.norm import HeadNorms, NormLayer, WholeNorms
+from bei.engines.torch.short_convolution import Places, ShortConvolutionLayer
 from bei.engines.torch.varlen import Varlen
 from bei.engines.torch.weights import Weights
 
@@ -51,6 +53,10 @@ class Encoder:
         self._first_norm = _norm(spec, weights, 0, "attention_in")
         self._cos_sin = {rotary: _CosSin(rotary, i, weights) for i, rotary in enumerate(spec.rotaries)}
         self._tables = {name: _bias_table(spec, weights, name) for name in spec.bias_names}
+        self._growth = None
+        if spec.query_growth:
+            growth = factors(spec.query_growth, weights.checkpoint.max_tokens)
+            self._growth = torch.from_numpy(growth).to(weights.device)
         self._varlen = Varlen.of(spec, weights.device, weights.dtype)
         self._convolved = ConvolvedLayer(spec, spec.convolution, weights) if spec.convolution else None
 
@@ -60,10 +66,12 @@ class Encoder:
         cos_sin_of: dict[Rotary | None, Tensor | None] = {None: None}
         for rotary, rows_of in self._cos_sin.items():
             cos_sin_of[rotary] = F.pad(rows_of(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
+        places = Places(inputs, len(x)) if self._spec.convolves else None
         normed = _normed(x, self._first_norm, self._dtype)
         embedded = x
         for i, (layer, of) in enumerate(zip(self._layers, self._spec.layers, strict=True)):
-            x, normed = layer(x, normed, cos_sin_of[of.rotary], self._attention(inputs, i, of.window))
+            attention = self._grown(inputs, self._attention(inputs, i, of.window))
+            x, normed = layer(x, normed, cos_sin_of[of.rotary], attention, places)
             if i == 0 and self._convolved is not None:
                 x = self._convolved(embedded, x, inputs)
                 normed = x.to(self._dtype)
@@ -75,6 +83,13 @@ class Encoder:
         experts, whose rows it counts."""
         one_kernel = self._varlen is not None and inputs.all_seen and self._convolved is None
         return not one_kernel or any(layer.experts for layer in self._spec.layers)
+
+    def _grown(self, inputs: Inputs, attention: Attention) -> Attention:
+        """Attention whose queries grow with their positions, if the spec says so."""
+        if self._growth is None:
+            return attention
+        growth = self._growth[inputs["positions"]].to(self._dtype)[:, None, None]
+        return lambda q, k, v, scores: attention(q * F.pad(growth, (0, 0, 0, 0, 0, len(q) - len(growth))), k, v, scores)
 
     def _attention(self, inputs: Inputs, i: int, window: int | None) -> Attention:
         varlen = self._varlen
@@ -152,25 +167,32 @@ class _Layer:
         def norm(place: NormPlace) -> NormLayer | None:
             return _norm(spec, weights, i, place)
 
-        self._after_attention = _Norms(
-            norm("attention_out"), norm("attention_end"), norm("ffn_in"), norm("attention_again")
+        before = None if spec.parallel else norm("ffn_in")
+        self._beside = norm("ffn_in") if spec.parallel else None
+        scale, next_in = spec.residual_scale, _norm(spec, weights, i + 1, "attention_in")
+        self._after_attention = _Joint(
+            norm("attention_out"), norm("attention_end"), before, norm("attention_again"), scale
         )
-        next_in = _norm(spec, weights, i + 1, "attention_in")
-        self._after_ffn = _Norms(norm("ffn_out"), norm("ffn_end"), next_in)
+        self._after_ffn = _Joint(norm("ffn_out"), norm("ffn_end"), next_in, None, scale)
+        convolution = spec.layers[i].convolution
+        self._convolution = ShortConvolutionLayer(convolution, weights, f"layers.{i}") if convolution else None
         norms = WholeNorms if spec.whole_qk_norm else HeadNorms
-        self._head_norms = norms(spec, weights, i) if spec.qk_norm else None
+        self._head_norms = norms(spec, weights, i) if spec.qk_norm and not convolution else None
         self._position_scores = None
         if positions is not None and isinstance(spec.relative_bias, Disentangled):
             self._position_scores = self._scores_by(positions, spec.relative_bias, weights, i)
 
     def __call__(
-        self, x: Tensor, normed: Tensor, cos_sin: Tensor | None, attention: Attention
+        self, x: Tensor, normed: Tensor, cos_sin: Tensor | None, attention: Attention, places: Places | None
     ) -> tuple[Tensor, Tensor]:
         """The residual, float32[T, hidden], and its normed form, which the products read → both for the next layer."""
-        x, normed = _joined(
-            x, self._out(self._attended(normed, cos_sin, attention)), self._after_attention, self._dtype
-        )
-        x, normed = _joined(x, self._mlp(normed), self._after_ffn, self._dtype)
+        beside = _normed(x, self._beside, self._dtype) if self._spec.parallel else None
+        if self._convolution is not None and places is not None:
+            mixed = self._convolution(self._qkv(normed), places)
+        else:
+            mixed = self._attended(normed, cos_sin, attention)
+        x, normed = _joined(x, self._out(mixed), self._after_attention, self._dtype)
+        x, normed = _joined(x, self._mlp(normed if beside is None else beside), self._after_ffn, self._dtype)
         return x, normed
 
     def _attended(self, x: Tensor, cos_sin: Tensor | None, attention: Attention) -> Tensor:
@@ -200,14 +222,15 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class _Norms:
+class _Joint:
     """The norms where the residual is added: of the addend, of the sum, of the input of the next product, and of the
-    sum to which the residual is added again."""
+    sum to which the residual is added again. The addend is multiplied by `scale`."""
 
     added: NormLayer | None
     end: NormLayer | None
     before: NormLayer | None
-    again: NormLayer | None = None
+    again: NormLayer | None
+    scale: float
 
 
 def _norm(spec: EncoderSpec, weights: Weights, layer: int, place: NormPlace) -> NormLayer | None:
@@ -225,12 +248,13 @@ _normed = fused(_read)
 
 
 @fused
-def _joined(x: Tensor, added: Tensor, norms: _Norms, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _joined(x: Tensor, added: Tensor, joint: _Joint, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The sum of residual and addend, float32[T, hidden], and the input of the next product."""
-    added = added if norms.added is None else norms.added(added.float())
-    x = x + (added if norms.again is None else norms.again(x + added))
-    x = x if norms.end is None else norms.end(x)
-    return x, _read(x, norms.before, dtype)
+    added = added if joint.added is None else joint.added(added.float())
+    added = added if joint.scale == 1 else added.float() * joint.scale
+    x = x + (added if joint.again is None else joint.again(x + added))
+    x = x if joint.end is None else joint.end(x)
+    return x, _read(x, joint.before, dtype)
 
 
 @fused

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, LayerNorm, Log1pRelu, Norm, Normalize
+from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Int8Tanh, LayerNorm, Log1pRelu, Norm, Normalize
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.layout import Layout
 from bei.engines.torch.linear import ACTIVATIONS, read_linear, spare_rows
@@ -83,6 +83,8 @@ def _head_layer(layer: HeadLayer, weights: Weights, name: str, wide: bool = Fals
             return lambda rows: F.normalize(rows, dim=-1)
         case Log1pRelu():
             return lambda rows: rows.relu().log1p()
+        case Int8Tanh():
+            return lambda rows: (rows.tanh() * 127).round()
 
 
 def _dense(layer: Dense, weights: Weights, name: str, wide: bool) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ extern "C" {
 
 enum { BEI_FP32, BEI_BF16, BEI_INT8 };
 enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
-enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU };
+enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU, BEI_INT8_TANH };
 enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN, BEI_SUM };
 enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY, BEI_FAILED };
 
@@ -42,24 +42,28 @@ typedef struct {
 
 // Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
 // size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
-// none. `window` is the largest distance that is seen, and `rotary` the number of the layer's table; negative for none.
+// none. `taps`, [tap_count, hidden_size], are those of a convolution in place of attention, null where there is none; the
+// first is of the token at the distance `first_tap`. `window` is the largest distance that is seen, and `rotary` the
+// number of the layer's table; negative for none.
 typedef struct {
   BeiLinear qkv, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
-  const float* bias_by_distance;
-  int32_t window, rotary;
+  const float *bias_by_distance, *taps;
+  int32_t window, rotary, tap_count, first_tap;
 } BeiLayer;
 
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
-// where embedding and hidden size are one. `soft_cap` is zero for none. Where `gated`, a vector of gates and a vector of
+// where embedding and hidden size are one. `soft_cap` is zero for none, and so is `query_growth`, the strength of
+// architectures/spec.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a vector of gates and a vector of
 // gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an attention head each table rotates.
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
 // and of `up`; of one thread only.
 typedef struct {
   int32_t precision, vocab_size, hidden_size, heads, kv_heads, head_size, intermediate_size, max_tokens;
   int32_t type_count, embedding_size, causal, gated, tokens_are_bf16;
-  float attention_scale, soft_cap, embedding_scale;
+  float attention_scale, soft_cap, embedding_scale, query_growth, residual_scale;
+  int32_t query_trained, parallel;
   const void* tokens;
   const float *positions, *types;
   BeiNorm embedding_norm, final_norm;

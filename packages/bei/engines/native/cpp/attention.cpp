@@ -145,7 +145,8 @@ void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, c
     const float* bias = group.bias ? group.bias + head * group.bias_stride - (row + i) + t.first + begin : nullptr;
     T* probabilities = t.probabilities + static_cast<size_t>(i) * t.stride;
     float* scores = t.scores + static_cast<size_t>(i) * t.stride;
-    sums[i] = softmax(scores + begin, end - begin, group.scale, group.soft_cap, bias, probabilities + begin);
+    sums[i] =
+        softmax(scores + begin, end - begin, group.scale_of(row + i), group.soft_cap, bias, probabilities + begin);
     std::fill(probabilities + start, probabilities + begin, T{});
     std::fill(probabilities + end, probabilities + round_up(stop, per), T{});
   }

@@ -1,6 +1,7 @@
 // Attention of the heads that share one key and value, over one sequence.
 #pragma once
 #include <algorithm>
+#include <cmath>
 
 #include "memory.h"
 
@@ -21,12 +22,18 @@ struct KeyValueGroup {
   MatrixView<T> context;
   int prefix, tokens, attended, heads, head_size, window;
   bool causal;
-  float scale, soft_cap;
+  float scale, soft_cap, growth;
+  int trained;
   const float* bias;
   size_t bias_stride;
 
   const T* key(int i) const { return i < prefix ? prefix_keys.row(i) : keys.row(i - prefix); }
   const T* value(int i) const { return i < prefix ? prefix_values.row(i) : values.row(i - prefix); }
+
+  // The factor of the scores of a query, which grows with its position if `growth` is not zero.
+  float scale_of(int row) const {
+    return growth == 0 ? scale : scale * (1 + growth * std::log1p(float(row / trained)));
+  }
 
   // The first key that `row` sees, and the one after the last.
   int begin(int row) const { return std::max(0, std::min(row - window, attended - 1)); }

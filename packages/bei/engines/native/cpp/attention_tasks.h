@@ -64,6 +64,8 @@ class Attention {
     group.causal = model_.causal;
     group.scale = model_.attention_scale;
     group.soft_cap = model_.soft_cap;
+    group.growth = model_.query_growth;
+    group.trained = model_.query_trained;
     group.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
     const float* biases = model_.layers[layer].bias_by_distance;
     group.bias = biases ? biases + task.kv_head * heads * group.bias_stride + model_.max_tokens - 1 : nullptr;

@@ -73,6 +73,10 @@ void apply_layer(const BeiHeadLayer& layer, const MatrixView<float>& x, int widt
       for (int row = 0; row < row_count; row++)
         for (int i = 0; i < width; i++) out.row(row)[i] = std::log1p(std::max(x.row(row)[i], 0.f));
       return;
+    case BEI_INT8_TANH:
+      for (int row = 0; row < row_count; row++)
+        for (int i = 0; i < width; i++) out.row(row)[i] = std::nearbyint(127 * std::tanh(x.row(row)[i]));
+      return;
   }
 }
 

@@ -34,9 +34,12 @@ class LayerSteps {
   void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
     const MatrixView<Stored> context{states.context.row(first), states.context.stride};
+    const auto read = [&] { return inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch); };
+    MatrixView<Operand> operands{};
+    if (model_.parallel) operands = read();
     add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
     normalize_x(states, layer.attention_end, first, row_count);
-    const MatrixView<Operand> operands = inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch);
+    if (!model_.parallel) operands = read();
     const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
     with_activation(layer.up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
       if (model_.gated) {
@@ -95,14 +98,15 @@ class LayerSteps {
     for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
-  // x += norm(a * weights), or x += again(x + norm(a * weights)); each norm may be missing.
+  // x += norm(a * weights) * scale, or x += again(x + norm(a * weights) * scale); each norm may be missing.
   void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
                 const MatrixView<Stored>& a, int first, int row_count, Scratch& scratch) const {
     const MatrixView<Operand> operands = as_operands(a, weights, row_count, scratch.inner_operands);
+    const F scale = splat(model_.residual_scale);
     if (!norm.weight && !again.weight) {
       return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
         float* x = states.x.row(first + row) + column;
-        store(x, load(x) + v);
+        store(x, fma(v, scale, load(x)));
       });
     }
     const MatrixView<float> outputs = scratch.outputs.get<float>(row_count, weights.outputs);
@@ -111,6 +115,8 @@ class LayerSteps {
     for (int row = 0; row < row_count; row++) {
       float *added = outputs.row(row), *x = states.x.row(first + row);
       if (norm.weight) normalize(norm, added, added);
+      if (model_.residual_scale != 1)
+        for_vectors(weights.outputs, [&](int j, int) { store(added + j, load(added + j) * scale); });
       if (again.weight) {
         add(added, x, weights.outputs);
         normalize(again, added, added);

@@ -5,6 +5,7 @@
 
 #include "attention_tasks.h"
 #include "batch.h"
+#include "convolution.h"
 #include "embedding.h"
 #include "encoder.h"
 #include "head.h"
@@ -23,7 +24,7 @@ class PrecisionEncoder final : public BeiEncoder {
 
  public:
   PrecisionEncoder(const BeiModel& model, int threads)
-      : model_(model), embedding_(model), layer_(model), attention_(model), helpers_(threads) {}
+      : model_(model), embedding_(model), layer_(model), attention_(model), convolution_(model), helpers_(threads) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
     const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};
@@ -94,8 +95,8 @@ class PrecisionEncoder final : public BeiEncoder {
             needed,
             tokens,
             memory.x.template get<float>(tokens, model_.hidden_size),
-            memory.qkv.template get<Stored>(tokens, qkv_size(model_)),
-            memory.context.template get<Stored>(tokens, query_size(model_))};
+            memory.qkv.template get<Stored>(tokens, widest(model_, &BeiLinear::outputs, &BeiLayer::qkv)),
+            memory.context.template get<Stored>(tokens, widest(model_, &BeiLinear::inputs, &BeiLayer::out))};
   }
 
   // Run `work` on blocks of rows, small enough for two blocks to each idle thread.
@@ -143,8 +144,12 @@ class PrecisionEncoder final : public BeiEncoder {
     }
   }
 
+  // The contexts of a layer: of the tasks' tokens, or of all by a convolution.
   void attend(const States<P>& states, int layer, const std::vector<AttentionTask>& tasks, Scratch& mine) {
-    if (states.tokens < 2 * kLeastRows) {
+    if (model_.layers[layer].taps) {
+      helpers_.each(states.batch.sequences, mine,
+                    [&](int sequence, Scratch&) { convolution_.convolve(states, model_.layers[layer], sequence); });
+    } else if (states.tokens < 2 * kLeastRows) {
       for (const AttentionTask& task : tasks) attention_.attend(states, layer, task, mine);
     } else {
       helpers_.each(static_cast<int>(tasks.size()), mine,
@@ -171,6 +176,7 @@ class PrecisionEncoder final : public BeiEncoder {
   const Embedding<P> embedding_;
   const LayerSteps<P> layer_;
   const Attention<P> attention_;
+  const Convolution<P> convolution_;
   FreeList<Memory> memories_;
   FreeList<Scratch> scratches_;
   HelperPool helpers_;

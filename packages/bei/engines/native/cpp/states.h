@@ -1,5 +1,6 @@
 // The types of a precision, and the states of a batch on its way through the layers.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "abi.h"
@@ -36,7 +37,13 @@ struct States {
 };
 
 inline int query_size(const BeiModel& model) { return model.heads * model.head_size; }
-inline int qkv_size(const BeiModel& model) { return query_size(model) + 2 * model.kv_heads * model.head_size; }
+
+// The largest size of one part of the layers.
+inline int widest(const BeiModel& model, int32_t BeiLinear::* size, BeiLinear BeiLayer::* part) {
+  int most = 0;
+  for (int i = 0; i < model.layer_count; i++) most = std::max(most, model.layers[i].*part.*size);
+  return most;
+}
 
 }  // namespace
 }  // namespace bei

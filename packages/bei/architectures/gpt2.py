@@ -1,0 +1,102 @@
+"""GPT-2 (Radford et al., 2019), whose matrices are stored transposed, and GPT-BigCode (arXiv:2301.03988), all of whose
+heads may share one key and one value."""
+
+from functools import partial
+from typing import Any
+
+from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.family import (
+    Config,
+    Family,
+    TensorNames,
+    activation,
+    affine,
+    attention_sizes,
+    layer_tensors,
+    one_dense,
+    per_head,
+    read,
+    refuse_others,
+    turned,
+)
+from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Norm
+
+_IGNORED = (r"lm_head\.", r"score\.", r"classifier\.", r"multiple_choice_head\.", r"h\.\d+\.attn\.(bias|masked_bias)$")
+"""The last one is a mask, not learned."""
+
+
+def _spec(config: Config, default_activation: str, **changes: Any) -> EncoderSpec:
+    hidden, sizes = read(config, "n_embd"), attention_sizes(read(config, "n_embd"), read(config, "n_head"))
+    if config.get("scale_attn_weights") is False:
+        sizes["attention_scale"] = 1.0
+    common = {
+        "vocab_size": read(config, "vocab_size"),
+        "hidden_size": hidden,
+        "embedding_size": hidden,
+        **sizes,
+        "intermediate_size": config.get("n_inner") or 4 * hidden,
+        "activation": activation(config.get("activation_function", default_activation)),
+        "norm": Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
+        "layers": (Layer(PRE),) * read(config, "n_layer"),
+        "max_tokens": read(config, "n_positions"),
+        "position_offset": 0,
+        "causal": is_causal(config),
+        "embedding_norm": False,
+        "final_norm": True,
+        "pooling": LAST,
+    }
+    return EncoderSpec(**{**common, **changes})
+
+
+def _gpt2(config: Config) -> EncoderSpec:
+    refuse_others(config, {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False})
+    return _spec(config, "gelu_new")
+
+
+def _bigcode(config: Config) -> EncoderSpec:
+    refuse_others(config, {"add_cross_attention": False})
+    shared = {"kv_heads": 1} if config.get("multi_query", True) else {}
+    return _spec(config, "gelu_pytorch_tanh", **shared)
+
+
+def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    layers = layer_tensors(
+        spec,
+        "h",
+        attention_in=("ln_1",),
+        qkv=("attn.c_attn",),
+        out=("attn.c_proj",),
+        ffn_in=("ln_2",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+    )
+    tables = {"embeddings.token": ("wte.weight",), "embeddings.position": ("wpe.weight",)}
+    return {**tables, **layers, **affine("final_norm", "ln_f")}
+
+
+def _gpt2_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    names = dict(_tensors(config, spec))
+    for i in range(len(spec.layers)):
+        for part in LINEARS:
+            (name,) = names[f"layers.{i}.{part}.weight"]
+            names[f"layers.{i}.{part}.weight"] = (turned(str(name)),)
+    return names
+
+
+def _bigcode_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    names = dict(_tensors(config, spec))
+    if spec.kv_heads == spec.heads:
+        for i in range(len(spec.layers)):
+            names |= per_head(f"h.{i}.attn.c_attn", spec.heads, spec.head_size, True, f"layers.{i}.qkv")
+    return names
+
+
+_family = partial(
+    Family,
+    prefixes=("transformer.", ""),
+    ignored=_IGNORED,
+    heads={"SequenceClassification": score_head, "TokenClassification": one_dense},
+    pooling=LAST,
+)
+GPT2 = _family(_gpt2, _gpt2_tensors)
+GPT_BIGCODE = _family(_bigcode, _bigcode_tensors)

@@ -1,0 +1,79 @@
+"""GPT-Neo (EleutherAI): GPT-2 whose every other layer has a window, and whose scores are not scaled."""
+
+from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.family import (
+    Config,
+    Family,
+    TensorNames,
+    activation,
+    affine,
+    attention_sizes,
+    layer_tensors,
+    one_dense,
+    read,
+)
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
+from bei.errors import SetupError, short
+
+_KINDS = ("global", "local")
+
+
+def _spec(config: Config) -> EncoderSpec:
+    hidden = read(config, "hidden_size")
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=hidden,
+        embedding_size=hidden,
+        **{**attention_sizes(hidden, read(config, "num_heads")), "attention_scale": 1.0},
+        intermediate_size=config.get("intermediate_size") or 4 * hidden,
+        activation=activation(config.get("activation_function", "gelu_new")),
+        norm=Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
+        layers=tuple(Layer(PRE, window) for window in _windows(config)),
+        max_tokens=read(config, "max_position_embeddings"),
+        position_offset=0,
+        biases=("out", "up", "down"),
+        causal=is_causal(config),
+        embedding_norm=False,
+        final_norm=True,
+        pooling=LAST,
+    )
+
+
+def _windows(config: Config) -> list[int | None]:
+    """By `attention_types`: groups of kinds, each with the number of its repetitions."""
+    count, groups = read(config, "num_layers"), read(config, "attention_types")
+    try:
+        kinds = [str(kind) for group, times in groups for kind in list(group) * times]
+    except (TypeError, ValueError):
+        kinds = []
+    if len(kinds) != count or any(kind not in _KINDS for kind in kinds):
+        raise SetupError(
+            f"config.json: attention_types {short(groups)} must name {count} layers (num_layers), each "
+            f'{" or ".join(_KINDS)}, as [[["global", "local"], {count // 2}]]'
+        )
+    return [config.get("window_size", 256) - 1 if kind == "local" else None for kind in kinds]
+
+
+def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    layers = layer_tensors(
+        spec,
+        "h",
+        attention_in=("ln_1",),
+        qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        out=("attn.attention.out_proj",),
+        ffn_in=("ln_2",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+    )
+    tables = {"embeddings.token": ("wte.weight",), "embeddings.position": ("wpe.weight",)}
+    return {**tables, **layers, **affine("final_norm", "ln_f")}
+
+
+GPT_NEO = Family(
+    _spec,
+    _tensors,
+    ("transformer.", ""),
+    (r"lm_head\.", r"score\.", r"classifier\.", r"h\.\d+\.attn\.attention\.(bias|masked_bias)$"),
+    {"SequenceClassification": score_head, "TokenClassification": one_dense},
+    LAST,
+)

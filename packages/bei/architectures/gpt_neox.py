@@ -1,0 +1,74 @@
+"""GPT-NeoX (arXiv:2204.06745) and Pythia: attention and MLP side by side, and a quarter of each head rotated."""
+
+from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.family import (
+    Config,
+    Family,
+    TensorNames,
+    activation,
+    affine,
+    attention_sizes,
+    layer_tensors,
+    one_dense,
+    per_head,
+    read,
+)
+from bei.architectures.rope import longest, rotary
+from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, LinearName, Norm
+
+
+def _spec(config: Config) -> EncoderSpec:
+    hidden, sizes = (
+        read(config, "hidden_size"),
+        attention_sizes(read(config, "hidden_size"), read(config, "num_attention_heads")),
+    )
+    older = {
+        "rope_theta": config.get("rotary_emb_base", 10_000.0),
+        "partial_rotary_factor": config.get("rotary_pct", 0.25),
+    }
+    mlp: tuple[LinearName, ...] = ("up", "down")
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=hidden,
+        embedding_size=hidden,
+        **sizes,
+        intermediate_size=read(config, "intermediate_size"),
+        activation=activation(config.get("hidden_act", "gelu")),
+        norm=Norm("layer", config.get("layer_norm_eps", 1e-5), bias=True),
+        layers=(Layer(PRE, rotary=rotary({**older, **config}, sizes["head_size"])),)
+        * read(config, "num_hidden_layers"),
+        max_tokens=longest(config),
+        biases=LINEARS if config.get("attention_bias", True) else mlp,
+        parallel=config.get("use_parallel_residual", True),
+        causal=is_causal(config),
+        embedding_norm=False,
+        final_norm=True,
+        pooling=LAST,
+    )
+
+
+def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    layers = layer_tensors(
+        spec,
+        "layers",
+        attention_in=("input_layernorm",),
+        out=("attention.dense",),
+        ffn_in=("post_attention_layernorm",),
+        up=("mlp.dense_h_to_4h",),
+        down=("mlp.dense_4h_to_h",),
+    )
+    names = {"embeddings.token": ("embed_in.weight",), **layers, **affine("final_norm", "final_layer_norm")}
+    for i in range(len(spec.layers)):
+        fused = f"layers.{i}.attention.query_key_value"
+        names |= per_head(fused, spec.heads, spec.head_size, "qkv" in spec.biases, f"layers.{i}.qkv")
+    return names
+
+
+GPT_NEOX = Family(
+    _spec,
+    _tensors,
+    ("gpt_neox.", ""),
+    (r"embed_out\.", r"lm_head\.", r"score\.", r"classifier\.", r"layers\.\d+\.attention\.(bias|masked_bias)$"),
+    {"SequenceClassification": score_head, "TokenClassification": one_dense},
+    LAST,
+)

@@ -1,0 +1,67 @@
+"""OPT (arXiv:2205.01068): learned positions, and norms before attention and MLP."""
+
+from bei.architectures.decoder import is_causal, score_head, tagger
+from bei.architectures.family import (
+    Config,
+    Family,
+    TensorNames,
+    activation,
+    affine,
+    attention_sizes,
+    layer_tensors,
+    read,
+    refuse_others,
+)
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
+
+_OTHERS = {
+    **{"do_layer_norm_before": True, "_remove_final_layer_norm": False, "enable_bias": True},
+    "layer_norm_elementwise_affine": True,
+}
+_FIRST = 2  # row of the table of positions
+
+
+def _spec(config: Config) -> EncoderSpec:
+    hidden = read(config, "hidden_size")
+    refuse_others(config, {**_OTHERS, "word_embed_proj_dim": hidden})
+    return EncoderSpec(
+        vocab_size=read(config, "vocab_size"),
+        hidden_size=hidden,
+        embedding_size=hidden,
+        **attention_sizes(hidden, read(config, "num_attention_heads")),
+        intermediate_size=read(config, "ffn_dim"),
+        activation=activation(config.get("activation_function", "relu")),
+        norm=Norm("layer", 1e-5, bias=True),
+        layers=(Layer(PRE),) * read(config, "num_hidden_layers"),
+        max_tokens=read(config, "max_position_embeddings"),
+        position_offset=_FIRST,
+        causal=is_causal(config),
+        embedding_norm=False,
+        final_norm=True,
+        pooling=LAST,
+    )
+
+
+def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
+    layers = layer_tensors(
+        spec,
+        "layers",
+        attention_in=("self_attn_layer_norm",),
+        qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        out=("self_attn.out_proj",),
+        ffn_in=("final_layer_norm",),
+        up=("fc1",),
+        down=("fc2",),
+    )
+    tables = {"embeddings.token": ("embed_tokens.weight",), "embeddings.position": ("embed_positions.weight",)}
+    return {**tables, **layers, **affine("final_norm", "final_layer_norm")}
+
+
+OPT = Family(
+    _spec,
+    _tensors,
+    ("model.decoder.", "decoder.", ""),
+    (r"lm_head\.", r"score\."),
+    {"SequenceClassification": score_head, "TokenClassification": tagger},
+    LAST,
+)
