@@ -103,7 +103,7 @@ left over. sentence-transformers' `truncate_dim` and `max_active_dims` apply whe
 and the tokenizer's `truncation_side` where it names no direction.
 
 A repository without tokenizer.json is served from its older files: vocab.txt (BERT, DistilBERT, ELECTRA, MobileBERT,
-ERNIE, MPNet); vocab.json and merges.txt (RoBERTa, BART, GPT-2, GPT-NeoX, Qwen2, DeBERTa); sentencepiece models
+ERNIE, MPNet, ESM); vocab.json and merges.txt (RoBERTa, BART, GPT-2, GPT-NeoX, Qwen2, DeBERTa); sentencepiece models
 (XLM-RoBERTa, CamemBERT, ALBERT, T5, mT5, UMT5, XLNet, DeBERTa v2, Llama, Mistral, Gemma); and tiktoken's ranks. The
 tokenizer is built once, equal to that of transformers, and kept in the cache. Tokenizers that need another program
 (MeCab, VnCoreNLP, jieba) are refused by name.

@@ -10,12 +10,12 @@ from tokenizers.processors import TemplateProcessing
 
 from bei.checkpoint import vocabulary
 from bei.checkpoint.load import read
-from bei.checkpoint.vocabulary import builder, byte_pairs, draft, piece_pairs, ranks
+from bei.checkpoint.vocabulary import builder, byte_pairs, draft, piece_pairs, ranks, sentencepiece
 from bei.errors import SetupError
 from bei.tokenizer import Tokenizer, limits
 from tests.support.tiny_models import random_model, save
 from tests.support.tokenizer_texts import texts
-from tests.support.vocabularies import CASES, UMT5, message, model, own, own_umt5, rank_lines, write
+from tests.support.vocabularies import CASES, ESM, UMT5, message, model, own, own_umt5, rank_lines, write
 
 COUNT = 300
 """Of the 2,000 texts that `--every-seed` compares."""
@@ -46,7 +46,9 @@ def trained_pairs(library: Library) -> TemplateProcessing:
 @pytest.mark.parametrize("name", CASES)
 def test_ids_and_offsets_are_those_of_transformers(name, tmp_path, request):
     folder = write(tmp_path, CASES[name])
-    ours, theirs = Library.from_buffer(vocabulary.build(folder)), own(folder)
+    built = vocabulary.build(folder)
+    assert built == vocabulary.build(folder)  # a resumed job compares its hash
+    ours, theirs = Library.from_buffer(built), own(folder)
     given = texts(2000 if request.config.getoption("--every-seed") else COUNT)
     assert_equal(ours, theirs, given)
     if name == "DeBERTa":
@@ -60,6 +62,15 @@ def test_umt5_is_read_as_its_tokenizer_json_is(tmp_path):
     ours, theirs = Library.from_buffer(vocabulary.build(folder)), own_umt5(folder, 30)
     assert_equal(ours, theirs, texts(COUNT))
     assert ours.get_vocab() == theirs.get_vocab()
+
+
+def test_a_protein_is_read_as_by_the_tokenizer_in_python(tmp_path):
+    folder = write(tmp_path, ESM)
+    ours, theirs = Library.from_buffer(vocabulary.build(folder)), transformers.EsmTokenizer.from_pretrained(folder)
+    given = [*texts(COUNT), "MKTVRQERLK", "MK TV <mask>RQ <cls>", "mktv X.B-U", "<eos><pad>A", "<ma sk>\x1cL"]
+    assert [ours.encode(text).ids for text in given] == theirs(given)["input_ids"]
+    assert ours.encode("MK", "TV").ids == theirs("MK", "TV")["input_ids"]
+    assert ours.encode("M <mask>").offsets == [(0, 0), (0, 1), (2, 8), (0, 0)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -124,6 +135,9 @@ def test_what_others_may_have_written_is_built_again(folder, tmp_path):
     assert read(folder, "m", cache_dir=tmp_path / "cache").tokenizer_file.read_bytes() == content
 
 
+ONE_WORD = {"config.json": {"model_type": "bert"}, "vocab.txt": "[UNK]\n"}
+
+
 def bytes_with(merges: str) -> dict:
     return {
         "config.json": {"model_type": "gpt2"},
@@ -179,8 +193,8 @@ REFUSED = {
         "holds tokens of 12001000 bytes; at most 12000000",
     ),
     "a large file": (
-        {"config.json": {"model_type": "bert"}, "vocab.txt": b"a" * ((1 << 26) + 1)},
-        "is larger than 67108864",
+        {"config.json": {"model_type": "bert"}, "vocab.txt": b"a" * ((1 << 24) + 1)},
+        "is larger than 16777216",
     ),
     "a token that is a number": (
         {"config.json": {"model_type": "bert"}, "tokenizer_config.json": {"unk_token": 7}, "vocab.txt": "[UNK]\n"},
@@ -236,6 +250,18 @@ REFUSED = {
         },
         "has the id 1000000000, far beyond",
     ),
+    "many added tokens": (
+        {
+            "config.json": {"model_type": "bert"},
+            "vocab.txt": "[UNK]\n",
+            "added_tokens.json": {f"<{i}>": i for i in range(100_001)},
+        },
+        "tokenizer_config.json adds 100006 tokens; at most 100000",
+    ),
+    "a long added token": (
+        {**ONE_WORD, "added_tokens.json": {"a" * 2000: 1}},
+        "tokenizer_config.json holds a token of 2000 characters",
+    ),
     "a strange token": (
         {
             "config.json": {"model_type": "bert"},
@@ -262,6 +288,9 @@ def test_tokens_and_merges_are_counted(tmp_path, monkeypatch):
     ):
         patch.setattr(draft, "MOST_TOKENS", 100)
         vocabulary.build(write(tmp_path / "tokens", CASES["BERT, nothing stated"]))
+    with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"holds more than 10 tokens, the most"):
+        patch.setattr(sentencepiece, "MOST_TOKENS", 10)
+        vocabulary.build(write(tmp_path / "pieces", CASES["T5"]))
     for module, name in ((byte_pairs, "GPT-2"), (piece_pairs, "Mistral"), (piece_pairs, "Gemma"), (ranks, "tiktoken")):
         with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"more than 10 (lines|merges), the most"):
             patch.setattr(module, "MOST_MERGES", 10)

@@ -480,6 +480,14 @@ RANKS: dict[str, dict[str, Any]] = {
     },
 }
 
+_AMINO_ACIDS = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>"
+ESM: dict[str, Any] = {
+    "config.json": {"model_type": "esm"},
+    "tokenizer_config.json": {"tokenizer_class": "EsmTokenizer"},
+    "special_tokens_map.json": {f"{name}_token": f"<{name}>" for name in ("cls", "pad", "eos", "unk", "mask")},
+    "vocab.txt": "\n".join(_AMINO_ACIDS.split()),
+}
+
 CASES = {**WORD_PIECES, **BYTE_PAIRS, **UNIGRAMS, **PIECE_PAIRS, **RANKS}
 
 

@@ -12,8 +12,9 @@ from tokenizers.processors import PostProcessor, RobertaProcessing, TemplateProc
 from bei.checkpoint.vocabulary.stated import NAMED, Stated, Token
 from bei.errors import SetupError, short
 
-MOST_BYTES = 1 << 26  # of a file of a vocabulary
+MOST_BYTES = 1 << 24  # of a file of a vocabulary; the largest known has 5 MB
 MOST_TOKENS, MOST_MERGES = 2_000_000, 4_000_000
+_ADDED = 100_000
 _LONGEST, _TEXT = 1024, 12_000_000  # characters of a token, bytes of all: the library takes 350 of each
 
 Files = Mapping[str, bytes]
@@ -77,6 +78,10 @@ def _tokens(draft: Draft, named: Named, stated: Stated) -> list[AddedToken]:
         if token is not None and str(token) not in known and token not in found:
             found.append(token)
     names = {str(token) for token in named.values() if token is not None}
+    if len(found) > _ADDED:
+        raise SetupError(f"tokenizer_config.json adds {len(found)} tokens; at most {_ADDED} are read")
+    if found:
+        check_tokens("tokenizer_config.json", list(map(str, found)))
     return [_added(token, names) for token in found]
 
 

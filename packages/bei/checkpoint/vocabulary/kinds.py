@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bei.checkpoint.vocabulary import byte_pairs, piece_pairs, unigrams, wordpiece
+from bei.checkpoint.vocabulary import amino_acids, byte_pairs, piece_pairs, unigrams, wordpiece
 from bei.checkpoint.vocabulary.draft import Kind
 from bei.errors import SetupError, short
 
@@ -19,6 +19,7 @@ KINDS: dict[str, Kind] = {
         wordpiece.BERT,
     ),
     "MPNetTokenizer": wordpiece.MPNET,
+    "EsmTokenizer": amino_acids.ESM,
     **dict.fromkeys(
         ("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer", "LEDTokenizer"),
         byte_pairs.ROBERTA,
@@ -45,6 +46,7 @@ _OF_MODEL_TYPES: dict[str, str] = {
         "BertTokenizer",
     ),
     "mpnet": "MPNetTokenizer",
+    "esm": "EsmTokenizer",
     **dict.fromkeys(("roberta", "bart", "longformer"), "RobertaTokenizer"),
     **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "phi"), "GPT2Tokenizer"),
     "gpt_neox": "GPTNeoXTokenizer",

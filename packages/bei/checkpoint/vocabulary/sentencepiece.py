@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bei.checkpoint.vocabulary.draft import check_tokens
+from bei.checkpoint.vocabulary.draft import MOST_TOKENS, check_tokens
 from bei.errors import SetupError, short
 
 UNIGRAM, BPE = 1, 2
@@ -46,11 +46,17 @@ class Model:
 
 def read(content: bytes, name: str) -> Model:
     """Raises SetupError for what is no sentencepiece model, or a larger one than any that is known."""
+    pieces: list[Piece] = []
+    settings: dict[int, dict[int, Value]] = {2: {}, 3: {}}  # a repeated message is merged with the earlier one
     try:
-        fields = list(_fields(content))
-        pieces = [_piece(value) for number, value in fields if number == 1]
-        trainer, normalizer = (_merged(fields, number) for number in (2, 3))
-        model = _model(pieces, trainer, normalizer)
+        for number, value in _fields(content):
+            if number == 1:
+                pieces.append(_piece(value))
+            elif number in settings:
+                settings[number].update(_fields(_bytes(value)))
+            if len(pieces) > MOST_TOKENS:
+                raise SetupError(f"{name} holds more than {MOST_TOKENS} tokens, the most that are read")
+        model = _model(pieces, settings[2], settings[3])
     except (ValueError, IndexError, TypeError, struct.error) as exc:
         raise SetupError(f"{name} is no sentencepiece model ({short(str(exc))}); download it again") from None
     check_tokens(name, [piece.text for piece in pieces])
@@ -83,11 +89,6 @@ def _piece(value: Value) -> Piece:
     fields = dict(_fields(_bytes(value)))
     (score,) = struct.unpack("<f", _bytes(fields.get(2, bytes(4))))
     return Piece(_text(fields.get(1, b"")), score, _number(fields.get(3, NORMAL)))
-
-
-def _merged(fields: list[tuple[int, Value]], wanted: int) -> dict[int, Value]:
-    """The fields of a message; a repeated one is merged with the earlier."""
-    return {key: of for number, value in fields if number == wanted for key, of in _fields(_bytes(value))}
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, Value]]:
