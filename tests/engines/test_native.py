@@ -409,16 +409,18 @@ def test_odd_widths_are_for_torch(tiny_checkpoint, native_cache):
 def test_no_leak_no_overrun_no_race(sanitizer, isa, tmp_path):
     """A model whose arrays end exactly where the library may read no further, run from several threads."""
     program, options = tmp_path / "sanitized", levels()[isa].options
-    sources = [Path(__file__).with_name("sanitized.cpp"), *CPP.glob("*.cpp")]
     flags = ["-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread", f"-I{CPP}"]
-    objects = [tmp_path / f"{source.stem}.o" for source in sources]
+    first, second = library.units()
+    calls = f'#include "{Path(__file__).with_name("sanitized.cpp")}"\n'
+    units = {tmp_path / "1.o": first, tmp_path / "2.o": second + calls}
 
-    def compile_one(source: Path, target: Path) -> None:
-        subprocess.run([os.environ["CXX"], *flags, *options, "-c", source, "-o", target], check=True)
+    def compile_one(target: Path) -> None:
+        command = [os.environ["CXX"], *flags, *options, "-x", "c++", "-c", "-", "-o", target]
+        subprocess.run(command, input=units[target], text=True, check=True)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sources, objects))
-    subprocess.run([os.environ["CXX"], *flags, *objects, "-o", program], check=True)
+        list(pool.map(compile_one, units))
+    subprocess.run([os.environ["CXX"], *flags, *units, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout == "ok\n"

@@ -65,22 +65,29 @@ def _compile(level: Level, file: Path) -> None:
     compiler = _compiler()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
-        sources = sorted(_SOURCES.glob("*.cpp"))
-        units = [[source for source in sources if (source.stem in _FIRST_UNIT) == first] for first in (True, False)]
-        objects = [Path(temporary) / f"{i}.o" for i in range(len(units))]
+        texts = units()
+        objects = [Path(temporary) / f"{i}.o" for i in range(len(texts))]
 
-        def compile_one(unit: list[Path], target: Path) -> None:
-            text = "".join(f'#include "{source}"\n' for source in unit)
+        def compile_one(text: str, target: Path) -> None:
             _run([compiler, *_COMPILE, *level.options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
 
         with ThreadPoolExecutor(available_cpus()) as pool:
-            list(pool.map(compile_one, units, objects))
+            list(pool.map(compile_one, texts, objects))
         linked = Path(temporary) / file.name
         _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
         content = linked.read_bytes()
         with files.replacing(file) as unfinished:  # the loader ignores what follows the library
             unfinished.write_bytes(content + hashlib.sha256(content).digest())
     log.info("compiled %s in %.1f s", file, time.monotonic() - started)
+
+
+def units() -> tuple[str, str]:
+    """Two texts that include all sources between them and take about as long to compile."""
+    first, second = "", ""
+    for source in sorted(_SOURCES.glob("*.cpp")):
+        line = f'#include "{source}"\n'
+        first, second = (first + line, second) if source.stem in _FIRST_UNIT else (first, second + line)
+    return first, second
 
 
 def _load(file: Path) -> ctypes.CDLL | None:
