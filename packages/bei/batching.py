@@ -151,7 +151,7 @@ class Queue:
         self._heap: list[tuple[int, int, Entry]] = []
         self._ages: deque[Entry] = deque()
         self._brief: deque[Entry] = deque()
-        self._old_turn = self._by_age = False
+        self._takes_oldest = self._by_age = False
         self._virtual_time = 0
         self._arrivals = 0
         self._requests = 0
@@ -207,9 +207,9 @@ class Queue:
     def take(self, now: float) -> Taken:
         """Removes and returns the next batch; empty only if the queue is."""
         is_old = bool(self._ages) and self._ages[0].queued + PATIENCE <= now
-        self._old_turn = self._by_age or (not self._old_turn and is_old)
+        self._takes_oldest = self._by_age or (not self._takes_oldest and is_old)
         taken = Taken()
-        if self._old_turn:
+        if self._takes_oldest:
             room = self._fill(taken, self._ages, self._ages.popleft, self._ages.appendleft, now)
         else:
             room = self._fill(taken, self._heap, self._pop, self._push, now)

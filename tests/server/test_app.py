@@ -12,7 +12,7 @@ import pytest
 
 from bei.api import Call
 from bei.errors import TooSlow
-from bei.server import bodies, connections
+from bei.server import body_reader, connections
 from bei.server.app import asgi
 from bei.serving.registry import Registry
 
@@ -177,7 +177,7 @@ def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
 def test_a_body_that_never_ends_is_given_up(start_service, monkeypatch):
     """However steadily it arrives, it occupies memory meanwhile."""
     service = start_service()
-    monkeypatch.setattr(bodies, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(body_reader, "MOST_SECONDS", 0.2)
 
     async def steadily():
         await asyncio.sleep(0.01)
@@ -185,7 +185,7 @@ def test_a_body_that_never_ends_is_given_up(start_service, monkeypatch):
 
     async def scenario():
         with service.in_flight.request(), pytest.raises(TooSlow, match=r"took more than 0.2 s"):
-            await bodies.Bodies(1 << 30, service.in_flight).read(Call("POST", "/embed"), steadily, wanted=True)
+            await body_reader.BodyReader(1 << 30, service.in_flight).read(Call("POST", "/embed"), steadily, wanted=True)
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT))
     assert service.in_flight.held == 0

@@ -207,7 +207,7 @@ def test_a_body_at_a_fair_pace_takes_its_time(hasty):
     body = json.dumps({"inputs": "the cat", "note": "x" * 40_000}).encode()
     with connect(hasty) as sock:
         sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
-        for start in range(0, len(body), 4000):  # above bodies.RATE, and beyond bodies.SECONDS
+        for start in range(0, len(body), 4000):  # above body_reader.RATE, and beyond body_reader.SECONDS
             sock.sendall(body[start : start + 4000])
             time.sleep(0.15)
         assert sock.recv(12) == b"HTTP/1.1 200"

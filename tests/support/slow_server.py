@@ -10,7 +10,7 @@ from pathlib import Path
 from bei.checkpoint.load import read
 from bei.engines.null import NullEngine
 from bei.errors import SetupError
-from bei.server import bodies, connections, listen
+from bei.server import body_reader, connections, listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
 from bei.serving.registry import Registry
@@ -21,7 +21,7 @@ from tests.support.configs import tiny_config
 folder, load_seconds, batch_seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 logging.basicConfig(level="INFO")
 if patience := float(sys.argv[4]):
-    connections.REQUEST_HEAD_SECONDS = connections.READING_SECONDS = bodies.SECONDS = patience
+    connections.REQUEST_HEAD_SECONDS = connections.READING_SECONDS = body_reader.SECONDS = patience
     connections.KEEP_ALIVE_SECONDS = 3 * patience
     connections.READING_RATE = 1 << 30
 service = Service(Settings.load(tiny_config(folder), environ={}, **json.loads(sys.argv[5])))

@@ -18,7 +18,7 @@ from bei.errors import (
     TooSlow,
 )
 from bei.server import connections
-from bei.server.bodies import Bodies, Message, Receive
+from bei.server.body_reader import BodyReader, Message, Receive
 from bei.server.hosts import Hosts
 from bei.serving.registry import Registry
 
@@ -33,13 +33,13 @@ _BUFFERED = 1 << 16  # bytes of an answer that a connection takes at once
 def asgi(registry: Registry, hosts: Hosts | None = None) -> Application:
     """The ASGI application; it handles the scope `http` only. Without `hosts` a request may name any host."""
     hosts = hosts or Hosts()
-    bodies = Bodies(registry.settings.payload_limit, registry.in_flight)
+    body_reader = BodyReader(registry.settings.payload_limit, registry.in_flight)
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
         call = _call_of(scope)
         with registry.in_flight.request():
             try:
-                reply = await _answer(registry, hosts, bodies, call, scope, receive)
+                reply = await _answer(registry, hosts, body_reader, call, scope, receive)
             except ClientGone as error:
                 return api.lost(registry, call, error)
             await _write(reply if not registry.is_draining else _last(reply, scope), scope, send)
@@ -48,7 +48,7 @@ def asgi(registry: Registry, hosts: Hosts | None = None) -> Application:
 
 
 async def _answer(
-    registry: Registry, hosts: Hosts, bodies: Bodies, call: Call, scope: Message, receive: Receive
+    registry: Registry, hosts: Hosts, body_reader: BodyReader, call: Call, scope: Message, receive: Receive
 ) -> Reply:
     """Raises ClientGone when nobody waits for the reply."""
     try:
@@ -57,7 +57,7 @@ async def _answer(
         wanted = route is not None and route.adapter is not None
         if not wanted and "expect" in call.headers:  # the client waits for our answer before it sends
             return _last(await api.answer(registry, call, route), scope)
-        call.body = await bodies.read(call, receive, wanted=wanted)
+        call.body = await body_reader.read(call, receive, wanted=wanted)
         with _WhileConnected(receive):
             return await api.answer(registry, call, route)
     except (RequestHeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:

@@ -17,7 +17,7 @@ MOST_SECONDS = 600.0  # for a body of any size, because it occupies memory meanw
 _DRAIN_SECONDS = 10.0
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies of up to `limit` bytes each, and as many at once as the bytes in flight allow."""
 
     def __init__(self, limit: int, in_flight: InFlight):
