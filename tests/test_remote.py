@@ -155,7 +155,7 @@ def test_failures_and_refusals_reach_the_worker(tiny_checkpoint, start_service, 
     engine = Gate(tiny_checkpoint)
     service = start_service(engine, max_queue_tokens=20)
     worker, _ = join(service)
-    engine.poison = run(worker.model.tokenize(["cat"], add_special_tokens=False))[0][0].id
+    engine.poison = next(iter(run(worker.model.tokenize(["cat"], add_special_tokens=False))[0])).id
     with pytest.raises(EngineFailed, match="RuntimeError"):
         run(worker.model.embed(["the cat"]))
     assert worker.model.scheduler.failing

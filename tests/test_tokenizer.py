@@ -152,7 +152,7 @@ def test_lowercase(tmp_path):
 def test_tokens_carry_byte_offsets(tmp_path):
     tokenizer = Tokenizer(read(save(tmp_path, random_model("bert")), "m"))
     text = "the naïve cat"
-    (tokens,) = tokenizer.tokenize([text], add_special_tokens=True)
+    (tokens,) = map(list, tokenizer.tokenize([text], add_special_tokens=True))
     assert [token.special for token in (tokens[0], tokens[-1])] == [True, True]
     assert (tokens[0].start, tokens[0].stop) == (None, None)
     for token in tokens[1:-1]:

@@ -1,7 +1,6 @@
 """The tokens of a text as /tokenize shows them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from bei.tokenizer.reading import Tokens
 _AT_ONCE = 1 << 12  # tokens whose numbers are made objects
 
 
-class TextTokens(Sequence[Token]):
+class TextTokens:
     """The tokens of a text, special ones before and after them. A token is made when it is asked for: as an object it
     takes 300 bytes, and as a row of the columns 28."""
 
@@ -31,9 +30,6 @@ class TextTokens(Sequence[Token]):
                 for id, start, end, first, last in zip(*rows, strict=True):
                     yield Token(id, self._text[start:end], False, first, last)
         yield from self._after
-
-    def __getitem__(self, index: Any) -> Any:
-        return list(self)[index]
 
 
 def _columns(text: str, parts: Iterable[Tokens]) -> Iterator[tuple[np.ndarray, ...]]:
