@@ -49,6 +49,7 @@ MODELS = {
     "qwen3": ("Qwen3", "Qwen3-Embedding, Qwen3-Reranker, voyage-4-nano"),
     "qwen3_moe": ("Qwen3-MoE", "Qwen3-30B-A3B fine-tuned to embed or classify"),
     "bidirectional_pplx_qwen3": ("Qwen3, bidirectional", "pplx-embed-v1"),
+    "openai_privacy_filter": ("privacy-filter", "openai/privacy-filter"),
     "gemma": ("Gemma", "bge-reranker-v2-gemma"),
     "gemma2": ("Gemma 2", "bge-multilingual-gemma2"),
     "gemma3_text": ("Gemma 3, text", "embeddinggemma-300m"),

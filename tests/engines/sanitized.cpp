@@ -131,7 +131,8 @@ void run(int precision, const Kind& kind) {
   if (more) {
     model.type_count = 2, model.types = arrays.add<float>(2 * embedding, 1);
     const float* biases = arrays.add<float>(heads * (2 * max_tokens - 1), 1);
-    for (BeiLayer& layer : layers) layer.bias_by_distance = biases;
+    const float* sinks = arrays.add<float>(heads, 1);
+    for (BeiLayer& layer : layers) layer.bias_by_distance = biases, layer.sinks = sinks;
   }
   if (embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
   model.layers = layers.data(), model.layer_count = static_cast<int>(layers.size());

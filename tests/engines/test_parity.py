@@ -9,7 +9,7 @@ import torch
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
 from tests.support.parity import cosines, reference, sequences
-from tests.support.tiny_models import FAMILIES, random_model, save
+from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, random_model, save
 
 DEFAULT = {"rope_type": "default", "rope_theta": 20.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
@@ -88,6 +88,10 @@ OPTIONS = {
         *({}, {"norm_topk_prob": True, "num_experts_per_tok": 8}, {"mlp_only_layers": [1], "hidden_act": "gelu"}),
         *({"decoder_sparse_step": 2}, {"use_sliding_window": True, "sliding_window": 4}, {"num_experts": 0}),
     ],
+    "openai_privacy_filter": [
+        *({}, {"num_experts_per_tok": 1, "swiglu_alpha": 1.0, "swiglu_limit": 0.5}, {"attention_bias": False}),
+        rope(DEFAULT),
+    ],
     "gemma": [{}, {"num_key_value_heads": 1}],
     "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}],
     "gemma3_text": [{}, {"use_bidirectional_attention": True}],
@@ -163,7 +167,7 @@ def test_a_row_does_not_depend_on_its_neighbours(make, saved, family, precision)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bf16_is_close(make, saved, family):
-    checkpoint = read(saved(family)[1], family)
+    checkpoint = read(saved(family, **ALL_EXPERTS.get(family, {}))[1], family)
     batch = Batch.pack(sequences())
     exact, rounded = (make(checkpoint, precision=p).run(batch) for p in ("fp32", "bf16"))
     assert cosines(exact, rounded).min() >= 0.9995

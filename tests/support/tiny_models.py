@@ -64,6 +64,7 @@ _CONFIGS = {
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
     "qwen3_moe": transformers.Qwen3MoeConfig,
+    "openai_privacy_filter": transformers.OpenAIPrivacyFilterConfig,
     "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
@@ -98,8 +99,10 @@ ALL_KEYS = ("gpt2", "gpt_bigcode", "gpt_neo", "gptj", "gpt_neox", "bloom", "opt"
 T5 = ("t5", "mt5", "umt5")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
 DISENTANGLED = ("deberta", "deberta-v2")
-TORCH_ALONE = (*DISENTANGLED, "qwen3_moe")
+TORCH_ALONE = (*DISENTANGLED, "qwen3_moe", "openai_privacy_filter")
 """Families that the other engines refuse."""
+ALL_EXPERTS = {"qwen3_moe": {"num_experts_per_tok": 8}, "openai_privacy_filter": {"num_experts_per_tok": 8}}
+"""Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
 _GPT2_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_inner": 96, "n_positions": 64}
@@ -158,6 +161,10 @@ _OWN_FIELDS = {
     },
     "qwen3": {"head_dim": 16},
     "qwen3_moe": {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "openai_privacy_filter": {
+        **{"head_dim": 16, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 7},
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    },
     "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 16, "sliding_window": 8, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 20},
     "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20, "sliding_window_pattern": 2},
@@ -176,7 +183,7 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
     fields |= _OWN_FIELDS.get(family, {})
     if family in ("gpt2", "gpt_bigcode", "gptj", "bloom"):
         del fields["max_position_embeddings"]
-    if family in (*CAUSAL, "eurobert") and family not in ALL_KEYS:
+    if family in (*CAUSAL, "eurobert", "openai_privacy_filter") and family not in ALL_KEYS:
         fields["num_key_value_heads"] = 2
     if family not in _LATE_POSITIONS:
         fields |= {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}

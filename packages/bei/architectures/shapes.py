@@ -117,6 +117,8 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     for projection in position_projections(spec):
         shapes |= {f"layers.{i}.{projection}.weight": (spec.query_size, spec.hidden_size)}
         shapes |= {f"layers.{i}.{projection}.bias": (spec.query_size,)}
+    if spec.sinks:
+        shapes[f"layers.{i}.sinks"] = (spec.heads,)
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
     if convolution is not None:

@@ -5,6 +5,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     embeddings.{token,position,token_type}        [vocab | positions | types, embedding]
     embeddings.norm.{weight,bias}                 [embedding]
     embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   if the two sizes differ
+    layers.{i}.sinks                              [heads]
     relative_bias, or layers.{i}.relative_bias    [buckets, heads]                of all layers, or of each
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
     layers.{i}.position_{query,key}.{weight,bias} [heads * head_size, hidden]     of DeBERTa's `own_projections`
@@ -265,6 +266,9 @@ class EncoderSpec:
     If `parallel`, the MLP reads the input of the layer, as attention does (GPT-NeoX, arXiv:2204.06745, §2.1).
     `residual_scale` multiplies the outputs of attention and MLP (Granite; muP, arXiv:2203.03466).
 
+    `sinks`: in each head the softmax of a row of scores has one number more, which is learned and belongs to no key, so
+    that the shares of the keys sum up to less than one (arXiv:2309.17453; gpt-oss, arXiv:2508.10925, §2.3).
+
     `wide_range`: states exceed the range of float16, so engines compute in bfloat16 or float32 (T5; transformers,
     T5PreTrainedModel._keep_in_fp32_modules).
 
@@ -304,6 +308,7 @@ class EncoderSpec:
     position_offset: int | None = None
     token_types: int = 0
     final_norm: bool = False
+    sinks: bool = False
     wide_range: bool = False
     token_head: tuple[HeadLayer, ...] = ()
     pooling: Pooling = FIRST

@@ -52,6 +52,7 @@ class Layer(Structure):
         *((name, Norm) for name in LAYER_NORMS),
         ("bias_by_distance", c_void_p),
         ("taps", c_void_p),
+        ("sinks", c_void_p),
         ("window", c_int32),
         ("rotary", c_int32),
         ("tap_count", c_int32),

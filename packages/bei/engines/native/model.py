@@ -133,6 +133,7 @@ class _Reader:
             taps=abi.address(self._arrays.get(f"layers.{i}.taps")),
             tap_count=layer.convolution.taps if layer.convolution else 0,
             first_tap=layer.convolution.first if layer.convolution else 0,
+            sinks=abi.address(self._arrays.get(f"layers.{i}.sinks")),
             window=-1 if layer.window is None else layer.window,
             rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )

@@ -49,7 +49,7 @@ def pack_checkpoint(
 
 
 def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callable[[str], np.ndarray]) -> Arrays:
-    """The tables of the embeddings and of positions, and the taps of convolutions."""
+    """The tables of the embeddings and of positions, the taps of convolutions, and sinks."""
     yield "embeddings.token", _token_table(tensors["embeddings.token"])
     if spec.position_offset is not None:
         yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
@@ -58,6 +58,8 @@ def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callabl
     for name in spec.bias_names:
         yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
     for i, layer in enumerate(spec.layers):
+        if spec.sinks:
+            yield f"layers.{i}.sinks", exact(f"layers.{i}.sinks")
         if layer.convolution:
             yield f"layers.{i}.taps", np.ascontiguousarray(exact(f"layers.{i}.taps.weight")[:, 0].T)
 

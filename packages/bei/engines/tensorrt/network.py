@@ -51,6 +51,8 @@ def check(spec: EncoderSpec, longest: int) -> None:
         raise SetupError("a mixture of experts needs the torch engine")
     if spec.convolves:
         raise SetupError("short convolutions (LFM2) need the torch engine")
+    if spec.sinks:
+        raise SetupError("attention sinks need the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if spec.convolution is not None:

@@ -103,11 +103,12 @@ def packed_attention(
     scale: float,
     soft_cap: float | None = None,
     position_scores: PositionScores | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """softmax(cap(q kᵀ * scale) + bias) v in each sequence. q: [T, heads, size]; k, v: [T, kv_heads, size]; returns
-    [T, heads * size]."""
+    """softmax(cap(q kᵀ * scale) + bias) v in each sequence. q: [T, heads, size]; k, v: [T, kv_heads, size]; sinks:
+    float32[heads]; returns [T, heads * size]."""
     context = q.new_zeros(len(q), q.shape[1] * q.shape[2])  # rows beyond the last token stay zero
-    plain = soft_cap is None and position_scores is None
+    plain = soft_cap is None and position_scores is None and sinks is None
     for mask in masks:
         group = mask.group
         shape = (group.count, group.length)
@@ -126,13 +127,20 @@ def packed_attention(
             else:
                 bias = mask.bias(queries, keys, q)
                 extra = position_scores(*block[:2], queries, keys) if position_scores else None
-                attended = _attend(*block, bias, scale, soft_cap, extra)
+                attended = _attend(*block, bias, scale, soft_cap, extra, sinks)
             out[:, queries] = attended.transpose(1, 2)
     return context
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, soft_cap: float | None, extra: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    soft_cap: float | None,
+    extra: Tensor | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """The same, with the scores made explicitly."""
     groups = q.shape[1] // k.shape[1]
@@ -143,4 +151,6 @@ def _attend(
         scores = soft_cap * torch.tanh(scores / soft_cap)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(-1).to(v.dtype) @ v
+    if sinks is not None:
+        scores = torch.cat([scores, sinks[:, None, None].expand(*scores.shape[:-1], 1)], -1)
+    return scores.softmax(-1)[..., : v.shape[-2]].to(v.dtype) @ v

@@ -57,6 +57,8 @@ class Encoder:
         if spec.query_growth:
             growth = factors(spec.query_growth, weights.checkpoint.max_tokens)
             self._growth = torch.from_numpy(growth).to(weights.device)
+        layers = range(len(spec.layers))
+        self._sinks = [weights.exact(f"layers.{i}.sinks") if spec.sinks else None for i in layers]
         self._varlen = Varlen.of(spec, weights.device, weights.dtype)
         self._convolved = ConvolvedLayer(spec, spec.convolution, weights) if spec.convolution else None
 
@@ -100,8 +102,8 @@ class Encoder:
             AttentionMask(group, inputs.attended[group.sequences], self._spec.causal, window, table)
             for group in inputs.layout.groups
         ]
-        scale, soft_cap = self._spec.attention_scale, self._spec.soft_cap
-        return lambda q, k, v, scores: packed_attention(q, k, v, masks, scale, soft_cap, scores)
+        scale, soft_cap, sinks = self._spec.attention_scale, self._spec.soft_cap, self._sinks[i]
+        return lambda q, k, v, scores: packed_attention(q, k, v, masks, scale, soft_cap, scores, sinks)
 
 
 def _bias_table(spec: EncoderSpec, weights: Weights, name: str) -> BiasTable:

@@ -42,13 +42,13 @@ typedef struct {
 
 // Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
 // size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
-// none. `taps`, [tap_count, hidden_size], are those of a convolution in place of attention, null where there is none; the
-// first is of the token at the distance `first_tap`. `window` is the largest distance that is seen, and `rotary` the
-// number of the layer's table; negative for none.
+// none. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
+// in place of attention, null where there is none; the first is of the token at the distance `first_tap`. `window` is the
+// largest distance that is seen, and `rotary` the number of the layer's table; negative for none.
 typedef struct {
   BeiLinear qkv, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
-  const float *bias_by_distance, *taps;
+  const float *bias_by_distance, *taps, *sinks;
   int32_t window, rotary, tap_count, first_tap;
 } BeiLayer;
 

@@ -93,9 +93,10 @@ F exp2_for(F x) {
 }
 
 // Unnormalized probabilities of a row of scores; returns their sum. `scale` is positive; `bias` points to the bias of the
-// first key.
+// first key; `sink`, null for none, to a number that is in the sum alone.
 template <class T>
-float softmax(float* scores, int keys, float scale, float soft_cap, const float* bias, T* probabilities) {
+float softmax(float* scores, int keys, float scale, float soft_cap, const float* bias, const float* sink,
+              T* probabilities) {
   if (soft_cap > 0 || bias) {
     for_vectors(keys, [&](int i, int lanes) {
       F score = load(scores + i) * splat(scale);
@@ -107,14 +108,15 @@ float softmax(float* scores, int keys, float scale, float soft_cap, const float*
   }
   F most = splat(-INFINITY);
   for_vectors(keys, [&](int i, int lanes) { most = max(most, select_first(lanes, load(scores + i), most)); });
-  const F by = splat(scale * 1.44269504f), from = splat(-largest(most)) * by;  // e^x is 2^(x log2(e))
+  const float peak = sink ? std::max(largest(most), *sink / scale) : largest(most);
+  const F by = splat(scale * 1.44269504f), from = splat(-peak) * by;  // e^x is 2^(x log2(e))
   F sums = zero();
   for_vectors(keys, [&](int i, int lanes) {
     const F p = select_first(lanes, exp2_for<T>(fma(load(scores + i), by, from)), zero());
     sums = sums + p;
     store(probabilities + i, p);
   });
-  return sum(sums);
+  return sum(sums) + (sink ? std::exp(*sink - peak * scale) : 0);
 }
 
 // Packed keys and values of the tokens [first, last), and room for the scores of a few queries, `stride` numbers apart.
@@ -145,8 +147,9 @@ void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, c
     const float* bias = group.bias ? group.bias + head * group.bias_stride - (row + i) + t.first + begin : nullptr;
     T* probabilities = t.probabilities + static_cast<size_t>(i) * t.stride;
     float* scores = t.scores + static_cast<size_t>(i) * t.stride;
-    sums[i] =
-        softmax(scores + begin, end - begin, group.scale_of(row + i), group.soft_cap, bias, probabilities + begin);
+    const float* sink = group.sinks ? group.sinks + head : nullptr;
+    sums[i] = softmax(scores + begin, end - begin, group.scale_of(row + i), group.soft_cap, bias, sink,
+                      probabilities + begin);
     std::fill(probabilities + start, probabilities + begin, T{});
     std::fill(probabilities + end, probabilities + round_up(stop, per), T{});
   }

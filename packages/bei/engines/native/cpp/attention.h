@@ -13,7 +13,7 @@ constexpr int kQueryChunk = 1024;  // rows: long sequences are shared among thre
 // row for each token: keys and values have `head_size` numbers, queries and context have heads * head_size.
 // A token sees the keys before `attended` that are at most `window` tokens away and, if `causal`, not after it.
 // `bias[d]` is added to the score of the key d tokens after its query; the next head's biases stand `bias_stride` further
-// on; null for none.
+// on; null for none. `sinks`: for each head a number that the softmax has beside the scores, null for none.
 // The keys and values of the first `prefix` tokens are in `prefix_keys` and `prefix_values`. Those of the other tokens,
 // and all queries and contexts, are in the other views, whose first row is that of token `prefix`.
 template <class T>
@@ -24,7 +24,7 @@ struct KeyValueGroup {
   bool causal;
   float scale, soft_cap, growth;
   int trained;
-  const float* bias;
+  const float *bias, *sinks;
   size_t bias_stride;
 
   const T* key(int i) const { return i < prefix ? prefix_keys.row(i) : keys.row(i - prefix); }

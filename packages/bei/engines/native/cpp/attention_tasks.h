@@ -69,6 +69,8 @@ class Attention {
     group.bias_stride = 2 * static_cast<size_t>(model_.max_tokens) - 1;
     const float* biases = model_.layers[layer].bias_by_distance;
     group.bias = biases ? biases + task.kv_head * heads * group.bias_stride + model_.max_tokens - 1 : nullptr;
+    const float* sinks = model_.layers[layer].sinks;
+    group.sinks = sinks ? sinks + task.kv_head * heads : nullptr;
     attention(group, group.prefix + task.first, group.prefix + task.last, scratch);
   }
 

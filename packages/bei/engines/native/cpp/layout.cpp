@@ -49,6 +49,7 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Layer, key_norm),
     BEI_FIELD(Layer, bias_by_distance),
     BEI_FIELD(Layer, taps),
+    BEI_FIELD(Layer, sinks),
     BEI_FIELD(Layer, window),
     BEI_FIELD(Layer, rotary),
     BEI_FIELD(Layer, tap_count),
