@@ -23,6 +23,7 @@ LAYERS = [
     "engines",
     "tokenizer",
     "tasks",
+    "slots",
     "scheduler",
     "messages",
     "remote",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bei import scheduler as scheduling
+from bei import slots
 from bei.batching import Entry, Limits, Queue, Request
 from bei.engines.base import Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
@@ -127,7 +127,7 @@ def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):
 
 def test_what_is_prepared_runs_next(running, monkeypatch):
     """A thread whose batch has ended does not overtake a waiting one; the time to wake up is zero here."""
-    monkeypatch.setattr(scheduling, "_OVERTAKEN", 0.0)
+    monkeypatch.setattr(slots, "_OVERTAKEN", 0.0)
     scheduler, engine, inbox = running
     run, rng = engine.run, random.Random(0)
     engine.run = lambda batch: time.sleep(rng.choice([0, 0.001])) or run(batch)

@@ -9,9 +9,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,11 @@ from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken, is_bri
 from bei.engines.base import Batch, Engine
 from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
 from bei.metrics import Metrics, ModelMetrics
+from bei.slots import Share, Slots
 
 log = logging.getLogger("bei")
 
 _SMOOTHING = 0.1  # the weight of a batch's speed in the mean
-_OVERTAKEN = 0.02  # seconds for which a running thread may go before one that has to wake up
 
 
 def deliver(outcomes: Sequence[Outcome]) -> None:
@@ -37,13 +35,6 @@ def deliver(outcomes: Sequence[Outcome]) -> None:
 
 
 Keep = Callable[[np.ndarray], Any]
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A batch that waits for a stream, since a time.monotonic()."""
-
-    since: float
 
 
 class Scheduler:
@@ -61,25 +52,25 @@ class Scheduler:
         keep: Keep = np.asarray,
         max_seconds: float = float("inf"),
         metrics: ModelMetrics | None = None,
+        share: Share | None = None,
     ):
         """`max_seconds` limits admission to the work that the engine does in that time; a request that is alone is
-        always admitted. Without `metrics` it has metrics of its own."""
+        always admitted. `share` is that of the engine in the slots of a device that other engines use, too. Without
+        `metrics` it has metrics of its own."""
         self._metrics = metrics or Metrics().of_model("")
         self._engine, self._queue, self._hand_out, self._keep = engine, queue, hand_out, keep
         self._max_seconds = max_seconds
         lock = threading.Lock()
-        self._changed, self._brief, self._ended = (threading.Condition(lock) for _ in range(3))
+        self._changed, self._brief = (threading.Condition(lock) for _ in range(2))
         self._taken = 0  # batches taken in turn that have not ended
-        self._running = 0  # running batches, without the one in the brief slot
-        self._long = 0  # those of requests that are not brief
-        self._waiting: list[_Waiting] = []  # batches that wait for a stream
-        self._brief_slot_is_taken = False
         self._speed = 0.0  # tokens per second, over all streams
         self._closing = False
         self.last_success = 0.0
         self.failing = False
-        self._streams, self._has_brief_slot = engine.facts.streams, engine.facts.has_brief_slot
-        steps = [self._run_next] * (self._streams + 1) + [self._run_brief] * self._has_brief_slot
+        self._streams, has_brief_slot = engine.facts.streams, engine.facts.has_brief_slot
+        self._share = share or Slots(self._streams).share(self._streams, has_brief_slot=has_brief_slot)
+        self._slots = self._share.slots
+        steps = [self._run_next] * (self._streams + 1) + [self._run_brief] * has_brief_slot
         self._threads = [
             threading.Thread(target=self._loop, args=(step,), name=f"engine-{i}", daemon=True)
             for i, step in enumerate(steps)
@@ -142,7 +133,7 @@ class Scheduler:
     def _is_held_up(self) -> bool:
         """Whether a brief request waits for the texts of a long one. Behind other brief requests it is better off in a
         batch with them."""
-        return self._long > 0 and self._taken >= self._streams and self._queue.has_brief()
+        return self._slots.long > 0 and self._taken >= self._streams and self._queue.has_brief()
 
     def _loop(self, step: Callable[[], bool]) -> None:
         try:
@@ -190,46 +181,10 @@ class Scheduler:
         if taken.expired:
             self._settle(taken.expired, Expired("the request's deadline passed while it waited"))
         if taken.batch:
-            batch = _pack(taken.batch)
-            with self._slot(batch, taken.batch[0].request.is_brief):
+            batch, is_long = _pack(taken.batch), not taken.batch[0].request.is_brief
+            may_be_brief = not is_long and self._share.has_brief_slot and is_brief(len(batch.input_ids))
+            with self._slots.slot(self._share, is_long=is_long, may_be_brief=may_be_brief):
                 self._run(taken.batch, batch)
-
-    @contextmanager
-    def _slot(self, batch: Batch, request_is_brief: bool) -> Iterator[None]:
-        """A stream for a batch, about in the order of arrival; or the brief slot, for a brief batch of a brief request
-        while batches of long requests run."""
-        mine = _Waiting(time.monotonic())
-        fits = request_is_brief and self._has_brief_slot and is_brief(len(batch.input_ids))
-
-        def has_brief_slot() -> bool:
-            return fits and self._long > 0 and not self._brief_slot_is_taken
-
-        def has_stream() -> bool:
-            first = self._waiting[0]
-            return self._running < self._streams and (first is mine or mine.since < first.since + _OVERTAKEN)
-
-        with self._ended:
-            self._waiting.append(mine)
-            self._ended.wait_for(lambda: has_stream() or has_brief_slot())
-            in_brief_slot = not has_stream()
-            self._waiting.remove(mine)
-            if in_brief_slot:
-                self._brief_slot_is_taken = True
-            else:
-                self._running += 1
-                self._long += not request_is_brief
-            if self._waiting and self._running < self._streams:
-                self._ended.notify_all()
-        try:
-            yield
-        finally:
-            with self._ended:
-                if in_brief_slot:
-                    self._brief_slot_is_taken = False
-                else:
-                    self._running -= 1
-                    self._long -= not request_is_brief
-                self._ended.notify_all()
 
     def _run(self, entries: list[Entry], batch: Batch) -> None:
         started = time.monotonic()
@@ -256,13 +211,14 @@ class Scheduler:
 
     def _learn(self, tokens: int, seconds: float) -> None:
         """Notes the speed of the engine, and sets the limit of the queue. Only batches of at least half the full size
-        count, because small ones are slow. `seconds` is the whole time for which a batch had its stream."""
+        count, because small ones are slow. `seconds` is the whole time for which a batch had its slot. Engines that are
+        busy on the same device share its time."""
         limits = self._queue.limits
         if 2 * tokens < min(limits.batch_tokens, self._queue.most_tokens):
             return
         speed = tokens / max(seconds, 1e-6) * self._streams
         self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
-        self._queue.most_tokens = int(min(limits.tokens, self._speed * self._max_seconds))
+        self._queue.most_tokens = int(min(limits.tokens, self._speed / self._slots.busy * self._max_seconds))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fails a batch of one request. Runs the halves of another, so that only the faulty request fails. A batch that

@@ -107,8 +107,9 @@ class EngineFacts:
     `streams` batches may run at once. `has_brief_slot`: one more, of a few tokens, may run beside them and need not
     wait for their end. `shares_prefixes`: the prefix that sequences of a batch share is computed once. `token_budget`
     is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and `max_num_tokens`
-    cuts batches. `precision` and `quantization` are those of the engine's `Compute`. `reason` says why this device and
-    precision, for people.
+    cuts batches. `processors` is how many of the server's a running batch occupies: 0 on a device of its own, and for
+    batches that take no time. `precision` and `quantization` are those of the engine's `Compute`. `reason` says why
+    this device and precision, for people.
     """
 
     name: str
@@ -120,6 +121,7 @@ class EngineFacts:
     quantization: Quantization = "none"
     shares_prefixes: bool = False
     has_brief_slot: bool = False
+    processors: int = 0
 
     @property
     def computes_in(self) -> str:

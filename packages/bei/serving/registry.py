@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from bei.engines.cpus import available_cpus
 from bei.errors import ModelNotFound, SetupError, short
 from bei.metrics import Metrics
 from bei.serving.abilities import Ability
 from bei.serving.service import Service
 from bei.settings import Settings
+from bei.slots import Slots
 from bei.tracing import Tracer
 
 PLACEHOLDERS = frozenset(("", "model", "not-required", "default/not-specified", "tei", "any"))
@@ -42,9 +44,10 @@ class Registry:
         """A registry of models that are not loaded yet. Raises SetupError."""
         metrics = metrics or Metrics()
         services: list[Service] = []
+        processors = Slots(settings[0].threads or available_cpus())
         for each in settings:
             in_flight = services[0].in_flight if services else None
-            services.append(Service(each, metrics, tracer, isolated, in_flight))
+            services.append(Service(each, metrics, tracer, isolated, in_flight, processors))
         return cls(*services)
 
     def resolve(self, ability: Ability | None = None, name: str | None = None) -> Service:

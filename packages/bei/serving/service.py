@@ -13,7 +13,7 @@ from bei.batching import Limits, Queue
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.engines import choice
-from bei.engines.base import Engine
+from bei.engines.base import Engine, EngineFacts
 from bei.engines.isolated import IsolatedEngine
 from bei.errors import Error, NotReady, one_line, refusing
 from bei.inflight import InFlight
@@ -26,6 +26,7 @@ from bei.serving.readiness import Readiness
 from bei.serving.routes import default_route
 from bei.serving.texts import TextReader
 from bei.settings import Settings
+from bei.slots import Share, Slots
 from bei.tasks import sparse
 from bei.tracing import Tracer
 
@@ -45,13 +46,15 @@ class Service:
         tracer: Tracer | None = None,
         isolated: bool = False,
         in_flight: InFlight | None = None,
+        processors: Slots | None = None,
     ):
-        """`metrics`, `tracer` and `in_flight` are the server's. Without them the service has its own, and traces
-        nothing. `isolated` runs the engine in a process of its own, whose crash the service survives."""
+        """`metrics`, `tracer`, `in_flight` and `processors` are the server's. Without them the service has its own, and
+        traces nothing. `isolated` runs the engine in a process of its own, whose crash the service survives."""
         self.settings = settings
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
         self.readiness = Readiness()
+        self._processors = processors
         self._model: ServedModel | None = None
         self._isolated = IsolatedEngine(settings, self.model_metrics) if isolated else None
         self.in_flight = in_flight or InFlight(
@@ -111,9 +114,20 @@ class Service:
         )
         keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(
-            engine, Queue(limits), keep=keep, max_seconds=settings.max_queue_seconds, metrics=self.model_metrics
+            engine,
+            Queue(limits),
+            keep=keep,
+            max_seconds=settings.max_queue_seconds,
+            metrics=self.model_metrics,
+            share=self._share_of(engine.facts),
         )
         self.join(checkpoint, engine, scheduler)
+
+    def _share_of(self, facts: EngineFacts) -> Share | None:
+        """An engine's share of the processors; None for one that needs none."""
+        if self._processors is None or not facts.processors:
+            return None
+        return self._processors.share(facts.streams, facts.processors, has_brief_slot=facts.has_brief_slot)
 
     def join(
         self,

@@ -50,6 +50,7 @@ class NativeEngine:
             token_budget=_token_budget(checkpoint.spec),
             shares_prefixes=can_share(checkpoint.spec),
             has_brief_slot=True,
+            processors=1,
         )
         with files.cache(options.cache_dir, "native") as folder:
             loaded = library.load(isa, folder)

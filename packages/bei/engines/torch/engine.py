@@ -40,6 +40,7 @@ class TorchEngine:
             reason=reason,
             streams=2 if on_gpu else 1,
             token_budget=_token_budget(self._device, checkpoint.spec.hidden_size),
+            processors=0 if on_gpu else self._threads,
         )
         weights = Weights(checkpoint, self._device, compute)
         self._model = Model(checkpoint.spec, weights)

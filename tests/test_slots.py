@@ -1,0 +1,124 @@
+"""Slots that the engines of several models share: never more batches than processors, in the order of arrival."""
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from bei import slots
+from bei.slots import Share, Slots
+from tests.support.waiting import wait_until
+
+
+class Batches:
+    """Batches in threads: each holds its slot until it is told to end."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.begun: list[str] = []
+        self._ends: dict[str, threading.Event] = {}
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, share: Share, *, is_long: bool = True) -> None:
+        self._ends[name] = threading.Event()
+        self._threads.append(threading.Thread(target=self._run, args=(name, share, is_long)))
+        waiting = len(share.slots._waiting) + len(self.running)
+        self._threads[-1].start()
+        wait_until(lambda: len(share.slots._waiting) + len(self.running) > waiting)
+
+    def _run(self, name: str, share: Share, is_long: bool) -> None:
+        with share.slots.slot(share, is_long=is_long, may_be_brief=not is_long and share.has_brief_slot):
+            self.running.append(name)
+            self.begun.append(name)
+            self._ends[name].wait(30)
+            self.running.remove(name)
+
+    def end(self, name: str) -> None:
+        self._ends[name].set()
+        wait_until(lambda: name not in self.running)
+
+    def stop(self) -> None:
+        for event in self._ends.values():
+            event.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    monkeypatch.setattr(slots, "_OVERTAKEN", 0.0)
+    with ExitStack() as stack:
+        made = Batches()
+        stack.callback(made.stop)
+        yield made
+
+
+def test_two_models_never_run_more_batches_than_there_are_processors(batches):
+    processors = Slots(2)
+    first, second = processors.share(2), processors.share(2)
+    for name, share in (("a1", first), ("a2", first), ("b1", second), ("a3", first), ("b2", second)):
+        batches.start(name, share)
+    assert batches.running == ["a1", "a2"]
+    batches.end("a1")
+    wait_until(lambda: "b1" in batches.running)
+    assert sorted(batches.running) == ["a2", "b1"]
+    batches.end("a2")
+    wait_until(lambda: "a3" in batches.running)
+    batches.end("b1")
+    wait_until(lambda: "b2" in batches.running)
+    assert batches.begun == ["a1", "a2", "b1", "a3", "b2"]
+    assert processors.busy == 2
+
+
+def test_a_batch_of_all_processors_waits_for_them_and_is_not_overtaken(batches):
+    processors = Slots(2)
+    one, all_of_them = processors.share(2, cost=1), processors.share(1, cost=8)
+    batches.start("one", one)
+    batches.start("all", all_of_them)
+    batches.start("later", one)
+    assert batches.running == ["one"]
+    batches.end("one")
+    wait_until(lambda: batches.running == ["all"])
+    batches.end("all")
+    wait_until(lambda: batches.running == ["later"])
+
+
+def test_a_model_whose_streams_are_taken_does_not_hold_up_another(batches):
+    processors = Slots(3)
+    narrow, wide = processors.share(1), processors.share(3)
+    for name, share in (("n1", narrow), ("n2", narrow), ("w1", wide)):
+        batches.start(name, share)
+    assert batches.running == ["n1", "w1"]
+
+
+def test_a_brief_batch_runs_beside_the_long_ones_of_another_model(batches):
+    processors = Slots(1)
+    bulk, other = processors.share(1), processors.share(1, has_brief_slot=True)
+    batches.start("long", bulk)
+    batches.start("brief", other, is_long=False)
+    batches.start("second brief", other, is_long=False)
+    batches.start("long of the other", other)
+    assert batches.running == ["long", "brief"]
+    batches.end("brief")
+    wait_until(lambda: batches.running == ["long", "second brief"])
+
+
+def test_beside_brief_batches_there_is_no_brief_slot(batches):
+    """Behind other brief requests a request is better off in a batch with them."""
+    processors = Slots(1)
+    share = processors.share(1, has_brief_slot=True)
+    batches.start("a", share, is_long=False)
+    batches.start("b", share, is_long=False)
+    assert batches.running == ["a"]
+
+
+def test_busy_counts_the_models_with_work(batches):
+    processors = Slots(2)
+    first, second = processors.share(2), processors.share(2)
+    assert processors.busy == 1
+    batches.start("a", first)
+    assert processors.busy == 1
+    batches.start("b", second)
+    assert processors.busy == 2
+    batches.end("a")
+    wait_until(lambda: processors.busy == 1)
