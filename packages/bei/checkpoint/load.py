@@ -12,12 +12,14 @@ from bei.architectures.limits import check_counts, check_types
 from bei.architectures.spec import EncoderSpec, HeadLayer, RelativeBias
 from bei.architectures.static import STATIC
 from bei.checkpoint import own_code, static, vocabulary, weights
+from bei.checkpoint.adapters import CONFIG, read_adapter
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
 from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.m3 import M3
 from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, read_modules, read_size, special_token
 from bei.checkpoint.options import check_options, max_length, with_options
+from bei.checkpoint.over_base import adapter_in
 from bei.checkpoint.packed import check_quantized
 from bei.checkpoint.reranking import PairTemplate, pair_template
 from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
@@ -317,7 +319,12 @@ def _weights(source: Source, spec: EncoderSpec, served: Served, task: Task) -> w
         stored = static.table_of(source.modules.encoder, stored)
     if task == "embedding" and source.modules.pooling is None:
         weights.tell_of_scores(stored, architecture(source.config))
-    return weights.find(source.modules.encoder, stored, source.family, source.config, spec, served.own)
+    adapter, place = read_adapter(source.modules.encoder, architecture(source.config)), adapter_in(source.folder)
+    if adapter is None and place is not None:
+        raise SetupError(
+            f"{source.folder / place / CONFIG}: the encoder is in {source.modules.encoder}, where its adapter belongs"
+        )
+    return weights.find(source.modules.encoder, stored, source.family, source.config, spec, served.own, adapter)
 
 
 def _with_heads(spec: EncoderSpec, served: Served) -> EncoderSpec:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from bei import files
 from bei.checkpoint import wheels
-from bei.checkpoint.fetched import Fetched
+from bei.checkpoint.adapters import CONFIG, base_of
+from bei.checkpoint.fetched import PICKLES, Fetched
 from bei.checkpoint.load import Checkpoint, read_for
+from bei.checkpoint.over_base import adapter_in, over_base
 from bei.errors import SetupError, short
 from bei.settings import ModelSettings, SourceSettings
 
@@ -34,15 +36,40 @@ def fetch(settings: SourceSettings) -> Fetched:
         raise SetupError(f"revision {short(settings.revision)} is no branch, tag, commit or name of a checkpoint")
     fetched = _SOURCES[settings.source](settings)
     _require_weights(fetched.folder, settings.public_repo)
-    return fetched
+    place = adapter_in(fetched.folder)
+    if place is None:
+        return fetched
+    base = _base(settings, fetched.folder / place)
+    log.info("the adapter %s on its base %s", settings.public_repo, base)
+    return Fetched(over_base(fetched.folder, place, base, settings.cache_dir), fetched.revision)
+
+
+def _base(settings: SourceSettings, place: Path) -> Path:
+    """The folder of an adapter's base: a repository of the hub, or, for an adapter of this machine, a folder."""
+    name, revision = base_of(place)
+    may_be_folder = settings.source in ("LOCAL", "BASETEN_TRAINING")
+    folder = (
+        next((of for of in (Path(name).expanduser(), place / name) if of.is_dir()), None) if may_be_folder else None
+    )
+    if folder is None:
+        wanted = {"source": "HF", "repo": name, "revision": revision}
+        try:
+            found = _hugging_face(settings.model_copy(update=wanted))
+        except SetupError as exc:
+            raise SetupError(f"{place / CONFIG}: base_model_name_or_path: {exc}") from None
+        folder = found.folder
+    _require_weights(folder, name)
+    if adapter_in(folder) is not None:
+        raise SetupError(f"{place / CONFIG}: the base {short(name)} is an adapter itself; merge it with peft")
+    return folder
 
 
 def _require_weights(folder: Path, repo: str) -> None:
     if not folder.is_dir():
         raise SetupError(f"{folder} is not a folder")
-    if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
+    if not any((folder / name).exists() for name in ("config.json", "modules.json", CONFIG)):
         raise SetupError(f"{folder} holds no config.json; is it a model in the Hugging Face layout?")
-    if not any(next(folder.rglob(name), None) for name in ("*.safetensors", "pytorch_model*.bin")):
+    if not any(next(folder.rglob(name), None) for name in ("*.safetensors", *PICKLES)):
         raise SetupError(f"{repo} has no *.safetensors and no pytorch_model.bin; no other format is read")
 
 
@@ -71,11 +98,16 @@ def _baseten_training(settings: SourceSettings) -> Fetched:
     """
     wanted = "" if settings.revision in (None, "latest") else settings.revision
     root = settings.training_dir / wanted
-    found = [file.parent for file in root.rglob("config.json") if not _is_module(file.parent)]
+    files_of = (file for name in ("config.json", CONFIG) for file in root.rglob(name))
+    found = [file.parent for file in files_of if not _is_module(file.parent)]
     if not found:
         raise SetupError(f"no checkpoint under {root}; mount the training job's output there, or set BEI_TRAINING_DIR")
-    folder = max(found, key=lambda path: ((path / "config.json").stat().st_mtime, path.name))
+    folder = max(found, key=lambda path: (_changed(path), path.name))
     return Fetched(folder, str(folder.relative_to(settings.training_dir)))
+
+
+def _changed(folder: Path) -> float:
+    return max((folder / name).stat().st_mtime for name in ("config.json", CONFIG) if (folder / name).exists())
 
 
 def _is_module(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +38,8 @@ class Tensor:
     its place. With `groups` the order of the rows is another: seen as `groups`, they are transposed to the order
     `axes`. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
     product's inputs. `rows_of` has the number of each row on disk. Each row is multiplied by its number in `factors`,
-    in float32. `place` is where the tensor is in a file of torch.save; None in one of safetensors."""
+    in float32. `place` is where the tensor is in a file of torch.save; None in one of safetensors. `low_rank` is
+    added to the whole tensor on disk."""
 
     file: Path
     name: str
@@ -58,6 +60,7 @@ class Tensor:
     rows_of: "Tensor | None" = None
     factors: "Tensor | None" = None
     place: Located | None = None
+    low_rank: "LowRank | None" = None
 
     def rows(self, start: int, stop: int, less: int | None = None, step: int = 1) -> "Tensor":
         """Every `step`-th row from `start` to `stop`, as far as there are any."""
@@ -73,6 +76,16 @@ class Tensor:
     def transposed(self) -> "Tensor":
         """[a, b] → [b, a]"""
         return replace(self, shape=self.shape[::-1], is_turned=True)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """scale * b @ a in float32, transposed if `is_turned`. a: [rank, inputs]; b: [outputs, rank]"""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+    is_turned: bool
 
 
 def scan(file: Path) -> dict[str, Tensor]:
@@ -152,15 +165,27 @@ class Tensors(Mapping[str, np.ndarray]):
         folder of the cache, for as long as the file system says that the file is the same."""
         places = {
             ours: [
-                (part.file.name, part.plus and part.plus.name, *(getattr(part, field) for field in _CONTENT))
+                (part.file.name, part.plus and part.plus.name, _added(part), *(getattr(part, of) for of in _CONTENT))
                 for part in parts
             ]
             for ours, parts in self._parts.items()
         }
         digest = hashlib.sha256(repr(sorted(places.items())).encode())
-        for file in sorted({part.file for parts in self._parts.values() for part in parts}):
+        for file in sorted({file for parts in self._parts.values() for part in parts for file in _files(part)}):
             digest.update(_content_hash(file, notes).encode())
         return digest.hexdigest()
+
+
+def _added(tensor: Tensor) -> tuple[Any, ...] | None:
+    """The parts of the product that is added to a tensor, and how it is made."""
+    of = tensor.low_rank
+    parts = ((part.name, part.start, part.shape) for part in (of.a, of.b)) if of else ()
+    return (*parts, of.scale, of.is_turned) if of else None
+
+
+def _files(tensor: Tensor) -> set[Path]:
+    of = tensor.low_rank
+    return {tensor.file, *((of.a.file, of.b.file) if of else ())}
 
 
 def with_scales(stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -235,7 +260,22 @@ def _stored(tensor: Tensor) -> np.ndarray:
 
 
 def _on_disk(tensor: Tensor, rows: slice | None) -> np.ndarray:
-    """The stored tensor of this name, or rows of it."""
+    """The stored tensor of this name, or rows of it, with the product that is added to it."""
+    found = _in_file(tensor, rows)
+    if tensor.low_rank is None:
+        return found
+    added = _product(tensor.low_rank)
+    summed: np.ndarray = found.astype(np.float32) + (added if rows is None else added[rows])
+    return summed
+
+
+def _product(of: LowRank) -> np.ndarray:
+    a, b = (_stored(part).astype(np.float32) for part in (of.a, of.b))
+    product: np.ndarray = np.float32(of.scale) * (b @ a)
+    return product.T if of.is_turned else product
+
+
+def _in_file(tensor: Tensor, rows: slice | None) -> np.ndarray:
     if tensor.place is not None:
         return torch_files.read_rows(tensor.file, tensor.place, rows)
     with safe_open(tensor.file, "numpy") as opened:

@@ -20,6 +20,7 @@ from bei.architectures.family import (
 )
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
+from bei.checkpoint.adapters import Adapter
 from bei.checkpoint.leftovers import LEFTOVER, bare_names
 from bei.checkpoint.modules import inside, read_json
 from bei.checkpoint.tensors import Tensor, scan, with_scales
@@ -70,11 +71,15 @@ def find(
     config: Mapping[str, Any],
     spec: EncoderSpec,
     head: TaskHead,
+    adapter: Adapter | None = None,
 ) -> Parts:
-    """Find each of our tensors among those `stored`. Raises SetupError that lists tensors missing or left over."""
+    """Find each of our tensors among those `stored`, to which an adapter may add. Raises SetupError that lists tensors
+    missing or left over."""
     names = dict(family.tensors(config, spec))
     (first,) = names["embeddings.token"]
     stored = _renamed(stored, bare_names(stored, str(first), family.prefixes, folder).__getitem__)
+    if adapter is not None:
+        stored = adapter.merged(stored, family.prefixes)
     for part, layers in (("token_head", head.token_layers), ("head", head.layers)):
         names |= _head_names(part, layers, stored)
     if head.score_tokens is not None:
