@@ -91,6 +91,7 @@ TASKS = {
     "SequenceClassification": "rerankers and classifiers",
     "TokenClassification": "entities",
     "MaskedLM": "SPLADE",
+    "RewardModel": "reward models",
 }
 PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models

@@ -2,10 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 
 from bei.checkpoint.load import read
+from bei.engines.base import Batch, EngineOptions
+from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
+from bei.settings import Settings
+from tests.support.configs import tiny_config
 from tests.support.tiny_models import random_model, save, write_json
 
 ONE, TWO = {0: "relevant"}, {0: "no", 1: "yes"}
@@ -110,3 +117,63 @@ def test_refused_at_load(classifier, case):
     edit(classifier, **changes)
     with pytest.raises(SetupError, match=message):
         read(classifier, "m")
+
+
+# -- names of outputs, and rewards -----------------------------------------------------------------------------------
+
+
+def test_names_by_the_settings(tmp_path, classifier, caplog):
+    """transformers 5 writes no `id2label` for two labels with its own names."""
+    edit(classifier, id2label=None)
+    checkpoint = read(classifier, "m", label_names=("bad", "good"))
+    assert (checkpoint.task, checkpoint.labels) == ("classifier", ("bad", "good"))
+    with pytest.raises(SetupError, match="has shape"):
+        read(classifier, "m", label_names=("bad", "fair", "good"))
+    edit(classifier, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    assert read(classifier, "m", label_names=("bad", "good")).labels == ("bad", "good")
+    with pytest.raises(SetupError, match="BEI_LABELS has 1 names, and config"):
+        read(classifier, "m", label_names=("good",))
+    read(save(tmp_path / "embedder", random_model("bert")), "m", label_names=("good",))
+    assert "BEI_LABELS has no effect: the checkpoint's task is embedding" in caplog.text
+
+
+def test_the_setting_has_commas_or_is_repeated():
+    assert Settings.load(tiny_config(), environ={"BEI_LABELS": "bad, good"}).labels == ("bad", "good")
+    assert Settings.load(tiny_config(), environ={}, labels="bad,good").labels == ("bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("name", "scoring"),
+    [
+        ("Skywork/Skywork-Reward-V2-Qwen3-0.6B", "identity"),
+        ("OpenAssistant/reward-model-deberta-v3-large-v2", "identity"),
+        ("rewards/ms-marco", "sigmoid"),  # the owner's name says nothing
+    ],
+)
+def test_a_reward_is_the_number_itself(tmp_path, name, scoring):
+    folder = save(tmp_path, random_model("qwen3", 0, "ForSequenceClassification", id2label=ONE), pooling=None)
+    edit(folder, id2label={"0": "LABEL_0"})
+    checkpoint = read(folder, name)
+    assert (checkpoint.task, checkpoint.scoring) == ("reranker", scoring)
+    edit(folder, sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    assert read(folder, name).scoring == "sigmoid"
+
+
+def test_a_reward_model_s_class(tmp_path):
+    """Qwen2.5-Math-RM: two layers on the last token, written out here, because their class is remote code."""
+    model = random_model("qwen2")
+    folder = save(tmp_path, model, pooling=None)
+    torch.manual_seed(3)
+    score = torch.nn.Sequential(torch.nn.Linear(48, 48), torch.nn.ReLU(), torch.nn.Linear(48, 1))
+    stored = {f"model.{name}": of for name, of in load_file(folder / "model.safetensors").items()}
+    head = {f"score.{name}": of.detach().numpy() for name, of in score.state_dict().items()}
+    save_file({**stored, **head}, folder / "model.safetensors")
+    own = {"AutoModel": "modeling_qwen2_rm.Qwen2ForRewardModel"}
+    edit(folder, architectures=["Qwen2ForRewardModel"], auto_map=own)
+    checkpoint = read(folder, "Qwen/Qwen2.5-Math-RM-72B")
+    assert (checkpoint.task, checkpoint.scoring, checkpoint.labels) == ("reranker", "identity", ("LABEL_0",))
+    ids = [[2, 5, 9, 11, 3], [7, 8]]
+    rows = TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(Batch.pack(ids))
+    with torch.no_grad():
+        expected = [score(model(torch.tensor([s])).last_hidden_state[0, -1]).numpy() for s in ids]
+    np.testing.assert_allclose(rows, expected, atol=2e-5)

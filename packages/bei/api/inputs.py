@@ -109,6 +109,21 @@ Documents = Annotated[
 ]
 
 
+def _candidates(value: Any) -> list[str]:
+    """Labels in a list, or in one text with commas between them, as transformers' pipeline takes them."""
+    listed = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if isinstance(listed, list) and listed and all(isinstance(label, str) and label.strip() for label in listed):
+        return listed
+    raise ValueError("must be a list of labels, or labels with commas between them")
+
+
+Candidates = Annotated[
+    list[str],
+    PlainValidator(_candidates),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": _TEXT, "minItems": 1}, _TEXT]}),
+]
+
+
 _TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}
 
 

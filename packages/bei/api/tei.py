@@ -13,8 +13,9 @@ from bei.api.readings import Pairs, Reading, Scored, Vectors
 from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import LABELS_OF_PROFITS, PROFITS, Prediction, predictions
+from bei.api.zero_shot import ZeroShot, classified, stated
 from bei.checkpoint.task import Scoring
-from bei.errors import Empty
+from bei.errors import Empty, Invalid
 from bei.serving.model import ServedModel
 
 _TEXT = {"type": "string"}
@@ -79,15 +80,16 @@ class Rerank(Pairs):
         return {"query": self.query, "texts": self.texts}
 
 
-class ClassificationParameters(Part):
+class ClassificationParameters(ZeroShot):
     """huggingface_hub's parameters."""
 
     top_k: Annotated[StrictInt, Field(ge=1)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
 
 
-class Predict(Reading, Scored):
-    """With the key `parameters`, whatever its value, the answer is nested."""
+class Predict(Reading, Scored, ZeroShot):
+    """With the key `parameters`, whatever its value, the answer is nested; unless there are `candidate_labels`, because
+    clients read that answer flat."""
 
     inputs: PredictInputs
     parameters: ClassificationParameters | None = None
@@ -163,6 +165,9 @@ async def rerank(model: ServedModel, body: Rerank, call: Call) -> Result:
 
 async def predict(model: ServedModel, body: Predict, call: Call) -> Result:
     parameters = body.parameters or ClassificationParameters()
+    zero_shot = stated(body, parameters)
+    if zero_shot is not None:
+        return await _zero_shot(model, body, zero_shot, call)
     functions: dict[str | None, Scoring] = {"sigmoid": "sigmoid", "softmax": "softmax", "none": "identity"}
     answer = await model.classify(
         body.inputs.inputs,
@@ -174,12 +179,22 @@ async def predict(model: ServedModel, body: Predict, call: Call) -> Result:
     return Result(rows if nested else rows[0], answer.usage, len(rows))
 
 
+async def _zero_shot(model: ServedModel, body: Predict, fields: Mapping[str, Any], call: Call) -> Result:
+    parameters = body.parameters or ClassificationParameters()
+    other = "parameters.function_to_apply" if parameters.function_to_apply else "raw_scores" if body.scoring() else None
+    if other is not None:
+        raise Invalid(f"`{other}` cannot be set with `candidate_labels`; leave it out", param=other)
+    rows, answer = await classified(model, body.inputs.inputs, fields, body.options(model, call))
+    best = [row[: parameters.top_k] for row in rows]
+    return Result(best if body.inputs.nested else best[0], answer.usage, len(best))
+
+
 _TEXTS = ["What is Deep Learning?", "Deep Learning is..."]
 
 PREDICT = Route(
     "/predict",
     predict,
-    "Every label of a text or pair with its score, best first",
+    "Every label of a text or pair, or every label that the request names, with its score, best first",
     body=Predict,
     ability="classify",
     response=list[Prediction] | list[list[Prediction]],

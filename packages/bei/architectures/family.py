@@ -80,7 +80,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM"]
+HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM", "RewardModel"]
 """The heads that are supported: the part after `For` in the name of a transformers class."""
 
 Config = Mapping[str, Any]

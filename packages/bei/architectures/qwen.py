@@ -9,6 +9,7 @@ from bei.architectures.family import (
     Config,
     Family,
     NamedHeadLayer,
+    TaskHead,
     TensorNames,
     activation,
     no_layers,
@@ -108,7 +109,14 @@ def _pplx(config: Config) -> EncoderSpec:
     return _qwen3(config)
 
 
-QWEN2 = Family(_qwen2, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
+def _reward(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+    """Qwen2.5-Math-RM: two layers on the last token (Qwen2ForRewardModel of its repository)."""
+    hidden = spec.hidden_size
+    layers = ((Dense(hidden, hidden, True, "relu"), ("score.0",)), (Dense(hidden, 1, True, "identity"), ("score.2",)))
+    return TaskHead(pooling=LAST, layers=layers)
+
+
+QWEN2 = Family(_qwen2, decoder_tensors, PREFIXES, IGNORED, {**HEADS, "RewardModel": _reward}, LAST)
 QWEN3 = Family(_qwen3, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST, _projection)
 QWEN3_MOE = Family(_qwen3_moe, _moe_tensors, PREFIXES, IGNORED, HEADS, LAST)
 PPLX_QWEN3 = replace(QWEN3, spec=_pplx, pooling=MEAN, token_layers=no_layers)

@@ -19,6 +19,7 @@ from bei.checkpoint.task import (
     Task,
     architecture,
     config_scores,
+    head_kind,
     labels,
     labels_of,
     scoring,
@@ -151,7 +152,8 @@ def _prompted(source: Source, template: PairTemplate) -> PairTemplate:
 
 
 def _classifier(source: Source, outputs: int) -> TaskHead:
-    return _own_head(source, "SequenceClassification", outputs)
+    kind: HeadKind = "RewardModel" if head_kind(source.config) == "RewardModel" else "SequenceClassification"
+    return _own_head(source, kind, outputs)
 
 
 def _own_head(source: Source, kind: HeadKind, outputs: int) -> TaskHead:

@@ -22,7 +22,15 @@ from bei.checkpoint.options import check_options, max_length, with_options
 from bei.checkpoint.over_base import adapter_in
 from bei.checkpoint.packed import check_quantized
 from bei.checkpoint.reranking import PairTemplate, pair_template
-from bei.checkpoint.task import STANFORD_COLBERT, Scoring, Task, architecture, detect
+from bei.checkpoint.task import (
+    STANFORD_COLBERT,
+    Scoring,
+    Task,
+    architecture,
+    as_reward,
+    detect,
+    with_labels,
+)
 from bei.checkpoint.tensors import Tensors
 from bei.errors import SetupError, one_line, short
 from bei.settings import AttentionSetting, ModelSettings, PoolingSetting, RerankTemplate
@@ -137,6 +145,7 @@ def read_for(settings: ModelSettings, folder: Path, revision: str | None) -> Che
         rerank_template=settings.rerank_template,
         attention=settings.attention,
         cache_dir=settings.cache_dir,
+        label_names=settings.labels,
     )
     if (settings.max_seq_len or 0) > checkpoint.max_tokens:
         log.warning("max_seq_len %d: this model reads %d tokens", settings.max_seq_len, checkpoint.max_tokens)
@@ -151,6 +160,7 @@ class _Overrides:
     rerank_template: RerankTemplate | None
     attention: AttentionSetting | None
     cache_dir: Path
+    label_names: tuple[str, ...]
 
 
 def read(
@@ -162,18 +172,18 @@ def read(
     rerank_template: RerankTemplate | None = None,
     attention: AttentionSetting | None = None,
     cache_dir: Path = Path("~/.cache/bei"),
+    label_names: tuple[str, ...] = (),
 ) -> Checkpoint:
     """Read a folder in the Hugging Face layout and check all of it: no tensor is missing or left over, all shapes fit.
 
     `pooling` applies to a checkpoint without modules.json. `rerank_template` is the template by which a language model
     scores pairs; the default depends on the model's name (checkpoint/reranking.py). `attention` decides between causal
     and bidirectional for a decoder whose own code does (checkpoint/own_code.py). `cache_dir` keeps a
-    tokenizer.json that was built from other files. Raises SetupError.
+    tokenizer.json that was built from other files. `label_names` are names of outputs. Raises SetupError.
     """
+    overrides = _Overrides(pooling, rerank_template, attention, cache_dir, label_names)
     try:
-        checkpoint = _read(
-            folder, name, revision, max_num_tokens, _Overrides(pooling, rerank_template, attention, cache_dir)
-        )
+        checkpoint = _read(folder, name, revision, max_num_tokens, overrides)
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
         # The JSON files of a checkpoint may hold anything.
         raise SetupError(
@@ -258,6 +268,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     check_options(limits)
     config = own_code.with_attention(with_options(config, limits), overrides.attention)
     check_quantized(config)
+    config = as_reward(with_labels(config, overrides.label_names), name)
     family = families.family(config)
     check_counts(config)
     spec = _reaching(family.spec(config), max_length(limits))
@@ -308,6 +319,8 @@ def _task(source: Source, overrides: _Overrides) -> Task:
     task = detect(source.config, source.modules, colbert=colbert, has_template=has_template, pooling=overrides.pooling)
     if overrides.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
         log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, states its pooling", task)
+    if overrides.label_names and task not in ("reranker", "classifier", "entities"):
+        log.warning("BEI_LABELS has no effect: the checkpoint's task is %s", task)
     if has_template and overrides.rerank_template is not None and task != "reranker":
         log.warning("BEI_RERANK_TEMPLATE has no effect: the checkpoint's task is %s", task)
     return task

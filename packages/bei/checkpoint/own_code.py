@@ -22,6 +22,7 @@ _OURS: dict[str, tuple[str, ...]] = {
     "lfm2": ("Lfm2Bidirectional",),
     "ministral3_bidirec": ("Ministral3Bidirec",),
     "bidirectional_pplx_qwen3": ("PPLXQwen3",),
+    "qwen2": ("Qwen2ForRewardModel",),
 }
 """Prefixes of the classes whose published code our architectures implement, by `model_type`."""
 

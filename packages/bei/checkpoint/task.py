@@ -1,5 +1,6 @@
 """The task of a checkpoint, by its own files, and the names and scores of its outputs."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -9,11 +10,15 @@ from bei.checkpoint.modules import Modules
 from bei.errors import SetupError, short
 from bei.settings import PoolingSetting
 
+log = logging.getLogger("bei")
+
 Task = Literal["embedding", "reranker", "classifier", "entities", "sparse", "multi_vector"]
 Scoring = Literal["sigmoid", "softmax", "identity"]
 """The function from logits to scores."""
 
 STANFORD_COLBERT = "HF_ColBERT"
+_SCORING_HEADS = ("SequenceClassification", "TokenClassification", "RewardModel")
+_REWARDS = ("Qwen2ForRewardModel",)  # classes whose head is known: it is their repositories' own code
 _NO_HEAD = ("", "CausalLM", "PreTraining")
 _BY_PROBLEM: dict[str, Scoring] = {
     "regression": "identity",
@@ -61,6 +66,8 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
     match head_kind(config):
         case "SequenceClassification":
             return "reranker" if len(labels(config)) == 1 else "classifier"
+        case "RewardModel":
+            return "reranker"
         case "TokenClassification":
             return "entities"
         case "MaskedLM" if pooling == "splade":
@@ -74,7 +81,7 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
 
 def config_scores(config: Mapping[str, Any]) -> bool:
     """Whether the files of the encoder include a head that scores texts or tokens."""
-    return architecture(config).partition("For")[2] in ("SequenceClassification", "TokenClassification")
+    return architecture(config).partition("For")[2] in _SCORING_HEADS
 
 
 def _is_causal_lm(config: Mapping[str, Any]) -> bool:
@@ -88,7 +95,7 @@ def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
     given = name.partition("For")[2]
     kinds: tuple[HeadKind, ...] = get_args(HeadKind)
     for kind in kinds:
-        if kind == given:
+        if kind == given and (kind != "RewardModel" or name in _REWARDS):
             return kind
     if given in _NO_HEAD:
         return None
@@ -109,11 +116,35 @@ def labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not names:
         raise SetupError(
             f"config.json: {architecture(config)} without `id2label`; add one name for each row of the classifier: "
-            '"id2label": {"0": "negative", "1": "positive"}'
+            '"id2label": {"0": "negative", "1": "positive"}, or set BEI_LABELS to the names: negative,positive'
         )
     if sorted(names, key=str) != sorted(map(str, range(len(names)))):
         raise SetupError(f"config.json: `id2label` must name the rows 0 to {len(names) - 1}, each once")
     return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def with_labels(config: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
+    """config.json with the names that the settings give to the outputs. Raises SetupError for another number of
+    names."""
+    stated = config.get("id2label")
+    if names and stated and len(stated) != len(names):
+        raise SetupError(f"BEI_LABELS has {len(names)} names, and config.json's `id2label` {len(stated)}")
+    return {**config, "id2label": {str(i): name for i, name in enumerate(names)}} if names else config
+
+
+def as_reward(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The score of a reward model is the number itself, unless config.json says otherwise. A model of one score is a
+    reward model by its class, or by the last part of its name."""
+    by_class, outputs = architecture(config).endswith("ForRewardModel"), len(config.get("id2label") or ())
+    by_name = "reward" in name.rstrip("/").rsplit("/", 1)[-1].lower() and config_scores(config) and outputs == 1
+    if not by_class and not by_name:
+        return config
+    log.info("the model is a reward model: its score is the number itself")
+    return {
+        **config,
+        "problem_type": config.get("problem_type") or "regression",
+        "id2label": config.get("id2label") if outputs == 1 else {"0": "LABEL_0"},
+    }
 
 
 def labels_of(config: Mapping[str, Any], outputs: int) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.task import Scoring, Task
 from bei.engines.base import Engine
-from bei.errors import Invalid, WrongTask
+from bei.errors import Empty, Invalid, WrongTask, short
 from bei.inflight import InFlight
 from bei.metrics import ModelMetrics
 from bei.remote import RemoteEngine, RemoteScheduler
@@ -32,6 +32,7 @@ _Side = dict[str, tuple[Encoding, Any]]  # text → its encoding and its row
 _JSON = 12  # bytes of a number in an answer
 _LABEL, _TERM, _ENTITY = 240, 50, 520  # approximate bytes of one in an answer, its intermediate objects included
 _DECODED, _PIECE = 4, 64  # bytes of a decoded character, and of each intermediate token
+_CANDIDATES = "candidate_labels"
 _CHARACTER = 100  # bytes of an answer per character: a token is 400 bytes
 
 
@@ -163,6 +164,31 @@ class ServedModel:
         logits = np.array(rows)
         found = scores.activate(logits, scoring or self.checkpoint.scoring)
         return Ranked(found, usage, scores.best_first(logits))
+
+    async def zero_shot(
+        self, texts: Sequence[str], hypotheses: Sequence[str], *, each: bool = False, options: Options = DEFAULTS
+    ) -> Ranked:
+        """How far each text entails each hypothesis, by a model of natural language inference: float32[N, hypotheses].
+        With `each` a hypothesis does not compete with the others."""
+        self._require("Model is not a classifier model", "classifier", "reranker")
+        entailment = self._entailment()
+        empty = next((i for i, text in enumerate(texts) if not text), None)
+        if empty is not None:
+            raise Empty("`inputs` cannot be empty", param="inputs", place=empty)
+        pairs = [(text, hypothesis) for text in texts for hypothesis in hypotheses]
+        rows, usage = await self._rows(pairs, options, answered=_LABEL + max(map(len, hypotheses)))
+        logits = np.array(rows).reshape(len(texts), len(hypotheses), -1)
+        found, order = scores.entailments(logits, entailment, each=each)
+        return Ranked(found, usage, scores.best_first(order))
+
+    def _entailment(self) -> int:
+        """The place of the label for entailment. Raises Invalid if the model has none."""
+        labels = self.checkpoint.labels
+        found = next((i for i, label in enumerate(labels) if label.lower().startswith("entail")), None)
+        if found is None:
+            known = f"this model's are {short(', '.join(labels))}"
+            raise Invalid(f"`candidate_labels` needs a model with a label `entailment`; {known}", param=_CANDIDATES)
+        return found
 
     async def entities(
         self,

@@ -92,6 +92,9 @@ class ModelSettings(SourceSettings):
     rerank_template: Annotated[RerankTemplate | None, NO_ROW] = Field(
         None, description="The prompt of a language model that reranks. Unset: the one of its name."
     )
+    labels: Annotated[tuple[str, ...], BeforeValidator(split_names), NO_ROW] = Field(
+        (), description="The name of a classifier's output, where config.json has none; all of them, in their order."
+    )
     attention: AttentionSetting | None = Field(
         None, description="The tokens that a token attends to, where only the checkpoint's own code says so."
     )

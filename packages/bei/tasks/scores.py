@@ -19,6 +19,17 @@ def activate(logits: np.ndarray, scoring: Scoring) -> np.ndarray:
             return logits
 
 
+def entailments(logits: np.ndarray, entailment: int, *, each: bool) -> tuple[np.ndarray, np.ndarray]:
+    """float32[N, candidates, labels], of a model of inference, → the score of each candidate, and a number by which
+    candidates are ordered, float32[N, candidates] both. Candidates share one softmax; with `each`, or if there is only
+    one, each is compared with its contradiction (transformers, pipelines/zero_shot_classification.py)."""
+    entailed = logits[..., entailment]
+    if not each and logits.shape[1] > 1:
+        return activate(entailed, "softmax"), entailed
+    margins = entailed - logits[..., -1 if entailment == 0 else 0]
+    return activate(margins, "sigmoid"), margins
+
+
 def best_first(logits: np.ndarray) -> np.ndarray:
     """int[..., N]: the indices of float32[..., N], greatest first, equal ones in their order. Pass logits: as scores
     they may be equal, for a sigmoid above 17 is 1 in float32."""
