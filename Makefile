@@ -59,8 +59,8 @@ lowest: .venv-lowest/ok ## the units and the tests of libraries, on the lowest v
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m pytest -q -n 2 $(UNITS) $(OF_LIBRARIES)
 
 docs: .venv/test.ok ## the tables of models and settings, docs/models.md and docs/settings.md, from the code
-	.venv/bin/python docs/models.py
-	.venv/bin/python docs/settings.py
+	.venv/bin/python -m docs.models
+	.venv/bin/python -m docs.settings
 
 LOCK = .venv-clients/bin/uv pip compile -q pyproject.toml deploy/build.in --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)

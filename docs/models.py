@@ -11,6 +11,7 @@ from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native
 from bei.engines.tensorrt import network as tensorrt
 from bei.errors import SetupError
+from docs import checkpoints
 
 FILE = Path(__file__).with_suffix(".md")
 MODELS = {
@@ -131,15 +132,37 @@ texts at its `max_length`; StaticEmbedding does neither.
 
 ## Language models that rerank
 A template is applied to a `*ForCausalLM` checkpoint, or to a `*ForSequenceClassification` of one label that was
-converted from one, when its own name (the last part of the repository's) contains `rerank`. `BEI_RERANK_TEMPLATE`
-chooses a template, or `none` for an embedder. A language model that its model card or its chat template calls a
-reranker, and that was trained with another template, is refused until one is chosen. `/rerank`, `/score` and pairs of
-`/predict` take an `instruction` where the template has a place for it. A single text of `/predict` is a prompt that the
-client rendered, and is read as it is.
+converted from one, when its own name (the last part of the repository's) contains `rerank`, or begins with `zerank`.
+`BEI_RERANK_TEMPLATE` chooses a template, a file of your own, or `none` for an embedder. A language model that its model
+card or its chat template calls a reranker, and that was trained with another template, is refused until one is chosen.
+`/rerank`, `/score` and pairs of `/predict` take an `instruction` where the template has a place for it. A single text
+of `/predict` is a prompt that the client rendered, and is read as it is.
 
 | template | score: the logit of | default instruction |
 |---|---|---|
 {templates}
+
+A file of your own is a JSON object. `body` has the places {{query}} and {{instruction}}, and ends with {{document}};
+only it is cut. `prefix` and `suffix` stand around it, and are tokenized separately; so are the texts of a list. `yes`
+and `no` are the tokens of the score; without them the model is a classifier of one label. `instruction` is the default
+one, and `plain` is the body without one. A brace of the text itself is doubled.
+
+```json
+{{"prefix": "<|user|>\\n", "body": "Query: {{query}}\\nDocument: {{document}}", "suffix": "<|end|>\\n", "yes": "yes"}}
+```
+
+## Checkpoint by checkpoint
+{counts}
+Their JSON files are in `docs/checkpoints.json`, as far as they are known here, and are read by the code that serves
+them; their weights are not. The engine is the one that `auto` takes on a CPU.
+
+| checkpoint | parameters | task | engine |
+|---|---|---|---|
+{served}
+
+| checkpoint | refused, because |
+|---|---|
+{refused}
 """
 
 
@@ -178,12 +201,25 @@ def template(name: str) -> str:
     of = TEMPLATES[name]
     word = f"`{of.yes}`" if of.yes else "a classifier of one label"
     score = f"{word} minus that of `{of.no}`" if of.no else word
+    score += f", divided by {of.temperature:g}" if of.temperature != 1 else ""
     return f"| `{name}` | {score} | {of.instruction or 'none'} |"
 
 
 def table() -> str:
     rows = (architecture(model_type, family) for model_type, family in FAMILIES.items())
-    return PAGE.format(architectures="\n".join(rows), templates="\n".join(map(template, TEMPLATES)))
+    found = list(checkpoints.outcomes())
+    served = [of for of in found if not of.refusal]
+    return PAGE.format(
+        architectures="\n".join(rows),
+        templates="\n".join(map(template, TEMPLATES)),
+        counts=f"Of {len(found)} checkpoints that people deploy, {len(served)} are served.",
+        served="\n".join(f"| {of.name} | {size(of.parameters)} | {of.task} | {of.engine} |" for of in served),
+        refused="\n".join(f"| {of.name} | {of.refusal} |" for of in found if of.refusal),
+    )
+
+
+def size(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 from bei import api, cli
 from bei.router import text_embeddings_router
 from bei.settings import Settings
+from docs import checkpoints
 from tests.support.servers import ROOT
 
 FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
@@ -91,6 +92,11 @@ def _flags(option: click.Option) -> list[str]:
 def test_a_table_that_is_made_from_the_code(name):
     made = runpy.run_path(str(ROOT / "docs" / f"{name}.py"))
     assert made["FILE"].read_text() == made["table"](), "run: make docs"
+
+
+def test_most_checkpoints_that_people_deploy_are_served():
+    names = [of.name for of in checkpoints.outcomes() if not of.refusal]
+    assert len(names) == len(set(names)) >= 120
 
 
 EXAMPLES = [name for name in FILES if re.fullmatch(r"examples/.*/config\.yaml", name)]

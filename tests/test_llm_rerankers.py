@@ -1,6 +1,8 @@
 """Language models that rerank, end to end against transformers, with the prompts of their model cards."""
 
 import asyncio
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +12,16 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification
 
 from bei.checkpoint.load import read
+from bei.checkpoint.rerank_file import read_template
+from bei.checkpoint.reranking import TEMPLATES
 from bei.engines.base import EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import Invalid, SetupError
 from bei.serving.answers import Options
+from bei.settings import Settings
 from tests.support.calls import post, refused
+from tests.support.configs import tiny_config
 from tests.support.language_models import byte_level, language_model, save_language_model
 from tests.support.tiny_models import write_json, write_modules
 
@@ -170,6 +176,125 @@ def test_the_words_that_a_logit_score_names(tmp_path, start_service):
     service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32", threads=1)), checkpoint)
     reference = -expected(model, "qwen3")
     assert np.abs(rerank(service) - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
+
+
+def zerank_scores(model, texts: list[str]) -> np.ndarray:
+    """zerank-1-small: the logit of `Yes`, divided by 5, after a chat with the query as the system."""
+    tokenizer = byte_level()
+    yes, scores = tokenizer.token_to_id("Yes"), []
+    for text in texts:
+        parts = [
+            "<|im_start|>system\n",
+            f"{QUERY}<|im_end|>\n<|im_start|>user\n{text.strip()}",
+            "<|im_end|>\n<|im_start|>assistant\n",
+        ]
+        ids = [id for piece in parts for id in tokenizer.encode(piece, add_special_tokens=False).ids]
+        with torch.no_grad():
+            scores.append(float(model(torch.tensor([ids])).logits[0, -1, yes]) / 5)
+    return np.array(scores)
+
+
+def test_zerank_is_known_by_its_name(start):
+    model = language_model("qwen3")
+    service = start(model, "zeroentropy/zerank-1-small")
+    texts = [*TEXTS, "  A cat sat.\n"]
+    reference = zerank_scores(model, texts)
+    ours = asyncio.run(service.model.rerank(QUERY + " ", texts, scoring="identity")).rows
+    assert np.abs(ours - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
+    raw = asyncio.run(service.model.rerank(QUERY, texts)).rows
+    np.testing.assert_allclose(raw, 1 / (1 + np.exp(-reference)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b"])
+def test_a_reranker_of_another_template_than_its_kind_s_is_refused(tmp_path, name):
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    with pytest.raises(SetupError, match="its template is not known here"):
+        read(folder, name)
+    assert read(folder, name, rerank_template="qwen3").task == "reranker"
+
+
+def test_only_the_repository_s_own_name_counts(tmp_path):
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    assert read(folder, "rerankers/tiny").task == "embedding"
+    assert read(folder, "zerank/tiny").task == "embedding"
+
+
+def test_a_ranker_of_lists_is_refused(tmp_path):
+    model = language_model("qwen3")
+    folder = save_language_model(tmp_path, model)
+    model.config.architectures = ["JinaForRanking"]
+    model.config.save_pretrained(folder)
+    with pytest.raises(SetupError, match="JinaForRanking: the model ranks all documents of a request together"):
+        read(folder, "jinaai/jina-reranker-v3")
+
+
+# -- a template of the user's own ------------------------------------------------------------------------------------
+
+OWN = {
+    "prefix": "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+    'Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+    "body": "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}",
+    "suffix": "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "instruction": "Given a web search query, retrieve relevant passages that answer the query",
+    **{"yes": "yes", "no": "no"},
+}
+
+
+def own_file(tmp_path, content):
+    file = tmp_path / "template.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def test_a_template_of_the_user_s_own(start, tmp_path):
+    model = language_model("qwen3")
+    service = start(model, "org/tiny", own_file(tmp_path, OWN))
+    assert service.model.checkpoint.pair_template == TEMPLATES["qwen3"]
+    reference = expected(model, "qwen3", "Find rhymes.")
+    scores = rerank(service, instruction="Find rhymes.")
+    assert np.abs(scores - reference).max() <= 2e-5 * max(1, np.abs(reference).max())
+
+
+def test_pieces_and_braces_of_a_template_of_the_user_s_own(tmp_path):
+    parts = {"body": ["{{A}}: {query}", "\n", "B: {document}"], "suffix": ["\n", "{instruction}"], "yes": "Yes"}
+    template = read_template(own_file(tmp_path, {**parts, "instruction": "Find {rhymes}."}))
+    assert template.pieces("q{0}", "d", None) == ((), ("{A}: q{0}", "\n", "B: d"), ("\n", "Find {rhymes}."))
+
+
+@pytest.mark.parametrize(
+    ("content", "refusal"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        (" " * 70_000, "must hold a JSON object"),
+        ({**OWN, "words": "yes"}, "key 'words' is unknown; keys are prefix, body"),
+        ({**OWN, "body": 3}, "`body` must be a text, or a list of texts"),
+        ({**OWN, "body": "{query} {document"}, "`body`: expected '}'"),
+        ({**OWN, "body": "{query.__class__} {document}"}, "`body` has the place 'query.__class__'"),
+        ({**OWN, "body": "{query!r} {document}"}, "`body` has the place 'query'"),
+        ({**OWN, "body": "{query:>9} {document}"}, "`body` has the place 'query'"),
+        ({**OWN, "body": "{} {document}"}, "`body` has the place ''"),
+        ({**OWN, "prefix": "{query}"}, "`prefix` has the place 'query'; it may have none"),
+        ({**OWN, "body": "{document}"}, "`body` must have the place {query}, and end with {document}"),
+        ({**OWN, "body": "{query} {document}."}, "end with {document}"),
+        ({**OWN, "instruction": None}, "`instruction` is missing"),
+        ({**OWN, "yes": None}, "`no` needs `yes`"),
+        ({**OWN, "yes": ""}, "`yes` must be a text that is not empty"),
+    ],
+    ids=str,
+)
+def test_a_malformed_template_is_refused_by_name(tmp_path, content, refusal):
+    file = own_file(tmp_path, content)
+    with pytest.raises(SetupError, match=re.escape(refusal)) as caught:
+        read_template(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_name_that_is_neither_a_template_nor_a_file():
+    settings = Settings.load(tiny_config(), environ={}, rerank_template="qwen4")
+    with pytest.raises(SetupError, match="'qwen4' is no file, and none of qwen3, mxbai"):
+        read_template(settings.rerank_template)
+    assert Settings.load(tiny_config(), environ={}, rerank_template="qwen3").rerank_template == "qwen3"
 
 
 def test_a_vocabulary_without_the_words_is_refused(tmp_path):

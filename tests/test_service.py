@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bei.batching import Request
-from bei.checkpoint.load import Prompts
+from bei.checkpoint.texts import Prompts
 from bei.engines.null import NullEngine
 from bei.errors import (
     Empty,

@@ -192,7 +192,7 @@ def test_scores():
 
 def test_rerank_templates():
     assert set(get_args(RerankTemplate)) == {*reranking.TEMPLATES, "none"}
-    assert set(reranking._BY_MODEL.values()) == set(reranking.TEMPLATES)
+    assert {*reranking._BY_MODEL.values(), *reranking._BY_NAME.values()} == set(reranking.TEMPLATES)
     assert set(reranking._BY_MODEL) | set(own_code._OURS) <= set(families.FAMILIES)
 
 

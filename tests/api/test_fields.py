@@ -8,7 +8,7 @@ import pytest
 
 from bei.api import ROUTES
 from bei.api.fields import CHANGING
-from bei.checkpoint.load import Prompts
+from bei.checkpoint.texts import Prompts
 from tests.support.calls import call, near, post, refused
 from tests.support.task_models import LONG, OWN, start
 

@@ -11,7 +11,8 @@ from bei.bulk.identity import identity
 from bei.bulk.inputs import scan
 from bei.bulk.parts import Parts
 from bei.bulk.worker import Job
-from bei.checkpoint.load import Casing, Checkpoint, Prompts, Specials, read
+from bei.checkpoint.load import Checkpoint, read
+from bei.checkpoint.texts import Casing, Prompts, Specials
 from bei.settings import ModelSettings, Settings
 from bei.settings.groups import NO_ROW
 from tests.support.configs import tiny_config

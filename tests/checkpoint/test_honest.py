@@ -313,13 +313,13 @@ def says_so_by_sentence_transformers(folder):
 )
 def test_a_reranker_without_a_known_template_asks_for_one(tmp_path, say):
     folder = save_language_model(tmp_path, language_model("qwen3"))
-    assert read(folder, "org/zerank").task == "embedding"
+    assert read(folder, "org/judge").task == "embedding"
     say(folder)
     with pytest.raises(SetupError, match="BEI_RERANK_TEMPLATE"):
-        read(folder, "org/zerank")
-    assert read(folder, "org/zerank", rerank_template="qwen3").task == "reranker"
+        read(folder, "org/judge")
+    assert read(folder, "org/judge", rerank_template="qwen3").task == "reranker"
     if say is not says_so_by_sentence_transformers:
-        assert read(folder, "org/zerank", rerank_template="none").task == "embedding"
+        assert read(folder, "org/judge", rerank_template="none").task == "embedding"
 
 
 LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))

@@ -7,7 +7,8 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-from bei.checkpoint.load import Prompts, read
+from bei.checkpoint.load import read
+from bei.checkpoint.texts import Prompts
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
 from bei.serving.service import Service

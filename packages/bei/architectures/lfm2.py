@@ -21,10 +21,9 @@ def _spec(config: Config) -> EncoderSpec:
     convolution = Layer(PRE, convolution=ShortConvolution(config.get("conv_L_cache", 3), not is_causal(config)))
     kinds = _kinds(config)
     return decoder_spec(
-        {**config, "hidden_act": "silu"},
+        {**config, "hidden_act": "silu", "intermediate_size": _intermediate_size(config)},
         layers=tuple(attention if kind == "full_attention" else convolution for kind in kinds),
         kv_heads=config.get("num_key_value_heads", 8),
-        intermediate_size=_intermediate_size(config),
         norm=Norm("rms", config.get("norm_eps", 1e-5)),
         qk_norm=True,
     )

@@ -105,9 +105,10 @@ def _scored(task: Task) -> Callable[[Source], Served]:
         names, modules, scoring_template = _names(source), source.modules, _scoring_template(source)
         if task == "reranker" and scoring_template is not None:
             words = modules.score_tokens or score_tokens_of(scoring_template, source.tokenizer_file)
+            temperature = 1.0 if modules.score_tokens else scoring_template.temperature
             return Served(
                 modules,
-                scoring_head(source.config, source.spec, words),
+                scoring_head(source.config, source.spec, words, temperature),
                 names,
                 scored,
                 pair_template=_prompted(source, scoring_template),

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -11,7 +11,7 @@ from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
 from bei.architectures.spec import EncoderSpec, HeadLayer, RelativeBias
 from bei.architectures.static import STATIC
-from bei.checkpoint import own_code, static, vocabulary, weights
+from bei.checkpoint import not_served, own_code, static, texts, vocabulary, weights
 from bei.checkpoint.adapters import CONFIG, read_adapter
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
@@ -21,6 +21,7 @@ from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, re
 from bei.checkpoint.options import check_options, max_length, with_options
 from bei.checkpoint.over_base import adapter_in
 from bei.checkpoint.packed import check_quantized
+from bei.checkpoint.rerank_file import read_template
 from bei.checkpoint.reranking import PairTemplate, pair_template
 from bei.checkpoint.task import (
     STANFORD_COLBERT,
@@ -32,45 +33,13 @@ from bei.checkpoint.task import (
     with_labels,
 )
 from bei.checkpoint.tensors import Tensors
+from bei.checkpoint.texts import AS_STATED, NO_SPECIALS, Casing, Prompts, Reading, Specials
 from bei.errors import SetupError, one_line, short
 from bei.settings import AttentionSetting, ModelSettings, PoolingSetting, RerankTemplate
 
 log = logging.getLogger("bei")
 
-_BERT_TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
 _LONGEST = 1 << 15  # tokens of a model with relative positions alone
-_NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_length
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Texts put before an input, by name (config_sentence_transformers.json). `default` names the one for requests that
-    name none. `before_pairs`: they also go before the first text of a pair, as in CrossEncoder."""
-
-    texts: Mapping[str, str] = field(default_factory=dict)
-    default: str | None = None
-    before_pairs: bool = False
-
-
-@dataclass(frozen=True)
-class Specials:
-    """Tokens at the beginning and the end of a text."""
-
-    first: str | None = None
-    last: str | None = None
-
-
-@dataclass(frozen=True)
-class Casing:
-    """A BERT tokenizer's normalizer, as tokenizer_config.json states it; None for what it does not state."""
-
-    lowercase: bool | None = None
-    strip_accents: bool | None = None
-    handle_chinese_chars: bool | None = None
-
-
-Reading = Literal["with specials", "bare", "known"]
-"""Whether special tokens go around a text; `known`: tokens that the vocabulary lacks are left out, too."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +73,13 @@ class Checkpoint:
     scoring: Scoring = "identity"
     late_interaction: LateInteraction | None = None
     pair_template: PairTemplate | None = None
-    added_specials: Specials = Specials()
+    added_specials: Specials = NO_SPECIALS
     m3: M3 | None = None
     lookup: Lookup | None = None
     dimensions: int | None = None
     max_terms: int | None = None
     truncation_side: Literal["left", "right"] = "right"
-    casing: Casing = Casing()
+    casing: Casing = AS_STATED
     reading: Reading = "with specials"
 
     @property
@@ -157,7 +126,7 @@ class _Overrides:
     """Settings for what a checkpoint itself does not say."""
 
     pooling: PoolingSetting | None
-    rerank_template: RerankTemplate | None
+    rerank_template: RerankTemplate | Path | None
     attention: AttentionSetting | None
     cache_dir: Path
     label_names: tuple[str, ...]
@@ -169,7 +138,7 @@ def read(
     revision: str | None = None,
     max_num_tokens: int = 1 << 20,
     pooling: PoolingSetting | None = None,
-    rerank_template: RerankTemplate | None = None,
+    rerank_template: RerankTemplate | Path | None = None,
     attention: AttentionSetting | None = None,
     cache_dir: Path = Path("~/.cache/bei"),
     label_names: tuple[str, ...] = (),
@@ -193,6 +162,14 @@ def read(
         check_types(getattr(checkpoint, field_name), get_type_hints(Checkpoint)[field_name], field_name)
     _check_prompts(checkpoint.prompts)
     return checkpoint
+
+
+def described(folder: Path, name: str, cache_dir: Path) -> tuple[Task, EncoderSpec]:
+    """The task and the spec of a folder, by its JSON files: its weights are not read. Raises SetupError."""
+    overrides = _Overrides(None, None, None, cache_dir, ())
+    source = _open(folder, name, overrides)
+    task = _task(source, overrides)
+    return task, _with_heads(source.spec, served_as(task, source))
 
 
 def _check_prompts(prompts: Prompts) -> None:
@@ -221,8 +198,8 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         spec=spec,
         tensors=Tensors(parts),
         tokenizer_file=source.tokenizer_file,
-        max_tokens=_max_tokens(encoder, source.limits, spec, max_num_tokens),
-        token_types=spec.token_types > 1 and _reads_types(encoder),
+        max_tokens=texts.max_tokens(encoder, source.limits, spec, max_num_tokens),
+        token_types=spec.token_types > 1 and texts.reads_types(encoder),
         lowercase=bool(source.limits.get("do_lower_case", False)),
         unknown_token=special_token(encoder, "unk_token"),
         prompts=_prompts(source, served),
@@ -231,12 +208,12 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         scoring=served.scoring,
         late_interaction=served.late_interaction,
         pair_template=served.pair_template,
-        added_specials=_added_specials(encoder),
+        added_specials=texts.added_specials(encoder),
         m3=served.m3,
         lookup=served.lookup,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
-        casing=_casing(encoder),
+        casing=texts.casing(encoder),
         truncation_side=read_json(encoder / "tokenizer_config.json").get("truncation_side") or "right",
     )
     return checkpoint if source.modules.static is None else _as_static(checkpoint, source.modules, max_num_tokens)
@@ -247,8 +224,8 @@ def _as_static(checkpoint: Checkpoint, modules: Modules, max_num_tokens: int) ->
     return replace(
         checkpoint,
         max_tokens=min(checkpoint.spec.max_tokens, max_num_tokens),
-        added_specials=Specials(),
-        casing=Casing(),
+        added_specials=NO_SPECIALS,
+        casing=AS_STATED,
         truncation_side="right",
         reading="known" if modules.static == "model2vec" else "bare",
     )
@@ -260,6 +237,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     config = read_json(modules.encoder / "config.json")
     if modules.static is not None:
         return _open_static(folder, modules, overrides.cache_dir)
+    not_served.check(folder, config)
     if not config:
         raise SetupError(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
@@ -282,7 +260,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
         limits=limits,
         tokenizer_file=_tokenizer_file(folder, modules, overrides.cache_dir),
         pooling=overrides.pooling,
-        template=pair_template(folder, config, name, overrides.rerank_template),
+        template=_template(folder, config, name, overrides.rerank_template),
     )
 
 
@@ -293,6 +271,12 @@ def _reaching(spec: EncoderSpec, stated: int | None) -> EncoderSpec:
     if not unbounded or stated is None:
         return spec
     return replace(spec, max_tokens=max(spec.max_tokens, min(int(stated), _LONGEST)))
+
+
+def _template(
+    folder: Path, config: Mapping[str, Any], name: str, setting: RerankTemplate | Path | None
+) -> PairTemplate | None:
+    return read_template(setting) if isinstance(setting, Path) else pair_template(folder, config, name, setting)
 
 
 def _open_static(folder: Path, modules: Modules, cache_dir: Path) -> Source:
@@ -363,45 +347,16 @@ def _tokenizer_file(folder: Path, modules: Modules, cache_dir: Path) -> Path:
     return vocabulary.kept(modules.encoder, cache_dir)
 
 
-def _reads_types(folder: Path) -> bool:
-    """Whether the model was trained with token types; tokenizer.json alone does not say."""
-    names = read_json(folder / "tokenizer_config.json").get("model_input_names")
-    return names is None or "token_type_ids" in names
-
-
-def _max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_num_tokens: int) -> int:
-    """The smallest of max_seq_length (else the tokenizer's model_max_length), the positions, and max_num_tokens."""
-    config = read_json(folder / "tokenizer_config.json")
-    stated = max_length(limits) or config.get("model_max_length", config.get("max_len"))
-    stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
-    return min(stated, spec.max_tokens, max_num_tokens)
-
-
-def _casing(folder: Path) -> Casing:
-    """The casing of transformers' BERT tokenizers. Tokenizers of other classes read tokenizer.json alone."""
-    config = read_json(folder / "tokenizer_config.json")
-    if str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast") not in _BERT_TOKENIZERS:
-        return Casing()
-    return Casing(*(config.get(key) for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")))
-
-
-def _added_specials(folder: Path) -> Specials:
-    """The tokens that flags of tokenizer_config.json add; transformers' Llama tokenizers obey these flags."""
-    config = read_json(folder / "tokenizer_config.json")
-    ends = (special_token(folder, f"{end}_token") if config.get(f"add_{end}_token") else None for end in ("bos", "eos"))
-    return Specials(*ends)
-
-
 def _prompts(source: Source, served: Served) -> Prompts:
     config, late = read_json(source.folder / "config_sentence_transformers.json"), served.late_interaction
-    texts = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
-    texts |= dict.fromkeys(("query", "document"), "") | texts if served.lookup else {}
+    by_name = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
+    by_name |= dict.fromkeys(("query", "document"), "") | by_name if served.lookup else {}
     for role, marker in (late.markers if late else {}).items():
-        texts[role] = marker + texts.get(role, "").removeprefix(marker)
+        by_name[role] = marker + by_name.get(role, "").removeprefix(marker)
     default = config.get("default_prompt_name")
-    if default is not None and default not in texts:
+    if default is not None and default not in by_name:
         raise SetupError(
             f"config_sentence_transformers.json: default_prompt_name {short(default)} is not among its prompts"
         )
     before_pairs = source.modules.cross_encoder and served.pair_template is None
-    return Prompts(texts, default, before_pairs)
+    return Prompts(by_name, default, before_pairs)

@@ -1,7 +1,8 @@
 """Language models that rerank: the template of each, and the tokens whose logits are the score.
 
 Sources: the model card of Qwen3-Reranker; mxbai_rerank/mxbai_rerank_v2.py of mixedbread's mxbai-rerank;
-FlagLLMReranker of FlagEmbedding, for bge-reranker-v2-gemma; the model card of llama-nemotron-rerank-1b-v2.
+FlagLLMReranker of FlagEmbedding, for bge-reranker-v2-gemma; the model card of llama-nemotron-rerank-1b-v2; the chat
+template and the score of zerank-1-small's own code, sigmoid(Yes / 5).
 """
 
 import logging
@@ -24,7 +25,8 @@ log = logging.getLogger("bei")
 class PairTemplate:
     """Prefix, body and suffix, which are tokenized separately, with the places {query}, {document} and {instruction}.
     `plain` is the body if neither the request nor the model has an instruction. The score is the logit of `yes`, minus
-    that of `no` if there is one. Without a `yes` the score is a classifier's."""
+    that of `no` if there is one, divided by `temperature`. Without a `yes` the score is a classifier's. `strips`:
+    blanks around the texts of a pair are left out."""
 
     prefix: tuple[str, ...]
     body: tuple[str, ...]
@@ -33,6 +35,8 @@ class PairTemplate:
     no: str | None = None
     instruction: str | None = None
     plain: tuple[str, ...] = ()
+    temperature: float = 1.0
+    strips: bool = False
 
     @property
     def takes_instruction(self) -> bool:
@@ -84,6 +88,15 @@ TEMPLATES: dict[RerankTemplate, PairTemplate] = {
         instruction="Given a query A and a passage B, determine whether the passage contains an answer to the query by "
         "providing a prediction of either 'Yes' or 'No'.",
     ),
+    "zerank": PairTemplate(
+        prefix=("<|im_start|>system\n",),
+        body=(),
+        plain=("{query}<|im_end|>\n<|im_start|>user\n{document}",),
+        suffix=("<|im_end|>\n<|im_start|>assistant\n",),
+        yes="Yes",
+        temperature=5.0,
+        strips=True,
+    ),
     "nemotron": PairTemplate(
         prefix=("<|begin_of_text|>",),
         body=(),
@@ -98,6 +111,11 @@ _BY_MODEL: dict[str, RerankTemplate] = {
     "llama_bidirec": "nemotron",
 }
 
+_BY_NAME: dict[str, RerankTemplate] = {"zerank": "zerank"}
+"""Beginnings of names of models that were trained with another template than their kind."""
+_OTHERS = ("ctxl-rerank",)
+"""Beginnings of names of models whose template is not here."""
+
 _MAX_CARD = 1 << 16  # bytes of a model card that are read
 _BETWEEN_TAGS = re.compile(r"[\[\],\n]")
 _RERANKING = {"text-ranking", "reranker", "reranking", "rerank", "cross-encoder"}
@@ -107,19 +125,22 @@ _ROLES = re.compile(r"""==\s*['"](query|document)['"]""")
 def pair_template(
     folder: Path, config: Mapping[str, Any], name: str, setting: RerankTemplate | None
 ) -> PairTemplate | None:
-    """The template that the setting names; else, if the model's name says that it reranks, the template of its kind.
-    Raises SetupError for a language model that says that it reranks and whose template is not known."""
+    """The template that the setting names; else, if the last part of the model's name says that it reranks, the
+    template of its kind. Raises SetupError for a language model that says that it reranks and whose template is not
+    known."""
     if setting is not None:
         return TEMPLATES.get(setting)
-    named = "rerank" in name.rstrip("/").rsplit("/", 1)[-1].lower()
-    found = template_of(config) if named else None
+    own = name.rstrip("/").rsplit("/", 1)[-1].lower()
+    by_name = next((template for begin, template in _BY_NAME.items() if own.startswith(begin)), None)
+    named = "rerank" in own or by_name is not None
+    found = (by_name or template_of(config)) if named and not own.startswith(_OTHERS) else None
     if found is not None:
         log.info("the name says that the model reranks: pairs are scored by the template `%s`", found)
         return TEMPLATES[found]
     if (config.get("architectures") or [""])[0].endswith("ForCausalLM") and (named or _says_that_it_reranks(folder)):
         raise SetupError(
             f"{short(name)} is a language model that reranks, and its template is not known here: set "
-            f"BEI_RERANK_TEMPLATE to {', '.join(TEMPLATES)}, or to none for an embedder"
+            f"BEI_RERANK_TEMPLATE to {', '.join(TEMPLATES)}, to a file of your own, or to none for an embedder"
         )
     return None
 
@@ -161,12 +182,16 @@ def template_of(config: Mapping[str, Any]) -> RerankTemplate | None:
     return _BY_MODEL.get(config.get("model_type", ""))
 
 
-def scoring_head(config: Mapping[str, Any], spec: EncoderSpec, score_tokens: ScoreTokens) -> TaskHead:
+def scoring_head(
+    config: Mapping[str, Any], spec: EncoderSpec, score_tokens: ScoreTokens, temperature: float = 1.0
+) -> TaskHead:
     """A head whose score is in the logits of the last token. Raises SetupError for a model that caps them."""
     cap = {"final_logit_softcapping": 30.0} if config.get("model_type") == "gemma2" else {}
     refuse_others({**cap, **config}, {"final_logit_softcapping": None})
     layer = (Dense(spec.hidden_size, 1, False, "identity"), _VOCABULARIES)
-    return TaskHead(pooling=LAST, layers=(layer,), score_tokens=score_tokens, temperature=_temperature(config))
+    return TaskHead(
+        pooling=LAST, layers=(layer,), score_tokens=score_tokens, temperature=temperature * _temperature(config)
+    )
 
 
 _VOCABULARIES = ("lm_head", "embed_out", "embed_tokens", "wte", "embed_in", "word_embeddings")

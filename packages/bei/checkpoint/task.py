@@ -17,7 +17,7 @@ Scoring = Literal["sigmoid", "softmax", "identity"]
 """The function from logits to scores."""
 
 STANFORD_COLBERT = "HF_ColBERT"
-_SCORING_HEADS = ("SequenceClassification", "TokenClassification", "RewardModel")
+_SCORING_HEADS = ("SequenceClassification", "TokenClassification")
 _REWARDS = ("Qwen2ForRewardModel",)  # classes whose head is known: it is their repositories' own code
 _NO_HEAD = ("", "CausalLM", "PreTraining")
 _BY_PROBLEM: dict[str, Scoring] = {
@@ -81,7 +81,8 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
 
 def config_scores(config: Mapping[str, Any]) -> bool:
     """Whether the files of the encoder include a head that scores texts or tokens."""
-    return architecture(config).partition("For")[2] in _SCORING_HEADS
+    name = architecture(config)
+    return name in _REWARDS or name.partition("For")[2] in _SCORING_HEADS
 
 
 def _is_causal_lm(config: Mapping[str, Any]) -> bool:

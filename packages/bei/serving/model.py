@@ -170,7 +170,7 @@ class ServedModel:
     ) -> Ranked:
         """How far each text entails each hypothesis, by a model of natural language inference: float32[N, hypotheses].
         With `each` a hypothesis does not compete with the others."""
-        self._require("Model is not a classifier model", "classifier", "reranker")
+        self._require("classify")
         entailment = self._entailment()
         empty = next((i for i, text in enumerate(texts) if not text), None)
         if empty is not None:

@@ -19,7 +19,7 @@ PoolingName = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted
 """Every mode of pooling but the sum, which only a sparse model's head asks for."""
 
 PoolingSetting = Literal[PoolingName, "splade"]
-RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "nemotron", "none"]
+RerankTemplate = Literal["qwen3", "mxbai", "bge_gemma", "zerank", "nemotron", "none"]
 AttentionSetting = Literal["causal", "bidirectional"]
 DefaultRoute = Literal["/v1/embeddings", "/rerank", "/predict", "/predict_tokens"]
 
@@ -89,8 +89,8 @@ class ModelSettings(SourceSettings):
     pooling: PoolingSetting | None = Field(
         None, description="The pooling of token states into a vector, where the checkpoint does not say."
     )
-    rerank_template: Annotated[RerankTemplate | None, NO_ROW] = Field(
-        None, description="The prompt of a language model that reranks. Unset: the one of its name."
+    rerank_template: Annotated[RerankTemplate | Path | None, NO_ROW] = Field(
+        None, description="The prompt of a language model that reranks, or a JSON file of it. Unset: that of its name."
     )
     labels: Annotated[tuple[str, ...], BeforeValidator(split_names), NO_ROW] = Field(
         (), description="The name of a classifier's output, where config.json has none; all of them, in their order."

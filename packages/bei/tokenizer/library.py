@@ -12,7 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.colbert import LateInteraction
-from bei.checkpoint.load import Casing, Specials
+from bei.checkpoint.texts import Casing, Specials
 from bei.errors import SetupError
 from bei.tokenizer import limits, trial
 from bei.tokenizer.template import Template

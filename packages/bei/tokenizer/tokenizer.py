@@ -298,7 +298,7 @@ class Tokenizer:
         """A pair rendered by the template; other inputs unchanged."""
         if not isinstance(item, tuple) or not any(item):
             return item
-        query, document = item
+        query, document = (text.strip() for text in item) if template.strips else item
         if max_second_tokens is not None:
             read = joined_tokens(list(self._reader.tokens(document, max_second_tokens)))
             document = document[: read.ends[:max_second_tokens][-1]] if len(read) else document

@@ -1,0 +1,34 @@
+"""Kinds of models that are not served, each refused by its own line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bei.errors import SetupError
+
+_IMAGES = "reads images, which are not served"
+_TYPES: dict[str, str] = {
+    "extractor": "is a GLiNER2: it finds spans for labels of the request's own, and is not served",
+    "nvembed": "pools by a latent attention of its own code, which is not run",
+    **dict.fromkeys(
+        (
+            *("clip", "siglip", "siglip2", "jina_clip", "jina_embeddings_v4", "colpali", "colqwen2", "qwen2_vl"),
+            *("qwen2_5_vl", "qwen3_vl", "paligemma", "llama_nemotron_vl", "embedding_gemma2"),
+        ),
+        _IMAGES,
+    ),
+}
+_CLASSES = {"JinaForRanking": "ranks all documents of a request together; only pairs are scored here"}
+
+
+def check(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises SetupError for a model of such a kind."""
+    if not config and (folder / "gliner_config.json").exists():
+        raise SetupError("gliner_config.json: GLiNER finds spans for labels of the request's own; it is not served")
+    for key, names, known in (
+        ("model_type", [config.get("model_type")], _TYPES),
+        ("architectures", config.get("architectures") or [], _CLASSES),
+    ):
+        line = next((known[name] for name in names if isinstance(name, str) and name in known), None)
+        if line is not None:
+            raise SetupError(f"config.json: {key} {', '.join(map(str, names))}: the model {line}")

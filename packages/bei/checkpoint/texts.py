@@ -1,0 +1,80 @@
+"""How a checkpoint's texts are read: prompts, special tokens, casing, length."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bei.architectures.spec import EncoderSpec
+from bei.checkpoint.modules import read_json, special_token
+from bei.checkpoint.options import max_length
+
+_BERT_TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+_NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_length
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts put before an input, by name (config_sentence_transformers.json). `default` names the one for requests that
+    name none. `before_pairs`: they also go before the first text of a pair, as in CrossEncoder."""
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
+    before_pairs: bool = False
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Tokens at the beginning and the end of a text."""
+
+    first: str | None = None
+    last: str | None = None
+
+
+NO_SPECIALS = Specials()
+
+
+@dataclass(frozen=True)
+class Casing:
+    """A BERT tokenizer's normalizer, as tokenizer_config.json states it; None for what it does not state."""
+
+    lowercase: bool | None = None
+    strip_accents: bool | None = None
+    handle_chinese_chars: bool | None = None
+
+
+AS_STATED = Casing()
+"""As tokenizer.json has it."""
+
+
+Reading = Literal["with specials", "bare", "known"]
+"""Whether special tokens go around a text; `known`: tokens that the vocabulary lacks are left out, too."""
+
+
+def reads_types(folder: Path) -> bool:
+    """Whether the model was trained with token types; tokenizer.json alone does not say."""
+    names = read_json(folder / "tokenizer_config.json").get("model_input_names")
+    return names is None or "token_type_ids" in names
+
+
+def max_tokens(folder: Path, limits: Mapping[str, Any], spec: EncoderSpec, max_num_tokens: int) -> int:
+    """The smallest of max_seq_length (else the tokenizer's model_max_length), the positions, and max_num_tokens."""
+    config = read_json(folder / "tokenizer_config.json")
+    stated = max_length(limits) or config.get("model_max_length", config.get("max_len"))
+    stated = int(stated) if stated and stated < _NO_LIMIT else spec.max_tokens
+    return min(stated, spec.max_tokens, max_num_tokens)
+
+
+def casing(folder: Path) -> Casing:
+    """The casing of transformers' BERT tokenizers. Tokenizers of other classes read tokenizer.json alone."""
+    config = read_json(folder / "tokenizer_config.json")
+    if str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast") not in _BERT_TOKENIZERS:
+        return Casing()
+    return Casing(*(config.get(key) for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")))
+
+
+def added_specials(folder: Path) -> Specials:
+    """The tokens that flags of tokenizer_config.json add; transformers' Llama tokenizers obey these flags."""
+    config = read_json(folder / "tokenizer_config.json")
+    ends = (special_token(folder, f"{end}_token") if config.get(f"add_{end}_token") else None for end in ("bos", "eos"))
+    return Specials(*ends)
