@@ -177,6 +177,10 @@ REFUSED = {
         {"tokenizer_config.json": {"tokenizer_class": "BertweetTokenizer"}},
         "BertweetTokenizer rewrites texts",
     ),
+    "fastBPE": (
+        {"config.json": {"model_type": "roberta"}, "bpe.codes": "a b 1\n", "vocab.txt": "a 1\n"},
+        r"^bpe\.codes is a",
+    ),
     "its own code": (
         {"tokenizer_config.json": {"tokenizer_class": "QWenTokenizer", "auto_map": {"AutoTokenizer": ["t.Q", None]}}},
         "'QWenTokenizer' is code of the checkpoint's own, which is never run",

@@ -361,6 +361,12 @@ UNIGRAMS: dict[str, dict[str, Any]] = {
     ),
     "XLNet": _unigram("xlnet", "spiece.model", _XLNET),
     "XLNet, lowercase": _unigram("xlnet", "spiece.model", _XLNET, **{"tokenizer_config.json": {"do_lower_case": True}}),
+    "BigBird": _unigram(
+        "big_bird",
+        "spiece.model",
+        model(_controls("<pad> </s> <s> <unk>"), trainer=((40, 3), (41, 2), (42, 1), (43, 0))),
+        **{"tokenizer_config.json": {"tokenizer_class": "BigBirdTokenizer"}, "added_tokens.json": {"[MASK]": 424}},
+    ),
     "DeBERTa v2": _unigram(
         "deberta-v2",
         "spm.model",

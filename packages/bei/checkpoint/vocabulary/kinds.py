@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {
     "UMT5Tokenizer": unigrams.UMT5,
     "AlbertTokenizer": unigrams.ALBERT,
     "XLNetTokenizer": unigrams.XLNET,
+    "BigBirdTokenizer": unigrams.BIG_BIRD,
     "DebertaV2Tokenizer": unigrams.DEBERTA_V2,
     "LlamaTokenizer": piece_pairs.LLAMA,
     "GemmaTokenizer": piece_pairs.GEMMA,
@@ -58,6 +59,7 @@ _OF_MODEL_TYPES: dict[str, str] = {
     "umt5": "UMT5Tokenizer",
     "albert": "AlbertTokenizer",
     "xlnet": "XLNetTokenizer",
+    "big_bird": "BigBirdTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "t5gemma"), "GemmaTokenizer"),
 }
@@ -70,6 +72,7 @@ _BY_SETTINGS = {"mistral", "mixtral", "ministral", "ministral3", "phi3", "stable
 """Model types whose tokenizer.model is read by its own settings, whatever class their files name."""
 
 _SHARED = "tokenizer.model"
+_FAST_BPE = "bpe.codes"
 _RANKS = ("tiktoken.model", "*.tiktoken")
 
 _JAPANESE = "divides words by {0}, a program that is not run here"
@@ -99,6 +102,8 @@ def choose(folder: Path, model_type: str, config: Mapping[str, Any]) -> tuple[st
     stated = config.get("tokenizer_class")
     named = str(stated).removesuffix("Fast") if stated else None
     _check_programs(named, config)
+    if (folder / _FAST_BPE).is_file():
+        raise _needs(_FAST_BPE, "is a vocabulary of fastBPE, as PhoBERT and BERTweet have, which is not read here")
     usual = _OF_MODEL_TYPES.get(model_type, _ANY)
     names = [_ANY] if model_type in _BY_SETTINGS else [usual] if model_type in _FORCED else []
     for name in (*names, named or usual):
@@ -124,18 +129,18 @@ def _present(folder: Path, kind: Kind) -> tuple[str, ...] | None:
 def _check_programs(named: str | None, config: Mapping[str, Any]) -> None:
     program = config.get("word_tokenizer_type")
     if isinstance(program, str) and program in _PROGRAMS:
-        raise _needs(f"word_tokenizer_type {short(program)}", _JAPANESE.format(_PROGRAMS[program]))
+        raise _needs(
+            f"tokenizer_config.json: word_tokenizer_type {short(program)}", _JAPANESE.format(_PROGRAMS[program])
+        )
     if named in _NEEDS:
-        raise _needs(named, _NEEDS[named])
+        raise _needs(f"tokenizer_config.json: {named}", _NEEDS[named])
     own = config.get("auto_map") or {}
     if named not in KINDS and isinstance(own, Mapping) and own.get("AutoTokenizer"):
-        raise _needs(short(named), "is code of the checkpoint's own, which is never run")
+        raise _needs(f"tokenizer_config.json: {short(named)}", "is code of the checkpoint's own, which is never run")
 
 
 def _needs(name: str, what: str) -> SetupError:
-    return SetupError(
-        f"tokenizer_config.json: {name} {what}; serve a checkpoint that has a tokenizer.json, which needs no program"
-    )
+    return SetupError(f"{name} {what}; serve a checkpoint that has a tokenizer.json, which needs no program")
 
 
 def _lacks(named: str | None) -> str:

@@ -153,6 +153,21 @@ def _deberta_v2(files: Files, stated: Stated, named: Named) -> Draft:
     return _with_decoder(_unigram(model, vocab, id, normalizers.Sequence(rules), splitter), _prefix(stated, "first"))
 
 
+def _big_bird(files: Files, stated: Stated, named: Named) -> Draft:
+    """Its rules stand in place of the model's own."""
+    model, _ = only_file(files)
+    unknown, vocab = (str(named["unk_token"]), 0.0), scored(model)
+    if unknown not in vocab:
+        raise SetupError(f"the sentencepiece model lacks {short(unknown[0])}, the token of unknown words")
+    splitter = Metaspace(prepend_scheme=_prefix(stated))
+    spaces = normalizers.Replace(Regex(" {2,}"), "▁")
+    return _with_decoder(_unigram(model, vocab, vocab.index(unknown), spaces, splitter), _prefix(stated))
+
+
+def _normalized(name: str, text: str) -> Token:
+    return AddedToken(text, lstrip=name == "mask_token")
+
+
 def _stripping(name: str, text: str, **flags: bool) -> Token:
     return AddedToken(text, lstrip=True, **flags) if name == "mask_token" else text
 
@@ -185,3 +200,10 @@ XLNET = Kind(
     _stripping,
 )
 DEBERTA_V2 = Kind(("spm.model",), _deberta_v2, _BRACKETED, _BERT)
+BIG_BIRD = Kind(
+    ("spiece.model",),
+    _big_bird,
+    {**_MARKED, "sep_token": "[SEP]", "cls_token": "[CLS]", "mask_token": "[MASK]"},
+    _BERT,
+    _normalized,
+)
