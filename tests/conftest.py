@@ -21,7 +21,6 @@ from tests.support.live_servers import TASK_SERVERS
 from tests.support.servers import ROOT, serving
 from tests.support.shared import shared
 from tests.support.small_models import small_model
-from tests.support.tiny_models import random_model, save
 
 StartService = Callable[..., Service]
 
@@ -51,6 +50,8 @@ def of_all_workers(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
+    from tests.support.tiny_models import random_model, save  # torch takes seconds, and most units need none
+
     return save(tmp_path_factory.mktemp("tiny"), random_model("bert"))
 
 
