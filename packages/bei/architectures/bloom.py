@@ -1,19 +1,18 @@
 """BLOOM (arXiv:2211.05100): ALiBi instead of positions, and a norm on the embeddings."""
 
-from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.decoder import gpt_spec, score_head
 from bei.architectures.family import (
     Config,
     Family,
     TensorNames,
     affine,
-    attention_sizes,
     layer_tensors,
     one_dense,
     per_head,
     read,
     refuse_others,
 )
-from bei.architectures.spec import LAST, PRE, Alibi, EncoderSpec, Layer, Norm
+from bei.architectures.spec import LAST, PRE, Alibi, EncoderSpec, Layer
 
 _TRAINED = 2048  # tokens: where config.json lacks `seq_length`
 
@@ -22,20 +21,16 @@ def _spec(config: Config) -> EncoderSpec:
     refuse_others(config, {"apply_residual_connection_post_layernorm": False})
     hidden = config.get("n_embed") or read(config, "hidden_size")
     heads = config.get("n_head") or read(config, "num_attention_heads")
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
-        **attention_sizes(hidden, heads),
+    return gpt_spec(
+        config,
+        hidden,
+        heads,
         intermediate_size=4 * hidden,
         activation="gelu_tanh",
-        norm=Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
         layers=(Layer(PRE),) * (config.get("n_layer") or read(config, "num_hidden_layers")),
         max_tokens=config.get("seq_length") or _TRAINED,
         relative_bias=Alibi(),
-        causal=is_causal(config),
-        final_norm=True,
-        pooling=LAST,
+        embedding_norm=True,
     )
 
 

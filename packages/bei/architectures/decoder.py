@@ -13,6 +13,7 @@ from bei.architectures.family import (
     TensorNames,
     activation,
     affine,
+    attention_sizes,
     layer_kinds,
     layer_tensors,
     read,
@@ -57,6 +58,22 @@ def decoder_spec(config: Config, **changes: Any) -> EncoderSpec:
     if "layers" not in changes:
         common["layers"] = (Layer(PRE, rotary=rotary(config, size)),) * read(config, "num_hidden_layers")
     return EncoderSpec(**{**common, **changes})
+
+
+def gpt_spec(config: Config, hidden: int, heads: int, **words: Any) -> EncoderSpec:
+    """The spec of GPT-2 and its kin, whose products and norms have biases, with `words` in addition or instead."""
+    common = {
+        "vocab_size": read(config, "vocab_size"),
+        "hidden_size": hidden,
+        "embedding_size": hidden,
+        **attention_sizes(hidden, heads),
+        "norm": Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
+        "causal": is_causal(config),
+        "embedding_norm": False,
+        "final_norm": True,
+        "pooling": LAST,
+    }
+    return EncoderSpec(**{**common, **words})
 
 
 def is_causal(config: Config) -> bool:

@@ -4,14 +4,13 @@ heads may share one key and one value."""
 from functools import partial
 from typing import Any
 
-from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.decoder import gpt_spec, score_head
 from bei.architectures.family import (
     Config,
     Family,
     TensorNames,
     activation,
     affine,
-    attention_sizes,
     layer_tensors,
     one_dense,
     per_head,
@@ -19,33 +18,27 @@ from bei.architectures.family import (
     refuse_others,
     turned,
 )
-from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Norm
+from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer
 
 _IGNORED = (r"lm_head\.", r"score\.", r"classifier\.", r"multiple_choice_head\.", r"h\.\d+\.attn\.(bias|masked_bias)$")
 """The last one is a mask, not learned."""
 
 
-def _spec(config: Config, default_activation: str, **changes: Any) -> EncoderSpec:
-    hidden, sizes = read(config, "n_embd"), attention_sizes(read(config, "n_embd"), read(config, "n_head"))
+def _spec(config: Config, default_activation: str, **words: Any) -> EncoderSpec:
+    hidden = read(config, "n_embd")
     if config.get("scale_attn_weights") is False:
-        sizes["attention_scale"] = 1.0
-    common = {
-        "vocab_size": read(config, "vocab_size"),
-        "hidden_size": hidden,
-        "embedding_size": hidden,
-        **sizes,
-        "intermediate_size": config.get("n_inner") or 4 * hidden,
-        "activation": activation(config.get("activation_function", default_activation)),
-        "norm": Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
-        "layers": (Layer(PRE),) * read(config, "n_layer"),
-        "max_tokens": read(config, "n_positions"),
-        "position_offset": 0,
-        "causal": is_causal(config),
-        "embedding_norm": False,
-        "final_norm": True,
-        "pooling": LAST,
-    }
-    return EncoderSpec(**{**common, **changes})
+        words["attention_scale"] = 1.0
+    return gpt_spec(
+        config,
+        hidden,
+        read(config, "n_head"),
+        intermediate_size=config.get("n_inner") or 4 * hidden,
+        activation=activation(config.get("activation_function", default_activation)),
+        layers=(Layer(PRE),) * read(config, "n_layer"),
+        max_tokens=read(config, "n_positions"),
+        position_offset=0,
+        **words,
+    )
 
 
 def _gpt2(config: Config) -> EncoderSpec:

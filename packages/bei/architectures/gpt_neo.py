@@ -1,18 +1,17 @@
 """GPT-Neo (EleutherAI): GPT-2 whose every other layer has a window, and whose scores are not scaled."""
 
-from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.decoder import gpt_spec, score_head
 from bei.architectures.family import (
     Config,
     Family,
     TensorNames,
     activation,
     affine,
-    attention_sizes,
     layer_tensors,
     one_dense,
     read,
 )
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 from bei.errors import SetupError, short
 
 _KINDS = ("global", "local")
@@ -20,22 +19,17 @@ _KINDS = ("global", "local")
 
 def _spec(config: Config) -> EncoderSpec:
     hidden = read(config, "hidden_size")
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
-        **{**attention_sizes(hidden, read(config, "num_heads")), "attention_scale": 1.0},
+    return gpt_spec(
+        config,
+        hidden,
+        read(config, "num_heads"),
+        attention_scale=1.0,
         intermediate_size=config.get("intermediate_size") or 4 * hidden,
         activation=activation(config.get("activation_function", "gelu_new")),
-        norm=Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
         layers=tuple(Layer(PRE, window) for window in _windows(config)),
         max_tokens=read(config, "max_position_embeddings"),
         position_offset=0,
         biases=("out", "up", "down"),
-        causal=is_causal(config),
-        embedding_norm=False,
-        final_norm=True,
-        pooling=LAST,
     )
 
 

@@ -1,13 +1,12 @@
 """GPT-NeoX (arXiv:2204.06745) and Pythia: attention and MLP side by side, and a quarter of each head rotated."""
 
-from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.decoder import gpt_spec, score_head
 from bei.architectures.family import (
     Config,
     Family,
     TensorNames,
     activation,
     affine,
-    attention_sizes,
     layer_tensors,
     one_dense,
     per_head,
@@ -18,32 +17,23 @@ from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Linea
 
 
 def _spec(config: Config) -> EncoderSpec:
-    hidden, sizes = (
-        read(config, "hidden_size"),
-        attention_sizes(read(config, "hidden_size"), read(config, "num_attention_heads")),
-    )
+    hidden, heads = read(config, "hidden_size"), read(config, "num_attention_heads")
     older = {
         "rope_theta": config.get("rotary_emb_base", 10_000.0),
         "partial_rotary_factor": config.get("rotary_pct", 0.25),
     }
     mlp: tuple[LinearName, ...] = ("up", "down")
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
-        **sizes,
+    return gpt_spec(
+        config,
+        hidden,
+        heads,
         intermediate_size=read(config, "intermediate_size"),
         activation=activation(config.get("hidden_act", "gelu")),
         norm=Norm("layer", config.get("layer_norm_eps", 1e-5), bias=True),
-        layers=(Layer(PRE, rotary=rotary({**older, **config}, sizes["head_size"])),)
-        * read(config, "num_hidden_layers"),
+        layers=(Layer(PRE, rotary=rotary({**older, **config}, hidden // heads)),) * read(config, "num_hidden_layers"),
         max_tokens=longest(config),
         biases=LINEARS if config.get("attention_bias", True) else mlp,
         parallel=config.get("use_parallel_residual", True),
-        causal=is_causal(config),
-        embedding_norm=False,
-        final_norm=True,
-        pooling=LAST,
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bei.architectures.decoder import is_causal, score_head
+from bei.architectures.decoder import gpt_spec, score_head
 from bei.architectures.family import (
     Config,
     Family,
@@ -10,32 +10,25 @@ from bei.architectures.family import (
     activation,
     adjacent_pairs,
     affine,
-    attention_sizes,
     layer_tensors,
     read,
 )
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm, Rotary
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Rotary
 
 
 def _spec(config: Config) -> EncoderSpec:
-    hidden, sizes = read(config, "n_embd"), attention_sizes(read(config, "n_embd"), read(config, "n_head"))
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
-        **sizes,
+    hidden, heads = read(config, "n_embd"), read(config, "n_head")
+    return gpt_spec(
+        config,
+        hidden,
+        heads,
         intermediate_size=config.get("n_inner") or 4 * hidden,
         activation=activation(config.get("activation_function", "gelu_new")),
-        norm=Norm("layer", config.get("layer_norm_epsilon", 1e-5), bias=True),
-        layers=(Layer(PRE, rotary=_rotary(config, sizes["head_size"])),) * read(config, "n_layer"),
+        layers=(Layer(PRE, rotary=_rotary(config, hidden // heads)),) * read(config, "n_layer"),
         max_tokens=read(config, "n_positions"),
         biases=("up", "down"),
         parallel=True,
-        causal=is_causal(config),
-        embedding_norm=False,
-        final_norm=True,
-        pooling=LAST,
     )
 
 

@@ -1,13 +1,12 @@
 """OPT (arXiv:2205.01068): learned positions, and norms before attention and MLP."""
 
-from bei.architectures.decoder import is_causal, score_head, tagger
+from bei.architectures.decoder import gpt_spec, score_head, tagger
 from bei.architectures.family import (
     Config,
     Family,
     TensorNames,
     activation,
     affine,
-    attention_sizes,
     layer_tensors,
     read,
     refuse_others,
@@ -24,21 +23,16 @@ _FIRST = 2  # row of the table of positions
 def _spec(config: Config) -> EncoderSpec:
     hidden = read(config, "hidden_size")
     refuse_others(config, {**_OTHERS, "word_embed_proj_dim": hidden})
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
-        **attention_sizes(hidden, read(config, "num_attention_heads")),
+    return gpt_spec(
+        config,
+        hidden,
+        read(config, "num_attention_heads"),
         intermediate_size=read(config, "ffn_dim"),
         activation=activation(config.get("activation_function", "relu")),
         norm=Norm("layer", 1e-5, bias=True),
         layers=(Layer(PRE),) * read(config, "num_hidden_layers"),
         max_tokens=read(config, "max_position_embeddings"),
         position_offset=_FIRST,
-        causal=is_causal(config),
-        embedding_norm=False,
-        final_norm=True,
-        pooling=LAST,
     )
 
 
