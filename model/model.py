@@ -18,8 +18,7 @@ from starlette.responses import Response
 from bei import api
 from bei.errors import NotReady
 from bei.serving.registry import Registry
-from bei.serving.service import Service
-from bei.settings import Settings
+from bei.settings import several
 
 log = logging.getLogger("bei")
 
@@ -30,17 +29,18 @@ class Model:
         self._secrets = kwargs.get("secrets")
 
     def load(self) -> None:
-        settings = Settings.load(self._config, secrets=self._secrets)
-        self._service = Service(settings, isolated=True)
-        self._service.load()
-        self._route = self._service.model.route
-        self._registry = Registry(self._service)
+        models = several.for_all(several.models_of("config.yaml", self._config), secrets=self._secrets)
+        self._registry = Registry.of(models, isolated=True)
+        self._registry.load()
+        first, *others = self._registry.services
+        # `/` answers as the default route of the model that the body names.
+        self._route = "/" if others else first.model.route
         log.info(
             "on the Truss server predict answers as %s, embeddings as /v1/embeddings; on the full server only: %s",
-            self._route,
+            "the model that `model` names" if others else self._route,
             ", ".join(route.path for route in api.ROUTES if route.path not in (self._route, "/v1/embeddings")),
         )
-        atexit.register(self._service.close)
+        atexit.register(self._registry.close)
 
     def predict(self, inputs: Any, request: Request = None) -> Any:
         if request is not None:  # from the Truss server
@@ -54,7 +54,7 @@ class Model:
 
     def is_healthy(self) -> bool:
         try:
-            asyncio.run(self._service.check())
+            asyncio.run(self._registry.check())
         except NotReady:
             return False
         return True

@@ -89,3 +89,38 @@ def test_a_variable_of_a_config_is_text(value):
     config = {**tiny_config("a"), "environment_variables": {"BEI_PORT": value}}
     with pytest.raises(SetupError, match=r"`environment_variables\.BEI_PORT` must be text in quotes"):
         loaded(Deployment("a.yaml", config))
+
+
+BLOCK = tiny_config("a")["trt_llm"]
+WHOLE = {**tiny_config("b"), "environment_variables": {"BEI_POOLING": "last"}}
+
+
+def test_a_bundle_lists_its_models():
+    config = {"model_metadata": {"models": [BLOCK, WHOLE]}, "environment_variables": {"BEI_PORT": "9000"}}
+    found = loaded(*several.models_of("config.yaml", config))
+    assert [(of.repo, of.pooling, of.port) for of in found] == [("a", None, 9000), ("b", "last", 9000)]
+    (alone,) = loaded(*several.models_of("config.yaml", {**config, "model_metadata": {"models": [BLOCK]}}))
+    assert (alone.repo, alone.port) == ("a", 9000)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"models": "a"}, "`model_metadata.models` must be a list of trt_llm blocks, not 'a'"),
+        ({"models": [BLOCK, "a"]}, "`model_metadata.models` must be a list of trt_llm blocks"),
+        ({"models": [BLOCK], "trt_llm": BLOCK}, "`trt_llm` and `model_metadata.models` both name models"),
+        (
+            {"models": [BLOCK, {"build": {}}]},
+            "models[1]: trt_llm: build.checkpoint_repository is required",
+        ),
+    ],
+)
+def test_a_wrong_list_of_models_is_refused(config, told):
+    with pytest.raises(SetupError, match=re.escape(told)):
+        loaded(*several.models_of("config.yaml", {"model_metadata": config}))
+
+
+def test_variables_of_a_list_are_about_all_its_models():
+    config = {"model_metadata": {"models": [BLOCK, WHOLE]}, "environment_variables": {"BEI_POOLING": "mean"}}
+    with pytest.raises(SetupError, match="BEI_POOLING is about one model, and 2 are served"):
+        loaded(*several.models_of("config.yaml", config))

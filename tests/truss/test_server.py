@@ -171,6 +171,25 @@ def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_p
     assert "on the full server only: " in log
 
 
+def test_predict_of_several_models_is_chosen_by_name(in_truss, truss_python, tmp_path):
+    config, models = default_config(), []
+    models.append(config.pop("trt_llm"))
+    reranker = yaml.safe_load((ROOT / "examples" / "small-reranker" / "config.yaml").read_text())["trt_llm"]
+    reranker["build"]["checkpoint_repository"]["repo"] = str(small_model("reranker"))
+    config["model_metadata"]["models"] = [*models, reranker]
+    with truss_server(in_truss, truss_python, tmp_path, config) as url:
+
+        def predict(body: dict) -> httpx.Response:
+            return httpx.post(f"{url}/v1/models/model:predict", json=body, timeout=60)
+
+        assert len(predict({"input": "a", "dimensions": 4}).json()["data"][0]["embedding"]) == 4
+        ranked = predict({"query": "ad sales", "texts": ["profits", "goals"], "model": "small-reranker"}).json()
+        assert [of["index"] for of in ranked] == [0, 1]
+        unknown = predict({"input": "a", "model": "other"})
+        assert (unknown.status_code, "small-reranker" in unknown.json()["error"]) == (404, True)
+        assert httpx.post(f"{url}/v1/embeddings", json={"input": "a", "model": "any"}).status_code == 200
+
+
 def without_id(body: bytes) -> bytes:
     """Cohere's answers carry an id of their own."""
     return re.sub(rb'"id":"[^"]*"', b"", body)

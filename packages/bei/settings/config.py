@@ -50,6 +50,16 @@ def read_block(config: Mapping[str, Any]) -> TRTLLM:
     return block
 
 
+def listed_models(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """`model_metadata.models`, where a bundle of several models has its blocks; empty without it. Raises SetupError."""
+    listed = _mapping(config, "model_metadata").get("models") or []
+    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
+        raise SetupError(f"config.yaml: `model_metadata.models` must be a list of trt_llm blocks, not {short(listed)}")
+    if listed and raw_block(config) is not None:
+        raise SetupError("config.yaml: `trt_llm` and `model_metadata.models` both name models; write one of them")
+    return listed
+
+
 def variables_of(config: Mapping[str, Any]) -> dict[str, str]:
     """The `environment_variables` of a config.yaml, which Truss sets where it runs the bundle. Raises SetupError."""
     found = _mapping(config, "environment_variables")

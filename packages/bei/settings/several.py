@@ -1,4 +1,4 @@
-"""The settings of several models that one server serves: a config.yaml for each."""
+"""The settings of several models that one server serves: a config.yaml for each, or one that lists their blocks."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bei.errors import SetupError, short
-from bei.settings.config import read_config
+from bei.settings.config import listed_models, read_config, variables_of
 from bei.settings.groups import LimitSettings, ModelSettings, ObservationSettings, ServerSettings
 from bei.settings.reference import settings_of
 from bei.settings.settings import Settings
@@ -21,43 +21,67 @@ OF_ALL_MODELS = frozenset(
     )
 )
 """Settings of a model that one flag or variable may set for all models. The others are about one model."""
+_OF_THE_BUNDLE = ("resources", "secrets")
 _OF_THE_SERVER = settings_of(ServerSettings, LimitSettings, ObservationSettings)
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One model: the content of its config.yaml, the name under which refusals mention it, and flags of its own."""
+    """One model: the content of its config.yaml, the name under which refusals mention it, flags of its own, and the
+    variables that it shares with other models of the same file."""
 
     name: str
     config: Mapping[str, Any]
     flags: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 def from_files(paths: Sequence[Path], **flags: Any) -> tuple[Settings, ...]:
     """The settings for config.yaml files. Raises SetupError."""
-    return for_all([Deployment(str(path), read_config(path)) for path in paths], **flags)
+    return for_all([model for path in paths for model in models_of(str(path), read_config(path))], **flags)
+
+
+def models_of(name: str, config: Mapping[str, Any]) -> list[Deployment]:
+    """The model of a config.yaml's content, or those of its `model_metadata.models`: a list of trt_llm blocks, or of
+    mappings with `trt_llm` and `environment_variables`. Raises SetupError."""
+    listed = listed_models(config)
+    if not listed:
+        return [Deployment(name, config)]
+    shared, common = variables_of(config), {key: value for key, value in config.items() if key in _OF_THE_BUNDLE}
+    return [
+        Deployment(f"{name}: models[{i}]", {**common, **(one if "trt_llm" in one else {"trt_llm": one})}, shared=shared)
+        for i, one in enumerate(listed)
+    ]
 
 
 def for_all(
-    deployments: Sequence[Deployment], *, environ: Mapping[str, str] | None = None, **flags: Any
+    deployments: Sequence[Deployment],
+    *,
+    environ: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    **flags: Any,
 ) -> tuple[Settings, ...]:
     """The settings of each model. Those of the server are the same in all. Raises SetupError where a flag or variable
     does not say which model it is about, or where two configs contradict one another."""
-    environ = os.environ if environ is None else environ
+    environ, first = os.environ if environ is None else environ, deployments[0]
     if len(deployments) == 1:
-        return (Settings.load(deployments[0].config, environ=environ, **flags, **deployments[0].flags),)
-    _refuse_unclear(environ, flags, len(deployments))
-    found = [_of(deployment, environ, flags) for deployment in deployments]
-    for deployment, settings in zip(deployments, found, strict=True):
-        _refuse_contradiction(deployments[0].name, found[0], deployment.name, settings)
+        environ = {**first.shared, **environ}
+        return (Settings.load(first.config, environ=environ, secrets=secrets, **flags, **first.flags),)
+    given = {name: value for model in deployments for name, value in model.shared.items()} | dict(environ)
+    _refuse_unclear(given, flags, len(deployments))
+    found = [_of(model, {**model.shared, **environ}, secrets, flags) for model in deployments]
+    for model, settings in zip(deployments, found, strict=True):
+        _refuse_contradiction(first.name, found[0], model.name, settings)
     return tuple(found)
 
 
-def _of(deployment: Deployment, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+def _of(
+    model: Deployment, environ: Mapping[str, str], secrets: Mapping[str, str] | None, flags: Mapping[str, Any]
+) -> Settings:
     try:
-        return Settings.load(deployment.config, environ=environ, **flags, **deployment.flags)
+        return Settings.load(model.config, environ=environ, secrets=secrets, **flags, **model.flags)
     except SetupError as exc:
-        raise SetupError(f"{deployment.name}: {exc.message}") from None
+        raise SetupError(f"{model.name}: {exc.message}") from None
 
 
 def _refuse_unclear(environ: Mapping[str, str], flags: Mapping[str, Any], count: int) -> None:
