@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SparseEncoder
-from sentence_transformers.base.modules import Transformer
+from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding, SpladePooling
@@ -258,6 +258,10 @@ def change_router(folder, **fields) -> None:
     [
         ({"structure": {"query": ["document_0_Transformer"], "document": []}}, "have modules of their own"),
         ({"structure": {}}, "lacks `structure`"),
+        (
+            {"types": {"again": "sentence_transformers.models.Router"}, "structure": {"query": ["again"]}},
+            "a Router inside a Router is not supported",
+        ),
         ({"parameters": {"route_mappings": {"('query', None)": "query"}}}, "route_mappings are not supported"),
         ({"parameters": {"default_route": "image"}}, "default_route 'image' must be query or document"),
     ],
@@ -282,3 +286,47 @@ def test_kinds_of_text_choose_the_route(tmp_path, kind, name):
     """`input_type` of Cohere, NVIDIA and Voyage, for a model that has no prompts."""
     inference_free(tmp_path)
     assert of_kind(read(tmp_path / "model", "m").prompts.texts, "input_type", kind) == name
+
+
+def test_an_older_router_of_dense_layers_is_refused(tmp_path):
+    """sentence-transformers up to 4: an Asym with a Dense for either side of a pair."""
+    save(tmp_path, random_model("bert"))
+    rows = json.loads((tmp_path / "modules.json").read_text())
+    rows.append({"idx": 2, "name": "2", "path": "2_Asym", "type": "sentence_transformers.models.Asym"})
+    write_json(tmp_path / "modules.json", rows)
+    types = {"query_0": "sentence_transformers.models.Dense.Dense", "doc_0": "sentence_transformers.models.Dense.Dense"}
+    structure = {"query": ["query_0"], "doc": ["doc_0"]}
+    write_json(tmp_path / "2_Asym" / "config.json", {"types": types, "structure": structure, "parameters": {}})
+    with pytest.raises(SetupError, match="the routes 'query, doc' have modules of their own"):
+        read(tmp_path, "m")
+
+
+UNKNOWN = (
+    *("BoW", "CNN", "LSTM", "WordEmbeddings", "WordWeights", "WeightedLayerPooling", "CLIPModel"),
+    *("SparseAutoEncoder", "HierarchicalTokenPooling"),
+)
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_modules_that_are_not_served_are_refused_by_name(tmp_path, kind):
+    folder = save(tmp_path, random_model("bert"))
+    change_module(folder, 0, type=f"sentence_transformers.models.{kind}")
+    with pytest.raises(SetupError, match=f"modules.json: module '{kind}' is not supported"):
+        read(folder, "m")
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_pylate_with_several_dense_layers(tmp_path, start_service, residual):
+    """mxbai-edge-colbert's layout: two projections of PyLate, which may add their input."""
+    base = save(tmp_path / "base", random_model("bert"), pooling=None)
+    torch.manual_seed(1)
+    options = {"bias": False, "activation_function": torch.nn.Identity(), "module_input_name": "token_embeddings"}
+    dense = [Dense(48, 64, use_residual=residual, **options), Dense(64, 16, use_residual=residual, **options)]
+    modules = [Transformer(str(base), max_seq_length=60), *dense]
+    MultiVectorEncoder(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    folder = tmp_path / "model"
+    for i in (1, 2):
+        change_module(folder, i, type="pylate.models.Dense.Dense")
+    markers = {"query_prefix": "[MASK]", "document_prefix": "[UNK]", "query_length": 10, "document_length": 30}
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "ColBERT", **markers})
+    check_multi_vector(MultiVectorEncoder(str(folder), device="cpu"), read(folder, "m"), start_service)

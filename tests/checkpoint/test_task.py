@@ -140,6 +140,8 @@ def test_names_by_the_settings(tmp_path, classifier, caplog):
 def test_the_setting_has_commas_or_is_repeated():
     assert Settings.load(tiny_config(), environ={"BEI_LABELS": "bad, good"}).labels == ("bad", "good")
     assert Settings.load(tiny_config(), environ={}, labels="bad,good").labels == ("bad", "good")
+    with pytest.raises(SetupError, match="labels"):
+        Settings.load(tiny_config(), environ={}, labels="bad,,good")
 
 
 @pytest.mark.parametrize(

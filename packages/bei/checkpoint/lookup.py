@@ -41,7 +41,8 @@ def read_lookup(modules: Modules, tokenizer_file: Path, vocab_size: int) -> Look
     if default not in (None, "query", "document"):
         raise SetupError(f"router_config.json: default_route {short(default)} must be query or document")
     _check_tokenizer(folder, tokenizer_file)
-    weights = _stated(folder, tokenizer_file) if read_json(folder / "config.json").get("path") else _stored(folder)
+    by_token = bool(read_json(folder / "config.json").get("path"))
+    weights = _stated(folder, tokenizer_file, vocab_size) if by_token else _stored(folder)
     if weights.ndim != 1 or len(weights) > vocab_size:
         raise SetupError(f"{folder}: weights of shape {weights.shape} for a vocabulary of {vocab_size}")
     weights = np.pad(weights, (0, vocab_size - len(weights)))  # a matrix has rows that no token needs
@@ -67,7 +68,7 @@ def _stored(folder: Path) -> np.ndarray:
     return Tensors({name: (tensor,) for name, tensor in found.items()})["weight"].astype(np.float32)
 
 
-def _stated(folder: Path, tokenizer_file: Path) -> np.ndarray:
+def _stated(folder: Path, tokenizer_file: Path, vocab_size: int) -> np.ndarray:
     """The weights of `idf.json`, by token. A token that the vocabulary lacks has no effect."""
     file = next((at / "idf.json" for at in (folder, folder.parent) if (at / "idf.json").exists()), folder / "idf.json")
     tokenizer, stated = read_json(tokenizer_file), read_json(file)
@@ -75,8 +76,7 @@ def _stated(folder: Path, tokenizer_file: Path) -> np.ndarray:
     if not stated or not isinstance(vocabulary, dict):
         raise SetupError(f"{file} is missing, or its tokens are not those of {tokenizer_file}")
     ids = {**vocabulary, **{added["content"]: added["id"] for added in tokenizer.get("added_tokens", ())}}
-    weights = np.zeros(max(ids.values()) + 1, np.float32)
-    for token, weight in stated.items():
-        if token in ids:
-            weights[ids[token]] = weight
+    weights = np.zeros(vocab_size, np.float32)
+    for token in stated.keys() & ids.keys():
+        weights[ids[token]] = stated[token]
     return weights

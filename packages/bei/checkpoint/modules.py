@@ -23,7 +23,7 @@ from bei.architectures.spec import (
     Pooling,
     PoolingMode,
 )
-from bei.checkpoint.router import routes_of
+from bei.checkpoint.router import ROUTERS, routes_of
 from bei.checkpoint.tensors import Tensor, scan
 from bei.errors import SetupError, one_line, short, why
 
@@ -159,7 +159,7 @@ class _Building:
                 self._encoder = path
             case "StaticEmbedding":
                 self._encoder, self._pooling, self._at, self._static = path, MEAN, "head", "StaticEmbedding"
-            case "Router" | "Asym":
+            case _ if kind in ROUTERS:
                 self._take_routes(path)
             case "Pooling":
                 self._pooling, self._at = _pooling(path / "config.json"), "head"

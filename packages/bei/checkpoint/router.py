@@ -7,6 +7,7 @@ from typing import Any
 from bei.errors import SetupError, short
 
 _LOOKUP = "SparseStaticEmbedding"
+ROUTERS = ("Router", "Asym")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ def routes_of(config: Mapping[str, Any], file: str) -> Routes:
     if default is None and parameters.get("allow_empty_key", True):
         default = next(iter(structure))
     routes = {name: [(types[id], id) for id in ids] for name, ids in structure.items()}
+    if any(_name(kind) in ROUTERS for modules in routes.values() for kind, _ in modules):
+        raise SetupError(f"{file}: a Router inside a Router is not supported")
     queries = routes.get("query", [])
     if set(routes) == {"query", "document"} and [_name(kind) for kind, _ in queries] == [_LOOKUP]:
         return Routes(queries[0][1], routes["document"], default)

@@ -15,6 +15,7 @@ from bei.settings.secrets import Keys, split_keys, split_names, without_secrets
 
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])$")]
 Alias = Annotated[str, Field(pattern=r"^[^=]+=[^=]+$")]
+Label = Annotated[str, Field(min_length=1)]
 PoolingName = Literal["first", "last", "mean", "max", "mean_sqrt_len", "weighted_mean"]
 """Every mode of pooling but the sum, which only a sparse model's head asks for."""
 
@@ -92,7 +93,7 @@ class ModelSettings(SourceSettings):
     rerank_template: Annotated[RerankTemplate | Path | None, NO_ROW] = Field(
         None, description="The prompt of a language model that reranks, or a JSON file of it. Unset: that of its name."
     )
-    labels: Annotated[tuple[str, ...], BeforeValidator(split_names), NO_ROW] = Field(
+    labels: Annotated[tuple[Label, ...], BeforeValidator(split_names), NO_ROW] = Field(
         (), description="The name of a classifier's output, where config.json has none; all of them, in their order."
     )
     attention: AttentionSetting | None = Field(
