@@ -4,6 +4,8 @@ serve run ray_serve:app config=../../config.yaml threads=4
 """
 
 import asyncio
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,7 @@ from starlette.routing import Mount
 
 from bei.server.app import asgi
 from bei.serving.registry import Registry
-from bei.serving.service import Service
-from bei.settings import Settings
+from bei.settings import Settings, several
 
 
 async def to_the_model(scope: Any, receive: Any, send: Any) -> None:
@@ -26,21 +27,22 @@ async def to_the_model(scope: Any, receive: Any, send: Any) -> None:
 @serve.deployment(max_ongoing_requests=256)
 @serve.ingress(Starlette(routes=[Mount("/", to_the_model)]))
 class Replica:
-    """A model and its server. Requests batch together inside the engine, so one replica takes many at once."""
+    """Models and their server. Requests batch together inside an engine, so one replica takes many at once."""
 
-    async def __init__(self, settings: Settings):
-        self.service = Service(settings)
-        await asyncio.to_thread(self.service.load)
-        self.bei = asgi(Registry(self.service))
+    async def __init__(self, models: Sequence[Settings]):
+        self.registry = Registry.of(models)
+        await asyncio.to_thread(self.registry.load)
+        self.bei = asgi(self.registry)
 
     async def check_health(self) -> None:
-        await self.service.check()
+        await self.registry.check()
 
 
 class Arguments(BaseModel):
-    """What `serve run` may say: a replica computes on `threads` processors, or on one of `gpus`."""
+    """What `serve run` may say: a replica serves the models of `config`, one file or several with colons between them,
+    and computes on `threads` processors, or on one of `gpus`."""
 
-    config: Path = Path("config.yaml")
+    config: str = "config.yaml"
     threads: int = 2
     gpus: float = 0
     min_replicas: int = 1
@@ -53,4 +55,5 @@ def app(arguments: Arguments) -> Application:
         ray_actor_options={"num_cpus": arguments.threads, "num_gpus": arguments.gpus},
         autoscaling_config=arguments.model_dump(include={"min_replicas", "max_replicas", "target_ongoing_requests"}),
     )
-    return replicas.bind(Settings.from_file(arguments.config, threads=arguments.threads))
+    configs = [Path(part) for part in arguments.config.split(os.pathsep)]
+    return replicas.bind(several.from_files(configs, threads=arguments.threads))

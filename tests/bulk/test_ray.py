@@ -1,5 +1,6 @@
 """A real Ray of one node: two workers write the same bytes, also after the driver was killed; and Ray Serve."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from tests.support.bulk_jobs import QUIET, texts
 from tests.support.servers import ROOT, free_port, wait_until_ready
@@ -45,9 +47,11 @@ def test_what_an_actor_raises_is_one_line(command, ray_address, tmp_path):
 
 def test_ray_serve(config, ray_address, tmp_path):
     port, log = free_port(), tmp_path / "log"
+    named = {**yaml.safe_load(config.read_text()), "environment_variables": {"BEI_SERVED_MODEL_NAME": "second"}}
+    (second := tmp_path / "second.yaml").write_text(json.dumps(named))
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, ray_address, str(port), str(config)],
+            [sys.executable, "-c", SERVE, ray_address, str(port), f"{config}:{second}"],
             cwd=ROOT / "examples" / "ray-serve", env=QUIET, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -56,6 +60,8 @@ def test_ray_serve(config, ray_address, tmp_path):
         answer = httpx.post(f"{url}/v1/embeddings", json={"input": ["the cat", "a dog"]}, timeout=30).json()
         assert [len(row["embedding"]) for row in answer["data"]] == [48, 48]
         assert httpx.post(f"{url}/embed", json={"inputs": "the cat"}).json()[0] == answer["data"][0]["embedding"]
+        named = httpx.post(f"{url}/v1/embeddings", json={"input": "the cat", "model": "second"}).json()
+        assert (named["model"], answer["model"] != "second") == ("second", True)
         assert httpx.post(f"{url}/rerank", json={"query": "a", "texts": ["b"]}).status_code == 424
         assert httpx.get(f"{url}/nowhere").status_code == 404
         assert "/v1/embeddings" in httpx.get(f"{url}/openapi.json").json()["paths"]
