@@ -27,6 +27,10 @@ MODELS = {
     "jina_embeddings_v3": ("the same, as transformers saves it", "jina-embeddings-v3-hf"),
     "ernie": ("ERNIE", "ernie-3.0, rocketqa"),
     "albert": ("ALBERT", "paraphrase-albert-small-v2"),
+    "roformer": ("RoFormer", "roformer_chinese_base"),
+    "big_bird": ("BigBird, up to 704 tokens", "bigbird-roberta-base"),
+    "esm": ("ESM-2, ESM-1b", "esm2_t33_650M_UR50D"),
+    "neobert": ("NeoBERT", "NeoBERT"),
     "electra": ("ELECTRA", "ms-marco-electra-base"),
     "distilbert": ("DistilBERT", "multi-qa-distilbert, opensearch-neural-sparse"),
     "mpnet": ("MPNet", "all-mpnet-base-v2, multi-qa-mpnet-base"),
@@ -79,6 +83,7 @@ STATED = {
 }
 """Families that are known by another key than `model_type`."""
 CONFIG = {
+    **{"pad_token_id": 0, "token_dropout": True, "mask_token_id": 4},
     **{"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"max_position_embeddings": 64, "head_dim": 16, "sliding_window": 8, "hidden_act": "silu"},
     **{"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4},

@@ -22,7 +22,7 @@ STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
 BY_VECTORS = {level.header: level for level in LEVELS}
 
 IN_HEADER = {
-    "algorithm": "clamp copy_n fill fill_n max min upper_bound",
+    "algorithm": "clamp copy_n fill fill_n max min count upper_bound",
     "atomic": "atomic",
     "cmath": "abs log1p nearbyint sqrt",
     "condition_variable": "condition_variable",

@@ -37,6 +37,12 @@ OPTIONS = {
     "xlm-roberta-xl": [{}, {"hidden_act": "relu"}],
     "jina_embeddings_v3": [{}, rope({"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0})],
     "ernie": [{}, {"use_task_id": False}],
+    "roformer": [{}, {"embedding_size": None}],
+    "big_bird": [{}, {"attention_type": "original_full", "rescale_embeddings": True, "use_bias": False}],
+    "esm": [
+        *({}, {"token_dropout": False, "emb_layer_norm_before": True}),
+        {"position_embedding_type": "absolute", "max_position_embeddings": 65},
+    ],
     "albert": [{}, {"inner_group_num": 2, "num_hidden_groups": 1}, {"hidden_act": "gelu"}],
     "mpnet": [{}, {"relative_attention_num_buckets": 32, "num_attention_heads": 6}],
     "distilbert": [{}, {"activation": "relu"}, {"sinusoidal_pos_embds": True}],

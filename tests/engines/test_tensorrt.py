@@ -37,7 +37,7 @@ from tests.support.tensorrt_interpreter import Interpreted, Interpreter
 FP32 = EngineOptions(precision="fp32")
 SOFT_CAPPED = ("gemma2",)
 MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert", *T5)
-EXPRESSED = [family for family in FAMILIES if family not in TORCH_ALONE]
+EXPRESSED = [family for family in FAMILIES if family not in (*TORCH_ALONE, "esm")]
 
 
 @pytest.fixture(scope="module")

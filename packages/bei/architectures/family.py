@@ -230,6 +230,12 @@ def layer_tensors(spec: EncoderSpec, layer: str, **parts: tuple[str, ...]) -> Te
     return names
 
 
+def pairs(name: str, start: int, size: int) -> tuple[TensorSlice, TensorSlice]:
+    """The rows of a head whose rotation takes neighboring numbers for a pair, in our order: the first numbers of all
+    pairs, then the second ones. Scores are the same, because queries and keys are ordered alike."""
+    return TensorSlice(name, start, start + size, step=2), TensorSlice(name, start + 1, start + size, step=2)
+
+
 def gate_last(spec: EncoderSpec, name: str) -> TensorNames:
     """Names of the gated matrices whose gate is the second half. `name` has a place for the number of the layer."""
     inner = spec.intermediate_size

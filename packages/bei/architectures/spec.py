@@ -276,6 +276,9 @@ class EncoderSpec:
     positions is `position_offset`; None if there is no table. `token_types` is the size of the table of types; 0 if
     there is none.
 
+    The token `dropped_token` has an embedding of zeros, and those of the other tokens of its text are divided by the
+    share of the others (ESM's `token_dropout`).
+
     `token_head` transforms the state of every token, `pooling` reduces a sequence to one vector, and `head` transforms
     that vector. A classifier is a head, a tagger is a token head, and SPLADE is both.
     """
@@ -305,6 +308,7 @@ class EncoderSpec:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     parallel: bool = False
+    dropped_token: int | None = None
     position_offset: int | None = None
     token_types: int = 0
     final_norm: bool = False

@@ -18,6 +18,7 @@ _OURS: dict[str, tuple[str, ...]] = {
     "new": ("New",),
     "gte": ("New", "Gte"),
     "eurobert": ("EuroBert",),
+    "neobert": ("NeoBERT",),
     "llama_bidirec": ("LlamaBidirec",),
     "lfm2": ("Lfm2Bidirectional",),
     "ministral3_bidirec": ("Ministral3Bidirec",),

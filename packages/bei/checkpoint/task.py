@@ -1,6 +1,7 @@
 """The task of a checkpoint, by its own files, and the names and scores of its outputs."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -82,7 +83,7 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
 def config_scores(config: Mapping[str, Any]) -> bool:
     """Whether the files of the encoder include a head that scores texts or tokens."""
     name = architecture(config)
-    return name in _REWARDS or name.partition("For")[2] in _SCORING_HEADS
+    return name in _REWARDS or _head(name) in _SCORING_HEADS
 
 
 def _is_causal_lm(config: Mapping[str, Any]) -> bool:
@@ -93,7 +94,7 @@ def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
     """The kind of head with which the checkpoint was saved; None for a bare encoder. Raises SetupError for one that is
     not served."""
     name = architecture(config)
-    given = name.partition("For")[2]
+    given = _head(name)
     kinds: tuple[HeadKind, ...] = get_args(HeadKind)
     for kind in kinds:
         if kind == given and (kind != "RewardModel" or name in _REWARDS):
@@ -104,6 +105,12 @@ def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
         f"config.json: {name} is not supported; classifiers and rerankers are *ForSequenceClassification. To serve the "
         "encoder below its head as an embedder, set BEI_POOLING"
     )
+
+
+def _head(name: str) -> str:
+    """The part after `For` in the name of a class; empty if there is none. (RoFormerModel has none.)"""
+    found = re.search(r"For([A-Z]\w*)$", name)
+    return found[1] if found else ""
 
 
 def architecture(config: Mapping[str, Any]) -> str:

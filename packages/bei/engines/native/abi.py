@@ -75,6 +75,7 @@ class Model(Structure):
         ("causal", c_int32),
         ("gated", c_int32),
         ("tokens_are_bf16", c_int32),
+        ("dropped_token", c_int32),
         ("attention_scale", c_float),
         ("soft_cap", c_float),
         ("embedding_scale", c_float),

@@ -50,6 +50,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         causal=spec.causal,
         gated=spec.gated,
         tokens_are_bf16=tokens.dtype != np.float32,
+        dropped_token=-1 if spec.dropped_token is None else spec.dropped_token,
         attention_scale=spec.attention_scale,
         soft_cap=spec.soft_cap or 0,
         embedding_scale=spec.embedding_scale,

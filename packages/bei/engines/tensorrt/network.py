@@ -55,6 +55,8 @@ def check(spec: EncoderSpec, longest: int) -> None:
         raise SetupError("attention sinks need the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
+    if spec.dropped_token is not None:
+        raise SetupError("masked tokens that scale the others (token_dropout of ESM) need the torch engine")
     if spec.convolution is not None:
         raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
     if any(rotary.dynamic and longest > rotary.dynamic.trained for rotary in spec.rotaries):

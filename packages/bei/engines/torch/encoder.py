@@ -128,7 +128,7 @@ class _Embeddings:
     """float32 rows; on a CPU with spare rows at the end (`spare_rows`)."""
 
     def __init__(self, spec: EncoderSpec, weights: Weights):
-        self._scale, self._dtype = spec.embedding_scale, weights.dtype
+        self._scale, self._dropped, self._dtype = spec.embedding_scale, spec.dropped_token, weights.dtype
         self._tokens = weights.stored("embeddings.token")
         self._positions = self._types = self._norm = self._project = None
         if spec.position_offset is not None:
@@ -142,6 +142,8 @@ class _Embeddings:
 
     def __call__(self, inputs: Inputs) -> Tensor:
         x = self._tokens[inputs["ids"]].float() * self._scale
+        if self._dropped is not None:
+            x *= _kept(inputs, self._dropped)[:, None]
         if self._positions is not None:
             x += self._positions[inputs["positions"]]
         if self._types is not None:
@@ -151,6 +153,16 @@ class _Embeddings:
         if x.device.type == "cpu":
             x = F.pad(x, (0, 0, 0, spare_rows(len(x))))
         return x if self._project is None else self._project(x.to(self._dtype)).float()
+
+
+def _kept(inputs: Inputs, dropped: int) -> Tensor:
+    """float32[T]: zero for a dropped token; for others the number that makes up for those of their sequence."""
+    of = torch.searchsorted(
+        inputs["cu_seqlens"][1:], torch.arange(len(inputs["ids"]), device=inputs["ids"].device), right=True
+    )
+    is_dropped = inputs["ids"] == dropped
+    counts = torch.zeros(len(inputs["lengths"]), device=of.device).index_add_(0, of, is_dropped.float())
+    return torch.where(is_dropped, 0.0, (inputs["lengths"] / (inputs["lengths"] - counts))[of])
 
 
 class _Layer:

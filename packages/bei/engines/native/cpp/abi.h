@@ -54,14 +54,15 @@ typedef struct {
 
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
-// where embedding and hidden size are one. `soft_cap` is zero for none, and so is `query_growth`, the strength of
-// architectures/spec.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a vector of gates and a vector of
-// gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an attention head each table rotates.
+// where embedding and hidden size are one. `dropped_token` is negative for none. `soft_cap` is zero for none, and so is
+// `query_growth`, the strength of architectures/spec.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a
+// vector of gates and a vector of gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an
+// attention head each table rotates.
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
 // and of `up`; of one thread only.
 typedef struct {
   int32_t precision, vocab_size, hidden_size, heads, kv_heads, head_size, intermediate_size, max_tokens;
-  int32_t type_count, embedding_size, causal, gated, tokens_are_bf16;
+  int32_t type_count, embedding_size, causal, gated, tokens_are_bf16, dropped_token;
   float attention_scale, soft_cap, embedding_scale, query_growth, residual_scale;
   int32_t query_trained, parallel;
   const void* tokens;

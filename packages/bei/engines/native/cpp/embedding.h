@@ -24,10 +24,13 @@ class Embedding {
                                            : MatrixView<float>{states.x.row(first), states.x.stride};
     const int32_t* ends = states.batch.cu_seqlens + 1;
     int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
+    float scale = scale_of(states.batch, sequence);
     for (int row = 0; row < row_count; row++) {
       const int token = first + row;
-      while (token >= ends[sequence]) sequence++;
-      add_embeddings(states.batch, token, token - states.batch.cu_seqlens[sequence], sums.row(row));
+      while (token >= ends[sequence]) scale = scale_of(states.batch, ++sequence);
+      const bool dropped = states.batch.input_ids[token] == model_.dropped_token;
+      const int position = token - states.batch.cu_seqlens[sequence];
+      add_embeddings(states.batch, token, position, dropped ? 0 : scale, sums.row(row));
       if (model_.embedding_norm.weight) normalize(model_.embedding_norm, sums.row(row), sums.row(row));
     }
     if (!project) return;
@@ -38,13 +41,22 @@ class Embedding {
   }
 
  private:
-  void add_embeddings(const BeiBatch& batch, int token, int position, float* sum) const {
+  // The scale of the embeddings of a sequence: it makes up for dropped tokens.
+  float scale_of(const BeiBatch& batch, int sequence) const {
+    if (model_.dropped_token < 0) return model_.embedding_scale;
+    const int32_t *begin = batch.input_ids + batch.cu_seqlens[sequence],
+                  *end = batch.input_ids + batch.cu_seqlens[sequence + 1];
+    const float length = end - begin, dropped = std::count(begin, end, model_.dropped_token);
+    return model_.embedding_scale * length / std::max(length - dropped, 1.f);
+  }
+
+  void add_embeddings(const BeiBatch& batch, int token, int position, float scale, float* sum) const {
     const size_t size = model_.embedding_size, row = batch.input_ids[token] * size;
     const float* of_position = model_.positions ? model_.positions + position * size : nullptr;
     const float* of_type = model_.types ? model_.types + batch.token_types[token] * size : nullptr;
     const auto add_to = [&](const auto* of_token) {
       for_vectors(model_.embedding_size, [&](int i, int lanes) {
-        F v = load_lanes(of_token + i, lanes) * splat(model_.embedding_scale);
+        F v = load_lanes(of_token + i, lanes) * splat(scale);
         if (of_position) v = v + load_lanes(of_position + i, lanes);
         if (of_type) v = v + load_lanes(of_type + i, lanes);
         store(sum + i, v);

@@ -68,6 +68,7 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Model, causal),
     BEI_FIELD(Model, gated),
     BEI_FIELD(Model, tokens_are_bf16),
+    BEI_FIELD(Model, dropped_token),
     BEI_FIELD(Model, attention_scale),
     BEI_FIELD(Model, soft_cap),
     BEI_FIELD(Model, embedding_scale),
