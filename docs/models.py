@@ -22,7 +22,7 @@ MODELS = {
     "xlm-roberta-xl": ("XLM-RoBERTa-XL", "xlm-roberta-xl, xxl"),
     "xlm-roberta-flash": (
         "XLM-RoBERTa, Jina AI's",
-        "jina-colbert-v2, jina-reranker-v2-base-multilingual",
+        "jina-embeddings-v3, jina-colbert-v2, jina-reranker-v2-base-multilingual",
     ),
     "jina_embeddings_v3": ("the same, as transformers saves it", "jina-embeddings-v3-hf"),
     "ernie": ("ERNIE", "ernie-3.0, rocketqa"),

@@ -94,7 +94,6 @@ def test_a_reranker_of_jina_ai(make, tmp_path):
     [
         ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi' is not supported"),
         ({"position_embedding_type": "rotary", "rotary_emb_interleaved": True}, "rotary_emb_interleaved True"),
-        ({"position_embedding_type": "rotary", "lora_adaptations": ["separation"]}, "lora_adaptations"),
     ],
 )
 def test_what_is_not_expressed_is_refused(tmp_path, fields, message):

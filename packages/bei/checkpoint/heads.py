@@ -24,6 +24,7 @@ from bei.checkpoint.task import (
     labels_of,
     scoring,
 )
+from bei.checkpoint.task_adapters import TaskAdapter
 from bei.errors import SetupError, short
 from bei.settings import PoolingSetting
 
@@ -44,6 +45,7 @@ class Source:
     tokenizer_file: Path
     pooling: PoolingSetting | None
     template: PairTemplate | None
+    task_adapter: TaskAdapter | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
 from bei.architectures.spec import EncoderSpec, HeadLayer, RelativeBias
 from bei.architectures.static import STATIC
-from bei.checkpoint import not_served, own_code, static, texts, vocabulary, weights
+from bei.checkpoint import not_served, own_code, static, task_adapters, texts, vocabulary, weights
 from bei.checkpoint.adapters import CONFIG, read_adapter
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
@@ -113,6 +113,7 @@ def read_for(settings: ModelSettings, folder: Path, revision: str | None) -> Che
         pooling=settings.pooling,
         rerank_template=settings.rerank_template,
         attention=settings.attention,
+        task_adapter=settings.task_adapter,
         cache_dir=settings.cache_dir,
         label_names=settings.labels,
     )
@@ -128,6 +129,7 @@ class _Overrides:
     pooling: PoolingSetting | None
     rerank_template: RerankTemplate | Path | None
     attention: AttentionSetting | None
+    task_adapter: str | None
     cache_dir: Path
     label_names: tuple[str, ...]
 
@@ -140,6 +142,7 @@ def read(
     pooling: PoolingSetting | None = None,
     rerank_template: RerankTemplate | Path | None = None,
     attention: AttentionSetting | None = None,
+    task_adapter: str | None = None,
     cache_dir: Path = Path("~/.cache/bei"),
     label_names: tuple[str, ...] = (),
 ) -> Checkpoint:
@@ -147,10 +150,11 @@ def read(
 
     `pooling` applies to a checkpoint without modules.json. `rerank_template` is the template by which a language model
     scores pairs; the default depends on the model's name (checkpoint/reranking.py). `attention` decides between causal
-    and bidirectional for a decoder whose own code does (checkpoint/own_code.py). `cache_dir` keeps a
-    tokenizer.json that was built from other files. `label_names` are names of outputs. Raises SetupError.
+    and bidirectional for a decoder whose own code does (checkpoint/own_code.py). `task_adapter` names one of a
+    checkpoint's task adapters (checkpoint/task_adapters.py). `cache_dir` keeps a tokenizer.json that was built from
+    other files. `label_names` are names of outputs. Raises SetupError.
     """
-    overrides = _Overrides(pooling, rerank_template, attention, cache_dir, label_names)
+    overrides = _Overrides(pooling, rerank_template, attention, task_adapter, cache_dir, label_names)
     try:
         checkpoint = _read(folder, name, revision, max_num_tokens, overrides)
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as exc:
@@ -245,6 +249,8 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     limits = read_limits(modules.encoder)
     check_options(limits)
     config = own_code.with_attention(with_options(config, limits), overrides.attention)
+    task_adapter = task_adapters.chosen(config, overrides.task_adapter)
+    config = config if task_adapter is None else {**config, "lora_adaptations": None}
     check_quantized(config)
     config = as_reward(with_labels(config, overrides.label_names), name)
     family = families.family(config)
@@ -316,6 +322,8 @@ def _weights(source: Source, spec: EncoderSpec, served: Served, task: Task) -> w
         stored = static.table_of(source.modules.encoder, stored)
     if task == "embedding" and source.modules.pooling is None:
         weights.tell_of_scores(stored, architecture(source.config))
+    if source.task_adapter is not None:
+        stored = task_adapters.merged(stored, source.task_adapter)
     adapter, place = read_adapter(source.modules.encoder, architecture(source.config)), adapter_in(source.folder)
     if adapter is None and place is not None:
         raise SetupError(

@@ -133,7 +133,8 @@ def read_modules(folder: Path) -> Modules:
     """Follow modules.json. Raises SetupError for a module that is not supported."""
     building = _Building(folder)
     for module in read_json(folder / "modules.json", list):
-        building.take(_kind(module["type"]), inside(folder, module["path"], "modules.json"))
+        place = inside(folder, module["path"], "modules.json")
+        building.take("Transformer" if _chooses_adapters(module["type"], place) else _kind(module["type"]), place)
     return building.modules()
 
 
@@ -226,6 +227,11 @@ def splade(
     if pooling_strategy == "sum":
         return {"token_head": saturation, "head": []}, Pooling(("sum",))
     return {"token_head": [], "head": saturation}, Pooling(("max",))
+
+
+def _chooses_adapters(path: Any, place: Path) -> bool:
+    """Whether a module is jina-embeddings-v3's own, which takes a task and is sentence-transformers' otherwise."""
+    return path == "custom_st.Transformer" and bool(read_json(place / "config.json").get("lora_adaptations"))
 
 
 def _kind(path: str) -> str:

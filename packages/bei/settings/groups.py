@@ -99,6 +99,10 @@ class ModelSettings(SourceSettings):
     attention: AttentionSetting | None = Field(
         None, description="The tokens that a token attends to, where only the checkpoint's own code says so."
     )
+    task_adapter: str | None = Field(
+        None,
+        description="The task whose adapter is served, of a checkpoint that has several; none serves no adapter.",
+    )
     max_num_tokens: int = Field(
         ge=1, description="The most tokens of a batch, and so of a text. An encoder's block that names none has 16384."
     )
