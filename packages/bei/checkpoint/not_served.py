@@ -7,7 +7,27 @@ from typing import Any
 from bei.errors import SetupError
 
 _IMAGES = "reads images, which are not served"
+_DECODER = (
+    "has a decoder that attends to its encoder, and no engine here computes that; for zero-shot labels serve an NLI "
+    "model of DeBERTa or ModernBERT"
+)
+_SPARSE = "attends to a part of the tokens by a pattern of its own, which no engine here computes"
+_APPROXIMATE = "approximates attention, which no engine here computes"
 _TYPES: dict[str, str] = {
+    **dict.fromkeys(("bart", "mbart", "pegasus", "marian", "m2m_100", "plbart", "blenderbot"), _DECODER),
+    **dict.fromkeys(("longformer", "led", "longt5", "bigbird_pegasus"), _SPARSE),
+    **dict.fromkeys(("nystromformer", "reformer", "yoso", "mra"), _APPROXIMATE),
+    "fnet": "mixes tokens by Fourier transforms, which no engine here computes",
+    "mobilebert": "has layers of several widths, with several MLPs in each, which no engine here computes",
+    **dict.fromkeys(
+        ("xlnet", "transfo-xl"), "attends by the relative positions of Transformer-XL, which no engine here computes"
+    ),
+    "funnel": "pools tokens between its layers, which no engine here computes",
+    "convbert": "convolves tokens within attention, which no engine here computes",
+    "squeezebert": "has grouped products in place of linear layers, which no engine here computes",
+    **dict.fromkeys(
+        ("layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "markuplm"), "reads the layout of a page, which is not served"
+    ),
     "extractor": "is a GLiNER2: it finds spans for labels of the request's own, and is not served",
     "nvembed": "pools by a latent attention of its own code, which is not run",
     **dict.fromkeys(
