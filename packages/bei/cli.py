@@ -166,6 +166,11 @@ def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log
 @click.option(
     "--workers", type=click.IntRange(1), help="The number of models on the cluster. Unset: one per GPU, or per node."
 )
+@click.option(
+    "--nice",
+    type=click.IntRange(0, 19),
+    help="Lower the priority by this much, so that a server on the same machine goes first. Unset: not at all.",
+)
 @_config
 @_log_level
 @options.of_settings(ModelSettings)
@@ -181,6 +186,7 @@ def embed(
     part_rows: int,
     ray: str | None,
     workers: int | None,
+    nice: int | None,
     **flags: Any,
 ) -> None:
     """Embed the texts of INPUT into OUTPUT. INPUT is a .parquet, .jsonl, .csv, .tsv or .txt file, or a folder of such
@@ -199,6 +205,9 @@ def embed(
         raise SetupError(f"{exc.name} is not installed: pip install 'bei[{'ray' if ray else 'bulk'}]'") from None
     if workers and not ray:
         raise SetupError("--workers is for --ray; on this machine use --threads")
+    if nice and ray:
+        raise SetupError("--nice is for this machine; the processes of --ray have the priority that Ray gives them")
+    os.nice(nice or 0)
     settings = Settings.from_file(config, **flags)
     try:
         with interrupt.interruptible():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -113,6 +114,16 @@ def test_again_is_nothing_to_do_and_another_job_is_refused(invoke, source, tmp_p
     assert "mine.npy exists, and `bei embed` did not write it" in invoke(source, foreign).stderr
 
 
+def test_a_job_may_have_a_lower_priority(invoke, source, tmp_path, monkeypatch):
+    """It is that of the process, with all its threads, before the model is loaded."""
+    lowered = []
+    monkeypatch.setattr(os, "nice", lowered.append)
+    assert invoke(source, tmp_path / "out.npy", "--nice", "7").exit_code == 0
+    assert lowered == [7]
+    assert invoke(source, tmp_path / "other.npy").exit_code == 0
+    assert lowered == [7, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,6 +133,7 @@ def test_again_is_nothing_to_do_and_another_job_is_refused(invoke, source, tmp_p
         (("IN", "out.npy", "--dimensions", "49"), "--dimensions must be between 1 and 48, not 49"),
         (("IN", "out.npy", "--prompt-name", "q"), "--prompt-name 'q' is not one of the model's prompts: none"),
         (("IN", "out.npy", "--workers", "2"), "--workers is for --ray; on this machine use --threads"),
+        (("IN", "out.npy", "--ray", "local", "--nice", "5"), "--nice is for this machine; the processes of --ray have"),
         (("IN", "out.npy", "--ray", "127.0.0.1:1"), "--ray 127.0.0.1:1: Connection refused"),
     ],
 )
