@@ -87,6 +87,7 @@ NAMED = {"candidate_labels": CANDIDATES}
         ({**NAMED, "hypothesis_template": "it is"}, "hypothesis_template"),
         ({**NAMED, "hypothesis_template": "{0.__class__} {}"}, "hypothesis_template"),
         ({**NAMED, "hypothesis_template": "{} {}"}, "hypothesis_template"),
+        ({**NAMED, "hypothesis_template": "{}" + "a" * 20_000}, "hypothesis_template"),
         ({**NAMED, "raw_scores": True}, "raw_scores"),
         ({**NAMED, "parameters": {"function_to_apply": "none"}}, "parameters.function_to_apply"),
         ({**NAMED, "parameters": {"candidate_labels": ["mat"]}}, "parameters.candidate_labels"),
@@ -100,6 +101,13 @@ def test_refusals_name_the_field(both, fields, field):
     reply = call(both[1], "/predict", {"inputs": TEXTS[0], **fields})
     assert reply.status in (400, 422)
     assert f"`{field}`" in json.loads(reply.body)["error"]
+
+
+def test_pairs_are_counted_before_they_are_made(both):
+    texts = [["the cat"]] * 1000
+    reply = call(both[1], "/predict", {"inputs": texts, "candidate_labels": ["a", "b", "c"]})
+    assert reply.status == 413
+    assert "batch size 3000 > maximum allowed batch size 2048" in json.loads(reply.body)["error"]
 
 
 def test_a_classifier_of_something_else(tmp_path):

@@ -15,6 +15,7 @@ from bei.tokenizer import Input
 
 _TEMPLATE = "This example is {}."
 _PLACE = "{}"
+_LONGEST = 1 << 14  # characters of a template, which is put around each label
 
 
 class ZeroShot(Part):
@@ -31,16 +32,15 @@ async def classified(
 ) -> tuple[list[list[Prediction]], Answer]:
     """The candidates of each text, best first. Raises Invalid for a pair, and for a template without a place."""
     candidates, template = fields["candidate_labels"], fields["hypothesis_template"] or _TEMPLATE
-    if template.count(_PLACE) != 1 or set(template.replace(_PLACE, "")) & set(_PLACE):
-        raise Invalid(
-            f"`hypothesis_template` {short(template)} must have one place for a label, {{}}",
-            param="hypothesis_template",
-        )
+    if len(template) > _LONGEST or template.count(_PLACE) != 1 or set(template.replace(_PLACE, "")) & set(_PLACE):
+        rule = f"must have one place for a label, {{}}, and at most {_LONGEST} characters"
+        raise Invalid(f"`hypothesis_template` {short(template)} {rule}", param="hypothesis_template")
     texts = [text for text in inputs if isinstance(text, str)]
     if len(texts) < len(inputs):
         raise Invalid("`inputs` must be texts, not pairs, beside `candidate_labels`", param="candidate_labels")
-    hypotheses = [template.replace(_PLACE, label) for label in candidates]
-    answer = await model.zero_shot(texts, hypotheses, each=bool(fields["multi_label"]), options=options)
+    before, after = template.split(_PLACE)
+    each = bool(fields["multi_label"])
+    answer = await model.zero_shot(texts, candidates, before=before, after=after, each=each, options=options)
     return predictions(answer, candidates), answer
 
 

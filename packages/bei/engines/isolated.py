@@ -83,6 +83,10 @@ class IsolatedEngine:
             self._watching.join()
         self._child.end()
 
+    def abandon(self) -> None:
+        """Ends the process, which has loaded nothing: another engine serves the model."""
+        self._child.end(farewell=0)
+
     def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
         while True:
             child, channel = self._free_channel(is_brief(len(batch.input_ids)))
@@ -213,10 +217,10 @@ class _Child:
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
 
-    def end(self) -> str:
-        """End the process if it runs; returns how it ended, in words."""
+    def end(self, farewell: float = _FAREWELL) -> str:
+        """End the process if it runs, after `farewell` seconds by force; returns how it ended, in words."""
         self.disconnect()
-        status = processes.end(self._process, _FAREWELL)
+        status = processes.end(self._process, farewell)
         for free in (self._control, *self.free, *self.free_brief):
             free.close()
         self.free.clear()

@@ -166,18 +166,28 @@ class ServedModel:
         return Ranked(found, usage, scores.best_first(logits))
 
     async def zero_shot(
-        self, texts: Sequence[str], hypotheses: Sequence[str], *, each: bool = False, options: Options = DEFAULTS
+        self,
+        texts: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        before: str,
+        after: str,
+        each: bool = False,
+        options: Options = DEFAULTS,
     ) -> Ranked:
-        """How far each text entails each hypothesis, by a model of natural language inference: float32[N, hypotheses].
-        With `each` a hypothesis does not compete with the others."""
+        """How far each text entails each candidate between `before` and `after`, by a model of natural language
+        inference: float32[N, candidates]. With `each` a candidate does not compete with the others."""
         self._require("classify")
         entailment = self._entailment()
         empty = next((i for i, text in enumerate(texts) if not text), None)
         if empty is not None:
             raise Empty("`inputs` cannot be empty", param="inputs", place=empty)
+        self.pipeline.check_size(range(len(texts) * len(candidates)))
+        self.in_flight.admit(size(candidates) + (len(before) + len(after)) * len(candidates))
+        hypotheses = [before + candidate + after for candidate in candidates]
         pairs = [(text, hypothesis) for text in texts for hypothesis in hypotheses]
-        rows, usage = await self._rows(pairs, options, answered=_LABEL + max(map(len, hypotheses)))
-        logits = np.array(rows).reshape(len(texts), len(hypotheses), -1)
+        rows, usage = await self._rows(pairs, options, answered=_LABEL + max(map(len, candidates)))
+        logits = np.array(rows).reshape(len(texts), len(candidates), -1)
         found, order = scores.entailments(logits, entailment, each=each)
         return Ranked(found, usage, scores.best_first(order))
 

@@ -97,7 +97,7 @@ class Service:
     def _engine_of(self, checkpoint: Checkpoint) -> Engine:
         """In a process of its own, unless the model has no layers: what an engine does then cannot crash."""
         if self._isolated is not None and not checkpoint.spec.layers:
-            self._isolated.close()
+            self._isolated.abandon()
             self._isolated = None
         return self._isolated.load(checkpoint) if self._isolated else choice.create(self.settings, checkpoint)
 
