@@ -1,6 +1,7 @@
 """Long texts are read in parts: the tokens equal those of the whole, with only the needed time and memory."""
 
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers.models import Unigram
 
+from bei.checkpoint import vocabulary
 from bei.checkpoint.load import read
 from bei.errors import Invalid, TooLarge, Untokenizable
 from bei.tokenizer import Tokenizer, reading
@@ -21,6 +23,7 @@ from bei.tokenizer.template import longest_first
 from tests.support.small_models import small_model
 from tests.support.tiny_models import random_model, save
 from tests.support.tokenizer_kinds import KINDS, SENTENCES, kind
+from tests.support.vocabularies import CASES, write
 
 SEGMENTS = [
     *(" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "\x00", "\x07", "\u200d"),
@@ -30,6 +33,10 @@ SEGMENTS = [
     *("\U0001f1e9\U0001f1ea", "\U0001f1eb", "\u1100", "\u1161", "\ud55c", "\u11a8", "\u0915\u093e", "\u0915\u094d"),
     *("\uff9e", "\uff76", "\u0e33", "\u0e01", "\u2581", "\u0120", "<m>", "<r>", "<unk>", "[SEP]", *SENTENCES),
 ]
+
+
+BUILT = ("ALBERT", "DeBERTa v2", "BigBird", "by its settings", "by its settings, no prefix")
+"""Those whose rules no other kind has."""
 
 
 def hostile(seed: int) -> str:
@@ -53,6 +60,9 @@ def small_parts() -> Iterator[None]:
 def library(name: str) -> Library:
     if name in KINDS:
         return kind(name)
+    if name in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            return Library.from_buffer(vocabulary.build(write(Path(folder), CASES[name])))
     found = Library.from_file(str(small_model(name) / "tokenizer.json"))
     found.no_truncation()
     found.no_padding()
@@ -67,7 +77,7 @@ def same(library: Library, found: reading.Tokens, whole: reading.Tokens) -> bool
     return all(np.array_equal(getattr(found, name), getattr(whole, name)) for name in columns)
 
 
-@pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2"])
+@pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2", *BUILT])
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.integers(0, 1 << 32), st.integers(1, 300), st.booleans())
 def test_the_tokens_are_those_of_the_whole(name, seed, most, lowercase):
@@ -83,7 +93,7 @@ def test_the_tokens_are_those_of_the_whole(name, seed, most, lowercase):
         assert last[-most:].tolist() == whole.ids[-most:].tolist()
 
 
-@pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2"])
+@pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2", *BUILT])
 def test_ordinary_long_texts(name):
     """At the sizes of production: prose, code, tables and letters without whitespace."""
     chance, kind = random.Random(0), library(name)

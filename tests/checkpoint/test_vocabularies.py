@@ -254,14 +254,6 @@ REFUSED = {
         },
         "has the id 1000000000, far beyond",
     ),
-    "many added tokens": (
-        {
-            "config.json": {"model_type": "bert"},
-            "vocab.txt": "[UNK]\n",
-            "added_tokens.json": {f"<{i}>": i for i in range(100_001)},
-        },
-        "tokenizer_config.json adds 100006 tokens; at most 100000",
-    ),
     "a long added token": (
         {**ONE_WORD, "added_tokens.json": {"a" * 2000: 1}},
         "tokenizer_config.json holds a token of 2000 characters",
@@ -292,6 +284,9 @@ def test_tokens_and_merges_are_counted(tmp_path, monkeypatch):
     ):
         patch.setattr(draft, "MOST_TOKENS", 100)
         vocabulary.build(write(tmp_path / "tokens", CASES["BERT, nothing stated"]))
+    with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"adds 8 tokens; at most 3 are"):
+        patch.setattr(draft, "_ADDED", 3)
+        vocabulary.build(write(tmp_path / "added", CASES["BERT, added_tokens.json"]))
     with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"holds more than 10 tokens, the most"):
         patch.setattr(sentencepiece, "MOST_TOKENS", 10)
         vocabulary.build(write(tmp_path / "pieces", CASES["T5"]))

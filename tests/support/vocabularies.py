@@ -445,6 +445,11 @@ PIECE_PAIRS: dict[str, dict[str, Any]] = {
         (_TRAINED / "unigram.model").read_bytes(),
         **{"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_eos_token": True}},
     ),
+    "by its settings, no prefix": _unigram(
+        "mistral",
+        "tokenizer.model",
+        model(_controls("<unk> <s> </s>"), normalizer=((2, _charsmap()), (3, 0), (4, 1))),
+    ),
     "Gemma": _unigram(
         "gemma",
         "tokenizer.model",

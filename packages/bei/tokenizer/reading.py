@@ -37,6 +37,7 @@ _AT_ONCE = 1 << 14, 1 << 20  # characters of those texts, by their growth; the l
 _NORMALIZED = 1 << 21
 COUNTED = 1 << 20  # characters of a text that may be read to its end
 _NO_PLACE = "have no place at which words part, and so long a text cannot be read"
+_STRIPS = (b'"Strip"', rb"\\A")  # rules for the beginning of a text, which a part has elsewhere
 _LONGEST = 64  # characters of a piece of Unigram
 _TRIES = 256  # tokens among which a place is searched
 
@@ -95,7 +96,8 @@ class Reader:
         self._longest = max(map(len, known))
         self._overlap = _bounded(8 * self._longest, OVERLAP)
         self._growth = limits.check(library)
-        self._strips = library.normalizer is not None and b'"Strip"' in library.normalizer.__getstate__()
+        rules = b"" if library.normalizer is None else library.normalizer.__getstate__()
+        self._strips = any(strip in rules for strip in _STRIPS)
 
     def ids(self, texts: Sequence[str], most: int, direction: Direction = "right") -> list[np.ndarray]:
         """int32[tokens] of each text: all tokens of a short text; of a long one the first `most`, or with direction
