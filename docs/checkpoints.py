@@ -26,12 +26,14 @@ _SIZE = {"F32": 4}
 
 @dataclass(frozen=True)
 class Outcome:
-    """`parameters` counts the numbers of the weights. A refused checkpoint has only `refusal`."""
+    """`parameters` counts the numbers of the weights; `settings` are those that the checkpoint needs. A refused
+    checkpoint has only `refusal`."""
 
     name: str
     task: str = ""
     engine: str = ""
     parameters: int = 0
+    settings: str = ""
     refusal: str = ""
 
 
@@ -46,12 +48,13 @@ def outcomes() -> Iterable[Outcome]:
 def _outcome(row: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> Outcome:
     _write(row, config, folder)
     try:
-        task, spec = described(folder, row["name"], cache_dir=folder / "cache")
+        task, spec = described(folder, row["name"], folder / "cache", **row.get("settings", {}))
         _check_tensors(row, config)
     except SetupError as exc:
         return Outcome(row["name"], refusal=_shortened(exc.message, folder))
     parameters = sum(_product(shape) for shape in tensor_shapes(spec).values())
-    return Outcome(row["name"], task, _engine_of(spec), parameters)
+    settings = ", ".join(f"`BEI_{name.upper()}={value}`" for name, value in row.get("settings", {}).items())
+    return Outcome(row["name"], task, _engine_of(spec), parameters, settings)
 
 
 def _check_tensors(row: Mapping[str, Any], config: Mapping[str, Any]) -> None:

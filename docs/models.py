@@ -161,8 +161,8 @@ one, and `plain` is the body without one. A brace of the text itself is doubled.
 Their JSON files are in `docs/checkpoints.json`, as far as they are known here, and are read by the code that serves
 them; their weights are not. The engine is the one that `auto` takes on a CPU.
 
-| checkpoint | parameters | task | engine |
-|---|---|---|---|
+| checkpoint | parameters | task | engine | needs |
+|---|---|---|---|---|
 {served}
 
 | checkpoint | refused, because |
@@ -218,7 +218,9 @@ def table() -> str:
         architectures="\n".join(rows),
         templates="\n".join(map(template, TEMPLATES)),
         counts=f"Of {len(found)} checkpoints that people deploy, {len(served)} are served.",
-        served="\n".join(f"| {of.name} | {size(of.parameters)} | {of.task} | {of.engine} |" for of in served),
+        served="\n".join(
+            f"| {of.name} | {size(of.parameters)} | {of.task} | {of.engine} | {of.settings} |" for of in served
+        ),
         refused="\n".join(f"| {of.name} | {of.refusal} |" for of in found if of.refusal),
     )
 

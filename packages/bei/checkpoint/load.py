@@ -168,9 +168,15 @@ def read(
     return checkpoint
 
 
-def described(folder: Path, name: str, cache_dir: Path) -> tuple[Task, EncoderSpec]:
+def described(
+    folder: Path,
+    name: str,
+    cache_dir: Path,
+    attention: AttentionSetting | None = None,
+    task_adapter: str | None = None,
+) -> tuple[Task, EncoderSpec]:
     """The task and the spec of a folder, by its JSON files: its weights are not read. Raises SetupError."""
-    overrides = _Overrides(None, None, None, None, cache_dir, ())
+    overrides = _Overrides(None, None, attention, task_adapter, cache_dir, ())
     source = _open(folder, name, overrides)
     task = _task(source, overrides)
     return task, _with_heads(source.spec, served_as(task, source))
