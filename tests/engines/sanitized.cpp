@@ -134,6 +134,14 @@ void run(int precision, const Kind& kind) {
     const float* sinks = arrays.add<float>(heads, 1);
     for (BeiLayer& layer : layers) layer.bias_by_distance = biases, layer.sinks = sinks;
   }
+  std::vector<BeiLinear> ups, downs;
+  for (int expert = 0; expert < 3; expert++) {
+    ups.push_back(linear(arrays, hidden, kind.causal ? 2 * bei::round_up(inner, bei::kLanes) : inner, precision, BEI_GELU));
+    downs.push_back(linear(arrays, inner, hidden, precision));
+  }
+  if (more)
+    layers[1].experts = {ups.data(), downs.data(), linear(arrays, hidden, 3, BEI_FP32), arrays.add<float>(hidden, 1),
+                         3, 2, inner, kind.causal, 1, 1.7f, kind.causal ? 7.f : 0.f};
   if (embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
   model.layers = layers.data(), model.layer_count = static_cast<int>(layers.size());
   model.token_head_layers = token_head_layers.data(), model.token_head_layer_count = static_cast<int>(token_head_layers.size());

@@ -22,9 +22,9 @@ STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
 BY_VECTORS = {level.header: level for level in LEVELS}
 
 IN_HEADER = {
-    "algorithm": "clamp copy_n fill fill_n max min count upper_bound",
+    "algorithm": "clamp copy_n count fill fill_n find max min upper_bound",
     "atomic": "atomic",
-    "cmath": "abs log1p nearbyint sqrt",
+    "cmath": "abs exp log1p nearbyint sqrt tanh",
     "condition_variable": "condition_variable",
     "cstddef": "",
     "cstdint": "int32_t uint8_t uint16_t uint32_t",

@@ -28,7 +28,7 @@ from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import FAMILIES, T5, TORCH_ALONE, VOCAB, random_model, save
+from tests.support.tiny_models import DISENTANGLED, FAMILIES, MIXTURES, T5, VOCAB, random_model, save
 
 pytest.importorskip("tensorrt_rtx")
 from bei.engines.tensorrt import api as tensorrt
@@ -37,7 +37,7 @@ from tests.support.tensorrt_interpreter import Interpreted, Interpreter
 FP32 = EngineOptions(precision="fp32")
 SOFT_CAPPED = ("gemma2",)
 MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert", *T5)
-EXPRESSED = [family for family in FAMILIES if family not in (*TORCH_ALONE, "esm")]
+EXPRESSED = [family for family in FAMILIES if family not in (*DISENTANGLED, *MIXTURES, "esm")]
 
 
 @pytest.fixture(scope="module")

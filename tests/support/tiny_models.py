@@ -102,9 +102,8 @@ ALL_KEYS = ("gpt2", "gpt_bigcode", "gpt_neo", "gptj", "gpt_neox", "bloom", "opt"
 T5 = ("t5", "mt5", "umt5")
 ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
 DISENTANGLED = ("deberta", "deberta-v2")
-TORCH_ALONE = (*DISENTANGLED, "qwen3_moe", "openai_privacy_filter")
-"""Families that the other engines refuse."""
-ALL_EXPERTS = {"qwen3_moe": {"num_experts_per_tok": 8}, "openai_privacy_filter": {"num_experts_per_tok": 8}}
+MIXTURES = ("qwen3_moe", "openai_privacy_filter")
+ALL_EXPERTS = {family: {"num_experts_per_tok": 8} for family in MIXTURES}
 """Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""

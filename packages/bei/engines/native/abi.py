@@ -46,6 +46,22 @@ class HeadLayer(Structure):
     ]
 
 
+class Experts(Structure):
+    _fields_ = [
+        ("up", POINTER(Linear)),
+        ("down", POINTER(Linear)),
+        ("router", Linear),
+        ("bias", c_void_p),
+        ("count", c_int32),
+        ("chosen", c_int32),
+        ("intermediate_size", c_int32),
+        ("gated", c_int32),
+        ("normalized", c_int32),
+        ("alpha", c_float),
+        ("limit", c_float),
+    ]
+
+
 class Layer(Structure):
     _fields_ = [
         *((name, Linear) for name in LINEARS),
@@ -57,6 +73,7 @@ class Layer(Structure):
         ("rotary", c_int32),
         ("tap_count", c_int32),
         ("first_tap", c_int32),
+        ("experts", Experts),
     ]
 
 
@@ -127,7 +144,7 @@ class Layout(Structure):
     ]
 
 
-STRUCTURES = (Linear, Norm, HeadLayer, Layer, Model, Batch, Field, Layout)
+STRUCTURES = (Linear, Norm, HeadLayer, Experts, Layer, Model, Batch, Field, Layout)
 Layouts = Mapping[str, Layout]
 """Of each precision."""
 

@@ -26,6 +26,7 @@ from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
+_EXPERT_ROWS = 48  # for which the matrices of an expert are read
 _BATCH_PRODUCTS = 15_000_000_000  # multiplications, about 0.15 s of one thread in bf16
 
 
@@ -68,8 +69,10 @@ def check(spec: EncoderSpec) -> None:
     for name in ("hidden_size", "intermediate_size", "embedding_size"):
         if getattr(spec, name) % 2:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")
-    if any(layer.experts for layer in spec.layers):
-        raise SetupError("a mixture of experts needs the torch engine")
+    if spec.parallel and any(layer.experts for layer in spec.layers):
+        raise SetupError("a mixture of experts beside attention needs the torch engine")
+    if any(layer.experts and layer.experts.intermediate_size % 2 for layer in spec.layers):
+        raise SetupError("the intermediate size of experts is odd")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if spec.convolution is not None:
@@ -78,7 +81,9 @@ def check(spec: EncoderSpec) -> None:
 
 def _token_budget(spec: EncoderSpec) -> int:
     """Two blocks of rows (cpp/precision_encoder.h) are as fast as many. Small models get more, to make fewer calls."""
-    return min(1024, max(192, _BATCH_PRODUCTS // products_per_token(spec)))
+    shares = [-(-layer.experts.count // layer.experts.chosen) for layer in spec.layers if layer.experts]
+    least = max([192, *(_EXPERT_ROWS * share for share in shares)])
+    return min(1024, max(least, _BATCH_PRODUCTS // products_per_token(spec)))
 
 
 def _choose(isa: Level, spec: EncoderSpec, options: EngineOptions) -> tuple[Compute, str]:

@@ -10,10 +10,13 @@ from bei.architectures.shapes import linear_sizes
 from bei.architectures.spec import (
     LINEARS,
     Activation,
+    Clamp,
     Dense,
     EncoderSpec,
+    Experts,
     HeadLayer,
     Int8Tanh,
+    Layer,
     LayerNorm,
     LinearName,
     Log1pRelu,
@@ -24,6 +27,7 @@ from bei.engines.compute import Compute, Operands
 from bei.engines.native import abi
 from bei.engines.native.pack import operands
 
+_MLP: tuple[LinearName, LinearName] = ("up", "down")
 _LINEAR = ("panels", "scales", "sums", "bias", "input_scales")
 Arrays = Mapping[str, np.ndarray]
 
@@ -75,7 +79,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         mode_count=len(modes),
         include_prompt=spec.pooling.include_prompt,
     )
-    return model, [arrays, layers, sizes, token_head, head, modes]
+    return model, [read.kept, arrays, layers, sizes, token_head, head, modes]
 
 
 def linear_of(
@@ -98,6 +102,7 @@ def linear_of(
 class _Reader:
     def __init__(self, spec: EncoderSpec, arrays: Arrays, operands: Mapping[str, Operands]):
         self._spec, self._arrays, self._operands = spec, arrays, operands
+        self.kept: list[Any] = []
 
     def linear(self, name: str, inputs: int, outputs: int, activation: Activation = "identity") -> abi.Linear:
         arrays = {part: self._arrays.get(f"{name}.{part}") for part in _LINEAR}
@@ -127,8 +132,10 @@ class _Reader:
     def layer(self, i: int) -> abi.Layer:
         spec, layer = self._spec, self._spec.layers[i]
         sizes = linear_sizes(spec, layer)
+        parts = [part for part in LINEARS if layer.experts is None or part not in _MLP]
         return abi.Layer(
-            **{part: self._part(f"layers.{i}.{part}", part, *sizes[part]) for part in LINEARS},
+            **{part: self._part(spec, f"layers.{i}.{part}", *sizes[part]) for part in parts},
+            experts=self.experts(layer.experts, f"layers.{i}") if layer.experts else abi.Experts(),
             **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
             bias_by_distance=abi.address(self._arrays.get(spec.bias_name(i))),
             taps=abi.address(self._arrays.get(f"layers.{i}.taps")),
@@ -139,11 +146,34 @@ class _Reader:
             rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )
 
-    def _part(self, name: str, part: LinearName, outputs: int, inputs: int) -> abi.Linear:
-        if part != "up":
+    def experts(self, experts: Experts, layer: str) -> abi.Experts:
+        spec, of = self._spec, experts.activation
+        sizes = linear_sizes(spec, Layer(experts=experts))
+        parts: dict[str, Any] = {}
+        for part in _MLP:
+            names = (f"{layer}.experts.{expert}.{part}" for expert in range(experts.count))
+            parts[part] = abi.sequence(abi.Linear, [self._part(experts, name, *sizes[part]) for name in names])
+        self.kept += parts.values()
+        return abi.Experts(
+            **parts,
+            router=self.linear(f"{layer}.router", spec.hidden_size, experts.count),
+            bias=abi.address(self._arrays.get(f"{layer}.experts.bias")),
+            count=experts.count,
+            chosen=experts.chosen,
+            intermediate_size=experts.intermediate_size,
+            gated=experts.gated,
+            normalized=experts.normalized,
+            alpha=of.alpha if isinstance(of, Clamp) else 0,
+            limit=of.limit if isinstance(of, Clamp) else 0,
+        )
+
+    def _part(self, of: EncoderSpec | Experts, name: str, outputs: int, inputs: int) -> abi.Linear:
+        """A linear part of a layer, whose MLP `of` describes."""
+        if not name.endswith(".up"):
             return self.linear(name, inputs, outputs)
         columns = len(self._arrays[f"{name}.bias"])  # gates and gated values are each padded
-        return self.linear(name, inputs, columns if self._spec.gated else outputs, self._spec.activation)
+        activation = "identity" if isinstance(of.activation, Clamp) else of.activation
+        return self.linear(name, inputs, columns if of.gated else outputs, activation)
 
     def head_layers(self, part: str, layers: tuple[HeadLayer, ...]) -> Any:
         return abi.sequence(abi.HeadLayer, [self._head_layer(f"{part}.{i}", layer) for i, layer in enumerate(layers)])

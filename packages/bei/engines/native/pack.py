@@ -1,6 +1,7 @@
 """Weights in the kernels' layout (cpp/linear.h): panels of columns, in which the operands of one instruction are
 adjacent."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -9,7 +10,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bei.architectures.spec import LINEARS, Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
+from bei.architectures.shapes import linear_parts
+from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute, Dtype, Operands
 from bei.engines.native.abi import Layout, Layouts
@@ -40,16 +42,16 @@ def pack_checkpoint(
     for name, of in operands(spec, compute):
         weight = exact(f"{name}.weight")
         bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
-        if spec.gated and name.endswith(".up"):
+        if _is_gated(spec, name):
             weight = interleave(weight, layouts[of].lanes)
             bias = None if bias is None else interleave(bias, layouts[of].lanes)
-        packed = pack_linear(weight, bias, of, layouts[of], input_peaks.get(name))
+        packed = pack_linear(weight, bias, of, layouts[of], input_peaks.get(_read_by(name)))
         for part, array in packed.items():
             yield f"{name}.{part}", array
 
 
 def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callable[[str], np.ndarray]) -> Arrays:
-    """The tables of the embeddings and of positions, the taps of convolutions, and sinks."""
+    """The tables of the embeddings and of positions, the taps of convolutions, sinks, and biases of mixtures."""
     yield "embeddings.token", _token_table(tensors["embeddings.token"])
     if spec.position_offset is not None:
         yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
@@ -58,10 +60,25 @@ def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callabl
     for name in spec.bias_names:
         yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
     for i, layer in enumerate(spec.layers):
+        if layer.experts and layer.experts.output_bias:
+            yield f"layers.{i}.experts.bias", exact(f"layers.{i}.experts.bias")
         if spec.sinks:
             yield f"layers.{i}.sinks", exact(f"layers.{i}.sinks")
         if layer.convolution:
             yield f"layers.{i}.taps", np.ascontiguousarray(exact(f"layers.{i}.taps.weight")[:, 0].T)
+
+
+def _is_gated(spec: EncoderSpec, name: str) -> bool:
+    """Whether a matrix has gates, and then gated values."""
+    if not name.endswith(".up"):
+        return False
+    experts = spec.layers[int(name.split(".")[1])].experts
+    return spec.gated if experts is None else experts.gated
+
+
+def _read_by(name: str) -> str:
+    """The product of whose inputs the peaks are known: all experts read the same rows."""
+    return re.sub(r"\.experts\.\d+", "", name)
 
 
 def _token_table(stored: np.ndarray) -> np.ndarray:
@@ -104,6 +121,7 @@ def compute_of(spec: EncoderSpec, precision: Dtype | Literal["int8"]) -> Compute
 def operands(spec: EncoderSpec, compute: Compute) -> Iterator[tuple[str, Operands]]:
     """Each matrix, and the numbers that it is stored in."""
     yield from ((name, compute.operands(name)) for name in _large(spec))
+    yield from ((f"layers.{i}.router", "fp32") for i, layer in enumerate(spec.layers) if layer.experts)
     for name, head_layer in head_layers(spec):
         if isinstance(head_layer, Dense) and name not in spec.wide_layers:
             yield name, "fp32"
@@ -115,7 +133,7 @@ def _large(spec: EncoderSpec) -> Iterator[str]:
     if spec.embedding_size != spec.hidden_size:
         yield "embeddings.project"
     for i in range(len(spec.layers)):
-        yield from (f"layers.{i}.{part}" for part in LINEARS)
+        yield from (f"layers.{i}.{name}" for name, _ in linear_parts(spec, i))
     yield from (name for name, _ in head_layers(spec) if name in spec.wide_layers)
 
 

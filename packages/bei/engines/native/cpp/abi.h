@@ -40,6 +40,16 @@ typedef struct {
   BeiNorm norm;
 } BeiHeadLayer;
 
+// A mixture of experts (architectures/spec.py); `count` is zero for none. `up` and `down` have a matrix of each expert;
+// `bias` is added to the sum of outputs, null for none. Where `limit` is positive, gates are clamped to it.
+typedef struct {
+  const BeiLinear *up, *down;
+  BeiLinear router;
+  const float* bias;
+  int32_t count, chosen, intermediate_size, gated, normalized;
+  float alpha, limit;
+} BeiExperts;
+
 // Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
 // size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
 // none. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
@@ -50,6 +60,7 @@ typedef struct {
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
   const float *bias_by_distance, *taps, *sinks;
   int32_t window, rotary, tap_count, first_tap;
+  BeiExperts experts;
 } BeiLayer;
 
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first

@@ -2,11 +2,8 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
-#include "activation.h"
-#include "rows.h"
-#include "states.h"
+#include "mlp.h"
 
 namespace bei {
 namespace {
@@ -30,31 +27,24 @@ class LayerSteps {
     }
   }
 
+  // x += the output of attention.
+  void add_attention(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+    const BeiLayer& layer = model_.layers[i];
+    const MatrixView<Stored> context{states.context.row(first), states.context.stride};
+    add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
+    normalize_x(states, layer.attention_end, first, row_count);
+  }
+
   // The rest of a layer after attention; its output is in x.
   void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
-    const MatrixView<Stored> context{states.context.row(first), states.context.stride};
     const auto read = [&] { return inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch); };
     MatrixView<Operand> operands{};
     if (model_.parallel) operands = read();
-    add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
-    normalize_x(states, layer.attention_end, first, row_count);
+    add_attention(states, i, first, row_count, scratch);
     if (!model_.parallel) operands = read();
     const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
-    with_activation(layer.up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
-      if (model_.gated) {
-        F gate = zero();
-        linear(layer.up, operands, row_count, scratch, [&](int row, int column, F v) {
-          if (column / kLanes % 2 == 0)
-            gate = v;
-          else
-            store(inner.row(row) + (column - kLanes) / 2, activation(gate) * v);
-        });
-      } else {
-        linear(layer.up, operands, row_count, scratch,
-               [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
-      }
-    });
+    expand<P>(layer.up, model_.gated, operands, row_count, inner, scratch);
     add_to_x(states, layer.down, layer.ffn_out, BeiNorm{}, inner, first, row_count, scratch);
     normalize_x(states, layer.ffn_end, first, row_count);
   }
@@ -101,7 +91,7 @@ class LayerSteps {
   // x += norm(a * weights) * scale, or x += again(x + norm(a * weights) * scale); each norm may be missing.
   void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
                 const MatrixView<Stored>& a, int first, int row_count, Scratch& scratch) const {
-    const MatrixView<Operand> operands = as_operands(a, weights, row_count, scratch.inner_operands);
+    const MatrixView<Operand> operands = as_operands<P>(a, weights, row_count, scratch.inner_operands);
     const F scale = splat(model_.residual_scale);
     if (!norm.weight && !again.weight) {
       return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
@@ -122,17 +112,6 @@ class LayerSteps {
         normalize(again, added, added);
       }
       add(x, added, weights.outputs);
-    }
-  }
-
-  static MatrixView<Operand> as_operands(const MatrixView<Stored>& stored, const BeiLinear& weights, int row_count,
-                                         RowBuffer& buffer) {
-    if constexpr (std::is_same_v<Operand, Stored>) {
-      return stored;
-    } else {
-      const MatrixView<Operand> operands = buffer.get<Operand>(row_count, weights.inputs);
-      for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row);
-      return operands;
     }
   }
 

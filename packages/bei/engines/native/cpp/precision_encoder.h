@@ -1,6 +1,7 @@
 // The encoder in one precision. Each precision has a .cpp file of its own, so that they are compiled in parallel.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include "attention_tasks.h"
@@ -10,6 +11,7 @@
 #include "encoder.h"
 #include "head.h"
 #include "layer.h"
+#include "mixture.h"
 #include "states.h"
 
 namespace bei {
@@ -24,7 +26,8 @@ class PrecisionEncoder final : public BeiEncoder {
 
  public:
   PrecisionEncoder(const BeiModel& model, int threads)
-      : model_(model), embedding_(model), layer_(model), attention_(model), convolution_(model), helpers_(threads) {}
+      : model_(model), embedding_(model), layer_(model), attention_(model), convolution_(model),
+        mixture_(model), helpers_(threads) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
     const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};
@@ -61,9 +64,10 @@ class PrecisionEncoder final : public BeiEncoder {
   bool fits(const BeiBatch& batch) const override { return bei::fits(batch, model_); }
 
  private:
-  // A batch's states: x is the residual stream; qkv and context are those of the current layer.
+  // A batch's states (states.h).
   struct Memory {
-    RowBuffer x, qkv, context;
+    RowBuffer x, qkv, context, mixed, outputs;
+    Buffer experts, slots, shares;
   };
 
   Needed only_token(const Pooling& pooling) const {
@@ -90,13 +94,19 @@ class PrecisionEncoder final : public BeiEncoder {
   };
 
   States<P> states(Memory& memory, const BeiBatch& batch, Needed needed) const {
-    const int tokens = batch.cu_seqlens[batch.sequences];
+    const int tokens = batch.cu_seqlens[batch.sequences], chosen = most_chosen(model_);
+    const int at_once = chosen * std::min(tokens, kMixtureRows);
     return {batch,
             needed,
             tokens,
             memory.x.template get<float>(tokens, model_.hidden_size),
             memory.qkv.template get<Stored>(tokens, widest(model_, &BeiLinear::outputs, &BeiLayer::qkv)),
-            memory.context.template get<Stored>(tokens, widest(model_, &BeiLinear::inputs, &BeiLayer::out))};
+            memory.context.template get<Stored>(tokens, widest(model_, &BeiLinear::inputs, &BeiLayer::out)),
+            memory.mixed.template get<Stored>(chosen ? tokens : 0, model_.hidden_size),
+            memory.experts.template get<int32_t>(static_cast<size_t>(tokens) * chosen),
+            memory.slots.template get<int32_t>(at_once),
+            memory.shares.template get<float>(static_cast<size_t>(tokens) * chosen),
+            memory.outputs.template get<float>(at_once, model_.hidden_size)};
   }
 
   // Run `work` on blocks of rows, small enough for two blocks to each idle thread.
@@ -120,18 +130,47 @@ class PrecisionEncoder final : public BeiEncoder {
     const int last = model_.layer_count - 1;
     for (int i = 0; i < last; i++) {
       attend(states, i, tasks, mine);
-      each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
-        layer_.finish_layer(states, i, first, row_count, scratch);
+      finish(states, i, states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
         layer_.project_qkv(states, i + 1, first, row_count, scratch);
       });
     }
     attend(states, last, states.needed == kAll ? tasks : attention_.tasks(states.batch, states.needed), mine);
     if (states.needed != kAll) gather_needed(states);
     const int row_count = states.needed == kAll ? states.tokens : states.batch.sequences;
-    each_block(row_count, mine, [&](int first, int row_count, Scratch& scratch) {
-      layer_.finish_layer(states, last, first, row_count, scratch);
+    finish(states, last, row_count, mine, [&](int first, int row_count, Scratch&) {
       layer_.normalize_x(states, model_.final_norm, first, row_count);
     });
+  }
+
+  // The rest of a layer after attention, and `next` for each block of rows.
+  template <class Next>
+  void finish(const States<P>& states, int i, int row_count, Scratch& mine, Next next) {
+    if (model_.layers[i].experts.count) return mix(states, i, row_count, mine, next);
+    each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
+      layer_.finish_layer(states, i, first, rows, scratch);
+      next(first, rows, scratch);
+    });
+  }
+
+  // The same with experts. Threads synchronize before and after these.
+  template <class Next>
+  void mix(const States<P>& states, int i, int row_count, Scratch& mine, Next next) {
+    each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
+      layer_.add_attention(states, i, first, rows, scratch);
+      mixture_.route(states, i, first, rows, scratch);
+    });
+    for (int start = 0; start < row_count; start += kMixtureRows) {
+      const int at_once = std::min(kMixtureRows, row_count - start);
+      const std::vector<ExpertTask> tasks = mixture_.tasks(states, i, start, at_once);
+      helpers_.each(static_cast<int>(tasks.size()), mine, [&](int task, Scratch& scratch) {
+        mixture_.compute(states, i, start, tasks[task], scratch);
+      });
+      each_block(at_once, mine, [&](int first, int rows, Scratch& scratch) {
+        mixture_.add(states, i, start, first, rows, scratch);
+        layer_.normalize_x(states, model_.layers[i].ffn_end, start + first, rows);
+        next(start + first, rows, scratch);
+      });
+    }
   }
 
   // Move the rows of the needed tokens to the front.
@@ -177,6 +216,7 @@ class PrecisionEncoder final : public BeiEncoder {
   const LayerSteps<P> layer_;
   const Attention<P> attention_;
   const Convolution<P> convolution_;
+  const Mixture<P> mixture_;
   FreeList<Memory> memories_;
   FreeList<Scratch> scratches_;
   HelperPool helpers_;

@@ -26,14 +26,19 @@ struct Int8 {
 // The tokens whose final states are needed: all, or one per sequence.
 enum Needed { kAll, kFirst, kLast };
 
-// x is the residual stream; qkv and context are those of the current layer.
+// x is the residual stream; qkv and context are those of the current layer. Of a mixture of experts: `mixed` are the
+// inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
+// (mixture.h).
 template <class P>
 struct States {
   const BeiBatch& batch;
   const Needed needed;
   const int tokens;
   MatrixView<float> x;
-  MatrixView<typename P::Stored> qkv, context;
+  MatrixView<typename P::Stored> qkv, context, mixed;
+  int32_t *experts, *slots;
+  float* shares;
+  MatrixView<float> outputs;
 };
 
 inline int query_size(const BeiModel& model) { return model.heads * model.head_size; }
@@ -42,6 +47,13 @@ inline int query_size(const BeiModel& model) { return model.heads * model.head_s
 inline int widest(const BeiModel& model, int32_t BeiLinear::* size, BeiLinear BeiLayer::* part) {
   int most = 0;
   for (int i = 0; i < model.layer_count; i++) most = std::max(most, model.layers[i].*part.*size);
+  return most;
+}
+
+// The largest number of experts that a layer chooses for a token; 0 if none has experts.
+inline int most_chosen(const BeiModel& model) {
+  int most = 0;
+  for (int i = 0; i < model.layer_count; i++) most = std::max(most, model.layers[i].experts.chosen);
   return most;
 }
 

@@ -1,0 +1,53 @@
+// The first half of an MLP, and rows as operands of the second.
+#pragma once
+#include <type_traits>
+
+#include "activation.h"
+#include "rows.h"
+#include "states.h"
+
+namespace bei {
+namespace {
+
+// inner = combine(gates, gated values), a vector of each at a time.
+template <class Operand, class Stored, class Combine>
+void gated_product(const BeiLinear& up, const MatrixView<Operand>& operands, int row_count,
+                   const MatrixView<Stored>& inner, Scratch& scratch, Combine combine) {
+  F gate = zero();
+  linear(up, operands, row_count, scratch, [&](int row, int column, F v) {
+    if (column / kLanes % 2 == 0)
+      gate = v;
+    else
+      store(inner.row(row) + (column - kLanes) / 2, combine(gate, v));
+  });
+}
+
+// inner = activation(operands * up), or if `gated` the gates' activation times the gated values.
+template <class P>
+void expand(const BeiLinear& up, bool gated, const MatrixView<typename P::Operand>& operands, int row_count,
+            const MatrixView<typename P::Stored>& inner, Scratch& scratch) {
+  with_activation(up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
+    if (gated) {
+      gated_product(up, operands, row_count, inner, scratch, [&](F gate, F v) { return activation(gate) * v; });
+    } else {
+      linear(up, operands, row_count, scratch,
+             [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
+    }
+  });
+}
+
+template <class P>
+MatrixView<typename P::Operand> as_operands(const MatrixView<typename P::Stored>& stored, const BeiLinear& weights,
+                                            int row_count, RowBuffer& buffer) {
+  using Operand = typename P::Operand;
+  if constexpr (std::is_same_v<Operand, typename P::Stored>) {
+    return stored;
+  } else {
+    const MatrixView<Operand> operands = buffer.get<Operand>(row_count, weights.inputs);
+    for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row);
+    return operands;
+  }
+}
+
+}  // namespace
+}  // namespace bei
