@@ -219,6 +219,7 @@ def test_every_family_has_a_tiny_model_and_a_row_in_the_docs():
     made_by_hand = {
         "jina_bert",
         "xlm-roberta-flash",
+        "bart",
         "neobert",
         "new",
         "llama_bidirec",

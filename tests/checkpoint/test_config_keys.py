@@ -38,6 +38,7 @@ WITHOUT_EFFECT = {
             *("summary_last_dropout", "initializer_range", "initializer_cutoff_factor", "sparse_pred_ignore_index"),
             *("attn_pdrop", "embd_pdrop", "resid_pdrop", "fused_dropout_add_ln", "fused_bias_fc", "use_xentropy"),
             *("classifier_init_range", "decoder_init_range", "embedding_init_range"),
+            *("activation_dropout", "classif_dropout", "encoder_layerdrop", "decoder_layerdrop"),
             *("lora_dropout_p", "lora_main_params_trainable", "use_reentrant"),
             *("sparse_prediction", "pretraining_tp", "gradient_checkpointing", "layerdrop", "init_std"),
             *("hidden_dropout", "residual_dropout", "summary_first_dropout", "embed_dropout", "resid_dropout"),
@@ -75,6 +76,7 @@ WITHOUT_EFFECT = {
             *("add_cross_attention", "is_encoder_decoder", "legacy", "pooler_hidden_size", "sinusoidal_pos_embds"),
             *("summary_activation", "summary_type", "summary_use_proj", "summary_proj_to_labels"),
             *("logn_attention_clip1", "output_past", "matryoshka_dimensions", "truncate_dim", "task_instructions"),
+            *("forced_eos_token_id",),
             *("vocab_list", "esmfold_config", "kwargs", "trust_remote_code", "pretrained_model_name_or_path"),
             *("lora_alpha", "lora_rank", "load_trained_adapters", "add_pooling_layer"),
             *("decoder_start_token_id", "num_decoder_layers", "scale_decoder_outputs"),
@@ -188,6 +190,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "embeddinggemma": {
         **{"model_type": "gemma3_text", **SIZES, "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
         **{"use_bidirectional_attention": True, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rms_norm_eps": 1e-6},
+    },
+    "bart-large-mnli": {
+        **{"model_type": "bart", "vocab_size": 100, "d_model": 64, "max_position_embeddings": 256},
+        **{"encoder_layers": 2, "encoder_ffn_dim": 128, "encoder_attention_heads": 4, "encoder_layerdrop": 0.0},
+        **{"decoder_layers": 3, "decoder_ffn_dim": 128, "decoder_attention_heads": 4, "decoder_layerdrop": 0.0},
+        **{"activation_function": "gelu", "activation_dropout": 0.0, "classif_dropout": 0.0, "num_hidden_layers": 2},
+        **{"scale_embedding": False, "decoder_start_token_id": 2, "forced_eos_token_id": 2, "eos_token_id": 2},
+        **{"normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": True},
+        **{"static_position_embeddings": False, "is_encoder_decoder": True, "init_std": 0.02},
+        **{"architectures": ["BartForSequenceClassification"], "id2label": {"0": "no", "1": "yes"}},
     },
     "NeoBERT": {
         **{"model_type": "neobert", **SIZES, "max_position_embeddings": None, "max_length": 256, "dim_head": 16},

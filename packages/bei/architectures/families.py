@@ -5,6 +5,7 @@ from typing import Any
 
 from bei.architectures import (
     albert,
+    bart,
     bert,
     big_bird,
     bloom,
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     "nomic_bert": nomic_bert.NOMIC_BERT,
     "new": gte.GTE,
     "gte": gte.GTE,
+    "bart": bart.BART,
     "t5": t5.T5,
     "mt5": t5.MT5,
     "umt5": t5.UMT5,

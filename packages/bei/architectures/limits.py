@@ -12,10 +12,24 @@ from bei.errors import SetupError, short
 _MOST = 2**31 - 1
 _LAYERS, _SIZE = 512, 1 << 16
 _COUNTS: dict[str, int] = {
-    **dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer", "num_hidden_groups", "num_layers"), _LAYERS),
+    **dict.fromkeys(
+        (
+            "num_hidden_layers",
+            "n_layers",
+            "n_layer",
+            "num_hidden_groups",
+            "num_layers",
+            "encoder_layers",
+            "decoder_layers",
+        ),
+        _LAYERS,
+    ),
     "inner_group_num": 16,
     **dict.fromkeys(("hidden_size", "head_dim", "dim", "n_embd", "embedding_size", "d_model", "d_kv"), _SIZE),
-    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "num_heads"), _SIZE),
+    **dict.fromkeys(
+        ("num_attention_heads", "num_key_value_heads", "n_heads", "n_head", "num_heads", "encoder_attention_heads"),
+        _SIZE,
+    ),
 }
 
 

@@ -29,7 +29,7 @@ def tensor_shapes(spec: EncoderSpec) -> Shapes:
     final = _norm_shapes(spec.norm, "final_norm", spec.hidden_size) if spec.final_norm else {}
     return {
         name: shape
-        for part in (_embedding_shapes(spec), *layers, final, token_head, head)
+        for part in (_embedding_shapes(spec), *layers, _decoder_shapes(spec), final, token_head, head)
         for name, shape in part.items()
     }
 
@@ -126,6 +126,23 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     elif spec.qk_norm:
         for of, size in spec.qk_norm_sizes.items():
             shapes |= _norm_shapes(spec.norm_of_heads, f"layers.{i}.{of}", size)
+    return shapes
+
+
+def _decoder_shapes(spec: EncoderSpec) -> Shapes:
+    """Beside the parts of a layer of the encoder, `query`, `key_value` and `cross_out` attend to its states."""
+    if spec.decoder is None:
+        return {}
+    hidden = spec.hidden_size
+    sizes: dict[str, tuple[int, int]] = dict(linear_sizes(spec, Layer()).items())
+    sizes |= {"query": sizes["out"], "key_value": (2 * spec.key_size, hidden), "cross_out": sizes["out"]}
+    shapes: Shapes = {"decoder.position": ((spec.position_offset or 0) + spec.max_tokens, hidden)}
+    shapes |= _norm_shapes(spec.norm, "decoder.norm", hidden)
+    for i in range(spec.decoder.layers):
+        for part, shape in sizes.items():
+            shapes |= {f"decoder.layers.{i}.{part}.weight": shape, f"decoder.layers.{i}.{part}.bias": shape[:1]}
+        for place in ("attention_end", "cross_end", "ffn_end"):
+            shapes |= _norm_shapes(spec.norm, f"decoder.layers.{i}.{place}", hidden)
     return shapes
 
 

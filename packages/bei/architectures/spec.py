@@ -9,6 +9,7 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     relative_bias, or layers.{i}.relative_bias    [buckets, heads]                of all layers, or of each
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
     layers.{i}.position_{query,key}.{weight,bias} [heads * head_size, hidden]     of DeBERTa's `own_projections`
+    decoder.{position,norm,layers.{i}.…}          of a CrossDecoder: shapes.py
     convolution.{weight,bias}                     [hidden, hidden / groups, taps] with a norm
     layers.{i}.qkv.{weight,bias}                  [(heads + 2 * kv_heads) * head_size, hidden]   query, key, value
     layers.{i}.{query_norm,key_norm}.weight       [head_size]                     with `whole_qk_norm` of all heads;
@@ -195,6 +196,16 @@ class QueryGrowth:
 
 
 @dataclass(frozen=True)
+class CrossDecoder:
+    """Layers that attend to the tokens before, and then to all states of the encoder (BART, arXiv:1910.13461). They
+    read the text one place later, after the token `start`, and their states are the model's. Their sizes are the
+    encoder's, and all their parts have a bias."""
+
+    layers: int
+    start: int
+
+
+@dataclass(frozen=True)
 class Pooling:
     """How token states become one vector: the vectors of `modes`, concatenated.
 
@@ -309,6 +320,7 @@ class EncoderSpec:
     residual_scale: float = 1.0
     parallel: bool = False
     dropped_token: int | None = None
+    decoder: CrossDecoder | None = None
     position_offset: int | None = None
     token_types: int = 0
     final_norm: bool = False

@@ -79,6 +79,8 @@ def _embedding(source: Source) -> Served:
 
 def _multi_vector(source: Source) -> Served:
     modules, stanford = source.modules, architecture(source.config) == STANFORD_COLBERT
+    if source.spec.decoder is not None:
+        raise SetupError("config.json: a ColBERT whose encoder has a decoder (BART) is not served")
     if is_pylate(source.folder):  # its norm is not in modules.json
         modules = replace(modules, token_head=(*modules.token_head, Normalize()))
     late = read_late_interaction(source.folder, modules, source.limits, stanford)

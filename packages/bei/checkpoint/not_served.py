@@ -14,7 +14,7 @@ _DECODER = (
 _SPARSE = "attends to a part of the tokens by a pattern of its own, which no engine here computes"
 _APPROXIMATE = "approximates attention, which no engine here computes"
 _TYPES: dict[str, str] = {
-    **dict.fromkeys(("bart", "mbart", "pegasus", "marian", "m2m_100", "plbart", "blenderbot"), _DECODER),
+    **dict.fromkeys(("mbart", "pegasus", "marian", "m2m_100", "plbart", "blenderbot"), _DECODER),
     **dict.fromkeys(("longformer", "led", "longt5", "bigbird_pegasus"), _SPARSE),
     **dict.fromkeys(("nystromformer", "reformer", "yoso", "mra"), _APPROXIMATE),
     "fnet": "mixes tokens by Fourier transforms, which no engine here computes",

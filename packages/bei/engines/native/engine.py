@@ -75,6 +75,8 @@ def check(spec: EncoderSpec) -> None:
         raise SetupError("the intermediate size of experts is odd")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
+    if spec.decoder is not None:
+        raise SetupError("a decoder that attends to its encoder (BART) needs the torch engine")
     if spec.convolution is not None:
         raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
 

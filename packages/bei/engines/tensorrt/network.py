@@ -57,6 +57,8 @@ def check(spec: EncoderSpec, longest: int) -> None:
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if spec.dropped_token is not None:
         raise SetupError("masked tokens that scale the others (token_dropout of ESM) need the torch engine")
+    if spec.decoder is not None:
+        raise SetupError("a decoder that attends to its encoder (BART) needs the torch engine")
     if spec.convolution is not None:
         raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
     if any(rotary.dynamic and longest > rotary.dynamic.trained for rotary in spec.rotaries):

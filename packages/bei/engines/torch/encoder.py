@@ -21,6 +21,7 @@ from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import cos_sin
 from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attention
 from bei.engines.torch.convolution import ConvolvedLayer
+from bei.engines.torch.cross_decoder import Decoder
 from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
@@ -60,6 +61,7 @@ class Encoder:
         layers = range(len(spec.layers))
         self._sinks = [weights.exact(f"layers.{i}.sinks") if spec.sinks else None for i in layers]
         self._varlen = Varlen.of(spec, weights.device, weights.dtype)
+        self._decoder = Decoder(spec, spec.decoder, weights) if spec.decoder else None
         self._convolved = ConvolvedLayer(spec, spec.convolution, weights) if spec.convolution else None
 
     def __call__(self, inputs: Inputs) -> Tensor:
@@ -78,12 +80,13 @@ class Encoder:
                 x = self._convolved(embedded, x, inputs)
                 normed = x.to(self._dtype)
         x = x[: len(inputs["ids"])]
-        return self._final_norm(x) if self._final_norm else x
+        x = self._final_norm(x) if self._final_norm else x
+        return x if self._decoder is None else self._decoder(x, inputs)
 
     def asks_the_host(self, inputs: Inputs) -> bool:
         """Whether the host takes part: in attention that is not one kernel, in a convolution, or in a mixture of
         experts, whose rows it counts."""
-        one_kernel = self._varlen is not None and inputs.all_seen and self._convolved is None
+        one_kernel = self._varlen is not None and inputs.all_seen and self._convolved is None and self._decoder is None
         return not one_kernel or any(layer.experts for layer in self._spec.layers)
 
     def _grown(self, inputs: Inputs, attention: Attention) -> Attention:
