@@ -273,6 +273,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
         tokenizer_file=_tokenizer_file(folder, modules, overrides.cache_dir),
         pooling=overrides.pooling,
         template=_template(folder, config, name, overrides.rerank_template),
+        task_adapter=task_adapter,
     )
 
 
