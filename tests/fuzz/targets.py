@@ -26,6 +26,7 @@ from bei import api
 from bei.api import Call
 from bei.checkpoint import archive, vocabulary
 from bei.checkpoint.load import read
+from bei.checkpoint.rerank_file import read_template
 from bei.checkpoint.tensors import Tensors, scan
 from bei.engines.null import NullEngine
 from bei.errors import Error
@@ -36,6 +37,7 @@ from bei.tokenizer import Tokenizer
 from tests.fuzz.values import as_json, damaged, mutated, values
 from tests.support import torch_saves
 from tests.support.configs import tiny_config
+from tests.support.module_folders import QUERIES, save_router, save_static
 from tests.support.tiny_models import random_model, write_json
 from tests.support.tiny_models import save as save_model
 from tests.support.vocabularies import CASES, as_bytes, write
@@ -75,6 +77,8 @@ def _models() -> Path:
     labels = {0: "O", 1: "B-PER", 2: "I-PER"}
     for head in ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"):
         save_model(root / head, random_model("bert", 0, head, id2label=labels), pooling=None)
+    save_router(root / "router")
+    save_static(root / "static")
     prompts = {"prompts": {"query": "then ", "passage": "it was "}, "default_prompt_name": "query"}
     write_json(root / "bert" / "config_sentence_transformers.json", prompts)
     write_json(root / "bert" / "sentence_bert_config.json", {"max_seq_length": 50, "do_lower_case": True})
@@ -223,6 +227,7 @@ def _torch_saves() -> st.SearchStrategy[bytes]:
 _FILES = (
     *("config.json", "config.json", "config.json", "modules.json", "1_Pooling/config.json", "tokenizer_config.json"),
     *("config_sentence_transformers.json", "sentence_bert_config.json", "model.safetensors.index.json"),
+    *("router_config.json", f"{QUERIES}/config.json", f"{QUERIES}/idf.json"),
 )
 
 
@@ -359,6 +364,21 @@ def _configure(content: bytes) -> None:
             assert len(str(error)) < 5000
 
 
+_TEMPLATE = {"prefix": "a", "body": ["{instruction} {query}", "{document}"], "suffix": "b", "yes": "y", "no": "n"}
+
+
+def _templates() -> st.SearchStrategy[bytes]:
+    whole = {**_TEMPLATE, "instruction": "c", "plain": "{query} {document}"}
+    return mutated(whole).map(as_json) | damaged(as_json(whole))
+
+
+def _read_template(content: bytes) -> None:
+    with _folder() as root:
+        (root / "template.json").write_bytes(content)
+        with suppress(Error):
+            read_template(root / "template.json").pieces("q", "d", None)
+
+
 TARGETS = {
     "bodies": Target(_calls, _call),
     "archives": Target(_archives, _unpack),
@@ -368,4 +388,5 @@ TARGETS = {
     "tokenizers": Target(_tokenizers, _tokenize),
     "vocabularies": Target(_vocabularies, _build),
     "configs": Target(_configs, _configure),
+    "templates": Target(_templates, _read_template),
 }
