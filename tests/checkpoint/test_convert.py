@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from bei import cli
 from bei.checkpoint.load import read
+from tests.checkpoint.test_adapters import adapter
 from tests.checkpoint.test_sources import with_dense, without_safetensors
 from tests.support.tiny_models import VOCAB, random_model, save, write_json
 
@@ -103,7 +104,9 @@ def test_what_is_there_is_never_written_over(tmp_path, tiny_folder):
     assert [file.name for file in out.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("fault", ["a pickle that runs", "a model that is not served", "no model", "no repository"])
+@pytest.mark.parametrize(
+    "fault", ["a pickle that runs", "a model that is not served", "an adapter", "no model", "no repository"]
+)
 def test_a_refusal_leaves_nothing(tmp_path, fault):
     folder = save(tmp_path / "m", random_model("bert"))
     match fault:
@@ -112,6 +115,9 @@ def test_a_refusal_leaves_nothing(tmp_path, fault):
             torch.save({"a": json.JSONDecoder}, folder / "pytorch_model.bin")
         case "a model that is not served":
             write_json(folder / "config.json", {"model_type": "another"})
+        case "an adapter":
+            base = save(tmp_path / "base", random_model("bert"))
+            adapter(folder, base, "bert")
         case "no model":
             (folder / "config.json").unlink()
             (folder / "modules.json").unlink()

@@ -15,6 +15,7 @@ from bei import files
 from bei.checkpoint import vocabulary
 from bei.checkpoint.fetched import HEADS, PICKLES, WANTED
 from bei.checkpoint.load import read
+from bei.checkpoint.over_base import adapter_in
 from bei.checkpoint.tensors import Tensor, Tensors, scan, stored_kind
 from bei.checkpoint.torch_files import item_bytes
 from bei.checkpoint.weights import tensors_of
@@ -32,6 +33,8 @@ def convert(folder: Path, out: Path, name: str) -> None:
     out = out.expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SetupError(f"{out} is not empty; name a new folder")
+    if adapter_in(folder) is not None:
+        raise SetupError(f"{name} is a LoRA adapter: serve it as it is, or merge it with peft, merge_and_unload()")
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing_folder(out) as unfinished:
         for place in _places(folder):
