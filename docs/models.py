@@ -104,7 +104,7 @@ TASKS = {
 PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models
 Each architecture is a family in `packages/bei/architectures/`, selected by `model_type` in config.json. Every one
-embeds (dense, or token by token for ColBERT); its heads give it more tasks. Weights are safetensors or
+embeds, dense or (but for BART) token by token for ColBERT; its heads give it more tasks. Weights are safetensors or
 `pytorch_model.bin` in float32, float16 or bfloat16, or safetensors in fp8 with scales. GPTQ, AWQ, bitsandbytes and
 other formats are refused by their names. Wrappers of training (`module.`, `auto_model.`, `0.auto_model.`, `encoder.`,
 `model.`) around all names are recognized. No code of a repository is run:
@@ -178,7 +178,8 @@ def architecture(model_type: str, family: Family) -> str:
     stated = STATED.get(model_type, model_type)
     decodes = family.pooling == LAST or family.heads.get("TokenClassification") is decoder.tagger
     base = "encoder" if decodes else "encoder_bert"
-    tasks = ["embeddings, ColBERT", *(TASKS[kind] for kind in family.heads)]
+    embeds = "embeddings" if family.spec(CONFIG).decoder else "embeddings, ColBERT"
+    tasks = [embeds, *(TASKS[kind] for kind in family.heads)]
     template = template_of({"model_type": model_type})
     if template:
         kind = "yes or no by the language model" if TEMPLATES[template].yes else "rerankers' template"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.architectures.spec import Alibi
+from bei.architectures.positions import Alibi
 from bei.checkpoint.load import read
 from bei.engines import small_floats
 from bei.engines.compute import Compute

@@ -12,7 +12,8 @@ from bei.architectures.family import (
     read,
     refuse_others,
 )
-from bei.architectures.spec import LAST, PRE, Alibi, EncoderSpec, Layer
+from bei.architectures.positions import Alibi
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 
 _TRAINED = 2048  # tokens: where config.json lacks `seq_length`
 

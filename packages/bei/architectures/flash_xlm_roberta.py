@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from bei.architectures.bert import ROBERTA
 from bei.architectures.family import Config, Family, TensorNames, affine, bert_tensors, read, refuse_others
+from bei.architectures.positions import Rotary
 from bei.architectures.rope import longest, rotary
-from bei.architectures.spec import EncoderSpec, Layer, Rotary
+from bei.architectures.spec import EncoderSpec, Layer
 from bei.errors import SetupError, short
 
 _DEFAULTS = {"layer_norm_eps": 1e-5, "type_vocab_size": 1}

@@ -13,8 +13,9 @@ from bei.architectures.family import (
     layer_tensors,
     read,
 )
+from bei.architectures.positions import Rotary
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Rotary
+from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 
 
 def _spec(config: Config) -> EncoderSpec:

@@ -8,7 +8,8 @@ from typing import Any
 
 from bei.architectures.bert import BERT
 from bei.architectures.family import Config, Family, TensorNames, activation, bert_tensors, gate_last, read
-from bei.architectures.spec import TWICE, Alibi, EncoderSpec, Layer
+from bei.architectures.positions import Alibi
+from bei.architectures.spec import TWICE, EncoderSpec, Layer
 
 _GATES = {"geglu": "gelu", "reglu": "relu", "swiglu": "silu"}
 _CODE = "jina-bert-v2-qk-post-norm"

@@ -13,8 +13,9 @@ from bei.architectures.decoder import (
     score_head,
 )
 from bei.architectures.family import Config, Family, TaskHead, read, stated_pooling
+from bei.architectures.positions import QueryGrowth
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, MEAN, PRE, EncoderSpec, Layer, QueryGrowth
+from bei.architectures.spec import LAST, MEAN, PRE, EncoderSpec, Layer
 from bei.errors import SetupError
 
 _MINISTRAL3_ROPE = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from bei.architectures.positions import RelativeBias
 from bei.architectures.spec import (
     LINEARS,
     Dense,
@@ -13,7 +14,6 @@ from bei.architectures.spec import (
     LayerNorm,
     LinearName,
     Norm,
-    RelativeBias,
 )
 from bei.errors import SetupError
 

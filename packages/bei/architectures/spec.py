@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from bei.architectures.positions import Alibi, QueryGrowth, RelativeBias, Rotary
 from bei.settings import PoolingName
 
 Activation = Literal["identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid"]
@@ -56,38 +57,6 @@ class Norm:
     eps: float
     bias: bool = False
     offset: float = 0.0
-
-
-@dataclass(frozen=True)
-class DynamicScaling:
-    """A base that grows with the length of sequences beyond `trained` tokens (transformers, modeling_rope_utils.py)."""
-
-    base: float
-    factor: float
-    trained: int
-
-
-@dataclass(frozen=True)
-class LongFrequencies:
-    """The frequencies for sequences of more than `trained` tokens (LongRoPE, arXiv:2402.13753)."""
-
-    frequencies: tuple[float, ...]
-    trained: int
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotation of the i-th pair of a head, (i, i + pairs), by position * frequencies[i] radians (arXiv:2104.09864). The
-    numbers of a head after the pairs are unchanged. `scale` multiplies the rotated numbers."""
-
-    frequencies: tuple[float, ...]
-    scale: float = 1.0
-    dynamic: DynamicScaling | LongFrequencies | None = None
-
-    @property
-    def size(self) -> int:
-        """How many of a head's numbers are rotated."""
-        return 2 * len(self.frequencies)
 
 
 @dataclass(frozen=True)
@@ -147,21 +116,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class RelativeBias:
-    """A learned bias per head and bucket of distances, added to scores (T5, arXiv:1910.10683, §2.1; MPNet). With
-    `per_layer` each layer has its own (UMT5; transformers, UMT5Attention)."""
-
-    buckets: int
-    max_distance: int
-    per_layer: bool = False
-
-
-@dataclass(frozen=True)
-class Alibi:
-    """A bias per head that decreases with distance: -slope * |i - j| (arXiv:2108.12409; bidirectional in JinaBERT)."""
-
-
-@dataclass(frozen=True)
 class Disentangled:
     """Scores between content and relative position (DeBERTa, arXiv:2006.03654, §3.1). Distances fall into 2 * `buckets`
     buckets. The vector of each bucket is projected by the query and key matrices of the layer, or with
@@ -184,15 +138,6 @@ class Convolution:
     taps: int
     groups: int
     activation: Activation
-
-
-@dataclass(frozen=True)
-class QueryGrowth:
-    """Queries beyond `trained` tokens are multiplied by 1 + strength * ln(1 + ⌊position / trained⌋) (Llama 4;
-    transformers, get_llama_4_attn_scale)."""
-
-    strength: float
-    trained: int
 
 
 @dataclass(frozen=True)

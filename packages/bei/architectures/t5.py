@@ -17,7 +17,8 @@ from bei.architectures.family import (
     read,
     refuse_others,
 )
-from bei.architectures.spec import PRE, Activation, EncoderSpec, Layer, Norm, RelativeBias
+from bei.architectures.positions import RelativeBias
+from bei.architectures.spec import PRE, Activation, EncoderSpec, Layer, Norm
 from bei.errors import SetupError, short
 
 _TRAINED = 512  # tokens, of every T5

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_type_hints
 from bei.architectures import families
 from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
-from bei.architectures.spec import EncoderSpec, HeadLayer, RelativeBias
+from bei.architectures.positions import RelativeBias
+from bei.architectures.spec import EncoderSpec, HeadLayer
 from bei.architectures.static import STATIC
 from bei.checkpoint import not_served, own_code, static, task_adapters, texts, vocabulary, weights
 from bei.checkpoint.adapters import CONFIG, read_adapter

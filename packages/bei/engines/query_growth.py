@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bei.architectures.spec import QueryGrowth
+from bei.architectures.positions import QueryGrowth
 
 
 def factors(growth: QueryGrowth, positions: int) -> np.ndarray:

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from bei.architectures.spec import Alibi, EncoderSpec, RelativeBias
+from bei.architectures.positions import Alibi, RelativeBias
+from bei.architectures.spec import EncoderSpec
 
 
 def bias_by_distance(spec: EncoderSpec, learned: np.ndarray | None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bei.architectures.spec import DynamicScaling, LongFrequencies, Rotary
+from bei.architectures.positions import DynamicScaling, LongFrequencies, Rotary
 
 
 class RotaryTable:

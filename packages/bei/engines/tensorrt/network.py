@@ -20,6 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from bei.architectures.positions import RelativeBias, Rotary
 from bei.architectures.spec import (
     Dense,
     Disentangled,
@@ -30,8 +31,6 @@ from bei.architectures.spec import (
     Log1pRelu,
     Norm,
     Normalize,
-    RelativeBias,
-    Rotary,
 )
 from bei.checkpoint.tensors import Tensors
 from bei.engines.query_growth import factors

@@ -7,15 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bei.architectures.positions import RelativeBias, Rotary
 from bei.architectures.shapes import position_projections
-from bei.architectures.spec import (
-    Activation,
-    Disentangled,
-    EncoderSpec,
-    NormPlace,
-    RelativeBias,
-    Rotary,
-)
+from bei.architectures.spec import Activation, Disentangled, EncoderSpec, NormPlace
 from bei.engines.query_growth import factors
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import cos_sin

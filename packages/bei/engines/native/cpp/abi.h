@@ -66,7 +66,7 @@ typedef struct {
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
 // where embedding and hidden size are one. `dropped_token` is negative for none. `soft_cap` is zero for none, and so is
-// `query_growth`, the strength of architectures/spec.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a
+// `query_growth`, the strength of architectures/positions.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a
 // vector of gates and a vector of gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an
 // attention head each table rotates.
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
