@@ -26,11 +26,11 @@ from bei.engines.torch.weights import Weights, float8_rows
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import DISENTANGLED, FAMILIES, T5, random_model, save
+from tests.support.tiny_models import DISENTANGLED, FAMILIES, MIXTURES, T5, random_model, save
 
 FP32 = EngineOptions(precision="fp32", threads=1)
 EXACT = Compute("fp32")
-IN_ONE_KERNEL = [name for name in FAMILIES if name not in ("mpnet", *DISENTANGLED, "gemma2", "qwen3_moe", *T5)]
+IN_ONE_KERNEL = [name for name in FAMILIES if name not in ("mpnet", *DISENTANGLED, "gemma2", "bloom", *MIXTURES, *T5)]
 
 
 def flash(q, k, v, cu_q, cu_k, longest_q, longest_k, *, scale=None, window_size=(-1, -1), enable_gqa=False, num_splits):

@@ -37,5 +37,4 @@ class ConvolvedLayer:
         at = position[:, None] + taps
         inside = (at >= 0) & (at < length[:, None])
         token = torch.arange(len(position), device=x.device)[:, None] + taps
-        rows: Tensor = x[token.clamp(0, len(position) - 1)] * inside[..., None]
-        return rows
+        return torch.where(inside[..., None], x[token.clamp(0, len(position) - 1)], 0)  # not * 0: NaN of another text

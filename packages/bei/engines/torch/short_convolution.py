@@ -40,11 +40,12 @@ class ShortConvolutionLayer:
 
 @fused
 def _convolved(mixed: Tensor, taps: Tensor, positions: Tensor, first: int) -> Tensor:
-    """taps: [taps, hidden]. A token's neighbor at a distance is that many rows away, if its position is."""
+    """taps: [taps, hidden]. A token's neighbor at a distance is that many rows away, if its position is. Other rows are
+    chosen away, not multiplied by zero: one of another sequence may hold a NaN."""
     b, c, x = mixed.float().chunk(3, -1)
     product = b * x
     found = torch.zeros_like(product)
     for distance, tap in enumerate(taps, first):
         is_neighbor = positions.roll(-distance) == positions + distance
-        found = found + tap * product.roll(-distance, 0) * is_neighbor[:, None]
+        found = found + torch.where(is_neighbor[:, None], tap * product.roll(-distance, 0), 0)
     return (c * found).to(mixed.dtype)
