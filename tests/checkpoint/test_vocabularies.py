@@ -54,7 +54,9 @@ def test_ids_and_offsets_are_those_of_transformers(name, tmp_path, request):
     if name == "DeBERTa":
         theirs.post_processor = trained_pairs(theirs)
     assert_equal(ours, theirs, list(zip(given[:100], reversed(given), strict=False)))
-    assert ours.get_vocab() == theirs.get_vocab()
+    theirs.no_padding()
+    # Tokens that no text has, scores and merges, too. A tokenizer that was copied was read once, as ours is.
+    assert json.loads(theirs.to_str()) in (json.loads(built), json.loads(ours.to_str()))
 
 
 def test_umt5_is_read_as_its_tokenizer_json_is(tmp_path):

@@ -347,7 +347,7 @@ UNIGRAMS: dict[str, dict[str, Any]] = {
             }
         },
     ),
-    "ALBERT": _unigram("albert", "spiece.model", _ALBERT, **{"tokenizer_config.json": {"do_lower_case": True}}),
+    "ALBERT": _unigram("albert", "spiece.model", _ALBERT),
     "ALBERT, cased": _unigram(
         "albert",
         "spiece.model",
@@ -435,7 +435,7 @@ PIECE_PAIRS: dict[str, dict[str, Any]] = {
         **{
             "tokenizer_config.json": {
                 **{"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True},
-                "added_tokens_decoder": {"8": {**_added("NEWTOKEN"), "normalized": True}},
+                "added_tokens_decoder": {"999": {**_added("NEWTOKEN"), "normalized": True, "special": False}},
             }
         },
     ),

@@ -160,7 +160,8 @@ def _big_bird(files: Files, stated: Stated, named: Named) -> Draft:
     if unknown not in vocab:
         raise SetupError(f"the sentencepiece model lacks {short(unknown[0])}, the token of unknown words")
     splitter = Metaspace(prepend_scheme=_prefix(stated))
-    spaces = normalizers.Replace(Regex(" {2,}"), "▁")
+    nothing = normalizers.Strip(left=False, right=False)
+    spaces = normalizers.Sequence([nothing, normalizers.Replace(Regex(" {2,}"), "▁")])
     return _with_decoder(_unigram(model, vocab, vocab.index(unknown), spaces, splitter), _prefix(stated))
 
 
