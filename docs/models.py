@@ -59,6 +59,9 @@ MODELS = {
     "gemma": ("Gemma", "bge-reranker-v2-gemma"),
     "gemma2": ("Gemma 2", "bge-multilingual-gemma2"),
     "gemma3_text": ("Gemma 3, text", "embeddinggemma-300m"),
+    "t5gemma": ("T5Gemma, its encoder", "t5gemma-2b-2b-ul2"),
+    "embedding_gemma2": ("EmbeddingGemma 2, its text model", "embeddinggemma-2"),
+    "embedding_gemma2_text": ("EmbeddingGemma 2, text", ""),
     "phi3": ("Phi-3", "Phi-3-mini, Phi-4-mini"),
     "granite": ("Granite", "granite-3.3-2b"),
     "smollm3": ("SmolLM3", "SmolLM3-3B"),
@@ -94,6 +97,7 @@ CONFIG = {
     **{"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "rotary_dim": 16},
     **{"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
 }
+CONFIG["encoder"] = dict(CONFIG)
 """A configuration that every family can read."""
 TASKS = {
     "SequenceClassification": "rerankers and classifiers",

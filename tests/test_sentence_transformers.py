@@ -60,7 +60,8 @@ def test_pooling(tiny, start_service, mode):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(tiny, start_service, family):
     reference, checkpoint = tiny(Pooling(48, "mean"), Normalize(), family=family)
-    np.testing.assert_allclose(ours(start_service, checkpoint, normalize=True), reference.encode(TEXTS), atol=1e-5)
+    alone = reference.encode(TEXTS, batch_size=1)  # Phi-3's angles depend on the longest text of transformers' batch
+    np.testing.assert_allclose(ours(start_service, checkpoint, normalize=True), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,7 @@ def test_silence_means_what_it_means_to_transformers(model_type):
     for key in config.keys() & defaults.keys() - SHAPES - {
         "layer_types",
         "no_rope_layers",
+        "per_layer_config",
         "id2label",
         "architectures",
     }:

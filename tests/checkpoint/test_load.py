@@ -221,8 +221,8 @@ BROKEN = {
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not valid JSON"),
     "config lacks a key": (lambda f: edit(f / "config.json", hidden_size=None), "config.json lacks `hidden_size`"),
     "unknown model": (
-        lambda f: edit(f / "config.json", model_type="t5"),
-        "model_type 't5' is not supported; supported: bert",
+        lambda f: edit(f / "config.json", model_type="mamba"),
+        "model_type 'mamba' is not supported; supported: bert",
     ),
     "unknown activation": (lambda f: edit(f / "config.json", hidden_act="mish"), "activation 'mish' is not supported"),
     "relative keys": (

@@ -97,6 +97,14 @@ BeiLayer layer(Arrays& arrays, const Kind& kind, int inner, int precision, bool 
   return of;
 }
 
+BeiLayer convolution(Arrays& arrays, const Kind& kind, int inner, int precision) {
+  BeiLayer of = layer(arrays, kind, inner, precision, false);
+  of.qkv = linear(arrays, kind.hidden, 3 * kind.hidden, precision), of.out = linear(arrays, kind.hidden, kind.hidden, precision);
+  of.query_norm = of.key_norm = BeiNorm{};
+  of.taps = arrays.add<float>(3 * kind.hidden, 1), of.tap_count = 3, of.first_tap = -1, of.rotary = -1;
+  return of;
+}
+
 void run(int precision, const Kind& kind) {
   Arrays arrays;
   const int hidden = kind.hidden, heads = kind.heads, embedding = kind.embedding;
@@ -104,6 +112,7 @@ void run(int precision, const Kind& kind) {
   const int inner = 2 * hidden - 8, max_tokens = 1300, vocab = 50;
   std::vector<BeiLayer> layers;
   for (bool second : {false, true}) layers.push_back(layer(arrays, kind, inner, precision, second));
+  if (kind.causal) layers.insert(layers.begin() + 1, convolution(arrays, kind, inner, precision));
   std::vector<BeiHeadLayer> token_head_layers, head_layers;
   if (more) {
     token_head_layers = {{BEI_DENSE, 0, linear(arrays, hidden, 76, precision, BEI_TANH), {}, {}},
@@ -119,6 +128,7 @@ void run(int precision, const Kind& kind) {
   model.precision = precision, model.vocab_size = vocab, model.hidden_size = hidden, model.heads = heads;
   model.kv_heads = kind.kv_heads, model.head_size = kind.head_size, model.attention_scale = 0.3f;
   model.embedding_scale = 1, model.causal = model.gated = kind.causal;
+  model.residual_scale = 0.5f, model.query_growth = 0.1f, model.query_trained = 64, model.parallel = kind.causal && more;
   model.intermediate_size = inner, model.max_tokens = max_tokens, model.embedding_size = embedding;
   const std::vector<int32_t> rotary_sizes = {kind.head_size, kind.head_size / 2 / 2 * 2};
   if (kind.causal) {

@@ -15,7 +15,7 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.native.isa import LEVELS, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
 from tests.support.parity import cosines, reference, sequences
-from tests.support.tiny_models import ALL_EXPERTS, DISENTANGLED, FAMILIES, random_model, save
+from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, TORCH_ALONE, random_model, save
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def test_linear(native_cache, isa, precision, rows, inputs, outputs, seed):
 
 
 @each_level
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in DISENTANGLED])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*TORCH_ALONE, *ALIKE)])
 def test_families(native_cache, tmp_path, isa, family):
     """fp32 equals transformers, bf16 and int8 are near it, and a row alone equals the row in a batch."""
     model = random_model(family, **ALL_EXPERTS.get(family, {}))

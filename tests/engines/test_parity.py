@@ -101,6 +101,7 @@ OPTIONS = {
     "gemma": [{}, {"num_key_value_heads": 1}],
     "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}],
     "gemma3_text": [{}, {"use_bidirectional_attention": True}],
+    "embedding_gemma2_text": [{}, {"hidden_activation": "silu", "embedding_dim": 56, "attention_bias": True}],
     "phi3": [{}, {**rope(DEFAULT), "sliding_window": 8}, {"partial_rotary_factor": 0.5, **rope(LONG)}],
     "granite": [{}, {"attention_bias": True, "mlp_bias": True}],
     "smollm3": [{}, {"use_sliding_window": True, "sliding_window": 8}],

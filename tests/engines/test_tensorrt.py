@@ -28,7 +28,7 @@ from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import DISENTANGLED, FAMILIES, MIXTURES, T5, VOCAB, random_model, save
+from tests.support.tiny_models import ALIKE, FAMILIES, MIXTURES, T5, TORCH_ALONE, VOCAB, random_model, save
 
 pytest.importorskip("tensorrt_rtx")
 from bei.engines.tensorrt import api as tensorrt
@@ -36,8 +36,8 @@ from tests.support.tensorrt_interpreter import Interpreted, Interpreter
 
 FP32 = EngineOptions(precision="fp32")
 SOFT_CAPPED = ("gemma2",)
-MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert", *T5)
-EXPRESSED = [family for family in FAMILIES if family not in (*DISENTANGLED, *MIXTURES, "esm")]
+MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert", "bloom", *T5)
+EXPRESSED = [family for family in FAMILIES if family not in (*TORCH_ALONE, *MIXTURES, *ALIKE, "phi3", "lfm2", "esm")]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,9 @@ def test_what_cannot_be_expressed_is_named(tmp_path):
     folder = save(tmp_path / "b", random_model("llama", max_position_embeddings=32, **dynamic))
     with pytest.raises(SetupError, match="dynamic scaling"):
         recipe_of(read(folder, "m"), FP32, Compute("bf16"))
+    for family, refusal in (("phi3", "dynamic scaling"), ("lfm2", "short convolutions")):
+        with pytest.raises(SetupError, match=refusal):
+            recipe_of(read(save(tmp_path / family, random_model(family)), "m"), FP32, Compute("bf16"))
 
 
 def test_without_a_gpu_the_engine_says_so(tmp_path):
@@ -192,9 +195,9 @@ def test_every_quantized_architecture_builds(tmp_path, api, family, target, aske
 
 def _fused(family: str, seed: int = 0):
     """Sizes that fused attention and products of eight bits have."""
-    return random_model(
-        family, seed, hidden_size=128, intermediate_size=256, num_attention_heads=2, vocab_size=len(VOCAB)
-    )
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
+    own = {"gpt2": {"n_embd": 128, "n_inner": 256, "n_head": 2}, "bloom": {"hidden_size": 128, "n_head": 2}}
+    return random_model(family, seed, vocab_size=len(VOCAB), **own.get(family, sizes))
 
 
 def _build(api, checkpoint, compute: Compute, target: str) -> np.ndarray:

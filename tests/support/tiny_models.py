@@ -71,6 +71,7 @@ _CONFIGS = {
     "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
     "gemma3_text": transformers.Gemma3TextConfig,
+    "embedding_gemma2_text": transformers.EmbeddingGemma2TextConfig,
     "phi3": transformers.Phi3Config,
     "granite": transformers.GraniteConfig,
     "smollm3": transformers.SmolLM3Config,
@@ -104,6 +105,13 @@ ENCODERS = tuple(family for family in FAMILIES if family not in CAUSAL)
 DISENTANGLED = ("deberta", "deberta-v2")
 MIXTURES = ("qwen3_moe", "openai_privacy_filter")
 ALL_EXPERTS = {family: {"num_experts_per_tok": 8} for family in MIXTURES}
+ALIKE = (
+    *("smollm3", "olmo3", "gpt_bigcode", "gpt_neo", "gptj", "gpt_neox", "opt", "starcoder2", "cohere", "cohere2"),
+    "modernbert-decoder",
+)
+"""Families whose specs have no word that others lack: slow tests pass them by."""
+TORCH_ALONE = (*DISENTANGLED, "embedding_gemma2_text")
+"""Families that the other engines refuse."""
 """Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
@@ -121,6 +129,10 @@ _SIZES_OF = {
     "opt": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 96},
 }
 _OWN_FIELDS = {
+    "embedding_gemma2_text": {
+        **{"head_dim": 12, "global_head_dim": 20, "num_global_key_value_heads": 1, "num_key_value_heads": 2},
+        **{"sliding_window": 8, "sliding_window_pattern": 2, "hidden_size_per_layer_input": 20, "embedding_dim": 48},
+    },
     "phi3": {
         "original_max_position_embeddings": 16,
         "rope_parameters": {

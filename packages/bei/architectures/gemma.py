@@ -1,14 +1,17 @@
-"""Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text model of Gemma 3 (arXiv:2503.19786), which
-includes EmbeddingGemma: scaled embeddings, and norms whose stored weight is the real one minus 1."""
+"""Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118), the encoder of T5Gemma (arXiv:2504.06225), and the text model
+of Gemma 3 (arXiv:2503.19786), which includes EmbeddingGemma: scaled embeddings, and norms whose stored weight is the
+real one minus 1."""
 
+from dataclasses import replace
 from functools import partial
 
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
 from bei.architectures.family import Config, Family, activation, layer_kinds, read, refuse_others
+from bei.architectures.limits import check_counts
 from bei.architectures.rope import rotary
-from bei.architectures.spec import LAST, SANDWICH, EncoderSpec, Layer, Norm
+from bei.architectures.spec import LAST, MEAN, SANDWICH, EncoderSpec, Layer, Norm
 
-_SANDWICH_NAMES = {
+SANDWICH_NAMES = {
     "attention_in": "input_layernorm",
     "attention_out": "post_attention_layernorm",
     "ffn_in": "pre_feedforward_layernorm",
@@ -67,8 +70,31 @@ def _gemma3_layer(config: Config, kind: str) -> Layer:
     return Layer(SANDWICH, seen, rotary(local, size, kind))
 
 
-_sandwich_tensors = partial(decoder_tensors, norms=_SANDWICH_NAMES)
+def _t5gemma(config: Config) -> EncoderSpec:
+    """The encoder of T5Gemma: Gemma 2, whose windows reach to both sides."""
+    encoder = {"sliding_window": 4096, **read(config, "encoder")}
+    check_counts(encoder)
+    spec = _gemma2(encoder)
+    layers = (replace(of, window=None if of.window is None else of.window + 1) for of in spec.layers)
+    return replace(spec, layers=tuple(layers), causal=False, pooling=MEAN)
+
+
+_T5GEMMA_NAMES = {
+    "attention_in": "pre_self_attn_layernorm",
+    "attention_out": "post_self_attn_layernorm",
+    "ffn_in": "pre_feedforward_layernorm",
+    "ffn_out": "post_feedforward_layernorm",
+}
+_sandwich_tensors = partial(decoder_tensors, norms=SANDWICH_NAMES)
 
 GEMMA = Family(_spec, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST)
 GEMMA2 = Family(_gemma2, _sandwich_tensors, PREFIXES, IGNORED, HEADS, LAST)
 GEMMA3 = Family(_gemma3, _sandwich_tensors, PREFIXES, IGNORED, HEADS, LAST)
+T5GEMMA = Family(
+    _t5gemma,
+    partial(decoder_tensors, norms=_T5GEMMA_NAMES),
+    ("encoder.", "model.encoder."),
+    (*IGNORED, r"(model\.)?decoder\."),
+    {},
+    MEAN,
+)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from bei.architectures.layer_parts import ShortConvolution
 from bei.architectures.positions import RelativeBias
 from bei.architectures.spec import (
     LINEARS,
@@ -36,6 +37,7 @@ def tensor_shapes(spec: EncoderSpec) -> Shapes:
 
 def linear_sizes(spec: EncoderSpec, layer: Layer) -> dict[LinearName, tuple[int, int]]:
     """(outputs, inputs) of each linear part of the layer; of one expert if it has experts."""
+    spec = spec.of_layer(layer)
     hidden, inner, gated = spec.hidden_size, spec.intermediate_size, spec.gated
     mixed, context = (3 * hidden, hidden) if layer.convolution else (spec.qkv_size, spec.query_size)
     if layer.experts is not None:
@@ -91,6 +93,12 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
         shapes |= _norm_shapes(spec.norm, "embeddings.norm", embedding)
     if embedding != hidden:
         shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
+    if spec.layer_inputs is not None:
+        size = spec.layer_inputs.size
+        shapes |= {
+            "layer_inputs.project.weight": (len(spec.layers) * size, hidden),
+            "layer_inputs.norm.weight": (size,),
+        }
     match spec.relative_bias:
         case RelativeBias(buckets):
             shapes |= dict.fromkeys(spec.bias_names, (buckets, spec.heads))
@@ -106,7 +114,7 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
 
 def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     shapes: Shapes = {}
-    experts, convolution = spec.layers[i].experts, spec.layers[i].convolution
+    experts = spec.layers[i].experts
     sizes = linear_sizes(spec, spec.layers[i])
     for name, part in linear_parts(spec, i):
         shapes[f"layers.{i}.{name}.weight"] = sizes[part]
@@ -114,18 +122,25 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
             shapes[f"layers.{i}.{name}.bias"] = sizes[part][:1]
     if experts is not None:
         shapes |= _router_shapes(experts, f"layers.{i}", spec.hidden_size)
-    for projection in position_projections(spec):
-        shapes |= {f"layers.{i}.{projection}.weight": (spec.query_size, spec.hidden_size)}
-        shapes |= {f"layers.{i}.{projection}.bias": (spec.query_size,)}
-    if spec.sinks:
-        shapes[f"layers.{i}.sinks"] = (spec.heads,)
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
+    if spec.layer_inputs is not None:
+        shapes |= _input_shapes(spec.layer_inputs.size, f"layers.{i}", spec.hidden_size)
+    return shapes | _mixing_shapes(spec.of_layer(spec.layers[i]), f"layers.{i}", spec.layers[i].convolution)
+
+
+def _mixing_shapes(spec: EncoderSpec, layer: str, convolution: ShortConvolution | None) -> Shapes:
+    """The tensors of attention beside its products, or the taps of a convolution."""
+    shapes: Shapes = {}
     if convolution is not None:
-        shapes[f"layers.{i}.taps.weight"] = (spec.hidden_size, 1, convolution.taps)
-    elif spec.qk_norm:
-        for of, size in spec.qk_norm_sizes.items():
-            shapes |= _norm_shapes(spec.norm_of_heads, f"layers.{i}.{of}", size)
+        return {f"{layer}.taps.weight": (spec.hidden_size, 1, convolution.taps)}
+    for projection in position_projections(spec):
+        shapes[f"{layer}.{projection}.weight"] = (spec.query_size, spec.hidden_size)
+        shapes[f"{layer}.{projection}.bias"] = (spec.query_size,)
+    if spec.sinks:
+        shapes[f"{layer}.sinks"] = (spec.heads,)
+    for of, size in spec.qk_norm_sizes.items():
+        shapes |= _norm_shapes(spec.norm_of_heads, f"{layer}.{of}", size)
     return shapes
 
 
@@ -153,6 +168,15 @@ def _router_shapes(experts: Experts, layer: str, hidden: int) -> Shapes:
     if experts.output_bias:
         shapes[f"{layer}.experts.bias"] = (hidden,)
     return shapes
+
+
+def _input_shapes(size: int, layer: str, hidden: int) -> Shapes:
+    return {
+        f"{layer}.input_gate.weight": (size, hidden),
+        f"{layer}.input_out.weight": (hidden, size),
+        f"{layer}.input_norm.weight": (hidden,),
+        f"{layer}.scale": (1,),
+    }
 
 
 def _norm_shapes(norm: Norm, name: str, size: int) -> Shapes:

@@ -21,6 +21,9 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     layers.{i}.router.{weight,bias}               [experts, hidden]               of a mixture, in place of up and down
     layers.{i}.experts.{e}.{up,down}.{weight,bias}  as up and down, of expert e
     layers.{i}.experts.bias                       [hidden]
+    layers.{i}.{input_gate,input_out}.weight      [size, hidden], [hidden, size]  of `layer_inputs`
+    layers.{i}.{input_norm.weight,scale}          [hidden], [1]
+    layer_inputs.{project,norm}.weight            [layers * size, hidden], [size]
     layers.{i}.{attention_in, ...}.{weight,bias}  [hidden]                        the norms of the layer
     final_norm.{weight,bias}                      [hidden]
     token_head.{i}.{weight,bias}                  the i-th layer of `token_head`
@@ -32,6 +35,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from bei.architectures.layer_parts import Heads, LayerInputs, ShortConvolution
 from bei.architectures.positions import Alibi, QueryGrowth, RelativeBias, Rotary
 from bei.settings import PoolingName
 
@@ -89,30 +93,17 @@ class Experts:
 
 
 @dataclass(frozen=True)
-class ShortConvolution:
-    """A gated convolution in place of a layer's attention (LFM2, arXiv:2511.23404). `qkv` makes the vectors b, c and x
-    of each token, and `out` reads c * convolution(b * x): each of their numbers has its own `taps` over the token and
-    those before it. If `centered`, half of the taps are of tokens after it."""
-
-    taps: int
-    centered: bool = False
-
-    @property
-    def first(self) -> int:
-        """The distance from a token to the one that the first tap reads."""
-        return -(self.taps // 2) if self.centered else 1 - self.taps
-
-
-@dataclass(frozen=True)
 class Layer:
     """The properties that may differ between layers. `window` is the largest distance that attention spans. `experts`
-    take the place of the MLP that the spec describes for all layers, `convolution` that of attention."""
+    take the place of the MLP that the spec describes for all layers, `convolution` that of attention. `heads`: of
+    other sizes than the spec's."""
 
     norms: tuple[NormPlace, ...] = POST
     window: int | None = None
     rotary: Rotary | None = None
     experts: Experts | None = None
     convolution: ShortConvolution | None = None
+    heads: Heads | None = None
 
 
 @dataclass(frozen=True)
@@ -217,10 +208,11 @@ class EncoderSpec:
     `norm` is the kind of all norms, and `layers` say where they are. A key head and a value head are shared by
     heads / kv_heads query heads. Attention is softmax(cap(q kᵀ * attention_scale) + bias) v, where cap(x) is
     soft_cap * tanh(x / soft_cap); with `causal` a token attends to no later one. `qk_norm` norms the query and the
-    key of each head, and with `whole_qk_norm` those of all heads as one vector. The MLP of a layer is
-    down(activation(gate) * up) if `gated`, else down(activation(up)). `biases` names the linear parts that have one.
-    If `parallel`, the MLP reads the input of the layer, as attention does (GPT-NeoX, arXiv:2204.06745, §2.1).
-    `residual_scale` multiplies the outputs of attention and MLP (Granite; muP, arXiv:2203.03466).
+    key of each head, and with `whole_qk_norm` those of all heads as one vector; `value_norm` also norms each value,
+    without weights. The MLP of a layer is down(activation(gate) * up) if `gated`, else down(activation(up)). `biases`
+    names the linear parts that have one. If `parallel`, the MLP reads the input of the layer, as attention does
+    (GPT-NeoX, arXiv:2204.06745, §2.1). `residual_scale` multiplies the outputs of attention and MLP (Granite; muP,
+    arXiv:2203.03466).
 
     `sinks`: in each head the softmax of a row of scores has one number more, which is learned and belongs to no key, so
     that the shares of the keys sum up to less than one (arXiv:2309.17453; gpt-oss, arXiv:2508.10925, §2.3).
@@ -254,6 +246,7 @@ class EncoderSpec:
     causal: bool = False
     qk_norm: bool = False
     whole_qk_norm: bool = False
+    value_norm: bool = False
     soft_cap: float | None = None
     query_growth: QueryGrowth | None = None
     relative_bias: RelativeBias | Alibi | Disentangled | None = None
@@ -262,6 +255,7 @@ class EncoderSpec:
     biases: tuple[LinearName, ...] = LINEARS
     embedding_norm: bool = True
     embedding_scale: float = 1.0
+    layer_inputs: LayerInputs | None = None
     residual_scale: float = 1.0
     parallel: bool = False
     dropped_token: int | None = None
@@ -311,6 +305,10 @@ class EncoderSpec:
         """The name of the table of biases by distance of layer i, if there is one."""
         own = isinstance(self.relative_bias, RelativeBias) and self.relative_bias.per_layer
         return f"layers.{i}.relative_bias" if own else "relative_bias"
+
+    def of_layer(self, layer: Layer) -> "EncoderSpec":
+        """With the sizes of the layer's own heads."""
+        return replace(self, kv_heads=layer.heads.kv_heads, head_size=layer.heads.size) if layer.heads else self
 
     @property
     def convolves(self) -> bool:

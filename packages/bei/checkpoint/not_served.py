@@ -33,7 +33,7 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(
         (
             *("clip", "siglip", "siglip2", "jina_clip", "jina_embeddings_v4", "colpali", "colqwen2", "qwen2_vl"),
-            *("qwen2_5_vl", "qwen3_vl", "paligemma", "llama_nemotron_vl", "embedding_gemma2"),
+            *("qwen2_5_vl", "qwen3_vl", "paligemma", "llama_nemotron_vl"),
         ),
         _IMAGES,
     ),

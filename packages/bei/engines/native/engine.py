@@ -73,6 +73,8 @@ def check(spec: EncoderSpec) -> None:
         raise SetupError("a mixture of experts beside attention needs the torch engine")
     if any(layer.experts and layer.experts.intermediate_size % 2 for layer in spec.layers):
         raise SetupError("the intermediate size of experts is odd")
+    if spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers):
+        raise SetupError("a layer with inputs and heads of its own (EmbeddingGemma 2) needs the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if spec.decoder is not None:

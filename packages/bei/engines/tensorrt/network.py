@@ -52,6 +52,8 @@ def check(spec: EncoderSpec, longest: int) -> None:
         raise SetupError("short convolutions (LFM2) need the torch engine")
     if spec.sinks:
         raise SetupError("attention sinks need the torch engine")
+    if spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers):
+        raise SetupError("a layer with inputs and heads of its own (EmbeddingGemma 2) needs the torch engine")
     if isinstance(spec.relative_bias, Disentangled):
         raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
     if spec.dropped_token is not None:

@@ -19,6 +19,7 @@ from bei.engines.torch.cross_decoder import Decoder
 from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
+from bei.engines.torch.layer_inputs import InputGate, InputsOfLayers
 from bei.engines.torch.linear import Product, read_linear, spare_rows
 from bei.engines.torch.mlp import read_mlp
 from bei.engines.torch.norm import HeadNorms, NormLayer, WholeNorms
@@ -43,7 +44,14 @@ class Encoder:
             positions = weights.exact("relative_positions.weight")
             if spec.relative_bias.norm:
                 positions = NormLayer(spec.relative_bias.norm, weights, "relative_positions.norm")(positions)
-        self._layers = [_Layer(spec, weights, i, positions, observe) for i in range(len(spec.layers))]
+        self._layers = [
+            _Layer(spec.of_layer(layer), weights, i, positions, observe) for i, layer in enumerate(spec.layers)
+        ]
+        self._inputs_of_layers, self._gates = None, []
+        if spec.layer_inputs:
+            self._inputs_of_layers = InputsOfLayers(spec, spec.layer_inputs.size, weights)
+            self._gates = [InputGate(spec, weights, f"layers.{i}") for i in range(len(spec.layers))]
+            self._next_norms = [_norm(spec, weights, i + 1, "attention_in") for i in range(len(spec.layers))]
         self._final_norm = NormLayer(spec.norm, weights, "final_norm") if spec.final_norm else None
         self._first_norm = _norm(spec, weights, 0, "attention_in")
         self._cos_sin = {rotary: _CosSin(rotary, i, weights) for i, rotary in enumerate(spec.rotaries)}
@@ -66,13 +74,16 @@ class Encoder:
             cos_sin_of[rotary] = F.pad(rows_of(inputs), (0, 0, 0, len(x) - len(inputs["ids"])))
         places = Places(inputs, len(x)) if self._spec.convolves else None
         normed = _normed(x, self._first_norm, self._dtype)
-        embedded = x
+        embedded, own = x, self._inputs_of_layers(x) if self._inputs_of_layers else None
         for i, (layer, of) in enumerate(zip(self._layers, self._spec.layers, strict=True)):
             attention = self._grown(inputs, self._attention(inputs, i, of.window))
             x, normed = layer(x, normed, cos_sin_of[of.rotary], attention, places)
             if i == 0 and self._convolved is not None:
                 x = self._convolved(embedded, x, inputs)
                 normed = x.to(self._dtype)
+            if own is not None:
+                x = self._gates[i](x, own[:, i])
+                normed = _normed(x, self._next_norms[i], self._dtype)
         x = x[: len(inputs["ids"])]
         x = self._final_norm(x) if self._final_norm else x
         return x if self._decoder is None else self._decoder(x, inputs)
@@ -210,6 +221,8 @@ class _Layer:
         qk, v = self._split(self._qkv(x))
         if self._head_norms is not None or cos_sin is not None:
             qk = _rotated(qk, self._head_norms, cos_sin, self._dtype)
+        if self._spec.value_norm:
+            v = F.rms_norm(v.float(), v.shape[-1:], eps=self._spec.norm.eps).to(self._dtype)
         q, k = qk.split((self._spec.heads, self._spec.kv_heads), 1)
         return attention(q, k, v, self._position_scores)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bei.architectures.spec import ShortConvolution
+from bei.architectures.layer_parts import ShortConvolution
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.weights import Weights

@@ -57,6 +57,7 @@ class Varlen:
     def expresses(spec: EncoderSpec, device: torch.device, dtype: torch.dtype) -> bool:
         fits = spec.head_size <= _LARGEST_HEAD and spec.head_size % _HEAD_MULTIPLE == 0
         plain = spec.relative_bias is None and spec.soft_cap is None and not spec.sinks
+        plain = plain and not any(layer.heads for layer in spec.layers)
         ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return ampere and dtype in (torch.bfloat16, torch.float16) and fits and plain
 
