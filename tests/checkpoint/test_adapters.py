@@ -246,6 +246,15 @@ def test_a_downloaded_adapter_names_no_folder_of_this_machine(tmp_path, monkeypa
         fetch(settings("HF", "org/tiny", tmp_path))
 
 
+@pytest.mark.parametrize("revision", ["../../../../x", "/etc", "a/../../b"])
+def test_a_base_s_revision_leads_nowhere_else(tmp_path, revision):
+    """The hub's library makes a path of it, to read and to write."""
+    base = save(tmp_path / "base", random_model("bert"))
+    adapter(tmp_path / "adapter", base, "bert", base_model_name_or_path="org/base", revision=revision)
+    with pytest.raises(SetupError, match=r"adapter_config\.json: `revision` '.*' is no branch, tag or commit"):
+        fetch(settings("LOCAL", str(tmp_path / "adapter"), tmp_path))
+
+
 def test_a_base_on_the_hub(tmp_path, monkeypatch):
     base = save(tmp_path / "base", random_model("bert"))
     worth = adapter(tmp_path / "adapter", base, "bert", base_model_name_or_path="org/base")

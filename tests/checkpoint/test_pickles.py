@@ -341,6 +341,9 @@ DAMAGED = {
     "old, of an unknown storage": old(dictionary(tensor()), ("1",)),
     "old, of many storages": old(dictionary(tensor()), ("0",) * 1000),
     "old, of another size": old(dictionary(tensor(of=storage(2**40)))),
+    "old, where no file reaches": old(dictionary(tensor(of=storage(2**60))), ("0", "0")).replace(
+        struct.pack("<q", 16), struct.pack("<q", 2**60)
+    ),
     "old, truncated": old(dictionary(tensor()))[:-20],
 }
 
@@ -368,6 +371,7 @@ def hostile_zips() -> dict[str, bytes]:
         "a list larger than the file": change(content, long_end + 40, most),
         "a list elsewhere": change(content, long_end + 48, most),
         "a locator elsewhere": change(content, end - 20 + 8, most),
+        "a locator where no file reaches": change(content, end - 20 + 8, struct.pack("<Q", 2**63 - 1)),
         "an end of another kind": change(content, end - 20 + 8, struct.pack("<Q", 0)),
         "a header elsewhere": change(content, directory + 42, struct.pack("<I", 2**31)),
         "a size beyond the end": change(plain, first + 20, struct.pack("<2I", 2**31, 2**31)),

@@ -52,6 +52,8 @@ def _base(settings: SourceSettings, place: Path) -> Path:
         next((of for of in (Path(name).expanduser(), place / name) if of.is_dir()), None) if may_be_folder else None
     )
     if folder is None:
+        if revision is not None and not _REVISION.fullmatch(revision):
+            raise SetupError(f"{place / CONFIG}: `revision` {short(revision)} is no branch, tag or commit")
         wanted = {"source": "HF", "repo": name, "revision": revision}
         try:
             found = _hugging_face(settings.model_copy(update=wanted))

@@ -94,7 +94,7 @@ def _place(file: IO[bytes], header: int, size: int, length: int) -> Place:
 
 
 def _read(file: IO[bytes], start: int, size: int) -> bytes:
-    if start < 0:
+    if not 0 <= start <= file.seek(0, 2):
         raise ValueError("it is truncated")
     file.seek(start)
     content = file.read(size)

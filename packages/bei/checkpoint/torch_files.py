@@ -111,9 +111,9 @@ def _old(file: IO[bytes]) -> dict[str, Located]:
 
 
 def _old_places(file: IO[bytes], start: int, storages: list[Storage]) -> dict[str, Place]:
-    places = {}
+    places, length = {}, file.seek(0, 2)
     for storage in storages:
-        file.seek(start)
+        file.seek(min(start, length))
         if struct.unpack("<q", file.read(8)) != (storage.count,):
             raise ValueError("a storage has another size")
         places[storage.key] = Place(start + 8, storage.count * _NUMPY[storage.kind].itemsize)
