@@ -104,6 +104,34 @@ def test_what_is_there_is_never_written_over(tmp_path, tiny_folder):
     assert [file.name for file in out.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_is_followed(tmp_path, tiny_folder, is_there):
+    place = tmp_path / "place"
+    if is_there:
+        place.mkdir()
+    (tmp_path / "link").symlink_to(place)
+    assert run(tiny_folder, tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink() and (place / "config.json").exists()
+
+
+def test_what_comes_there_meanwhile_stays_and_is_told(tmp_path, tiny_folder, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr("bei.checkpoint.convert.read", lambda *_: (out / "mine").write_text("mine"))
+    result = run(tiny_folder, out)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"bei: {out}: Directory not empty")
+    assert [file.name for file in out.iterdir()] == ["mine"]
+
+
+def test_a_mounted_folder_is_refused_at_once(tmp_path, tiny_folder, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda place: place == out)
+    result = run(tiny_folder, out)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"bei: {out} is mounted and cannot be replaced; name a folder in it\n")
+
+
 @pytest.mark.parametrize(
     "fault", ["a pickle that runs", "a model that is not served", "an adapter", "no model", "no repository"]
 )

@@ -30,9 +30,11 @@ _INDEX = "pytorch_model.bin.index.json"
 def convert(folder: Path, out: Path, name: str) -> None:
     """Writes the checkpoint in `folder` to `out`, a new or empty folder, and reads it there. Files in order are copied.
     Raises SetupError for an `out` that is not empty, and for a checkpoint that cannot be served."""
-    out = out.expanduser().absolute()
+    out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SetupError(f"{out} is not empty; name a new folder")
+    if out.is_mount():
+        raise SetupError(f"{out} is mounted and cannot be replaced; name a folder in it")
     if adapter_in(folder) is not None:
         raise SetupError(f"{name} is a LoRA adapter: serve it as it is, or merge it with peft, merge_and_unload()")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,8 @@ def convert(folder: Path, out: Path, name: str) -> None:
         umask = os.umask(0)
         os.umask(umask)
         unfinished.chmod(0o777 & ~umask)
+        if out.exists():
+            out.rmdir()
 
 
 def _places(folder: Path) -> list[Path]:
