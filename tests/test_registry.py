@@ -137,6 +137,14 @@ def test_metrics_are_of_the_model_that_answers(services):
     )
 
 
+@pytest.mark.parametrize("path", ["/info", "/health/ready"])
+def test_a_query_of_many_parameters_is_refused_unread(services, path):
+    """64 KiB of them would hold the loop for 10 ms; probes need no key."""
+    reply = answered(services, path, method="GET", query="a=1&" * 15_000)
+    assert reply.status == 400 and b"more than 64 parameters" in reply.body
+    assert answered(services, path, method="GET", query="a=1&" * 63 + "model=second").status == 200
+
+
 def test_a_server_is_ready_when_all_models_are(services):
     assert answered(services, "/health/ready", method="GET").status == 200
     state, services["reranker"].readiness.state = services["reranker"].readiness.state, "draining"

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import parse_qsl
 
-from bei.errors import Invalid, Unauthorized, UnsupportedMediaType, short
+from bei.errors import Invalid, Malformed, Unauthorized, UnsupportedMediaType, short
 from bei.settings import ServerSettings
 
 _JSON = ("application/json", "text/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
 """Types under which clients send JSON; curl -d calls it a form."""
+
+_MOST_PARAMETERS = 64  # of a query: each takes a microsecond, and a request head has room for 16,000
 
 _ID = re.compile(r"[!-~]{1,128}")
 
@@ -39,8 +41,11 @@ class Call:
 
     @property
     def model(self) -> str | None:
-        """The model that the query names: /info?model=NAME."""
-        return dict(parse_qsl(self.query)).get("model") if self.query else None
+        """The model that the query names: /info?model=NAME. Raises Malformed."""
+        try:
+            return dict(parse_qsl(self.query, max_num_fields=_MOST_PARAMETERS)).get("model") if self.query else None
+        except ValueError:
+            raise Malformed(f"the query has more than {_MOST_PARAMETERS} parameters; send `model`") from None
 
     def given_id(self, name: str) -> str | None:
         """The client's own id for its request in header `name`. None without one, or for one that does not fit into a
