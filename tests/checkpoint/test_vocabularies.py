@@ -1,6 +1,7 @@
 """Checkpoints without tokenizer.json: what is built from the files of older tokenizers equals transformers' own."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 
 from bei.checkpoint import vocabulary
 from bei.checkpoint.load import read
-from bei.checkpoint.vocabulary import builder, byte_pairs, draft, piece_pairs, ranks, sentencepiece
+from bei.checkpoint.vocabulary import builder, byte_pairs, draft, sentencepiece
 from bei.errors import SetupError
 from bei.tokenizer import Tokenizer, limits
 from tests.support.tiny_models import random_model, save
@@ -292,10 +293,30 @@ def test_tokens_and_merges_are_counted(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"holds more than 10 tokens, the most"):
         patch.setattr(sentencepiece, "MOST_TOKENS", 10)
         vocabulary.build(write(tmp_path / "pieces", CASES["T5"]))
-    for module, name in ((byte_pairs, "GPT-2"), (piece_pairs, "Mistral"), (piece_pairs, "Gemma"), (ranks, "tiktoken")):
+    for module, name in ((byte_pairs, "GPT-2"), (draft, "Mistral"), (draft, "Gemma"), (draft, "tiktoken")):
         with monkeypatch.context() as patch, pytest.raises(SetupError, match=r"more than 10 (lines|merges), the most"):
             patch.setattr(module, "MOST_MERGES", 10)
             vocabulary.build(write(tmp_path / name, CASES[name]))
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Gemma", "tiktoken"])
+def test_characters_of_merges_are_counted(name, tmp_path, monkeypatch):
+    """Tokens that are parts of one another: 0.5 MB of them have 350 MB of merges."""
+    monkeypatch.setattr(draft, "MOST_MERGED", 20)
+    with pytest.raises(SetupError, match="has merges of more than 20 characters, the most that are read"):
+        vocabulary.build(write(tmp_path, CASES[name]))
+
+
+@pytest.mark.parametrize("name", ["BERT, nothing stated", "tiktoken"])
+def test_many_special_tokens_take_no_more_than_their_share(name, tmp_path):
+    case = CASES[name]
+    many: dict = {"additional_special_tokens": [{"content": f"<{i}>"} for i in range(20_000)]}
+    if name == "tiktoken":
+        many["added_tokens_decoder"] = {"20000": {"content": "<a>"}}
+    config = case.get("tokenizer_config.json", {})
+    began = time.process_time()
+    vocabulary.build(write(tmp_path, {**case, "tokenizer_config.json": {**config, **many}}))
+    assert time.process_time() - began < 10
 
 
 def test_an_option_without_effect_is_logged(tmp_path, caplog):

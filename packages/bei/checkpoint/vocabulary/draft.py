@@ -1,9 +1,10 @@
 """A tokenizer in the making: the library's model with its normalizer and splitter, then its special tokens, then the
 template that puts some of them around a text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import AnyStr
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
@@ -14,6 +15,7 @@ from bei.errors import SetupError, short
 
 MOST_BYTES = 1 << 24  # of a file of a vocabulary; the largest known has 5 MB
 MOST_TOKENS, MOST_MERGES = 2_000_000, 4_000_000
+MOST_MERGED = 1 << 26  # characters of all merges
 _ADDED = 100_000
 _LONGEST, _TEXT = 1024, 12_000_000  # characters of a token, bytes of all: the library takes 350 of each
 
@@ -74,9 +76,8 @@ def _tokens(draft: Draft, named: Named, stated: Stated) -> list[AddedToken]:
     added = [_raw(token) if draft.raw_added else token for token in stated.added]
     found: list[Token] = [token for token in added if repr(token) not in same]
     known |= set(map(str, found))
-    for token in (*named.values(), *stated.extra(draft.additional)):
-        if token is not None and str(token) not in known and token not in found:
-            found.append(token)
+    more = (token for token in (*named.values(), *stated.extra(draft.additional)) if token is not None)
+    found += {repr(token): token for token in more if str(token) not in known}.values()
     names = {str(token) for token in named.values() if token is not None}
     if len(found) > _ADDED:
         raise SetupError(f"tokenizer_config.json adds {len(found)} tokens; at most {_ADDED} are read")
@@ -158,6 +159,20 @@ def text_of(files: Files, name: str) -> str:
         raise SetupError(
             f"{PurePath(name).name} is not UTF-8 ({exc.reason} at byte {exc.start}); download it again"
         ) from None
+
+
+def counted(merges: Iterable[tuple[AnyStr, AnyStr]], name: str) -> list[tuple[AnyStr, AnyStr]]:
+    """Raises SetupError for merges that would take gigabytes: long tokens may be parts of one another."""
+    found: list[tuple[AnyStr, AnyStr]] = []
+    characters = 0
+    for left, right in merges:
+        found.append((left, right))
+        characters += len(left) + len(right)
+        if len(found) > MOST_MERGES:
+            raise SetupError(f"{name} has more than {MOST_MERGES} merges, the most that are read")
+        if characters > MOST_MERGED:
+            raise SetupError(f"{name} has merges of more than {MOST_MERGED} characters, the most that are read")
+    return found
 
 
 def check_tokens(name: str, tokens: Mapping[str, object] | list[str]) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import islice
 
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
@@ -12,11 +11,10 @@ from tokenizers.normalizers import Normalizer, Replace
 from tokenizers.pre_tokenizers import Metaspace, PreTokenizer, Split
 
 from bei.checkpoint.vocabulary import ranks, sentencepiece
-from bei.checkpoint.vocabulary.draft import MOST_MERGES, Draft, Files, Kind, Named
+from bei.checkpoint.vocabulary.draft import Draft, Files, Kind, Named, counted
 from bei.checkpoint.vocabulary.sentencepiece import Model
 from bei.checkpoint.vocabulary.stated import Stated, Token
 from bei.checkpoint.vocabulary.unigrams import charsmap, only_file, scored, specials_of
-from bei.errors import SetupError
 
 Merge = tuple[str, str]
 
@@ -29,10 +27,7 @@ def _splits(vocab: Mapping[str, object], pieces: Iterable[str]) -> list[Merge]:
         for at in range(1, len(piece))
         if piece[:at] in vocab and piece[at:] in vocab
     )
-    merges = list(islice(found, MOST_MERGES + 1))
-    if len(merges) > MOST_MERGES:
-        raise SetupError(f"the sentencepiece model has more than {MOST_MERGES} merges, the most that are read")
-    return merges
+    return counted(found, "the sentencepiece model")
 
 
 def _merges_by_id(vocab: dict[str, int]) -> list[Merge]:

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import re
-from itertools import islice
 
 from tokenizers import AddedToken, Regex
 from tokenizers import Tokenizer as Library
@@ -12,7 +11,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import ByteLevel as Offsets
 
-from bei.checkpoint.vocabulary.draft import MOST_MERGES, Draft, Files, Named, check_tokens
+from bei.checkpoint.vocabulary.draft import Draft, Files, Named, check_tokens, counted
 from bei.checkpoint.vocabulary.stated import Stated
 from bei.errors import SetupError, short
 
@@ -52,17 +51,15 @@ def _letters(token: bytes) -> str:
     return "".join(map(_LETTERS.__getitem__, token))
 
 
-def _merges(ranks: dict[bytes, int]) -> list[tuple[str, str]]:
+def _merges(ranks: dict[bytes, int], name: str) -> list[tuple[str, str]]:
     found = (
-        (rank, ranks[token[:at]], ranks[token[at:]], token[:at], token[at:])
-        for token, rank in ranks.items()
+        (token[:at], token[at:])
+        for token in ranks
         for at in range(1, len(token))
         if token[:at] in ranks and token[at:] in ranks
     )
-    merges = list(islice(found, MOST_MERGES + 1))
-    if len(merges) > MOST_MERGES:
-        raise SetupError(f"the tokens have more than {MOST_MERGES} merges, the most that are read")
-    return [(_letters(left), _letters(right)) for *_, left, right in sorted(merges)]
+    merges = sorted(counted(found, name), key=lambda of: (ranks[of[0] + of[1]], ranks[of[0]], ranks[of[1]]))
+    return [(_letters(left), _letters(right)) for left, right in merges]
 
 
 def draft(files: Files, stated: Stated, named: Named) -> Draft:
@@ -70,7 +67,7 @@ def draft(files: Files, stated: Stated, named: Named) -> Draft:
     ranks = _read(content, name)
     vocab = {_letters(token): rank for token, rank in ranks.items()}
     check_tokens(name, vocab)
-    library = Library(BPE(vocab, _merges(ranks), fuse_unk=False, ignore_merges=True))
+    library = Library(BPE(vocab, _merges(ranks, name), fuse_unk=False, ignore_merges=True))
     splitters = [Split(Regex(_PATTERN), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
     library.pre_tokenizer = Sequence(splitters)
     library.decoder = Decoder()
@@ -88,4 +85,5 @@ def _extra(stated: Stated, size: int) -> list[str]:
     if last - size > 100_000:
         raise SetupError(f"tokenizer_config.json: added_tokens_decoder has the id {last}, far beyond {size} tokens")
     found = [by_id.get(id, f"<|reserved_token_{id}|>") for id in range(size, last + 1)]
-    return [*found, *(token for token in map(str, stated.extra([])) if token not in set(found))]
+    held = set(found)
+    return [*found, *(token for token in map(str, stated.extra([])) if token not in held)]
