@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from torch._inductor import codecache
 
-from bei import files
+from bei import cli, files, processes
 from bei.checkpoint import sources
 from bei.checkpoint.tensors import _content_hash
 from bei.engines import plan
@@ -183,6 +184,24 @@ def test_torch_keeps_its_code_in_the_cache(tmp_path, monkeypatch):
     folder = Path(codecache.cache_dir())
     assert folder == tmp_path / "cache" / "torch"
     assert mode(folder) == 0o700
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("info", "--source", "LOCAL", "--repo", "~nobody-here/m"),
+        ("convert", "~nobody-here/m", "out"),
+    ],
+)
+def test_a_home_that_is_unknown_is_a_line(command):
+    result = CliRunner().invoke(cli.main, command)
+    message = "bei: '~nobody-here/m': the home folder is unknown; write the whole path\n"
+    assert (result.exit_code, result.stderr) == (2, message)
+
+
+def test_homes_are_looked_up_in_one_place():
+    sources = processes.HOME.joinpath("bei").rglob("*.py")
+    assert {file.name for file in sources if ".expanduser(" in file.read_text()} == {"files.py"}
 
 
 def test_what_fails_leaves_nothing_and_what_was_there(tmp_path):

@@ -107,7 +107,7 @@ def test_names_and_secrets():
         (
             changed("trt_llm.build.lora_adapters", {"a": {"source": "HF", "repo": "a/b"}}),
             {},
-            "trt_llm.build.lora_adapters: adapters are for generating models",
+            "trt_llm.build.lora_adapters: adapters of a request are for generating models",
         ),
         (
             changed("trt_llm.build.speculator", {"speculative_decoding_mode": "LOOKAHEAD_DECODING"}),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import yaml
 
-from bei import __version__, logs, options, processes
+from bei import __version__, files, logs, options, processes
 from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
@@ -139,7 +139,7 @@ def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log
     from bei.checkpoint import sources
     from bei.checkpoint.convert import convert as write
 
-    source = "LOCAL" if Path(model).expanduser().is_dir() else "HF"
+    source = "LOCAL" if files.expanded(model).is_dir() else "HF"
     given = {"source": source, "repo": model, "revision": revision, "cache_dir": cache_dir}
     settings = SourceSettings.model_validate(given)
     write(sources.fetch(settings).folder, output, settings.public_repo)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 from uuid import uuid4
 
-from bei.errors import SetupError, why
+from bei.errors import SetupError, short, why
 
 log = logging.getLogger("bei")
 
@@ -56,12 +56,20 @@ def replacing_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def expanded(path: Path | str) -> Path:
+    """With the folder that a `~` at its beginning stands for. Raises SetupError if that is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SetupError(f"{short(str(path))}: the home folder is unknown; write the whole path") from None
+
+
 @contextmanager
 def cache(root: Path, name: str) -> Iterator[Path]:
     """The folder `name` of the cache at `root`, made if it is missing. If others may write to either, a line in the log
     says so, and a private folder among the system's temporary files is used. Raises SetupError for that folder, and for
     errors of writing inside the block."""
-    root = root.expanduser().absolute()
+    root = expanded(root).absolute()
     try:
         make_folder(root / name)
         yield root / name if _is_ours(root) and _is_ours(root / name) else _temporary(name)

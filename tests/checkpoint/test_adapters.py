@@ -186,6 +186,7 @@ REFUSED = {
     "`lora_alpha` must be a number, not 'x'": {"lora_alpha": "x"},
     r"rank_pattern: '\(a\+\)\+\$' is not supported": {"rank_pattern": {"(a+)+$": 4}},
     "`base_model_name_or_path` must name the base, not None": {"base_model_name_or_path": None},
+    "`base_model_name_or_path` must name the base, not 'xxx": {"base_model_name_or_path": "x" * 5000},
     r"base_model_name_or_path: '/no/such' is not a Hugging Face": {"base_model_name_or_path": "/no/such"},
     r"base_model_name_or_path: '\.\./\.\./x' is not a Hugging Face": {"base_model_name_or_path": "../../x"},
 }

@@ -10,6 +10,7 @@ from bei import __version__
 from bei.bulk.parts import Identity
 from bei.bulk.worker import Job
 from bei.checkpoint.load import Checkpoint
+from bei.files import expanded
 from bei.settings import ModelSettings
 from bei.settings.groups import NO_ROW
 
@@ -26,7 +27,7 @@ def identity(job: Job, checkpoint: Checkpoint, part_rows: int) -> Identity:
     return {
         "bei": __version__,
         "model": job.settings.served_model_name,
-        "weights": checkpoint.tensors.fingerprint(job.settings.cache_dir.expanduser() / "bulk"),
+        "weights": checkpoint.tensors.fingerprint(expanded(job.settings.cache_dir) / "bulk"),
         "tokenizer": hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
         **_of_checkpoint(checkpoint),
         "input": job.input.sha256,

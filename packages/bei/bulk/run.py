@@ -17,6 +17,7 @@ from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Invalid, SetupError, short
+from bei.files import expanded
 from bei.serving.routes import ROUTES
 from bei.settings import Settings
 from bei.tasks import vectors
@@ -64,9 +65,9 @@ def embed(
 
 def _anywhere(settings: Settings) -> Settings:
     """The settings with absolute folders, so that workers on other machines find them."""
-    places: dict[str, object] = {"cache_dir": settings.cache_dir.expanduser().absolute()}
+    places: dict[str, object] = {"cache_dir": expanded(settings.cache_dir).absolute()}
     if settings.source == "LOCAL":
-        places["repo"] = str(Path(settings.repo).expanduser().absolute())
+        places["repo"] = str(expanded(settings.repo).absolute())
     return settings.model_copy(update=places)
 
 

@@ -15,6 +15,7 @@ CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PART = re.compile(r"(?P<module>.*)\.lora_(?P<side>embedding_A|embedding_B|A|B)(\.weight)?")
 _PLAIN = re.compile(r"\^?[\w.]+")
+_LONGEST = 1024  # characters of the name of a base
 _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base as it is."""
 _REFUSED = {
@@ -100,7 +101,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     """The name of an adapter's base, and its revision. Raises SetupError."""
     config = read_json(folder / CONFIG)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not isinstance(base, str) or not base or "\0" in base:
+    if not isinstance(base, str) or not 0 < len(base) <= _LONGEST or "\0" in base:
         raise SetupError(f"{folder / CONFIG}: `base_model_name_or_path` must name the base, not {short(base)}")
     return base, revision if isinstance(revision, str) and revision else None
 

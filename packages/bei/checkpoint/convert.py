@@ -30,7 +30,7 @@ _INDEX = "pytorch_model.bin.index.json"
 def convert(folder: Path, out: Path, name: str) -> None:
     """Writes the checkpoint in `folder` to `out`, a new or empty folder, and reads it there. Files in order are copied.
     Raises SetupError for an `out` that is not empty, and for a checkpoint that cannot be served."""
-    out = out.expanduser().resolve()
+    out = files.expanded(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SetupError(f"{out} is not empty; name a new folder")
     if out.is_mount():

@@ -7,6 +7,7 @@ from typing import Any
 
 from bei.checkpoint.reranking import TEMPLATES, PairTemplate
 from bei.errors import SetupError, one_line, short, why
+from bei.files import expanded
 
 _MOST = 1 << 16  # bytes
 _PARTS = {
@@ -44,7 +45,7 @@ def read_template(file: Path) -> PairTemplate:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.expanduser().open("rb") as opened:
+        with expanded(file).open("rb") as opened:
             content = opened.read(_MOST + 1)
     except FileNotFoundError:
         names = ", ".join((*TEMPLATES, "none"))

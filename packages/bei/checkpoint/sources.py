@@ -48,9 +48,7 @@ def _base(settings: SourceSettings, place: Path) -> Path:
     """The folder of an adapter's base: a repository of the hub, or, for an adapter of this machine, a folder."""
     name, revision = base_of(place)
     may_be_folder = settings.source in ("LOCAL", "BASETEN_TRAINING")
-    folder = (
-        next((of for of in (Path(name).expanduser(), place / name) if of.is_dir()), None) if may_be_folder else None
-    )
+    folder = next((of for of in (files.expanded(name), place / name) if of.is_dir()), None) if may_be_folder else None
     if folder is None:
         if revision is not None and not _REVISION.fullmatch(revision):
             raise SetupError(f"{place / CONFIG}: `revision` {short(revision)} is no branch, tag or commit")
@@ -90,7 +88,7 @@ def _hugging_face(settings: SourceSettings) -> Fetched:
 
 
 def _local(settings: SourceSettings) -> Fetched:
-    return Fetched(Path(settings.repo).expanduser())
+    return Fetched(files.expanded(settings.repo))
 
 
 def _baseten_training(settings: SourceSettings) -> Fetched:

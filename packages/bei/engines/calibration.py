@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, Calibration
 from bei.errors import SetupError, one_line, short
+from bei.files import expanded
 
 log = logging.getLogger("bei")
 
@@ -43,7 +44,7 @@ def calibration_batches(checkpoint: Checkpoint, calibration: Calibration) -> Ite
 
 
 def _texts(dataset: str) -> Iterator[str]:
-    file = Path(dataset).expanduser()
+    file = expanded(dataset)
     if file.is_file():
         return _from_file(file)
     return _from_hub(dataset)

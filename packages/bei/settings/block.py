@@ -21,7 +21,7 @@ BEI_MAX_NUM_TOKENS = 16384
 REFUSED = {
     "inference_stack": "`v2` is for generating models; set `v1`",
     "build.speculator": "speculation is for generating models; remove the key",
-    "build.lora_adapters": "adapters are for generating models; merge one into the weights",
+    "build.lora_adapters": "adapters of a request are for generating models; serve one alone, as checkpoint_repository",
 }
 """Keys of truss for models that we do not serve, each with the remedy."""
 
