@@ -1,6 +1,7 @@
 """Zero-shot classification against transformers' pipeline, on one tiny model of inference."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -108,6 +109,18 @@ def test_pairs_are_counted_before_they_are_made(both):
     reply = call(both[1], "/predict", {"inputs": texts, "candidate_labels": ["a", "b", "c"]})
     assert reply.status == 413
     assert "batch size 3000 > maximum allowed batch size 2048" in json.loads(reply.body)["error"]
+
+
+@pytest.mark.parametrize("unit", ["a,", ","])
+def test_labels_in_a_text_are_counted_before_they_are_made(both, unit):
+    """Millions in one string of JSON held the interpreter for half a second, and took 600 MB."""
+    body = json.dumps({"inputs": "the cat", "candidate_labels": unit * 3_000_000}).encode()
+    tracemalloc.start()
+    reply = call(both[1], "/predict", body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (reply.status, json.loads(reply.body)["error"]) == (422, "`candidate_labels` must be at most 65536 labels")
+    assert peak < 4 * len(body) + 10_000_000
 
 
 def test_a_classifier_of_something_else(tmp_path):

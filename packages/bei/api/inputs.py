@@ -109,8 +109,13 @@ Documents = Annotated[
 ]
 
 
+_MOST_LABELS = 1 << 16  # in one text; those in a list are counted with the body's values
+
+
 def _candidates(value: Any) -> list[str]:
     """Labels in a list, or in one text with commas between them, as transformers' pipeline takes them."""
+    if isinstance(value, str) and value.count(",") > _MOST_LABELS:
+        raise ValueError(f"must be at most {_MOST_LABELS} labels")
     listed = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if isinstance(listed, list) and listed and all(isinstance(label, str) and label.strip() for label in listed):
         return listed
