@@ -235,7 +235,7 @@ def test_what_is_not_done_in_time_is_503_over_either(tiny_folder):
     assert everything(other).startswith(b"HTTP/1.1 503 ")
     client.sock.close()
     other.close()
-    exit_status, log = running.process.wait(20), running.process.communicate()[1]
+    exit_status, log = running.process.wait(20), running.log()
     assert exit_status == 0
     assert "2 calls did not finish in 5 s, and get a 503" in log
     assert not re.search("Traceback|graceful|[Tt]ask|ASGI", log)

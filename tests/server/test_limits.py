@@ -32,8 +32,7 @@ def start(tiny_folder) -> Iterator[Callable[..., Running]]:
 
         def run(**options: object) -> Running:
             running = Running(tiny_folder, **options)
-            stack.callback(running.process.communicate)
-            stack.callback(running.process.kill)
+            stack.callback(running.kill)
             running.wait_for_health()
             return running
 

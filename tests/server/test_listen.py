@@ -26,8 +26,7 @@ def start(tiny_folder) -> Iterator[Callable[..., Running]]:
 
     yield run
     for server in started:
-        server.process.kill()
-        server.process.communicate()
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,8 @@ def test_503_while_loading_then_200(start):
 
 def test_a_load_that_fails_ends_with_2_and_one_line(start):
     running = start(0.1, -1)
-    _, log = running.process.communicate(timeout=LIMIT)
-    assert running.process.returncode == 2
+    assert running.process.wait(LIMIT) == 2
+    log = running.log()
     assert "it cannot be loaded" in log
     assert "Traceback" not in log
 
@@ -168,8 +167,8 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start):
         working.join(LIMIT)
     for answer in (refused, unhealthy):
         assert (answer.status_code, answer.headers["connection"], answer.headers["retry-after"]) == (503, "close", "1")
-    _, log = running.process.communicate(timeout=LIMIT)
-    assert (running.process.returncode, replies[0].status_code) == (0, 200)
+    status, log = running.process.wait(LIMIT), running.log()
+    assert (status, replies[0].status_code) == (0, 200)
     assert replies[0].headers["connection"] == "close"
     assert "SIGTERM: draining, 1 calls in flight" in log
 

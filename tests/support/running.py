@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,17 +26,20 @@ class Running:
     def __init__(
         self, folder: Path, load_seconds: float = 0, batch_seconds: float = 0, patience: float = 0, **settings: object
     ):
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a pipe would be full at some time, and the server wait
+        weakref.finalize(self, self._log.close)
         arguments = [folder, load_seconds, batch_seconds, patience, json.dumps(settings)]
         path = os.pathsep.join([str(ROOT / "packages"), str(ROOT)])
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", str(Path(__file__).with_name("slow_server.py")), *map(str, arguments)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
         )
-        self.port = int(self.process.stdout.readline() or 0)
-        assert self.port, self.process.stderr.read()
+        with self.process.stdout as line:
+            self.port = int(line.readline() or 0)
+        assert self.port, self.log()
         self.url = f"http{'s' if 'tls_cert' in settings else ''}://127.0.0.1:{self.port}"
 
     def wait_for_health(self, status: int = 200) -> None:
@@ -51,8 +56,16 @@ class Running:
     def stop(self) -> tuple[int, str]:
         """The exit status after SIGTERM, and the log."""
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=LIMIT)
-        return self.process.returncode, log
+        return self.process.wait(LIMIT), self.log()
+
+    def log(self) -> str:
+        """Everything that it has logged so far."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
