@@ -1,7 +1,6 @@
 """LoRA adapters in peft's layout: the base with the products added, as merge_and_unload makes it, or a refusal."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +11,8 @@ from safetensors.torch import load_file, save_file
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch, load
 from bei.errors import SetupError
-from tests.checkpoint.test_sources import settings
+from tests.support.saved import CONFIG, TARGETS, adapter, settings
 from tests.support.tiny_models import change_module, random_model, save, write_json, write_modules
-
-TARGETS = {
-    "bert": ("attention.self.query", "attention.self.value", "intermediate.dense"),
-    "modernbert": ("attn.Wqkv", "mlp.Wi"),
-    "qwen3": ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"),
-}
-CONFIG = {"peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "r": 4, "lora_alpha": 8, "bias": "none"}
-
-
-def adapter(folder: Path, base: Path, family: str, ranks=None, prefix: str = "", **config) -> dict[str, torch.Tensor]:
-    """Writes an adapter for `base`; returns the tensors of the two together, computed plainly."""
-    generator = torch.Generator().manual_seed(0)
-    ranks, stated = ranks or {}, {**CONFIG, "base_model_name_or_path": str(base), **config}
-    worth, stored = load_file(base / "model.safetensors"), {}
-    for name, weight in list(worth.items()):
-        module = name.removesuffix(".weight")
-        if not name.endswith(".weight") or not module.endswith(TARGETS[family]):
-            continue
-        rank = next((of for key, of in ranks.items() if module.endswith(key)), stated["r"])
-        alpha = next((of for key, of in config.get("alpha_pattern", {}).items() if module.endswith(key)), 8)
-        a = torch.randn(rank, weight.shape[1], generator=generator) / 8
-        b = torch.randn(weight.shape[0], rank, generator=generator) / 8
-        stored |= {f"base_model.model.{prefix}{module}.lora_{side}.weight": of for side, of in (("A", a), ("B", b))}
-        worth[name] = weight + alpha / (math.sqrt(rank) if config.get("use_rslora") else rank) * (b @ a)
-    folder.mkdir(exist_ok=True, parents=True)
-    save_file({name: of.contiguous() for name, of in stored.items()}, folder / "adapter_model.safetensors")
-    write_json(folder / "adapter_config.json", stated)
-    return worth
 
 
 def same(checkpoint, base: Path, worth: dict[str, torch.Tensor], folder: Path) -> None:

@@ -11,8 +11,7 @@ from click.testing import CliRunner
 
 from bei import cli
 from bei.checkpoint.load import read
-from tests.checkpoint.test_adapters import adapter
-from tests.checkpoint.test_sources import with_dense, without_safetensors
+from tests.support.saved import adapter, with_dense, without_safetensors
 from tests.support.tiny_models import VOCAB, random_model, save, write_json
 
 

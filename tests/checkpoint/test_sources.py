@@ -39,19 +39,8 @@ from bei.checkpoint.sources import fetch, load
 from bei.checkpoint.wheels import Wheel
 from bei.errors import SetupError
 from bei.settings import Settings
-from tests.support.tiny_models import random_model, save, write_json, write_modules
-
-
-def settings(source: str, repo: str, tmp_path: Path, secret: str | None = None, **flags) -> Settings:
-    repository = {
-        "source": source,
-        "repo": repo,
-        **({"revision": flags.pop("revision")} if "revision" in flags else {}),
-    }
-    config = {"trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": repository}}}
-    secrets = {"hf_access_token": secret} if secret else {}
-    return Settings.load(config, secrets=secrets, environ={}, cache_dir=tmp_path / "cache", **flags)
-
+from tests.support.saved import settings, with_dense, without_safetensors
+from tests.support.tiny_models import random_model, save
 
 # -- wheels ----------------------------------------------------------------------------------------------------------
 
@@ -194,22 +183,6 @@ def test_a_folder_that_is_no_model(tmp_path, files, message):
         fetch(settings("LOCAL", str(folder), tmp_path))
     with pytest.raises(SetupError, match="is not a folder"):
         fetch(settings("LOCAL", str(tmp_path / "absent"), tmp_path))
-
-
-def without_safetensors(folder: Path) -> None:
-    """Tensors of a checkpoint as torch.save writes them, in each of its folders."""
-    for file in folder.rglob("*.safetensors"):
-        tensors = safetensors.torch.load_file(file)
-        file.unlink()
-        torch.save(tensors, file.with_name("pytorch_model.bin"))
-
-
-def with_dense(folder: Path) -> Path:
-    save(folder, random_model("bert"), pooling={"pooling_mode": "mean", "embedding_dimension": 48})
-    write_modules(folder, {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense"})
-    write_json(folder / "2_Dense" / "config.json", {"in_features": 48, "out_features": 8, "bias": False})
-    safetensors.torch.save_file({"linear.weight": torch.rand(8, 48)}, folder / "2_Dense" / "model.safetensors")
-    return folder
 
 
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "modules"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import load
 from bei.errors import SetupError
-from tests.checkpoint.test_sources import settings
+from tests.support.saved import settings
 from tests.support.tiny_models import random_model, save, write_json
 
 TASKS = ["retrieval.query", "retrieval.passage", "separation"]

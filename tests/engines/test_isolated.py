@@ -16,6 +16,7 @@ from bei.engines import choice
 from bei.engines import isolated as isolated_engine
 from bei.engines.base import Batch, EngineFacts
 from bei.engines.isolated import IsolatedEngine
+from bei.engines.messages import LogLine
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
@@ -112,7 +113,7 @@ def test_a_batch_with_a_field_more_fails_by_its_name_and_alone(isolate):
 
 def test_an_engine_whose_facts_have_a_field_more_is_refused_by_its_name(isolate, monkeypatch):
     known = [(field.name, field.type) for field in fields(EngineFacts) if field.name != "streams"]
-    monkeypatch.setattr(isolated_engine, "LOADED", wire.Reader(make_dataclass("EngineFacts", known)))
+    monkeypatch.setattr(isolated_engine, "LOADED", wire.Reader(make_dataclass("EngineFacts", known), LogLine))
     with pytest.raises(SetupError, match="sent a message `EngineFacts` with the unknown field `streams`"):
         isolate()
 

@@ -68,7 +68,7 @@ def check(spec: EncoderSpec, longest: int) -> None:
 
 def gives_tokens(spec: EncoderSpec) -> bool:
     """Whether token rows are an output. SPLADE's are as wide as the vocabulary, and no route returns them."""
-    return spec.token_size < spec.vocab_size
+    return not spec.token_head or spec.token_size < spec.vocab_size
 
 
 @dataclass(frozen=True)
