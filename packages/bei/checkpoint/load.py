@@ -12,7 +12,7 @@ from bei.architectures.limits import check_counts, check_types
 from bei.architectures.positions import RelativeBias
 from bei.architectures.spec import EncoderSpec, HeadLayer
 from bei.architectures.static import STATIC
-from bei.checkpoint import not_served, own_code, static, task_adapters, texts, vocabulary, weights
+from bei.checkpoint import not_served, own_code, static, task_adapters, texts, weights
 from bei.checkpoint.adapters import CONFIG, read_adapter
 from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.heads import Served, Source, served_as
@@ -360,6 +360,8 @@ def _tokenizer_file(folder: Path, modules: Modules, cache_dir: Path) -> Path:
             if file.stat().st_size > MAX_JSON:
                 raise SetupError(f"{file} is larger than {MAX_JSON} bytes, the most that is read")
             return file
+    from bei.checkpoint import vocabulary  # importing it takes a thirtieth of a start, and few checkpoints need it
+
     return vocabulary.kept(modules.encoder, cache_dir)
 
 

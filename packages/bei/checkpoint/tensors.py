@@ -6,17 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bei import files
-from bei.checkpoint import torch_files
-from bei.checkpoint.torch_files import Located
 from bei.errors import SetupError, one_line
 
+if TYPE_CHECKING:
+    from bei.checkpoint.torch_files import Located
+
+_PICKLED = (".bin", ".pt")
+"""Endings of the files of torch.save."""
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn"}
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _FP8_MAX = 448.0
@@ -59,7 +62,7 @@ class Tensor:
     input_scale: "Tensor | None" = None
     rows_of: "Tensor | None" = None
     factors: "Tensor | None" = None
-    place: Located | None = None
+    place: "Located | None" = None
     low_rank: "LowRank | None" = None
 
     def rows(self, start: int, stop: int, less: int | None = None, step: int = 1) -> "Tensor":
@@ -92,7 +95,7 @@ def scan(file: Path) -> dict[str, Tensor]:
     """Every tensor of a file by its own name. Raises SetupError for a file missing, truncated, or of another format
     than its name says."""
     try:
-        return _located(file) if file.suffix in torch_files.SUFFIXES else _safetensors(file)
+        return _located(file) if file.suffix in _PICKLED else _safetensors(file)
     except FileNotFoundError:
         raise SetupError(f"{file} is missing; download the checkpoint again") from None
     except (SafetensorError, OSError) as exc:
@@ -115,6 +118,8 @@ def stored_kind(tensor: Tensor) -> str:
 
 
 def _located(file: Path) -> dict[str, Tensor]:
+    from bei.checkpoint import torch_files  # as few checkpoints need it as the builders of tokenizers
+
     return {
         name: Tensor(file, name, place.shape, _DTYPES.get(place.kind, place.kind), place=place)
         for name, place in torch_files.locate(file).items()
@@ -277,6 +282,8 @@ def _product(of: LowRank) -> np.ndarray:
 
 def _in_file(tensor: Tensor, rows: slice | None) -> np.ndarray:
     if tensor.place is not None:
+        from bei.checkpoint import torch_files
+
         return torch_files.read_rows(tensor.file, tensor.place, rows)
     with safe_open(tensor.file, "numpy") as opened:
         found: np.ndarray = opened.get_tensor(tensor.name) if rows is None else opened.get_slice(tensor.name)[rows]

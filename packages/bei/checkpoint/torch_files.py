@@ -17,7 +17,6 @@ from bei.checkpoint.pickles import Storage, Strided, read_pickle
 from bei.checkpoint.stored_zip import Place
 from bei.errors import SetupError, one_line
 
-SUFFIXES = (".bin", ".pt")
 _NUMPY: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
