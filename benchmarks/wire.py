@@ -253,10 +253,12 @@ class _Multiplexed(asyncio.Protocol):
             case h2.events.StreamEnded():
                 reply.done = time.monotonic()
                 self._forget(stream)
-                future.set_result(reply)
+                if not future.done():  # its asker may have just given up
+                    future.set_result(reply)
             case h2.events.StreamReset():
                 self._forget(stream)
-                future.set_exception(Lost(f"HTTP/2: stream reset, {event.error_code}"))
+                if not future.done():
+                    future.set_exception(Lost(f"HTTP/2: stream reset, {event.error_code}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
