@@ -41,7 +41,8 @@ class Mixture {
       else
         std::copy_n(x, width, normed.row(row));
       Stored* read = states.mixed.row(first + row);
-      for_vectors(width, [&](int j, int lanes) { store_lanes(read + j, load_lanes(normed.row(row) + j, lanes), lanes); });
+      for_vectors(width,
+                  [&](int j, int lanes) { store_lanes(read + j, load_lanes(normed.row(row) + j, lanes), lanes); });
       if (!model_.input_peaks) continue;
       float* peaks = model_.input_peaks + static_cast<size_t>(2 * i + 1) * width;
       for (int j = 0; j < width; j++) peaks[j] = std::max(peaks[j], std::abs(normed.row(row)[j]));

@@ -26,8 +26,13 @@ class PrecisionEncoder final : public BeiEncoder {
 
  public:
   PrecisionEncoder(const BeiModel& model, int threads)
-      : model_(model), embedding_(model), layer_(model), attention_(model), convolution_(model),
-        mixture_(model), helpers_(threads) {}
+      : model_(model),
+        embedding_(model),
+        layer_(model),
+        attention_(model),
+        convolution_(model),
+        mixture_(model),
+        helpers_(threads) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
     const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};
@@ -162,9 +167,8 @@ class PrecisionEncoder final : public BeiEncoder {
     for (int start = 0; start < row_count; start += kMixtureRows) {
       const int at_once = std::min(kMixtureRows, row_count - start);
       const std::vector<ExpertTask> tasks = mixture_.tasks(states, i, start, at_once);
-      helpers_.each(static_cast<int>(tasks.size()), mine, [&](int task, Scratch& scratch) {
-        mixture_.compute(states, i, start, tasks[task], scratch);
-      });
+      helpers_.each(static_cast<int>(tasks.size()), mine,
+                    [&](int task, Scratch& scratch) { mixture_.compute(states, i, start, tasks[task], scratch); });
       each_block(at_once, mine, [&](int first, int rows, Scratch& scratch) {
         mixture_.add(states, i, start, first, rows, scratch);
         layer_.normalize_x(states, model_.layers[i].ffn_end, start + first, rows);
