@@ -24,10 +24,8 @@ class Registry:
         """Raises SetupError for two models of one name, or for an alias of a model that is not served."""
         self.services: Sequence[Service] = services
         first = services[0]
-        self.settings, self.in_flight, self.metrics, self.tracer = (
-            *(first.settings, first.in_flight),
-            *(first.metrics, first.tracer),
-        )
+        self.settings, self.in_flight = first.settings, first.in_flight
+        self.metrics, self.tracer = first.metrics, first.tracer
         self._named = _by_name(services)
         # The threads of large bodies, and of large answers.
         self.readers, self.writers = ThreadPoolExecutor(2, "reader"), ThreadPoolExecutor(2, "writer")
