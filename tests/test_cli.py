@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pydantic import Field
 
 from bei import cli, options, router
+from bei.architectures import families
 from bei.serving.routes import ROUTES
 from bei.serving.service import Service
 from bei.settings import ModelSettings, Settings
@@ -152,9 +153,30 @@ def test_what_is_wrong_is_one_line_and_status_2(config, arguments, environment, 
     assert result.stderr.count("\n") == 1
 
 
-def test_nothing_heavy_is_imported_for_help():
-    code = "import bei.cli, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=with_path()).returncode == 0
+def imported(code: str) -> set[str]:
+    """The modules that an interpreter has imported after `code`."""
+    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
+    return set(subprocess.run(command, env=with_path(), stdout=subprocess.PIPE, check=True, text=True).stdout.split())
+
+
+OF_FEW_STARTS = {
+    *("torch", "transformers", "huggingface_hub", "httpx", "httpx2", "fsspec", "h2"),
+    *("bei.checkpoint.hub", "bei.checkpoint.vocabulary", "bei.checkpoint.torch_files", "bei.checkpoint.convert"),
+}
+
+
+def test_a_start_imports_what_it_needs():
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    settings = f"from bei.settings import Settings; Settings.load({config!r})"
+    assert not OF_FEW_STARTS & imported(f"import bei.cli; {settings}")
+    assert not {*OF_FEW_STARTS, "yaml"} & imported("import bei.engines.child, bei.engines.native.engine")
+
+
+def test_a_family_is_imported_when_it_is_read():
+    files = {place.partition(":")[0] for place in families._PLACES.values()}
+    assert not files & imported("import bei.cli, bei.engines.child")
+    read = "from bei.architectures import families; families.family({'model_type': 'bert'})"
+    assert files & imported(read) == {"bei.architectures.bert"}
 
 
 def with_path(**more: str) -> dict[str, str]:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field
 
 from bei.errors import SetupError
@@ -16,6 +19,7 @@ from bei.settings import (
     ServerSettings,
     Settings,
     SourceSettings,
+    block,
 )
 from bei.settings.reference import settings_of
 from tests.support.configs import tiny_config
@@ -35,6 +39,12 @@ def changed(path: str, value) -> dict:
         place = place.setdefault(parent, {})
     place[last] = value
     return config
+
+
+@given(st.from_regex(block._PLAIN_ID, fullmatch=True))
+def test_the_hub_takes_a_plain_id(repo):
+    """The hub's library, which judges the others, is not imported for such an id."""
+    validate_repo_id(repo)
 
 
 def test_the_default_config():

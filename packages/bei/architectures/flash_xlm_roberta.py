@@ -14,13 +14,6 @@ _DEFAULTS = {"layer_norm_eps": 1e-5, "type_vocab_size": 1}
 _OTHERS = {"rotary_emb_interleaved": False, "rotary_emb_scale_base": None, "lora_adaptations": None}
 
 
-def is_flash(config: Config) -> bool:
-    """Whether config.json is of Jina AI's XLMRobertaFlashConfig, whose model_type is that of XLM-RoBERTa, or none."""
-    stated = (config.get("auto_map") or {}).get("AutoConfig")
-    own = "use_flash_attn" in config or str(stated).endswith(".XLMRobertaFlashConfig")
-    return own and config.get("model_type") in (None, "", "xlm-roberta")
-
-
 def _flash(config: Config) -> EncoderSpec:
     refuse_others(config, _OTHERS)
     kind = config.get("position_embedding_type", "rotary")

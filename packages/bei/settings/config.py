@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from bei.errors import SetupError, one_line, short, why
@@ -17,6 +16,8 @@ _NEVER_SHOWN = ("api_key", "repo")  # a key is a secret, and an address may hold
 
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a config.yaml. Raises SetupError."""
+    import yaml  # the process of an engine, which imports this module, reads no YAML
+
     try:
         config = yaml.safe_load(path.read_text("utf-8"))
     except OSError as exc:
