@@ -58,12 +58,51 @@ def answered(services, path: str, body=None, method: str = "POST", **call: str) 
 
 
 @pytest.mark.parametrize(("kind", "path", "body"), [(kind, *of) for kind, of in OWN.items() if kind != "multi_vector"])
-def test_without_a_name_the_first_model_that_fits_the_route_answers(services, kind, path, body):
-    order = ["multi_vector", "second", "classifier", "reranker", "sparse", "embedding", "entities"]
+def test_without_a_name_the_first_model_whose_task_is_the_route_answers(services, kind, path, body):
+    order = ["multi_vector", "second", "reranker", "classifier", "sparse", "embedding", "entities"]
     reply = answered({name: services[name] for name in order}, path, body)
-    first = {"embedding": "second", "reranker": "multi_vector"}.get(kind, kind)  # it stands before the one of this kind
+    first = "second" if kind == "embedding" else kind  # of two embedders
     alone = answered({first: services[first]}, path, body)
     assert (reply.status, json.loads(reply.body)) == (200, json.loads(alone.body))
+
+
+def test_without_a_model_of_the_task_one_that_has_the_ability_answers(services):
+    path, body = OWN["reranker"]
+    reply = answered({name: services[name] for name in ("entities", "multi_vector", "second")}, path, body)
+    assert reply.body == answered({"multi_vector": services["multi_vector"]}, path, body).body
+
+
+BASE_URLS = [
+    *((f"/models/{kind}{path}", path, body, kind) for kind, (path, body) in OWN.items()),
+    ("/models/other/v1/embeddings", *OWN["embedding"], "second"),
+    ("/models/classifier", "/", {"inputs": "the cat"}, "classifier"),
+    ("/models/classifier/", "/", {"inputs": "the cat"}, "classifier"),
+    ("/models/reranker/predict", "/predict", {"inputs": [["a", "b"]]}, "reranker"),
+]
+
+
+@pytest.mark.parametrize(("below", "path", "body", "kind"), BASE_URLS)
+def test_below_a_base_url_a_call_is_about_that_model(services, below, path, body, kind):
+    reply = answered(services, below, {**body, "model": "gpt-4"})
+    alone = answered(services, path, {**body, "model": kind})
+    assert (reply.status, json.loads(reply.body)) == (200, json.loads(alone.body))
+
+
+def test_below_a_base_url_operations_are_about_that_model(services):
+    assert json.loads(answered(services, "/models/other/info", method="GET").body)["served_model_name"] == "second"
+    listed = json.loads(answered(services, "/models/other/v1/models", method="GET").body)["data"]
+    assert [model["id"] for model in listed] == ["second"]
+    assert answered(services, "/models/second/health", method="GET").status == 200
+
+
+@pytest.mark.parametrize("path", ["/models/gpt-4/embed", "/models/second/nothing", "/models//embed", "/models/"])
+def test_below_no_base_url_there_is_nothing(services, path):
+    assert answered(services, path, {"inputs": "a"}).status in (404, 405)
+
+
+def test_an_unfit_route_below_a_base_url_is_refused(services):
+    reply = answered(services, "/models/classifier/embed", {"inputs": "a"})
+    assert (reply.status, "its task is classifier" in json.loads(reply.body)["error"]) == (424, True)
 
 
 @pytest.mark.parametrize("name", [*sorted(PLACEHOLDERS), "Model", "ANY"])

@@ -9,7 +9,7 @@ import OpenAI from "openai";
 const require = createRequire(import.meta.url);
 const { PerformanceClient } = require("@basetenlabs/performance-client");
 const given = JSON.parse(process.argv[2]);
-const { urls, texts, query, documents, people } = given;
+const { urls, bases, texts, query, documents, people } = given;
 
 const openai = (options = {}) =>
   new OpenAI({ baseURL: urls.embedding + "/v1", apiKey: "k", maxRetries: 0, ...options });
@@ -17,16 +17,16 @@ const hub = new InferenceClient();
 
 const calls = {
   async js_openai() {
-    const answer = await openai().embeddings.create({ model: "m", input: texts });
+    const answer = await openai().embeddings.create({ model: "any", input: texts });
     return { vectors: answer.data.map((item) => Array.from(item.embedding)) };
   },
   async js_openai_float() {
-    const body = { model: "m", input: texts[0], encoding_format: "float" };
+    const body = { model: "any", input: texts[0], encoding_format: "float" };
     return { vector: (await openai().embeddings.create(body)).data[0].embedding };
   },
   async js_openai_says_what_was_wrong() {
     try {
-      await openai().embeddings.create({ model: "m", input: "a", dimensions: 9999 });
+      await openai().embeddings.create({ model: "any", input: "a", dimensions: 9999 });
     } catch (error) {
       return { message: error.message };
     }
@@ -34,7 +34,7 @@ const calls = {
   },
   async js_langchain_openai() {
     const configuration = { baseURL: urls.embedding + "/v1" };
-    const embeddings = new OpenAIEmbeddings({ model: "m", apiKey: "k", configuration });
+    const embeddings = new OpenAIEmbeddings({ model: "any", apiKey: "k", configuration });
     return { vectors: await embeddings.embedDocuments(texts) };
   },
   async js_huggingface_feature_extraction() {
@@ -48,28 +48,28 @@ const calls = {
   async js_huggingface_text_classification() {
     const labels = [];
     for (const inputs of documents) {
-      const found = await hub.textClassification({ endpointUrl: urls.classifier, inputs, parameters: {} });
+      const found = await hub.textClassification({ endpointUrl: bases.classifier, inputs, parameters: {} });
       labels.push(found[0].label);
     }
     return { labels };
   },
   async js_cohere_v1_rerank() {
     const client = new CohereClient({ environment: urls.reranker, token: "k" });
-    const answer = await client.rerank({ model: "m", query, documents });
+    const answer = await client.rerank({ model: "any", query, documents });
     return { ranks: answer.results.map((item) => [item.index, item.relevanceScore]) };
   },
   async js_cohere_v2_rerank() {
     const client = new CohereClientV2({ environment: urls.reranker, token: "k" });
-    const answer = await client.rerank({ model: "m", query, documents, topN: 2 });
+    const answer = await client.rerank({ model: "any", query, documents, topN: 2 });
     return { ranks: answer.results.map((item) => [item.index, item.relevanceScore]) };
   },
   async js_cohere_v2_embed() {
     const client = new CohereClientV2({ environment: urls.embedding, token: "k" });
-    const body = { model: "m", texts, inputType: "search_document", embeddingTypes: ["float"] };
+    const body = { model: "any", texts, inputType: "search_document", embeddingTypes: ["float"] };
     return { vectors: (await client.embed(body)).embeddings.float };
   },
   async js_baseten_embed() {
-    const answer = await new PerformanceClient(urls.embedding, "k").embed(texts, "m");
+    const answer = await new PerformanceClient(urls.embedding, "k").embed(texts, "any");
     return { vectors: answer.data.map((item) => item.embedding) };
   },
   async js_baseten_rerank() {

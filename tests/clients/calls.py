@@ -25,10 +25,21 @@ def call(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str,
 
 
 class Given:
-    """urls by server: embedding, reranker, by_score (the reranker, best first), classifier, pii."""
+    """`urls` by model: embedding, reranker, classifier and pii have one address; by_score is the reranker, best first,
+    at another. `bases` are the base URLs of each model, for clients that ask for no path of its own task: those of
+    /info and of /."""
 
-    def __init__(self, urls: dict[str, str], texts: list[str], query: str, documents: list[str], people: list[str]):
-        self.urls, self.texts, self.query, self.documents, self.people = urls, texts, query, documents, people
+    def __init__(
+        self,
+        urls: dict[str, str],
+        bases: dict[str, str],
+        texts: list[str],
+        query: str,
+        documents: list[str],
+        people: list[str],
+    ):
+        self.urls, self.bases = urls, bases
+        self.texts, self.query, self.documents, self.people = texts, query, documents, people
 
 
 # -- OpenAI ----------------------------------------------------------------------------------------------------------
@@ -40,7 +51,7 @@ def openai_embeddings(given: Given) -> dict[str, Any]:
 
     client = OpenAI(base_url=given.urls["embedding"] + "/v1", api_key="k", max_retries=0)
     assert client.models.list().data[0].id
-    answer = client.embeddings.create(model="m", input=given.texts)
+    answer = client.embeddings.create(model="any", input=given.texts)
     assert answer.usage.prompt_tokens > 0
     return {"vectors": [item.embedding for item in answer.data]}
 
@@ -50,7 +61,7 @@ def openai_embeddings_float(given: Given) -> dict[str, Any]:
     from openai import OpenAI
 
     client = OpenAI(base_url=given.urls["embedding"] + "/v1", api_key="k", max_retries=0)
-    answer = client.embeddings.create(model="m", input=given.texts[0], encoding_format="float", user="u")
+    answer = client.embeddings.create(model="any", input=given.texts[0], encoding_format="float", user="u")
     return {"vector": answer.data[0].embedding}
 
 
@@ -60,7 +71,7 @@ def openai_async_embeddings(given: Given) -> dict[str, Any]:
 
     async def run() -> list[list[float]]:
         async with AsyncOpenAI(base_url=given.urls["embedding"] + "/v1", api_key="k", max_retries=0) as client:
-            answers = await asyncio.gather(*(client.embeddings.create(model="m", input=text) for text in given.texts))
+            answers = await asyncio.gather(*(client.embeddings.create(model="any", input=text) for text in given.texts))
             return [answer.data[0].embedding for answer in answers]
 
     return {"vectors": asyncio.run(run())}
@@ -72,7 +83,7 @@ def openai_says_what_was_wrong(given: Given) -> dict[str, Any]:
 
     client = OpenAI(base_url=given.urls["embedding"] + "/v1", api_key="k", max_retries=0)
     try:
-        client.embeddings.create(model="m", input="a", dimensions=9999)
+        client.embeddings.create(model="any", input="a", dimensions=9999)
     except UnprocessableEntityError as error:
         return {"message": str(error)}
     raise AssertionError("no error")
@@ -83,7 +94,7 @@ def langchain_openai(given: Given) -> dict[str, Any]:
     from langchain_openai import OpenAIEmbeddings
 
     embeddings = OpenAIEmbeddings(
-        model="m", base_url=given.urls["embedding"] + "/v1", api_key="k", check_embedding_ctx_length=False
+        model="any", base_url=given.urls["embedding"] + "/v1", api_key="k", check_embedding_ctx_length=False
     )
     return {"vectors": embeddings.embed_documents(given.texts)}
 
@@ -106,7 +117,7 @@ def langchain_openai_token_ids_are_refused(given: Given) -> dict[str, Any]:
     import tiktoken
 
     tiktoken.encoding_for_model = tiktoken.get_encoding = lambda name: Encoding()
-    embeddings = OpenAIEmbeddings(model="m", base_url=given.urls["embedding"] + "/v1", api_key="k")
+    embeddings = OpenAIEmbeddings(model="any", base_url=given.urls["embedding"] + "/v1", api_key="k")
     try:
         embeddings.embed_documents(given.texts)
     except UnprocessableEntityError as error:
@@ -118,7 +129,7 @@ def langchain_openai_token_ids_are_refused(given: Given) -> dict[str, Any]:
 def llama_index_openai_like(given: Given) -> dict[str, Any]:
     from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
-    embeddings = OpenAILikeEmbedding(model_name="m", api_base=given.urls["embedding"] + "/v1", api_key="k")
+    embeddings = OpenAILikeEmbedding(model_name="any", api_base=given.urls["embedding"] + "/v1", api_key="k")
     return {"vectors": embeddings.get_text_embedding_batch(given.texts)}
 
 
@@ -128,7 +139,7 @@ def haystack_openai(given: Given) -> dict[str, Any]:
     from haystack.utils import Secret
 
     key = Secret.from_token("k")
-    embedder = OpenAITextEmbedder(model="m", api_base_url=given.urls["embedding"] + "/v1", api_key=key)
+    embedder = OpenAITextEmbedder(model="any", api_base_url=given.urls["embedding"] + "/v1", api_key=key)
     return {"vector": embedder.run(given.texts[0])["embedding"]}
 
 
@@ -143,13 +154,15 @@ def _performance_client(url: str, **options: Any) -> Any:
 
 @call
 def baseten_embed(given: Given) -> dict[str, Any]:
-    answer = _performance_client(given.urls["embedding"]).embed(input=given.texts, model="m")
+    answer = _performance_client(given.urls["embedding"]).embed(input=given.texts, model="any")
     return {"vectors": answer.numpy().tolist()}
 
 
 @call
 def baseten_embed_base64(given: Given) -> dict[str, Any]:
-    answer = _performance_client(given.urls["embedding"]).embed(input=given.texts, model="m", encoding_format="base64")
+    answer = _performance_client(given.urls["embedding"]).embed(
+        input=given.texts, model="any", encoding_format="base64"
+    )
     raw = [base64.b64decode(item.embedding) for item in answer.data]
     return {"vectors": [list(struct.unpack(f"<{len(row) // 4}f", row)) for row in raw]}
 
@@ -157,13 +170,13 @@ def baseten_embed_base64(given: Given) -> dict[str, Any]:
 @call
 def baseten_embed_http2(given: Given) -> dict[str, Any]:
     client = _performance_client(given.urls["embedding"], http_version=2)
-    return {"vectors": client.embed(input=given.texts, model="m").numpy().tolist()}
+    return {"vectors": client.embed(input=given.texts, model="any").numpy().tolist()}
 
 
 @call
 def baseten_async_embed(given: Given) -> dict[str, Any]:
     async def run() -> Any:
-        return await _performance_client(given.urls["embedding"]).async_embed(input=given.texts, model="m")
+        return await _performance_client(given.urls["embedding"]).async_embed(input=given.texts, model="any")
 
     return {"vectors": asyncio.run(run()).numpy().tolist()}
 
@@ -264,7 +277,7 @@ def huggingface_hub_text_classification(given: Given) -> dict[str, Any]:
 
 @call
 def huggingface_hub_text_classification_top_k(given: Given) -> dict[str, Any]:
-    client = _hub(given.urls["classifier"])
+    client = _hub(given.bases["classifier"])
     found = [client.text_classification(text, top_k=1) for text in given.documents]
     assert all(len(rows) == 1 for rows in found)
     return {"labels": [rows[0].label for rows in found]}
@@ -285,47 +298,47 @@ def _tei(url: str) -> Any:
 
 @call
 def tei_client_embed(given: Given) -> dict[str, Any]:
-    return {"vectors": _tei(given.urls["embedding"]).embed(given.texts)}
+    return {"vectors": _tei(given.bases["embedding"]).embed(given.texts)}
 
 
 @call
 def tei_client_async_embed(given: Given) -> dict[str, Any]:
-    return {"vectors": asyncio.run(_tei(given.urls["embedding"]).async_embed(given.texts))}
+    return {"vectors": asyncio.run(_tei(given.bases["embedding"]).async_embed(given.texts))}
 
 
 @call
 def tei_client_embed_all(given: Given) -> dict[str, Any]:
-    rows = _tei(given.urls["embedding"]).embed_all(given.texts)
+    rows = _tei(given.bases["embedding"]).embed_all(given.texts)
     means = [[sum(column) / len(states) for column in zip(*states, strict=True)] for states in rows]
     return {"vectors": means}
 
 
 @call
 def tei_client_tokenize(given: Given) -> dict[str, Any]:
-    client = _tei(given.urls["embedding"])
+    client = _tei(given.bases["embedding"])
     ids = [result.get_ids() for result in client.tokenize(given.texts)]
     assert len(client.decode(ids)) == len(given.texts)
-    return {"vectors": _tei(given.urls["embedding"]).embed([row[1:-1] for row in ids])}
+    return {"vectors": _tei(given.bases["embedding"]).embed([row[1:-1] for row in ids])}
 
 
 @call
 def tei_client_info(given: Given) -> dict[str, Any]:
-    kinds = {name: _tei(url).info().server_model_type.value for name, url in given.urls.items()}
+    kinds = {name: _tei(url).info().server_model_type.value for name, url in given.bases.items()}
     expected = {"classifier": "classifier", "pii": "classifier", "reranker": "reranker", "by_score": "reranker"}
-    assert kinds == {name: expected.get(name, "embedding") for name in given.urls}
-    assert _tei(given.urls["classifier"]).info().server_model_metadata.label2id["business"] == 0
-    return {"vectors": _tei(given.urls["embedding"]).embed(given.texts)}
+    assert kinds == {name: expected.get(name, "embedding") for name in given.bases}
+    assert _tei(given.bases["classifier"]).info().server_model_metadata.label2id["business"] == 0
+    return {"vectors": _tei(given.bases["embedding"]).embed(given.texts)}
 
 
 @call
 def tei_client_rerank(given: Given) -> dict[str, Any]:
-    answer = _tei(given.urls["reranker"]).rerank(given.query, given.documents)
+    answer = _tei(given.bases["reranker"]).rerank(given.query, given.documents)
     return {"ranks": [[rank.index, rank.score] for rank in answer.ranks]}
 
 
 @call
 def tei_client_classify(given: Given) -> dict[str, Any]:
-    answer = _tei(given.urls["classifier"]).classify(given.documents)
+    answer = _tei(given.bases["classifier"]).classify(given.documents)
     return {"labels": [result.scores[0].label for result in answer]}
 
 
@@ -344,7 +357,7 @@ def infinity_client_embeddings(given: Given) -> dict[str, Any]:
     from infinity_client.models import OpenAIEmbeddingInputText
 
     with _infinity(given.urls["embedding"]) as client:
-        answer = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=given.texts, model="m"))
+        answer = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(input_=given.texts, model="any"))
     return {"vectors": [item.embedding for item in answer.data]}
 
 
@@ -354,7 +367,7 @@ def infinity_client_rerank(given: Given) -> dict[str, Any]:
     from infinity_client.models import RerankInput
 
     with _infinity(given.urls["reranker"]) as client:
-        body = RerankInput(query=given.query, documents=given.documents, model="m")
+        body = RerankInput(query=given.query, documents=given.documents, model="any")
         answer = rerank.sync(client=client, body=body)
     return {"ranks": [[item.index, item.relevance_score] for item in answer.results]}
 
@@ -365,7 +378,7 @@ def infinity_client_classify(given: Given) -> dict[str, Any]:
     from infinity_client.models import ClassifyInput
 
     with _infinity(given.urls["classifier"]) as client:
-        answer = classify.sync(client=client, body=ClassifyInput(input_=given.documents, model="m"))
+        answer = classify.sync(client=client, body=ClassifyInput(input_=given.documents, model="any"))
     return {"labels": [max(rows, key=lambda row: row.score).label for rows in answer.data]}
 
 
@@ -373,7 +386,7 @@ def infinity_client_classify(given: Given) -> dict[str, Any]:
 def langchain_community_infinity_embeddings(given: Given) -> dict[str, Any]:
     from langchain_community.embeddings import InfinityEmbeddings
 
-    embeddings = InfinityEmbeddings(model="m", infinity_api_url=given.urls["embedding"])
+    embeddings = InfinityEmbeddings(model="any", infinity_api_url=given.urls["embedding"])
     return {"vectors": embeddings.embed_documents(given.texts)}
 
 
@@ -394,7 +407,7 @@ def langchain_community_infinity_rerank(given: Given) -> dict[str, Any]:
     from langchain_community.document_compressors.infinity_rerank import InfinityRerank
 
     client = Client(base_url=given.urls["reranker"])
-    return _langchain_ranks(InfinityRerank(client=client, model="m", top_n=len(given.documents)), given)
+    return _langchain_ranks(InfinityRerank(client=client, model="any", top_n=len(given.documents)), given)
 
 
 @call
@@ -402,7 +415,7 @@ def langchain_community_jina_rerank(given: Given) -> dict[str, Any]:
     from langchain_community.document_compressors import JinaRerank, jina_rerank
 
     jina_rerank.JINA_API_URL = given.urls["reranker"] + "/v1/rerank"
-    compressor = JinaRerank(jina_api_key="k", model="m", top_n=len(given.documents))
+    compressor = JinaRerank(jina_api_key="k", model="any", top_n=len(given.documents))
     return _langchain_ranks(compressor, given)
 
 
@@ -413,7 +426,7 @@ def langchain_community_jina_rerank(given: Given) -> dict[str, Any]:
 def llama_index_tei_embeddings(given: Given) -> dict[str, Any]:
     from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
 
-    embeddings = TextEmbeddingsInference(model_name="m", base_url=given.urls["embedding"], auth_token="Bearer k")
+    embeddings = TextEmbeddingsInference(model_name="any", base_url=given.urls["embedding"], auth_token="Bearer k")
     return {"vectors": embeddings.get_text_embedding_batch(given.texts)}
 
 
@@ -422,7 +435,7 @@ def llama_index_tei_rerank(given: Given) -> dict[str, Any]:
     from llama_index.core.schema import NodeWithScore, TextNode
     from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 
-    ranker = TextEmbeddingInference(base_url=given.urls["reranker"], top_n=len(given.documents), model_name="m")
+    ranker = TextEmbeddingInference(base_url=given.urls["reranker"], top_n=len(given.documents), model_name="any")
     nodes = [NodeWithScore(node=TextNode(text=text, id_=str(i))) for i, text in enumerate(given.documents)]
     found = ranker.postprocess_nodes(nodes, query_str=given.query)
     return {"ranks": [[int(node.node.node_id), node.score] for node in found]}
@@ -469,7 +482,7 @@ def cohere_v1_rerank(given: Given) -> dict[str, Any]:
     import cohere
 
     client = cohere.Client(api_key="k", base_url=given.urls["reranker"])
-    answer = client.rerank(model="m", query=given.query, documents=given.documents, return_documents=True)
+    answer = client.rerank(model="any", query=given.query, documents=given.documents, return_documents=True)
     assert all(item.document.text == given.documents[item.index] for item in answer.results)
     return {"ranks": [[item.index, item.relevance_score] for item in answer.results]}
 
@@ -479,7 +492,7 @@ def cohere_v2_rerank(given: Given) -> dict[str, Any]:
     import cohere
 
     client = cohere.ClientV2(api_key="k", base_url=given.urls["reranker"])
-    answer = client.rerank(model="m", query=given.query, documents=given.documents, top_n=2)
+    answer = client.rerank(model="any", query=given.query, documents=given.documents, top_n=2)
     return {"ranks": [[item.index, item.relevance_score] for item in answer.results]}
 
 
@@ -488,7 +501,7 @@ def cohere_v1_embed(given: Given) -> dict[str, Any]:
     import cohere
 
     client = cohere.Client(api_key="k", base_url=given.urls["embedding"])
-    return {"vectors": client.embed(texts=given.texts, model="m", input_type="search_document").embeddings}
+    return {"vectors": client.embed(texts=given.texts, model="any", input_type="search_document").embeddings}
 
 
 @call
@@ -497,7 +510,7 @@ def cohere_v2_embed(given: Given) -> dict[str, Any]:
 
     client = cohere.ClientV2(api_key="k", base_url=given.urls["embedding"])
     answer = client.embed(
-        texts=given.texts, model="m", input_type="search_document", embedding_types=["float", "ubinary"]
+        texts=given.texts, model="any", input_type="search_document", embedding_types=["float", "ubinary"]
     )
     assert len(answer.embeddings.ubinary[0]) == len(answer.embeddings.float_[0]) // 8
     return {"vectors": answer.embeddings.float_}
@@ -508,7 +521,7 @@ def langchain_cohere_rerank(given: Given) -> dict[str, Any]:
     from langchain_cohere import CohereRerank
 
     compressor = CohereRerank(
-        base_url=given.urls["reranker"], cohere_api_key="k", model="m", top_n=len(given.documents)
+        base_url=given.urls["reranker"], cohere_api_key="k", model="any", top_n=len(given.documents)
     )
     return _langchain_ranks(compressor, given)
 
@@ -517,7 +530,7 @@ def langchain_cohere_rerank(given: Given) -> dict[str, Any]:
 def langchain_cohere_embeddings(given: Given) -> dict[str, Any]:
     from langchain_cohere import CohereEmbeddings
 
-    embeddings = CohereEmbeddings(base_url=given.urls["embedding"], cohere_api_key="k", model="m")
+    embeddings = CohereEmbeddings(base_url=given.urls["embedding"], cohere_api_key="k", model="any")
     return {"vectors": embeddings.embed_documents(given.texts)}
 
 
@@ -545,17 +558,17 @@ def _litellm_ranks(model: str, path: str, given: Given) -> dict[str, Any]:
 
 
 CALLS |= {
-    "litellm_openai": partial(_litellm_vectors, "openai/m", "/v1", {}),
-    "litellm_hosted_vllm": partial(_litellm_vectors, "hosted_vllm/m", "/v1", {}),
-    "litellm_infinity": partial(_litellm_vectors, "infinity/m", "", {}),
-    "litellm_jina": partial(_litellm_vectors, "jina_ai/m", "/v1", {}),
-    "litellm_cohere": partial(_litellm_vectors, "cohere/m", "/v2/embed", {}),
-    "litellm_huggingface": partial(_litellm_vectors, "huggingface/m", "/embed", {"input_type": "embed"}),
-    "litellm_rerank_cohere": partial(_litellm_ranks, "cohere/m", "/v2/rerank"),
-    "litellm_rerank_jina": partial(_litellm_ranks, "jina_ai/m", ""),
-    "litellm_rerank_infinity": partial(_litellm_ranks, "infinity/m", ""),
-    "litellm_rerank_hosted_vllm": partial(_litellm_ranks, "hosted_vllm/m", ""),
-    "litellm_rerank_huggingface": partial(_litellm_ranks, "huggingface/m", ""),
+    "litellm_openai": partial(_litellm_vectors, "openai/any", "/v1", {}),
+    "litellm_hosted_vllm": partial(_litellm_vectors, "hosted_vllm/any", "/v1", {}),
+    "litellm_infinity": partial(_litellm_vectors, "infinity/any", "", {}),
+    "litellm_jina": partial(_litellm_vectors, "jina_ai/any", "/v1", {}),
+    "litellm_cohere": partial(_litellm_vectors, "cohere/any", "/v2/embed", {}),
+    "litellm_huggingface": partial(_litellm_vectors, "huggingface/any", "/embed", {"input_type": "embed"}),
+    "litellm_rerank_cohere": partial(_litellm_ranks, "cohere/any", "/v2/rerank"),
+    "litellm_rerank_jina": partial(_litellm_ranks, "jina_ai/any", ""),
+    "litellm_rerank_infinity": partial(_litellm_ranks, "infinity/any", ""),
+    "litellm_rerank_hosted_vllm": partial(_litellm_ranks, "hosted_vllm/any", ""),
+    "litellm_rerank_huggingface": partial(_litellm_ranks, "huggingface/any", ""),
 }
 
 

@@ -1,10 +1,13 @@
-"""Real client libraries of Python and JavaScript against live servers: what they get is what plain HTTP gets."""
+"""Real client libraries of Python and JavaScript against one live server of five models: what they get is what plain
+HTTP gets from a server of one model. No client names a model, except by a base URL where every model has the path."""
 
 import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ import numpy as np
 import pytest
 
 from tests.clients.calls import CALLS
+from tests.support.live_servers import TASK_SERVERS
 from tests.support.parity import cosines
-from tests.support.servers import ROOT
-from tests.support.shared import once
+from tests.support.servers import ROOT, serving
+from tests.support.shared import once, shared
+from tests.support.small_models import small_model
 
 HERE = Path(__file__).parent
 JS_CALLS = re.findall(r"async (js_\w+)\(", (HERE / "calls.mjs").read_text())
+MODELS = ("embedding", "reranker", "classifier", "pii", "splade")
 TEXTS = ["What is Deep Learning?", "Deep Learning is...", "The striker scored twice."]
 QUERY = "Ad sales boost Time Warner profit"
 DOCUMENTS = [
@@ -37,9 +43,23 @@ def clients() -> Path:
     return python.parents[1]
 
 
+def one_server(folder: Path) -> AbstractContextManager[str]:
+    configs = [flag for name in MODELS[1:] for flag in ("--config", str(ROOT / TASK_SERVERS[name][0]))]
+    alias = "--alias=abc=sentence-transformers/all-MiniLM-L6-v2"  # llama_index_baseten sends the id of a deployment
+    return serving("--precision", "fp32", *configs, alias, log=folder / "server-of-all.log")
+
+
 @pytest.fixture(scope="session")
-def given(task_urls) -> str:
-    return json.dumps({"urls": task_urls, "texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE})
+def given(task_urls, of_all_workers) -> Iterator[str]:
+    """The argument of calls.py and calls.mjs, in JSON."""
+    for name in MODELS[1:]:
+        small_model(name)
+    with shared(of_all_workers / "server-of-all", partial(one_server, of_all_workers)) as url:
+        names = [model["id"] for model in httpx.get(f"{url}/v1/models").raise_for_status().json()["data"]]
+        bases = {kind: f"{url}/models/{name}" for kind, name in zip(MODELS, names, strict=True)}
+        urls = {**dict.fromkeys(MODELS, url), "by_score": task_urls["by_score"]}
+        texts = {"texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE}
+        yield json.dumps({"urls": urls, "bases": bases, **texts})
 
 
 def run(command: list[str | Path], **options: Any) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import logging
 from pydantic import BaseModel, StrictStr, TypeAdapter
 
 from bei import logs, tracing
-from bei.api import cors
+from bei.api import base_urls, cors
 from bei.api.bodies import read
 from bei.api.call import Call, authorize, check_content_type
 from bei.api.fields import Body
@@ -34,6 +34,7 @@ _NAMING = TypeAdapter(_Naming)
 async def answer(registry: Registry, call: Call, route: Route | None = None) -> Reply:
     """The reply to any call; an error of the client or the engine is a reply, too, and never an exception. `route` is
     the result of `admit`, for a host that called it before it read the body."""
+    base_urls.enter(registry, call)
     with registry.in_flight.request(), Observation(registry, call, TABLE.label(call.path)) as seen:
         try:
             reply = cors.preflight(call, registry.settings) or await _reply(registry, call, route, seen)
@@ -68,6 +69,7 @@ def lost(registry: Registry, call: Call, error: ClientGone) -> None:
 def admit(registry: Registry, call: Call) -> Route:
     """The route of a call, from its head alone. Raises NotFound, MethodNotAllowed, Unauthorized or
     UnsupportedMediaType."""
+    base_urls.enter(registry, call)
     route = TABLE.route(call)
     if registry.settings.protect_all or not route.public:
         authorize(call, registry.settings)
@@ -92,7 +94,7 @@ async def _compute(
     body, service = None, registry.services[0]
     try:
         body = await read(adapter, call.body, registry.settings, registry.readers, registry.in_flight.admit)
-        service = registry.resolve(route.ability, body.model)
+        service = registry.resolve(route.ability, call.base or body.model)
         seen.computing(service)
         model = service.model
         result = await _handle(route, model, body, call)
@@ -107,9 +109,11 @@ async def _compute(
 
 
 async def _named(registry: Registry, call: Call) -> Service:
-    """The model that a body names, for a route that depends on the model."""
+    """The model that a base URL or a body names, for a route that depends on the model."""
     if len(registry.services) == 1:
         return registry.services[0]
+    if call.base is not None:
+        return registry.resolve(name=call.base)
     body = await read(_NAMING, call.body, registry.settings, registry.readers)
     return registry.resolve(name=body.model)
 

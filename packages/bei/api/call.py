@@ -24,7 +24,8 @@ _ID = re.compile(r"[!-~]{1,128}")
 @dataclass
 class Call:
     """`headers` have lower-case names. `arrived` is a time.monotonic(). A host may set the `body` last. `query` is the
-    part of the target after `?`. `parameters` are parts of the path, once its route is known."""
+    part of the target after `?`. `parameters` are parts of the path, once its route is known. `base` names the
+    model below whose base URL the path was."""
 
     method: str
     path: str
@@ -33,6 +34,7 @@ class Call:
     arrived: float = field(default_factory=time.monotonic)
     query: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
 
     @cached_property
     def request_id(self) -> str:
@@ -41,7 +43,9 @@ class Call:
 
     @property
     def model(self) -> str | None:
-        """The model that the query names: /info?model=NAME. Raises Malformed."""
+        """The model of the base URL, or the one that the query names: /info?model=NAME. Raises Malformed."""
+        if self.base is not None:
+            return self.base
         try:
             return dict(parse_qsl(self.query, max_num_fields=_MOST_PARAMETERS)).get("model") if self.query else None
         except ValueError:

@@ -81,7 +81,8 @@ async def embeddings(model: ServedModel, body: OpenAIEmbeddings, call: Call) -> 
 
 
 async def models(registry: Registry, body: None, call: Call) -> Result:
-    return Result({"object": "list", "data": [_model(service) for service in registry.services]})
+    services = registry.services if call.base is None else (registry.resolve(name=call.base),)
+    return Result({"object": "list", "data": [_model(service) for service in services]})
 
 
 async def model(registry: Registry, body: None, call: Call) -> Result:

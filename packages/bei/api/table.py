@@ -49,6 +49,9 @@ class Table:
                 return self._methods[path]
         return None
 
+    def has(self, path: str) -> bool:
+        return path in self._methods or any(pattern.fullmatch(path) for pattern, _ in self._templates)
+
     def label(self, path: str) -> str:
         """The path under which a call is counted: the route's own, or `other`, because clients can invent any number of
         paths."""

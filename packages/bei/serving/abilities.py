@@ -13,6 +13,8 @@ Ability = Literal["embed", "embed_tokens", "embed_sparse", "similarity", "rerank
 
 @dataclass(frozen=True)
 class Need:
+    """`tasks`: the one whose own ability it is, and others that have it, too."""
+
     tasks: tuple[Task, ...]
     refusal: str
 
@@ -27,6 +29,12 @@ NEEDS: Mapping[Ability, Need] = {
     "classify": Need(("classifier", "reranker"), "Model is not a classifier model"),
     "entities": Need(("entities",), "Model is not a token classification model"),
 }
+
+
+def is_own(checkpoint: Checkpoint, ability: Ability) -> bool:
+    """Whether an ability is what a checkpoint is made for: a reranker classifies, too, but a classifier is made for
+    it."""
+    return checkpoint.task == NEEDS[ability].tasks[0]
 
 
 def has(checkpoint: Checkpoint, ability: Ability) -> bool:

@@ -1,12 +1,12 @@
 """The models that one server serves, and the state that they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bei.engines.cpus import available_cpus
 from bei.errors import ModelNotFound, SetupError, short
 from bei.metrics import Metrics
-from bei.serving.abilities import Ability
+from bei.serving.abilities import Ability, is_own
 from bei.serving.service import Service
 from bei.settings import Settings
 from bei.slots import Slots
@@ -49,9 +49,9 @@ class Registry:
         return cls(*services)
 
     def resolve(self, ability: Ability | None = None, name: str | None = None) -> Service:
-        """The model of that name; without a name, or with a placeholder, the first one that has an ability, or else the
-        first one. With a single model any name is accepted. Raises ModelNotFound, or NotReady while it is unknown
-        which abilities a model has."""
+        """The model of that name. Without a name, or with a placeholder: the first one whose own task is the ability,
+        or else the first one that has it, or else the first one. With a single model any name is accepted. Raises
+        ModelNotFound, or NotReady while it is unknown which abilities a model has."""
         if len(self.services) == 1:
             return self.services[0]
         if name is not None and name in self._named:
@@ -60,12 +60,19 @@ class Registry:
             raise ModelNotFound(
                 f"the model {short(name)} is not served; served: {', '.join(self.names)}", param="model"
             )
-        able = (service for service in self.services if ability is None or service.model.has(ability))
-        return next(able, self.services[0])
+        if ability is None:
+            return self.services[0]
+        able = [service for service in self.services if service.model.has(ability)] or self.services
+        return next((service for service in able if is_own(service.model.checkpoint, ability)), able[0])
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(service.settings.served_model_name for service in self.services)
+
+    @property
+    def known(self) -> Iterable[str]:
+        """Every name that a model answers to."""
+        return self._named.keys()
 
     @property
     def is_draining(self) -> bool:
