@@ -34,6 +34,7 @@ MODELS = {
     "bart": ("BART", "bart-large-mnli"),
     "electra": ("ELECTRA", "ms-marco-electra-base"),
     "distilbert": ("DistilBERT", "multi-qa-distilbert, opensearch-neural-sparse"),
+    "mobilebert": ("MobileBERT", "mobilebert-uncased"),
     "mpnet": ("MPNet", "all-mpnet-base-v2, multi-qa-mpnet-base"),
     "deberta": ("DeBERTa", "deberta-base-mnli, deberta-large-mnli"),
     "deberta-v2": ("DeBERTa v2, v3", "mxbai-rerank-v1, deberta-v3-base-zeroshot, deberta-v2-xlarge"),

@@ -226,6 +226,7 @@ OVERRULED = {
     ("modernbert-decoder", "decoder_bias"),  # of a head that is not served
     ("lfm2", "full_attn_idxs"),  # by layer_types
     ("gpt_neox", "is_decoder"),  # it always is one
+    ("mobilebert", "layer_norm_eps"),  # its norms divide by nothing
     ("gpt_bigcode", "num_key_value_heads"),  # by multi_query
     ("gpt_neo", "attention_layers"),  # by attention_types
 }
@@ -237,7 +238,7 @@ SAVED_WITH = {
 SHAPES = {"num_key_value_heads", "head_dim", "word_embed_proj_dim"}
 """Sizes that contradict the tensors' shapes where they are wrong."""
 KNOWN_VALUES = {"problem_type": ["regression"], "max_position_embeddings": [32]}
-DERIVED = {("roformer", "embedding_size")}  # from hidden_size, unless it is stated
+DERIVED = {("roformer", "embedding_size"), ("mobilebert", "true_hidden_size")}  # from other sizes, unless stated
 
 
 @cache

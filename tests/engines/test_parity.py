@@ -44,6 +44,7 @@ OPTIONS = {
         {"position_embedding_type": "absolute", "max_position_embeddings": 65},
     ],
     "albert": [{}, {"inner_group_num": 2, "num_hidden_groups": 1}, {"hidden_act": "gelu"}],
+    "mobilebert": [{}, {"num_feedforward_networks": 1, "hidden_act": "gelu", "type_vocab_size": 1}],
     "mpnet": [{}, {"relative_attention_num_buckets": 32, "num_attention_heads": 6}],
     "distilbert": [{}, {"activation": "relu"}, {"sinusoidal_pos_embds": True}],
     "electra": [{}, {"hidden_act": "silu"}, {"hidden_act": "tanh"}],

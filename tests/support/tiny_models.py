@@ -51,6 +51,7 @@ _CONFIGS = {
     "big_bird": transformers.BigBirdConfig,
     "esm": transformers.EsmConfig,
     "distilbert": transformers.DistilBertConfig,
+    "mobilebert": transformers.MobileBertConfig,
     "mpnet": transformers.MPNetConfig,
     "deberta": transformers.DebertaConfig,
     "deberta-v2": transformers.DebertaV2Config,
@@ -110,7 +111,7 @@ ALIKE = (
     "modernbert-decoder",
 )
 """Families whose specs have no word that others lack: slow tests pass them by."""
-TORCH_ALONE = (*DISENTANGLED, "embedding_gemma2_text")
+TORCH_ALONE = (*DISENTANGLED, "embedding_gemma2_text", "mobilebert")
 """Families that the other engines refuse."""
 """Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
@@ -157,6 +158,10 @@ _OWN_FIELDS = {
     "esm": {"position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 50, "rope_theta": 500.0},
     "albert": {"embedding_size": 32, "num_hidden_groups": 2},
     "electra": {"embedding_size": 32},
+    "mobilebert": {
+        **{"embedding_size": 20, "intra_bottleneck_size": 24, "num_feedforward_networks": 3},
+        "initializer_range": 0.1,  # nothing norms the states
+    },
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False},
     "deberta-v2": {
         "relative_attention": True,

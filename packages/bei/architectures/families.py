@@ -23,6 +23,7 @@ _PLACES = {
     "esm": "bei.architectures.esm:ESM",
     "neobert": "bei.architectures.neobert:NEOBERT",
     "distilbert": "bei.architectures.distilbert:DISTILBERT",
+    "mobilebert": "bei.architectures.mobilebert:MOBILEBERT",
     "mpnet": "bei.architectures.mpnet:MPNET",
     "deberta": "bei.architectures.deberta:DEBERTA_V1",
     "deberta-v2": "bei.architectures.deberta:DEBERTA",

@@ -19,6 +19,17 @@ class ShortConvolution:
 
 
 @dataclass(frozen=True)
+class Bottleneck:
+    """A layer that is `size` numbers wide inside (MobileBERT, arXiv:2004.02984, §3.1). `enter` projects the layer's
+    input x to y. Queries and keys read another projection of x, `shared`, and values read x itself. Attention and then
+    `mlps` MLPs are added to y, which `leave` projects back, to be added to x. Each projection to y and each sum has a
+    norm."""
+
+    size: int
+    mlps: int
+
+
+@dataclass(frozen=True)
 class Heads:
     """The sizes of a layer's attention, where they differ from those of the spec."""
 

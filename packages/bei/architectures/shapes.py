@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bei.architectures.layer_parts import ShortConvolution
+from bei.architectures.layer_parts import Bottleneck, ShortConvolution
 from bei.architectures.positions import RelativeBias
 from bei.architectures.spec import (
     LINEARS,
@@ -50,10 +50,30 @@ def linear_sizes(spec: EncoderSpec, layer: Layer) -> dict[LinearName, tuple[int,
     }
 
 
+def bottleneck_sizes(spec: EncoderSpec, bottleneck: Bottleneck) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each linear part of a layer with a bottleneck, by its name in the layer."""
+    hidden, inner, size, query = spec.hidden_size, spec.intermediate_size, bottleneck.size, spec.query_size
+    sizes = {
+        **{"enter": (size, hidden), "shared": (size, hidden)},
+        **{"query_key": (2 * query, size), "value": (query, hidden), "out": (size, query)},
+    }
+    for j in range(bottleneck.mlps):
+        sizes |= {f"mlps.{j}.up": (inner, size), f"mlps.{j}.down": (size, inner)}
+    return {**sizes, "leave": (hidden, size)}
+
+
+def bottleneck_norms(spec: EncoderSpec, bottleneck: Bottleneck) -> dict[str, int]:
+    """The size of each norm of such a layer, by its name in the layer."""
+    inner = ("enter_norm", "shared_norm", "out_norm", *(f"mlps.{j}.norm" for j in range(bottleneck.mlps)))
+    return {**dict.fromkeys(inner, bottleneck.size), "leave_norm": spec.hidden_size}
+
+
 def linear_parts(spec: EncoderSpec, i: int) -> Iterator[tuple[str, LinearName]]:
     """The name in layer i of each of its linear parts, with its kind: ("experts.3.up", "up"). The router is not among
-    them: it runs in float32."""
+    them: it runs in float32. Those of a bottleneck have no such kinds."""
     experts = spec.layers[i].experts
+    if spec.layers[i].bottleneck is not None:
+        return
     if experts is None:
         yield from zip(LINEARS, LINEARS, strict=True)
         return
@@ -77,22 +97,25 @@ def products_per_token(spec: EncoderSpec) -> int:
 
 
 def _products(spec: EncoderSpec, layer: Layer) -> int:
+    if layer.bottleneck is not None:
+        return sum(outputs * inputs for outputs, inputs in bottleneck_sizes(spec, layer.bottleneck).values())
     sizes = {part: outputs * inputs for part, (outputs, inputs) in linear_sizes(spec, layer).items()}
     times = 1 if layer.experts is None else layer.experts.chosen
     return sizes["qkv"] + sizes["out"] + times * (sizes["up"] + sizes["down"])
 
 
 def _embedding_shapes(spec: EncoderSpec) -> Shapes:
-    hidden, embedding = spec.hidden_size, spec.embedding_size
+    hidden, embedding, summed = spec.hidden_size, spec.embedding_size, spec.sum_size
     shapes: Shapes = {"embeddings.token": (spec.vocab_size, embedding)}
     if spec.position_offset is not None:
-        shapes["embeddings.position"] = (spec.position_offset + spec.max_tokens, embedding)
+        shapes["embeddings.position"] = (spec.position_offset + spec.max_tokens, summed)
     if spec.token_types:
-        shapes["embeddings.token_type"] = (spec.token_types, embedding)
+        shapes["embeddings.token_type"] = (spec.token_types, summed)
     if spec.embedding_norm:
-        shapes |= _norm_shapes(spec.norm, "embeddings.norm", embedding)
-    if embedding != hidden:
-        shapes |= {"embeddings.project.weight": (hidden, embedding), "embeddings.project.bias": (hidden,)}
+        shapes |= _norm_shapes(spec.norm, "embeddings.norm", summed)
+    if spec.projects:
+        inputs = 3 * embedding if spec.trigrams else embedding
+        shapes |= {"embeddings.project.weight": (hidden, inputs), "embeddings.project.bias": (hidden,)}
     if spec.layer_inputs is not None:
         size = spec.layer_inputs.size
         shapes |= {
@@ -113,6 +136,9 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
 
 
 def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
+    bottleneck = spec.layers[i].bottleneck
+    if bottleneck is not None:
+        return _bottleneck_shapes(spec, bottleneck, f"layers.{i}")
     shapes: Shapes = {}
     experts = spec.layers[i].experts
     sizes = linear_sizes(spec, spec.layers[i])
@@ -127,6 +153,15 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     if spec.layer_inputs is not None:
         shapes |= _input_shapes(spec.layer_inputs.size, f"layers.{i}", spec.hidden_size)
     return shapes | _mixing_shapes(spec.of_layer(spec.layers[i]), f"layers.{i}", spec.layers[i].convolution)
+
+
+def _bottleneck_shapes(spec: EncoderSpec, bottleneck: Bottleneck, layer: str) -> Shapes:
+    shapes: Shapes = {}
+    for part, (outputs, inputs) in bottleneck_sizes(spec, bottleneck).items():
+        shapes |= {f"{layer}.{part}.weight": (outputs, inputs), f"{layer}.{part}.bias": (outputs,)}
+    for norm, size in bottleneck_norms(spec, bottleneck).items():
+        shapes |= _norm_shapes(spec.norm, f"{layer}.{norm}", size)
+    return shapes
 
 
 def _mixing_shapes(spec: EncoderSpec, layer: str, convolution: ShortConvolution | None) -> Shapes:

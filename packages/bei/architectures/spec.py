@@ -4,7 +4,8 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
 
     embeddings.{token,position,token_type}        [vocab | positions | types, embedding]
     embeddings.norm.{weight,bias}                 [embedding]
-    embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   if the two sizes differ
+    embeddings.project.{weight,bias}              [hidden, embedding], [hidden]   if the two sizes differ; of `trigrams`
+                                                  [hidden, 3 * embedding]
     layers.{i}.sinks                              [heads]
     relative_bias, or layers.{i}.relative_bias    [buckets, heads]                of all layers, or of each
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
@@ -21,6 +22,10 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     layers.{i}.router.{weight,bias}               [experts, hidden]               of a mixture, in place of up and down
     layers.{i}.experts.{e}.{up,down}.{weight,bias}  as up and down, of expert e
     layers.{i}.experts.bias                       [hidden]
+    layers.{i}.{enter,shared,leave}.{weight,bias} [size, hidden], leave [hidden, size]   of a Bottleneck, as the next
+    layers.{i}.{query_key,value}.{weight,bias}    [2 * heads * head_size, size], [heads * head_size, hidden]
+    layers.{i}.mlps.{j}.{up,down,norm}.{weight,bias}  as up and down, of `size` numbers
+    layers.{i}.{enter,shared,out,leave}_norm.{weight,bias}
     layers.{i}.{input_gate,input_out}.weight      [size, hidden], [hidden, size]  of `layer_inputs`
     layers.{i}.{input_norm.weight,scale}          [hidden], [1]
     layer_inputs.{project,norm}.weight            [layers * size, hidden], [size]
@@ -35,7 +40,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from bei.architectures.layer_parts import Heads, LayerInputs, ShortConvolution
+from bei.architectures.layer_parts import Bottleneck, Heads, LayerInputs, ShortConvolution
 from bei.architectures.positions import Alibi, QueryGrowth, RelativeBias, Rotary
 from bei.settings import PoolingName
 
@@ -55,9 +60,10 @@ SANDWICH: tuple[NormPlace, ...] = ("attention_in", "attention_out", "ffn_in", "f
 
 @dataclass(frozen=True)
 class Norm:
-    """Layer norm, or RMS norm (arXiv:1910.07467): x / √(mean(x²) + eps) * (weight + offset)."""
+    """Layer norm; RMS norm (arXiv:1910.07467): x / √(mean(x²) + eps) * (weight + offset); or x * weight + bias alone
+    (MobileBERT's NoNorm, arXiv:2004.02984, §3.3)."""
 
-    kind: Literal["layer", "rms"]
+    kind: Literal["layer", "rms", "affine"]
     eps: float
     bias: bool = False
     offset: float = 0.0
@@ -95,8 +101,8 @@ class Experts:
 @dataclass(frozen=True)
 class Layer:
     """The properties that may differ between layers. `window` is the largest distance that attention spans. `experts`
-    take the place of the MLP that the spec describes for all layers, `convolution` that of attention. `heads`: of
-    other sizes than the spec's."""
+    take the place of the MLP that the spec describes for all layers, `convolution` that of attention, and a
+    `bottleneck` that of all parts. `heads`: of other sizes than the spec's."""
 
     norms: tuple[NormPlace, ...] = POST
     window: int | None = None
@@ -104,6 +110,7 @@ class Layer:
     experts: Experts | None = None
     convolution: ShortConvolution | None = None
     heads: Heads | None = None
+    bottleneck: Bottleneck | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +231,10 @@ class EncoderSpec:
     positions is `position_offset`; None if there is no table. `token_types` is the size of the table of types; 0 if
     there is none.
 
+    `trigrams`: a token's embedding is projected together with those of its neighbors, in the order next, this,
+    previous, with zeros at the ends of a text; positions, types and the norm come after that, `hidden_size` wide
+    (MobileBERT, arXiv:2004.02984, §3.2).
+
     The token `dropped_token` has an embedding of zeros, and those of the other tokens of its text are divided by the
     share of the others (ESM's `token_dropout`).
 
@@ -255,6 +266,7 @@ class EncoderSpec:
     biases: tuple[LinearName, ...] = LINEARS
     embedding_norm: bool = True
     embedding_scale: float = 1.0
+    trigrams: bool = False
     layer_inputs: LayerInputs | None = None
     residual_scale: float = 1.0
     parallel: bool = False
@@ -305,6 +317,16 @@ class EncoderSpec:
         """The name of the table of biases by distance of layer i, if there is one."""
         own = isinstance(self.relative_bias, RelativeBias) and self.relative_bias.per_layer
         return f"layers.{i}.relative_bias" if own else "relative_bias"
+
+    @property
+    def sum_size(self) -> int:
+        """Width of the sum of a token's embeddings, which is normed."""
+        return self.hidden_size if self.trigrams else self.embedding_size
+
+    @property
+    def projects(self) -> bool:
+        """Whether embeddings are projected to the layers' width."""
+        return self.trigrams or self.embedding_size != self.hidden_size
 
     def of_layer(self, layer: Layer) -> "EncoderSpec":
         """With the sizes of the layer's own heads."""

@@ -18,7 +18,6 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(("longformer", "led", "longt5", "bigbird_pegasus"), _SPARSE),
     **dict.fromkeys(("nystromformer", "reformer", "yoso", "mra"), _APPROXIMATE),
     "fnet": "mixes tokens by Fourier transforms, which no engine here computes",
-    "mobilebert": "has layers of several widths, with several MLPs in each, which no engine here computes",
     **dict.fromkeys(
         ("xlnet", "transfo-xl"), "attends by the relative positions of Transformer-XL, which no engine here computes"
     ),

@@ -69,18 +69,25 @@ def check(spec: EncoderSpec) -> None:
     for name in ("hidden_size", "intermediate_size", "embedding_size"):
         if getattr(spec, name) % 2:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")
-    if spec.parallel and any(layer.experts for layer in spec.layers):
-        raise SetupError("a mixture of experts beside attention needs the torch engine")
     if any(layer.experts and layer.experts.intermediate_size % 2 for layer in spec.layers):
         raise SetupError("the intermediate size of experts is odd")
-    if spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers):
-        raise SetupError("a layer with inputs and heads of its own (EmbeddingGemma 2) needs the torch engine")
-    if isinstance(spec.relative_bias, Disentangled):
-        raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
-    if spec.decoder is not None:
-        raise SetupError("a decoder that attends to its encoder (BART) needs the torch engine")
-    if spec.convolution is not None:
-        raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
+    for part, is_there in _torch_alone(spec).items():
+        if is_there:
+            raise SetupError(f"{part} needs the torch engine")
+
+
+def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
+    """The parts that the kernels lack, and whether the spec has each."""
+    return {
+        "a mixture of experts beside attention": spec.parallel and any(layer.experts for layer in spec.layers),
+        "a layer with inputs and heads of its own (EmbeddingGemma 2)": bool(
+            spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers)
+        ),
+        "disentangled attention (DeBERTa)": isinstance(spec.relative_bias, Disentangled),
+        "a bottleneck (MobileBERT)": spec.trigrams or any(layer.bottleneck for layer in spec.layers),
+        "a decoder that attends to its encoder (BART)": spec.decoder is not None,
+        "a convolution beside the first layer (deberta-v2-xlarge)": spec.convolution is not None,
+    }
 
 
 def _token_budget(spec: EncoderSpec) -> int:

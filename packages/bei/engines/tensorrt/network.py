@@ -46,24 +46,26 @@ _NORMALIZED = 1e-12  # torch.nn.functional.normalize's least norm
 
 def check(spec: EncoderSpec, longest: int) -> None:
     """Raises SetupError that names a part of the spec that TensorRT's layers cannot express."""
-    if any(layer.experts for layer in spec.layers):
-        raise SetupError("a mixture of experts needs the torch engine")
-    if spec.convolves:
-        raise SetupError("short convolutions (LFM2) need the torch engine")
-    if spec.sinks:
-        raise SetupError("attention sinks need the torch engine")
-    if spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers):
-        raise SetupError("a layer with inputs and heads of its own (EmbeddingGemma 2) needs the torch engine")
-    if isinstance(spec.relative_bias, Disentangled):
-        raise SetupError("disentangled attention (DeBERTa) needs the torch engine")
-    if spec.dropped_token is not None:
-        raise SetupError("masked tokens that scale the others (token_dropout of ESM) need the torch engine")
-    if spec.decoder is not None:
-        raise SetupError("a decoder that attends to its encoder (BART) needs the torch engine")
-    if spec.convolution is not None:
-        raise SetupError("a convolution beside the first layer (deberta-v2-xlarge) needs the torch engine")
-    if any(rotary.dynamic and longest > rotary.dynamic.trained for rotary in spec.rotaries):
-        raise SetupError("rotary angles that depend on a text's length (dynamic scaling) need the torch engine")
+    dynamic = [rotary.dynamic for rotary in spec.rotaries if rotary.dynamic]
+    alone = {
+        "a mixture of experts": any(layer.experts for layer in spec.layers),
+        "a short convolution (LFM2)": spec.convolves,
+        "attention with sinks": spec.sinks,
+        "a layer with inputs and heads of its own (EmbeddingGemma 2)": bool(
+            spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers)
+        ),
+        "disentangled attention (DeBERTa)": isinstance(spec.relative_bias, Disentangled),
+        "a bottleneck (MobileBERT)": spec.trigrams or any(layer.bottleneck for layer in spec.layers),
+        "a masked token that scales the others (token_dropout of ESM)": spec.dropped_token is not None,
+        "a decoder that attends to its encoder (BART)": spec.decoder is not None,
+        "a convolution beside the first layer (deberta-v2-xlarge)": spec.convolution is not None,
+        "a rotary embedding that depends on a text's length (dynamic scaling)": any(
+            longest > of.trained for of in dynamic
+        ),
+    }
+    for part, is_there in alone.items():
+        if is_there:
+            raise SetupError(f"{part} needs the torch engine")
 
 
 def gives_tokens(spec: EncoderSpec) -> bool:

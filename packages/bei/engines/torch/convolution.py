@@ -22,19 +22,21 @@ class ConvolvedLayer:
 
     def __call__(self, before: Tensor, after: Tensor, inputs: Inputs) -> Tensor:
         """float32[rows, hidden] each; the rows after the last token are spare."""
-        near = self._neighbors(before, inputs).unflatten(-1, (self._spec.groups, -1))  # [tokens, taps, groups, width]
-        columns = near.permute(2, 0, 1, 3).flatten(2).to(self._dtype)
+        near = neighbors(before, inputs, self._spec.taps)
+        columns = near.unflatten(-1, (self._spec.groups, -1)).permute(2, 0, 1, 3).flatten(2).to(self._dtype)
         convolved = (columns @ self._kernel.transpose(1, 2)).float().transpose(0, 1).flatten(1) + self._bias
         summed = after.clone()
         summed[: len(convolved)] += ACTIVATIONS[self._spec.activation](convolved)
         return self._norm(summed)
 
-    def _neighbors(self, x: Tensor, inputs: Inputs) -> Tensor:
-        """[tokens, taps, hidden]: the tokens around each one, zero beyond its sequence."""
-        position = inputs["positions"].long()
-        length = inputs["lengths"].repeat_interleave(inputs["lengths"])
-        taps = torch.arange(self._spec.taps, device=x.device) - self._spec.taps // 2
-        at = position[:, None] + taps
-        inside = (at >= 0) & (at < length[:, None])
-        token = torch.arange(len(position), device=x.device)[:, None] + taps
-        return torch.where(inside[..., None], x[token.clamp(0, len(position) - 1)], 0)  # not * 0: NaN of another text
+
+def neighbors(x: Tensor, inputs: Inputs, taps: int) -> Tensor:
+    """[tokens, taps, width]: the tokens around each one, zero beyond its sequence. x: [rows, width], of the tokens and
+    then of spare rows."""
+    position = inputs["positions"].long()
+    length = inputs["lengths"].repeat_interleave(inputs["lengths"])
+    distance = torch.arange(taps, device=x.device) - taps // 2
+    at = position[:, None] + distance
+    inside = (at >= 0) & (at < length[:, None])
+    token = torch.arange(len(position), device=x.device)[:, None] + distance
+    return torch.where(inside[..., None], x[token.clamp(0, len(position) - 1)], 0)  # not * 0: NaN of another text

@@ -14,7 +14,8 @@ from bei.engines.query_growth import factors
 from bei.engines.relative_bias import bias_by_distance
 from bei.engines.rotary import cos_sin
 from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attention
-from bei.engines.torch.convolution import ConvolvedLayer
+from bei.engines.torch.bottleneck import BottleneckLayer
+from bei.engines.torch.convolution import ConvolvedLayer, neighbors
 from bei.engines.torch.cross_decoder import Decoder
 from bei.engines.torch.disentangled import PositionScores
 from bei.engines.torch.fused import fused
@@ -45,7 +46,10 @@ class Encoder:
             if spec.relative_bias.norm:
                 positions = NormLayer(spec.relative_bias.norm, weights, "relative_positions.norm")(positions)
         self._layers = [
-            _Layer(spec.of_layer(layer), weights, i, positions, observe) for i, layer in enumerate(spec.layers)
+            BottleneckLayer(spec, layer.bottleneck, weights, i)
+            if layer.bottleneck
+            else _Layer(spec.of_layer(layer), weights, i, positions, observe)
+            for i, layer in enumerate(spec.layers)
         ]
         self._inputs_of_layers, self._gates = None, []
         if spec.layer_inputs:
@@ -145,22 +149,32 @@ class _Embeddings:
             self._types = weights.exact("embeddings.token_type")
         if spec.embedding_norm:
             self._norm = NormLayer(spec.norm, weights, "embeddings.norm")
-        if spec.embedding_size != spec.hidden_size:
+        self._trigrams = spec.trigrams
+        if spec.projects:
             self._project = read_linear(weights, "embeddings.project", bias=True)
 
     def __call__(self, inputs: Inputs) -> Tensor:
         x = self._tokens[inputs["ids"]].float() * self._scale
         if self._dropped is not None:
             x *= _kept(inputs, self._dropped)[:, None]
+        if self._trigrams:
+            near = neighbors(x, inputs, 3).flip(1).flatten(1)
+            x = self._projected(_with_spare_rows(near))[: len(x)]
         if self._positions is not None:
             x += self._positions[inputs["positions"]]
         if self._types is not None:
             x += self._types[inputs["types"]]
         if self._norm is not None:
             x = self._norm(x)
-        if x.device.type == "cpu":
-            x = F.pad(x, (0, 0, 0, spare_rows(len(x))))
+        x = _with_spare_rows(x)
+        return x if self._trigrams else self._projected(x)
+
+    def _projected(self, x: Tensor) -> Tensor:
         return x if self._project is None else self._project(x.to(self._dtype)).float()
+
+
+def _with_spare_rows(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 0, 0, spare_rows(len(x)))) if x.device.type == "cpu" else x
 
 
 def _kept(inputs: Inputs, dropped: int) -> Tensor:

@@ -16,6 +16,8 @@ class NormLayer:
         self._bias = weights.exact(f"{name}.bias") if norm.bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._norm.kind == "affine":
+            return x * self._weight if self._bias is None else torch.addcmul(self._bias, x, self._weight)
         if self._norm.kind == "rms":
             return F.rms_norm(x, self._weight.shape, self._weight, self._norm.eps)
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._norm.eps)
