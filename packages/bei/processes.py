@@ -12,6 +12,7 @@ from typing import Any
 
 HOME = Path(__file__).parents[1]
 """The folder that `bei` is imported from."""
+_STATM = Path("/proc/self/statm")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a row, and before any later one
 _LASTING = 10.0  # seconds of life after which the next death counts as the first
 
@@ -60,12 +61,15 @@ def environment() -> dict[str, str]:
 
 
 def bound_memory(more: int) -> None:
-    """Limits this process to so many bytes more than it has, or to a lower limit of the system."""
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    """Limits this process to so many bytes more than it has, or to a lower limit of the system. Only Linux tells how
+    many it has: elsewhere there is no limit."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not _STATM.exists():
+        return
+    mapped = int(_STATM.read_text().split()[0]) * resource.getpagesize()
     bounds = [bound for bound in resource.getrlimit(resource.RLIMIT_AS) if bound != resource.RLIM_INFINITY]
     bound = min([mapped + more, *bounds])
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def keep_libraries_isolated() -> None:

@@ -25,6 +25,7 @@ _COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math
 _LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
 OPTIONS = (*_COMPILE, *_LINK)
 _FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # the other sources take about as long; headers are much of it
+_OPENED = Path("/proc/self/fd")  # Linux's names of opened files
 _COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -91,13 +92,14 @@ def units() -> tuple[str, str]:
 
 
 def _load(file: Path) -> ctypes.CDLL | None:
-    """The library, if the file is there, is ours, and ends with its own hash. Loads the very file that was checked."""
+    """The library, if the file is there, is ours, and ends with its own hash. Loads the very file that was checked; where
+    opened files have no names, the one of that name, which only we can have replaced."""
     with files.opened(file) as opened:
         if opened is None or not _is_whole(opened.read()):
             return None
         kept = os.dup(opened.fileno())  # left open: the loader identifies a library by its name
         try:
-            return ctypes.CDLL(f"/proc/self/fd/{kept}")
+            return ctypes.CDLL(f"{_OPENED}/{kept}" if _OPENED.exists() else str(file))
         except OSError as exc:
             os.close(kept)
             reason = one_line(exc, 300).partition(": ")[2]

@@ -1,0 +1,66 @@
+"""The features of this processor, as its system reports them. Their names are those of Linux's /proc/cpuinfo."""
+
+import platform
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+_X86, _ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")
+
+# How Linux tells a program of features: by an entry of its auxiliary vector (AT_HWCAP, AT_HWCAP2), and a bit of that
+# (arch/arm64/include/uapi/asm/hwcap.h).
+_CAPABILITIES = {"asimd": (16, 1 << 1), "asimddp": (16, 1 << 20), "i8mm": (26, 1 << 13), "bf16": (26, 1 << 14)}
+
+# macOS' names of these (developer.apple.com, "Determining instruction set characteristics").
+_OF_MACOS = {
+    "asimd": "hw.optional.AdvSIMD",
+    "asimddp": "hw.optional.arm.FEAT_DotProd",
+    "i8mm": "hw.optional.arm.FEAT_I8MM",
+    "bf16": "hw.optional.arm.FEAT_BF16",
+}
+_SYSCTL = "/usr/sbin/sysctl"
+
+
+def processor_flags(proc: Path = Path("/proc")) -> Set[str]:
+    """The features of the processor; empty if the system reports none, or if it is neither x86-64 nor ARM64."""
+    machine = platform.machine()
+    if sys.platform == "darwin":
+        return _of_macos(machine, _sysctl("hw.optional", "machdep.cpu"))
+    if machine in _X86:
+        return _listed(proc / "cpuinfo", "flags")
+    return _of_arm(proc) if machine in _ARM else frozenset()
+
+
+def _of_arm(proc: Path) -> Set[str]:
+    """By the auxiliary vector, which an emulator sets, too; /proc/cpuinfo where it may not be read."""
+    try:
+        vector = dict(struct.iter_unpack("=QQ", (proc / "self/auxv").read_bytes()))
+    except (OSError, struct.error):
+        return _listed(proc / "cpuinfo", "Features")
+    return frozenset(name for name, (entry, bit) in _CAPABILITIES.items() if vector.get(entry, 0) & bit)
+
+
+def _listed(cpuinfo: Path, title: str) -> Set[str]:
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith(title)), "").split())
+
+
+def _of_macos(machine: str, values: Mapping[str, str]) -> Set[str]:
+    if machine in _ARM:
+        return frozenset(name for name, key in _OF_MACOS.items() if values.get(key) == "1") | {"asimd"}
+    lists = (values.get(key, "") for key in ("machdep.cpu.features", "machdep.cpu.leaf7_features"))
+    return frozenset(" ".join(lists).lower().split())
+
+
+def _sysctl(*names: str) -> dict[str, str]:
+    """Values of the kernel by their names, of all names that begin with one of these; empty where it does not tell."""
+    try:
+        said = subprocess.run([_SYSCTL, *names], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
