@@ -92,8 +92,8 @@ def units() -> tuple[str, str]:
 
 
 def _load(file: Path) -> ctypes.CDLL | None:
-    """The library, if the file is there, is ours, and ends with its own hash. Loads the very file that was checked; where
-    opened files have no names, the one of that name, which only we can have replaced."""
+    """The library, if the file is there, is ours, and ends with its own hash. Loads the very file that was checked;
+    where opened files have no names, the one of that name, which only we can have replaced."""
     with files.opened(file) as opened:
         if opened is None or not _is_whole(opened.read()):
             return None
