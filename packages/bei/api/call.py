@@ -25,7 +25,8 @@ _ID = re.compile(r"[!-~]{1,128}")
 class Call:
     """`headers` have lower-case names. `arrived` is a time.monotonic(). A host may set the `body` last. `query` is the
     part of the target after `?`. `parameters` are parts of the path, once its route is known. `base` names the
-    model below whose base URL the path was."""
+    model below whose base URL the path was. `client` is an address, of the access log. `root_path` is the prefix
+    before our paths in the URLs of clients."""
 
     method: str
     path: str
@@ -35,6 +36,8 @@ class Call:
     query: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     base: str | None = None
+    client: str | None = None
+    root_path: str = ""
 
     @cached_property
     def request_id(self) -> str:

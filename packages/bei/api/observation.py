@@ -76,6 +76,8 @@ class Observation:
 
     def _log(self, reply: Reply, now: float) -> None:
         fields: dict[str, Any] = {"total_time": _milliseconds(now - self._call.arrived)}
+        if self._call.client:
+            fields["client"] = self._call.client
         if self._usage is not None:
             fields |= {
                 "tokenization_time": _milliseconds(self._usage.tokenization),

@@ -85,12 +85,13 @@ def _pattern(template: str) -> str:
 
 
 @cache
-def _openapi() -> bytes:
-    return orjson.dumps(openapi.document(TABLE.routes, TABLE.errors))
+def _openapi() -> dict[str, Any]:
+    return openapi.document(TABLE.routes, TABLE.errors)
 
 
 async def _document(registry: Registry, body: Any, call: Call) -> Reply:
-    return Reply(_openapi(), headers={"content-type": "application/json"})
+    found = {**_openapi(), "servers": [{"url": call.root_path or "/"}]}
+    return Reply(orjson.dumps(found), headers={"content-type": "application/json"})
 
 
 DIALECTS = (

@@ -82,7 +82,14 @@ def _call_of(scope: Message) -> Call:
         name, text = encoded.decode("latin-1").lower(), value.decode("latin-1")
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
     query = scope.get("query_string", b"").decode("latin-1")
-    return Call(scope["method"], scope["path"], headers=headers, query=query)
+    client, root_path = scope.get("client"), scope.get("root_path", "")
+    return Call(
+        *(scope["method"], scope["path"]),
+        headers=headers,
+        query=query,
+        client=client[0] if client else None,
+        root_path=root_path,
+    )
 
 
 def _admitted(registry: Registry, call: Call, scope: Message) -> Route | None:

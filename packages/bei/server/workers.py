@@ -32,6 +32,7 @@ from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.server import listen
 from bei.server.app import asgi
 from bei.server.hosts import hosts_of
+from bei.server.proxies import behind_proxy
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import ObservationSettings, ServerSettings, Settings
@@ -115,7 +116,7 @@ def _serve_here(registry: Registry, listener: socket.socket, load: Callable[[], 
     settings = registry.settings
     sys.setswitchinterval(_SWITCH)
     return listen.serve(
-        *(asgi(registry, hosts_of(listener, settings.allowed_host)), listener),
+        *(behind_proxy(asgi(registry, hosts_of(listener, settings.allowed_host)), settings), listener),
         load=load,
         on_stop=registry.drain,
         drain_seconds=settings.drain_seconds,

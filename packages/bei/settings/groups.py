@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from bei.settings.block import QuantizationType, Source
+from bei.settings.networks import Networks, split_networks
 from bei.settings.origins import Origins, split_origins
 from bei.settings.secrets import Keys, split_keys, split_names, without_secrets
 
@@ -149,6 +150,12 @@ class ServerSettings(Group):
     tls_key: Path | None = Field(None, description="The certificate's key, PEM. Unset: it is in --tls-cert.")
     cors_allow_origin: Annotated[Origins, BeforeValidator(split_origins)] = Field(
         (), description="Pages of this origin (https://example.com), or of any (*), may read answers."
+    )
+    root_path: Annotated[str, Field(pattern=r"^((/[0-9A-Za-z._~-]+)+)?$")] = Field(
+        "", description="The prefix of our paths behind a proxy, such as /emb. The proxy may remove it or leave it."
+    )
+    trust_proxy: Annotated[Networks, BeforeValidator(split_networks)] = Field(
+        (), description="A proxy's address, a network, or * for any: its headers say who asks, and below which prefix."
     )
     drain_seconds: float = Field(30, ge=0, description="The seconds that calls in flight have after SIGTERM.")
     max_engine_restarts: int = Field(
