@@ -52,7 +52,7 @@ UNITS := $(addprefix tests/,tasks engines/test_cpp.py test_layers.py test_lock.p
 check: .venv/test.ok ## format, lint, types, the C++'s warnings and the quick units, before each commit
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/clang-format --dry-run -Werror packages/bei/engines/native/cpp/*
+	.venv/bin/clang-format --dry-run -Werror $$(find packages/bei/engines/native/cpp -name '*.h' -o -name '*.cpp')
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 $(UNITS)
 
 # Beside the units, the tests of what bounded libraries do. Types are checked against the newest versions only.

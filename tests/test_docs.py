@@ -169,7 +169,7 @@ def test_whatever_a_document_names_is_there(name):
         ("`tests/test_docs.py: test_links_lead_somewhere`, `test_links_lead_somewhere`, `test_*`", 0),
         ("`test_links_lead_nowhere_at_all`"[:-1] + "s`", 1),
         ("`tests/test_layers.py: test_links_lead_somewhere`", 1),
-        ("`errors.py: short`, `cpp/tile.cpp: multiply`, `settings/keys.py: OBEYED`", 0),
+        ("`errors.py: short`, `kernel/dot.cpp: multiply`, `settings/keys.py: OBEYED`", 0),
         ("`errors.py: shorter`", 1),
     ],
 )
@@ -263,7 +263,7 @@ MODULES = "|".join(sorted({path.name.removesuffix(".py") for path in PACKAGE.ite
 
 def named_in(text: str) -> list[str]:
     """Dotted names of modules, classes and functions of bei, and `cpp/file: name` of the C++."""
-    return re.findall(rf"`((?:{MODULES})(?:\.\w+)+|cpp/\w+\.\w+: \w+)`", text)
+    return re.findall(rf"`((?:{MODULES})(?:\.\w+)+|cpp/[\w/]+\.\w+: \w+)`", text)
 
 
 def is_there(name: str) -> bool:
@@ -307,8 +307,8 @@ def test_a_function_that_a_step_names_is_there(name):
         ("engines.child", True),
         ("scheduler.Scheduler.submits", False),
         ("schedule.submit", False),
-        ("cpp/tile.cpp: tile", True),
-        ("cpp/tile.cpp: tiles", False),
+        ("cpp/kernel/dot.cpp: tile", True),
+        ("cpp/kernel/dot.cpp: tiles", False),
     ],
 )
 def test_a_name_that_is_gone_is_noticed(name, there):

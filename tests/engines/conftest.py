@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Engine, EngineOptions
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.isa import levels
+from bei.engines.native.levels import levels
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
 from tests.support.tensorrt_interpreter import Interpreted

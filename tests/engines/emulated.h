@@ -1,4 +1,4 @@
-// The instructions that vec_avx512.h names, in plain C++, for processors that lack them. What each does is Intel's
+// The instructions that isa/avx512.h names, in plain C++, for processors that lack them. What each does is Intel's
 // Intrinsics Guide's. In our namespace they come before the compiler's own, which are of the same names.
 #pragma once
 #include <immintrin.h>

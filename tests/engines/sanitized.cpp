@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "abi.h"
-#include "activation.h"
-#include "tile.h"
+#include "encoder/activation.h"
+#include "kernel/kernel.h"
 
 namespace {
 
@@ -53,8 +53,8 @@ void check_gelu() {
 }
 
 BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int activation = BEI_IDENTITY) {
-  const int per_word = precision == BEI_FP32 ? 1 : precision == BEI_BF16 ? 2 : 4;
-  const size_t columns = bei::round_up(outputs, bei::kLanes), numbers = columns * bei::round_up(inputs, per_word);
+  const size_t columns = bei::round_up(outputs, bei::kLanes);
+  const size_t numbers = columns * bei::round_up(inputs, bei_layout(precision).word_multiple);
   BeiLinear of{};
   if (precision == BEI_FP32) of.panels = arrays.add<float>(numbers, 0.1f);
   if (precision == BEI_BF16) of.panels = arrays.add<bei::bf16>(numbers, 0.1f);

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bei.engines.native import abi, library
-from bei.engines.native.isa import level
+from bei.engines.native.levels import level
 from bei.errors import SetupError
 
 CPP = Path(library.__file__).parent / "cpp"
@@ -47,15 +47,13 @@ def test_a_structure_that_python_has_otherwise_is_refused(native_cache, monkeypa
 )
 def test_a_structure_that_the_library_has_otherwise_is_refused(tmp_path, ours, theirs, said):
     """A field that is not in the library's list changes its structure's size, or nothing that Python reads."""
-    for header in CPP.glob("*.h"):
-        shutil.copy(header, tmp_path)
     text = (CPP / "abi.h").read_text()
     assert ours in text
     (tmp_path / "abi.h").write_text(text.replace(ours, theirs))
-    shutil.copy(CPP / "layout.cpp", tmp_path)
-    file = tmp_path / "layout.so"
-    options = ["-std=c++17", "-fPIC", "-shared", *level().options]
-    subprocess.run([library._compiler(), *options, str(tmp_path / "layout.cpp"), "-o", str(file)], check=True)
+    shutil.copy(CPP / "fields.cpp", tmp_path)
+    file = tmp_path / "fields.so"
+    options = ["-std=c++17", "-fPIC", "-shared", *level().compiler_flags]
+    subprocess.run([library._compiler(), *options, str(tmp_path / "fields.cpp"), "-o", str(file)], check=True)
     loaded = ctypes.CDLL(str(file))
     if not said:
         return library._check(loaded, file)

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from bei.engines.native import library
-from bei.engines.native.isa import LEVELS, Level
+from bei.engines.native.levels import LEVELS, Level
 
 CPP = Path(library.__file__).parent / "cpp"
-HEADERS = sorted(CPP.glob("*.h"))
-SOURCES = sorted(CPP.glob("*.cpp"))
+HEADERS = sorted(CPP.rglob("*.h"))
+SOURCES = sorted(CPP.rglob("*.cpp"))
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only")
-BY_VECTORS = {level.header: level for level in LEVELS}
+BY_VECTORS = {f"{vectors}.h": level for level in LEVELS for vectors in [level.name.partition("_")[0]]}
 
 IN_HEADER = {
     "algorithm": "clamp copy_n count fill fill_n find max min upper_bound",
@@ -48,7 +48,7 @@ HEADER_OF = {name: header for header, names in IN_HEADER.items() for name in nam
 def complaints(compiler: str, level: Level, *files: Path, text: str = "") -> str:
     """What the compiler says of a unit that includes these files."""
     unit = text + "".join(f'#include "{file}"\n' for file in files)
-    command = [compiler, *library._COMPILE, *STRICT, *level.options, "-x", "c++", "-"]
+    command = [compiler, *library._COMPILE, *library.INCLUDE, *STRICT, *level.compiler_flags, "-x", "c++", "-"]
     done = subprocess.run(command, input=unit, capture_output=True, text=True)
     return done.stderr or (f"status {done.returncode}" if done.returncode else "")
 

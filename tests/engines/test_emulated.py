@@ -1,7 +1,6 @@
 """The levels of instructions that this processor lacks, with functions in their place (emulated.h): slow, but the same
 kernels as on a processor that has them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +11,19 @@ from hypothesis import strategies as st
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.isa import LEVELS, Level, level, levels
+from bei.engines.native.levels import LEVELS, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
 from tests.support.parity import cosines, reference, sequences
 from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, TORCH_ALONE, random_model, save
 
 
-@dataclass(frozen=True)
-class Emulated(Level):
-    @property
-    def options(self) -> list[str]:
-        """The options of the processor's own level, without optimization that takes longer than the tests."""
-        lacks = (feature for feature in self.features if feature not in level().features)
-        header = str(Path(__file__).with_name("emulated.h"))
-        emulation = ("-include", header, *(f"-DEMULATE_{f.upper()}" for f in lacks))
-        vectors = super().options[-1]
-        return [*level().options[:-1], vectors, "-O1", "-Wno-psabi", *emulation]
-
-
-def emulated(lacking: Level) -> Emulated:
-    return Emulated(f"{lacking.name}_emulated", lacking.features, lacking.header)
+def emulated(lacking: Level) -> Level:
+    """With the flags of the processor's own level, without optimization that takes longer than the tests."""
+    lacks = (feature for feature in lacking.features if feature not in level().features)
+    header = str(Path(__file__).with_name("emulated.h"))
+    emulation = ("-include", header, *(f"-DEMULATE_{feature.upper()}" for feature in lacks))
+    flags = (*level().compiler_flags, "-O1", "-Wno-psabi", *emulation)
+    return Level(f"{lacking.name}_emulated", lacking.features, flags)
 
 
 OWN = ("avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run

@@ -24,7 +24,7 @@ from bei.engines import choice, plan
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native import abi, library
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.isa import LEVELS, level, levels, processor_flags
+from bei.engines.native.levels import LEVELS, level, levels, processor_flags
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
 from bei.errors import EngineFailed, SetupError
@@ -408,7 +408,7 @@ def test_odd_widths_are_for_torch(tiny_checkpoint, native_cache):
 )
 def test_no_leak_no_overrun_no_race(sanitizer, isa, tmp_path):
     """A model whose arrays end exactly where the library may read no further, run from several threads."""
-    program, options = tmp_path / "sanitized", levels()[isa].options
+    program, options = tmp_path / "sanitized", levels()[isa].compiler_flags
     flags = ["-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread", f"-I{CPP}"]
     first, second = library.units()
     calls = f'#include "{Path(__file__).with_name("sanitized.cpp")}"\n'
@@ -430,7 +430,7 @@ def test_no_exception_leaves_the_library(tmp_path):
     """Everything that abi.h declares is noexcept, so an exception would end the process instead of unwinding through
     ctypes."""
     program, sources = tmp_path / "throwing", [Path(__file__).with_name("throwing.cpp"), CPP / "abi.cpp"]
-    flags = ["-std=c++17", "-O0", "-pthread", f"-I{CPP}", *levels()[0].options]
+    flags = ["-std=c++17", "-O0", "-pthread", f"-I{CPP}", *levels()[0].compiler_flags]
     subprocess.run([os.environ["CXX"], *flags, *sources, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=60)
     memory, unknown = (next(n for n, text in abi.ERRORS.items() if word in text) for word in ("memory", "exception"))

@@ -14,7 +14,7 @@ from bei.engines import plan
 from bei.engines.base import Calibration, EngineOptions
 from bei.engines.compute import Compute
 from bei.engines.native import engine as native
-from bei.engines.native.isa import LEVELS
+from bei.engines.native.levels import LEVELS
 from bei.engines.tensorrt import engine as tensorrt
 from bei.engines.tensorrt.build import Recipe
 from bei.engines.tensorrt.execution import GPU

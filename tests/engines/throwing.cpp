@@ -4,8 +4,8 @@
 #include <new>
 #include <stdexcept>
 
-#include "encoder.h"
-#include "head.h"
+#include "encoder/encoder.h"
+#include "encoder/head.h"
 
 namespace {
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bei.engines import plan
 from bei.engines.native import abi, library
-from bei.engines.native.isa import Level
+from bei.engines.native.levels import Level
 from bei.engines.native.model import linear_of
 from bei.engines.native.pack import pack_linear
 

@@ -19,7 +19,7 @@ from bei.engines.cpus import available_cpus
 from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
-from bei.engines.native.isa import Level, level
+from bei.engines.native.levels import Level, level
 from bei.engines.native.pack import compute_of, pack_checkpoint
 from bei.engines.prefixes import can_share
 from bei.errors import SetupError
@@ -91,7 +91,8 @@ def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
 
 
 def _token_budget(spec: EncoderSpec) -> int:
-    """Two blocks of rows (cpp/precision_encoder.h) are as fast as many. Small models get more, to make fewer calls."""
+    """Two blocks of rows (cpp/encoder/precision_encoder.h) are as fast as many. Small models get more, for fewer
+    calls."""
     shares = [-(-layer.experts.count // layer.experts.chosen) for layer in spec.layers if layer.experts]
     least = max([192, *(_EXPERT_ROWS * share for share in shares)])
     return min(1024, max(least, _BATCH_PRODUCTS // products_per_token(spec)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from bei import files, processes
 from bei.engines.cpus import available_cpus
 from bei.engines.native.abi import PRECISIONS, Batch, Encoder, Field, Layout, Layouts, Linear, Model, mismatch
-from bei.engines.native.isa import Level
+from bei.engines.native.levels import Level
 from bei.engines.plan import source_hash
 from bei.errors import SetupError, one_line
 
@@ -24,6 +24,7 @@ _SOURCES = Path(__file__).parent / "cpp"
 _COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 _LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
 OPTIONS = (*_COMPILE, *_LINK)
+INCLUDE = ("-I", str(_SOURCES))
 _FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # the other sources take about as long; headers are much of it
 _OPENED = Path("/proc/self/fd")  # Linux's names of opened files
 _COMPILERS = ("c++", "g++", "clang++")
@@ -70,7 +71,8 @@ def _compile(level: Level, file: Path) -> None:
         objects = [Path(temporary) / f"{i}.o" for i in range(len(texts))]
 
         def compile_one(text: str, target: Path) -> None:
-            _run([compiler, *_COMPILE, *level.options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
+            options = [*_COMPILE, *INCLUDE, *level.compiler_flags]
+            _run([compiler, *options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
 
         with ThreadPoolExecutor(available_cpus()) as pool:
             list(pool.map(compile_one, texts, objects))
@@ -85,7 +87,7 @@ def _compile(level: Level, file: Path) -> None:
 def units() -> tuple[str, str]:
     """Two texts that include all sources between them and take about as long to compile."""
     first, second = "", ""
-    for source in sorted(_SOURCES.glob("*.cpp")):
+    for source in sorted(_SOURCES.rglob("*.cpp")):
         line = f'#include "{source}"\n'
         first, second = (first + line, second) if source.stem in _FIRST_UNIT else (first, second + line)
     return first, second

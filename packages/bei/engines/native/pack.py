@@ -1,4 +1,4 @@
-"""Weights in the kernels' layout (cpp/linear.h): panels of columns, in which the operands of one instruction are
+"""Weights in the kernels' layout (cpp/kernel/linear.h): panels of columns, in which the operands of one instruction are
 adjacent."""
 
 import re

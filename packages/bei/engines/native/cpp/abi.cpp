@@ -5,9 +5,9 @@
 #include <memory>
 #include <new>
 
-#include "activation.h"
-#include "encoder.h"
-#include "head.h"
+#include "encoder/activation.h"
+#include "encoder/encoder.h"
+#include "encoder/head.h"
 
 namespace {
 

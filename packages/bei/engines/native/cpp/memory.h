@@ -1,5 +1,6 @@
 // The working memory of a thread or a batch: it grows to the largest need and is reused.
 #pragma once
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -7,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "vec.h"
+#include "kernel/kernel.h"
 
 namespace bei {
 
@@ -45,12 +46,12 @@ struct MatrixView {
   T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
 };
 
-// Memory for rows of `width` numbers, each padded to whole vectors.
+// Memory for rows of `width` numbers, each padded to whole vectors, and to whole words of operands.
 class RowBuffer {
  public:
   template <class T>
   MatrixView<T> get(int row_count, int width) {
-    const int stride = round_up(width, kLanes);
+    const int stride = round_up(width, std::max(kLanes, Kernel<T>::kWordMultiple));
     const size_t count = static_cast<size_t>(row_count) * stride;
     if (sizeof(T) > 1) return {data_.get<T>(count), stride};
     float* quantization = quantization_.get<float>(2 * static_cast<size_t>(row_count));
@@ -63,6 +64,7 @@ class RowBuffer {
 
 // The working memory of one thread.
 struct Scratch {
+  Session session;
   Buffer keys, values, scores, probabilities;  // attention
   Buffer panel;                                // of a matrix, widened
   RowBuffer operands, inner, inner_operands;   // a block of rows

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "linear.h"
+#include "kernel/linear.h"
 
 namespace bei {
 
@@ -14,7 +14,7 @@ template <class S, class T>
 inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row) {
   T* y = to.row(row);
   for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes), lanes); });
-  for (int i = weights.inputs; i % kWordMultiple<T>; i++) y[i] = T{};
+  for (int i = weights.inputs; i % Kernel<T>::kWordMultiple; i++) y[i] = T{};
 }
 
 // Round to bytes, with a scale per row: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).

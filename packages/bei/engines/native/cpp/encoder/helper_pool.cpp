@@ -1,4 +1,4 @@
-#include "helper_pool.h"
+#include "encoder/helper_pool.h"
 
 #include <exception>
 #include <mutex>

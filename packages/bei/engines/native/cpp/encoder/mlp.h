@@ -2,9 +2,9 @@
 #pragma once
 #include <type_traits>
 
-#include "activation.h"
-#include "rows.h"
-#include "states.h"
+#include "encoder/activation.h"
+#include "encoder/rows.h"
+#include "encoder/states.h"
 
 namespace bei {
 namespace {

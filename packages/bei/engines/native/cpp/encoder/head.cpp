@@ -1,11 +1,11 @@
-#include "head.h"
+#include "encoder/head.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
-#include "activation.h"
-#include "rows.h"
+#include "encoder/activation.h"
+#include "encoder/rows.h"
 
 namespace bei {
 namespace {

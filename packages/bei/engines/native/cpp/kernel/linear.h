@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "abi.h"
+#include "kernel/kernel.h"
 #include "memory.h"
-#include "tile.h"
 
 namespace bei {
 
@@ -26,40 +26,48 @@ inline F finish(F sums, const Affine& column, const MatrixView<T>&, int) {
 }
 
 // Convert a panel of bf16 to floats.
-inline const float* widen(const uint32_t* panel, int width, int words, Buffer& buffer) {
+inline const float* widen(const void* panel, int width, int words, Buffer& buffer) {
+  const uint32_t* const packed = static_cast<const uint32_t*>(panel);
   float* const floats = buffer.get<float>(2 * static_cast<size_t>(words) * width);
   for (int w = 0; w < words; w++)
     for (int j = 0; j < width; j += kLanes) {
-      const W pairs = load_words(panel + w * width + j);
+      const W pairs = load_words(packed + w * width + j);
       store(floats + 2 * w * width + j, low_half(pairs));
       store(floats + (2 * w + 1) * width + j, high_half(pairs));
     }
   return floats;
 }
 
+// Where a tile begins. Tiles have equal heights: seven rows are four and three, not six and one.
+template <class Kernel>
+inline int first_row(int row_count, int tile, int tiles) {
+  return std::min(row_count, round_up(tile * row_count / tiles, Kernel::kRowMultiple));
+}
+
 // Calls sink(row, column, values) once for every vector of a * weights + bias. The last vector of a row may extend beyond
-// `outputs`, into the zeros of the packing. Tiles have equal heights: seven rows are four and three, not six and one.
+// `outputs`, into the zeros of the packing.
 template <class T, class Sink>
 void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
   const bool widens = std::is_same_v<T, float> && std::is_same_v<T, Half> && weights.precision == BEI_BF16;
-  const int words = round_up(weights.inputs, kWordMultiple<T>) / kPerWord<T>;
-  const int packed_words = widens ? round_up(weights.inputs, kWordMultiple<bf16>) / kPerWord<bf16> : words;
-  const int columns = round_up(weights.outputs, kLanes), tiles = (row_count + kTileRows - 1) / kTileRows;
-  alignas(64) Sum<T> sums[kTileRows * kPanel];
-  for (int column = 0; column < columns; column += kPanel) {
-    const int width = std::min(kPanel, columns - column), vectors = width / kLanes;
-    const uint32_t* packed = static_cast<const uint32_t*>(weights.panels) + static_cast<size_t>(column) * packed_words;
-    const void* panel = packed;
-    if (widens) panel = widen(packed, width, packed_words, scratch.panel);
-    Affine affine[kVectors];
+  using K = Kernel<T>;
+  const int words = words_of<K>(weights.inputs);
+  const int packed_words = widens ? words_of<Kernel<bf16>>(weights.inputs) : words;
+  const int columns = round_up(weights.outputs, kLanes), tiles = (row_count + K::kRows - 1) / K::kRows;
+  alignas(64) Sum<T> sums[K::kRows * K::kPanel];
+  for (int column = 0; column < columns; column += K::kPanel) {
+    const int width = std::min(K::kPanel, columns - column), vectors = width / kLanes;
+    const void* panel =
+        static_cast<const typename K::Word*>(weights.panels) + static_cast<size_t>(column) * packed_words;
+    if (widens) panel = widen(panel, width, packed_words, scratch.panel);
+    Affine affine[K::kPanel / kLanes];
     for (int j = 0; j < vectors; j++) {
       const int at = column + j * kLanes;
       affine[j].bias = load(weights.bias + at);
       if (sizeof(T) == 1) affine[j].scale = load(weights.scales + at), affine[j].sum = load(weights.sums + at);
     }
     for (int tile = 0; tile < tiles; tile++) {
-      const int first = tile * row_count / tiles, count = (tile + 1) * row_count / tiles - first;
-      multiply<T>(a.row(first), a.stride * sizeof(T), count, panel, vectors, words, sums, width);
+      const int first = first_row<K>(row_count, tile, tiles), count = first_row<K>(row_count, tile + 1, tiles) - first;
+      K::multiply(scratch.session, a.row(first), a.stride, count, panel, width, words, sums, width);
       for (int i = 0; i < count; i++)
         for (int j = 0; j < vectors; j++) {
           const F value = load(sums + i * width + j * kLanes);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "rows.h"
-#include "states.h"
+#include "encoder/rows.h"
+#include "encoder/states.h"
 
 namespace bei {
 namespace {

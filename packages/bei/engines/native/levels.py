@@ -7,39 +7,35 @@ from pathlib import Path
 
 from bei.errors import SetupError
 
-_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
-_AVX2 = ("avx2", "fma", "f16c")
-
 
 @dataclass(frozen=True)
 class Level:
-    """`features` are flags of Linux's /proc/cpuinfo. Removing the underscores gives the compiler's flag:
-    avx512_vnni → -mavx512vnni.
-
-    `header` of cpp/ has the vectors.
-    """
+    """`features` are flags of Linux's /proc/cpuinfo; `compiler_flags` let the compiler use them (cpp/isa/isa.h)."""
 
     name: str
     features: tuple[str, ...]
-    header: str
+    compiler_flags: tuple[str, ...]
 
     @property
     def has_bf16(self) -> bool:
         return "avx512_bf16" in self.features
 
-    @property
-    def options(self) -> list[str]:
-        """Flags of the compiler."""
-        return [*("-m" + feature.replace("_", "") for feature in self.features), f'-DBEI_VECTORS="{self.header}"']
 
+_AVX2 = ("avx2", "fma", "f16c")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
+_VNNI = (*_AVX512, "avx512_vnni")
+_FOR_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_FOR_AVX512 = (*_FOR_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
+_FOR_VNNI = (*_FOR_AVX512, "-mavx512vnni")
 
-LEVELS = (
-    Level("avx512_bf16", (*_AVX2, *_AVX512, "avx512_vnni", "avx512_bf16"), "vec_avx512.h"),
-    Level("avx512_vnni", (*_AVX2, *_AVX512, "avx512_vnni"), "vec_avx512.h"),
-    Level("avx512", (*_AVX2, *_AVX512), "vec_avx512.h"),
-    Level("avx2_vnni", (*_AVX2, "avx_vnni"), "vec_avx2.h"),
-    Level("avx2", _AVX2, "vec_avx2.h"),
+X86 = (
+    Level("avx512_bf16", (*_VNNI, "avx512_bf16"), (*_FOR_VNNI, "-mavx512bf16")),
+    Level("avx512_vnni", _VNNI, _FOR_VNNI),
+    Level("avx512", _AVX512, _FOR_AVX512),
+    Level("avx2_vnni", (*_AVX2, "avx_vnni"), (*_FOR_AVX2, "-mavxvnni")),
+    Level("avx2", _AVX2, _FOR_AVX2),
 )
+LEVELS = X86
 
 
 def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:

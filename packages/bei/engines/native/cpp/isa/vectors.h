@@ -1,18 +1,15 @@
 // The vector type and its operations, in which all arithmetic is written: 16 lanes with AVX-512, 8 with AVX2.
 #pragma once
 #include <initializer_list>
+#include <type_traits>
 
-#include BEI_VECTORS  // the header of the level (isa.py)
+#include "isa/isa.h"
 
 namespace bei {
 
 // The operand of a product with a bf16 matrix: bf16 if there is an instruction for it, else float; the matrix is then
 // widened.
-#ifdef __AVX512BF16__
-using Half = bf16;
-#else
-using Half = float;
-#endif
+using Half = std::conditional_t<kMultipliesBf16, bf16, float>;
 
 template <class T>
 constexpr T round_up(T n, T multiple) {

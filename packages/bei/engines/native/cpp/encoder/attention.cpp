@@ -1,4 +1,4 @@
-#include "attention.h"
+#include "encoder/attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,8 +7,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "activation.h"
-#include "tile.h"
+#include "encoder/activation.h"
+#include "kernel/kernel.h"
 
 namespace bei {
 namespace {
@@ -19,42 +19,51 @@ struct Panel {
   size_t words;
 };
 
+template <class K>
 Panel panel_of(int column, int columns, int words) {
-  const int start = column / kPanel * kPanel;
-  return {std::min(kPanel, columns - start), static_cast<size_t>(start) * words};
+  const int start = column / K::kPanel * K::kPanel;
+  return {std::min(K::kPanel, columns - start), static_cast<size_t>(start) * words};
 }
 
-uint32_t word_at(const void* p) {
-  uint32_t word;
-  std::memcpy(&word, p, sizeof word);
+// The word of n numbers, the rest of it zero.
+template <class Word, class T>
+Word word_of(const T* numbers, int n) {
+  Word word = 0;
+  std::memcpy(&word, numbers, n * sizeof(T));
   return word;
 }
 
 // Keys [first, last) as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel]. Columns beyond the last
 // key repeat it.
-template <class T>
-const uint32_t* pack_keys(const KeyValueGroup<T>& group, int first, int last, Buffer& buffer) {
-  constexpr int per = kPerWord<T>;
-  const int words = round_up(group.head_size, per) / per, columns = round_up(last - first, kLanes);
-  uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
+template <class K, class T>
+const typename K::Word* pack_keys(const KeyValueGroup<T>& group, int first, int last, Buffer& buffer) {
+  using Word = typename K::Word;
+  constexpr int per = K::kGroup;
+  const int words = words_of<K>(group.head_size), columns = round_up(last - first, kLanes);
+  Word* packed = buffer.get<Word>(static_cast<size_t>(columns) * words);
   for (int start = 0; start < columns; start += kLanes) {
-    const Panel panel = panel_of(start, columns, words);
-    uint32_t* to = packed + panel.words + start % kPanel;
+    const Panel panel = panel_of<K>(start, columns, words);
+    Word* to = packed + panel.words + start % K::kPanel;
     const T* from[kLanes];
     for (int i = 0; i < kLanes; i++) from[i] = group.key(std::min(first + start + i, last - 1));
-    for (int w = 0; w < group.head_size / per; w++, to += panel.width)
-      for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + w * per);
-    if (group.head_size % per)  // half a word, of bf16
-      for (int i = 0; i < kLanes; i++) to[i] = word_at(from[i] + group.head_size - 1) & 0xffff;
+    int filled = 0;
+    for (; filled + per <= group.head_size; filled += per, to += panel.width)
+      for (int i = 0; i < kLanes; i++) to[i] = word_of<Word>(from[i] + filled, per);
+    for (; filled < words * per; filled += per, to += panel.width)
+      for (int i = 0; i < kLanes; i++) to[i] = word_of<Word>(from[i] + filled, std::max(0, group.head_size - filled));
   }
   return packed;
 }
 
 // One word of each column, from the rows of values that share the word.
-template <class T>
-void pack_words(const T* const* rows, int n, uint32_t* to) {
+template <class K, class T>
+void pack_words(const T* const* rows, int n, typename K::Word* to) {
+  using Word = typename K::Word;
   if constexpr (std::is_same_v<T, bf16>) {
-    for (int d = 0; d < n; d++) to[d] = rows[0][d].bits | static_cast<uint32_t>(rows[1][d].bits) << 16;
+    for (int d = 0; d < n; d++) {
+      to[d] = rows[0][d].bits;
+      for (int i = 1; i < K::kGroup; i++) to[d] |= static_cast<Word>(rows[i][d].bits) << 16 * i;
+    }
   } else {
     float* words = reinterpret_cast<float*>(to);
     for_vectors(n, [&](int d, int lanes) { store_lanes(words + d, load_lanes(rows[0] + d, lanes), lanes); });
@@ -62,11 +71,12 @@ void pack_words(const T* const* rows, int n, uint32_t* to) {
 }
 
 // Values [first, last) as its rows: [head_size / kPanel][words of keys][kPanel]. Rows beyond the last key are zero.
-template <class T>
-const uint32_t* pack_values(const KeyValueGroup<T>& group, int first, int last, Buffer& buffer) {
-  constexpr int per = kPerWord<T>;
-  const int words = round_up(last - first, per) / per, columns = round_up(group.head_size, kLanes);
-  uint32_t* packed = buffer.get<uint32_t>(static_cast<size_t>(columns) * words);
+template <class K, class T>
+const typename K::Word* pack_values(const KeyValueGroup<T>& group, int first, int last, Buffer& buffer) {
+  using Word = typename K::Word;
+  constexpr int per = K::kGroup;
+  const int words = words_of<K>(last - first), columns = round_up(group.head_size, kLanes);
+  Word* packed = buffer.get<Word>(static_cast<size_t>(columns) * words);
   const std::vector<T> none(group.head_size);
   for (int w = 0; w < words; w++) {
     const T* rows[per];
@@ -74,13 +84,13 @@ const uint32_t* pack_values(const KeyValueGroup<T>& group, int first, int last, 
       const int key = first + w * per + i;
       rows[i] = key < last ? group.value(key) : none.data();
     }
-    for (int start = 0; start < columns; start += kPanel) {
-      const Panel panel = panel_of(start, columns, words);
-      uint32_t* to = packed + panel.words + static_cast<size_t>(w) * panel.width;
+    for (int start = 0; start < columns; start += K::kPanel) {
+      const Panel panel = panel_of<K>(start, columns, words);
+      Word* to = packed + panel.words + static_cast<size_t>(w) * panel.width;
       const int filled = std::min(panel.width, group.head_size - start);
-      pack_words(rows, filled, to);
+      pack_words<K>(rows, filled, to);
       std::fill(to + filled, to + panel.width, 0);
-      for (const T*& row : rows) row += kPanel;
+      for (const T*& row : rows) row += K::kPanel;
     }
   }
   return packed;
@@ -120,28 +130,29 @@ float softmax(float* scores, int keys, float scale, float soft_cap, const float*
 }
 
 // Packed keys and values of the tokens [first, last), and room for the scores of a few queries, `stride` numbers apart.
-template <class T>
+template <class K>
 struct Packed {
-  const uint32_t *keys, *values;
+  const typename K::Word *keys, *values;
   int first, last, stride;
   float* scores;
-  T* probabilities;
+  typename K::Number* probabilities;
 };
 
 // The context of one head and of `query_count` queries from `row` on. Scores are computed for whole panels of keys, from
 // the first key that any of these queries sees to the last. The probability of a key that a query does not see is zero.
-template <class T>
-void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, const Packed<T>& t) {
-  constexpr int per = kPerWord<T>;
-  const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = round_up(group.head_size, per) / per;
-  const int start = (group.begin(row) - t.first) / kPanel * kPanel, stop = group.end(row + query_count - 1) - t.first;
+template <class K, class T>
+void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, const Packed<K>& t, Session& session) {
+  constexpr int per = K::kGroup;
+  const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = words_of<K>(group.head_size);
+  const int start = (group.begin(row) - t.first) / K::kPanel * K::kPanel;
+  const int stop = group.end(row + query_count - 1) - t.first, filled = round_up(stop, K::kWordMultiple);
   const T* queries = group.queries.row(row - group.prefix) + head * group.head_size;
-  for (int key = start; key < stop; key += kPanel) {
-    const Panel panel = panel_of(key, columns, key_words);
-    multiply<T>(queries, group.queries.stride * sizeof(T), query_count, t.keys + panel.words, panel.width / kLanes,
-                key_words, t.scores + key, t.stride);
+  for (int key = start; key < stop; key += K::kPanel) {
+    const Panel panel = panel_of<K>(key, columns, key_words);
+    K::multiply(session, queries, group.queries.stride, query_count, t.keys + panel.words, panel.width, key_words,
+                t.scores + key, t.stride);
   }
-  float sums[kTileRows];
+  float sums[K::kRows];
   for (int i = 0; i < query_count; i++) {
     const int begin = group.begin(row + i) - t.first, end = group.end(row + i) - t.first;
     const float* bias = group.bias ? group.bias + head * group.bias_stride - (row + i) + t.first + begin : nullptr;
@@ -151,16 +162,16 @@ void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, c
     sums[i] = softmax(scores + begin, end - begin, group.scale_of(row + i), group.soft_cap, bias, sink,
                       probabilities + begin);
     std::fill(probabilities + start, probabilities + begin, T{});
-    std::fill(probabilities + end, probabilities + round_up(stop, per), T{});
+    std::fill(probabilities + end, probabilities + filled, T{});
   }
-  alignas(64) float products[kTileRows * kPanel];
-  const int value_words = round_up(keys, per) / per, words = round_up(stop, per) / per - start / per;
+  alignas(64) float products[K::kRows * K::kPanel];
+  const int value_words = words_of<K>(keys), words = filled / per - start / per;
   const int size = round_up(group.head_size, kLanes);
-  for (int column = 0; column < size; column += kPanel) {
-    const Panel panel = panel_of(column, size, value_words);
-    const uint32_t* values = t.values + panel.words + static_cast<size_t>(start / per) * panel.width;
-    multiply<T>(t.probabilities + start, t.stride * sizeof(T), query_count, values, panel.width / kLanes, words,
-                products, panel.width);
+  for (int column = 0; column < size; column += K::kPanel) {
+    const Panel panel = panel_of<K>(column, size, value_words);
+    const auto* values = t.values + panel.words + static_cast<size_t>(start / per) * panel.width;
+    K::multiply(session, t.probabilities + start, t.stride, query_count, values, panel.width, words, products,
+                panel.width);
     for (int i = 0; i < query_count; i++) {
       T* to = group.context.row(row - group.prefix + i) + head * group.head_size + column;
       for_vectors(std::min(panel.width, group.head_size - column), [&](int d, int lanes) {
@@ -170,24 +181,30 @@ void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, c
   }
 }
 
+template <class K, class T>
+void attention_by(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch) {
+  Packed<K> packed;
+  packed.first = group.begin(first), packed.last = group.end(last - 1);
+  packed.keys = pack_keys<K>(group, packed.first, packed.last, scratch.keys);
+  packed.values = pack_values<K>(group, packed.first, packed.last, scratch.values);
+  // a row that begins late ends as late
+  packed.stride = round_up(packed.last - packed.first, std::max(kLanes, K::kWordMultiple)) + kLanes;
+  packed.scores = scratch.scores.get<float>(static_cast<size_t>(K::kRows) * packed.stride);
+  packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(K::kRows) * packed.stride);
+  for (int head = 0; head < group.heads; head++)
+    for (int row = first; row < last; row += K::kRows)
+      attend(group, head, row, std::min(K::kRows, last - row), packed, scratch.session);
+}
+
 }  // namespace
 
 template <class T>
 void attention(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch) {
-  Packed<T> packed;
-  packed.first = group.begin(first), packed.last = group.end(last - 1);
-  packed.keys = pack_keys(group, packed.first, packed.last, scratch.keys);
-  packed.values = pack_values(group, packed.first, packed.last, scratch.values);
-  packed.stride = round_up(packed.last - packed.first, kLanes) + kLanes;  // a row that begins late ends as late
-  packed.scores = scratch.scores.get<float>(static_cast<size_t>(kTileRows) * packed.stride);
-  packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(kTileRows) * packed.stride);
-  for (int head = 0; head < group.heads; head++)
-    for (int row = first; row < last; row += kTileRows)
-      attend(group, head, row, std::min(kTileRows, last - row), packed);
+  attention_by<Kernel<T>>(group, first, last, scratch);
 }
 
 template void attention<float>(const KeyValueGroup<float>&, int, int, Scratch&);
-#ifdef __AVX512BF16__
+#if BEI_MULTIPLIES_BF16
 template void attention<bf16>(const KeyValueGroup<bf16>&, int, int, Scratch&);
 #endif
 

@@ -4,15 +4,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention_tasks.h"
-#include "batch.h"
-#include "convolution.h"
-#include "embedding.h"
-#include "encoder.h"
-#include "head.h"
-#include "layer.h"
-#include "mixture.h"
-#include "states.h"
+#include "encoder/attention_tasks.h"
+#include "encoder/batch.h"
+#include "encoder/convolution.h"
+#include "encoder/embedding.h"
+#include "encoder/encoder.h"
+#include "encoder/head.h"
+#include "encoder/layer.h"
+#include "encoder/mixture.h"
+#include "encoder/states.h"
 
 namespace bei {
 namespace {
@@ -118,7 +118,9 @@ class PrecisionEncoder final : public BeiEncoder {
   template <class Work>
   void each_block(int row_count, Scratch& mine, Work work) {
     const int threads = 1 + helpers_.idle(), share = (row_count + 2 * threads - 1) / (2 * threads);
-    const int size = threads == 1 ? kBlockRows : std::clamp(round_up(share, kTileRows), kLeastRows, kBlockRows);
+    const int size = threads == 1
+                         ? kBlockRows
+                         : std::clamp(round_up(share, Kernel<typename P::Operand>::kRows), kLeastRows, kBlockRows);
     helpers_.each((row_count + size - 1) / size, mine, [&](int block, Scratch& scratch) {
       work(block * size, std::min(size, row_count - block * size), scratch);
     });

@@ -2,8 +2,8 @@
 #pragma once
 #include <algorithm>
 
-#include "batch.h"
-#include "states.h"
+#include "encoder/batch.h"
+#include "encoder/states.h"
 
 namespace bei {
 namespace {

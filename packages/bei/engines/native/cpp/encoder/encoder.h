@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "abi.h"
-#include "helper_pool.h"
+#include "encoder/helper_pool.h"
 
 // Safe from several threads at a time.
 struct BeiEncoder {

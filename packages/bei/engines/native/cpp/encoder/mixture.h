@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "mlp.h"
+#include "encoder/mlp.h"
 
 namespace bei {
 namespace {

@@ -1,6 +1,6 @@
 #include <memory>
 
-#include "precision_encoder.h"
+#include "encoder/precision_encoder.h"
 
 namespace bei {
 

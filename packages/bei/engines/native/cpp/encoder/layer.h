@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "mlp.h"
+#include "encoder/mlp.h"
 
 namespace bei {
 namespace {

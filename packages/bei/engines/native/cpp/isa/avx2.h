@@ -1,11 +1,11 @@
-// Vectors of AVX2 with FMA. Included by vec.h; vec_avx512.h documents the functions.
+// Vectors of AVX2 with FMA. Included by isa.h; avx512.h documents the functions.
 #pragma once
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
-#include "bf16.h"
+#include "isa/bf16.h"
 
 namespace bei {
 

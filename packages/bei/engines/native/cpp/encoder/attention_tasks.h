@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "attention.h"
-#include "batch.h"
-#include "states.h"
+#include "encoder/attention.h"
+#include "encoder/batch.h"
+#include "encoder/states.h"
 
 namespace bei {
 namespace {

@@ -1,7 +1,7 @@
 // Activations of a vector. They are exact to float32's rounding, except GELU whose result is stored in 16 or 8 bits.
 #pragma once
 #include "abi.h"
-#include "vec.h"
+#include "isa/vectors.h"
 
 namespace bei {
 

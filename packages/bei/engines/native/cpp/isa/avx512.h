@@ -1,11 +1,11 @@
-// Vectors of AVX-512 (F, BW, VL, DQ). Included by vec.h.
+// Vectors of AVX-512 (F, BW, VL, DQ). Included by isa.h.
 #pragma once
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
-#include "bf16.h"
+#include "isa/bf16.h"
 
 namespace bei {
 

@@ -1,9 +1,7 @@
-// The answers to Python before it fills a structure or packs a matrix.
+// Where the fields of the structures are, for Python to compare before it fills one.
 #include <cstddef>
-#include <cstdint>
 
 #include "abi.h"
-#include "tile.h"
 
 namespace {
 
@@ -129,26 +127,10 @@ constexpr BeiField kFields[] = {
     {nullptr, 0, 0},
 };
 
-template <class T>
-constexpr BeiLayout layout_of(float largest, float largest_pair) {
-  return {bei::kLanes, bei::kPanel, bei::kWordMultiple<T>, bei::kPerWord<T>, largest, largest_pair};
-}
-
 }  // namespace
 
 extern "C" {
 
 const BeiField* bei_abi() noexcept { return kFields; }
-
-BeiLayout bei_layout(int32_t precision) noexcept {
-  switch (precision) {
-    case BEI_BF16:
-      return layout_of<bei::bf16>(0, 0);
-    case BEI_INT8:
-      return layout_of<uint8_t>(bei::kLargestWeight, bei::kLargestPair);
-    default:
-      return layout_of<float>(0, 0);
-  }
-}
 
 }  // extern "C"

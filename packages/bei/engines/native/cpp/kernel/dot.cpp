@@ -1,8 +1,8 @@
-#include "tile.h"
-
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+
+#include "kernel/kernel.h"
 
 namespace bei {
 namespace {
@@ -54,17 +54,17 @@ constexpr Tile<T> tile_of(int size, std::integer_sequence<int, Sizes...>) {
 }  // namespace
 
 template <class T>
-void multiply(const void* a, size_t stride, int row_count, const void* panel, int vectors, int words, Sum<T>* out,
-              size_t out_stride) {
-  const auto sizes = std::make_integer_sequence<int, kTileRows * kVectors>();
-  const Tile<T> tile = tile_of<T>((row_count - 1) * kVectors + vectors - 1, sizes);
-  tile(static_cast<const char*>(a), stride, static_cast<const char*>(panel), words, out, out_stride);
+void Dot<T>::multiply(Session&, const T* a, int stride, int row_count, const void* panel, int columns, int words,
+                      Sum<T>* out, int out_stride) {
+  const auto sizes = std::make_integer_sequence<int, kRows * kVectors>();
+  const Tile<T> tile = tile_of<T>((row_count - 1) * kVectors + columns / kLanes - 1, sizes);
+  tile(reinterpret_cast<const char*>(a), stride * sizeof(T), static_cast<const char*>(panel), words, out, out_stride);
 }
 
-template void multiply<float>(const void*, size_t, int, const void*, int, int, float*, size_t);
-template void multiply<uint8_t>(const void*, size_t, int, const void*, int, int, int32_t*, size_t);
-#ifdef __AVX512BF16__
-template void multiply<bf16>(const void*, size_t, int, const void*, int, int, float*, size_t);
+template struct Dot<float>;
+template struct Dot<uint8_t>;
+#if BEI_MULTIPLIES_BF16
+template struct Dot<bf16>;
 #endif
 
 }  // namespace bei
