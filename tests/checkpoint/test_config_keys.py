@@ -67,6 +67,7 @@ WITHOUT_EFFECT = {
             *("return_dict", "use_cache", "use_flash_attn", "use_memory_efficient_attention", "unpad_inputs"),
             *("attn_implementation", "reorder_and_upcast_attn", "pack_qkv", "pad_vocab_size_multiple"),
             *("output_router_logits", "moe_impl"),
+            *("mem_len", "reuse_len", "use_mems_eval", "use_mems_train"),
             *("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "slow_but_exact"),
         ),
         RUNNING,
@@ -76,7 +77,7 @@ WITHOUT_EFFECT = {
             *("add_cross_attention", "is_encoder_decoder", "legacy", "pooler_hidden_size", "sinusoidal_pos_embds"),
             *("summary_activation", "summary_type", "summary_use_proj", "summary_proj_to_labels"),
             *("logn_attention_clip1", "output_past", "matryoshka_dimensions", "truncate_dim", "task_instructions"),
-            *("forced_eos_token_id",),
+            *("forced_eos_token_id", "start_n_top", "end_n_top", "same_length"),
             *("vocab_list", "esmfold_config", "kwargs", "trust_remote_code", "pretrained_model_name_or_path"),
             *("lora_alpha", "lora_rank", "load_trained_adapters", "add_pooling_layer"),
             *("decoder_start_token_id", "num_decoder_layers", "scale_decoder_outputs"),
@@ -238,7 +239,11 @@ SAVED_WITH = {
 SHAPES = {"num_key_value_heads", "head_dim", "word_embed_proj_dim"}
 """Sizes that contradict the tensors' shapes where they are wrong."""
 KNOWN_VALUES = {"problem_type": ["regression"], "max_position_embeddings": [32]}
-DERIVED = {("roformer", "embedding_size"), ("mobilebert", "true_hidden_size")}  # from other sizes, unless stated
+DERIVED = {
+    ("roformer", "embedding_size"),
+    ("mobilebert", "true_hidden_size"),
+    ("xlnet", "d_head"),
+}  # from other sizes, unless stated
 
 
 @cache

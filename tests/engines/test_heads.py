@@ -15,8 +15,9 @@ from bei.architectures import families
 from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
+from bei.errors import SetupError
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import DISENTANGLED, ENCODERS, FAMILIES, VOCAB, random_model, save
+from tests.support.tiny_models import DISENTANGLED, ENCODERS, FAMILIES, VOCAB, random_model, save, write_json
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
 COLBERT = LateInteraction(
@@ -30,6 +31,7 @@ COLBERT = LateInteraction(
     markers={},
     mean=False,
 )
+HIDE_OTHERWISE = (*DISENTANGLED, "xlnet", "esm")
 NO_CLASS = {  # of ours, that transformers does not have
     *((family, "SequenceClassification") for family in ("granite", "cohere", "cohere2", "lfm2")),
     *((family, "TokenClassification") for family in ("granite", "cohere", "cohere2", "lfm2", "gemma3_text")),
@@ -102,7 +104,7 @@ def test_token_types_reach_a_pair(make, tmp_path):
     assert np.abs(engine_for(make, tmp_path, model).run(Batch.pack(ids, types)) - expected).max() <= 1e-5
 
 
-@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in (*DISENTANGLED, "esm")])
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family not in HIDE_OTHERWISE])
 def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     """ColBERT's query expansion: mask tokens are queries but not keys."""
     model = random_model(family)
@@ -119,6 +121,17 @@ def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     assert close(rows, expected)
 
 
+@pytest.mark.parametrize("family", HIDE_OTHERWISE)
+def test_a_model_that_hides_tokens_otherwise_is_no_colbert_with_padded_queries(tmp_path, family):
+    folder = save(tmp_path, random_model(family), pooling=None)
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "ColBERT", "query_length": 6})
+    with pytest.raises(SetupError, match="not attended to is not served"):
+        read(folder, "m")
+    attending = {"model_type": "ColBERT", "query_length": 6, "attend_to_expansion_tokens": True}
+    write_json(folder / "config_sentence_transformers.json", attending)
+    assert read(folder, "m").late_interaction.expansion == 6
+
+
 @pytest.mark.parametrize(
     ("family", "options"),
     [
@@ -126,6 +139,9 @@ def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
         ("eurobert", {"classifier_pooling": "bos"}),
         ("eurobert", {"classifier_pooling": "mean"}),
         ("deberta-v2", {"pooler_hidden_act": "relu"}),
+        ("mobilebert", {"classifier_activation": False}),
+        ("xlnet", {"summary_type": "mean", "summary_activation": "gelu"}),
+        ("xlnet", {"summary_type": "first", "summary_use_proj": False, "summary_activation": ""}),
     ],
 )
 def test_a_classifier_pools_as_its_config_says(make, tmp_path, family, options):

@@ -53,6 +53,7 @@ _CONFIGS = {
     "distilbert": transformers.DistilBertConfig,
     "mobilebert": transformers.MobileBertConfig,
     "mpnet": transformers.MPNetConfig,
+    "xlnet": transformers.XLNetConfig,
     "deberta": transformers.DebertaConfig,
     "deberta-v2": transformers.DebertaV2Config,
     "t5": transformers.T5Config,
@@ -111,7 +112,7 @@ ALIKE = (
     "modernbert-decoder",
 )
 """Families whose specs have no word that others lack: slow tests pass them by."""
-TORCH_ALONE = (*DISENTANGLED, "embedding_gemma2_text", "mobilebert")
+TORCH_ALONE = (*DISENTANGLED, "embedding_gemma2_text", "mobilebert", "xlnet")
 """Families that the other engines refuse."""
 """Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
@@ -119,6 +120,7 @@ _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpn
 _GPT2_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_inner": 96, "n_positions": 64}
 _SIZES_OF = {
     "distilbert": _DISTIL_SIZES,
+    "xlnet": {"d_model": 48, "n_layer": 3, "n_head": 4, "d_inner": 96},
     "gpt2": _GPT2_SIZES,
     "gpt_bigcode": _GPT2_SIZES,
     "gptj": {**_GPT2_SIZES, "rotary_dim": 8},
@@ -203,7 +205,7 @@ def random_model(family: str, seed: int = 0, head: str = "", **options) -> trans
     torch.manual_seed(seed)
     fields = {"vocab_size": len(VOCAB), "max_position_embeddings": 64 + offset, "initializer_range": 0.2}
     fields |= _OWN_FIELDS.get(family, {})
-    if family in ("gpt2", "gpt_bigcode", "gptj", "bloom"):
+    if family in ("gpt2", "gpt_bigcode", "gptj", "bloom", "xlnet"):
         del fields["max_position_embeddings"]
     if family in (*CAUSAL, "eurobert", "openai_privacy_filter") and family not in ALL_KEYS:
         fields["num_key_value_heads"] = 2

@@ -27,6 +27,7 @@ _PLACES = {
     "mpnet": "bei.architectures.mpnet:MPNET",
     "deberta": "bei.architectures.deberta:DEBERTA_V1",
     "deberta-v2": "bei.architectures.deberta:DEBERTA",
+    "xlnet": "bei.architectures.xlnet:XLNET",
     "jina_bert": "bei.architectures.jina_bert:JINA_BERT",
     "nomic_bert": "bei.architectures.nomic_bert:NOMIC_BERT",
     "new": "bei.architectures.gte:GTE",

@@ -46,9 +46,18 @@ class StackEntry:
 
 @dataclass(frozen=True)
 class Zeros:
-    """Zeros in the shape of one of the checkpoint's tensors."""
+    """Zeros in the shape of one of the checkpoint's tensors; with `flat` in that of a Flat."""
 
     name: str
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class Flat:
+    """One of the checkpoint's tensors, its last two axes as one. `transposed`: and then turned."""
+
+    name: str
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Regrouped:
     axes: tuple[int, ...]
 
 
-Part = str | TensorSlice | StackEntry | Regrouped | Zeros
+Part = str | TensorSlice | StackEntry | Regrouped | Flat | Zeros
 TensorNames = Mapping[str, tuple[Part, ...]]
 """Our name → the checkpoint's names; several tensors are concatenated along the first axis."""
 

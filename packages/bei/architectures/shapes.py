@@ -125,7 +125,7 @@ def _embedding_shapes(spec: EncoderSpec) -> Shapes:
     match spec.relative_bias:
         case RelativeBias(buckets):
             shapes |= dict.fromkeys(spec.bias_names, (buckets, spec.heads))
-        case Disentangled(buckets=buckets, norm=norm):
+        case Disentangled(buckets=buckets, norm=norm, sinusoids=False):
             shapes["relative_positions.weight"] = (2 * buckets, hidden)
             shapes |= _norm_shapes(norm, "relative_positions.norm", hidden) if norm else {}
     if spec.convolution:
@@ -172,6 +172,9 @@ def _mixing_shapes(spec: EncoderSpec, layer: str, convolution: ShortConvolution 
     for projection in position_projections(spec):
         shapes[f"{layer}.{projection}.weight"] = (spec.query_size, spec.hidden_size)
         shapes[f"{layer}.{projection}.bias"] = (spec.query_size,)
+    if isinstance(spec.relative_bias, Disentangled) and spec.relative_bias.segments:
+        shapes |= dict.fromkeys((f"{layer}.position_bias", f"{layer}.segment_bias"), (spec.query_size,))
+        shapes[f"{layer}.segments"] = (2, spec.query_size)
     if spec.sinks:
         shapes[f"{layer}.sinks"] = (spec.heads,)
     for of, size in spec.qk_norm_sizes.items():

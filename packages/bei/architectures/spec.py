@@ -10,6 +10,8 @@ A spec is data. Every engine interprets it; no engine knows a model's name. Its 
     relative_bias, or layers.{i}.relative_bias    [buckets, heads]                of all layers, or of each
     relative_positions.weight                     [2 * buckets, hidden]           of DeBERTa, with a norm
     layers.{i}.position_{query,key}.{weight,bias} [heads * head_size, hidden]     of DeBERTa's `own_projections`
+    layers.{i}.{position,segment}_bias            [heads * head_size]             of `segments`, as the next
+    layers.{i}.segments                           [2, heads * head_size]
     decoder.{position,norm,layers.{i}.…}          of a CrossDecoder: shapes.py
     convolution.{weight,bias}                     [hidden, hidden / groups, taps] with a norm
     layers.{i}.qkv.{weight,bias}                  [(heads + 2 * kv_heads) * head_size, hidden]   query, key, value
@@ -51,6 +53,7 @@ NormPlace = Literal["attention_in", "attention_out", "attention_again", "attenti
 """The place of a norm in a layer: on the input x, on the output f(x), or on the sum x + f(x) at its end. With `again`
 attention's f(x) becomes norm(x + f(x)), to which x is then added once more (jina-embeddings-v2-base-code)."""
 
+_SEGMENTS = 1 << 16  # more than any template has; they are only compared
 LINEARS: tuple[LinearName, ...] = ("qkv", "out", "up", "down")
 POST: tuple[NormPlace, ...] = ("attention_end", "ffn_end")
 PRE: tuple[NormPlace, ...] = ("attention_in", "ffn_in")
@@ -117,7 +120,12 @@ class Layer:
 class Disentangled:
     """Scores between content and relative position (DeBERTa, arXiv:2006.03654, §3.1). Distances fall into 2 * `buckets`
     buckets. The vector of each bucket is projected by the query and key matrices of the layer, or with
-    `own_projections` by matrices that each layer has for them."""
+    `own_projections` by matrices that each layer has for them. `sinusoids`: the vectors are sines and cosines of the
+    distance, clamped to `max_distance` (Transformer-XL, arXiv:1901.02860, §3.3).
+
+    With `segments` the score of a query and a key also has the query's product with one of two vectors: for tokens of
+    one type, and of two (XLNet, arXiv:1906.08237, §2.5). Queries then have biases of their own for positions and for
+    segments, in place of that of the layer."""
 
     buckets: int
     max_distance: int
@@ -126,6 +134,8 @@ class Disentangled:
     position_to_content: bool
     norm: Norm | None
     own_projections: bool = False
+    sinusoids: bool = False
+    segments: bool = False
 
 
 @dataclass(frozen=True)
@@ -331,6 +341,13 @@ class EncoderSpec:
     def of_layer(self, layer: Layer) -> "EncoderSpec":
         """With the sizes of the layer's own heads."""
         return replace(self, kv_heads=layer.heads.kv_heads, head_size=layer.heads.size) if layer.heads else self
+
+    @property
+    def type_count(self) -> int:
+        """How many types of tokens differ to the model: those that have an embedding, or any as segments."""
+        if isinstance(self.relative_bias, Disentangled) and self.relative_bias.segments:
+            return _SEGMENTS
+        return self.token_types
 
     @property
     def convolves(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bei.architectures.family import Family, HeadKind, TaskHead, stated_pooling
-from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Normalize, Pooling
+from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, Normalize, Pooling
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.lookup import Lookup, read_lookup
 from bei.checkpoint.m3 import M3, read_m3
@@ -84,9 +84,20 @@ def _multi_vector(source: Source) -> Served:
     if is_pylate(source.folder):  # its norm is not in modules.json
         modules = replace(modules, token_head=(*modules.token_head, Normalize()))
     late = read_late_interaction(source.folder, modules, source.limits, stanford)
+    _check_padding(source.spec, late)
     return Served(
         modules, _stanford_head(source.spec, modules.encoder) if stanford else TaskHead(), late_interaction=late
     )
+
+
+def _check_padding(spec: EncoderSpec, late: LateInteraction) -> None:
+    """Raises SetupError for padded queries of a model that hides padding elsewhere than in its scores."""
+    hides = isinstance(spec.relative_bias, Disentangled) or spec.dropped_token is not None
+    if late.expansion and not late.attend and hides:
+        raise SetupError(
+            "a ColBERT model of DeBERTa, XLNet or ESM whose queries are padded by tokens that are not attended to is "
+            "not served: its library hides them in a way of its own"
+        )
 
 
 def _sparse(source: Source) -> Served:

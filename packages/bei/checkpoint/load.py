@@ -210,7 +210,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         tensors=Tensors(parts),
         tokenizer_file=source.tokenizer_file,
         max_tokens=texts.max_tokens(encoder, source.limits, spec, max_num_tokens),
-        token_types=spec.token_types > 1 and texts.reads_types(encoder),
+        token_types=spec.type_count > 1 and texts.reads_types(encoder),
         lowercase=bool(source.limits.get("do_lower_case", False)),
         unknown_token=special_token(encoder, "unk_token"),
         prompts=_prompts(source, served),

@@ -18,9 +18,7 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(("longformer", "led", "longt5", "bigbird_pegasus"), _SPARSE),
     **dict.fromkeys(("nystromformer", "reformer", "yoso", "mra"), _APPROXIMATE),
     "fnet": "mixes tokens by Fourier transforms, which no engine here computes",
-    **dict.fromkeys(
-        ("xlnet", "transfo-xl"), "attends by the relative positions of Transformer-XL, which no engine here computes"
-    ),
+    "transfo-xl": "has a vocabulary in parts of several widths, which no engine here computes",
     "funnel": "pools tokens between its layers, which no engine here computes",
     "convbert": "convolves tokens within attention, which no engine here computes",
     "squeezebert": "has grouped products in place of linear layers, which no engine here computes",

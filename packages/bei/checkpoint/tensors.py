@@ -26,7 +26,7 @@ _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 """Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
 _CONTENT = (
-    *("name", "start", "less", "step", "is_entry", "is_turned", "is_zero", "groups", "axes"),
+    *("name", "start", "less", "step", "is_entry", "is_turned", "is_flat", "is_zero", "groups", "axes"),
     *("divisor", "shape"),
 )
 """The fields of a Tensor that say what is read from its file."""
@@ -37,7 +37,8 @@ class Tensor:
     """One tensor on disk, or rows of one from `start` on: its file, its name there, shape, and dtype (float32, float16,
     bfloat16, float8_e4m3fn; others as stored). Row `less` is subtracted from it, the tensor `plus` is added to each
     row, and it is divided by `divisor`, in float32. Of the rows every `step`-th one is read; with `is_entry` the row
-    `start` alone, without its axis; with `is_turned` they are transposed after that. With `is_zero` there are zeros in
+    `start` alone, without its axis; with `is_turned` they are transposed after that. With `is_flat` the last
+    two axes are one. With `is_zero` there are zeros in
     its place. With `groups` the order of the rows is another: seen as `groups`, they are transposed to the order
     `axes`. A float8 tensor is multiplied by `scale`, one number or one per row; `input_scale` is the divisor of its
     product's inputs. `rows_of` has the number of each row on disk. Each row is multiplied by its number in `factors`,
@@ -53,6 +54,7 @@ class Tensor:
     step: int = 1
     is_entry: bool = False
     is_turned: bool = False
+    is_flat: bool = False
     is_zero: bool = False
     plus: "Tensor | None" = None
     divisor: float = 1.0
@@ -65,6 +67,11 @@ class Tensor:
     place: "Located | None" = None
     low_rank: "LowRank | None" = None
 
+    @property
+    def is_rearranged(self) -> bool:
+        """Whether its rows are not those on disk, one after another."""
+        return self.step > 1 or self.is_entry or self.is_turned or self.is_flat or bool(self.groups)
+
     def rows(self, start: int, stop: int, less: int | None = None, step: int = 1) -> "Tensor":
         """Every `step`-th row from `start` to `stop`, as far as there are any."""
         count = len(range(start, min(stop, self.shape[0]), step))
@@ -75,6 +82,12 @@ class Tensor:
         if not self.shape or index >= self.shape[0]:
             return replace(self, shape=(0,))
         return replace(self, shape=self.shape[1:], start=index, is_entry=True)
+
+    def flat(self) -> "Tensor":
+        """[..., a, b] → [..., a * b]; a tensor of fewer axes as it is."""
+        if len(self.shape) < 2:
+            return self
+        return replace(self, shape=(*self.shape[:-2], self.shape[-2] * self.shape[-1]), is_flat=True)
 
     def transposed(self) -> "Tensor":
         """[a, b] → [b, a]"""
@@ -259,6 +272,9 @@ def _stored(tensor: Tensor) -> np.ndarray:
         return _float8_rows(tensor)
     if not tensor.shape:
         return _on_disk(tensor, None)
+    if tensor.is_flat:
+        whole = _on_disk(tensor, None).reshape(tensor.shape[::-1] if tensor.is_turned else tensor.shape)
+        return whole.T if tensor.is_turned else whole
     rows = _on_disk(tensor, _stored_rows(tensor))
     rows = rows[0] if tensor.is_entry else rows[:: tensor.step]
     return rows.T if tensor.is_turned else rows

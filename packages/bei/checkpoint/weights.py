@@ -9,6 +9,7 @@ from typing import Any
 
 from bei.architectures.family import (
     Family,
+    Flat,
     NamedHeadLayer,
     Part,
     Regrouped,
@@ -119,7 +120,7 @@ def check_shapes(parts: Mapping[str, tuple[Tensor, ...]], spec: EncoderSpec) -> 
             found = (rows, *tensor.shape[1:])
             if found != expected:
                 raise SetupError(f"{tensor.file}: {tensor.name} has shape {found}, config.json says {expected}")
-            if tensor.scale and (tensor.step > 1 or tensor.is_entry or tensor.is_turned or tensor.groups):
+            if tensor.scale and tensor.is_rearranged:
                 raise SetupError(f"{tensor.file}: {tensor.name} is fp8 in a layout that is not read; use bfloat16")
             if tensor.dtype not in ("float32", "float16", "bfloat16") and tensor.scale is None:
                 raise SetupError(
@@ -158,8 +159,10 @@ def _part(stored: Mapping[str, Tensor], theirs: Part) -> Tensor:
         case TensorSlice(name, start, stop, less, step, transposed, plus):
             part = stored[name].rows(start, stop, less, step)
             part = replace(part, plus=stored[plus].rows(0, 1)) if plus else part
-        case Zeros(name):
-            return replace(stored[name], is_zero=True)
+        case Zeros(name, flat):
+            return replace(stored[name].flat() if flat else stored[name], is_zero=True)
+        case Flat(name, transposed):
+            part = stored[name].flat()
         case StackEntry(name, index, transposed):
             part = stored[name].entry(index)
         case Regrouped(name, groups, axes):

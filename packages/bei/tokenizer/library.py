@@ -25,7 +25,7 @@ def check_specials(templates: Sequence[Template], mask: int, spec: EncoderSpec) 
     for template in templates:
         ids = [mask, *(id for part in template.fixed for id in part)]
         types = [*template.body_types, *(kind for part in template.fixed_types for kind in part)]
-        if max(ids) >= spec.vocab_size or max(types, default=0) >= max(1, spec.token_types):
+        if max(ids) >= spec.vocab_size or max(types, default=0) >= max(1, spec.type_count):
             raise SetupError("tokenizer.json puts tokens or types around a text for which the model has no embedding")
 
 

@@ -54,7 +54,7 @@ def check(spec: EncoderSpec, longest: int) -> None:
         "a layer with inputs and heads of its own (EmbeddingGemma 2)": bool(
             spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers)
         ),
-        "disentangled attention (DeBERTa)": isinstance(spec.relative_bias, Disentangled),
+        "disentangled attention (DeBERTa, XLNet)": isinstance(spec.relative_bias, Disentangled),
         "a bottleneck (MobileBERT)": spec.trigrams or any(layer.bottleneck for layer in spec.layers),
         "a masked token that scales the others (token_dropout of ESM)": spec.dropped_token is not None,
         "a decoder that attends to its encoder (BART)": spec.decoder is not None,

@@ -14,8 +14,8 @@ from bei.engines.torch.layout import Group
 
 _SCORES = 1 << 24  # numbers of a mask, or of scores, at a time: long sequences take them in blocks of queries
 
-PositionScores = Callable[[Tensor, Tensor, slice, slice], Tensor]
-"""(q, k, their positions) → scores that are added to q kᵀ."""
+PositionScores = Callable[[Tensor, Tensor, slice, slice, Tensor | None], Tensor]
+"""(q, k, their positions, the types of the tokens) → scores that are added to q kᵀ."""
 
 
 class BiasTable:
@@ -34,13 +34,14 @@ class BiasTable:
 @dataclass(frozen=True)
 class AttentionMask:
     """Which keys the sequences of a group attend to in a layer. `attended`: int[count], the leading tokens of each that
-    are attended to."""
+    are attended to. `types`: int[count, length], where scores depend on them."""
 
     group: Group
     attended: np.ndarray
     causal: bool
     window: int | None
     table: BiasTable | None
+    types: Tensor | None = None
 
     @property
     def all_seen(self) -> bool:
@@ -126,7 +127,7 @@ def packed_attention(
                 )
             else:
                 bias = mask.bias(queries, keys, q)
-                extra = position_scores(*block[:2], queries, keys) if position_scores else None
+                extra = position_scores(*block[:2], queries, keys, mask.types) if position_scores else None
                 attended = _attend(*block, bias, scale, soft_cap, extra, sinks)
             out[:, queries] = attended.transpose(1, 2)
     return context

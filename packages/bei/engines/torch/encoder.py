@@ -1,7 +1,7 @@
 """The forward pass of an EncoderSpec over packed tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +12,17 @@ from bei.architectures.shapes import position_projections
 from bei.architectures.spec import Activation, Disentangled, EncoderSpec, NormPlace
 from bei.engines.query_growth import factors
 from bei.engines.relative_bias import bias_by_distance
+from bei.engines.relative_vectors import sinusoids
 from bei.engines.rotary import cos_sin
 from bei.engines.torch.attention import AttentionMask, BiasTable, packed_attention
 from bei.engines.torch.bottleneck import BottleneckLayer
 from bei.engines.torch.convolution import ConvolvedLayer, neighbors
 from bei.engines.torch.cross_decoder import Decoder
-from bei.engines.torch.disentangled import PositionScores
+from bei.engines.torch.disentangled import PositionScores, Vectors
 from bei.engines.torch.fused import fused
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.layer_inputs import InputGate, InputsOfLayers
+from bei.engines.torch.layout import Group
 from bei.engines.torch.linear import Product, read_linear, spare_rows
 from bei.engines.torch.mlp import read_mlp
 from bei.engines.torch.norm import HeadNorms, NormLayer, WholeNorms
@@ -42,7 +44,7 @@ class Encoder:
         self._embeddings = _Embeddings(spec, weights)
         positions = None
         if isinstance(spec.relative_bias, Disentangled):
-            positions = weights.exact("relative_positions.weight")
+            positions = _position_vectors(spec, spec.relative_bias, weights)
             if spec.relative_bias.norm:
                 positions = NormLayer(spec.relative_bias.norm, weights, "relative_positions.norm")(positions)
         self._layers = [
@@ -98,6 +100,13 @@ class Encoder:
         one_kernel = self._varlen is not None and inputs.all_seen and self._convolved is None and self._decoder is None
         return not one_kernel or any(layer.experts for layer in self._spec.layers)
 
+    def _types(self, inputs: Inputs, group: Group) -> Tensor | None:
+        """int[count, length], if attention depends on them."""
+        bias = self._spec.relative_bias
+        if not isinstance(bias, Disentangled) or not bias.segments:
+            return None
+        return inputs["types"][group.tokens].view(group.count, group.length)
+
     def _grown(self, inputs: Inputs, attention: Attention) -> Attention:
         """Attention whose queries grow with their positions, if the spec says so."""
         if self._growth is None:
@@ -111,11 +120,20 @@ class Encoder:
             return lambda q, k, v, _: varlen(q, k, v, inputs, window)
         table = self._tables.get(self._spec.bias_name(i))
         masks = [
-            AttentionMask(group, inputs.attended[group.sequences], self._spec.causal, window, table)
+            AttentionMask(
+                group, inputs.attended[group.sequences], self._spec.causal, window, table, self._types(inputs, group)
+            )
             for group in inputs.layout.groups
         ]
         scale, soft_cap, sinks = self._spec.attention_scale, self._spec.soft_cap, self._sinks[i]
         return lambda q, k, v, scores: packed_attention(q, k, v, masks, scale, soft_cap, scores, sinks)
+
+
+def _position_vectors(spec: EncoderSpec, of: Disentangled, weights: Weights) -> Tensor:
+    """float32[2 * buckets, hidden]"""
+    if of.sinusoids:
+        return torch.from_numpy(sinusoids(of, spec.hidden_size)).to(weights.device)
+    return weights.exact("relative_positions.weight")
 
 
 def _bias_table(spec: EncoderSpec, weights: Weights, name: str) -> BiasTable:
@@ -246,10 +264,27 @@ class _Layer:
         if of.own_projections:
             own = {part: read_linear(weights, f"layers.{i}.{part}", True) for part in position_projections(self._spec)}
             found = {part: project(positions).unflatten(-1, heads).transpose(0, 1) for part, project in own.items()}
-            return PositionScores(of, found.get("position_query"), found.get("position_key"))
+            vectors = Vectors(found.get("position_query"), found.get("position_key"))
+            return PositionScores(of, self._with_segments(vectors, weights, i) if of.segments else vectors)
         qk, _ = self._split(self._qkv(positions))
         q, k = qk.transpose(0, 1).split((self._spec.heads, self._spec.kv_heads))
-        return PositionScores(of, q if of.position_to_content else None, k if of.content_to_position else None)
+        return PositionScores(of, Vectors(q if of.position_to_content else None, k if of.content_to_position else None))
+
+    def _with_segments(self, vectors: Vectors, weights: Weights, i: int) -> Vectors:
+        """Queries come with the bias for contents; the difference of the others from it is multiplied here."""
+        heads = (self._spec.heads, self._spec.head_size)
+        content = weights.exact(f"layers.{i}.qkv.bias")[: self._spec.query_size]
+        of_position, of_segment = (
+            (weights.exact(f"layers.{i}.{part}_bias") - content).view(*heads, 1) for part in ("position", "segment")
+        )
+        segments = weights.exact(f"layers.{i}.segments").unflatten(-1, heads).transpose(0, 1)
+        keys = vectors.keys
+        return replace(
+            vectors,
+            key_bias=None if keys is None else (keys.float() @ of_position).transpose(1, 2),
+            segments=segments.to(self._dtype),
+            segment_bias=(segments @ of_segment).transpose(1, 2),
+        )
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """[T, qkv_size] → queries and keys [T, heads + kv_heads, size], values [T, kv_heads, size]."""
