@@ -1,5 +1,6 @@
 """The commands as a shell sees them."""
 
+import asyncio
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import click
 import httpx
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -275,3 +277,43 @@ def test_text_embeddings_router_needs_to_know_what_to_serve(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "bei: neither --model-id nor a config.yaml says what to serve\n"
+
+
+def test_build_measures_the_ranges_that_serve_reads(tmp_path):
+    """Over every text of the file, in several requests."""
+    config, texts, file = tmp_path / "config.yaml", tmp_path / "texts.jsonl", tmp_path / "ranges.npy"
+    model = save(tmp_path / "model", random_model("bert"))
+    config.write_text(yaml.safe_dump(tiny_config(model)))
+    lines = ["the cat", "a big dog ran", "it was red and blue"]
+    texts.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    flags = ["--config", str(config), "--engine", "native", "--cache-dir", str(tmp_path), "--int8-ranges", str(file)]
+    result = run("build", *flags, "--calibrate", str(texts), BEI_MAX_CLIENT_BATCH_SIZE="2")
+    assert (result.exit_code, f"{file}: the ranges of {texts}" in result.stdout) == (0, True), result.stderr
+    service = Service(Settings.from_file(config, int8_ranges=file, cache_dir=tmp_path))
+    service.load()
+    try:
+        rows = asyncio.run(service.model.embed(lines)).rows
+        np.testing.assert_allclose(np.load(file), [rows.min(0), rows.max(0)], atol=1e-2)
+        np.testing.assert_array_equal(service.model.int8_ranges, np.load(file))
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "content", "message"),
+    [
+        ([], "a", "--calibrate needs --int8-ranges, the file that it writes"),
+        (["--int8-ranges", "R"], "\n\n", "no text in it"),
+        (["--int8-ranges", "R"], None, "No such file"),
+        (["--int8-ranges", "no/folder/r.npy"], "the cat", "int8_ranges no/folder/r.npy cannot be written"),
+        (["--int8-ranges", "R", "--no-auto-truncate"], "the cat " * 99, "must have at most 64 tokens"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_and_status_2(tmp_path, config, flags, content, message):
+    texts = tmp_path / "texts.txt"
+    if content is not None:
+        texts.write_text(content)
+    flags = [str(tmp_path / "r.npy") if flag == "R" else flag for flag in flags]
+    result = run("build", "--config", str(config), "--engine", "null", "--calibrate", str(texts), *flags)
+    assert (result.exit_code, message in result.stderr, len(result.stderr.splitlines())) == (2, True, 1), result.stderr
+    assert not (tmp_path / "r.npy").exists()

@@ -1,5 +1,6 @@
 """The command line: `bei serve | embed | info | build | convert`, and `text-embeddings-router` with TEI's flags."""
 
+import asyncio
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
 from bei.server import workers
+from bei.serving import ranges
 from bei.serving.service import Service
 from bei.settings import ModelSettings, Settings, SourceSettings, several
 
@@ -107,13 +109,24 @@ def info(config: Sequence[Path], log_level: str, as_json: bool, **flags: Any) ->
 @_config
 @_log_level
 @options.of_settings(ModelSettings)
-def build(config: Path, log_level: str, **flags: Any) -> None:
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    help="Embed the texts of this .txt, .jsonl, .csv or .tsv file, and write their ranges into --int8-ranges.",
+)
+def build(config: Path, log_level: str, calibrate: Path | None, **flags: Any) -> None:
     """Fetch and check the checkpoint and build the engine now, so that `serve` starts at once."""
     logs.to_stderr(log_level)
-    service = Service(Settings.from_file(config, **flags))
+    settings = Settings.from_file(config, **flags)
+    if calibrate and not settings.int8_ranges:
+        raise SetupError("--calibrate needs --int8-ranges, the file that it writes")
+    service = Service(settings.model_copy(update={"int8_ranges": None}) if calibrate else settings)
     service.load()
-    service.close()
     model = service.model
+    if calibrate and settings.int8_ranges:
+        ranges.write(asyncio.run(ranges.measure(model, calibrate)), settings.int8_ranges)
+        click.echo(printable(f"{settings.int8_ranges}: the ranges of {calibrate}"))
+    service.close()
     click.echo(printable(f"{model.settings.public_repo}: {model.checkpoint.folder}, runs on {engine_in_words(model)}"))
 
 

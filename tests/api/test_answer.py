@@ -162,7 +162,7 @@ BAD = [
     (b"[]", 422, "the body must be a JSON object"),
     (b"3", 422, "the body must be a JSON object"),
     (b"{}", 422, "`F` is required"),
-    ({"F": None}, 422, "`F` must be a string, a list of strings, or token ids"),
+    ({"F": None}, 422, "`F` must be a string, a list of strings"),
     ({"F": 3}, 422, "`F` must be a string"),
     ({"F": [True]}, 422, "`F` must be a string"),
     ({"F": [1.5]}, 422, "`F` must be a string"),

@@ -18,8 +18,9 @@ from bei.api import error_shapes, inputs, written
 from bei.api import reply as replies
 from bei.api.call import Call
 from bei.api.fields import Body, Part, agreed
+from bei.api.output import FORMS, Form
 from bei.api.readings import Cut, Pairs, Reading, Scored, Vectors
-from bei.api.reply import Reply, Result, finish, render, vector
+from bei.api.reply import Reply, Result, finish, render
 from bei.errors import Empty, Error, Invalid, NotReady, Overloaded, Untokenizable
 from bei.serving.answers import Options, Usage
 from bei.tasks.sparse import Terms
@@ -248,9 +249,10 @@ def test_a_reply_is_whole_or_in_parts():
 
 
 def test_a_vector_in_base64_is_of_little_endian_floats():
-    row = np.array([1, -2.5], ">f4")
-    assert base64.b64decode(vector(row, "base64")) == np.array([1, -2.5], "<f4").tobytes()
-    assert vector(row, "float") is row
+    rows = np.array([[1, -2.5]], np.float32)
+    (found,) = Form(base64=True).written(rows, None)
+    assert base64.b64decode(found) == np.array([1, -2.5], "<f4").tobytes()
+    assert FORMS["float"].written(rows, None) is rows
 
 
 VALUE = {"rows": np.ones((2, 3), np.float32), "text": "a"}

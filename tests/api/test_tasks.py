@@ -355,7 +355,6 @@ def test_cohere_s_embed(services):
     [
         ({"texts": []}, 400, "`texts` cannot be empty"),
         ({"images": ["x"]}, 422, "`images` ['x'] is not possible here"),
-        ({"texts": ["a"], "embedding_types": ["int8"]}, 422, "`embedding_types` int8 and uint8 need a calibration"),
         ({"texts": ["a"], "output_dimension": 99}, 422, "`output_dimension` must be between 1 and 48"),
         ({"texts": ["a " * 99], "truncate": "NONE"}, 422, "`texts` must have at most 64 tokens"),
     ],

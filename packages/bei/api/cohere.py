@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
 from uuid import uuid4
 
-import numpy as np
 from pydantic import AliasChoices, Field, StrictBool, StrictStr
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -12,11 +11,11 @@ from bei.api.call import Call
 from bei.api.error_shapes import OPENAI
 from bei.api.fields import Synonyms
 from bei.api.inputs import DocumentTexts, TopN
+from bei.api.output import FORMS, EmbeddingType
 from bei.api.readings import Pairs, Vectors
-from bei.api.reply import Result, vector
+from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
-from bei.errors import Invalid
 from bei.serving.answers import Usage
 from bei.serving.model import ServedModel
 
@@ -31,9 +30,6 @@ class CohereRerank(Synonyms, Pairs):
 
     def given(self) -> Mapping[str, Any]:
         return {"query": self.query, "documents": self.documents}
-
-
-EmbeddingType = Literal["float", "base64", "binary", "ubinary", "int8", "uint8"]
 
 
 class CohereEmbed(Vectors):
@@ -80,6 +76,8 @@ class RankedList(TypedDict):
 class ByType(TypedDict, total=False):
     float: list[list[float]]
     base64: list[str]
+    int8: list[list[int]]
+    uint8: list[list[int]]
     binary: list[list[int]]
     ubinary: list[list[int]]
 
@@ -130,36 +128,17 @@ async def rerank(model: ServedModel, body: CohereRerank, call: Call) -> Result:
 async def embed(model: ServedModel, body: CohereEmbed, call: Call) -> Result:
     """Version 1 returns a plain list unless types are requested; version 2 returns vectors by type, by default
     floats."""
-    if set(body.embedding_types or ()) & {"int8", "uint8"}:
-        raise Invalid(
-            "`embedding_types` int8 and uint8 need a calibration that this model lacks; use float, base64, binary or "
-            "ubinary",
-            param="embedding_types",
-        )
-    answer = await model.embed(body.texts, **body.finish(), options=body.options(model, call))
     types = body.embedding_types or (["float"] if _version(call) == "2" else [])
+    body.check_length(*(FORMS[kind].precision for kind in types))
+    answer = await model.embed(body.texts, **body.finish(), options=body.options(model, call))
     value = {
         "id": str(uuid4()),
         "response_type": "embeddings_by_type" if types else "embeddings_floats",
-        "embeddings": {kind: _as_type(answer.rows, kind) for kind in types} if types else answer.rows,
+        "embeddings": {kind: FORMS[kind].written(answer.rows, model) for kind in types} if types else answer.rows,
         "texts": body.texts,
         "meta": _meta(call, answer.usage),
     }
     return Result(value, answer.usage, len(body.texts))
-
-
-def _as_type(rows: np.ndarray, kind: EmbeddingType) -> Any:
-    """float32[N, D] in the requested type. Binary types take the signs, the first number in the highest bit: D / 8
-    bytes per row."""
-    match kind:
-        case "base64":
-            return [vector(row, "base64") for row in rows]
-        case "ubinary":
-            return np.packbits(rows > 0, axis=1)
-        case "binary":
-            return (np.packbits(rows > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
-        case _:
-            return rows
 
 
 _NEWS = ["The striker scored two goals in the second half.", "Quarterly profits jumped 76% to $1.13bn."]

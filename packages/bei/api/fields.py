@@ -50,6 +50,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "embd_normalize": (),
     "encoding_format": ("float",),
     "embedding_type": ("float", ["float"]),
+    "encoding_type": ("float", ["float"]),
     "embedding_types": (["float"],),
     "embed_dtype": ("float32",),
     "endianness": ("little", "native"),

@@ -20,6 +20,22 @@ def _texts_or_ids(value: Any) -> list[Input]:
     raise ValueError("must be a string, a list of strings, or token ids")
 
 
+def _items(value: Any) -> list[Input]:
+    """The same, where Jina's clients wrap each text: {"text": a text}."""
+    if isinstance(value, str):
+        return [value]
+    unwrapped = [_text_of(item) for item in value] if isinstance(value, list) else _text_of(value)
+    try:
+        return _texts_or_ids(unwrapped)
+    except ValueError:
+        raise ValueError('must be a string, a list of strings, token ids, or objects {"text": string}') from None
+
+
+def _text_of(item: Any) -> Any:
+    """The text of an object that has a text and nothing else."""
+    return item["text"] if isinstance(item, dict) and item.keys() == {"text"} else item
+
+
 def _is_ids(value: Any, empty: bool = False) -> bool:
     return isinstance(value, list) and (empty or bool(value)) and all(type(item) is int for item in value)
 
@@ -41,6 +57,11 @@ def _id_lists(value: Any) -> list[list[int]]:
 
 
 Inputs = Annotated[list[Input], PlainValidator(_texts_or_ids), WithJsonSchema({"anyOf": [_TEXT, _IDS, _MIXED]})]
+_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}, "additionalProperties": False}
+_ITEMS = {"type": "array", "items": {"anyOf": [_TEXT, _IDS, _OBJECT]}}
+Items = Annotated[list[Input], PlainValidator(_items), WithJsonSchema({"anyOf": [_TEXT, _OBJECT, _IDS, _ITEMS]})]
+"""Inputs, whose texts may stand in objects."""
+
 Dimensions = Annotated[StrictInt, Field(ge=0)] | None
 """0 and null mean all of them."""
 

@@ -1,16 +1,15 @@
 """OpenAI's dialect: embeddings and the list of models."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from bei.api.call import Call
+from bei.api.chunking import Chunking
 from bei.api.error_shapes import OPENAI, TEI
-from bei.api.inputs import Inputs
-from bei.api.readings import Vectors
-from bei.api.reply import Result, vector
+from bei.api.inputs import Items
+from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
 from bei.api.shapes import TokenUsage, token_usage
 from bei.checkpoint.task import Task
@@ -19,20 +18,11 @@ from bei.serving.readiness import State
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 
-Encoding = Literal["float", "base64"]
 
+class OpenAIEmbeddings(Chunking):
+    """OpenAI's fields, and those of every embedding route."""
 
-def _only(value: Any) -> Any:
-    """The item of a list of one, as Jina sends it."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-class OpenAIEmbeddings(Vectors):
-    """OpenAI's fields, Jina's `embedding_type`, and the fields of every embedding route."""
-
-    input: Inputs
-    encoding_format: Encoding | None = None
-    embedding_type: Annotated[Encoding | None, BeforeValidator(_only)] = None
+    input: Items
 
     def given(self) -> Mapping[str, Any]:
         return {"input": self.input}
@@ -70,11 +60,15 @@ class ModelList(TypedDict):
 
 
 async def embeddings(model: ServedModel, body: OpenAIEmbeddings, call: Call) -> Result:
-    answer = await model.embed(body.input, **body.finish(), options=body.options(model, call))
-    encoding: Encoding = "base64" if "base64" in (body.encoding_format, body.embedding_type) else "float"
-    data = [
-        {"object": "embedding", "index": i, "embedding": vector(row, encoding)} for i, row in enumerate(answer.rows)
-    ]
+    form = body.form()
+    options = body.options(model, call)
+    if body.late_chunking or body.chunks:
+        texts = body.texts(body.input, options)
+        answer = await model.embed_chunks(texts, body.chunks, **body.finish(), options=options)
+    else:
+        answer = await model.embed(body.input, **body.finish(), options=options)
+    rows = form.written(answer.rows, model)
+    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
     name = model.settings.served_model_name
     value = {"object": "list", "data": data, "model": name, "usage": token_usage(answer.usage)}
     return Result(value, answer.usage, len(body.input))

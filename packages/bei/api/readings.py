@@ -1,7 +1,7 @@
 """The fields of bodies for texts, vectors and scores, with the names of every family; fields.py lists all of them."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
@@ -13,6 +13,7 @@ from bei.checkpoint.task import Scoring
 from bei.errors import Invalid
 from bei.serving.answers import Options
 from bei.serving.model import ServedModel
+from bei.tasks.precision import Integers, Precision
 from bei.tokenizer import Direction
 
 
@@ -125,18 +126,26 @@ class Vectors(Reading):
         """Arguments for `ServedModel.embed`."""
         if self.model_fields_set.isdisjoint(_FINISH):
             return {}
-        of_llama = None if self.embd_normalize is None else self.embd_normalize == 2
-        unit = agreed(
-            {name: getattr(self, name) for name in ("normalize", "normalized", "use_activation")}
-            | {"embd_normalize": of_llama}
-        )
         sizes = {name: getattr(self, name) or None for name in ("dimensions", "output_dimension")}
-        return {"normalize": unit is not False, "dimensions": agreed(sizes)}
+        return {"normalize": self._unit(), "dimensions": agreed(sizes)}
+
+    def _unit(self) -> bool:
+        of_llama = None if self.embd_normalize is None else self.embd_normalize == 2
+        said = {name: getattr(self, name) for name in ("normalize", "normalized", "use_activation")}
+        return agreed({**said, "embd_normalize": of_llama}) is not False
+
+    def check_length(self, *precisions: Precision) -> None:
+        """Raises Invalid for int8 and uint8 of vectors that are not of length 1, whose ranges nobody knows."""
+        found = next((one for one in precisions if one in get_args(Integers)), None)
+        if found is not None and not self._unit():
+            name = next(name for name in _LENGTH if getattr(self, name) is not None)
+            raise Invalid(f"`{name}`: {found} is for vectors of length 1; leave it out", param=name)
 
     def name_of(self, field: str) -> str:
         return "output_dimension" if field == "dimensions" and not self.dimensions else super().name_of(field)
 
 
+_LENGTH = ("normalize", "normalized", "use_activation", "embd_normalize")
 _FINISH = frozenset(Vectors.model_fields) - frozenset(Reading.model_fields)
 
 

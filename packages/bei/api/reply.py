@@ -1,13 +1,11 @@
 """The reply: status, headers, bytes. It knows JSON, msgpack, base64 and compression, and no server."""
 
 import zlib
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import orjson
 import zstandard
 
@@ -56,11 +54,6 @@ class Result:
     value: Any
     usage: Usage | None = None
     texts: int = 0
-
-
-def vector(row: np.ndarray, encoding: Literal["float", "base64"]) -> np.ndarray | str:
-    """base64 encodes little-endian float32, as OpenAI's clients expect."""
-    return b64encode(row.astype("<f4", copy=False).tobytes()).decode() if encoding == "base64" else row
 
 
 async def render(result: Result, call: Call, device: str, writers: ThreadPoolExecutor) -> Reply:

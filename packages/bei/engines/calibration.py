@@ -46,25 +46,26 @@ def calibration_batches(checkpoint: Checkpoint, calibration: Calibration) -> Ite
 def _texts(dataset: str) -> Iterator[str]:
     file = expanded(dataset)
     if file.is_file():
-        return _from_file(file)
+        return texts_of(file, "calib_dataset")
     return _from_hub(dataset)
 
 
-def _from_file(file: Path) -> Iterator[str]:
+def texts_of(file: Path, setting: str) -> Iterator[str]:
+    """The texts of a .txt, .jsonl, .csv or .tsv file, which `setting` names. Raises SetupError."""
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-            yield from _of_lines(lines, file)
+            yield from _of_lines(lines, file, f"{setting} {file.name}")
     except (OSError, ValueError, RecursionError, csv.Error) as exc:
-        raise SetupError(f"calib_dataset {file} cannot be read: {one_line(exc)}") from None
+        raise SetupError(f"{setting} {file} cannot be read: {one_line(exc)}") from None
 
 
-def _of_lines(lines: TextIO, file: Path) -> Iterator[str]:
+def _of_lines(lines: TextIO, file: Path, called: str) -> Iterator[str]:
     match file.suffix:
         case ".jsonl":
-            yield from _of_rows((json.loads(line) for line in lines if line.strip()), file.name)
+            yield from _of_rows((json.loads(line) for line in lines if line.strip()), called)
         case ".csv" | ".tsv":
             rows = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",")
-            yield from _of_rows(rows, file.name)
+            yield from _of_rows(rows, called)
         case _:
             yield from (line.strip() for line in lines if line.strip())
 
@@ -80,17 +81,17 @@ def _from_hub(name: str) -> Iterator[str]:
     try:
         configurations = datasets.get_dataset_config_names(name)
         rows = datasets.load_dataset(name, configurations[-1], split="train", streaming=True)
-        yield from _of_rows(rows, name)
+        yield from _of_rows(rows, f"calib_dataset {name}")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as exc:
         raise SetupError(f"calib_dataset {name}: {one_line(exc)}; give another, {remedy}") from None
 
 
-def _of_rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
+def _of_rows(rows: Iterable[Mapping[str, Any]], called: str) -> Iterator[str]:
     for row in rows:
         if not isinstance(row, Mapping):
-            raise SetupError(f"calib_dataset {name}: a row is {short(row)}, not an object")
+            raise SetupError(f"{called}: a row is {short(row)}, not an object")
         column = next((column for column in _COLUMNS if row.get(column)), None)
         if column is None:
-            raise SetupError(f"calib_dataset {name}: a row has none of the columns {', '.join(_COLUMNS)}")
+            raise SetupError(f"{called}: a row has none of the columns {', '.join(_COLUMNS)}")
         value = row[column]
         yield value if isinstance(value, str) else "\n".join(str(message["content"]) for message in value)

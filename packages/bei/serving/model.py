@@ -24,7 +24,7 @@ from bei.serving.pipeline import FLOAT, Pipeline
 from bei.serving.readiness import Readiness
 from bei.serving.texts import TextReader, naming, size
 from bei.settings import Settings
-from bei.tasks import entities, late_interaction, m3, scores, sparse, vectors
+from bei.tasks import entities, late_interaction, m3, precision, scores, sparse, vectors
 from bei.tasks.entities import Strategy
 from bei.tokenizer import Encoding, Input, Role, TextTokens
 
@@ -43,7 +43,7 @@ class ServedModel:
 
     Methods that run the model raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired
     or EngineFailed. `route` is the path of the model's default route. `has_labels`: whether it scores, classifies or
-    tags.
+    tags. `int8_ranges`: float32[2, D], the least and the greatest value of each dimension; None: fixed ones.
     """
 
     settings: Settings
@@ -57,6 +57,7 @@ class ServedModel:
     readiness: Readiness
     route: str
     has_labels: bool
+    int8_ranges: np.ndarray | None = None
 
     async def embed(
         self,
@@ -72,6 +73,37 @@ class ServedModel:
         rows, usage = await self._rows(inputs, options, answered=_JSON)
         dimensions = dimensions or self.checkpoint.dimensions
         return Answer(vectors.finish(np.array(rows), dimensions=dimensions, normalize=normalize), usage)
+
+    async def embed_chunks(
+        self,
+        texts: Sequence[str],
+        spans: Sequence[tuple[int, int]] | None = None,
+        *,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        options: Options = DEFAULTS,
+    ) -> Answer:
+        """Late chunking (arXiv:2409.04701): texts, or spans of one text in characters, are read together, and each
+        vector is the mean of its own tokens: float32[chunks, dimensions]."""
+        self._require("embed")
+        spec = self.checkpoint.spec
+        if not spec.layers or spec.pooling.modes != ("mean",) or spec.head:
+            raise Invalid(
+                "`late_chunking` needs an encoder whose vectors are means of its tokens", param="late_chunking"
+            )
+        vectors.check(dimensions, spec.row_size)
+        self.pipeline.check_size(spans or texts)
+        read = partial(self.texts.read_chunks, texts, spans, options)
+        chunked, (states,), usage = await self.pipeline.run(texts, read, options, "tokens", answered=_JSON)
+        rows = np.array([states[of].mean(0) for of in chunked.chunks], np.float32)
+        dimensions = dimensions or self.checkpoint.dimensions
+        return Answer(vectors.finish(rows, dimensions=dimensions, normalize=normalize), usage)
+
+    def lowered(self, rows: np.ndarray, to: precision.Precision) -> np.ndarray:
+        """Embeddings, float32[N, D], in fewer bits. The ranges of the settings are for rows of all dimensions."""
+        ranges, width = self.int8_ranges, rows.shape[1]
+        fitting = ranges if ranges is not None and ranges.shape[1] == width else precision.fixed_ranges(width)
+        return precision.lowered(rows, to, fitting)
 
     async def embed_tokens(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
         """A list of float32[tokens, D], one per text: the last hidden state of every token, special tokens included.

@@ -20,6 +20,7 @@ from bei.inflight import InFlight
 from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Scheduler
+from bei.serving import ranges
 from bei.serving.model import ServedModel
 from bei.serving.pipeline import Pipeline
 from bei.serving.readiness import Readiness
@@ -166,6 +167,7 @@ class Service:
             readiness=self.readiness,
             route=default_route(settings, checkpoint),
             has_labels=bool(checkpoint.labels),
+            int8_ranges=ranges.read(settings.int8_ranges, checkpoint) if settings.int8_ranges else None,
         )
 
     async def check(self) -> None:

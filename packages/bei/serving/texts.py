@@ -9,7 +9,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.errors import Error, Invalid, SetupError, short
 from bei.serving.answers import Options
 from bei.settings import ModelSettings
-from bei.tokenizer import Encoding, Input, Role, Tokenizer
+from bei.tokenizer import Chunked, Encoding, Input, Role, Tokenizer
 
 R = TypeVar("R")
 
@@ -44,6 +44,11 @@ class TextReader:
             max_second_tokens=options.max_document_tokens,
         )
         return naming(inputs, read)()
+
+    def read_chunks(self, texts: Sequence[str], spans: Sequence[tuple[int, int]] | None, options: Options) -> Chunked:
+        """Texts read as one, or one text with its spans. Raises Empty, Invalid or Untokenizable."""
+        tokenizer = self._narrowed(options)
+        return naming(texts, lambda: tokenizer.chunked(texts, spans, self._prompt(options)))()
 
     def of_documents(self, options: Options) -> Options:
         """The options for documents that are not the second text of a pair."""

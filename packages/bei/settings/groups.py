@@ -118,6 +118,10 @@ class ModelSettings(SourceSettings):
     default_prompt_name: str | None = Field(
         None, description="The name of the model's prompt that is put before each input. Unset: its default prompt."
     )
+    int8_ranges: Annotated[Path | None, NO_ROW] = Field(
+        None,
+        description="The ranges of int8 and uint8 vectors, a file of bei build --calibrate. Unset: fixed ones.",
+    )
     rerank_order: Annotated[Literal["input", "score"], NO_ROW] = Field(
         "input", description="The order of /rerank's answers; score is best first, as in TEI (haystack needs it)."
     )

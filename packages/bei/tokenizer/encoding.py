@@ -65,3 +65,17 @@ class Windows:
 
     def __iter__(self) -> Iterator[Encoding]:
         return iter(self.encodings)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunked:
+    """A sequence of one encoding, and the tokens of each chunk in it."""
+
+    encoding: Encoding
+    chunks: list[slice]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Encoding]:
+        return iter((self.encoding,))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
@@ -13,7 +12,9 @@ from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.reranking import PairTemplate
 from bei.errors import Empty, Invalid, SetupError, Untokenizable, library_errors, short
 from bei.tokenizer import limits
-from bei.tokenizer.encoding import Encoding, Input, Role, Token, Windows
+from bei.tokenizer.chunks import of_spans, of_texts
+from bei.tokenizer.encoding import Chunked, Encoding, Input, Role, Token, Windows
+from bei.tokenizer.how import How
 from bei.tokenizer.library import (
     check_specials,
     ends,
@@ -29,40 +30,6 @@ from bei.tokenizer.reading import COUNTED, WHOLE, Reader, Tokens, Wanted, joined
 from bei.tokenizer.template import Direction, cut, learn, longest_first
 from bei.tokenizer.tokens import TextTokens
 from bei.tokenizer.windows import joined, windows_of
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """How the inputs of one call are read; `most` tokens of each text are needed."""
-
-    truncate: bool
-    direction: Direction
-    prompt: str
-    before_pairs: str
-    role: Role | None
-    most: int
-    max_second_tokens: int | None
-
-    def of(self, text: str) -> Wanted:
-        return text, self.most, self.direction
-
-    def of_second(self, text: str) -> Wanted:
-        if self.max_second_tokens is None:
-            return self.of(text)
-        most = min(self.max_second_tokens, self.most) if self.direction == "right" else self.max_second_tokens
-        return text, most, "right"
-
-    def wanted(self, item: "Input | RenderedPair") -> list[Wanted]:
-        """The parts of an input that are to be read."""
-        match item:
-            case str():
-                return [self.of(self.prompt + item)]
-            case RenderedPair():
-                return [self.of(piece) for piece in item.pieces]
-            case (str(first), str(second)):
-                return [self.of(self.before_pairs + first), self.of_second(second)]
-            case _:
-                return []
 
 
 class Tokenizer:
@@ -158,7 +125,7 @@ class Tokenizer:
             items = [self._rendered(self._template, item, instruction, max_second_tokens) for item in inputs]
         prompt = prompt or ""
         before_pairs = prompt if self._prompts_go_before_pairs else ""
-        how = _Reading(truncate, direction, prompt, before_pairs, role, self._max_tokens + 1, max_second_tokens)
+        how = How(truncate, direction, prompt, before_pairs, role, self._max_tokens + 1, max_second_tokens)
         prompts = [how.of(prompt)] if prompt else []
         bodies = self._read([*prompts, *(text for item in items for text in how.wanted(item))])
         encodings = []
@@ -191,6 +158,23 @@ class Tokenizer:
             self._check_length(i, len(tokens) + self._single.size, self._max_tokens, truncate, counted=counted)
             found.append(list(windows_of(text, tokens, continues, self._single, self._max_tokens)))
         return joined(found)
+
+    def chunked(
+        self, texts: Sequence[str], spans: Sequence[tuple[int, int]] | None = None, prompt: str | None = None
+    ) -> Chunked:
+        """Texts read as one, each a chunk; or the spans of one text, in characters. Nothing is cut. Raises Empty,
+        Invalid or Untokenizable."""
+        before, most = self._reader.ids([prompt or ""], self._max_tokens + 1), self._max_tokens + 1
+        parts, places = of_spans(self._reader, texts[0], spans, most) if spans else of_texts(self._reader, texts, most)
+        around = self._single.size + len(before[0])
+        tokens = sum(map(len, parts))
+        if tokens + around > self._max_tokens:
+            found = f"the texts have {tokens + around} tokens together or more, and {self._max_tokens} fit"
+            raise Invalid(f"`late_chunking` cuts nothing: {found}", param="late_chunking")
+        ids, types = self._single.wrap(np.concatenate([*before, *parts]))
+        first = len(self._single.fixed[0]) + len(before[0])
+        encoding = Encoding(ids, sum(map(len, texts)), prompt_tokens=first if prompt else 0, token_types=types)
+        return Chunked(encoding, [slice(first + start, first + stop) for start, stop in places])
 
     def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool, prompt: str | None = None
@@ -240,7 +224,7 @@ class Tokenizer:
         }
 
     def _encoded(
-        self, index: int, item: Input | RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: _Reading
+        self, index: int, item: Input | RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: How
     ) -> Encoding:
         match item:
             case RenderedPair():
@@ -267,7 +251,7 @@ class Tokenizer:
         return self._as_role(encoding, how.role, self._late)
 
     def _finish_pair(
-        self, index: int, item: tuple[str, str], bodies: Mapping[Wanted, np.ndarray], how: _Reading
+        self, index: int, item: tuple[str, str], bodies: Mapping[Wanted, np.ndarray], how: How
     ) -> Encoding:
         read = bodies[how.of(how.before_pairs + item[0])], bodies[how.of_second(item[1])][: how.max_second_tokens]
         tokens, counted = sum(map(len, read)) + self._pair.size, all(len(body) != how.most for body in read)
@@ -282,7 +266,7 @@ class Tokenizer:
         )
         return Encoding(ids, sum(map(len, item)), token_types=types)
 
-    def _lengths(self, item: tuple[str, str], first: int, second: int, how: _Reading) -> tuple[int, int]:
+    def _lengths(self, item: tuple[str, str], first: int, second: int, how: How) -> tuple[int, int]:
         """Two lengths by which a pair is cut as by the true lengths. If both are longer than is read, it matters only
         which is the longer; for texts too long to be counted that is the one with more characters."""
         if min(first, second) < how.most:
@@ -306,7 +290,7 @@ class Tokenizer:
         return RenderedPair(len(query) + len(item[1]), query, document, *pieces)
 
     def _finish_rendered(
-        self, index: int, item: RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: _Reading
+        self, index: int, item: RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: How
     ) -> Encoding:
         nothing = np.zeros(0, np.int32)
         prefix, body, suffix = (np.concatenate([nothing, *(bodies[how.of(of)] for of in part)]) for part in item.parts)
