@@ -67,7 +67,7 @@ def test_two_models_never_run_more_batches_than_there_are_processors(batches):
     batches.end("b1")
     wait_until(lambda: "b2" in batches.running)
     assert batches.begun == ["a1", "a2", "b1", "a3", "b2"]
-    assert processors.busy == 2
+    assert first.pool.busy == 2
 
 
 def test_a_batch_of_all_processors_waits_for_them_and_is_not_overtaken(batches):
@@ -115,10 +115,40 @@ def test_beside_brief_batches_there_is_no_brief_slot(batches):
 def test_busy_counts_the_models_with_work(batches):
     processors = Slots(2)
     first, second = processors.share(2), processors.share(2)
-    assert processors.busy == 1
+    assert first.pool.busy == 1
     batches.start("a", first)
-    assert processors.busy == 1
+    assert first.pool.busy == 1
     batches.start("b", second)
-    assert processors.busy == 2
+    assert first.pool.busy == 2
     batches.end("a")
-    wait_until(lambda: processors.busy == 1)
+    wait_until(lambda: first.pool.busy == 1)
+
+
+def test_models_on_processors_of_their_own_do_not_wait_for_each_other(batches):
+    processors = Slots(2)
+    first, second = processors.share(1, processors=frozenset((0,))), processors.share(1, processors=frozenset((1,)))
+    for name, share in (("a1", first), ("a2", first), ("b1", second)):
+        batches.start(name, share)
+    assert batches.running == ["a1", "b1"]
+    assert (first.pool.busy, first.pool.long) == (1, 1)
+    all_of_them = processors.share(2)  # on any processor, and so in the way of both
+    assert first.pool is second.pool is all_of_them.pool
+    assert first.pool.busy == 2
+    batches.start("c1", all_of_them)
+    assert batches.running == ["a1", "b1"]
+    batches.end("b1")
+    wait_until(lambda: batches.running == ["a1", "c1"])
+    batches.end("a1")
+    wait_until(lambda: batches.running == ["c1", "a2"])
+    processors.leave(all_of_them)
+    assert first.pool is not second.pool
+
+
+def test_models_that_name_the_same_processors_share_them(batches):
+    processors = Slots(8)
+    first, second = (processors.share(2, processors=frozenset((0, 1))) for _ in range(2))
+    for name, share in (("a1", first), ("a2", first), ("b1", second)):
+        batches.start(name, share)
+    assert batches.running == ["a1", "a2"]
+    batches.end("a1")
+    wait_until(lambda: batches.running == ["a2", "b1"])

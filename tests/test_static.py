@@ -139,7 +139,7 @@ def settings(folder, **flags) -> Settings:
 def test_no_process_computes_it(tmp_path):
     saved(tmp_path / "m")
     service = Service(settings(tmp_path / "m"), isolated=True)
-    child = service._isolated._child._process
+    child = service._isolated._processes[0].child._process
     service.load()
     try:
         assert child.poll() is not None

@@ -21,6 +21,7 @@ from bei.server import workers
 from bei.serving import ranges
 from bei.serving.service import Service
 from bei.settings import ModelSettings, Settings, SourceSettings, several
+from bei.settings.devices import names_of
 
 __all__ = ["main", "text_embeddings_router"]
 
@@ -222,6 +223,8 @@ def embed(
         raise SetupError("--nice is for this machine; the processes of --ray have the priority that Ray gives them")
     os.nice(nice or 0)
     settings = Settings.from_file(config, **flags)
+    if settings.devices and ray:
+        raise SetupError("--devices is for this machine; on a cluster set --workers and --threads")
     try:
         with interrupt.interruptible():
             row_count = run.embed(
@@ -256,7 +259,13 @@ def _facts(service: Service) -> dict[str, Any]:
         "max_tokens": checkpoint.max_tokens,
         "prompts": dict(checkpoint.prompts.texts),
     }
-    chosen = {"name": facts.name, "device": facts.device, "precision": facts.computes_in, "reason": facts.reason}
+    chosen = {
+        "name": facts.name,
+        "device": facts.device,
+        "devices": names_of(facts.devices),
+        "precision": facts.computes_in,
+        "reason": facts.reason,
+    }
     return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
 
 

@@ -6,7 +6,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,36 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds before the second start in a
 _LASTING = 10.0  # seconds of life after which the next death counts as the first
 
 
-def start(module: str, *arguments: object, pass_fds: Iterable[int] = (), **options: Any) -> subprocess.Popen[bytes]:
-    """Starts an interpreter with one of our modules as its main one. `options` are those of subprocess.Popen. Raises
-    OSError."""
+def start(
+    module: str,
+    *arguments: object,
+    pass_fds: Iterable[int] = (),
+    variables: Mapping[str, str] | None = None,
+    processors: Set[int] = frozenset(),
+    **options: Any,
+) -> subprocess.Popen[bytes]:
+    """Starts an interpreter with one of our modules as its main one. It has these `variables` beside our own, and runs
+    on these `processors`, or on all of ours. `options` are those of subprocess.Popen. Raises OSError."""
     command = [sys.executable, "-P", "-X", "faulthandler", "-m", module, *map(str, arguments)]
-    return subprocess.Popen(command, pass_fds=tuple(pass_fds), env=environment(), **options)
+    with _on(processors):
+        return subprocess.Popen(
+            command, pass_fds=tuple(pass_fds), env={**environment(), **(variables or {})}, **options
+        )
+
+
+@contextmanager
+def _on(processors: Set[int]) -> Iterator[None]:
+    """This thread runs on these processors meanwhile, and so do all threads of a process that it starts, those of its
+    imports included. Raises OSError."""
+    if not processors:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class Restarts:

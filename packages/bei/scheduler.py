@@ -133,7 +133,7 @@ class Scheduler:
     def _is_held_up(self) -> bool:
         """Whether a brief request waits for the texts of a long one. Behind other brief requests it is better off in a
         batch with them."""
-        return self._slots.long > 0 and self._taken >= self._streams and self._queue.has_brief()
+        return self._share.pool.long > 0 and self._taken >= self._streams and self._queue.has_brief()
 
     def _loop(self, step: Callable[[], bool]) -> None:
         try:
@@ -218,7 +218,7 @@ class Scheduler:
             return
         speed = tokens / max(seconds, 1e-6) * self._streams
         self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
-        self._queue.most_tokens = int(min(limits.tokens, self._speed / self._slots.busy * self._max_seconds))
+        self._queue.most_tokens = int(min(limits.tokens, self._speed / self._share.pool.busy * self._max_seconds))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fails a batch of one request. Runs the halves of another, so that only the faulty request fails. A batch that

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,39 +18,62 @@ class _Waiting:
 
 
 class Slots:
-    """Batches get slots about in the order of their arrival, whatever their model."""
+    """Batches get slots about in the order of their arrival, whatever their model. Shares that have no processor in
+    common, not even through others, do not wait for each other."""
 
     def __init__(self, capacity: int):
-        self.capacity = self._free = capacity
+        self.capacity = capacity
         self._changed = threading.Condition()
         self._waiting: list[_Waiting] = []
         self._shares: list[Share] = []
-        self.long = 0  # batches in slots whose requests are not brief
 
-    def share(self, streams: int, cost: int = 1, *, has_brief_slot: bool = False) -> "Share":
-        """The share of an engine that runs up to `streams` batches at once, each in `cost` slots. With a brief slot it
-        runs one more, brief batch while long ones run, which takes no slot."""
-        made = Share(self, streams, min(cost, self.capacity), has_brief_slot)
+    def share(
+        self,
+        streams: int,
+        cost: int = 1,
+        *,
+        has_brief_slot: bool = False,
+        processors: frozenset[int] = frozenset(),
+    ) -> "Share":
+        """The share of an engine that runs up to `streams` batches at once, each in `cost` slots, on these processors,
+        or on any. With a brief slot it runs one more, brief batch while long ones run, which takes no slot."""
+        made = Share(self, streams, cost, has_brief_slot, processors)
         with self._changed:
             self._shares.append(made)
+            self._divide()
         return made
 
-    @property
-    def busy(self) -> int:
-        """The number of shares with batches that run or wait; at least 1."""
-        return max(1, sum(share.batches > 0 for share in self._shares))
+    def leave(self, share: "Share") -> None:
+        """Forgets the share of an engine that has ended."""
+        with self._changed:
+            self._shares.remove(share)
+            self._divide()
+            self._changed.notify_all()
+
+    def _divide(self) -> None:
+        """Shares that have a processor in common, directly or through others, are in one pool."""
+        groups: list[list[Share]] = []
+        for share in self._shares:
+            common = [group for group in groups if any(share.meets(other) for other in group)]
+            groups = [group for group in groups if group not in common]
+            groups.append([share, *(other for group in common for other in group)])
+        for group in groups:
+            pool = _Pool(group, self.capacity)
+            for share in group:
+                share.pool = pool
 
     @contextmanager
     def slot(self, share: "Share", *, is_long: bool, may_be_brief: bool) -> Iterator[None]:
         mine = _Waiting(share, time.monotonic())
 
         def has_brief_slot() -> bool:
-            return may_be_brief and self.long > 0 and not share.brief_slot_is_taken
+            return may_be_brief and share.pool.long > 0 and not share.brief_slot_is_taken
 
         def has_slot() -> bool:
-            first = next((of for of in self._waiting if of.share.has_stream), mine)
+            waiting = (of for of in self._waiting if of.share.pool is share.pool and of.share.has_stream)
+            first = next(waiting, mine)
             in_turn = first is mine or mine.since < first.since + _OVERTAKEN
-            return share.has_stream and self._free >= share.cost and in_turn
+            return share.has_stream and share.pool.has_room(share.cost) and in_turn
 
         with self._changed:
             share.batches += 1
@@ -58,35 +81,65 @@ class Slots:
             self._changed.wait_for(lambda: has_slot() or has_brief_slot())
             in_brief_slot = not has_slot()
             self._waiting.remove(mine)
-            self._count(share, 1, in_brief_slot=in_brief_slot, is_long=is_long)
-            if self._waiting and self._free:
+            share.count(1, in_brief_slot=in_brief_slot, is_long=is_long)
+            if self._waiting and share.pool.has_room(1):
                 self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
                 share.batches -= 1
-                self._count(share, -1, in_brief_slot=in_brief_slot, is_long=is_long)
+                share.count(-1, in_brief_slot=in_brief_slot, is_long=is_long)
                 self._changed.notify_all()
 
-    def _count(self, share: "Share", begun: int, *, in_brief_slot: bool, is_long: bool) -> None:
-        """`begun` is 1 for a batch that begins, and -1 for one that has ended."""
-        if in_brief_slot:
-            share.brief_slot_is_taken = begun > 0
-        else:
-            self._free -= begun * share.cost
-            share.running += begun
-            self.long += begun * is_long
+
+class _Pool:
+    """The slots of shares with common processors: as many as these, or `capacity` where one of them takes any."""
+
+    def __init__(self, shares: Sequence["Share"], capacity: int):
+        self._shares = shares
+        named = len(frozenset[int]().union(*(share.processors for share in shares)))
+        takes_any = not all(share.processors for share in shares)
+        self._capacity = max(named, capacity) if takes_any else named
+
+    def has_room(self, cost: int) -> bool:
+        taken = sum(share.running * min(share.cost, self._capacity) for share in self._shares)
+        return taken + min(cost, self._capacity) <= self._capacity
+
+    @property
+    def busy(self) -> int:
+        """The number of shares with batches that run or wait; at least 1."""
+        return max(1, sum(share.batches > 0 for share in self._shares))
+
+    @property
+    def long(self) -> int:
+        """The number of batches in slots whose requests are not brief."""
+        return sum(share.long for share in self._shares)
 
 
 class Share:
     """The share of one engine in slots."""
 
-    def __init__(self, slots: Slots, streams: int, cost: int, has_brief_slot: bool):
+    pool: _Pool
+
+    def __init__(self, slots: Slots, streams: int, cost: int, has_brief_slot: bool, processors: frozenset[int]):
         self.slots, self.streams, self.cost, self.has_brief_slot = slots, streams, cost, has_brief_slot
-        self.running = self.batches = 0  # batches in slots; those that run or wait
+        self.processors = processors
+        self.running = self.batches = self.long = 0  # batches in slots; those that run or wait; in slots, not brief
         self.brief_slot_is_taken = False
 
     @property
     def has_stream(self) -> bool:
         return self.running < self.streams
+
+    def meets(self, other: "Share") -> bool:
+        """Whether both may run on the same processor."""
+        return not self.processors or not other.processors or bool(self.processors & other.processors)
+
+    def count(self, begun: int, *, in_brief_slot: bool, is_long: bool) -> None:
+        """`begun` is 1 for a batch that begins, and -1 for one that has ended."""
+        if in_brief_slot:
+            self.brief_slot_is_taken = begun > 0
+        else:
+            self.running += begun
+            self.long += begun * is_long

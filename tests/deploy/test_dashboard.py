@@ -25,6 +25,7 @@ def text() -> str:
         model.observe_answer(1, 1, scored=scored, **TIMES)
     model.observe_failure(1, "validation", scored=False)
     model.observe_engine("null", "cpu", "fp32", 1)
+    model.of_device("any").observe_start(1)
     model.server.observe_reply("/embed", 200)
     model.server.observe_cancelled("drain")
     return model.server.exposition().decode()
@@ -98,7 +99,7 @@ def test_the_table_of_metrics_is_whole(exposed):
 
 def test_the_questions_query_what_is_exposed(exposed):
     queries = [query for query in re.findall(r"^\| [^|]+\? \| `([^`]+)` \|$", OPERATIONS, re.MULTILINE)]
-    assert len(queries) == 5
+    assert len(queries) == 6
     assert all(set(queried(query, exposed)) <= exposed.keys() for query in queries)
 
 

@@ -15,8 +15,8 @@ from bei import wire
 from bei.engines import choice
 from bei.engines import isolated as isolated_engine
 from bei.engines.base import Batch, EngineFacts
-from bei.engines.isolated import IsolatedEngine
 from bei.engines.messages import LogLine
+from bei.engines.replicas import Replicas
 from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
@@ -48,8 +48,8 @@ def isolate(tiny_checkpoint, settings):
     """isolate(**settings): a loaded engine, closed after the test."""
     made = []
 
-    def make(**more) -> IsolatedEngine:
-        made.append(IsolatedEngine(settings.model_copy(update=more)))
+    def make(**more) -> Replicas:
+        made.append(Replicas(settings.model_copy(update=more)))
         return made[-1].load(tiny_checkpoint)
 
     yield make
@@ -58,7 +58,7 @@ def isolate(tiny_checkpoint, settings):
     assert children() == []
 
 
-def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread, list]:
+def stopped_while_it_runs(engine: Replicas) -> tuple[int, threading.Thread, list]:
     """A batch in a stopped process; yields the process, the batch's thread, and its result."""
     (process,), became = children(), []
 
@@ -71,10 +71,10 @@ def stopped_while_it_runs(engine: IsolatedEngine) -> tuple[int, threading.Thread
     os.kill(process, signal.SIGSTOP)
     tasks = [task.joinpath("stat") for task in Path(f"/proc/{process}/task").iterdir()]
     wait_until(lambda: all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks))
-    free = len(engine._child.free)
+    free = len(engine._processes[0].child.free)
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(lambda: len(engine._child.free) < free)
+    wait_until(lambda: len(engine._processes[0].child.free) < free)
     return process, thread, became
 
 
@@ -155,11 +155,11 @@ def test_close_ends_the_process_and_what_waits(isolate):
 
 def test_a_server_that_is_killed_leaves_no_process(tiny_folder):
     code = (
-        "import sys, time; from pathlib import Path; from bei.engines.isolated import IsolatedEngine;"
+        "import sys, time; from pathlib import Path; from bei.engines.replicas import Replicas;"
         "from bei.checkpoint.load import read; from bei.settings import Settings;"
         "from tests.support.configs import tiny_config;"
         f"folder = Path({str(tiny_folder)!r}); settings = Settings.load(tiny_config(folder), engine='null');"
-        "engine = IsolatedEngine(settings).load(read(folder, 'm')); print('ready', flush=True); time.sleep(60)"
+        "engine = Replicas(settings).load(read(folder, 'm')); print('ready', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as server:

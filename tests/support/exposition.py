@@ -1,5 +1,6 @@
 """Metrics as their text shows them."""
 
+import re
 from collections.abc import Callable
 
 from bei.metrics import Metrics
@@ -18,3 +19,9 @@ def gained(metrics: Metrics, run: Callable[[], None]) -> dict[str, float]:
     run()
     after = exposed(metrics)
     return {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+
+
+def values_of(metrics: Metrics, name: str, label: str) -> dict[str, float]:
+    """The values of one metric by one of its labels."""
+    found = {re.search(rf'^{name}{{.*?{label}="([^"]*)"', sample): value for sample, value in exposed(metrics).items()}
+    return {match[1]: value for match, value in found.items() if match}

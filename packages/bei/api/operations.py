@@ -12,6 +12,7 @@ from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.metrics import CONTENT_TYPE
 from bei.serving.registry import Registry
+from bei.settings.devices import names_of
 
 _TEI_POOLING: dict[PoolingMode, str] = {"first": "cls", "last": "last_token"}
 _DTYPES: dict[str, str] = {
@@ -49,6 +50,7 @@ async def info(registry: Registry, body: Any, call: Call) -> Result:
             "pooling": list(checkpoint.spec.pooling.modes),
             "engine": facts.name,
             "device": facts.device,
+            "devices": names_of(facts.devices),
             "max_concurrent_requests": settings.max_concurrent_requests,
             "max_input_length": checkpoint.max_tokens,
             "max_batch_tokens": settings.max_num_tokens,

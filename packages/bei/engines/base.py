@@ -109,7 +109,8 @@ class EngineFacts:
     is the size of batch, in tokens, beyond which this engine gains nothing; the smaller of it and `max_num_tokens`
     cuts batches. `processors` is how many of the server's a running batch occupies: 0 on a device of its own, and for
     batches that take no time. `precision` and `quantization` are those of the engine's `Compute`. `reason` says why
-    this device and precision, for people.
+    this device and precision, for people. `devices` names those of its replicas as `--devices` does; empty for an
+    engine without replicas.
     """
 
     name: str
@@ -122,6 +123,7 @@ class EngineFacts:
     shares_prefixes: bool = False
     has_brief_slot: bool = False
     processors: int = 0
+    devices: str = ""
 
     @property
     def computes_in(self) -> str:

@@ -11,6 +11,7 @@ from bei.engines.native.levels import processor_flags
 from bei.errors import SetupError
 from bei.settings import ModelSettings
 from bei.settings.block import QuantizationType
+from bei.settings.devices import kind_of
 
 log = logging.getLogger("bei")
 
@@ -47,7 +48,7 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
 def _candidates(settings: ModelSettings, checkpoint: Checkpoint, options: EngineOptions) -> tuple[str, ...]:
     """Raises SetupError for an engine that computes layers, if the model has none."""
     if checkpoint.spec.layers:
-        return _fastest_first(options) if settings.engine == "auto" else (settings.engine,)
+        return _fastest_first(settings, options) if settings.engine == "auto" else (settings.engine,)
     if settings.engine not in ("auto", "static", "null"):
         raise SetupError(f"engine {settings.engine}: the model is a table of vectors without layers; leave it at auto")
     return (settings.engine if settings.engine == "null" else "static",)
@@ -75,12 +76,13 @@ def _warn_of_quantization(asked: QuantizationType, facts: EngineFacts) -> None:
         log.warning("quantization_type %s: an encoder keeps no cache of keys and values; as %s", asked, asked[:3])
 
 
-def _fastest_first(options: EngineOptions) -> tuple[str, ...]:
-    """The engines that `engine: auto` tries, in order. If a GPU does not support the quantization, no CPU replaces it.
-    torch uses the AMX tiles of some Intel processors; the native engine does not."""
-    if _NVIDIA.exists():
-        quantized = options.quantization is not QuantizationType.NO_QUANT
-        return ("tensorrt", "torch") if quantized else ("tensorrt", "torch", "native")
+def _fastest_first(settings: ModelSettings, options: EngineOptions) -> tuple[str, ...]:
+    """The engines that `engine: auto` tries, in order. If `devices` names a GPU, or a GPU does not support the
+    quantization, no CPU replaces it. torch uses the AMX tiles of some Intel processors; the native engine does not."""
+    named = settings.devices and kind_of(settings.devices)
+    if named == "cuda" or (_NVIDIA.exists() and not named):
+        only_gpus = named or options.quantization is not QuantizationType.NO_QUANT
+        return ("tensorrt", "torch") if only_gpus else ("tensorrt", "torch", "native")
     return ("torch", "native") if "amx_bf16" in processor_flags() else ("native", "torch")
 
 

@@ -1,4 +1,4 @@
-"""An engine in a process of its own, which is replaced when it dies; the server goes on.
+"""A process that makes an engine and runs its batches, and that is replaced when it dies; the server goes on.
 
 A crash in a kernel or a driver, or for want of memory, fails only the batches that were running. Batches and rows pass
 through channels: sockets, one for each batch that may run at once (docs/design-notes.md, "A process for the engine").
@@ -11,173 +11,160 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import numpy as np
-
 from bei import processes, wire
-from bei.batching import is_brief
-from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Batch, EngineFacts
-from bei.engines.messages import LOADED, RESULTS, Failure, Load, LogLine, Refusal
-from bei.errors import EngineDied, EngineFailed, NotReady, SetupError, one_line
-from bei.metrics import Metrics, ModelMetrics
-from bei.settings import Settings
+from bei.engines.base import EngineFacts
+from bei.engines.devices import ANY, Device
+from bei.engines.messages import LOADED, Load, LogLine, Refusal
+from bei.errors import SetupError, one_line
+from bei.metrics import DeviceMetrics
 
 log = logging.getLogger("bei")
 
 _FAREWELL = 2.0  # seconds before an ending process is killed
 
 
-class IsolatedEngine:
-    """`fault` says why no batch can run now. `run` waits until a batch can run, or raises if none ever will. `on_fault`
-    is called when `fault` changes."""
+class _DiedLoading(SetupError):
+    """The process ended before it had an engine; `how` in words."""
 
-    facts: EngineFacts
+    def __init__(self, how: str):
+        super().__init__(f"the engine's process ended by {how} while it loaded")
+        self.how = how
 
-    def __init__(self, settings: Settings, metrics: ModelMetrics | None = None):
-        """Starts the process, so that its imports run while the server starts; call `load` next. Without `metrics` it
-        has metrics of its own."""
-        self._settings, self._metrics = settings, metrics or Metrics().of_model("")
+
+class EngineProcess:
+    """The process of a device, then its successors. `fault` says why it runs no batch now; once it `is_down`, it never
+    will again. These and the free channels of `child` are read and changed under the lock of `changed`."""
+
+    def __init__(self, device: Device, max_restarts: int, metrics: DeviceMetrics, changed: threading.Condition):
+        """Starts it, so that its imports run while the server starts; call `load` next. Raises OSError."""
+        self.device, self.metrics = device, metrics
         self.fault: str | None = None
-        self._changed = threading.Condition()
-        self._closing = False
-        self.on_fault: Callable[[], None] = lambda: None
+        self.is_down = False
+        self._said_of = "" if device is ANY else f"{device.name}: "
+        self._restarts = processes.Restarts(max_restarts)
+        self._changed, self._closing = changed, False
         self._watching: threading.Thread | None = None
-        self._child = _Child()
+        self.child = Child(device)
 
-    def load(self, checkpoint: Checkpoint) -> "IsolatedEngine":
+    def load(self, to_load: Load) -> EngineFacts:
         """Blocking. Raises SetupError."""
-        self._to_load = Load(
-            settings=self._settings.redacted().model_dump_json(),
-            folder=str(checkpoint.folder),
-            revision=checkpoint.revision,
-            log_level=log.getEffectiveLevel(),
-        )
-        self.facts = self._child.load(self._to_load)
-        self._watching = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
+        self._to_load = to_load
+        return self._load(self.child)
+
+    def watch(self, on_fault: Callable[[], None]) -> None:
+        """From now on replaces it whenever it ends. `on_fault` is called when `fault` changes."""
+        self._on_fault = on_fault
+        self._watching = threading.Thread(target=self._watch, name=f"engine-watch {self.device.name}", daemon=True)
         self._watching.start()
-        return self
 
-    def run(self, batch: Batch) -> np.ndarray:
-        """Raises EngineFailed, or EngineDied if the process ended meanwhile."""
-        child, channel = self._hand_over(batch)
-        try:
-            (result,) = RESULTS.receive(channel)
-        except OSError:
-            channel.close()
-            raise EngineDied("the engine's process died while this ran") from None
-        except wire.UnknownMessage as exc:
-            result = Failure(str(exc))
+    def disconnect(self) -> None:
+        """Tells it to end."""
         with self._changed:
-            child.release(channel)
+            self._closing = True
             self._changed.notify_all()
-        if isinstance(result, Failure):
-            raise EngineFailed(result.message)
-        return result.rows
+        self.child.disconnect()
 
-    def close(self) -> None:
-        with self._changed:
-            self._closing, self.fault = True, "the server is shutting down"
-            self._changed.notify_all()
-        self._child.disconnect()
+    def end(self, farewell: float = _FAREWELL) -> None:
+        """Waits for its end, after `farewell` seconds by force."""
         if self._watching is not None:
             self._watching.join()
-        self._child.end()
+        self.child.end(farewell)
 
-    def abandon(self) -> None:
-        """Ends the process, which has loaded nothing: another engine serves the model."""
-        self._child.end(farewell=0)
-
-    def _hand_over(self, batch: Batch) -> tuple["_Child", socket.socket]:
-        while True:
-            child, channel = self._free_channel(is_brief(len(batch.input_ids)))
-            try:
-                wire.send(channel, batch)
-                return child, channel
-            except OSError:  # the process died before it had the batch: try its successor
-                channel.close()
-
-    def _free_channel(self, for_brief: bool) -> tuple["_Child", socket.socket]:
-        """A free channel; for a brief batch preferably the one that is kept for brief batches."""
-
-        def free() -> list[socket.socket]:
-            child = self._child
-            return child.free_brief if for_brief and child.free_brief else child.free
-
-        with self._changed:
-            self._changed.wait_for(lambda: free() or self._child.is_last or self._closing)
-            if self._closing:
-                raise NotReady(self.fault or "the server is shutting down")
-            if self._child.is_last:
-                raise EngineFailed(self.fault or "the engine died")
-            return self._child, free().pop()
+    def _load(self, child: "Child") -> EngineFacts:
+        facts = child.load(self._to_load, self._said_of)
+        self.metrics.observe_start(facts.streams)
+        return facts
 
     def _watch(self) -> None:
-        """Replaces the process whenever it ends, until it has ended too often in a row."""
-        restarts = processes.Restarts(self._settings.max_engine_restarts)
-        while True:
-            self._child.listen()
-            how, lived = self._child.end(), time.monotonic() - self._child.ready_at
-            if self._closing:
-                return
-            pause = restarts.pause(lived)
-            if pause is None:
-                times = restarts.in_a_row
-                self._give_up(f"the engine died {times} times in a row, at last by {how}; restart the server")
-                return
-            log.error("the engine's process died by %s; starting another", how)
-            self._set_fault("the engine is restarting")
-            self._metrics.engine_restarts.inc()
-            time.sleep(pause)
-            try:
-                self._replace()
-            except SetupError as exc:
-                if not self._closing:
-                    self._give_up(f"the engine died, and does not start again: {exc.message}")
-                return
+        while not self.is_down:
+            self.child.listen(self._said_of)
+            how: str | None = self.child.end()
+            lived = time.monotonic() - self.child.ready_at
+            while how is not None and not self.is_down:
+                how, lived = self._after_death(how, lived), 0.0
 
-    def _replace(self) -> None:
-        started = time.monotonic()
+    def _after_death(self, how: str, lived: float) -> str | None:
+        """Replaces the process, unless it has died too often in a row. Returns how its successor died, too, before it
+        had an engine; None if it has one, or if there is no successor."""
+        pause = self._restarts.pause(lived)
+        self.metrics.observe_death(restarts=pause is not None and not self._closing)
+        if pause is None or self._closing:
+            times = self._restarts.in_a_row
+            self._give_up(f"the engine died {times} times in a row, at last by {how}; restart the server")
+            return None
+        log.error("%sthe engine's process died by %s; starting another", self._said_of, how)
+        self._set_fault("the engine is restarting")
+        try:
+            return self._replace(pause)
+        except SetupError as exc:
+            self._give_up(f"the engine died, and does not start again: {exc.message}")
+            return None
+
+    def _replace(self, pause: float) -> str | None:
+        """As `_after_death`. Raises SetupError with the refusal of the process."""
         with self._changed:
+            self._changed.wait_for(lambda: self._closing, pause)
+        started = time.monotonic()
+        try:
+            child = Child(self.device)
+        except OSError as exc:
+            return f"{one_line(exc)} at its start"
+        with self._changed:
+            self.child = child
             if self._closing:
-                return
-            self._child = _Child()
-        self._child.load(self._to_load)
+                child.disconnect()
+        try:
+            self._load(child)
+        except _DiedLoading as exc:
+            return f"{exc.how} while it loaded"
         self._set_fault(None)
-        log.info("the engine is back after %.2f s", time.monotonic() - started)
+        log.info("%sthe engine is back after %.2f s", self._said_of, time.monotonic() - started)
+        return None
 
     def _give_up(self, fault: str) -> None:
-        log.error("%s", fault)
-        self._child.is_last = True
-        self._set_fault(fault)
+        with self._changed:
+            self.is_down = True
+        if not self._closing:
+            log.error("%s%s", self._said_of, fault)
+            self._set_fault(fault)
 
     def _set_fault(self, fault: str | None) -> None:
         with self._changed:
-            self.fault = self.fault if self._closing else fault
+            self.fault = fault
             self._changed.notify_all()
-        self.on_fault()
+        self._on_fault()
 
 
-class _Child:
+class Child:
     """One process. `free`: the channels that are not in use; `free_brief`: the channel for brief batches, if free."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device):
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = processes.start("bei.engines.child", theirs.fileno(), pass_fds=[theirs.fileno()])
-        self._control, self.is_last, self.ready_at = ours, False, 0.0
+            self._process = processes.start(
+                *("bei.engines.child", theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                variables=device.variables,
+                processors=device.processors,
+            )
+        self._control, self.ready_at = ours, 0.0
         self.free: list[socket.socket] = []
         self.free_brief: list[socket.socket] = []
         self._brief: socket.socket | None = None
 
-    def load(self, load: Load) -> EngineFacts:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def load(self, load: Load, said_of: str) -> EngineFacts:
         """The facts of the engine that the process has made. Raises SetupError with the process's message."""
         try:
             wire.send(self._control, load)
-            made = self._next()
+            made = self._next(said_of)
             if isinstance(made, EngineFacts):
                 self._open_channels(made.streams, made.has_brief_slot)
         except OSError:
-            raise SetupError(f"the engine's process ended by {self.end()} while it loaded") from None
+            raise _DiedLoading(self.end()) from None
         except wire.UnknownMessage as exc:
             made = Refusal(f"the engine's process sent {one_line(exc)}")
         if isinstance(made, Refusal):
@@ -192,17 +179,21 @@ class _Child:
         for _, theirs in pairs:
             theirs.close()
         channels = [ours for ours, _ in pairs]
-        self.free, self.free_brief = channels[:streams], channels[streams:]
         self._brief = channels[streams] if has_brief_slot else None
+        self.free, self.free_brief = channels[:streams], channels[streams:]
 
-    def listen(self) -> None:
+    def listen(self, said_of: str) -> None:
         """Log its lines until it ends."""
         try:
-            self._next()
+            self._next(said_of)
         except OSError:
             return
         except wire.UnknownMessage as exc:
-            log.error("the engine's process sent %s", exc)
+            log.error("%sthe engine's process sent %s", said_of, exc)
+
+    def channels(self, *, for_brief: bool) -> list[socket.socket]:
+        """The free channels for a batch: that for brief batches if it is one and the channel is free."""
+        return self.free_brief if for_brief and self.free_brief else self.free
 
     def release(self, channel: socket.socket) -> None:
         if self._process.returncode is not None:
@@ -221,16 +212,15 @@ class _Child:
         """End the process if it runs, after `farewell` seconds by force; returns how it ended, in words."""
         self.disconnect()
         status = processes.end(self._process, farewell)
-        for free in (self._control, *self.free, *self.free_brief):
-            free.close()
-        self.free.clear()
-        self.free_brief.clear()
+        free, self.free, self.free_brief = [*self.free, *self.free_brief], [], []
+        for channel in (self._control, *free):
+            channel.close()
         return processes.how(status)
 
-    def _next(self) -> EngineFacts | Refusal:
+    def _next(self, said_of: str) -> EngineFacts | Refusal:
         """The next message that is not a log line; logs those before it."""
         while True:
             (message,) = LOADED.receive(self._control)
             if not isinstance(message, LogLine):
                 return message
-            log.log(message.level, "%s", message.text)
+            log.log(message.level, "%s%s", said_of, message.text)

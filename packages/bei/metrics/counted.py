@@ -102,6 +102,9 @@ class ModelMetrics:
         self.input_length = families.input_length.labels(name)
         self.engine_restarts = families.engine_restarts.labels(name)
 
+    def of_device(self, name: str) -> "DeviceMetrics":
+        return DeviceMetrics(self, self._families, name, self._name)
+
     def observe_engine(self, engine: str, device: str, precision: str, streams: int) -> None:
         """Notes the served model and its engine."""
         self._families.info.labels(engine, device, precision, self._name).set(1)
@@ -161,6 +164,35 @@ class ModelMetrics:
         if texts:
             self._count[_method(texts)].inc()
             (self._predict if scored else self._embed)[0].inc(texts)
+
+
+class DeviceMetrics:
+    """The counts of one device of a model."""
+
+    def __init__(self, model: ModelMetrics, families: Families, name: str, model_name: str):
+        self._model = model
+        self._batches = families.device_batches.labels(name, model_name)
+        self._seconds = families.device_seconds.labels(name, model_name)
+        self._restarts = families.device_restarts.labels(name, model_name)
+        self._streams = families.device_streams.labels(name, model_name)
+        self._up = families.device_up.labels(name, model_name)
+
+    def observe_start(self, streams: int) -> None:
+        """Notes that the device's engine runs batches."""
+        self._streams.set(streams)
+        self._up.set(1)
+
+    def observe_batch(self, seconds: float) -> None:
+        """Counts a batch that the device has answered."""
+        self._batches.inc()
+        self._seconds.inc(seconds)
+
+    def observe_death(self, *, restarts: bool) -> None:
+        """Notes that the device runs no batches, and counts the restart that follows."""
+        self._up.set(0)
+        if restarts:
+            self._restarts.inc()
+            self._model.engine_restarts.inc()
 
 
 def _method(texts: int) -> str:

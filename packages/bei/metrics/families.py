@@ -1,4 +1,5 @@
-"""Every metric, declared once. Metrics of a model have the label `model` after their own labels."""
+"""Every metric, declared once. Metrics of a model have the label `model` after their own labels; those of its
+devices have `device` before it."""
 
 import platform
 
@@ -23,6 +24,7 @@ class Families:
         self._registry = registry
         self._declare_tei()
         self._declare_ours()
+        self._declare_devices()
         self._declare_server()
 
     def _declare_tei(self) -> None:
@@ -62,6 +64,16 @@ class Families:
         self.info = self._maximum(
             "bei_info", "Constant 1; the served model and its engine", "engine", "device", "precision", "model"
         )
+
+    def _declare_devices(self) -> None:
+        counter, maximum = self._counter, self._maximum
+        self.device_batches = counter("bei_device_batches", "Batches that the device ran", "device")
+        self.device_seconds = counter(
+            "bei_device_seconds", "Seconds in which the device ran batches, summed over its streams", "device"
+        )
+        self.device_restarts = counter("bei_device_restarts", "Restarts of the device's engine after a crash", "device")
+        self.device_streams = maximum("bei_device_streams", "Batches that the device runs at once", "device", "model")
+        self.device_up = maximum("bei_device_up", "1 while the device runs batches", "device", "model")
 
     def _declare_server(self) -> None:
         self.requests = Counter(

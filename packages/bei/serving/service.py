@@ -14,7 +14,7 @@ from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.engines import choice
 from bei.engines.base import Engine, EngineFacts
-from bei.engines.isolated import IsolatedEngine
+from bei.engines.replicas import Replicas
 from bei.errors import Error, NotReady, one_line, refusing
 from bei.inflight import InFlight
 from bei.metrics import Metrics
@@ -27,6 +27,7 @@ from bei.serving.readiness import Readiness
 from bei.serving.routes import default_route
 from bei.serving.texts import TextReader
 from bei.settings import Settings
+from bei.settings.devices import processors_of
 from bei.slots import Share, Slots
 from bei.tasks import sparse
 from bei.tracing import Tracer
@@ -57,7 +58,7 @@ class Service:
         self.readiness = Readiness()
         self._processors = processors
         self._model: ServedModel | None = None
-        self._isolated = IsolatedEngine(settings, self.model_metrics) if isolated else None
+        self._isolated = Replicas(settings, self.model_metrics) if isolated else None
         self.in_flight = in_flight or InFlight(
             max(settings.payload_limit, settings.max_bytes_in_flight), on_calm=memory.Trimmer().soon
         )
@@ -96,11 +97,20 @@ class Service:
             raise
 
     def _engine_of(self, checkpoint: Checkpoint) -> Engine:
-        """In a process of its own, unless the model has no layers: what an engine does then cannot crash."""
-        if self._isolated is not None and not checkpoint.spec.layers:
+        """In processes of its own, where that is asked for or there are devices, unless the model has no layers: what
+        an engine does then cannot crash."""
+        if not checkpoint.spec.layers:
+            self._do_without_processes()
+        elif self._isolated is None and self.settings.devices is not None:
+            self._isolated = Replicas(self.settings, self.model_metrics)
+        return self._isolated.load(checkpoint) if self._isolated else choice.create(self.settings, checkpoint)
+
+    def _do_without_processes(self) -> None:
+        if self.settings.devices is not None:
+            log.warning("devices: without effect, since the model is a table of vectors")
+        if self._isolated is not None:
             self._isolated.abandon()
             self._isolated = None
-        return self._isolated.load(checkpoint) if self._isolated else choice.create(self.settings, checkpoint)
 
     def start(self, checkpoint: Checkpoint, engine: Engine) -> None:
         """Serves a checkpoint on an engine: the second half of `load`."""
@@ -128,7 +138,10 @@ class Service:
         """An engine's share of the processors; None for one that needs none."""
         if self._processors is None or not facts.processors:
             return None
-        return self._processors.share(facts.streams, facts.processors, has_brief_slot=facts.has_brief_slot)
+        named = processors_of(facts.devices)
+        return self._processors.share(
+            facts.streams, facts.processors, has_brief_slot=facts.has_brief_slot, processors=named
+        )
 
     def join(
         self,

@@ -7,9 +7,10 @@ the unit, and the meaning of an unset setting. A setting without a default has t
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from bei.settings.block import QuantizationType, Source
+from bei.settings.devices import normalized
 from bei.settings.networks import Networks, split_networks
 from bei.settings.origins import Origins, split_origins
 from bei.settings.secrets import Keys, split_keys, split_names, without_secrets
@@ -84,6 +85,11 @@ class ModelSettings(SourceSettings):
     )
     threads: Annotated[int | None, NO_ROW] = Field(
         None, ge=1, description="The number of processors that compute. Unset: all that the container may use."
+    )
+    devices: Annotated[str | None, AfterValidator(normalized), NO_ROW] = Field(
+        None,
+        description="The devices that compute, an engine on each: cuda, numa, cuda:0,cuda:1 or cpu:0-15,cpu:16-31. "
+        "Unset: one engine.",
     )
     tokenization_workers: Annotated[int | None, NO_ROW] = Field(
         None, ge=1, description="The number of threads that tokenize. Unset: one per processor."

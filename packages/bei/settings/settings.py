@@ -11,6 +11,7 @@ from pydantic import SecretStr, ValidationError
 from bei.errors import SetupError
 from bei.settings.block import TRTLLM, QuantizationType
 from bei.settings.config import in_one_line, raw_block, read_block, read_config, variables_of
+from bei.settings.devices import contradiction
 from bei.settings.groups import LimitSettings, ModelSettings, ObservationSettings, ServerSettings
 from bei.settings.keys import OBEYED, leaves, without_effect
 from bei.settings.reference import settings_of
@@ -89,6 +90,10 @@ def _credential(name: str, secrets: Mapping[str, str], environ: Mapping[str, str
 def _refuse_unservable(settings: Settings) -> None:
     if settings.default_prompt is not None and settings.default_prompt_name is not None:
         raise SetupError("settings default_prompt and default_prompt_name: set one of them")
+    if settings.devices is not None:
+        fault = contradiction(settings.devices, settings.engine, settings.threads)
+        if fault is not None:
+            raise SetupError(fault)
     if settings.quantization is not QuantizationType.NO_QUANT and settings.base_model == "encoder_bert":
         raise SetupError(
             "trt_llm.build.quantization_type: `encoder_bert` is served in 16 bits; set no_quant, "

@@ -16,7 +16,7 @@ OF_ALL_MODELS = frozenset(
     (
         *("hub_cache", "cache_dir", "max_download_bytes", "allow_private_urls", "training_dir"),
         *("base_model", "quantization", "calib_dataset", "calib_size", "calib_max_seq_length"),
-        *("engine", "precision", "threads", "tokenization_workers"),
+        *("engine", "precision", "threads", "devices", "tokenization_workers"),
         *("max_num_tokens", "max_seq_len", "max_batch_size", "auto_truncate", "rerank_order"),
     )
 )
