@@ -34,7 +34,7 @@ class Model:
         self._registry.load()
         first, *others = self._registry.services
         # `/` answers as the default route of the model that the body names.
-        self._route = "/" if others else first.model.route
+        self._route = "/" if others else first.route
         log.info(
             "on the Truss server predict answers as %s, embeddings as /v1/embeddings; on the full server only: %s",
             "the model that `model` names" if others else self._route,

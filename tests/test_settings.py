@@ -13,6 +13,7 @@ from pydantic import Field
 
 from bei.errors import SetupError
 from bei.settings import (
+    LifeSettings,
     LimitSettings,
     ModelSettings,
     ObservationSettings,
@@ -194,7 +195,7 @@ def test_every_field_is_a_setting_with_help_but_for_those_from_elsewhere():
 
 
 def test_every_setting_is_in_one_group():
-    groups = (SourceSettings, ModelSettings, ServerSettings, LimitSettings, ObservationSettings)
+    groups = (SourceSettings, ModelSettings, LifeSettings, ServerSettings, LimitSettings, ObservationSettings)
     declared = [name for group in groups for name in inspect.get_annotations(group) if name != "model_config"]
     assert sorted(declared) == sorted(Settings.model_fields.keys() - {"without_effect"})
 
@@ -218,3 +219,21 @@ def test_defaults_as_a_user_writes_them():
     assert (shown["port"], shown["protect_all"], shown["cache_dir"]) == ("8080", "false", "~/.cache/bei")
     assert (shown["max_batch_size"], shown["calib_dataset"]) == ("256", "abisee/cnn_dailymail")  # of config.yaml's keys
     assert (shown["repo"], shown["threads"], shown["api_key"], shown["base_model"]) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [("5", 5), ("2GB", 2 * 10**9), ("1.5 gb", 1_500_000_000), ("512MiB", 1 << 29), ("3k", 3000), ("7 B", 7)],
+)
+def test_a_number_of_bytes_may_have_a_unit(given, count):
+    named = ("memory_budget", "max_bytes_in_flight", "payload_limit", "max_download_bytes")
+    settings = Settings.load(tiny_config(), environ={f"BEI_{name.upper()}": given for name in named})
+    assert {getattr(settings, name) for name in named} == {count}
+
+
+@pytest.mark.parametrize("given", ["2 apples", "GB", "1.5", "-1", "", "2iB", "1" * 30])
+def test_other_numbers_of_bytes_are_refused(given):
+    with pytest.raises(
+        SetupError, match=r"setting memory_budget: a number of bytes is such as 2000000000, 2GB or 512MiB"
+    ):
+        Settings.load(tiny_config(), environ={"BEI_MEMORY_BUDGET": given})

@@ -124,3 +124,9 @@ def test_variables_of_a_list_are_about_all_its_models():
     config = {"model_metadata": {"models": [BLOCK, WHOLE]}, "environment_variables": {"BEI_POOLING": "mean"}}
     with pytest.raises(SetupError, match="BEI_POOLING is about one model, and 2 are served"):
         loaded(*several.models_of("config.yaml", config))
+
+
+def test_a_model_may_be_lazy_beside_others():
+    found = loaded(deployment("a"), deployment("b", BEI_LAZY="true", BEI_IDLE_UNLOAD="60"))
+    assert [(of.lazy, of.idle_unload) for of in found] == [(False, None), (True, 60)]
+    assert [of.lazy for of in loaded(deployment("a"), deployment("b"), lazy=True)] == [True, True]

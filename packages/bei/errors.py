@@ -213,11 +213,14 @@ class Unimplemented(Error):
 
 
 class NotReady(Error):
+    """`retry_after`: seconds after which another request may be answered."""
+
     status, kind = 503, "Unhealthy"
+    retry_after: float = 1.0
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"retry-after": "1"}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
 
 
 class Expired(Error):

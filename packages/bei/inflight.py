@@ -45,7 +45,7 @@ class InFlight:
     `on_calm` is called whenever the total falls to a MiB or less."""
 
     def __init__(self, limit: int, on_calm: Callable[[], None] = lambda: None):
-        self.limit, self._on_calm = limit, on_calm
+        self.limit, self.on_calm = limit, on_calm
         self.held = 0
         self._lock = threading.Lock()
 
@@ -99,4 +99,4 @@ class InFlight:
             own.held += size
             calmed = self.held <= _SMALL < before
         if calmed:
-            self._on_calm()
+            self.on_calm()

@@ -14,6 +14,7 @@ from bei.metrics import Metrics
 from bei.server import listen, workers
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
+from bei.serving.service import Service
 from bei.settings import ServerSettings, Settings
 
 log = logging.getLogger("bei")
@@ -58,7 +59,7 @@ def _announce(registry: Registry, listener: socket.socket) -> None:
     if settings.json_output:
         log.info("%s is served on %s", ", ".join(registry.names), place)
     else:
-        click.echo("".join(_banner(service.model, place) for service in registry.services))
+        click.echo("".join(_banner(service, place) for service in registry.services))
 
 
 def _place(settings: ServerSettings, listener: socket.socket) -> str:
@@ -98,8 +99,8 @@ _TRY: dict[str, tuple[str, str]] = {
 }
 
 
-def _banner(model: ServedModel, place: str) -> str:
-    settings, checkpoint = model.settings, model.checkpoint
+def _banner(service: Service, place: str) -> str:
+    settings, checkpoint, model = service.settings, service.known(), service.loaded
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
     path, body = _TRY[checkpoint.task]
     scheme = "https" if settings.tls_cert else "http"
@@ -110,7 +111,7 @@ def _banner(model: ServedModel, place: str) -> str:
     routes = f"{place}/docs" if settings.uds_path is None else "GET /docs"
     return f"""
   {printable(settings.served_model_name)}
-    engine    {printable(engine_in_words(model))}
+    engine    {"is started by the first request" if model is None else printable(engine_in_words(model))}
     task      {checkpoint.task}: {printable(_in_words(checkpoint))}
     limits    {checkpoint.max_tokens} tokens per text, {settings.max_client_batch_size} texts per request
     listening {place} (routes: {routes})

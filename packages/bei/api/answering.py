@@ -8,7 +8,7 @@ from pydantic import BaseModel, StrictStr, TypeAdapter
 from bei import logs, tracing
 from bei.api import base_urls, cors
 from bei.api.bodies import read
-from bei.api.call import Call, authorize, check_content_type
+from bei.api.call import Call, authorize, check_content_type, deadline
 from bei.api.fields import Body
 from bei.api.observation import Observation
 from bei.api.reply import Reply, Result, finish, render, render_error
@@ -81,7 +81,7 @@ def admit(registry: Registry, call: Call) -> Route:
 async def _reply(registry: Registry, call: Call, route: Route | None, seen: Observation) -> Reply:
     route = route or admit(registry, call)
     if route.stands_for is not None:
-        route = route.stands_for((await _named(registry, call)).model)
+        route = route.stands_for(await _named(registry, call))
     if route.adapter is not None:
         return await _compute(route, route.adapter, registry, call, seen)
     result = await route.handler(registry, None, call)
@@ -94,10 +94,16 @@ async def _compute(
     body, service = None, registry.services[0]
     try:
         body = await read(adapter, call.body, registry.settings, registry.readers, registry.in_flight.admit)
-        service = registry.resolve(route.ability, call.base or body.model)
+        name = call.base or body.model
+        service = registry.resolve(route.ability, name)
         seen.computing(service)
-        model = service.model
-        result = await _handle(route, model, body, call)
+        model = service.lease()
+        if model is None:
+            service, model = await registry.loaded(route.ability, name, deadline(call))
+        try:
+            result = await _handle(route, model, body, call)
+        finally:
+            service.leases.give_back()
     except (Exception, asyncio.CancelledError) as fault:
         seen.failed(service, fault, body)
         raise

@@ -91,7 +91,7 @@ def _model(service: Service) -> Model:
         "object": "model",
         "created": 0,
         "owned_by": "bei",
-        "state": service.readiness.state,
+        "state": service.state,
         "task": loaded.task if loaded else None,
         "dimensions": loaded.width if loaded else None,
         "max_model_len": loaded.max_tokens if loaded else None,

@@ -10,6 +10,7 @@ from bei.api.reply import Reply, Result
 from bei.api.routes import Dialect, Route
 from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
+from bei.engines.cpus import available_cpus
 from bei.metrics import CONTENT_TYPE
 from bei.serving.registry import Registry
 from bei.settings.devices import names_of
@@ -36,28 +37,31 @@ async def ready(registry: Registry, body: Any, call: Call) -> Reply:
 
 
 async def info(registry: Registry, body: Any, call: Call) -> Result:
-    model = registry.resolve(name=call.model).model
-    settings, checkpoint, facts = model.settings, model.checkpoint, model.engine.facts
+    """The engine's facts are null while the model is not loaded."""
+    service = registry.resolve(name=call.model)
+    settings, checkpoint, model = service.settings, service.known(), service.loaded
+    facts = None if model is None else model.engine.facts
     return Result(
         {
             "model_id": settings.public_repo,
             "model_sha": checkpoint.revision,
-            "model_dtype": _DTYPES[facts.computes_in],
+            "model_dtype": None if facts is None else _DTYPES[facts.computes_in],
             "served_model_name": settings.served_model_name,
             "model_type": _model_type(checkpoint),
             "task": checkpoint.task,
-            "default_route": model.route,
+            "default_route": service.route,
             "pooling": list(checkpoint.spec.pooling.modes),
-            "engine": facts.name,
-            "device": facts.device,
-            "devices": names_of(facts.devices),
+            "state": service.state,
+            "engine": None if facts is None else facts.name,
+            "device": None if facts is None else facts.device,
+            "devices": [] if facts is None else names_of(facts.devices),
             "max_concurrent_requests": settings.max_concurrent_requests,
             "max_input_length": checkpoint.max_tokens,
             "max_batch_tokens": settings.max_num_tokens,
             "max_batch_requests": settings.max_batch_size,
             "max_client_batch_size": settings.max_client_batch_size,
             "auto_truncate": settings.auto_truncate,
-            "tokenization_workers": model.pipeline.workers,
+            "tokenization_workers": settings.tokenization_workers or available_cpus(),
             "version": __version__,
             "sha": None,
             "docker_label": None,

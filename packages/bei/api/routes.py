@@ -11,6 +11,7 @@ from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply, Result
 from bei.serving.abilities import Ability
 from bei.serving.model import ServedModel
+from bei.serving.service import Service
 
 Handler = Callable[[Any, Any, Call], Awaitable[Result | Reply]]
 """`(model, body, call)`; a route without a body is about the server: `(registry, None, call)`."""
@@ -37,7 +38,7 @@ class Route:
     example: Any = None
     answer: Any = None
     ability: Ability | None = None
-    stands_for: Callable[[ServedModel], "Route"] | None = None
+    stands_for: Callable[[Service], "Route"] | None = None
     public: bool = False
     errors: ErrorShape | None = None
     adapter: TypeAdapter[Any] | None = field(init=False, repr=False, default=None)

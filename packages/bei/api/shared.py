@@ -13,6 +13,7 @@ from bei.api.reply import Result
 from bei.api.routes import Dialect, Route, by_another
 from bei.api.tei import Embed, EmbedAll, Predict, Rank, Rerank, Similarity
 from bei.serving.model import ServedModel
+from bei.serving.service import Service
 
 
 def _ranking(value: Any) -> str:
@@ -72,9 +73,9 @@ _BY_DEFAULT_ROUTE = {
 }
 
 
-def default_route(model: ServedModel) -> Route:
+def default_route(service: Service) -> Route:
     """The answer of the model's default route, in the form of the body."""
-    return _BY_DEFAULT_ROUTE[model.route]
+    return _BY_DEFAULT_ROUTE[service.route]
 
 
 _DEFAULT = Route(

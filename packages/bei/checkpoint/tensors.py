@@ -159,6 +159,11 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._parts)
 
     @property
+    def stored_bytes(self) -> int:
+        """The size of the files of weights. Raises OSError."""
+        return sum(file.stat().st_size for file in {part.file for parts in self._parts.values() for part in parts})
+
+    @property
     def quantized_names(self) -> tuple[str, ...]:
         """Our names of the matrices all of whose parts are stored in float8."""
         return tuple(name for name, parts in self._parts.items() if all(part.scale for part in parts))

@@ -6,7 +6,7 @@ from bei.engines.base import Engine
 from bei.errors import NotReady
 from bei.remote import RemoteEngine
 
-State = Literal["loading", "ready", "failed", "draining"]
+State = Literal["unloaded", "loading", "ready", "failed", "draining"]
 
 
 class Readiness:
@@ -23,4 +23,6 @@ class Readiness:
             raise NotReady(engine.fault)
 
     def refusal(self) -> NotReady:
+        if self.state == "unloaded":
+            return NotReady("the model is unloaded; a request for it loads it")
         return NotReady("the model failed to load" if self.state == "failed" else f"the model is {self.state}")

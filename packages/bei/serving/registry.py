@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bei.engines.cpus import available_cpus
-from bei.errors import ModelNotFound, SetupError, short
+from bei.errors import ModelNotFound, NotReady, SetupError, short
 from bei.metrics import Metrics
 from bei.serving.abilities import Ability, is_own
+from bei.serving.keeper import Keeper
+from bei.serving.model import ServedModel
 from bei.serving.service import Service
 from bei.settings import Settings
 from bei.slots import Slots
@@ -27,6 +29,7 @@ class Registry:
         self.settings, self.in_flight = first.settings, first.in_flight
         self.metrics, self.tracer = first.metrics, first.tracer
         self._named = _by_name(services)
+        self.keeper = Keeper(first.settings, lambda: self.services)
         # The threads of large bodies, and of large answers.
         self.readers, self.writers = ThreadPoolExecutor(2, "reader"), ThreadPoolExecutor(2, "writer")
 
@@ -62,8 +65,17 @@ class Registry:
             )
         if ability is None:
             return self.services[0]
-        able = [service for service in self.services if service.model.has(ability)] or self.services
-        return next((service for service in able if is_own(service.model.checkpoint, ability)), able[0])
+        able = [service for service in self.services if service.has(ability)] or self.services
+        return next((service for service in able if is_own(service.known(), ability)), able[0])
+
+    async def loaded(self, ability: Ability | None, name: str | None, deadline: float) -> tuple[Service, ServedModel]:
+        """The model that `resolve` finds, which is loaded if it is not, and its service, with a lease. `deadline` is a
+        time.monotonic(). Raises ModelNotFound, NotReady, Overloaded or Expired."""
+        while True:
+            service = self.resolve(ability, name)
+            holds = service.leases.take() or await self.keeper.wait(service, deadline)
+            if holds:
+                return service, service.model
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,22 +91,30 @@ class Registry:
         return any(service.readiness.state == "draining" for service in self.services)
 
     def load(self) -> None:
-        """Makes every model ready. Blocking. Raises SetupError."""
-        for service in self.services:
-            service.load()
+        """Makes every model ready that is not lazy. Blocking. Raises SetupError."""
+        self.keeper.start()
 
     async def check(self, name: str | None = None) -> None:
-        """Raises NotReady unless every model answers requests, or the one of that name. Raises ModelNotFound."""
-        for service in self.services if name is None else (self.resolve(name=name),):
-            await service.check()
+        """Raises NotReady unless every model answers requests that is not unloaded, or the one of that name. Raises
+        ModelNotFound."""
+        if name is not None:
+            await self.resolve(name=name).check()
+            return
+        if self.is_draining:
+            raise NotReady("the server is draining")
+        for service in self.services:
+            if service.is_required:
+                await service.check()
 
     def drain(self) -> None:
         """Admits no more requests; queued ones continue, oldest first."""
+        self.keeper.close()
         for service in self.services:
             service.drain()
 
     def close(self) -> None:
         """Drains, waits for queued requests, and stops the threads."""
+        self.keeper.close()
         for service in self.services:
             service.close()
         for threads in (self.readers, self.writers):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from bei import logs, memory
 from bei.batching import Limits, Queue
 from bei.checkpoint import sources
-from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.load import Checkpoint, read_for
 from bei.engines import choice
 from bei.engines.base import Engine, EngineFacts
 from bei.engines.replicas import Replicas
@@ -20,10 +21,12 @@ from bei.inflight import InFlight
 from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler
 from bei.scheduler import Scheduler
-from bei.serving import ranges
+from bei.serving import abilities, ranges
+from bei.serving.abilities import Ability
+from bei.serving.leases import Leases
 from bei.serving.model import ServedModel
 from bei.serving.pipeline import Pipeline
-from bei.serving.readiness import Readiness
+from bei.serving.readiness import Readiness, State
 from bei.serving.routes import default_route
 from bei.serving.texts import TextReader
 from bei.settings import Settings
@@ -39,7 +42,7 @@ _PROBE_TIMEOUT = 30.0
 
 
 class Service:
-    """Makes one model ready, and ends it. `model` has its parts and its tasks."""
+    """Makes one model ready, and ends it; it may become ready again after that. `model` has its parts and its tasks."""
 
     def __init__(
         self,
@@ -56,45 +59,101 @@ class Service:
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
         self.readiness = Readiness()
+        self.leases = Leases()
+        self.checkpoint: Checkpoint | None = None
+        """As it was read last; None until it is read."""
         self._processors = processors
+        self._share: Share | None = None
+        self._is_on_demand = False
+        """Whether a request that finds no model loads it, because it is lazy or was unloaded."""
         self._model: ServedModel | None = None
-        self._isolated = Replicas(settings, self.model_metrics) if isolated else None
+        self._is_isolated = isolated
+        # It starts at once, unless it may not be needed for a long time.
+        starts = isolated and not settings.lazy and settings.memory_budget is None
+        self._isolated = Replicas(settings, self.model_metrics) if starts else None
+        self._on_fault: Callable[[], None] = lambda: None
         self.in_flight = in_flight or InFlight(
             max(settings.payload_limit, settings.max_bytes_in_flight), on_calm=memory.Trimmer().soon
         )
 
     @property
     def model(self) -> ServedModel:
-        """Raises NotReady until there is one."""
+        """Raises NotReady while there is none."""
         if self._model is None or self.readiness.state in ("loading", "failed"):
             raise self.readiness.refusal()
         return self._model
 
     @property
-    def checkpoint(self) -> Checkpoint | None:
-        """None until it is loaded."""
-        return None if self._model is None else self._model.checkpoint
+    def loaded(self) -> ServedModel | None:
+        return self._model
+
+    def lease(self) -> ServedModel | None:
+        """The model, which stays until `leases.give_back`; None while there is none."""
+        return self._model if self.leases.take() else None
+
+    @property
+    def route(self) -> str:
+        """The path of the default route. Raises NotReady while the checkpoint is unknown."""
+        return default_route(self.settings, self.known())
 
     @property
     def has_labels(self) -> bool:
-        """Whether the model scores, classifies or tags; false until it is loaded."""
-        return self._model is not None and self._model.has_labels
+        """Whether the model scores, classifies or tags; false while the checkpoint is unknown."""
+        return self.checkpoint is not None and bool(self.checkpoint.labels)
+
+    def has(self, ability: Ability) -> bool:
+        """Whether the model has an ability, which it need not be loaded for. Raises NotReady while the checkpoint is
+        unknown."""
+        return abilities.has(self.known(), ability)
+
+    def known(self) -> Checkpoint:
+        """The checkpoint as it was read last. Raises NotReady while it is unknown."""
+        if self.checkpoint is None:
+            raise self.readiness.refusal()
+        return self.checkpoint
+
+    def read(self) -> Checkpoint:
+        """Fetches the checkpoint, unless that is done, and reads it: its tensors are checked, and not read. Blocking.
+        Raises SetupError."""
+        known = self.checkpoint
+        if known is None and self.settings.without_effect:
+            log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
+        with logs.step(f"checkpoint {self.settings.public_repo}"):
+            if known is None or not known.folder.is_dir():
+                found = sources.load(self.settings)
+            else:  # of a repository, the same revision again
+                found = read_for(self.settings, known.folder, known.revision)
+        default_route(self.settings, found)
+        self.checkpoint = found
+        return found
+
+    def defer(self) -> None:
+        """Reads the checkpoint; a request will load the model. Blocking. Raises SetupError."""
+        with refusing():
+            self.read()
+        self.readiness.state, self._is_on_demand = "unloaded", True
 
     def load(self) -> None:
         """Fetches and reads the checkpoint, makes the engine, and runs one batch; then the service is ready. Blocking.
         Raises SetupError."""
-        if self.settings.without_effect:
-            log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
+        if self.readiness.state == "unloaded":
+            self.readiness.state = "loading"
         try:
             with refusing():
-                with logs.step(f"checkpoint {self.settings.public_repo}"):
-                    checkpoint = sources.load(self.settings)
+                self._start_process()
+                checkpoint = self.read()
                 with logs.step("engine"):
                     engine = self._engine_of(checkpoint)
                 self.start(checkpoint, engine)
         except BaseException:
             self.readiness.state = "failed"
             raise
+
+    def _start_process(self) -> None:
+        """Its imports run while the checkpoint is read. A model that is known to need none gets none."""
+        is_needed = self.checkpoint is None or self.checkpoint.spec.layers
+        if self._is_isolated and self._isolated is None and is_needed:
+            self._isolated = Replicas(self.settings, self.model_metrics)
 
     def _engine_of(self, checkpoint: Checkpoint) -> Engine:
         """In processes of its own, where that is asked for or there are devices, unless the model has no layers: what
@@ -103,7 +162,10 @@ class Service:
             self._do_without_processes()
         elif self._isolated is None and self.settings.devices is not None:
             self._isolated = Replicas(self.settings, self.model_metrics)
-        return self._isolated.load(checkpoint) if self._isolated else choice.create(self.settings, checkpoint)
+        if self._isolated is None:
+            return choice.create(self.settings, checkpoint)
+        self._isolated.on_fault = self._on_fault
+        return self._isolated.load(checkpoint)
 
     def _do_without_processes(self) -> None:
         if self.settings.devices is not None:
@@ -115,6 +177,7 @@ class Service:
     def start(self, checkpoint: Checkpoint, engine: Engine) -> None:
         """Serves a checkpoint on an engine: the second half of `load`."""
         settings = self.settings
+        self._share = self._share_of(engine.facts)
         limits = Limits(
             batch_tokens=min(settings.max_num_tokens, engine.facts.token_budget),
             batch_size=settings.max_batch_size,
@@ -130,9 +193,13 @@ class Service:
             keep=keep,
             max_seconds=settings.max_queue_seconds,
             metrics=self.model_metrics,
-            share=self._share_of(engine.facts),
+            share=self._share,
         )
-        self.join(checkpoint, engine, scheduler)
+        try:
+            self.join(checkpoint, engine, scheduler)
+        except BaseException:
+            scheduler.close()
+            raise
 
     def _share_of(self, facts: EngineFacts) -> Share | None:
         """An engine's share of the processors; None for one that needs none."""
@@ -153,12 +220,14 @@ class Service:
         """Serves a checkpoint on a scheduler, which may be in another process. Calls `before_ready` before it is
         ready."""
         memory.give_back_large_blocks()
+        self.checkpoint = checkpoint
         model = self._model = self._made(checkpoint, engine, scheduler)
         with logs.step("warm-up"):
             asyncio.run(model.pipeline.probe())
         before_ready()
         if self.readiness.state == "loading":  # otherwise it was stopped meanwhile
             self.readiness.state = "ready"
+            self.leases.open()
             self.model_metrics.set_ready(True)
         facts = engine.facts
         self.model_metrics.observe_engine(facts.name, facts.device, facts.computes_in, facts.streams)
@@ -185,7 +254,15 @@ class Service:
 
     async def check(self) -> None:
         """Raises NotReady unless requests are answered and a batch ended in the last 30 s; without one it runs one."""
-        model = self.model
+        model = self.lease()
+        if model is None:
+            raise self.refusal()
+        try:
+            await self._check(model)
+        finally:
+            self.leases.give_back(is_use=False)
+
+    async def _check(self, model: ServedModel) -> None:
         self.readiness.check(model.engine)
         scheduler = model.scheduler
         idle = time.monotonic() - scheduler.last_success
@@ -196,10 +273,42 @@ class Service:
             except (Error, TimeoutError) as exc:
                 raise NotReady(f"the engine does not answer: {one_line(exc)}") from None
 
+    @property
+    def state(self) -> State:
+        """A model that answers only the requests that hold it is draining."""
+        is_ending = self.readiness.state == "ready" and not self.leases.is_open
+        return "draining" if is_ending else self.readiness.state
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a server is only ready if this model is."""
+        return not self._is_on_demand or (self.state == "ready" and not self.settings.lazy)
+
+    def refusal(self) -> NotReady:
+        return NotReady("the model is draining") if self.state == "draining" else self.readiness.refusal()
+
     def on_fault(self, told: Callable[[], None]) -> None:
         """Has `told` called when the engine's `fault` changes."""
+        self._on_fault = told
         if self._isolated is not None:
             self._isolated.on_fault = told
+
+    def memory(self) -> int:
+        """The bytes of the loaded model: those of its engine's process (memory.of_processes), and on a device of its
+        own, or without a process, the files of its weights. The tokenizer is not counted."""
+        model = self._model
+        if model is None:
+            return 0
+        processes = () if self._isolated is None else self._isolated.processes
+        on_device = not processes or not model.engine.facts.device.startswith("cpu")
+        return memory.of_processes(processes) + on_device * self.stored_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of the files of weights; 0 while it is unknown."""
+        with suppress(OSError):
+            return 0 if self.checkpoint is None else self.checkpoint.tensors.stored_bytes
+        return 0
 
     def drain(self) -> None:
         """Admits no more requests; queued ones continue, oldest first."""
@@ -211,8 +320,32 @@ class Service:
     def close(self) -> None:
         """Drains, waits for queued requests, and stops the threads."""
         self.drain()
+        self._stop()
+
+    def unload(self, seconds: float = 0) -> None:
+        """Ends the model, and its engine's process, once the requests that hold it are answered; for that there are so
+        many seconds. Blocking."""
+        self._is_on_demand = True
+        self.leases.close()
+        if not self.leases.wait(seconds):
+            log.warning("%s: %d requests did not end in %g s", self.name, self.leases.count, seconds)
+        if self.readiness.state != "draining":
+            self.readiness.state = "unloaded"
+        self.model_metrics.set_ready(False)
+        self._stop()
+        self._model = self._isolated = None
+        self.in_flight.on_calm()
+
+    def _stop(self) -> None:
         if self._model is not None:
             self._model.scheduler.close()
             self._model.pipeline.close()
         if self._isolated is not None:
             self._isolated.close()
+        if self._share is not None:
+            self._share.slots.leave(self._share)
+            self._share = None
+
+    @property
+    def name(self) -> str:
+        return self.settings.served_model_name

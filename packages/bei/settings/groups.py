@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from bei.settings.block import QuantizationType, Source
+from bei.settings.byte_counts import to_bytes
 from bei.settings.devices import normalized
 from bei.settings.networks import Networks, split_networks
 from bei.settings.origins import Origins, split_origins
@@ -45,7 +46,7 @@ class SourceSettings(Group):
     credential: SecretStr | None = None
     hub_cache: Path | None = Field(None, description="The folder of the hub's own cache. Unset: HF_HUB_CACHE.")
     cache_dir: Path = Field(Path("~/.cache/bei"), description="The folder for downloads and built engines.")
-    max_download_bytes: int = Field(
+    max_download_bytes: Annotated[int, BeforeValidator(to_bytes)] = Field(
         200_000_000_000, ge=1, description="The most bytes of a download. A larger one is refused."
     )
     allow_private_urls: bool = Field(False, description="A REMOTE_URL may lead to a private address.")
@@ -173,6 +174,18 @@ class ServerSettings(Group):
     )
 
 
+class LifeSettings(Group):
+    """Life of a model."""
+
+    lazy: bool = Field(False, description="The model is loaded at the first request for it, which waits.")
+    idle_unload: float | None = Field(
+        None,
+        gt=0,
+        description="The seconds without a request after which the model is unloaded; its next request loads it again. "
+        "Unset: never.",
+    )
+
+
 class LimitSettings(Group):
     """Limits."""
 
@@ -181,11 +194,19 @@ class LimitSettings(Group):
     max_queue_tokens: int = Field(1 << 21, ge=1, description="The most tokens in the queue. More are a 429.")
     max_queue_texts: int = Field(1 << 18, ge=1, description="The most texts in the queue. More are a 429.")
     max_queue_seconds: float = Field(20, gt=0, description="The most seconds of work in the queue. More are a 429.")
-    payload_limit: int = Field(64_000_000, ge=1, description="The most bytes of a request. More are a 413.")
-    max_bytes_in_flight: int = Field(
+    payload_limit: Annotated[int, BeforeValidator(to_bytes)] = Field(
+        64_000_000, ge=1, description="The most bytes of a request. More are a 413."
+    )
+    max_bytes_in_flight: Annotated[int, BeforeValidator(to_bytes)] = Field(
         1 << 30, ge=1, description="The most bytes of all requests and their answers. More are a 429."
     )
     max_connections: int = Field(4096, ge=1, description="The most connections. More are closed.")
+    memory_budget: Annotated[int | None, BeforeValidator(to_bytes)] = Field(
+        None,
+        ge=1,
+        description="The most bytes of all loaded models, such as 8GB. The least recently used one is unloaded "
+        "first; its next request loads it again. Unset: no limit.",
+    )
 
 
 class ObservationSettings(Group):

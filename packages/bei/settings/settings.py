@@ -12,7 +12,7 @@ from bei.errors import SetupError
 from bei.settings.block import TRTLLM, QuantizationType
 from bei.settings.config import in_one_line, raw_block, read_block, read_config, variables_of
 from bei.settings.devices import contradiction
-from bei.settings.groups import LimitSettings, ModelSettings, ObservationSettings, ServerSettings
+from bei.settings.groups import LifeSettings, LimitSettings, ModelSettings, ObservationSettings, ServerSettings
 from bei.settings.keys import OBEYED, leaves, without_effect
 from bei.settings.reference import settings_of
 from bei.settings.secrets import keys_of, without_secrets
@@ -20,7 +20,7 @@ from bei.settings.secrets import keys_of, without_secrets
 _OTHER_VARIABLES = ("BEI_CONFIG",)  # read by the command line, before there are settings
 
 
-class Settings(ObservationSettings, LimitSettings, ServerSettings, ModelSettings):
+class Settings(ObservationSettings, LimitSettings, ServerSettings, LifeSettings, ModelSettings):
     """All groups. `api_key` contains every accepted key: those of the environment, of flags and of `api_key_file`.
 
     `without_effect` names the keys of the block that have no effect here.
@@ -88,6 +88,8 @@ def _credential(name: str, secrets: Mapping[str, str], environ: Mapping[str, str
 
 
 def _refuse_unservable(settings: Settings) -> None:
+    if settings.workers > 1 and (settings.lazy or settings.idle_unload or settings.memory_budget):
+        raise SetupError("settings lazy, idle_unload and memory_budget: set workers to 1, which they need")
     if settings.default_prompt is not None and settings.default_prompt_name is not None:
         raise SetupError("settings default_prompt and default_prompt_name: set one of them")
     if settings.devices is not None:

@@ -1,0 +1,187 @@
+"""Loads and unloads the models of a server: at its start, for requests, for its operator, and within its limits."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+from bei.errors import Error, SetupError
+from bei.serving.loading import Loading
+from bei.serving.service import Service
+from bei.settings import Settings
+
+log = logging.getLogger("bei")
+
+_LOOK = 0.25  # the pause between looks for idle models, as a share of the time after which they are unloaded
+_LONGEST_LOOK = 10.0  # seconds
+
+
+class Keeper:
+    """Of the models that `services` returns. Those that it replaces or removes are loaded no more."""
+
+    def __init__(self, settings: Settings, services: Callable[[], Sequence[Service]]):
+        self._services, self._budget = services, settings.memory_budget
+        self._drain_seconds, self._most = settings.drain_seconds, settings.max_concurrent_requests
+        # Held while a model is loaded or unloaded; the first one before any of a model.
+        self._turn = nullcontext() if self._budget is None else threading.Lock()
+        self._locks: dict[Service, threading.Lock] = {}
+        self._loadings: dict[Service, Loading] = {}
+        self._sizes: dict[Service, int] = {}
+        """The bytes of models that were loaded once."""
+        self._idle: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def start(self) -> None:
+        """Loads the models that are not lazy, in their order, as far as there is memory for them. Blocking. Raises
+        SetupError."""
+        for service in self._services():
+            if service.settings.lazy or not self._has_room(service):
+                service.defer()
+            else:
+                service.load()
+                self._keep_if_it_fits(service)
+        self.watch()
+
+    def _has_room(self, service: Service) -> bool:
+        if self._budget is None:
+            return True
+        service.read()
+        has_room = self._used() + service.stored_bytes <= self._budget
+        if not has_room:
+            log.info("%s: not loaded before a request for it, because of memory_budget", service.name)
+        return has_room
+
+    def _keep_if_it_fits(self, service: Service) -> None:
+        try:
+            self._measure(service)
+        except SetupError as exc:
+            log.error("%s: %s", service.name, exc)
+            service.unload(self._drain_seconds)
+
+    async def wait(self, service: Service, deadline: float, *, at_once: bool = False) -> bool:
+        """Loads a model that does not answer; returns whether the caller holds a lease of it then. Raises NotReady,
+        Overloaded or Expired, as Loading.wait does."""
+        loading = self._loading(service)
+        if not loading.is_running and (self._closing.is_set() or service.state in ("loading", "failed")):
+            raise service.refusal()
+        return await loading.wait(deadline, at_once=at_once)
+
+    def _loading(self, service: Service) -> Loading:
+        found = self._loadings.get(service)
+        if found is None:
+            found = Loading(service.name, service.leases, self._most, lambda: self._begin(service))
+        return self._loadings.setdefault(service, found)
+
+    def _begin(self, service: Service) -> None:
+        threading.Thread(target=self._load, args=(service,), name="load", daemon=True).start()
+
+    def _lock(self, service: Service) -> threading.Lock:
+        return self._locks.setdefault(service, threading.Lock())
+
+    def _load(self, service: Service) -> None:
+        """Blocking."""
+        with self._turn, self._lock(service):
+            fault: str | None = None
+            try:
+                if not service.leases.is_open and service in self._services() and not self._closing.is_set():
+                    self._load_now(service)
+            except Error as exc:
+                fault = exc.message
+            except Exception as exc:
+                log.exception("%s cannot be loaded", service.name)
+                fault = type(exc).__name__
+            self._loading(service).finish(fault)
+
+    def _load_now(self, service: Service) -> None:
+        """Raises SetupError."""
+        self._make_room(service)
+        started = time.monotonic()
+        log.info("%s: loading, for a request", service.name)
+        try:
+            service.load()
+            self._measure(service)
+        except BaseException:
+            service.unload(self._drain_seconds)
+            raise
+        log.info("%s: loaded in %.2f s", service.name, time.monotonic() - started)
+
+    def unload(self, service: Service, reason: str) -> None:
+        """Ends a model once the requests that hold it are answered. Its next request loads it again. Blocking."""
+        with self._lock(service):
+            if service.loaded is not None:
+                self._end(service, reason)
+
+    def _end(self, service: Service, reason: str) -> None:
+        log.info("%s: unloading, %s", service.name, reason)
+        service.unload(self._drain_seconds)
+        log.info("%s: unloaded", service.name)
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _used(self) -> int:
+        return sum(service.memory() for service in self._services())
+
+    def _make_room(self, service: Service) -> None:
+        """Unloads models until one more fits, as far as its size is known. Raises SetupError if it never fits."""
+        if self._budget is None:
+            return
+        size = self._sizes.get(service, service.stored_bytes)
+        if service in self._sizes:
+            self._check_size(service)
+        while self._used() + size > self._budget and self._unload_oldest(service):
+            pass
+
+    def _measure(self, service: Service) -> None:
+        """Notes the size of a loaded model, and unloads others until all are within the budget. Raises SetupError if it
+        does not fit."""
+        if self._budget is None:
+            return
+        self._sizes[service] = service.memory()
+        self._check_size(service)
+        while self._used() > self._budget and self._unload_oldest(service):
+            pass
+
+    def _check_size(self, service: Service) -> None:
+        size = self._sizes[service]
+        if self._budget is not None and size > self._budget:
+            raise SetupError(
+                f"it takes {size / 1e6:.0f} MB, more than the memory_budget of {self._budget / 1e6:.0f} MB"
+            )
+
+    def _unload_oldest(self, besides: Service) -> bool:
+        """Unloads the model that was used least recently, an idle one if there is any; false without another one."""
+        loaded = [of for of in self._services() if of is not besides and of.loaded is not None]
+        if not loaded:
+            return False
+        oldest = min(loaded, key=lambda of: (of.leases.count > 0, of.leases.last_use))
+        self.unload(oldest, f"to make room for {besides.name}")
+        return True
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Unloads idle models from now on, where there are any that are to be."""
+        if self._idle is None and self._shortest() < float("inf"):
+            self._idle = threading.Thread(target=self._unload_idle, name="idle", daemon=True)
+            self._idle.start()
+
+    def _shortest(self) -> float:
+        return min((of.settings.idle_unload or float("inf") for of in self._services()), default=float("inf"))
+
+    def _unload_idle(self) -> None:
+        while not self._closing.wait(min(_LOOK * self._shortest(), _LONGEST_LOOK)):
+            for service in self._services():
+                self._unload_if_idle(service)
+
+    def _unload_if_idle(self, service: Service) -> None:
+        seconds = service.settings.idle_unload
+        if seconds is None or service.loaded is None:
+            return
+        with self._lock(service):
+            if service.loaded is not None and service.leases.close_if_idle(seconds):
+                self._end(service, f"no request for {seconds:g} s")
+
+    def close(self) -> None:
+        """Begins no more loads."""
+        self._closing.set()
