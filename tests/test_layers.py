@@ -28,7 +28,7 @@ LAYERS = [
     "messages",
     "remote",
     "serving",
-    "bulk",
+    "bulk inprocess",
     "api",
     "server",
     "launch options",
@@ -140,7 +140,9 @@ def circle(trees: Mapping[str, ast.Module]) -> list[str]:
 
 
 def test_no_files_import_one_another_in_a_circle():
-    assert circle(modules(ROOT)) == []
+    trees = modules(ROOT)
+    del trees["bei"]  # what a user imports: it offers a module from above, late
+    assert circle(trees) == []
 
 
 @pytest.mark.parametrize(
@@ -198,12 +200,18 @@ def test_a_long_function_is_noticed():
 
 
 def logic(tree: ast.Module) -> list[str]:
-    """Statements that an `__init__.py` must not have: anything but a docstring, imports, `__all__` and constants."""
-    return [ast.unparse(node).splitlines()[0] for node in tree.body if not (_is_import(node) or _is_constant(node))]
+    """Statements that an `__init__.py` must not have: anything but a docstring, imports (late ones in `__getattr__`),
+    `__all__` and constants."""
+    allowed = (_is_import, _is_constant, _is_late_import)
+    return [ast.unparse(node).splitlines()[0] for node in tree.body if not any(is_so(node) for is_so in allowed)]
 
 
 def _is_import(node: ast.stmt) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _is_late_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
 
 
 def _is_constant(node: ast.stmt) -> bool:

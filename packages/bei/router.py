@@ -203,12 +203,7 @@ def _deployments(model_ids: Sequence[str]) -> list[Deployment]:
     """One for each --model-id, or the one of config.yaml."""
     if not model_ids:
         return [Deployment("config.yaml", _config(None))]
-    return [Deployment(model_id, _config(model_id), _repository(model_id)) for model_id in model_ids]
-
-
-def _repository(model_id: str) -> dict[str, str]:
-    local = model_id.startswith(("/", ".", "~")) or Path(model_id).is_dir()
-    return {"source": "LOCAL" if local else "HF", "repo": model_id}
+    return [Deployment(model_id, _config(model_id), several.repository_of(model_id)) for model_id in model_ids]
 
 
 def _config(model_id: str | None) -> Mapping[str, Any]:
@@ -222,5 +217,4 @@ def _config(model_id: str | None) -> Mapping[str, Any]:
         return config
     if model_id is None:
         raise SetupError("neither --model-id nor a config.yaml says what to serve")
-    repository = {"source": "LOCAL", "repo": model_id}
-    return {"trt_llm": {"build": {"base_model": "encoder_bert", "checkpoint_repository": repository}}}
+    return several.of_model(model_id).config

@@ -18,6 +18,7 @@ from bei import cli
 from bei.bulk import run as bulk
 from bei.bulk.parts import Parts
 from bei.serving.answers import Options
+from bei.serving.lists import requests
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.bulk_jobs import QUIET, texts
@@ -89,10 +90,8 @@ def test_a_prompt(tmp_path, tiny_folder):
 
 
 def test_long_texts_go_in_requests_of_bounded_size():
-    from bei.bulk.worker import _requests
-
     some = ["a" * length for length in (70_000, 1, 30_000, 30_000, 30_000, *[1] * 300)]
-    cut = list(_requests(some, most=100))
+    cut = list(requests(some, 100, len))
     assert [text for request in cut for text in request] == some
     assert [len(request) for request in cut] == [1, 3, 100, 100, 100, 1]
 

@@ -12,10 +12,12 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 IMAGES = {"deploy/requirements.lock": ("otel",), "deploy/requirements.cuda.lock": ("otel", "torch")}
 SERVER = ("starlette", "uvicorn", "hypercorn", "granian", "fastapi", "h2", "httptools")
 HOME = {
-    "torch": ("engines/torch/", "engines/tensorrt/"),  # TensorRT's engine uses torch for its memory and streams
+    # TensorRT's engine uses torch for its memory and streams, and a user may ask for tensors.
+    "torch": ("engines/torch/", "engines/tensorrt/", "inprocess.py"),
     "tensorrt": ("engines/tensorrt/",),
     **dict.fromkeys(SERVER, ("server/",)),
-    **dict.fromkeys(("pyarrow", "ray", "tqdm"), ("bulk/",)),
+    **dict.fromkeys(("pyarrow", "ray"), ("bulk/",)),
+    "tqdm": ("bulk/", "inprocess.py"),
 }
 
 

@@ -1,8 +1,7 @@
 """One loaded model that turns parts of the input into parts of the output, alone or as one of many."""
 
 import asyncio
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,11 @@ from bei.bulk.outputs import EMBEDDING
 from bei.bulk.parts import Parts
 from bei.errors import Error, SetupError, one_line
 from bei.serving.answers import Options
+from bei.serving.lists import answered, unhurried
 from bei.serving.service import Service
 from bei.settings import Settings
 
 PARTS_AT_ONCE = 3  # one is read, one computed and one written, so that the engine never waits for a file
-_REQUESTS_AT_ONCE = 16  # of a part; with _TEXTS and _CHARACTERS a bound on what waits, and enough for many cores
-_TEXTS = 256
-_CHARACTERS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Worker:
     def __init__(self, job: Job):
         self._job = job
         self._readers = {suffix: reader(suffix) for suffix in {part.file.suffix for part in job.input.parts}}
-        self._service = Service(_unhurried(job.settings))
+        self._service = Service(unhurried(job.settings))
         self._service.load()
         self._model = self._service.model
         facts = self._model.engine.facts
@@ -68,40 +65,19 @@ class Worker:
 
     async def _vectors(self, texts: Sequence[str], tell: Callable[[Done], object]) -> np.ndarray:
         """float32[texts, D]"""
-        permits, job = asyncio.Semaphore(_REQUESTS_AT_ONCE), self._job
+        job = self._job
 
         async def request(some: Sequence[str]) -> np.ndarray:
-            async with permits:
-                options = Options(prompt_name=job.prompt_name)
-                answer = await self._model.embed(
-                    some, dimensions=job.dimensions, normalize=job.normalize, options=options
-                )
-                tell(Done(len(some), answer.usage.tokens))
-                rows: np.ndarray = answer.rows
-                return rows
+            options = Options(prompt_name=job.prompt_name)
+            answer = await self._model.embed(some, dimensions=job.dimensions, normalize=job.normalize, options=options)
+            tell(Done(len(some), answer.usage.tokens))
+            rows: np.ndarray = answer.rows
+            return rows
 
-        requests = _requests(texts, job.settings.max_client_batch_size)
-        return np.concatenate(await asyncio.gather(*map(request, requests)))
+        return np.concatenate(await answered(texts, request, job.settings.max_client_batch_size, len))
 
     def close(self) -> None:
         self._service.close()
-
-
-def _unhurried(settings: Settings) -> Settings:
-    """Settings without limits on waiting work: the worker bounds it itself."""
-    limits = {"max_queue_tokens": 1 << 62, "max_queue_texts": 1 << 62, "max_queue_seconds": math.inf}
-    return settings.model_copy(update=limits)
-
-
-def _requests(texts: Sequence[str], most: int) -> Iterator[Sequence[str]]:
-    """All texts in order, in batches."""
-    begin, characters = 0, 0
-    for i, text in enumerate(texts):
-        if i > begin and (i - begin == min(_TEXTS, most) or characters + len(text) > _CHARACTERS):
-            yield texts[begin:i]
-            begin, characters = i, 0
-        characters += len(text)
-    yield texts[begin:]
 
 
 def _column(vectors: np.ndarray) -> pa.Array:

@@ -54,6 +54,19 @@ def models_of(name: str, config: Mapping[str, Any]) -> list[Deployment]:
     ]
 
 
+def of_model(name: str) -> Deployment:
+    """The model of a folder or of a repository of the hub, without a config.yaml."""
+    repository = repository_of(name)
+    build = {"base_model": "encoder_bert", "checkpoint_repository": repository}
+    return Deployment(name, {"trt_llm": {"build": build}})
+
+
+def repository_of(name: str) -> dict[str, str]:
+    """A folder that exists, or looks as a path does, is a folder; other names are repositories."""
+    local = name.startswith(("/", ".", "~")) or Path(name).is_dir()
+    return {"source": "LOCAL" if local else "HF", "repo": name}
+
+
 def for_all(
     deployments: Sequence[Deployment],
     *,

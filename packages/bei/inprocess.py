@@ -1,0 +1,266 @@
+"""A model in this process: the engine, the scheduler and the answers of the server, without HTTP."""
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from bei.checkpoint.task import Task
+from bei.errors import Invalid, SetupError
+from bei.serving.answers import Answer, Options
+from bei.serving.lists import answered, unhurried
+from bei.serving.service import Service
+from bei.settings import ModelSettings, several
+from bei.tasks.entities import Entity, Strategy
+from bei.tasks.precision import Precision, lowered
+from bei.tasks.sparse import Terms
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Ask = Callable[[Sequence[Any]], Awaitable[Answer]]
+
+
+def _blocking(
+    method: "Callable[Concatenate[Model, P], Coroutine[Any, Any, R]]",
+) -> "Callable[Concatenate[Model, P], R]":
+    """The same method, which waits for its answer: in a notebook, too, whose thread has a loop of its own."""
+
+    def blocking(self: "Model", /, *args: P.args, **options: P.kwargs) -> R:
+        return self._wait(method(self, *args, **options))
+
+    functools.update_wrapper(blocking, method).__name__ = method.__name__.removeprefix("a")
+    return blocking
+
+
+class Model:
+    """A model of any task. Every method of the task has an async twin: `embed`, `aembed`.
+
+    A text that is too long is cut, unless `truncate` is false. Methods raise the errors of `bei.errors`, as the server
+    answers them: WrongTask for a method that the model lacks, Empty, Invalid, Untokenizable. They are safe to call from
+    several threads; calls at the same time share batches.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], **settings: Any):
+        """Loads a folder or a repository of the hub; `settings` have the names of docs/settings.md, such as `engine`,
+        `precision`, `threads`, `pooling` and `revision`, and override the environment's. Raises SetupError."""
+        _check_names(settings)
+        chosen = several.for_all([several.of_model(os.fspath(model))], **settings)[0]
+        self._service = Service(unhurried(chosen))
+        self._service.load()
+        self._model = self._service.model
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="bei-model", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the engine. The model answers no more."""
+        if self._loop.is_closed():
+            return
+        self._service.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def task(self) -> Task:
+        return self._model.checkpoint.task
+
+    @property
+    def dimensions(self) -> int:
+        """Of a whole vector."""
+        return self._model.checkpoint.dimensions or self._model.checkpoint.spec.row_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a text."""
+        return self._model.checkpoint.max_tokens
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Of a classifier or a tagger, in the order of its scores."""
+        return self._model.checkpoint.labels
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """By name."""
+        return self._model.checkpoint.prompts.texts
+
+    async def aembed(
+        self,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        prompt_name: str | None = None,
+        instruction: str | None = None,
+        truncate: bool | None = None,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """float32[texts, dimensions]. `prompt_name` chooses a prompt of the model, `instruction` is one."""
+        options = Options(truncate=truncate, prompt_name=prompt_name, instruction=instruction)
+        ask = functools.partial(self._model.embed, dimensions=dimensions, normalize=normalize, options=options)
+        return await self._stacked(texts, ask, dimensions or self.dimensions, show_progress=show_progress)
+
+    async def aembed_tokens(
+        self, texts: Sequence[str], *, prompt_name: str | None = None, truncate: bool | None = None
+    ) -> list[np.ndarray]:
+        """A list of float32[tokens, D]: the state of each token; of a ColBERT model, the vectors that are compared."""
+        options = Options(truncate=truncate, prompt_name=prompt_name)
+        return await self._listed(texts, functools.partial(self._model.embed_tokens, options=options))
+
+    async def asparse(
+        self, texts: Sequence[str], *, prompt_name: str | None = None, truncate: bool | None = None
+    ) -> list[Terms]:
+        """The terms of each text: indices into the vocabulary, ascending, and their weights."""
+        options = Options(truncate=truncate, prompt_name=prompt_name)
+        return await self._listed(texts, functools.partial(self._model.embed_sparse, options=options))
+
+    async def arerank(
+        self, query: str, documents: Sequence[str], *, truncate: bool | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """The relevance of each document to the query, in the order of the documents: float32[documents]."""
+        pairs = [(query, document) for document in documents]
+        return await self.ascore(pairs, truncate=truncate, show_progress=show_progress)
+
+    async def ascore(
+        self, pairs: Sequence[tuple[str, str]], *, truncate: bool | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """The score of each pair: a reranker's, or the cosine of an embedding model: float32[pairs]."""
+        ask = functools.partial(self._model.score, options=Options(truncate=truncate))
+        return await self._stacked([tuple(pair) for pair in pairs], ask, show_progress=show_progress)
+
+    async def aclassify(
+        self, texts: Sequence[str], *, truncate: bool | None = None, show_progress: bool = False
+    ) -> np.ndarray:
+        """The score of each label for each text: float32[texts, labels]."""
+        ask = functools.partial(self._model.classify, options=Options(truncate=truncate))
+        return await self._stacked(texts, ask, len(self.labels), show_progress=show_progress)
+
+    async def aentities(
+        self, texts: Sequence[str], *, strategy: Strategy = "simple", ignore_labels: Sequence[str] = ("O",)
+    ) -> list[list[Entity]]:
+        """The entities of each text."""
+        ask = functools.partial(self._model.entities, strategy=strategy, ignore_labels=ignore_labels)
+        return await self._listed(texts, ask)
+
+    embed = _blocking(aembed)
+    embed_tokens = _blocking(aembed_tokens)
+    sparse = _blocking(asparse)
+    rerank = _blocking(arerank)
+    score = _blocking(ascore)
+    classify = _blocking(aclassify)
+    entities = _blocking(aentities)
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: Literal["sentence_embedding", "token_embeddings"] = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """Vectors with the signature of sentence-transformers' `encode`, for programs that are written for it.
+
+        `batch_size` and `device` have no effect: batches are packed by tokens, and the engine has its device. The
+        ranges of int8 and uint8 are those of the setting `int8_ranges`, or else of these sentences. Raises Invalid for
+        both a prompt and its name, and for one sentence without ranges.
+        """
+        if prompt is not None and prompt_name is not None:
+            raise Invalid("`prompt` cannot be set with `prompt_name`; set one of them", param="prompt")
+        one = isinstance(sentences, str)
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        if output_value == "token_embeddings":
+            return _given(self.embed_tokens(texts, prompt_name=prompt_name), one=one)
+        rows = self.embed(
+            texts,
+            dimensions=truncate_dim,
+            normalize=normalize_embeddings,
+            prompt_name=prompt_name,
+            instruction=prompt,
+            show_progress=bool(show_progress_bar),
+        )
+        if precision != "float32":
+            rows = lowered(rows, precision, self._ranges(rows, precision))
+        if convert_to_tensor:
+            import torch  # only for those who have it
+
+            return _given(torch.from_numpy(rows), one=one)
+        return _given(rows if convert_to_numpy else list(rows), one=one)
+
+    def _ranges(self, rows: np.ndarray, precision: Precision) -> np.ndarray:
+        """float32[2, D]"""
+        if self._model.int8_ranges is not None:
+            return self._model.int8_ranges[:, : rows.shape[1]]
+        if precision.endswith("int8") and len(rows) < 2:
+            raise Invalid(f"`precision` {precision}: one sentence has no ranges; set int8_ranges", param="precision")
+        return np.stack([rows.min(0), rows.max(0)])
+
+    async def _stacked(self, inputs: Sequence[Any], ask: Ask, *width: int, show_progress: bool) -> np.ndarray:
+        """float32[inputs, *width]"""
+        found = await self._answers(inputs, ask, show_progress=show_progress)
+        rows: np.ndarray = np.concatenate([np.empty((0, *width), np.float32), *(answer.rows for answer in found)])
+        return rows
+
+    async def _listed(self, texts: Sequence[str], ask: Ask) -> list[Any]:
+        return [row for answer in await self._answers(texts, ask, show_progress=False) for row in answer.rows]
+
+    async def _answers(self, inputs: Sequence[Any], ask: Ask, *, show_progress: bool) -> list[Answer]:
+        """Raises Invalid for a text alone, whose letters would be texts."""
+        if isinstance(inputs, str):
+            raise Invalid("`texts` is one text; put it in a list", param="texts")
+        if not len(inputs):
+            return []
+        with tqdm(total=len(inputs), unit=" texts", disable=not show_progress) as bar:
+
+            async def told(some: Sequence[Any]) -> Answer:
+                answer = await ask(some)
+                bar.update(len(some))
+                return answer
+
+            return await answered(inputs, told, self._service.settings.max_client_batch_size, _size)
+
+    def _wait(self, answer: Coroutine[Any, Any, R]) -> R:
+        future = asyncio.run_coroutine_threadsafe(answer, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C, too: what nobody waits for is not computed
+            future.cancel()
+            raise
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    known = set(ModelSettings.model_fields)
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        near = get_close_matches(unknown[0], known, 1)
+        raise SetupError(f"{unknown[0]} is no setting of a model{f'; {near[0]} is one' if near else ''}")
+
+
+def _size(one: str | tuple[str, str]) -> int:
+    """In characters."""
+    return len(one) if isinstance(one, str) else sum(map(len, one))
+
+
+def _given(rows: Any, *, one: bool) -> Any:
+    """The row of a text alone, or all."""
+    return rows[0] if one else rows
