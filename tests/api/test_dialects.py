@@ -77,16 +77,17 @@ def test_the_form_of_an_error_is_that_of_the_path_s_clients(path, shape):
 
 def test_the_routes_of_a_version_have_openai_s_errors_and_no_other():
     for route in api.ROUTES:
-        versioned = route.path.startswith(("/v1/", "/v2/"))
+        versioned = route.path.startswith(("/v1/", "/v2/", "/openai/"))
         assert (TABLE.errors(route.path).name == "OpenAIError") == versioned, route.path
 
 
 def test_a_dialect_brings_its_own_errors():
-    shape = ErrorShape("OllamaError", lambda error, message: {"error": message}, {"type": "object"})
-    ollama = Dialect("ollama", (Route("/api/embed", nothing, ""),), errors=shape, prefixes=("/api/",))
-    found = Table([*DIALECTS, ollama])
-    assert [found.errors(path).name for path in ("/api/embed", "/api/nothing", "/v1/embeddings", "/embed")] == [
-        *("OllamaError", "OllamaError", "OpenAIError", "Error")
+    shape = ErrorShape("OtherError", lambda error, message: {"error": message}, {"type": "object"})
+    other = Dialect("other", (Route("/other/embed", nothing, ""),), errors=shape, prefixes=("/other/",))
+    found = Table([*DIALECTS, other])
+    paths = ("/other/embed", "/other/nothing", "/v1/embeddings", "/embed", "/api/nothing")
+    assert [found.errors(path).name for path in paths] == [
+        *("OtherError", "OtherError", "OpenAIError", "Error", "OllamaError")
     ]
 
 

@@ -59,7 +59,12 @@ PATHS = [route.path for route in api.ROUTES if route.method == "POST"]
 def refused(service, path: str, body) -> tuple[int, str]:
     reply = call(service, path, body)
     answer = json.loads(reply.body)
-    return reply.status, answer["message"] if path.startswith(("/v1/", "/v2/")) else answer["error"]
+    return reply.status, said(answer)
+
+
+def said(answer: dict) -> str:
+    """The message of an error, in any family's shape."""
+    return answer["message"] if "message" in answer else answer["error"]
 
 
 def near(found, expected) -> bool:

@@ -71,6 +71,8 @@ def admit(registry: Registry, call: Call) -> Route:
     UnsupportedMediaType."""
     base_urls.enter(registry, call)
     route = TABLE.route(call)
+    if call.parameters and call.base is None:
+        call.base = call.parameters.get("model")
     if registry.settings.protect_all or not route.public:
         authorize(call, registry.settings)
     if route.adapter is not None:

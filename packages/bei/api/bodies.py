@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,11 +40,15 @@ async def read(
 
 
 def _read_large(adapter: TypeAdapter[B], raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None]) -> B:
-    value = pieces.read(raw, bounds, admit)
+    return validated(adapter, pieces.read(raw, bounds, admit))
+
+
+def validated(adapter: TypeAdapter[B], value: Any) -> B:
+    """Raises Invalid, with the name of the field."""
     try:
         return adapter.validate_python(value)
     except ValidationError as exc:
-        raise _plain_words(exc, raw) from None
+        raise _plain_words(exc) from None
 
 
 def parse(adapter: TypeAdapter[B], raw: bytes | bytearray) -> B:
@@ -55,7 +59,7 @@ def parse(adapter: TypeAdapter[B], raw: bytes | bytearray) -> B:
         raise _plain_words(exc, raw) from None
 
 
-def _plain_words(error: ValidationError, raw: bytes | bytearray) -> Malformed | Invalid:
+def _plain_words(error: ValidationError, raw: bytes | bytearray = b"") -> Malformed | Invalid:
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         try:

@@ -62,11 +62,12 @@ class Call:
 
 
 def authorize(call: Call, settings: ServerSettings) -> None:
-    """Raises Unauthorized unless a key is one of the server's: `Authorization: Bearer K` or `Api-Key K`. The key is
-    compared with each of them, so the time does not reveal which one it resembles."""
+    """Raises Unauthorized unless a key is one of the server's: `Authorization: Bearer K` or `Api-Key K`, or Azure's
+    header `api-key: K`. The key is compared with each of them, so the time does not reveal which one it resembles."""
     if not settings.api_key:
         return
-    scheme, _, given = call.headers.get("authorization", "").partition(" ")
+    of_azure = f"Api-Key {call.headers.get('api-key', '')}"
+    scheme, _, given = call.headers.get("authorization", of_azure).partition(" ")
     key = given.strip().encode()
     found = [hmac.compare_digest(key, known.get_secret_value().encode()) for known in settings.api_key]
     if scheme.lower() not in ("bearer", "api-key") or not any(found):

@@ -31,6 +31,10 @@ class CohereRerank(Synonyms, Pairs):
     def given(self) -> Mapping[str, Any]:
         return {"query": self.query, "documents": self.documents}
 
+    @property
+    def is_voyage_s(self) -> bool:
+        return self.name_of("top_n") == "top_k" or self.truncation is not None
+
 
 class CohereEmbed(Vectors):
     texts: list[StrictStr]
@@ -50,6 +54,12 @@ class Ranked(TypedDict):
     document: NotRequired[DocumentText]
 
 
+class RankedText(TypedDict):
+    index: int
+    relevance_score: float
+    document: NotRequired[str]
+
+
 class ApiVersion(TypedDict):
     version: str
 
@@ -65,9 +75,12 @@ class Meta(TypedDict):
 
 
 class RankedList(TypedDict):
+    """`data`: for a body of Voyage's, the results in Voyage's shape."""
+
     id: str
     object: Literal["rerank"]
     results: list[Ranked]
+    data: NotRequired[list[RankedText]]
     meta: Meta
     model: str
     usage: TokenUsage
@@ -121,8 +134,13 @@ async def rerank(model: ServedModel, body: CohereRerank, call: Call) -> Result:
         "meta": _meta(call, answer.usage, search_units=1),
         "model": model.settings.served_model_name,
         "usage": token_usage(answer.usage),
+        **({"data": [_with_text(ranked) for ranked in results]} if body.is_voyage_s else {}),
     }
     return Result(value, answer.usage, len(body.documents))
+
+
+def _with_text(ranked: dict[str, Any]) -> dict[str, Any]:
+    return {**ranked, "document": ranked["document"]["text"]} if "document" in ranked else ranked
 
 
 async def embed(model: ServedModel, body: CohereEmbed, call: Call) -> Result:

@@ -59,7 +59,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "late_chunking_params": (),
     "chunks": (),
     "return_multivector": (False,),
-    # computation and selection of scores: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub, GLiNER
+    # computation and selection of scores: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub
     "use_activation": (),
     "raw_scores": (False,),
     "function_to_apply": (),
@@ -69,9 +69,6 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "top_n": (0,),
     "top_k": (0,),
     "candidate_labels": (),
-    "labels": (),
-    "threshold": (),
-    "flat_ner": (True,),
     "hypothesis_template": (),
     "multi_label": (False,),
     "aggregation_strategy": ("none",),
@@ -96,7 +93,7 @@ class Part(BaseModel):
     def _refuse(cls, sent: Any) -> Any:
         if isinstance(sent, dict) and not cls.ignored.isdisjoint(sent):
             for name in sent.keys() & cls.ignored:
-                if sent[name] is not None and not _asks_nothing(sent[name], CHANGING[name]):
+                if sent[name] is not None and not asks_nothing(name, sent[name]):
                     raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
         return sent
 
@@ -106,8 +103,9 @@ def _names(field: tuple[str, FieldInfo]) -> frozenset[str]:
     return frozenset(map(str, alias.choices)) if isinstance(alias, AliasChoices) else frozenset((name,))
 
 
-def _asks_nothing(value: Any, nothing: tuple[Any, ...]) -> bool:
-    return any(type(value) is type(of) and value == of for of in nothing)
+def asks_nothing(name: str, value: Any) -> bool:
+    """Whether a value of a field of CHANGING requests nothing."""
+    return any(type(value) is type(of) and value == of for of in CHANGING[name])
 
 
 class Body(Part):

@@ -119,9 +119,10 @@ DIALECT = Dialect(
     "openai",
     (
         *(_EMBEDDINGS, _EMBEDDINGS.at("/embeddings", TEI)),
+        *(_EMBEDDINGS.at(path) for path in ("/openai/v1/embeddings", "/openai/deployments/{model}/embeddings")),
         *(_MODELS, _MODELS.at("/models", TEI)),
         Route("/v1/models/{model}", model, "The served model of that name", method="GET", response=Model),
     ),
     errors=OPENAI,
-    prefixes=("/v1/",),
+    prefixes=("/v1/", "/openai/"),
 )

@@ -32,11 +32,16 @@ class Form:
         """float32[N, D] → one vector of an answer each."""
         if self is _PLAIN:
             return rows
-        made = model.lowered(rows, self.precision) if self.precision != "float32" else rows
+        return self._written(model.lowered(rows, self.precision) if self.precision != "float32" else rows)
+
+    def matrices(self, rows: Iterable[np.ndarray], model: ServedModel) -> Iterable[np.ndarray | str]:
+        """float32[tokens, D] of each text → the same of an answer; in base64 row after row."""
+        return self._written([model.lowered(row, self.precision) for row in rows])
+
+    def _written(self, made: Iterable[np.ndarray]) -> Iterable[np.ndarray | str]:
         if not self.base64:
-            return raised(made, self.precision)
-        ordered = made if self.big == _IS_BIG else made.byteswap()
-        return [b64encode(row.tobytes()).decode() for row in ordered]
+            return [raised(row, self.precision) for row in made]
+        return [b64encode((row if self.big == _IS_BIG else row.byteswap()).tobytes()).decode() for row in made]
 
 
 _IS_BIG = sys.byteorder == "big"

@@ -1,7 +1,7 @@
 """The fields of bodies for texts, vectors and scores, with the names of every family; fields.py lists all of them."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PlainValidator, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
@@ -82,7 +82,6 @@ class Cut(Body):
 
 
 _CUT = frozenset(Cut.model_fields) - {"model"}
-_PROMPTS = ("prompt_name", "instruction", "input_type", "task")
 
 
 class Reading(Cut):
@@ -93,12 +92,13 @@ class Reading(Cut):
     instruction: StrictStr | None = None
     input_type: StrictStr | None = None
     task: StrictStr | None = None
+    _prompts: ClassVar[tuple[str, ...]] = ("prompt_name", "instruction", "input_type", "task")
 
     def options(self, model: ServedModel, call: Call) -> Options:
         cut = super().options(model, call)
-        if self.model_fields_set.isdisjoint(_PROMPTS):
+        if self.model_fields_set.isdisjoint(self._prompts):
             return cut
-        sent = [name for name in _PROMPTS if getattr(self, name) is not None]
+        sent = [name for name in self._prompts if getattr(self, name) is not None]
         if len(sent) > 1:
             raise Invalid(f"`{sent[1]}` cannot be set with `{sent[0]}`; send one of them", param=sent[1])
         name = self.prompt_name
@@ -108,7 +108,7 @@ class Reading(Cut):
 
     def name_of(self, field: str) -> str:
         if field == "prompt_name":
-            return next((name for name in _PROMPTS if getattr(self, name) is not None), field)
+            return next((name for name in self._prompts if getattr(self, name) is not None), field)
         return super().name_of(field)
 
 
@@ -122,22 +122,23 @@ class Vectors(Reading):
     use_activation: StrictBool | None = None
     embd_normalize: Literal[2, -1] | None = None
 
-    def finish(self) -> dict[str, Any]:
-        """Arguments for `ServedModel.embed`."""
+    def finish(self, normalize: bool = True) -> dict[str, Any]:
+        """Arguments for `ServedModel.embed`; `normalize` is for a request that does not say."""
         if self.model_fields_set.isdisjoint(_FINISH):
-            return {}
+            return {} if normalize else {"normalize": False}
         sizes = {name: getattr(self, name) or None for name in ("dimensions", "output_dimension")}
-        return {"normalize": self._unit(), "dimensions": agreed(sizes)}
+        said = self._unit()
+        return {"normalize": normalize if said is None else said, "dimensions": agreed(sizes)}
 
-    def _unit(self) -> bool:
+    def _unit(self) -> bool | None:
         of_llama = None if self.embd_normalize is None else self.embd_normalize == 2
         said = {name: getattr(self, name) for name in ("normalize", "normalized", "use_activation")}
-        return agreed({**said, "embd_normalize": of_llama}) is not False
+        return agreed({**said, "embd_normalize": of_llama})
 
     def check_length(self, *precisions: Precision) -> None:
         """Raises Invalid for int8 and uint8 of vectors that are not of length 1, whose ranges nobody knows."""
         found = next((one for one in precisions if one in get_args(Integers)), None)
-        if found is not None and not self._unit():
+        if found is not None and self._unit() is False:
             name = next(name for name in _LENGTH if getattr(self, name) is not None)
             raise Invalid(f"`{name}`: {found} is for vectors of length 1; leave it out", param=name)
 
@@ -161,7 +162,7 @@ class Scored(Body):
         return "identity" if agreed({"raw_scores": self.raw_scores, "use_activation": activated}) else None
 
 
-class Pairs(Cut, Scored):
+class PairReading(Cut):
     """`instruction` is a language model's instruction for a pair. The second text is cut to `max_tokens_per_doc`."""
 
     prompt_name: StrictStr | None = None
@@ -172,3 +173,7 @@ class Pairs(Cut, Scored):
         cut = super().options(model, call)
         most = self.max_tokens_per_doc or None
         return replace(cut, prompt_name=self.prompt_name, instruction=self.instruction, max_document_tokens=most)
+
+
+class Pairs(PairReading, Scored):
+    """Pairs whose score the model's own function makes, unless the request says otherwise."""

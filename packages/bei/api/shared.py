@@ -1,17 +1,23 @@
 """Paths of several dialects: the body tells which one the client speaks, or the model which task is meant."""
 
+import asyncio
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from bei.api import baseten, cohere, openai, tei
 from bei.api.baseten import PredictTokens
+from bei.api.bodies import validated
 from bei.api.call import Call
 from bei.api.cohere import CohereRerank, RankedList
+from bei.api.error_shapes import OPENAI
+from bei.api.fields import Body
 from bei.api.openai import EmbeddingList, OpenAIEmbeddings
-from bei.api.reply import Result
+from bei.api.reply import Reply, Result
 from bei.api.routes import Dialect, Route, by_another
 from bei.api.tei import Embed, EmbedAll, Predict, Rank, Rerank, Similarity
+from bei.errors import Error
 from bei.serving.model import ServedModel
 from bei.serving.service import Service
 
@@ -96,4 +102,55 @@ _DEFAULT = Route(
     example={"inputs": ["What is Deep Learning?"], "dimensions": 4},
     answer=[[-0.8924037, -0.3814904, 0.22631614, 0.08283565]],
 )
-DIALECT = Dialect("shared", (_RERANK, _DEFAULT, _DEFAULT.at("/invocations")))
+
+
+class Vertex(Body):
+    """Each instance is a body of the model's default route, or of /rerank where it has a query."""
+
+    instances: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class Predictions(TypedDict):
+    predictions: list[Any]
+
+
+async def vertex(model: ServedModel, body: Vertex, call: Call) -> Result:
+    """An instance that fails, fails the call."""
+    model.pipeline.check_size(body.instances)
+    results = await asyncio.gather(*(_predicted(model, i, one, call) for i, one in enumerate(body.instances)))
+    return Result({"predictions": [result.value for result in results]})
+
+
+async def _predicted(model: ServedModel, place: int, instance: dict[str, Any], call: Call) -> Result:
+    route = _RERANK if "query" in instance and model.has("rerank") else _BY_DEFAULT_ROUTE[model.route]
+    body: Body | None = None
+    try:
+        body = validated(route.adapter, instance) if route.adapter else None
+        result = await route.handler(model, body, call)
+    except Error as error:
+        if body is not None:
+            error = body.in_its_words(error)
+        raise error if error.param is None else error.called(f"instances.{place}.{error.param}", error.place) from None
+    if isinstance(result, Reply):
+        raise TypeError(f"{route.path} has no result")
+    return result
+
+
+_VERTEX = Route(
+    "/vertex",
+    vertex,
+    "Several requests in the form of Vertex AI",
+    body=Vertex,
+    response=Predictions,
+    example={"instances": [{"inputs": "What is Deep Learning?", "dimensions": 4}]},
+    answer={"predictions": [[[-0.8924037, -0.3814904, 0.22631614, 0.08283565]]]},
+)
+DIALECT = Dialect(
+    "shared",
+    (
+        *(_RERANK.at(path) for path in ("/rerank", "/reranking")),
+        _RERANK.at("/v1/reranking", OPENAI),
+        *(_DEFAULT.at(path) for path in ("/", "/invocations")),
+        _VERTEX,
+    ),
+)

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from bei.api import baseten, cohere, infinity, openai, openapi, operations, shared, tei, vllm
+from bei.api import baseten, cohere, infinity, llama_cpp, nvidia, ollama, openai, openapi, operations, shared, tei, vllm
 from bei.api.call import Call
 from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply
@@ -101,6 +101,9 @@ DIALECTS = (
     cohere.DIALECT,
     vllm.DIALECT,
     infinity.DIALECT,
+    ollama.DIALECT,
+    nvidia.DIALECT,
+    llama_cpp.DIALECT,
     shared.DIALECT,
     operations.DIALECT,
     Dialect("openapi", (Route("/openapi.json", _document, "This document", method="GET"),)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Calibration, Engine, EngineFacts, EngineOptions
-from bei.engines.processor import processor_flags
+from bei.engines.native.levels import processor_flags
 from bei.errors import SetupError
 from bei.settings import ModelSettings
 from bei.settings.block import QuantizationType

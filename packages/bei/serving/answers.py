@@ -1,6 +1,6 @@
 """The options of a request, and its answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class Options:
     max_document_tokens: int | None = None
     add_special_tokens: bool = True
     deadline: float = float("inf")
+
+    def within(self, tokens: int) -> "Options":
+        """With at most so many tokens, if that is less."""
+        return replace(self, max_tokens=min(tokens, self.max_tokens or tokens))
 
 
 DEFAULTS = Options()

@@ -1,0 +1,195 @@
+"""`bei serve --devices cpu:0,cpu:1` over a real socket: one queue, and a process of its own for each device."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.configs import tiny_config
+from tests.support.servers import BEI, free_port, wait_until_ready
+from tests.support.waiting import LIMIT, wait_until
+
+PAIR = sorted(os.sched_getaffinity(0))[:2]
+NAMES = [f"cpu:{number}" for number in PAIR]
+BODY = {"inputs": ["What is Deep Learning?", "a cat"]}
+CLIENTS = 4
+
+pytestmark = pytest.mark.skipif(len(PAIR) < 2, reason="needs two processors")
+
+
+class Server:
+    def __init__(self, process: subprocess.Popen, port: int):
+        self.process, self.url = process, f"http://127.0.0.1:{port}"
+
+    def engine(self, device: str) -> int:
+        """The process of a device."""
+        number = int(device.partition(":")[2])
+        (found,) = (pid for pid in self._engines() if os.sched_getaffinity(pid) == {number})
+        return found
+
+    def _engines(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for of_thread in children for pid in of_thread.read_text().split()]
+        return [pid for pid in pids if b"bei.engines.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def embed(self) -> int:
+        return httpx.post(f"{self.url}/embed", json=BODY, timeout=LIMIT).status_code
+
+    def ready(self) -> int:
+        return httpx.get(f"{self.url}/health/ready", timeout=LIMIT).status_code
+
+    def by_device(self, name: str) -> dict[str, float]:
+        text = httpx.get(f"{self.url}/metrics", timeout=LIMIT).text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return {sample.labels["device"]: sample.value for sample in samples if sample.name == name}
+
+    def is_up(self) -> bool:
+        return self.by_device("bei_device_up") == dict.fromkeys(NAMES, 1)
+
+
+@contextmanager
+def started(config: dict[str, Any], log: Path, *flags: str) -> Iterator[Server]:
+    """A server of the null engine that is ready."""
+    file, port = log.with_suffix(".json"), free_port()
+    file.write_text(json.dumps(config))
+    command = [BEI, "serve", "--config", file, "--port", port, "--engine", "null", *flags]
+    with log.open("w") as output:
+        process = subprocess.Popen([*map(str, command)], stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
+        yield Server(process, port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module", params=["1", "2"], ids=["1 worker", "2 workers"])
+def server(request, tiny_folder, tmp_path_factory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("log") / "log"
+    with started(tiny_config(tiny_folder), log, "--devices", ",".join(NAMES), "--workers", request.param) as found:
+        yield found
+
+
+class Asking:
+    """Clients that ask in threads; `answers` are the statuses so far."""
+
+    def __init__(self, ask: Callable[[], int], clients: int, *, once: bool = False):
+        self.answers: list[int] = []
+        self._ask, self._once, self._ended = ask, once, False
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._ended:
+            self.answers.append(self._ask())
+            self._ended = self._ended or self._once
+
+    def end(self) -> list[int]:
+        self._ended = True
+        for thread in self._threads:
+            thread.join(LIMIT)
+        return self.answers
+
+
+def held_by_one(server: Server) -> Asking:
+    """A request that a stopped engine holds, and one that the other has answered."""
+    os.kill(server.engine(NAMES[0]), signal.SIGSTOP)
+    asking = [Asking(server.embed, 1, once=True) for _ in range(2)]
+    wait_until(lambda: sum(len(one.answers) for one in asking) == 1)
+    return next(one for one in asking if not one.answers)
+
+
+def test_each_device_has_a_line(server):
+    info = httpx.get(f"{server.url}/info").json()
+    assert info["devices"] == NAMES
+    assert info["device"] == f"{', '.join(NAMES)} (cpu)"
+    assert server.by_device("bei_device_up") == dict.fromkeys(NAMES, 1)
+
+
+def test_a_death_costs_one_batch_and_the_other_device_serves(server):
+    waiting = held_by_one(server)
+    killed, restarts = server.engine(NAMES[0]), server.by_device("bei_device_restarts_total")
+    assert [server.embed() for _ in range(10)] == [200] * 10
+    os.kill(killed, signal.SIGKILL)
+    statuses = []
+    while server.by_device("bei_device_restarts_total") == restarts or not server.is_up():
+        statuses += [server.embed(), server.ready()]
+    assert waiting.end() == [424]
+    assert set(statuses) <= {200}
+    assert server.by_device("bei_device_restarts_total")[NAMES[0]] == restarts[NAMES[0]] + 1
+    assert server.engine(NAMES[0]) != killed
+    assert [server.embed() for _ in range(10)] == [200] * 10
+
+
+def test_under_load_a_death_is_seen_by_its_batch_alone(server):
+    load, ready = Asking(server.embed, CLIENTS), Asking(server.ready, 1)
+    for name in NAMES:
+        before = len(load.answers)
+        wait_until(lambda at=before: len(load.answers) > at + 5 * CLIENTS)
+        killed = server.engine(name)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda gone=killed: not Path(f"/proc/{gone}/exe").exists() and server.is_up())
+    answers = load.end()
+    assert set(answers) <= {200, 424}
+    assert answers.count(424) <= len(NAMES) * CLIENTS  # a batch has at most one request of each client
+    assert set(ready.end()) == {200}
+
+
+def test_with_all_devices_gone_it_is_not_ready_until_one_is_back(server):
+    ready = Asking(server.ready, 2)
+    wait_until(lambda: ready.answers)
+    for pid in [server.engine(name) for name in NAMES]:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: 503 in ready.answers)
+    wait_until(lambda: ready.answers[-1] == 200)
+    assert set(ready.end()) == {200, 503}
+    assert server.embed() == 200
+    wait_until(server.is_up)
+
+
+def test_a_drain_waits_for_every_device(tiny_folder, tmp_path):
+    with started(tiny_config(tiny_folder), tmp_path / "log", "--devices", ",".join(NAMES)) as server:
+        waiting, stopped = held_by_one(server), server.engine(NAMES[0])
+        server.process.terminate()
+        wait_until(lambda: "SIGTERM" in (tmp_path / "log").read_text())
+        time.sleep(0.1)
+        assert not waiting.answers
+        os.kill(stopped, signal.SIGCONT)
+        assert waiting.end() == [200]
+        assert server.process.wait(LIMIT) == 0
+        assert not Path(f"/proc/{stopped}/exe").exists()
+
+
+def test_devices_that_are_not_here_end_the_start_in_one_line(tiny_folder, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(tiny_folder)))
+    command = [BEI, "serve", "--config", tmp_path / "config.json", "--port", "0", "--devices", "cpu:9999"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bei: devices cpu:9999: not among the processors of this process, which are cpu:")
+    assert done.stderr.count("\n") == 1
+
+
+def test_models_have_devices_of_their_own(tiny_folder, tmp_path):
+    configs = []
+    for name, device in zip(("first", "second"), NAMES, strict=True):
+        config: dict[str, Any] = {**tiny_config(tiny_folder), "environment_variables": {"BEI_DEVICES": device}}
+        config["trt_llm"]["runtime"] = {"served_model_name": name}
+        configs.append(config)
+    (tmp_path / "second.json").write_text(json.dumps(configs[1]))
+    with started(configs[0], tmp_path / "log", "--config", str(tmp_path / "second.json")) as server:
+        for name, device in zip(("first", "second"), NAMES, strict=True):
+            assert httpx.get(f"{server.url}/info?model={name}").json()["devices"] == [device]
+            reply = httpx.post(f"{server.url}/v1/embeddings", json={"input": "a", "model": name})
+            assert (reply.status_code, reply.json()["model"]) == (200, name)
+        assert server.is_up()
