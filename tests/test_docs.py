@@ -211,10 +211,10 @@ def missing_flags(code: str) -> list[str]:
 
 def routes_in(code: str) -> list[str]:
     """Paths after a method, paths alone, and those of our server's addresses."""
-    found = re.findall(r"\b(?:GET|POST) (/[\w/.-]*)", code) + re.findall(
+    found = re.findall(r"\b(?:GET|POST) (/[\w/.{}-]*)", code) + re.findall(
         r"(?:127\.0\.0\.1|localhost):\d+(/[\w/.-]+)", code
     )
-    if re.fullmatch(r"/[a-z][\w/.-]*", code):
+    if re.fullmatch(r"/[a-z][\w/.{}-]*", code):
         found.append(code)
     return [path for path in found if path not in FOREIGN_PATHS]
 
