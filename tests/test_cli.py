@@ -193,7 +193,7 @@ def test_another_model_than_the_bundle_s_has_its_own_route(tmp_path, monkeypatch
     model = save(tmp_path / "model", random_model("bert", 0, head, id2label={0: "a", 1: "b", 2: "c"}), pooling=None)
     served = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(router, "serve", lambda models, show: served.extend(models))
+    monkeypatch.setattr(router, "serve", lambda models, read, show: served.extend(models))
     result = CliRunner().invoke(cli.text_embeddings_router, ["--model-id", str(model), *flags])
     assert result.exit_code == 0, result.output
     (settings,) = served

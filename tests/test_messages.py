@@ -82,7 +82,9 @@ def variants(example: object, path: tuple = ()):
             yield from ({**example, key: changed} for changed in variants(value))
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "POST"], ids=lambda route: route.path)
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.method == "POST" and route.body], ids=lambda route: route.path
+)
 def test_no_refusal_quotes_more_than_120_characters(start_service, route):
     service = start_service()
     fields = ("model", "prompt_name", "input_type", "encoding_format", "truncate", "dimensions", "aggregation_strategy")
@@ -123,6 +125,6 @@ def test_a_checkpoint_s_names_move_no_terminal(tmp_path, monkeypatch):
 
 def test_a_banner_is_what_it_was_made_of(tiny_folder, start_service):
     service = start_service(served_model_name="a\x1b[2J\nb")
-    banner = launch._banner(service.model, "http://127.0.0.1:1")
+    banner = launch._banner(service, "http://127.0.0.1:1")
     assert r"  a\x1b[2J\nb" in banner.splitlines()
     assert all(line.isprintable() for line in banner.splitlines())

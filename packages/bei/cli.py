@@ -81,9 +81,13 @@ def serve(config: Sequence[Path], log_level: str, **flags: Any) -> None:
     The routes are OpenAI's, TEI's, Cohere's and vLLM's for embeddings, reranking, classes and entities, as the model
     allows, with /health and /metrics. GET /docs lists them all.
     """
-    models = several.from_files(config, **flags)
+
+    def read() -> Sequence[Settings]:
+        return several.from_files(config, **flags)
+
+    models = read()
     workers.start_logs(models[0], log_level)
-    serve_until_signal(models)
+    serve_until_signal(models, read)
 
 
 @main.command(cls=options.Command)

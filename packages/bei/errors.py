@@ -5,6 +5,7 @@
   - Malformed               400  Validation    not JSON
   - Empty                   400  Empty
   - Unauthorized            401  Validation
+  - Forbidden               403  Validation    the server allows it to nobody who may have sent it
   - NotFound                404  Validation
     - ModelNotFound         404  Validation    several models are served, and none has that name
   - MethodNotAllowed        405  Validation
@@ -128,6 +129,10 @@ class Unauthorized(Error):
     @property
     def headers(self) -> dict[str, str]:
         return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(Error):
+    status, kind = 403, "Validation"
 
 
 class NotFound(Error):

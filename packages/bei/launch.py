@@ -11,7 +11,8 @@ import click
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
 from bei.metrics import Metrics
-from bei.server import listen, workers
+from bei.server import hangups, listen, workers
+from bei.serving import renewal
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
@@ -32,9 +33,13 @@ def one_line_errors(run: Callable[[], Any]) -> Any:
         sys.exit(2)
 
 
-def serve(models: Sequence[Settings], show: Callable[[Metrics], None] = lambda metrics: None) -> None:
-    """Serves the models until a signal; then the process ends. The settings of the server are those of the first.
-    `show` may serve the metrics elsewhere, too."""
+def serve(
+    models: Sequence[Settings],
+    read: Callable[[], Sequence[Settings]],
+    show: Callable[[Metrics], None] = lambda metrics: None,
+) -> None:
+    """Serves the models until a signal; then the process ends. The settings of the server are those of the first. At
+    SIGHUP `read` reads the settings again. `show` may serve the metrics elsewhere, too."""
     settings = models[0]
     with workers.tracer_of(settings) as tracer, workers.metrics_of(settings) as metrics:
         show(metrics)
@@ -42,6 +47,7 @@ def serve(models: Sequence[Settings], show: Callable[[Metrics], None] = lambda m
         listener = _listener(settings)
         try:
             registry = Registry.of(models, metrics, tracer, isolated=True)
+            hangups.handle(lambda: renewal.renew(registry, read))
             status = workers.serve(registry, listener, lambda: _announce(registry, listener))
         finally:
             listen.remove_path(listener)

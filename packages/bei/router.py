@@ -152,11 +152,15 @@ def text_embeddings_router(
         processes.keep_libraries_isolated()
         token = _token(hf_token, hf_api_token)
         environ = {**_defaults(), **os.environ, **({"HF_TOKEN": token} if token else {})}
-        models = several.for_all(_deployments(model_id), environ=environ, **flags)
+
+        def read() -> Sequence[Settings]:
+            return several.for_all(_deployments(model_id), environ=environ, **flags)
+
+        models = read()
         _check_dense(dense_path)
         workers.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
         _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
-        serve(models, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
+        serve(models, read, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
 
     one_line_errors(run)
 

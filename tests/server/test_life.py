@@ -3,17 +3,22 @@
 import asyncio
 import json
 import os
+import random
 import signal
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from bei import memory
 from bei.checkpoint.load import read
 from tests.support.calls import near, post
 from tests.support.configs import tiny_config
@@ -50,12 +55,19 @@ class Server:
 
 
 def _children(parent: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    """Those that any thread started."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in _text(task).split()]
 
 
 def _command(pid: int) -> str:
+    return _text(Path(f"/proc/{pid}/cmdline")).replace("\0", " ")
+
+
+def _text(path: Path) -> str:
+    """Empty for a process that has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        return path.read_text()
     except OSError:
         return ""
 
@@ -99,7 +111,8 @@ def vectors(embedders) -> dict[str, list[float]]:
 @pytest.fixture
 def run_server(tmp_path) -> Iterator[Callable[..., Server]]:
     with ExitStack() as stack:
-        yield lambda configs, *flags: stack.enter_context(server_of(configs, tmp_path / "log", *flags))
+        logs = (tmp_path / f"log{i}" for i in count())
+        yield lambda configs, *flags: stack.enter_context(server_of(configs, next(logs), *flags))
 
 
 def is_right(reply: httpx.Response, vector: list[float]) -> bool:
@@ -183,3 +196,178 @@ def test_an_idle_model_leaves_and_comes_back(run_server, workers, embedders, vec
     for _ in range(20):
         assert is_right(server.embed("m1"), vectors["m1"])
     assert server.states() == {"m0": "unloaded", "m1": "ready"}
+
+
+def test_ten_models_within_a_budget_for_three(run_server, workers, embedders, vectors):
+    configs = [write_config(embedders[name], name) for name in embedders]
+    one = run_server(configs[:1])
+    size = memory.of_processes(one.engines())
+    budget = int(3.5 * size)
+    server = run_server(configs, "--memory-budget", str(budget), *workers)
+    assert len(server.engines()) == 3
+    most = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            most.append(memory.of_processes(server.engines()))
+
+    def ask(seed: int) -> bool:
+        names = random.Random(seed).choices(list(embedders), k=5)
+        return all(is_right(server.embed(name), vectors[name]) for name in names)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(4)))
+    stop.set()
+    watching.join()
+    assert max(most) < budget + 1.2 * size
+    assert memory.of_processes(server.engines()) < budget
+    assert Counter(server.states().values()) == {"ready": 3, "unloaded": 7}
+
+
+# -- by its operator ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_loaded_and_unloaded_by_hand(run_server, workers, embedders, vectors):
+    configs = [write_config(embedders[name], name, BEI_LAZY=lazy) for name, lazy in (("m0", "false"), ("m1", "true"))]
+    server = run_server(configs, *workers)
+    for _ in range(2):
+        reply = server.ask("/models/m1/load", {})
+        assert (reply.status_code, reply.json()) == (200, {"id": "m1", "state": "ready"})
+    assert len(server.engines()) == 2
+    for name in ("m0", "m1", "m1"):
+        reply = server.ask(f"/models/{name}/unload", {})
+        assert (reply.status_code, reply.json()) == (200, {"id": name, "state": "unloaded"})
+    assert server.engines() == []
+    assert is_right(server.embed("m0"), vectors["m0"])
+    assert server.states() == {"m0": "ready", "m1": "unloaded"}
+    for path in ("/models/any/load", "/models/m2/unload", "/models/m2/load"):
+        assert server.ask(path, {}).status_code == 404
+    assert httpx.get(f"{server.url}/models/m0/unload").status_code == 405
+    refused = server.ask("/models/m0/unload", {}, origin="https://page.example")
+    assert (refused.status_code, "pages may not" in refused.json()["error"]) == (403, True)
+    assert server.states()["m0"] == "ready"
+
+
+def test_models_are_loaded_and_unloaded_behind_a_key(run_server, embedders):
+    config = write_config(embedders["m0"], "m0")
+    server = run_server([config], "--lazy", "--api-key", "secret", "--host", "0.0.0.0")
+    for headers, status in (
+        ({}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": "Bearer secret"}, 200),
+    ):
+        for action in ("load", "unload"):
+            assert server.ask(f"/models/m0/{action}", {}, **headers).status_code == status
+
+
+@pytest.mark.parametrize("flags", [("--host", "0.0.0.0"), ("--allowed-host", "api.example.com")])
+def test_without_a_key_only_this_machine_loads_and_unloads(run_server, embedders, flags):
+    server = run_server([write_config(embedders["m0"], "m0")], "--lazy", *flags)
+    for action in ("load", "unload"):
+        refused = server.ask(f"/models/m0/{action}", {})
+        assert (refused.status_code, "--api-key-file" in refused.json()["error"]) == (403, True)
+    assert server.states() == {"m0": "unloaded"}
+
+
+# -- SIGHUP ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def traffic(server: Server, vectors: dict[str, list[float]], *names: str) -> Iterator[None]:
+    """Requests for these models all the time; each must get its answer."""
+    stop, wrong = threading.Event(), []
+
+    def ask(name: str) -> int:
+        asked = 0
+        while not stop.is_set():
+            reply = server.embed(name)
+            asked += 1
+            if not is_right(reply, vectors[name]):
+                wrong.append((name, reply.status_code, reply.text[:200]))
+        return asked
+
+    with ThreadPoolExecutor(2 * len(names)) as pool:
+        asking = [pool.submit(ask, name) for name in names * 2]
+        try:
+            yield
+        finally:
+            stop.set()
+    assert wrong == []
+    assert all(of.result() > 0 for of in asking)
+
+
+def test_the_configs_are_read_again_at_sighup(run_server, workers, embedders, vectors, tmp_path):
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+
+    def models(*names: str, **variables: str) -> None:
+        """The first in a file of its own."""
+        first, *others = (
+            {**tiny_config(embedders[name]), "environment_variables": {"BEI_SERVED_MODEL_NAME": name, **variables}}
+            for name in names
+        )
+        one.write_text(json.dumps(first))
+        other.write_text(json.dumps({"model_metadata": {"models": others}}))
+
+    models("m0", "m1", "m2")
+    server = run_server([one, other], *workers)
+    before = server.engines()
+    with traffic(server, vectors, "m0", "m1"):
+        server.hang_up()  # nothing changed
+        wait_until(lambda: "0 models begin, 0 end, 3 stay" in server.log.read_text())
+        assert server.engines() == before
+        models("m0", "m1")  # one removed
+        server.hang_up()
+        wait_until(lambda: len(server.engines()) == 2)
+        assert set(server.engines()) < set(before)
+        assert server.states() == {"m0": "ready", "m1": "ready"}
+        assert server.embed("m2").status_code == 404
+        models("m0", "m1", "m3")  # one added
+        server.hang_up()
+        wait_until(lambda: server.states().get("m3") == "ready")
+        assert is_right(server.embed("m3"), vectors["m3"])
+        one.write_text("trt_llm: [")  # one broken
+        server.hang_up()
+        wait_until(lambda: "the configs are not taken over: " in server.log.read_text())
+        assert list(server.states()) == ["m0", "m1", "m3"]
+        models("m0", "m1", "m3", BEI_MAX_CLIENT_BATCH_SIZE="7")  # of the server
+        server.hang_up()
+        wait_until(
+            lambda: "--max-client-batch-size: the change from 2048 to 7 needs a restart" in server.log.read_text()
+        )
+        wait_until(lambda: server.log.read_text().count("0 models begin, 0 end, 3 stay") == 2)
+        was = server.engines()
+        models("m0", "m1", BEI_ALIAS="x=m1", BEI_MAX_BATCH_SIZE="3")  # all changed, one removed
+        server.hang_up()
+        wait_until(lambda: list(server.states()) == ["m0", "m1"] and not set(server.engines()) & set(was))
+        assert len(server.engines()) == 2
+        assert is_right(server.embed("x"), vectors["m1"])
+    assert httpx.get(f"{server.url}/health/ready").status_code == 200
+    text = httpx.get(f"{server.url}/metrics").text
+    assert 'bei_ready{model="m0"} 1.0' in text
+
+
+def test_a_model_that_cannot_be_loaded_changes_nothing(run_server, workers, embedders, vectors, tmp_path):
+    broken = save(tmp_path / "broken", random_model("bert", seed=1))
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    config = write_config(embedders["m0"], "m0")
+    server = run_server([config], *workers)
+    before = server.engines()
+    with traffic(server, vectors, "m0"):
+        write_config(broken, "m0").rename(config)
+        server.hang_up()
+        wait_until(lambda: "the configs are not taken over: " in server.log.read_text())
+        wait_until(lambda: server.engines() == before)
+    assert is_right(server.embed("m0"), vectors["m0"])
+
+
+def test_a_server_goes_on_when_its_terminal_closes(run_server, embedders, vectors):
+    """The terminal sends SIGHUP to the engine, too."""
+    server = run_server([write_config(embedders["m0"], "m0")])
+    for pid in (*server.engines(), server.process):
+        os.kill(pid, signal.SIGHUP)
+    wait_until(lambda: "1 stay" in server.log.read_text())
+    assert is_right(server.embed("m0"), vectors["m0"]) and "died" not in server.log.read_text()

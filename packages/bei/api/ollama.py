@@ -1,6 +1,8 @@
 """Ollama's dialect: embeddings of both generations, and the lists of models."""
 
+import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, Field, StrictInt, StrictStr
@@ -206,7 +208,7 @@ def _listed(service: Service) -> Listed:
         "name": name,
         "model": name,
         "modified_at": _EVER,
-        "size": 0,
+        "size": service.stored_bytes,
         "digest": (checkpoint and checkpoint.revision) or "",
         "details": _details(checkpoint),
         "capabilities": _capabilities(checkpoint),
@@ -217,7 +219,17 @@ def _running(services: Iterable[Service]) -> Iterable[Running]:
     for service in services:
         if service.checkpoint is not None and service.state == "ready":
             room = service.checkpoint.max_tokens
-            yield {**_listed(service), "expires_at": _ALWAYS, "size_vram": 0, "context_length": room}
+            sizes = {"size": service.memory(), "size_vram": service.device_memory()}
+            yield {**_listed(service), **sizes, "expires_at": _expires_at(service), "context_length": room}
+
+
+def _expires_at(service: Service) -> str:
+    """When the model is unloaded if no request comes until then."""
+    seconds = service.settings.idle_unload
+    if seconds is None:
+        return _ALWAYS
+    idle = time.monotonic() - service.leases.last_use
+    return (datetime.now(UTC) + timedelta(seconds=max(0.0, seconds - idle))).isoformat(timespec="milliseconds")
 
 
 _ERRORS = ErrorShape(

@@ -7,7 +7,21 @@ from typing import Any
 
 import orjson
 
-from bei.api import baseten, cohere, infinity, llama_cpp, nvidia, ollama, openai, openapi, operations, shared, tei, vllm
+from bei.api import (
+    baseten,
+    cohere,
+    infinity,
+    life,
+    llama_cpp,
+    nvidia,
+    ollama,
+    openai,
+    openapi,
+    operations,
+    shared,
+    tei,
+    vllm,
+)
 from bei.api.call import Call
 from bei.api.error_shapes import TEI, ErrorShape
 from bei.api.reply import Reply
@@ -106,6 +120,7 @@ DIALECTS = (
     llama_cpp.DIALECT,
     shared.DIALECT,
     operations.DIALECT,
+    life.DIALECT,
     Dialect("openapi", (Route("/openapi.json", _document, "This document", method="GET"),)),
 )
 TABLE = Table(DIALECTS)

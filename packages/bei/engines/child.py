@@ -27,7 +27,7 @@ _NICENESS = 5
 
 
 def main(descriptor: int) -> None:
-    for meant in (signal.SIGINT, signal.SIGTERM):  # the server handles them: it drains first
+    for meant in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server handles them: it drains first
         signal.signal(meant, signal.SIG_IGN)
     memory.give_back_large_blocks()
     control = socket.socket(fileno=descriptor)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bei.errors import Malformed, Misdirected, short
+from bei.settings import ServerSettings
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+;=%-]+)(?::[0-9]*)?")
 
@@ -37,6 +38,15 @@ class Hosts:
             return True
         parts = name.split(".")
         return any(".".join(("*", *parts[i:])) in self._names for i in range(1, len(parts)))
+
+
+def is_local(listener: socket.socket, settings: ServerSettings) -> bool:
+    """Whether only this machine reaches a server, so far as the server knows: it listens on a loopback address or a
+    Unix socket, and no setting names a proxy or the host of one."""
+    if settings.allowed_host or settings.trust_proxy or settings.root_path:
+        return False
+    is_internet = listener.family in (socket.AF_INET, socket.AF_INET6)
+    return not is_internet or ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def hosts_of(listener: socket.socket, allowed: Sequence[str]) -> Hosts:

@@ -31,7 +31,7 @@ from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.server import listen
 from bei.server.app import asgi
-from bei.server.hosts import hosts_of
+from bei.server.hosts import hosts_of, is_local
 from bei.server.proxies import behind_proxy
 from bei.serving.registry import Registry
 from bei.serving.service import Service
@@ -114,6 +114,7 @@ def serve(registry: Registry, listener: socket.socket, announce: Callable[[], No
 
 def _serve_here(registry: Registry, listener: socket.socket, load: Callable[[], None]) -> int:
     settings = registry.settings
+    registry.is_local = is_local(listener, settings)
     sys.setswitchinterval(_SWITCH)
     return listen.serve(
         *(behind_proxy(asgi(registry, hosts_of(listener, settings.allowed_host)), settings), listener),
@@ -282,6 +283,7 @@ class _Workers:
 
 
 def _work(listener: socket.socket, *channels: socket.socket) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is for the server
     (setup,) = _SETUPS.receive(channels[0])
     keys = {"api_key": tuple(map(SecretStr, setup.keys))}
     settings = [Settings.model_validate_json(content).model_copy(update=keys) for content in setup.settings]

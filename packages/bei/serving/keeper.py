@@ -1,12 +1,13 @@
 """Loads and unloads the models of a server: at its start, for requests, for its operator, and within its limits."""
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from bei.errors import Error, SetupError
+from bei.errors import Error, Expired, SetupError
 from bei.serving.loading import Loading
 from bei.serving.service import Service
 from bei.settings import Settings
@@ -29,7 +30,10 @@ class Keeper:
         self._loadings: dict[Service, Loading] = {}
         self._sizes: dict[Service, int] = {}
         """The bytes of models that were loaded once."""
+        self._beside: list[Service] = []
+        """Models that are loaded to take over."""
         self._idle: threading.Thread | None = None
+        self.started = threading.Event()
         self._closing = threading.Event()
 
     def start(self) -> None:
@@ -41,7 +45,32 @@ class Keeper:
             else:
                 service.load()
                 self._keep_if_it_fits(service)
+        self.started.set()
         self.watch()
+
+    def begin(self, service: Service) -> None:
+        """Loads a model that will take over, or makes ready that a request loads it. Blocking. Raises SetupError."""
+        if service.settings.lazy:
+            service.defer()
+            return
+        with self._turn, self._lock(service):
+            self._beside.append(service)
+            service.read()
+            self._make_room(service)
+            service.load()
+            self._measure(service)
+
+    def drop(self, service: Service) -> None:
+        """Ends a model that is served no more, once the requests that hold it are answered. Blocking."""
+        with self._lock(service):
+            service.unload(self._drain_seconds)
+        if service in self._beside:
+            self._beside.remove(service)
+        self._loadings.pop(service, None)
+        self._locks.pop(service, None)
+        self._sizes.pop(service, None)
+        for of in self._services():
+            of.model_metrics.set_ready(of.state == "ready")  # the one that took over has the same name
 
     def _has_room(self, service: Service) -> bool:
         if self._budget is None:
@@ -106,7 +135,24 @@ class Keeper:
             raise
         log.info("%s: loaded in %.2f s", service.name, time.monotonic() - started)
 
-    def unload(self, service: Service, reason: str) -> None:
+    async def load(self, service: Service, deadline: float) -> None:
+        """Loads a model for the operator: at once, even if that failed a moment ago. Raises as `wait` does."""
+        while not service.leases.is_open:
+            if await self.wait(service, deadline, at_once=True):
+                service.leases.give_back()
+
+    async def unload(self, service: Service, deadline: float) -> None:
+        """Ends a model for the operator. Its next request loads it again. Raises Expired, but ends it then, too."""
+        if service.loaded is None and service.state == "loading":
+            raise service.refusal()
+        ending = asyncio.get_running_loop().run_in_executor(None, self.end, service, "as asked")
+        try:
+            async with asyncio.timeout(None if deadline == float("inf") else max(0.0, deadline - time.monotonic())):
+                await asyncio.shield(ending)
+        except TimeoutError:
+            raise Expired("the request's deadline passed while its model was unloaded") from None
+
+    def end(self, service: Service, reason: str) -> None:
         """Ends a model once the requests that hold it are answered. Its next request loads it again. Blocking."""
         with self._lock(service):
             if service.loaded is not None:
@@ -120,7 +166,8 @@ class Keeper:
     # -- memory --------------------------------------------------------------------------------------------------------
 
     def _used(self) -> int:
-        return sum(service.memory() for service in self._services())
+        taking_over = [service for service in self._beside if service not in self._services()]
+        return sum(service.memory() for service in (*self._services(), *taking_over))
 
     def _make_room(self, service: Service) -> None:
         """Unloads models until one more fits, as far as its size is known. Raises SetupError if it never fits."""
@@ -155,7 +202,7 @@ class Keeper:
         if not loaded:
             return False
         oldest = min(loaded, key=lambda of: (of.leases.count > 0, of.leases.last_use))
-        self.unload(oldest, f"to make room for {besides.name}")
+        self.end(oldest, f"to make room for {besides.name}")
         return True
 
     # -- time ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The models that one server serves, and the state that they share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bei.engines.cpus import available_cpus
@@ -28,7 +28,10 @@ class Registry:
         first = services[0]
         self.settings, self.in_flight = first.settings, first.in_flight
         self.metrics, self.tracer = first.metrics, first.tracer
-        self._named = _by_name(services)
+        self.make: Callable[[Settings], Service] = Service
+        self._named = by_name(services)
+        self.is_local = False
+        """Whether only this machine reaches the server; its host says so."""
         self.keeper = Keeper(first.settings, lambda: self.services)
         # The threads of large bodies, and of large answers.
         self.readers, self.writers = ThreadPoolExecutor(2, "reader"), ThreadPoolExecutor(2, "writer")
@@ -44,12 +47,15 @@ class Registry:
     ) -> "Registry":
         """A registry of models that are not loaded yet. Raises SetupError."""
         metrics = metrics or Metrics()
-        services: list[Service] = []
         processors = Slots(settings[0].threads or available_cpus())
-        for each in settings:
-            in_flight = services[0].in_flight if services else None
-            services.append(Service(each, metrics, tracer, isolated, in_flight, processors))
-        return cls(*services)
+        first = Service(settings[0], metrics, tracer, isolated, None, processors)
+
+        def make(of: Settings) -> Service:
+            return Service(of, metrics, tracer, isolated, first.in_flight, processors)
+
+        registry = cls(first, *map(make, settings[1:]))
+        registry.make = make
+        return registry
 
     def resolve(self, ability: Ability | None = None, name: str | None = None) -> Service:
         """The model of that name. Without a name, or with a placeholder: the first one whose own task is the ability,
@@ -60,13 +66,21 @@ class Registry:
         if name is not None and name in self._named:
             return self._named[name]
         if name is not None and name.lower() not in PLACEHOLDERS:
-            raise ModelNotFound(
-                f"the model {short(name)} is not served; served: {', '.join(self.names)}", param="model"
-            )
+            raise self._not_found(name)
         if ability is None:
             return self.services[0]
         able = [service for service in self.services if service.has(ability)] or self.services
         return next((service for service in able if is_own(service.known(), ability)), able[0])
+
+    def named(self, name: str) -> Service:
+        """The model of that name, and no other one. Raises ModelNotFound."""
+        found = self._named.get(name)
+        if found is None:
+            raise self._not_found(name)
+        return found
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        return ModelNotFound(f"the model {short(name)} is not served; served: {', '.join(self.names)}", param="model")
 
     async def loaded(self, ability: Ability | None, name: str | None, deadline: float) -> tuple[Service, ServedModel]:
         """The model that `resolve` finds, which is loaded if it is not, and its service, with a lease. `deadline` is a
@@ -106,6 +120,10 @@ class Registry:
             if service.is_required:
                 await service.check()
 
+    def replace(self, services: Sequence[Service]) -> None:
+        """Other models from now on. Raises SetupError as the constructor does."""
+        self._named, self.services = by_name(services), tuple(services)
+
     def drain(self) -> None:
         """Admits no more requests; queued ones continue, oldest first."""
         self.keeper.close()
@@ -121,7 +139,7 @@ class Registry:
             threads.shutdown(wait=False)
 
 
-def _by_name(services: Sequence[Service]) -> Mapping[str, Service]:
+def by_name(services: Sequence[Service]) -> Mapping[str, Service]:
     """Served names before aliases, and aliases before repositories; several models may be of one repository."""
     served: dict[str, Service] = {}
     for service in services:

@@ -300,8 +300,13 @@ class Service:
         if model is None:
             return 0
         processes = () if self._isolated is None else self._isolated.processes
-        on_device = not processes or not model.engine.facts.device.startswith("cpu")
-        return memory.of_processes(processes) + on_device * self.stored_bytes
+        return memory.of_processes(processes) + (self.device_memory() if processes else self.stored_bytes)
+
+    def device_memory(self) -> int:
+        """The bytes of the loaded model's weights on a device of its own, as they are stored."""
+        model = self._model
+        on_device = model is not None and not model.engine.facts.device.startswith("cpu")
+        return self.stored_bytes if on_device else 0
 
     @property
     def stored_bytes(self) -> int:
