@@ -219,8 +219,13 @@ def _running(services: Iterable[Service]) -> Iterable[Running]:
     for service in services:
         if service.checkpoint is not None and service.state == "ready":
             room = service.checkpoint.max_tokens
-            sizes = {"size": service.memory(), "size_vram": service.device_memory()}
-            yield {**_listed(service), **sizes, "expires_at": _expires_at(service), "context_length": room}
+            yield {
+                **_listed(service),
+                "size": service.memory(),
+                "size_vram": service.device_memory(),
+                "expires_at": _expires_at(service),
+                "context_length": room,
+            }
 
 
 def _expires_at(service: Service) -> str:
