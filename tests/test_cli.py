@@ -98,6 +98,15 @@ def test_info(config):
     assert readable["engine"]["name"] == "null"
 
 
+def test_info_names_each_device(config):
+    found = sorted(os.sched_getaffinity(0))
+    each = [f"cpu:{number}" for number in found]
+    result = run("info", "--config", str(config), "--engine", "null", "--devices", ",".join(each), "--json")
+    facts = json.loads(result.stdout)
+    assert facts["engine"]["devices"] == each
+    assert facts["settings"]["devices"] == ",".join(each)
+
+
 def test_keys_without_effect_are_told_of(config, caplog):
     content = yaml.safe_load(config.read_text())
     content["trt_llm"]["build"] |= {"num_builder_gpus": 4, "max_seq_len": 33}

@@ -237,3 +237,9 @@ def test_other_numbers_of_bytes_are_refused(given):
         SetupError, match=r"setting memory_budget: a number of bytes is such as 2000000000, 2GB or 512MiB"
     ):
         Settings.load(tiny_config(), environ={"BEI_MEMORY_BUDGET": given})
+
+
+def test_an_infinite_limit_reaches_other_processes():
+    settings = load(environ={"BEI_MAX_QUEUE_SECONDS": "inf"})
+    assert settings.max_queue_seconds == float("inf")
+    assert Settings.model_validate_json(settings.redacted().model_dump_json()) == settings.redacted()

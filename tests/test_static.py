@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 
 import numpy as np
@@ -148,6 +149,15 @@ def test_no_process_computes_it(tmp_path):
         assert asyncio.run(service.model.embed(["the cat"])).rows.shape == (1, 24)
     finally:
         service.close()
+
+
+def test_devices_are_told_to_be_without_effect(tmp_path, caplog):
+    saved(tmp_path / "m")
+    service = Service(settings(tmp_path / "m", devices=f"cpu:{min(os.sched_getaffinity(0))}"), isolated=True)
+    service.load()
+    service.close()
+    assert "devices: without effect, since the model is a table of vectors" in caplog.messages
+    assert service._isolated is None
 
 
 @pytest.mark.parametrize(

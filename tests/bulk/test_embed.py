@@ -123,6 +123,18 @@ def test_a_job_may_have_a_lower_priority(invoke, source, tmp_path, monkeypatch):
     assert lowered == [7, 0]
 
 
+def test_every_device_computes(config, source, tmp_path, service):
+    each = ",".join(f"cpu:{number}" for number in sorted(os.sched_getaffinity(0)))
+    flags = [flag for flag in FLAGS if flag not in ("--threads", "1")]
+    command = ["embed", str(source), str(tmp_path / "out.npy"), "--config", str(config), *flags, "--devices", each]
+    result = CliRunner().invoke(cli.main, command)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), asyncio.run(service.model.embed(texts(500))).rows)
+    result = CliRunner().invoke(cli.main, [*command, "--ray", "local"])
+    assert result.exit_code == 2
+    assert "--devices is for this machine; on a cluster set --workers and --threads" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

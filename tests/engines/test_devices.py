@@ -157,3 +157,10 @@ def test_a_container_with_less_time_than_processors_is_told(tmp_path, monkeypatc
     with caplog.at_level(logging.WARNING, "bei"):
         machine(tmp_path).devices("cpu:0-3")
     assert "4 processors are named, and the container has time for 2" in caplog.text
+
+
+def test_a_system_that_binds_no_process_refuses_processors(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.sched_setaffinity")
+    with pytest.raises(SetupError, match="devices: this system binds no process to processors; set threads"):
+        machine(tmp_path).devices("cpu:0")
+    assert machine(tmp_path, gpus=1).devices("cuda")[0].processors == frozenset()

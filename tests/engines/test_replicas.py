@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -218,6 +219,29 @@ def test_a_death_while_it_loads_is_one_of_the_row(group, tmp_path, monkeypatch):
     assert found.engine.run(BATCH).shape == (3, 48)
     assert not (tmp_path / "once").exists()
     assert found.count("bei_device_restarts_total") == {"any": 2}
+
+
+@TWO
+@pytest.mark.parametrize("damage", [b"", b"BEIPLAN1 and nothing more"])
+def test_a_bad_plan_is_made_again_and_costs_the_others_nothing(group, native_cache, tmp_path, damage):
+    """By the successor of one process; the others keep what they have mapped."""
+    cache = shutil.copytree(native_cache, tmp_path / "cache")
+    pair = sorted(os.sched_getaffinity(0))[:2]
+    named = ",".join(f"cpu:{number}" for number in pair)
+    found = group(devices=named, engine="native", precision="fp32", cache_dir=cache)
+    expected = found.engine.run(BATCH)
+    plans = list(cache.rglob("*.plan"))
+    for plan in plans:
+        (tmp_path / "bad").write_bytes(damage)
+        os.replace(tmp_path / "bad", plan)
+    killed = found.pids[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: found.pids[0] != killed and set(found.count("bei_device_up").values()) == {1})
+    stop(found.pids[1])
+    np.testing.assert_array_equal(found.engine.run(BATCH), expected)
+    os.kill(found.pids[1], signal.SIGCONT)
+    assert found.faults == []
+    assert any(plan.stat().st_size > 1000 for plan in plans)
 
 
 def test_what_one_refuses_is_said_with_its_device(group, gpus):

@@ -55,7 +55,7 @@ class Machine:
         return self._sets(sets)
 
     def _sets(self, sets: Sequence[frozenset[int]]) -> list[Device]:
-        if not hasattr(os, "sched_setaffinity"):
+        if not _binds():
             raise SetupError("devices: this system binds no process to processors; set threads")
         found = frozenset[int]().union(*sets)
         absent = sorted(found - self.allowed)
@@ -91,7 +91,7 @@ class Machine:
         return [self._gpu(number, *visible[number]) for number in chosen]
 
     def _gpu(self, number: int, name: str, bus: str | None) -> Device:
-        beside = _processors(self.root / _PCI / bus / "local_cpulist") if bus else frozenset()
+        beside = _processors(self.root / _PCI / bus / "local_cpulist") if bus and _binds() else frozenset()
         variables = {_VISIBLE: name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         return Device(f"cuda:{number}", frozenset(beside & self.allowed), variables)
 
@@ -115,6 +115,11 @@ class Machine:
         except OSError:
             return ""
         return found[1] if (found := re.search(r"GPU UUID:\s*(\S+)", told)) else ""
+
+
+def _binds() -> bool:
+    """Whether this system binds processes to processors."""
+    return hasattr(os, "sched_setaffinity")
 
 
 def _processors(file: Path) -> frozenset[int]:

@@ -32,9 +32,10 @@ NO_ROW = "changes no row"
 
 
 class Group(BaseModel):
-    """Settings are frozen, and an unknown name is refused."""
+    """Settings are frozen, and an unknown name is refused. Other processes read them as JSON, an infinite number
+    included."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class SourceSettings(Group):
