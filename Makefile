@@ -77,6 +77,9 @@ lock: .venv-uv/ok ## what a server and the images need, pinned and hashed, from 
 
 models: .models/ok ## five small real models in .models/: reranker, classifier, pii, splade, smollm2
 
+wheels: .venv/serve.ok .venv-wheels/ok ## wheels for x86-64 and aarch64 with the engine compiled, in dist/
+	.venv/bin/python deploy/wheels.py
+
 bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
 	.venv/bin/python -m benchmarks.http
@@ -125,6 +128,12 @@ clean: ## remove what the targets above made
 .venv-uv/ok:
 	@$(PYTHON) -m venv .venv-uv
 	@.venv-uv/bin/python -m pip --disable-pip-version-check -qq install uv==0.13.9
+	@touch $@
+
+.venv-wheels/ok: | .venv-uv/ok
+	@echo "installing a compiler for every machine (an environment of its own)"
+	@$(UV) venv -q --clear --python $(PYTHON) .venv-wheels
+	@$(UV_PIP) .venv-wheels/bin/python auditwheel==6.8.2 hatchling==1.33.0 ziglang==0.17.1
 	@touch $@
 
 .venv-lowest/ok: pyproject.toml | .venv-uv/ok

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from bei import api
+from bei.engines.native import prebuilt
 from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.containers import DEPLOY, QUEUE_SECONDS, environment, given
@@ -68,6 +69,13 @@ def test_every_package_is_a_locked_one(name):
     ]
     (lock,) = [words.split()[0] for words in given(name, "COPY") if words.endswith("./requirements.lock")]
     assert lock in IMAGES
+
+
+def test_the_image_for_processors_has_the_engine_and_no_compiler():
+    """Triton of the image for GPUs compiles at run time."""
+    install, *_, last = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[1:]
+    assert "g++" in install and f"python -m {prebuilt.__name__}\n" in install
+    assert "apt-get" not in last and "g++" not in last
 
 
 @pytest.fixture(scope="module")

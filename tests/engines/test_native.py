@@ -242,7 +242,7 @@ def test_flags_are_the_kernels(tmp_path):
 def test_levels_that_this_processor_lacks_compile(isa, tmp_path, monkeypatch):
     """test_emulated.py tests their results."""
     monkeypatch.setattr(library, "_COMPILE", ("-std=c++17", "-O0", "-fPIC"))
-    library._compile(isa, tmp_path / "library.so")
+    library.compile_into(tmp_path / "library.so", isa, (library._compiler(),))
     assert (tmp_path / "library.so").stat().st_size > 10_000
 
 

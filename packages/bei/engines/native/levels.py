@@ -36,6 +36,8 @@ X86 = (
     Level("avx2", _AVX2, _FOR_AVX2),
 )
 LEVELS = X86
+LEVELS_OF = {"x86_64": X86}
+"""The levels of each machine, as `platform.machine` names it."""
 
 
 def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> Set[str]:

@@ -1,4 +1,4 @@
-"""The C++ library: compiled by the system's compiler when first needed, then kept."""
+"""The C++ library: the one that a wheel brings, or compiled by the system's compiler when first needed, then kept."""
 
 import ctypes
 import hashlib
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from bei.errors import SetupError, one_line
 
 log = logging.getLogger("bei")
 
+BUILT = Path(__file__).parent / "built"
+"""The libraries of a wheel or an image, one for each level (prebuilt.py)."""
+
 _SOURCES = Path(__file__).parent / "cpp"
 _COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 _LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
@@ -31,11 +35,12 @@ _COMPILERS = ("c++", "g++", "clang++")
 
 
 def load(level: Level, folder: Path) -> ctypes.CDLL:
-    """The library for a level, from `folder` or compiled into it. Raises SetupError if there is no compiler."""
-    file = folder / f"bei-{level.name}-{source_hash(_SOURCES, *OPTIONS)}.so"
-    library = _load(file)
+    """The library for a level: one that was installed with these sources, or one from `folder`, or compiled into it.
+    Raises SetupError if there is no compiler."""
+    file = folder / name_of(level)
+    library = _installed(BUILT / file.name) or _load(file)
     if library is None:
-        _compile(level, file)
+        compile_into(file, level, (_compiler(),))
         library = _load(file)
     if library is None:
         raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
@@ -63,8 +68,13 @@ def _check(library: ctypes.CDLL, file: Path) -> None:
         raise SetupError(f"{file}: {fault}; install bei anew")
 
 
-def _compile(level: Level, file: Path) -> None:
-    compiler = _compiler()
+def name_of(level: Level) -> str:
+    """The file of a level's library. A library of other sources has another name."""
+    return f"bei-{level.name}-{source_hash(_SOURCES, *OPTIONS)}.so"
+
+
+def compile_into(file: Path, level: Level, compiler: Sequence[str]) -> None:
+    """Compiles a level's library by a command, such as `("g++",)`. Raises SetupError."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
         texts = units()
@@ -72,12 +82,12 @@ def _compile(level: Level, file: Path) -> None:
 
         def compile_one(text: str, target: Path) -> None:
             options = [*_COMPILE, *INCLUDE, *level.compiler_flags]
-            _run([compiler, *options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
+            _run([*compiler, *options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
 
         with ThreadPoolExecutor(available_cpus()) as pool:
             list(pool.map(compile_one, texts, objects))
         linked = Path(temporary) / file.name
-        _run([compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
+        _run([*compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
         content = linked.read_bytes()
         with files.replacing(file) as unfinished:  # the loader ignores what follows the library
             unfinished.write_bytes(content + hashlib.sha256(content).digest())
@@ -91,6 +101,21 @@ def units() -> tuple[str, str]:
         line = f'#include "{source}"\n'
         first, second = (first + line, second) if source.stem in _FIRST_UNIT else (first, second + line)
     return first, second
+
+
+def _installed(file: Path) -> ctypes.CDLL | None:
+    """The library, if the file is there and ends with its own hash. It came with this code, so it is trusted as this
+    code is."""
+    if not file.exists():
+        return None
+    try:
+        if _is_whole(file.read_bytes()):
+            return ctypes.CDLL(str(file))
+        reason = "is not whole"
+    except OSError as exc:
+        reason = one_line(exc, 300)
+    log.warning("%s is not used: %s", file, reason)
+    return None
 
 
 def _load(file: Path) -> ctypes.CDLL | None:

@@ -1,0 +1,57 @@
+"""Builds dist/*.whl for every machine, with the engine compiled for each of its levels: `make wheels`.
+
+zig compiles for any machine and any glibc; auditwheel confirms that a wheel runs where its name says.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bei.engines.native.levels import LEVELS_OF
+from bei.engines.native.prebuilt import compile_all
+
+ROOT = Path(__file__).parents[1]
+DIST = ROOT / "dist"
+TOOLS = ROOT / ".venv-wheels" / "bin" / "python"
+GLIBC = "2.28"  # of 2018: Debian 10, Ubuntu 18.10, RHEL 8 and later
+
+
+def build(machine: str) -> Path:
+    """The wheel of a machine."""
+    platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+    compiler = (str(TOOLS), "-m", "ziglang", "c++", "-s", "-target", f"{machine}-linux-gnu.{GLIBC}")
+    with tempfile.TemporaryDirectory() as folder:
+        compile_all(Path(folder), machine, compiler)
+        given = {"BEI_WHEEL_LIBRARIES": folder, "BEI_WHEEL_PLATFORM": platform}
+        run("hatchling", "build", "-t", "wheel", "-d", str(DIST), **given)
+    (wheel,) = DIST.glob(f"*{platform}.whl")
+    check(wheel, platform)
+    return wheel
+
+
+def check(wheel: Path, platform: str) -> None:
+    """Exits unless every library of the wheel runs on its platform."""
+    told = run("auditwheel", "show", str(wheel))
+    found = re.search(r"platform\s+tag:\s+\"(manylinux_(\d+)_(\d+)_\w+)\"", told)
+    wanted = tuple(map(int, GLIBC.split(".")))
+    if found is None or (int(found[2]), int(found[3])) > wanted:
+        sys.exit(f"{wheel.name} is not of {platform}: {told}")
+
+
+def run(module: str, *arguments: str, **environment: str) -> str:
+    command = [TOOLS, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode:
+        sys.exit(f"{module}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    shutil.rmtree(DIST, ignore_errors=True)
+    for machine in LEVELS_OF:
+        wheel = build(machine)
+        sys.stdout.write(f"{wheel.relative_to(ROOT)}: {wheel.stat().st_size / 1e6:.1f} MB\n")
