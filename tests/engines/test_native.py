@@ -253,11 +253,11 @@ def test_levels_that_this_processor_lacks_compile(isa, tmp_path, monkeypatch):
 def test_what_auto_tries_first(tmp_path, monkeypatch, flags, nvidia, first):
     monkeypatch.setattr(choice, "processor_flags", lambda: flags)
     monkeypatch.setattr(choice, "_NVIDIA", tmp_path if nvidia else tmp_path / "absent")
-    assert choice._fastest_first(EngineOptions())[0] == first
+    assert choice._fastest_first(Settings.load(tiny_config(), environ={}), EngineOptions())[0] == first
 
 
 def test_without_a_compiler_torch_computes(tiny_checkpoint, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(choice, "_fastest_first", lambda options: ("native", "torch"))
+    monkeypatch.setattr(choice, "_fastest_first", lambda settings, options: ("native", "torch"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     chosen = Settings.load(tiny_config(), environ={}, cache_dir=tmp_path)
     with caplog.at_level(logging.WARNING, "bei"):
