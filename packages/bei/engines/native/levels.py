@@ -5,6 +5,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from bei.engines.native import tiles
 from bei.errors import SetupError
 
 
@@ -27,9 +28,12 @@ _VNNI = (*_AVX512, "avx512_vnni")
 _FOR_AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _FOR_AVX512 = (*_FOR_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 _FOR_VNNI = (*_FOR_AVX512, "-mavx512vnni")
+_BF16 = (*_VNNI, "avx512_bf16")
+_FOR_BF16 = (*_FOR_VNNI, "-mavx512bf16")
 
 X86 = (
-    Level("avx512_bf16", (*_VNNI, "avx512_bf16"), (*_FOR_VNNI, "-mavx512bf16")),
+    Level("amx", (*_BF16, *tiles.FEATURES), (*_FOR_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16")),
+    Level("avx512_bf16", _BF16, _FOR_BF16),
     Level("avx512_vnni", _VNNI, _FOR_VNNI),
     Level("avx512", _AVX512, _FOR_AVX512),
     Level("avx2_vnni", (*_AVX2, "avx_vnni"), (*_FOR_AVX2, "-mavxvnni")),
@@ -57,6 +61,6 @@ def level(flags: Set[str] | None = None) -> Level:
 
 
 def levels(flags: Set[str] | None = None) -> list[Level]:
-    """Every level that the processor has."""
-    flags = processor_flags() if flags is None else flags
+    """Every level that the processor has, and the system permits."""
+    flags = tiles.usable(processor_flags()) if flags is None else flags
     return [level for level in LEVELS if set(level.features) <= flags]

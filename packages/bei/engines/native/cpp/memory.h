@@ -73,6 +73,12 @@ struct Scratch {
   RowBuffer residual;                          // the product that a head layer adds
 };
 
+// When it goes, another thread may take the scratch.
+struct EndOfSession {
+  ~EndOfSession() { session.end(); }
+  Session& session;
+};
+
 // Objects that are reused: each is lent to one thread at a time.
 template <class T>
 class FreeList {

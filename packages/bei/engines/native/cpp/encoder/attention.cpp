@@ -188,7 +188,7 @@ void attention_by(const KeyValueGroup<T>& group, int first, int last, Scratch& s
   packed.keys = pack_keys<K>(group, packed.first, packed.last, scratch.keys);
   packed.values = pack_values<K>(group, packed.first, packed.last, scratch.values);
   // a row that begins late ends as late
-  packed.stride = round_up(packed.last - packed.first, std::max(kLanes, K::kWordMultiple)) + kLanes;
+  packed.stride = round_up(packed.last - packed.first + kLanes, std::max(kLanes, K::kWordMultiple));
   packed.scores = scratch.scores.get<float>(static_cast<size_t>(K::kRows) * packed.stride);
   packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(K::kRows) * packed.stride);
   for (int head = 0; head < group.heads; head++)
@@ -200,7 +200,12 @@ void attention_by(const KeyValueGroup<T>& group, int first, int last, Scratch& s
 
 template <class T>
 void attention(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch) {
-  attention_by<Kernel<T>>(group, first, last, scratch);
+  // Queries are read where they are: what follows a head must not be read as the rest of its last word.
+  using K = Kernel<T>;
+  if (group.head_size % K::kWordMultiple == 0)
+    attention_by<K>(group, first, last, scratch);
+  else
+    attention_by<Dot<T>>(group, first, last, scratch);
 }
 
 template void attention<float>(const KeyValueGroup<float>&, int, int, Scratch&);

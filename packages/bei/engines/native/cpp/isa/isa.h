@@ -13,9 +13,18 @@
 #define BEI_MULTIPLIES_BF16 0
 #endif
 
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#define BEI_MULTIPLIES_TILES 1
+#else
+#define BEI_MULTIPLIES_TILES 0
+#endif
+
 namespace bei {
 
 // Whether an instruction multiplies bf16.
 constexpr bool kMultipliesBf16 = BEI_MULTIPLIES_BF16;
+
+// Whether tiles of bytes and of bf16 are multiplied.
+constexpr bool kMultipliesTiles = BEI_MULTIPLIES_TILES;
 
 }  // namespace bei

@@ -17,11 +17,27 @@ constexpr float kLargestPair = kPairsIn16Bits ? 32767 / kLargestOperand - 1 : 0;
 template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;
 
-// What a thread keeps between products; nothing for the vectors of dot.cpp.
-struct Session {
-  // The thread multiplies no more for now.
+// The shape of the tiles of a thread, which is set anew only for another number of rows. The processor has it, so between
+// two calls of end() only one thread may use it.
+class TileSession {
+ public:
+  ~TileSession() { end(); }
+  void set_rows(int rows) {
+    if (rows != rows_) shape(rows);
+  }
+  void end();
+
+ private:
+  void shape(int rows);
+  int rows_ = 0;
+};
+
+struct NoSession {
   void end() {}
 };
+
+// What a thread keeps between products. It calls end() when it multiplies no more for now.
+struct Session : std::conditional_t<kMultipliesTiles, TileSession, NoSession> {};
 
 // A way of multiplying Numbers. A matrix is packed as [panels][words][columns of a panel][kGroup numbers], and the kGroup
 // numbers are one Word. Operands and columns are filled up to a multiple of kWordMultiple numbers, with zeros. A product may
@@ -46,8 +62,23 @@ struct Dot {
                        int words, Sum<T>* out, int out_stride);
 };
 
+// AMX: two tiles of rows at a time. A panel is four tiles of columns side by side, as it is packed for vectors.
 template <class T>
-using Kernel = Dot<T>;
+struct Tiles {
+  using Number = T;
+  using Word = uint32_t;
+  static constexpr int kRows = 32;
+  static constexpr int kRowMultiple = 16;
+  static constexpr int kPanel = 64;
+  static constexpr int kGroup = sizeof(Word) / sizeof(T);
+  static constexpr int kWordMultiple = 64 / sizeof(T);  // a row of a tile
+
+  static void multiply(Session& session, const T* a, int stride, int row_count, const void* panel, int columns,
+                       int words, Sum<T>* out, int out_stride);
+};
+
+template <class T>
+using Kernel = std::conditional_t<kMultipliesTiles && sizeof(T) < sizeof(float), Tiles<T>, Dot<T>>;
 
 // The words of n numbers.
 template <class Kernel>
