@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.levels import LEVELS, Level, level, levels
+from bei.engines.native.levels import X86, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
 from tests.support.parity import cosines, reference, sequences
 from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, TORCH_ALONE, random_model, save
@@ -30,7 +30,7 @@ def emulated(lacking: Level) -> Level:
 
 
 OWN = ("amx", "avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run
-LACKING = [emulated(lacking) for lacking in LEVELS if lacking.name in OWN and lacking not in levels()]
+LACKING = [emulated(lacking) for lacking in X86 if lacking.name in OWN and lacking not in levels()]
 each_level = pytest.mark.parametrize("isa", LACKING, ids=lambda isa: isa.name)
 
 

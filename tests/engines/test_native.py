@@ -24,7 +24,7 @@ from bei.engines import choice, plan
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native import abi, library
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.levels import LEVELS, level, levels, processor_flags
+from bei.engines.native.levels import ARM, X86, level, levels
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
 from bei.errors import EngineFailed, SetupError
@@ -221,13 +221,14 @@ def test_a_cache_that_is_whole_need_not_be_written(compiled, engine, monkeypatch
 # Levels and what there is where one lacks
 
 
-def test_flags_are_the_kernels(tmp_path):
-    (tmp_path / "cpuinfo").write_text("model name\t: x\nflags\t\t: fpu avx2 fma\nflags\t\t: fpu avx2 fma\n")
-    assert processor_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "fma"}
-    assert processor_flags(tmp_path / "absent") == frozenset()
+def test_the_best_level_of_an_arm_processor_is_taken():
+    everything = {feature for level in ARM for feature in level.features}
+    assert level(everything).name == "neon_i8mm" and level(everything).has_bf16
+    assert level(everything - {"i8mm"}).name == level(everything - {"bf16"}).name == "neon_dotprod"
+    assert level({"asimd"}).name == "neon" and not level({"asimd"}).has_bf16
 
 
-@pytest.mark.parametrize("isa", [level for level in LEVELS if level not in levels()], ids=lambda level: level.name)
+@pytest.mark.parametrize("isa", [level for level in X86 if level not in levels()], ids=lambda level: level.name)
 def test_levels_that_this_processor_lacks_compile(isa, tmp_path, monkeypatch):
     """test_emulated.py tests their results."""
     monkeypatch.setattr(library, "_COMPILE", ("-std=c++17", "-O0", "-fPIC"))

@@ -36,10 +36,10 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<u
     low = min(low, v), high = max(high, v);
   });
   const float least = smallest(low);
-  const float scale = std::max((largest(high) - least) / kLargestOperand, 1e-12f);
-  const float offset = std::nearbyint(-least / scale);
+  const float scale = std::max((largest(high) - least) / kOperandRange, 1e-12f);
+  const float offset = std::nearbyint(-least / scale) + kLeastOperand;
   to.scales[row] = scale, to.zeros[row] = offset;
-  const F by = splat(1.f / scale), from = splat(offset), most = splat(kLargestOperand);
+  const F by = splat(1.f / scale), from = splat(offset), most = splat(kLeastOperand + kOperandRange);
   for_vectors(weights.inputs, [&](int i, int lanes) {
     store_lanes(to.row(row) + i, min(fma(scaled(i, lanes), by, from), most), lanes);
   });

@@ -1,13 +1,19 @@
 // The vectors of the level that this is compiled for, and what it multiplies.
 #pragma once
 
-#if defined(__AVX512F__)
+#if defined(__aarch64__)
+#include "isa/neon.h"
+#elif defined(__AVX512F__)
 #include "isa/avx512.h"
 #else
 #include "isa/avx2.h"
 #endif
 
-#if defined(__AVX512BF16__)
+#if !defined(BEI_HAS_MMLA)
+#define BEI_HAS_MMLA 0
+#endif
+
+#if defined(__AVX512BF16__) || BEI_HAS_MMLA
 #define BEI_MULTIPLIES_BF16 1
 #else
 #define BEI_MULTIPLIES_BF16 0
