@@ -198,7 +198,7 @@ def test_a_bad_body_has_its_status_and_names_its_field(service, path, field, bod
     answer = json.loads(reply.body)
     assert reply.status == status
     if path.startswith("/v1"):
-        assert set(answer) == {"error", "message", "type", "code"}
+        assert set(answer) == {"error", "message", "detail", "type", "code"}
         assert answer["error"] == {
             **{k: answer[k] for k in ("message", "type", "code")},
             "param": answer["error"]["param"],

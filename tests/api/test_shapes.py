@@ -478,7 +478,7 @@ def test_counts_are_whole_numbers(kind):
 def test_an_error_has_the_form_of_its_family():
     error = Invalid("`a` is wrong", param="a")
     inner = {"message": "m", "type": "Validation", "param": "a", "code": 422}
-    outer = {"message": "m", "type": "Validation", "code": 422}
+    outer = {"message": "m", "detail": "m", "type": "Validation", "code": 422}
     assert error_shapes.OPENAI.render(error, "m") == {"error": inner, **outer}
     assert error_shapes.TEI.render(error, "m") == {"error": "m", "error_type": "Validation"}
 

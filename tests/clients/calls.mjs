@@ -1,9 +1,13 @@
 // What each JavaScript client does with a live server of ours; calls.py says what a call returns.
 // Runs where node_modules is: `node calls.mjs JSON` prints JSON.
 import { createRequire } from "node:module";
+import { createBaseten } from "@ai-sdk/baseten";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { InferenceClient } from "@huggingface/inference";
 import { OpenAIEmbeddings } from "@langchain/openai";
 import { CohereClient, CohereClientV2 } from "cohere-ai";
+import { embedMany } from "ai";
+import { Ollama } from "ollama";
 import OpenAI from "openai";
 
 const require = createRequire(import.meta.url);
@@ -67,6 +71,26 @@ const calls = {
     const client = new CohereClientV2({ environment: urls.embedding, token: "k" });
     const body = { model: "any", texts, inputType: "search_document", embeddingTypes: ["float"] };
     return { vectors: (await client.embed(body)).embeddings.float };
+  },
+  async js_ollama_embed() {
+    const client = new Ollama({ host: urls.embedding });
+    const { models } = await client.list();
+    if (models.length === 0) throw new Error("no model");
+    return { vectors: (await client.embed({ model: "any", input: texts })).embeddings };
+  },
+  async js_ollama_embeddings() {
+    const client = new Ollama({ host: urls.embedding });
+    return { vector: (await client.embeddings({ model: "any", prompt: texts[0] })).embedding };
+  },
+  async js_ai_sdk_openai_compatible() {
+    const provider = createOpenAICompatible({ name: "bei", baseURL: urls.embedding + "/v1", apiKey: "k" });
+    const { embeddings } = await embedMany({ model: provider.embeddingModel("any"), values: texts });
+    return { vectors: embeddings };
+  },
+  async js_ai_sdk_baseten() {
+    const provider = createBaseten({ apiKey: "k", modelURL: urls.embedding + "/models/sync/v1" });
+    const { embeddings } = await embedMany({ model: provider.embeddingModel(), values: texts });
+    return { vectors: embeddings };
   },
   async js_baseten_embed() {
     const answer = await new PerformanceClient(urls.embedding, "k").embed(texts, "any");

@@ -2,7 +2,8 @@
 
 A call returns its result as one of: `vectors`, `vector` (of the first text), `ranks` ([index, score] in the order
 given), `labels` (the best label of each text), `spans` ([start, end] of each entity), `cosines` (of the first text to
-the others), `message` (of the error that the library raised). Libraries are imported where they are used, because the
+the others), `message` (of the error that the library raised), `logits` (as ranks), `signs` (of the vectors, packed),
+`chunks` (vectors of the texts as chunks of one). Libraries are imported where they are used, because the
 test run reads the names of the calls without having them.
 """
 
@@ -532,6 +533,197 @@ def langchain_cohere_embeddings(given: Given) -> dict[str, Any]:
 
     embeddings = CohereEmbeddings(base_url=given.urls["embedding"], cohere_api_key="k", model="any")
     return {"vectors": embeddings.embed_documents(given.texts)}
+
+
+# -- Ollama ----------------------------------------------------------------------------------------------------------
+
+
+@call
+def ollama_embed(given: Given) -> dict[str, Any]:
+    from ollama import Client
+
+    client = Client(host=given.urls["embedding"])
+    listed = client.list().models
+    assert {model.model for model in client.ps().models} <= {model.model for model in listed}
+    assert client.show(listed[0].model).capabilities == ["embedding"]
+    answer = client.embed(model="any", input=given.texts, options={"num_ctx": 256}, keep_alive="5m")
+    assert answer.prompt_eval_count > 0
+    return {"vectors": answer.embeddings}
+
+
+@call
+def ollama_async_embed(given: Given) -> dict[str, Any]:
+    from ollama import AsyncClient
+
+    client = AsyncClient(host=given.urls["embedding"])
+    return {"vectors": asyncio.run(client.embed(model="any", input=given.texts)).embeddings}
+
+
+@call
+def ollama_embeddings(given: Given) -> dict[str, Any]:
+    from ollama import Client
+
+    return {"vector": Client(host=given.urls["embedding"]).embeddings(model="any", prompt=given.texts[0]).embedding}
+
+
+@call
+def ollama_says_what_was_wrong(given: Given) -> dict[str, Any]:
+    from ollama import Client, ResponseError
+
+    try:
+        Client(host=given.urls["embedding"]).embed(model="any", input="a", dimensions=9999)
+    except ResponseError as error:
+        assert error.status_code == 422
+        return {"message": error.error}
+    raise AssertionError("no error")
+
+
+@call
+def langchain_ollama(given: Given) -> dict[str, Any]:
+    from langchain_ollama import OllamaEmbeddings
+
+    return {"vectors": OllamaEmbeddings(model="any", base_url=given.urls["embedding"]).embed_documents(given.texts)}
+
+
+@call
+def llama_index_ollama(given: Given) -> dict[str, Any]:
+    from llama_index.embeddings.ollama import OllamaEmbedding
+
+    embeddings = OllamaEmbedding(model_name="any", base_url=given.urls["embedding"])
+    return {"vectors": embeddings.get_text_embedding_batch(given.texts)}
+
+
+# -- NVIDIA NIM ------------------------------------------------------------------------------------------------------
+
+
+@call
+def langchain_nvidia_embeddings(given: Given) -> dict[str, Any]:
+    from langchain_nvidia_ai_endpoints import NVIDIAEmbeddings
+
+    embeddings = NVIDIAEmbeddings(base_url=given.urls["embedding"] + "/v1", model="any", truncate="END")
+    return {"vectors": embeddings.embed_documents(given.texts)}
+
+
+@call
+def langchain_nvidia_rerank(given: Given) -> dict[str, Any]:
+    from langchain_nvidia_ai_endpoints import NVIDIARerank
+
+    ranker = NVIDIARerank(base_url=given.urls["reranker"] + "/v1", model="any", top_n=2)
+    found = ranker.compress_documents(_langchain_documents(given), given.query)
+    return {"logits": [[of.metadata["index"], of.metadata["relevance_score"]] for of in found]}
+
+
+@call
+def llama_index_nvidia_embeddings(given: Given) -> dict[str, Any]:
+    from llama_index.embeddings.nvidia import NVIDIAEmbedding
+
+    embeddings = NVIDIAEmbedding(base_url=given.urls["embedding"] + "/v1", model="any", nvidia_api_key="k")
+    return {"vectors": embeddings.get_text_embedding_batch(given.texts)}
+
+
+@call
+def llama_index_nvidia_rerank(given: Given) -> dict[str, Any]:
+    from llama_index.core.schema import NodeWithScore, TextNode
+    from llama_index.postprocessor.nvidia_rerank import NVIDIARerank
+
+    name = given.bases["reranker"].partition("/models/")[2]  # it looks for the model among those served
+    ranker = NVIDIARerank(base_url=given.urls["reranker"] + "/v1", model=name, nvidia_api_key="k", top_n=2)
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(i))) for i, text in enumerate(given.documents)]
+    found = ranker.postprocess_nodes(nodes, query_str=given.query)
+    return {"logits": [[int(of.node.node_id), of.score] for of in found]}
+
+
+# -- Voyage and Jina -------------------------------------------------------------------------------------------------
+
+
+def _voyage(url: str) -> Any:
+    import voyageai
+
+    return voyageai.Client(api_key="k", base_url=url + "/v1", max_retries=0)
+
+
+@call
+def voyage_embed(given: Given) -> dict[str, Any]:
+    answer = _voyage(given.urls["embedding"]).embed(given.texts, model="any", input_type="document")
+    assert answer.total_tokens > 0
+    return {"vectors": answer.embeddings}
+
+
+@call
+def voyage_embed_signs(given: Given) -> dict[str, Any]:
+    client = _voyage(given.urls["embedding"])
+    rows = client.embed(given.texts, model="any", output_dtype="ubinary").embeddings
+    assert all(0 <= number <= 255 for row in rows for number in row)
+    integers = client.embed(given.texts, model="any", output_dtype="int8", output_dimension=16).embeddings
+    assert {len(row) for row in integers} == {16}
+    return {"signs": rows}
+
+
+@call
+def voyage_rerank(given: Given) -> dict[str, Any]:
+    answer = _voyage(given.urls["reranker"]).rerank(given.query, given.documents, model="any", top_k=2)
+    assert all(item.document == given.documents[item.index] for item in answer.results)
+    return {"ranks": [[item.index, item.relevance_score] for item in answer.results]}
+
+
+@call
+def voyage_says_what_was_wrong(given: Given) -> dict[str, Any]:
+    from voyageai.error import VoyageError
+
+    try:
+        _voyage(given.urls["embedding"]).embed(["a"], model="any", output_dimension=9999)
+    except VoyageError as error:
+        return {"message": str(error).replace("output_dimension", "dimensions")}
+    raise AssertionError("no error")
+
+
+@call
+def langchain_voyage_embeddings(given: Given) -> dict[str, Any]:
+    import voyageai
+    from langchain_voyageai import VoyageAIEmbeddings
+
+    voyageai.Client.tokenize = lambda self, texts, model: [text.split() for text in texts]  # it downloads the real one
+    url = given.urls["embedding"] + "/v1"
+    embeddings = VoyageAIEmbeddings(model="any", voyage_api_key="k", base_url=url, batch_size=8)
+    return {"vectors": embeddings.embed_documents(given.texts)}
+
+
+@call
+def langchain_voyage_rerank(given: Given) -> dict[str, Any]:
+    from langchain_voyageai import VoyageAIRerank
+
+    ranker = VoyageAIRerank(model="any", voyage_api_key="k", base_url=given.urls["reranker"] + "/v1", top_k=2)
+    return _langchain_ranks(ranker, given)
+
+
+def _jina(given: Given, **options: Any) -> Any:
+    from llama_index.embeddings.jinaai import JinaEmbedding
+
+    embeddings = JinaEmbedding(api_key="k", model="any", **options)
+    embeddings._api.api_url = given.urls["embedding"] + "/v1/embeddings"
+    return embeddings
+
+
+@call
+def llama_index_jina(given: Given) -> dict[str, Any]:
+    return {"vectors": _jina(given, task="retrieval.passage").get_text_embedding_batch(given.texts)}
+
+
+@call
+def llama_index_jina_late_chunking(given: Given) -> dict[str, Any]:
+    return {"chunks": _jina(given, late_chunking=True).get_text_embedding_batch(given.texts)}
+
+
+# -- Azure -----------------------------------------------------------------------------------------------------------
+
+
+@call
+def azure_openai(given: Given) -> dict[str, Any]:
+    from openai import AzureOpenAI
+
+    url = given.urls["embedding"]
+    client = AzureOpenAI(azure_endpoint=url, api_key="k", api_version="2024-10-21", max_retries=0)
+    return {"vectors": [item.embedding for item in client.embeddings.create(model="any", input=given.texts).data]}
 
 
 # -- LiteLLM ---------------------------------------------------------------------------------------------------------

@@ -45,8 +45,9 @@ def clients() -> Path:
 
 def one_server(folder: Path) -> AbstractContextManager[str]:
     configs = [flag for name in MODELS[1:] for flag in ("--config", str(ROOT / TASK_SERVERS[name][0]))]
-    alias = "--alias=abc=sentence-transformers/all-MiniLM-L6-v2"  # llama_index_baseten sends the id of a deployment
-    return serving("--precision", "fp32", *configs, alias, log=folder / "server-of-all.log")
+    # llama_index_baseten sends the id of a deployment; @ai-sdk/baseten wants /sync in the address
+    aliases = [f"--alias={name}=sentence-transformers/all-MiniLM-L6-v2" for name in ("abc", "sync")]
+    return serving("--precision", "fp32", *configs, *aliases, log=folder / "server-of-all.log")
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +100,10 @@ def expected(task_urls) -> dict[str, Any]:
 
     similarity = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
     entities = post("pii", "/predict_tokens", inputs=PEOPLE, aggregation_strategy="simple")
+    chunks = post("embedding", "/v1/embeddings", input=TEXTS, late_chunking=True)["data"]
     return {
         "vectors": post("embedding", "/embed", inputs=TEXTS),
+        "chunks": [item["embedding"] for item in chunks],
         "cosines": post("embedding", "/similarity", inputs=similarity),
         "scores": [rank["score"] for rank in post("reranker", "/rerank", query=QUERY, texts=DOCUMENTS)],
         "labels": [rows[0]["label"] for rows in post("classifier", "/predict", inputs=[[text] for text in DOCUMENTS])],
@@ -117,6 +120,13 @@ def check(answer: dict[str, Any], expected: dict[str, Any]) -> None:
             assert cosines(np.array(value), np.array(expected["vectors"])).min() >= 0.9999
         case "vector":
             assert cosines(np.array([value]), np.array(expected["vectors"][:1])).min() >= 0.9999
+        case "signs":
+            np.testing.assert_array_equal(value, np.packbits(np.array(expected["vectors"]) > 0, axis=1))
+        case "chunks":
+            assert cosines(np.array(value), np.array(expected["chunks"])).min() >= 0.9999
+        case "logits":
+            shares = [[place, float(1 / (1 + np.exp(-logit)))] for place, logit in value]
+            check({"ranks": shares}, expected)
         case "cosines":
             np.testing.assert_allclose(value, expected["cosines"], atol=1e-4)
         case "ranks":

@@ -40,10 +40,6 @@ def calls_with(pause: Callable[[], Awaitable[None]], seconds: float = BUSY) -> i
     return uvloop.run(run())
 
 
-async def pausing() -> None:
-    await asyncio.sleep(rests._EVERY / 2)  # the loop waits so long
-
-
 def test_a_loop_that_always_has_work_rests(slept):
     calls = calls_with(lambda: asyncio.sleep(0))
     assert 1 <= len(slept) <= BUSY / rests._EVERY
@@ -52,7 +48,7 @@ def test_a_loop_that_always_has_work_rests(slept):
 
 
 def test_a_loop_that_waits_needs_no_rest(slept):
-    assert calls_with(pausing) > 1
+    assert calls_with(lambda: asyncio.sleep(rests._EVERY / 2)) > 1
     assert not slept
 
 
@@ -68,5 +64,5 @@ def test_without_calls_nothing_looks(slept):
 
 def test_where_waits_are_not_counted_each_look_ends_in_a_rest(slept, monkeypatch):
     monkeypatch.setattr(rests, "_THIS_THREAD", None)
-    calls_with(pausing)
+    calls_with(lambda: asyncio.sleep(rests._EVERY / 2))
     assert slept

@@ -18,10 +18,10 @@ class ErrorShape:
 
 
 def _openai(error: Error, message: str) -> Mapping[str, Any]:
-    """OpenAI's clients read `error.message` or `message`, so both are there."""
+    """OpenAI's clients read `error.message` or `message`, Voyage's and Jina's `detail`, so all are there."""
     code = error.code or error.status
     shape = {"message": message, "type": error.kind, "param": error.param, "code": code}
-    return {"error": shape, "message": message, "type": error.kind, "code": code}
+    return {"error": shape, "message": message, "detail": message, "type": error.kind, "code": code}
 
 
 _STRING, _CODE = {"type": "string"}, {"type": ["integer", "string"]}
@@ -30,7 +30,7 @@ OPENAI = ErrorShape(
     _openai,
     {
         "type": "object",
-        "required": ["error", "message", "type", "code"],
+        "required": ["error", "message", "detail", "type", "code"],
         "properties": {
             "error": {
                 "type": "object",
@@ -43,6 +43,7 @@ OPENAI = ErrorShape(
                 },
             },
             "message": _STRING,
+            "detail": _STRING,
             "type": _STRING,
             "code": _CODE,
         },
