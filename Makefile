@@ -38,9 +38,12 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
 	@exec .venv/bin/bei serve $(CONFIG:%=--config %) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok .venv-clients/ok .models/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
+
+test-arm: .venv/test.ok .venv-arm/ok ## every family at each level of ARM64, and a server there, under an emulator (minutes)
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --arm tests/arm
 
 test-all: PYTEST_FLAGS := --every-seed
 test-all: test ## the same with three random models of each kind: for every night
@@ -161,6 +164,11 @@ clean: ## remove what the targets above made
 	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
 	@touch $@
 
+.venv-arm/ok: tests/arm/environment.py requirements.lock | .venv-uv/ok
+	@echo "installing a Python for ARM64, with an emulator and a compiler (an environment of its own)"
+	@$(PYTHON) tests/arm/environment.py .venv-arm $(UV)
+	@mkdir -p .venv-arm && touch $@
+
 .venv-gpu/ok: benchmarks/gpu_needs.py pyproject.toml
 	@echo "installing what bei needs beside the machine's own torch"
 	@$(PYTHON) -m venv --system-site-packages .venv-gpu
@@ -187,4 +195,4 @@ clean: ## remove what the targets above made
 	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
 	@touch $@
 
-.PHONY: help serve test test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean
+.PHONY: help serve test test-arm test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean

@@ -139,6 +139,12 @@ A model without an encoder needs no architecture: a StaticEmbedding of sentence-
 its own process, in fp32 (engine `static`). Model2Vec's layout leaves out tokens that the vocabulary lacks, and cuts
 texts at its `max_length`; StaticEmbedding does neither.
 
+A GLiNER (gliner_config.json) is an encoder of the table with a head over spans of words, `markerV0` or `marker`, or
+over words, `token_level`; `/predict_tokens` then takes `labels`. Where the repository has no `encoder_config`, as those
+of urchade, the encoder's config.json and tokenizer come from the repository that `model_name` names, or lie beside
+gliner_config.json. Words are divided as by the library's `whitespace`. A second encoder for labels (`labels_encoder`),
+a decoder for them, and relations are refused.
+
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|
 {architectures}

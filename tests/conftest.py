@@ -27,6 +27,7 @@ StartService = Callable[..., Service]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-seed", action="store_true", help="three random models of each kind in place of one")
+    parser.addoption("--arm", action="store_true", help="every family on ARM64, in place of one at each level")
 
 
 def pytest_configure(config: pytest.Config) -> None:

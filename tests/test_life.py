@@ -209,7 +209,7 @@ class Sized(Service):
 
     def load(self):
         self.loads += 1
-        time.sleep(self.seconds)
+        time.sleep(self.seconds)  # the time of a load
         if self.fails:
             raise SetupError("it is broken")
         if self.readiness.state == "unloaded":
@@ -321,7 +321,7 @@ def test_a_failing_load_is_a_503_and_no_neighbor_notices(make_registry):
         assert await ask(registry, "m1") == 503
         assert registry.services[1].loads == 1  # it is not tried again at once
         registry.services[1].fails = False
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(1.1)  # the pause before the next try
         assert await ask(registry, "m1") == 200
 
     run(use())

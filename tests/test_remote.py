@@ -4,7 +4,6 @@ scheduler's."""
 import asyncio
 import socket
 import threading
-import time
 from dataclasses import make_dataclass
 
 import numpy as np
@@ -19,8 +18,9 @@ from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.gate import Gate
 from tests.support.task_models import classifier, splade
-from tests.support.waiting import Gate, run
+from tests.support.waiting import run, until, wait_until
 
 LIMIT = 20.0
 
@@ -186,10 +186,7 @@ def test_a_fault_of_the_engine_is_told(start_service, join):
     with pytest.raises(NotReady, match="restarting"):  # refused by the session
         run(worker.model.embed(["a"]))
     worker.session.tell_fault()
-    deadline = time.monotonic() + LIMIT
-    while worker.model.engine.fault is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: worker.model.engine.fault)
     with pytest.raises(NotReady, match="restarting"):  # known to the worker
         run(worker.model.embed(["a"]))
 
@@ -205,11 +202,9 @@ def test_what_a_worker_no_longer_wants_does_not_run(tiny_checkpoint, start_servi
         busy = asyncio.ensure_future(worker.model.embed(["the cat"]))
         await asyncio.to_thread(engine.entered.wait, LIMIT)
         bulk = asyncio.ensure_future(worker.model.embed(["the old red tree"] * 1000))
-        while len(service.model.scheduler._queue) < 100:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(service.model.scheduler._queue) >= 100)
         bulk.cancel()
-        while len(service.model.scheduler._queue):
-            await asyncio.sleep(0.01)
+        await until(lambda: not len(service.model.scheduler._queue))
         engine.go.set()
         await busy
 
@@ -227,10 +222,7 @@ def test_a_worker_that_dies_takes_its_requests_along(tiny_checkpoint, start_serv
     queue = service.model.scheduler._queue
     worker.model.scheduler._channel.shutdown(socket.SHUT_RDWR)
     assert lost.wait(LIMIT)
-    deadline = time.monotonic() + LIMIT
-    while len(queue):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not len(queue))
     engine.go.set()
     assert isinstance(service.model.engine, NullEngine)
     run(service.model.embed(["a"]))

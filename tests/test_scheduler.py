@@ -130,7 +130,7 @@ def test_what_is_prepared_runs_next(running, monkeypatch):
     monkeypatch.setattr(slots, "_OVERTAKEN", 0.0)
     scheduler, engine, inbox = running
     run, rng = engine.run, random.Random(0)
-    engine.run = lambda batch: time.sleep(rng.choice([0, 0.001])) or run(batch)
+    engine.run = lambda batch: time.sleep(rng.choice([0, 0.001])) or run(batch)  # as batches take long, or not
     for index in range(200):
         scheduler.submit(entries([index], first=index))
     inbox.wait_for(200)

@@ -34,7 +34,8 @@ from bei.serving.answers import Options
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
-from tests.support.waiting import LIMIT, Gate, run
+from tests.support.gate import Gate
+from tests.support.waiting import LIMIT, run, turns, until
 
 
 def test_rows_are_in_order_and_do_not_depend_on_the_batch(start_service):
@@ -233,7 +234,7 @@ def test_everybody_is_answered_once_and_rightly(service_for_property, script, se
             ids[rng.randrange(len(ids))][0] = engine.poison
         task = asyncio.create_task(service.model.embed(ids))
         if fate == "cancel":
-            await asyncio.sleep(rng.random() / 1000)
+            await asyncio.sleep(rng.random() / 1000)  # at some time of its way
             task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(result, BaseException):
@@ -302,16 +303,17 @@ def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_se
     by_deadline = leaves_by == "deadline"
     if by_deadline and method == "tokenize":
         return
-    more = {"options": Options(deadline=time.monotonic() + 0.1)} if by_deadline else {}
+    deadline = time.monotonic() + 0.1
+    more = {"options": Options(deadline=deadline)} if by_deadline else {}
 
     async def scenario():
         asking = asyncio.ensure_future(getattr(service.model, method)(MANY, **more))
         await asyncio.to_thread(slow.entered.wait, LIMIT)
         if by_deadline:
-            await asyncio.sleep(0.2)
+            await until(lambda: time.monotonic() > deadline)
         else:
             asking.cancel()
-            await asyncio.sleep(0.01)
+        await turns()
         assert not asking.done()
         with pytest.raises(Overloaded):
             await service.model.embed(["the dog"])
@@ -435,8 +437,7 @@ def test_a_text_that_is_refused_is_forgotten_at_once(start_service, text):
         with pytest.raises((Untokenizable, Invalid)) as caught:
             await service.model.embed([sent], options=Options(truncate=False))
         del sent, caught
-        await asyncio.sleep(0.05)
-        assert left() is None
+        await until(lambda: left() is None)
 
     gc.disable()
     try:

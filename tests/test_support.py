@@ -37,5 +37,32 @@ def test_an_import_of_a_test_module_is_noticed(source):
     assert len(imported_tests(source)) == 1
 
 
+def sleeps(source: str) -> list[int]:
+    """Lines that sleep and do not say why. `sleep(0)` only lets others run."""
+    lines = source.splitlines()
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    asleep = [of for of in calls if ast.unparse(of.func).endswith("sleep") and ast.unparse(of) != "asyncio.sleep(0)"]
+    return [of.lineno for of in asleep if "  # " not in lines[of.lineno - 1]]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_nothing_sleeps_in_the_hope_that_something_happens(path):
+    assert path.name == "waiting.py" or sleeps(path.read_text()) == [], "wait_until of tests/support/waiting.py"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("time.sleep(1)", [1]),
+        ("async def f():\n    await asyncio.sleep(0.1)", [2]),
+        ("async def f():\n    await asyncio.sleep(0)", []),
+        ("time.sleep(1)  # the client's pace", []),
+        ("sleep(1)", [1]),
+    ],
+)
+def test_a_sleep_without_a_reason_is_noticed(source, found):
+    assert sleeps(source) == found
+
+
 def test_helpers_stand_in_a_folder():
     assert [path.name for path in TESTS.glob("*.py") if not re.match(r"test_|conftest", path.name)] == []

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from bei.work import Unwanted, check, off_loop
+from tests.support.waiting import turns
 
 LIMIT = 20.0
 
@@ -43,7 +44,7 @@ def test_whoever_leaves_waits_for_the_end_of_a_piece(pool, times):
         await asyncio.to_thread(entered.wait, LIMIT)
         for _ in range(times):
             asking.cancel()
-            await asyncio.sleep(0.01)
+            await turns()
         assert not asking.done()
         go.set()
         with pytest.raises(asyncio.CancelledError):
@@ -83,7 +84,7 @@ def test_the_error_of_work_that_nobody_wants_is_seen_by_nobody(pool, caplog):
         asking = asyncio.ensure_future(off_loop(pool, fail))
         await asyncio.to_thread(entered.wait, LIMIT)
         asking.cancel()
-        await asyncio.sleep(0.01)
+        await turns()
         go.set()
         with pytest.raises(asyncio.CancelledError):
             await asking

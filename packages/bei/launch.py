@@ -78,6 +78,8 @@ def _place(settings: ServerSettings, listener: socket.socket) -> str:
 def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
     """The form of the model's answers, for people."""
     match checkpoint.task:
+        case "entities" if checkpoint.gliner is not None:
+            return {"labels": ["the labels of a request"], "scores": checkpoint.scoring}
         case "reranker" | "classifier" | "entities":
             return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
         case "multi_vector":
@@ -103,12 +105,13 @@ _TRY: dict[str, tuple[str, str]] = {
         '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}',
     ),
 }
+_TRY_NAMED = ("/predict_tokens", '{"inputs": ["My name is Maria Schmidt."], "labels": ["person", "city"]}')
 
 
 def _banner(service: Service, place: str) -> str:
     settings, checkpoint, model = service.settings, service.known(), service.loaded
     key = ' -H "Authorization: Bearer $KEY"' if settings.api_key else ""
-    path, body = _TRY[checkpoint.task]
+    path, body = _TRY[checkpoint.task] if checkpoint.gliner is None else _TRY_NAMED
     scheme = "https" if settings.tls_cert else "http"
     if settings.uds_path is not None:
         base = f"--unix-socket {settings.uds_path} {scheme}://localhost"

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from benchmarks.processes import Tree, gone
+from tests.support.waiting import wait_until
 
 PARENT = """
 import subprocess, sys, time
+from tests.support.waiting import wait_until
 names = "-m bei.engines.worker", "answers HTTP"
 sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
 children = [subprocess.Popen([*sleep, name], stdout=subprocess.PIPE) for name in names]
@@ -31,8 +32,7 @@ def test_children_are_found_by_what_they_do():
         assert server.resident() > 10
         assert server.descriptors() >= 9
         os.kill(engine, signal.SIGKILL)
-        while not gone(engine):
-            time.sleep(0.001)
+        wait_until(lambda: gone(engine))
         assert (server.engine(), server.workers()) == (None, [worker])  # though its parent has not looked
     finally:
         for pid in (worker, process.pid):

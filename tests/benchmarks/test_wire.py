@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.wire import Ask, Http1, Http2, Lost
+from tests.support.waiting import until
 
 LIMIT = 60.0  # seconds of any wait of these tests
 OK = b"HTTP/1.1 200 OK\r\nX-A: b\r\ncontent-length: 2\r\n\r\nhi"
@@ -77,8 +78,7 @@ def test_connections_are_kept_and_those_given_up_are_not():
         assert len(http.open) == 3 and reply.headers["x-a"] == "b"
         with pytest.raises(TimeoutError):
             await http.ask(Ask("/"), 0)
-        await asyncio.sleep(0.01)
-        assert len(http.open) == 2
+        await until(lambda: len(http.open) == 2)
         http.close()
 
     against(OK, work, close=False)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import yaml
 from tests.support.bulk_jobs import QUIET
 from tests.support.configs import tiny_config
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 Command = Callable[..., list[str]]
 
@@ -43,10 +43,8 @@ def ray_address(tmp_path_factory) -> Iterator[str]:
         head = subprocess.Popen(
             [*start, *quiet, "--port", address.partition(":")[2]], env=QUIET, stdout=output, stderr=subprocess.STDOUT
         )
-    deadline = time.monotonic() + 120
-    while "Ray runtime started" not in log.read_text():
-        assert head.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+    wait_until(lambda: head.poll() is not None or "Ray runtime started" in log.read_text(), 120, log.read_text)
+    assert head.poll() is None, log.read_text()
     yield address
     head.kill()  # its reaper ends the other processes at once
     head.wait()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from bei.settings import Settings
 from tests.support.bulk_jobs import QUIET, texts
 from tests.support.configs import tiny_config
 from tests.support.tiny_models import random_model, save, write_json
+from tests.support.waiting import wait_until
 
 FLAGS = ("--engine", "native", "--precision", "fp32", "--threads", "1", "--log-level", "warning")
 
@@ -189,8 +189,7 @@ def test_killed_by_sigkill_again_and_again(command, tmp_path):
     parts = broken.with_name("broken.parquet.parts")
     for target in (1, 8, 20):
         process = subprocess.Popen(command(source, broken, *flags), env=QUIET, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(parts.glob("part-*"))) < target:
-            time.sleep(0.002)
+        wait_until(lambda: process.poll() is not None or len(list(parts.glob("part-*"))) >= target, 120)  # noqa: B023  it is called here
         process.kill()
         process.wait()
     subprocess.run(command(source, broken, *flags), env=QUIET, check=True, timeout=120, stderr=subprocess.DEVNULL)
@@ -216,11 +215,8 @@ def started(command, tmp_path, rows, part_rows):
     words = command(source, tmp_path / "out.npy", "--part-rows", str(part_rows))
     with log.open("w") as stderr:
         process = subprocess.Popen(words, env=QUIET, stderr=stderr, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (parts / "_engine").exists() or not list(parts.glob("_job.json")):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-    time.sleep(1)
+    wait_until(lambda: process.poll() is not None or f"/{rows // 1000}k" in log.read_text(), 120, log.read_text)
+    assert process.poll() is None, log.read_text()
     return process, parts, log
 
 
@@ -229,10 +225,8 @@ def test_ctrl_c(command, tmp_path):
     resumes."""
     process, parts, log = started(command, tmp_path, rows=400_000, part_rows=200_000)
     process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 60
-    while "Ctrl-C again ends at once" not in log.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
+    wait_until(lambda: "Ctrl-C again ends at once" in log.read_text(), 60, log.read_text)
+    assert process.poll() is None, log.read_text()
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert not list(parts.glob("part-*"))
@@ -240,6 +234,7 @@ def test_ctrl_c(command, tmp_path):
 
 def test_one_ctrl_c_keeps_what_is_begun(command, tmp_path):
     process, parts, log = started(command, tmp_path, rows=100_000, part_rows=2_000)
+    wait_until(lambda: list(parts.glob("part-*")), 120, log.read_text)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert "bei: stopped; the same command resumes with the remaining rows" in log.read_text().splitlines()

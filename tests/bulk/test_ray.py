@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import httpx
 import numpy as np
@@ -13,6 +12,7 @@ import yaml
 
 from tests.support.bulk_jobs import QUIET, texts
 from tests.support.servers import ROOT, free_port, wait_until_ready
+from tests.support.waiting import wait_until
 
 QUIETLY = {"env": QUIET, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
 
@@ -24,8 +24,7 @@ def test_two_workers_write_what_one_process_writes(command, ray_address, tmp_pat
     words = command(source, tmp_path / "there.npy", "--ray", ray_address, "--workers", "2", "--part-rows", "50")
     parts = tmp_path / "there.npy.parts"
     driver = subprocess.Popen(words, **QUIETLY)
-    while driver.poll() is None and not list(parts.glob("part-*")):
-        time.sleep(0.01)
+    wait_until(lambda: driver.poll() is not None or list(parts.glob("part-*")), 120)
     driver.kill()
     driver.wait()
     begun = {part: part.stat().st_mtime_ns for part in parts.glob("part-*")}

@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if "cut" in act or act == "stall" else content)
         if act == "stall":
-            time.sleep(2)
+            time.sleep(2)  # the server stalls
 
     def start(self) -> int:
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
@@ -253,10 +253,10 @@ def test_a_file_that_begins_again_keeps_its_pace(tmp_path, monkeypatch):
     file.write_bytes(bytes(10_000))
 
     def download() -> None:
-        time.sleep(0.2)
+        time.sleep(0.2)  # the download's pace
         file.write_bytes(b"")
         for _ in range(9):
-            time.sleep(0.3)
+            time.sleep(0.3)  # the download's pace
             file.write_bytes(bytes(file.stat().st_size + 200))
 
     pace.kept_pace(download, tmp_path, "it")

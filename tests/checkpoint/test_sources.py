@@ -364,7 +364,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
     with suppress(OSError):
         for _ in range(100):
             handler.wfile.write(b"\x1f")
-            time.sleep(0.1)
+            time.sleep(0.1)  # the server's pace
 
 
 @pytest.fixture
@@ -480,7 +480,7 @@ def test_a_download_that_drips_is_left(web, tmp_path, tiny_folder, monkeypatch):
         fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True))
     memory = fsspec.filesystem("memory")
     monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
-    monkeypatch.setattr(memory, "glob", lambda *_, **__: time.sleep(20))
+    monkeypatch.setattr(memory, "glob", lambda *_, **__: time.sleep(20))  # the store stalls
     with pytest.raises(SetupError, match=r"memory://bucket is not downloaded: 0 bytes came in 1 s"):
         fetch(settings("S3", "memory://bucket", tmp_path))
     monkeypatch.setattr(pace, "WINDOW_BYTES", 0)

@@ -5,8 +5,23 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
+// New memory is full of NaNs: what reads a number that nobody wrote makes one.
+namespace std {
+inline void* poisoned_alloc(size_t alignment, size_t size) {
+  void* p = aligned_alloc(alignment, size);
+  return p ? memset(p, 0xff, size) : p;
+}
+}  // namespace std
+#define aligned_alloc poisoned_alloc
+
+#ifdef EMULATE_AMX_TILE
+#include "emulated_tiles.h"
+#endif
+
+#if defined(EMULATE_AVX512F) || defined(EMULATE_AVX512_VNNI) || defined(EMULATE_AVX512_BF16)
 namespace bei {
 namespace emulated {
 
@@ -191,4 +206,5 @@ inline __m256bh _mm512_cvtneps_pbh(__m512 x) {
 #endif
 #ifdef EMULATE_AVX512_BF16
 #define __AVX512BF16__ 1
+#endif
 #endif

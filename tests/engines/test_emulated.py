@@ -1,6 +1,9 @@
 """The levels of instructions that this processor lacks, with functions in their place (emulated.h): slow, but the same
 kernels as on a processor that has them."""
 
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.levels import LEVELS, Level, level, levels
+from bei.engines.native.levels import X86, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
 from tests.support.parity import cosines, reference, sequences
 from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, TORCH_ALONE, random_model, save
@@ -26,28 +29,26 @@ def emulated(lacking: Level) -> Level:
     return Level(f"{lacking.name}_emulated", lacking.features, flags)
 
 
-OWN = ("avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run
-LACKING = [emulated(lacking) for lacking in LEVELS if lacking.name in OWN and lacking not in levels()]
+OWN = ("amx", "avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run
+LACKING = [emulated(lacking) for lacking in X86 if lacking.name in OWN and lacking not in levels()]
 each_level = pytest.mark.parametrize("isa", LACKING, ids=lambda isa: isa.name)
 
 
 @each_level
 @pytest.mark.parametrize("precision", TOLERANCE)
-@given(rows=st.integers(1, 15), inputs=st.integers(1, 90), outputs=st.integers(1, 150), seed=st.integers(0, 99))
+@given(rows=st.integers(1, 70), inputs=st.integers(1, 90), outputs=st.integers(1, 150), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_linear(native_cache, isa, precision, rows, inputs, outputs, seed):
     assert linear_error(rows, inputs, outputs, seed, precision, isa, native_cache) <= TOLERANCE[precision]
 
 
-@each_level
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*TORCH_ALONE, *ALIKE)])
-def test_families(native_cache, tmp_path, isa, family):
+def is_near(cache: Path, folder: Path, isa: Level, ids: list[list[int]], family: str, **options) -> None:
     """fp32 equals transformers, bf16 and int8 are near it, and a row alone equals the row in a batch."""
-    model = random_model(family, **ALL_EXPERTS.get(family, {}))
-    checkpoint, ids = read(save(tmp_path, model), family), sequences()
+    model = random_model(family, **options)
+    checkpoint = read(save(folder, model), family)
 
     def run(precision: str, ids: list[list[int]], rows: str = "pooled") -> np.ndarray:
-        options = EngineOptions(precision=precision, threads=1, cache_dir=native_cache)
+        options = EngineOptions(precision=precision, threads=1, cache_dir=cache)
         return NativeEngine(checkpoint, options, isa=isa).run(Batch.pack(ids, row_kind=rows))
 
     expected = reference(model, ids)
@@ -57,3 +58,77 @@ def test_families(native_cache, tmp_path, isa, family):
         together = run(precision, ids)
         assert cosines(exact, together).min() >= worst
         np.testing.assert_array_equal(run(precision, ids[3:4]), together[3:4])
+
+
+@each_level
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*TORCH_ALONE, *ALIKE)])
+def test_families(native_cache, tmp_path, isa, family):
+    is_near(native_cache, tmp_path, isa, sequences(), family, **ALL_EXPERTS.get(family, {}))
+
+
+WIDE_HEADS = {
+    "bert": {"hidden_size": 64, "num_attention_heads": 2},
+    "modernbert": {"hidden_size": 64, "num_attention_heads": 2, "local_attention": 6},
+    "qwen3": {"head_dim": 64},
+    "gemma2": {"head_dim": 32, "attn_logit_softcapping": 4.0, "sliding_window": 9},
+    "mpnet": {"hidden_size": 64, "num_attention_heads": 2},
+}
+"""Heads of whole rows of a tile."""
+
+
+@each_level
+@pytest.mark.parametrize("family", WIDE_HEADS)
+def test_wide_heads(native_cache, tmp_path, isa, family):
+    """More tokens than two panels of keys, among short texts."""
+    ids = [*sequences(), [5 + i * i % 90 for i in range(150)]]
+    is_near(native_cache, tmp_path, isa, ids, family, max_position_embeddings=200, **WIDE_HEADS[family])
+
+
+@each_level
+def test_threads_take_turns(native_cache, tmp_path, isa):
+    """The shapes of tiles are a thread's own, and the memory that remembers them goes from thread to thread. The last
+    product of a batch has as many rows as the first of the next."""
+    checkpoint = read(save(tmp_path, random_model("bert")), "m")
+    options = EngineOptions(precision="bf16", threads=1, cache_dir=native_cache)
+    engine, batch = NativeEngine(checkpoint, options, isa=isa), Batch.pack([[5] * 7])
+    expected = engine.run(batch)
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as another:
+            np.testing.assert_array_equal(another.submit(engine.run, batch).result(), expected)
+        np.testing.assert_array_equal(engine.run(batch), expected)
+
+
+def test_wrong_tiles_are_refused_and_right_ones_multiply(tmp_path):
+    """As the manual says: of halves the even products are summed, then the odd ones; denormals are zero."""
+    source, header = (Path(__file__).with_name(name) for name in ("tiles.cpp", "emulated.h"))
+    command = [
+        os.environ["CXX"],
+        "-std=c++17",
+        "-DEMULATE_AMX_TILE",
+        "-include",
+        header,
+        source,
+        "-o",
+        tmp_path / "tiles",
+    ]
+    subprocess.run(command, check=True)
+    said = subprocess.run([tmp_path / "tiles"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == [
+        "palette 1 is the only one",
+        "an operation that was interrupted",
+        "a tile has 16 rows at most",
+        "a row has 64 bytes at most",
+        "rows without bytes, or bytes without rows",
+        "a reserved byte of the shapes is not zero",
+        "a reserved byte of the shapes is not zero",
+        "nothing",
+        "sums and rows differ in their rows",
+        "sums and columns differ in their columns",
+        "rows and columns differ in their words",
+        "a tile has no shape",
+        "nothing",
+        "a product of one tile twice",
+        "there are eight tiles",
+        "a tile has no shape",
+        *(str(2 * 255 * -128 + 3), "0", "0", "0"),
+    ]

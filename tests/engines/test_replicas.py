@@ -175,7 +175,7 @@ def test_a_death_costs_what_it_ran_and_the_other_goes_on(group, gpus):
     while found.count("bei_device_restarts_total")["cuda:0"] == 0 or found.pids[0] == killed:
         assert found.engine.run(BATCH).shape == (3, 48)
     assert found.faults == []
-    wait_until(lambda: found.count("bei_device_up")["cuda:0"] == 1)
+    wait_until(lambda: found.count("bei_device_down")["cuda:0"] == 0)
     assert found.pids[1] == other
     assert found.count("bei_device_restarts_total") == {"cuda:0": 1, "cuda:1": 0}
     assert values_of(found.metrics, "bei_engine_restarts_total", "model") == {"m": 1}
@@ -188,13 +188,13 @@ def test_it_is_down_only_while_all_are(group, gpus):
     wait_until(lambda: found.faults)
     assert found.engine.run(BATCH).shape == (3, 48)  # waits for the first that is back
     wait_until(lambda: found.faults == ["the engine is restarting", None])
-    wait_until(lambda: set(found.count("bei_device_up").values()) == {1})
+    wait_until(lambda: set(found.count("bei_device_down").values()) == {0})
 
 
 def test_a_device_that_stays_down_leaves_the_others_to_serve(group, gpus):
     found = group(gpus, devices="cuda", max_engine_restarts=0)
     os.kill(found.pids[0], signal.SIGABRT)
-    wait_until(lambda: found.count("bei_device_up")["cuda:0"] == 0)
+    wait_until(lambda: found.count("bei_device_down")["cuda:0"] == 1)
     wait_until(lambda: found.engine._processes[0].is_down)
     assert found.engine.run(BATCH).shape == (3, 48)
     assert found.engine.fault is None
@@ -203,6 +203,9 @@ def test_a_device_that_stays_down_leaves_the_others_to_serve(group, gpus):
     assert "died 1 times in a row, at last by SIGABRT" in found.engine.fault
     with pytest.raises(EngineFailed, match="in a row"):
         found.engine.run(BATCH)
+    assert found.count("bei_device_down") == {"cuda:0": 1, "cuda:1": 1}
+    found.engine.close()
+    assert found.count("bei_device_down") == {"cuda:0": 0, "cuda:1": 0}  # a model that is unloaded alarms nobody
 
 
 KILLED_AT_ONCE = "import os\nif os.path.exists({flag!r}): os.remove({flag!r}); os.kill(os.getpid(), 9)\n"
@@ -236,7 +239,7 @@ def test_a_bad_plan_is_made_again_and_costs_the_others_nothing(group, native_cac
         os.replace(tmp_path / "bad", plan)
     killed = found.pids[0]
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: found.pids[0] != killed and set(found.count("bei_device_up").values()) == {1})
+    wait_until(lambda: found.pids[0] != killed and set(found.count("bei_device_down").values()) == {0})
     stop(found.pids[1])
     np.testing.assert_array_equal(found.engine.run(BATCH), expected)
     os.kill(found.pids[1], signal.SIGCONT)

@@ -163,7 +163,7 @@ def test_what_cannot_be_expressed_is_named(tmp_path):
     folder = save(tmp_path / "b", random_model("llama", max_position_embeddings=32, **dynamic))
     with pytest.raises(SetupError, match="dynamic scaling"):
         recipe_of(read(folder, "m"), FP32, Compute("bf16"))
-    for family, refusal in (("phi3", "dynamic scaling"), ("lfm2", "short convolutions")):
+    for family, refusal in (("phi3", "dynamic scaling"), ("lfm2", "short convolution")):
         with pytest.raises(SetupError, match=refusal):
             recipe_of(read(save(tmp_path / family, random_model(family)), "m"), FP32, Compute("bf16"))
 

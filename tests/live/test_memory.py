@@ -1,7 +1,6 @@
 """Memory after large requests: a server returns to its former size, except for its engine's working memory."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import pytest
 from benchmarks.processes import Tree, served
 from tests.support.live_servers import TASK_SERVERS
 from tests.support.small_models import small_model
+from tests.support.waiting import wait_until
 
 LIMIT = 60.0  # seconds in which it has to shrink
 LEFT = 100  # MB
@@ -63,7 +63,6 @@ def test_memory_comes_back_after_large_requests(server, name):
     with ThreadPoolExecutor(AT_ONCE) as threads:
         statuses = set(threads.map(ask, range(AT_ONCE)))
     assert statuses <= {200, 413, 429}, statuses
-    deadline = time.monotonic() + LIMIT
-    while memory(tree) - before > LEFT:
-        assert time.monotonic() < deadline, f"{before:.0f} MB before, {memory(tree):.0f} after"
-        time.sleep(0.1)
+    wait_until(
+        lambda: memory(tree) - before <= LEFT, LIMIT, lambda: f"{before:.0f} MB before, {memory(tree):.0f} after"
+    )

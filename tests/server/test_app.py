@@ -4,7 +4,6 @@ import asyncio
 import gc
 import json
 import threading
-import time
 import tracemalloc
 from pkgutil import resolve_name
 
@@ -15,6 +14,7 @@ from bei.errors import TooSlow
 from bei.server import body_reader, connections
 from bei.server.app import asgi
 from bei.serving.registry import Registry
+from tests.support.waiting import until, wait_until
 
 LIMIT = 20.0
 
@@ -109,8 +109,7 @@ def test_answers_that_are_not_read_are_counted_and_small_ones_go_on(start_servic
         slow = [Client(application, "/embed", MANY) for _ in range(2)]
         for client in slow:
             client.reads.clear()
-        while service.in_flight.held < 1_500_000:
-            await asyncio.sleep(0.001)
+        await until(lambda: service.in_flight.held >= 1_500_000)
         assert await Client(application, "/embed", MANY).answer() == 429
         assert await Client(application, "/embed", {"inputs": "the dog"}).answer() == 200
         for client in slow:
@@ -165,10 +164,7 @@ def test_no_body_stays_when_its_call_has_ended(start_service, status, inputs):
     tracemalloc.start()
     try:
         assert {asyncio.run(one()) for _ in range(4)} == {status}
-        end = time.monotonic() + LIMIT
-        while tracemalloc.get_traced_memory()[0] > 1_000_000:  # a thread may still hold it
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(lambda: tracemalloc.get_traced_memory()[0] <= 1_000_000)  # a thread may still hold it
     finally:
         tracemalloc.stop()
         gc.enable()
@@ -180,7 +176,7 @@ def test_a_body_that_never_ends_is_given_up(start_service, monkeypatch):
     monkeypatch.setattr(body_reader, "MOST_SECONDS", 0.2)
 
     async def steadily():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the client's pace
         return {"type": "http.request", "body": b" " * 1000, "more_body": True}
 
     async def scenario():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,10 @@ from uvicorn.server import ServerState
 from bei.server import connections, request_heads
 from bei.server.http2 import STREAMS, Http2
 from benchmarks.attacks.attack import attacks
-from tests.support.running import Running, answering, resident
+from tests.support.running import LIMIT, Running, answering, resident
 from tests.support.sockets import Http2 as Client
 from tests.support.sockets import connect, everything
+from tests.support.waiting import until, wait_until
 
 BODY = json.dumps({"inputs": "the cat sat on the mat"}).encode()
 HEAD = [(":method", "POST"), (":path", "/embed"), (":scheme", "http"), (":authority", "localhost")]
@@ -157,7 +159,7 @@ def test_frames_that_carry_nothing_have_a_bound(slow, name):
         try:
             sent += client.sock.send(data)
         except BlockingIOError:
-            time.sleep(0.01)
+            select.select([client.sock], [client.sock], [], LIMIT)
         except OSError:
             break
         try:
@@ -197,11 +199,12 @@ def test_a_call_that_the_client_resets_is_dropped(tiny_folder):
     running = Running(tiny_folder, batch_seconds=0.3)
     running.wait_for_health()
     client = Loose(running)
-    for _ in range(20):
+    for number in range(1, 21):
         stream = client.ask()
-        time.sleep(0.02)
+        running.wait_for_calls(1)
         client.machine.reset_stream(stream)
         client.send()
+        wait_until(lambda number=number: running.log().count("the client left") == number)
     started = time.monotonic()
     assert list(client.until(client.ask()).values()) == ["200"]
     assert time.monotonic() - started < 20 * 0.3 / 2, "abandoned work ran all the same"
@@ -229,7 +232,7 @@ def test_what_is_not_done_in_time_is_503_over_either(tiny_folder):
     client, other = Loose(running), connect(running)
     stream = client.ask()
     other.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY)
-    time.sleep(0.3)
+    running.wait_for_calls(2)
     running.process.send_signal(signal.SIGTERM)
     assert client.until(stream, seconds=15)[stream] == "503"
     assert everything(other).startswith(b"HTTP/1.1 503 ")
@@ -361,12 +364,11 @@ def test_a_connection_that_closes_waits_for_its_reader_only_so_long(monkeypatch)
         def abort(self) -> None:
             self.aborted = True
 
-    async def scenario() -> bool:
+    async def scenario() -> None:
         transport = Stuck()
         protocol = Http2(SimpleNamespace(loaded_app=None), ServerState())
         protocol.connection_made(transport)
         protocol.shutdown()
-        await asyncio.sleep(0.5)
-        return transport.aborted
+        await until(lambda: transport.aborted)
 
-    assert asyncio.run(scenario())
+    asyncio.run(scenario())

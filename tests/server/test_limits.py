@@ -21,7 +21,8 @@ from bei.errors import SetupError
 from bei.server import connections, http1, listen
 from benchmarks.attacks.attack import attacks
 from tests.support.running import LIMIT, Running, answering, resident
-from tests.support.sockets import Http2, connect, everything, status
+from tests.support.sockets import Http2, connect, everything, is_open, status, wait_until_read
+from tests.support.waiting import wait_until
 
 PATIENCE = 0.5
 
@@ -59,7 +60,7 @@ def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> 
             pass
         except OSError:
             break
-        time.sleep(0.05)
+        time.sleep(0.05)  # the client's pace
     sock.setblocking(True)
     sock.settimeout(LIMIT)
     return time.monotonic() - started
@@ -111,7 +112,7 @@ def test_headers_and_trailers_are_not_kept_until_there_are_too_many(start, openi
         clients = [stack.enter_context(connect(running)) for _ in range(50)]
         for client in clients:
             client.sendall(opening + b"a:\r\n" * 15_000)
-        time.sleep(0.5)
+        wait_until_read(*clients)
         assert resident(running) - before < 30_000_000
         for client in clients:
             client.sendall(more)
@@ -152,7 +153,7 @@ def test_an_upgrade_is_ignored_and_the_body_read(hasty, head):
     with connect(hasty) as sock:
         for part in (head[:100], head[100:], body, head + body):
             sock.sendall(part)
-            time.sleep(0.05)
+            wait_until_read(sock)
         received = b""
         while received.count(b"HTTP/1.1 ") < 2:
             received += sock.recv(65536)
@@ -208,7 +209,7 @@ def test_a_body_at_a_fair_pace_takes_its_time(hasty):
         sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
         for start in range(0, len(body), 4000):  # above body_reader.RATE, and beyond body_reader.SECONDS
             sock.sendall(body[start : start + 4000])
-            time.sleep(0.15)
+            time.sleep(0.15)  # the client's pace
         assert sock.recv(12) == b"HTTP/1.1 200"
 
 
@@ -219,7 +220,7 @@ def test_all_bodies_together_are_bounded(start):
         clients = [stack.enter_context(connect(running)) for _ in range(6)]
         for client in clients:
             client.sendall(head + b" " * 2_900_000)
-        time.sleep(0.5)
+        wait_until_read(*clients)
         for client in clients:
             client.sendall(b" " * 100_000)
         assert [status(client.recv(65536)) for client in clients].count(429) >= 5  # whichever came first is read
@@ -232,8 +233,9 @@ def test_large_bodies_that_come_slowly_leave_room_for_others(start):
     head = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     with ExitStack() as stack:
         for size in (3_900_000, 2_000_000, 1_900_000, 1_900_000):
-            stack.enter_context(connect(running)).sendall(head % (size + 1) + b" " * size)
-        time.sleep(0.5)
+            client = stack.enter_context(connect(running))
+            client.sendall(head % (size + 1) + b" " * size)
+            wait_until_read(client)
         assert httpx.post(f"{running.url}/embed", json={"inputs": "a", "note": "x" * 900_000}).status_code == 200
         assert httpx.post(f"{running.url}/embed", json={"inputs": "a", "note": "x" * 3_900_000}).status_code == 429
 
@@ -257,7 +259,7 @@ def test_a_body_that_nobody_reads_is_not_kept(start, line, expected):
     before = resident(running)
     with connect(running) as sock:
         sock.sendall(line + b" HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000000\r\n\r\n" + b" " * 49_999_000)
-        time.sleep(0.2)
+        wait_until_read(sock)
         assert resident(running) - before < 20_000_000
         sock.sendall(b" " * 1000)
         assert status(sock.recv(65536)) == expected
@@ -283,7 +285,7 @@ def test_a_client_that_does_not_read_is_cut_off(hasty):
         sock.settimeout(LIMIT)
         for _ in range(8):  # more than the kernel takes
             sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        time.sleep(6 * PATIENCE)
+        wait_until(lambda: not is_open(sock))
         with pytest.raises(OSError):
             received = everything(sock)
             assert received.count(b"HTTP/1.1 200") < 8
@@ -302,20 +304,22 @@ def test_a_client_that_reads_slowly_is_cut_off(hasty):
         with suppress(OSError):
             while part := sock.recv(4096):
                 received += len(part)
-                time.sleep(0.005)
+                time.sleep(0.005)  # the client's pace
     assert PATIENCE * 0.8 < time.monotonic() - started < LIMIT
     assert received < 8_000_000
 
 
 def test_a_client_that_does_not_read_is_cut_off_by_a_drain(start):
     running = start()
-    body = json.dumps(LARGE).encode()
+    body = json.dumps(LARGE).encode()  # 9 MB to answer
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", running.port))
         for _ in range(8):
-            sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        time.sleep(2)
+            sock.sendall(
+                b"POST /embed_all HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+            )
+        sock.recv(1, socket.MSG_PEEK)  # the first answer has begun, and is larger than the kernel takes
         exit_status, log = running.stop()
     assert exit_status == 0
     assert "1 connections are cut off: their clients do not read" in log
@@ -346,7 +350,7 @@ def test_connections_are_counted(start):
         with connect(running) as one_more:
             assert everything(one_more) == b""
         held[0].close()
-        time.sleep(0.2)
+        running.wait_for_health()
         assert httpx.get(f"{running.url}/health").status_code == 200
     exit_status, log = running.stop()
     assert exit_status == 0
@@ -373,7 +377,7 @@ def test_an_http2_connection_without_a_call_ends(hasty, trickled):
         with pytest.raises(OSError):
             while time.monotonic() < trickle_on:
                 client.sock.sendall(b"\x82")
-                time.sleep(0.05)
+                time.sleep(0.05)  # the client's pace
     else:
         assert isinstance(client.events(12 * PATIENCE)[-1], h2.events.ConnectionTerminated)
     assert 2 * PATIENCE < time.monotonic() - started < 12 * PATIENCE

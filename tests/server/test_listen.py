@@ -14,6 +14,7 @@ import pytest
 from bei.errors import SetupError
 from bei.server import connections, listen
 from tests.support.running import LIMIT, Running, answering
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -142,9 +143,12 @@ def test_64_mb_body(start):
 def test_a_client_that_leaves_frees_its_work(start):
     running = start(0, 0.3)
     running.wait_for_health()
-    for _ in range(20):
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{running.url}/embed", json=BODY, timeout=0.02)
+    body = json.dumps(BODY).encode()
+    for number in range(1, 21):
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            client.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            running.wait_for_calls(1)
+        wait_until(lambda number=number: running.log().count("499 POST /embed: the client left") == number)
     started = time.monotonic()
     assert httpx.post(f"{running.url}/embed", json=BODY, timeout=LIMIT).status_code == 200
     assert time.monotonic() - started < 20 * 0.3 / 2, "abandoned work ran all the same"
@@ -159,9 +163,9 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_the_rest(start):
     with httpx.Client(timeout=LIMIT) as client:
         working = threading.Thread(target=lambda: replies.append(client.post(f"{running.url}/embed", json=BODY)))
         working.start()
-        time.sleep(0.5)
+        running.wait_for_calls(1)
         running.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        running.wait_for_log("SIGTERM: draining")
         refused = httpx.post(f"{running.url}/embed", json=BODY, timeout=LIMIT)
         unhealthy = httpx.get(f"{running.url}/health/ready", timeout=LIMIT)
         working.join(LIMIT)
@@ -179,10 +183,10 @@ def test_a_drain_finishes_the_oldest_first(tiny_folder):
     running.wait_for_health()
     body = json.dumps({"inputs": ["the cat " * 50] * 10}).encode()
     clients = []
-    for _ in range(8):
+    for number in range(8):
         clients.append(socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT))
         clients[-1].sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-        time.sleep(0.1)
+        running.wait_for_calls(number + 1)
     status, log = running.stop()
     statuses = [int(client.recv(12)[9:]) for client in clients]
     for client in clients:
@@ -208,12 +212,13 @@ def test_a_second_signal_does_not_wait(start):
     running.wait_for_health()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{running.url}/embed", json=BODY, timeout=0.2)
+    running.wait_for_log("the client left")
     holding = socket.create_connection(("127.0.0.1", running.port))
     body = json.dumps(BODY).encode()
     holding.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
-    time.sleep(0.3)
+    running.wait_for_calls(1)
     running.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    running.wait_for_log("SIGTERM: draining")
     started = time.monotonic()
     status, _ = running.stop()
     assert status not in (0, None)

@@ -40,6 +40,10 @@ def calls_with(pause: Callable[[], Awaitable[None]], seconds: float = BUSY) -> i
     return uvloop.run(run())
 
 
+async def pausing() -> None:
+    await asyncio.sleep(rests._EVERY / 2)  # the loop waits so long
+
+
 def test_a_loop_that_always_has_work_rests(slept):
     calls = calls_with(lambda: asyncio.sleep(0))
     assert 1 <= len(slept) <= BUSY / rests._EVERY
@@ -48,7 +52,7 @@ def test_a_loop_that_always_has_work_rests(slept):
 
 
 def test_a_loop_that_waits_needs_no_rest(slept):
-    assert calls_with(lambda: asyncio.sleep(rests._EVERY / 2)) > 1
+    assert calls_with(pausing) > 1
     assert not slept
 
 
@@ -64,5 +68,5 @@ def test_without_calls_nothing_looks(slept):
 
 def test_where_waits_are_not_counted_each_look_ends_in_a_rest(slept, monkeypatch):
     monkeypatch.setattr(rests, "_THIS_THREAD", None)
-    calls_with(lambda: asyncio.sleep(rests._EVERY / 2))
+    calls_with(pausing)
     assert slept

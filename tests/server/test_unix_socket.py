@@ -5,7 +5,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from bei.errors import SetupError
 from bei.server import listen
 from tests.support.configs import tiny_config
+from tests.support.waiting import wait_until
 
 LIMIT = 40.0
 
@@ -31,11 +31,8 @@ def serving(folder: Path, path: Path, workers: int, *flags: str) -> Iterator[tup
     )
     try:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
-            deadline = time.monotonic() + LIMIT
-            while not ready(client, path):
-                assert time.monotonic() < deadline
-                assert process.poll() is None, process.stdout.read()
-                time.sleep(0.05)
+            wait_until(lambda: process.poll() is not None or ready(client, path))
+            assert process.poll() is None, process.stdout.read()
             yield process, client
     finally:
         process.kill()

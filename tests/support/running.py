@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.support.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 20.0
+_UNCHECKED = httpx.create_ssl_context(verify=False)  # making one takes longer than a call
 
 
 class Running:
@@ -43,15 +45,24 @@ class Running:
         self.url = f"http{'s' if 'tls_cert' in settings else ''}://127.0.0.1:{self.port}"
 
     def wait_for_health(self, status: int = 200) -> None:
-        deadline = time.monotonic() + LIMIT
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/health", verify=False).status_code == status:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.01)
-        raise AssertionError(f"no {status} from /health")
+        def found() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.get(f"{self.url}/health", verify=_UNCHECKED).status_code == status
+            return False
+
+        wait_until(found, LIMIT, lambda: f"no {status} from /health; {self.log()}")
+
+    def wait_for_calls(self, count: int) -> None:
+        """So many calls are in flight: their bodies are read, and they have no answer yet."""
+        line = re.compile(r"^bei_requests_in_flight\{.*\} (\d+)", re.MULTILINE)
+
+        def calls() -> int:
+            return int(line.search(httpx.get(f"{self.url}/metrics", verify=_UNCHECKED).text)[1])
+
+        wait_until(lambda: calls() == count, LIMIT, self.log)
+
+    def wait_for_log(self, text: str) -> None:
+        wait_until(lambda: text in self.log(), LIMIT, self.log)
 
     def stop(self) -> tuple[int, str]:
         """The exit status after SIGTERM, and the log."""

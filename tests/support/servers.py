@@ -4,12 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 BEI = Path(sys.executable).with_name("bei")
@@ -42,13 +43,10 @@ def serving(*flags: str, log: Path, config: Path = ROOT / "config.yaml") -> Iter
 def wait_until_ready(
     url: str, process: subprocess.Popen, log: Path, timeout: float = 180, path: str = "/health"
 ) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+    def ready() -> bool:
         assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(url + path, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"not ready after {timeout} s: {log.read_text()}")
+        with suppress(httpx.TransportError):
+            return httpx.get(url + path, timeout=5).status_code == 200
+        return False
+
+    wait_until(ready, timeout, log.read_text)

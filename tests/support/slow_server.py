@@ -31,12 +31,12 @@ settings = service.settings
 class SlowEngine(NullEngine):
     def run(self, batch):
         if len(batch.input_ids) > 3:  # the warm-up and probes are quick
-            time.sleep(batch_seconds)
+            time.sleep(batch_seconds)  # the engine's time
         return super().run(batch)
 
 
 def load() -> None:
-    time.sleep(load_seconds)
+    time.sleep(load_seconds)  # the time of a start
     if batch_seconds < 0:
         raise SetupError("it cannot be loaded")
     checkpoint = read(folder, "tiny")

@@ -3,16 +3,35 @@
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import h2.config
 import h2.connection
 import h2.events
 
 from tests.support.running import LIMIT, Running
+from tests.support.waiting import wait_until
 
 
 def connect(running: Running) -> socket.socket:
     return socket.create_connection(("127.0.0.1", running.port), timeout=LIMIT)
+
+
+def wait_until_read(*clients: socket.socket) -> None:
+    """The server has read all that these clients have sent: no byte waits in a socket of either side."""
+    ports = {f"{client.getsockname()[1]:04X}" for client in clients}
+
+    def waiting() -> list[str]:
+        rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        queues = ((row[1], row[4].partition(":")[0]) if row[1][-4:] in ports else (row[2], row[4][-8:]) for row in rows)
+        return [place for place, queue in queues if place[-4:] in ports and int(queue, 16)]
+
+    wait_until(lambda: not waiting())
+
+
+def is_open(sock: socket.socket) -> bool:
+    """Whether neither side has closed the connection."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1  # TCP_ESTABLISHED
 
 
 def everything(sock: socket.socket) -> bytes:

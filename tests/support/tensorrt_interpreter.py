@@ -4,6 +4,9 @@ There is no GPU, kernel or optimizer: the tests show that the network given to T
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,39 +40,71 @@ _ACTIVATION = {
 _REDUCE = {"SUM": torch.sum, "AVG": torch.mean, "MAX": torch.amax}
 
 
+@dataclass(frozen=True)
+class Declared:
+    """A tensor as TensorRT infers it; a size of -1 is known when the network runs."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, tensor) -> "Declared":
+        return cls(tensor.name, tuple(tensor.shape), _TORCH.get(tensor.dtype.name))
+
+    def check(self, value: Tensor) -> None:
+        """The type, and the shape where it is static."""
+        assert len(self.shape) == value.ndim, (self.name, self.shape, value.shape)
+        assert all(a in (-1, b) for a, b in zip(self.shape, value.shape, strict=True)), (self.shape, value.shape)
+        assert self.dtype in (None, value.dtype), (self.name, self.dtype, value.dtype)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer, the function that computes it, the names of its inputs, and its outputs."""
+
+    layer: Any
+    compute: Callable
+    inputs: list[str | None]
+    outputs: list[Declared]
+
+
 class Interpreter:
-    """An Execution (engines/tensorrt/runner.py)."""
+    """An Execution (engines/tensorrt/runner.py). The network is read once: each question to TensorRT takes longer than
+    the arithmetic of a tiny layer."""
 
     def __init__(self, graph: Graph):
-        self._graph, self._trt, self._network = graph, graph.trt, graph.network
-        network = self._network
-        self.inputs = tuple(network.get_input(i).name for i in range(network.num_inputs))
+        self._constants, self._trt, network = graph.constants, graph.trt, graph.network
+        self._given = [Declared.of(network.get_input(i)) for i in range(network.num_inputs)]
+        self._made = [network.get_output(i).name for i in range(network.num_outputs)]
+        self._steps = [self._step(network.get_layer(i)) for i in range(network.num_layers)]
+        self.inputs = tuple(given.name for given in self._given)
 
     def run(self, calls: list[Call], output: str) -> list[np.ndarray]:
         return [self._run(call.inputs)[output].numpy() for call in calls]
 
     def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        network = self._network
         values = {}
-        for i in range(network.num_inputs):
-            tensor = network.get_input(i)
-            array = inputs[tensor.name]
-            assert len(array.shape) == len(tensor.shape), tensor.name
-            values[tensor.name] = torch.from_numpy(array)
-            assert values[tensor.name].dtype == _TORCH[tensor.dtype.name], tensor.name
-        constants = iter(self._graph.constants)
-        for i in range(network.num_layers):
-            layer = network.get_layer(i)
-            kind = layer.type.name
-            layer.__class__ = self._class(kind)
-            found = [layer.get_input(j) for j in range(layer.num_inputs)]
-            args = [None if tensor is None else values[tensor.name] for tensor in found]
-            made = getattr(self, kind.lower())(layer, args, constants, values)
-            for j, value in enumerate(made if isinstance(made, tuple) else (made,)):
-                values[layer.get_output(j).name] = value
-                self._check(layer.get_output(j), value)
-        outputs = (network.get_output(i) for i in range(network.num_outputs))
-        return {tensor.name: values[tensor.name] for tensor in outputs}
+        for given in self._given:
+            values[given.name] = torch.from_numpy(inputs[given.name])
+            assert len(given.shape) == values[given.name].ndim, given.name
+            assert values[given.name].dtype == given.dtype, given.name
+        constants = iter(self._constants)
+        for step in self._steps:
+            args = [None if name is None else values[name] for name in step.inputs]
+            made = step.compute(step.layer, args, constants, values)
+            for output, value in zip(step.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+                values[output.name] = value
+                output.check(value)
+        return {name: values[name] for name in self._made}
+
+    def _step(self, layer) -> Step:
+        kind = layer.type.name
+        layer.__class__ = self._class(kind)
+        found = [layer.get_input(j) for j in range(layer.num_inputs)]
+        names = [None if tensor is None else tensor.name for tensor in found]
+        outputs = [Declared.of(layer.get_output(j)) for j in range(layer.num_outputs)]
+        return Step(layer, getattr(self, kind.lower()), names, outputs)
 
     def _class(self, kind: str) -> type:
         """The bindings return the base class; a layer's own class has its parameters."""
@@ -78,14 +113,6 @@ class Interpreter:
         special |= {"SOFTMAX": trt.ISoftMaxLayer, "ATTENTION_INPUT": trt.IAttentionInputLayer}
         special |= {"ATTENTION_OUTPUT": trt.IAttentionOutputLayer, "DYNAMIC_QUANTIZE": trt.IDynamicQuantizeLayer}
         return special.get(kind) or getattr(trt, f"I{kind.title().replace('_', '')}Layer")
-
-    @staticmethod
-    def _check(tensor, value: Tensor) -> None:
-        """The type that TensorRT infers, and the shape where it is static."""
-        assert len(tensor.shape) == value.ndim, (tensor.name, tensor.shape, value.shape)
-        assert all(a in (-1, b) for a, b in zip(tensor.shape, value.shape, strict=True)), (tensor.shape, value.shape)
-        if tensor.dtype.name in _TORCH:
-            assert value.dtype == _TORCH[tensor.dtype.name], (tensor.name, tensor.dtype, value.dtype)
 
     def constant(self, layer, args, constants, values):
         array = next(constants)

@@ -1,38 +1,33 @@
-"""Waiting with a limit: for a condition, for a coroutine, and an engine that waits for its test."""
+"""Waiting with a limit: for a condition, and for a coroutine. No other file of tests sleeps without its reason."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 
-from bei.engines.null import NullEngine
-
 LIMIT = 30.0  # seconds of any wait of these tests
+_LOOK = 0.01  # seconds between two looks
 
 
-def wait_until(true: Callable[[], object]) -> None:
+def wait_until(true: Callable[[], object], seconds: float = LIMIT, why: Callable[[], str] = str) -> None:
+    """Fails with the message of `why` if the condition does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, why()
+        time.sleep(_LOOK)
+
+
+async def until(true: Callable[[], object]) -> None:
+    """As `wait_until`, beside the other work of the loop."""
     deadline = time.monotonic() + LIMIT
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        await asyncio.sleep(_LOOK)
 
 
-class Gate(NullEngine):
-    """The null engine, which waits for `go` and fails on the word of `poison`."""
-
-    def __init__(self, checkpoint):
-        super().__init__(checkpoint)
-        self.go = threading.Event()
-        self.go.set()
-        self.entered = threading.Event()
-        self.poison = -1
-
-    def run(self, batch):
-        self.entered.set()
-        assert self.go.wait(LIMIT)
-        if self.poison in batch.input_ids:
-            raise RuntimeError("poisoned")
-        return super().run(batch)
+async def turns() -> None:
+    """Everything that is ready on the loop runs, and what that makes ready."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def run(coroutine):

@@ -7,8 +7,9 @@ from pydantic import StrictBool, StrictStr
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from bei.api.call import Call, deadline
-from bei.api.fields import Body, Part, agreed
+from bei.api.fields import Body, agreed
 from bei.api.inputs import Documents
+from bei.api.named_entities import NamedEntities, stated
 from bei.api.readings import Side
 from bei.api.reply import Result
 from bei.api.routes import Dialect, Route
@@ -17,7 +18,7 @@ from bei.serving.model import ServedModel
 from bei.tasks.entities import Strategy
 
 
-class EntityParameters(Part):
+class EntityParameters(NamedEntities):
     """How tokens become entities. Labels of `ignore_labels` (by default `O`) are dropped when tokens are aggregated."""
 
     aggregation_strategy: Strategy | None = None
@@ -48,6 +49,11 @@ class EntityToken(TypedDict):
 
 async def predict_tokens(model: ServedModel, body: PredictTokens, call: Call) -> Result:
     inside = body.parameters or EntityParameters()
+    options = Options(truncate=body.truncate, deadline=deadline(call))
+    named = stated(body, inside)
+    if named is not None:
+        answer = await model.named_entities(body.inputs, named.labels, named.wanted, options=options)
+        return Result(answer.rows, answer.usage, len(answer.rows))
     ignored, strategy = (
         agreed({name: getattr(body, name), f"parameters.{name}": getattr(inside, name)})
         for name in ("ignore_labels", "aggregation_strategy")
@@ -57,7 +63,7 @@ async def predict_tokens(model: ServedModel, body: PredictTokens, call: Call) ->
         strategy=strategy or "none",
         raw_scores=bool(body.raw_scores),
         ignore_labels=("O",) if ignored is None else ignored,
-        options=Options(truncate=body.truncate, deadline=deadline(call)),
+        options=options,
     )
     return Result(answer.rows, answer.usage, len(answer.rows))
 

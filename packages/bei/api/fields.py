@@ -59,7 +59,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "late_chunking_params": (),
     "chunks": (),
     "return_multivector": (False,),
-    # computation and selection of scores: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub
+    # computation and selection of scores: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub, GLiNER
     "use_activation": (),
     "raw_scores": (False,),
     "function_to_apply": (),
@@ -69,6 +69,9 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "top_n": (0,),
     "top_k": (0,),
     "candidate_labels": (),
+    "labels": (),
+    "threshold": (),
+    "flat_ner": (True,),
     "hypothesis_template": (),
     "multi_label": (False,),
     "aggregation_strategy": ("none",),

@@ -150,6 +150,32 @@ Candidates = Annotated[
 ]
 
 
+def _named_labels(value: Any) -> dict[str, str]:
+    """Labels in a list, or an object with the words that a model reads for each; equal labels are one."""
+    found = value
+    if isinstance(value, list) and all(isinstance(label, str) for label in value):
+        found = {label: label for label in value}
+    if not isinstance(found, dict) or not found:
+        raise ValueError("must be a list of labels, or an object with a description of each")
+    if not all(isinstance(words, str) and words.strip() for words in found.values()):
+        raise ValueError("must be labels of at least one letter")
+    return found
+
+
+NamedLabels = Annotated[
+    dict[str, str],
+    PlainValidator(_named_labels),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": _TEXT, "minItems": 1},
+                {"type": "object", "additionalProperties": _TEXT, "minProperties": 1},
+            ]
+        }
+    ),
+]
+
+
 _TEXT_OBJECT = {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}
 
 

@@ -24,6 +24,8 @@ WANTED = (
     *("README.md", "chat_template.jinja"),  # which may call a language model a reranker
     *HEADS,
 )
+READING = (*VOCABULARIES, "*.json", "chat_template.jinja")
+"""Files of an encoder whose weights are in another checkpoint."""
 PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
 """Names of files of torch.save with weights; those of optimizers and training states are others."""
 _WITHOUT_WEIGHTS = ("Pooling", "SpladePooling", "Normalize", "Dropout", "MultiVectorMask", "LogitScore")

@@ -9,6 +9,7 @@ from typing import Any
 from bei.architectures.family import Family, HeadKind, TaskHead, stated_pooling
 from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, Normalize, Pooling
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
+from bei.checkpoint.gliner import CONFIG, PROJECTION, Gliner, is_gliner, projection, read_gliner
 from bei.checkpoint.lookup import Lookup, read_lookup
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade
@@ -60,6 +61,7 @@ class Served:
     pair_template: PairTemplate | None = None
     m3: M3 | None = None
     lookup: Lookup | None = None
+    gliner: Gliner | None = None
 
 
 def served_as(task: Task, source: Source) -> Served:
@@ -110,8 +112,18 @@ def _sparse(source: Source) -> Served:
 
 
 def _entities(source: Source) -> Served:
+    if is_gliner(source.folder):
+        return _named_entities(source)
     names = labels(source.config)
     return Served(source.modules, _own_head(source, "TokenClassification", len(names)), names, "softmax")
+
+
+def _named_entities(source: Source) -> Served:
+    if source.spec.causal or source.spec.decoder is not None:
+        raise SetupError(f"{CONFIG}: an encoder that reads only the tokens before each one is not supported")
+    layer = projection(source.folder, source.spec)
+    own = TaskHead() if layer is None else TaskHead(((layer, (PROJECTION,)),))
+    return Served(source.modules, own, (), "sigmoid", gliner=read_gliner(source.folder))
 
 
 def _scored(task: Task) -> Callable[[Source], Served]:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from bei import __version__, files
-from bei.checkpoint.fetched import WANTED, Fetched, pickles_for, quote
+from bei.checkpoint.fetched import READING, WANTED, Fetched, pickles_for, quote
 from bei.checkpoint.modules import inside
 from bei.checkpoint.retries import GaveUp, passes, persist
 from bei.errors import SetupError, short, why
@@ -33,7 +33,7 @@ _TRIES = 3  # of each the library goes on with a file where that broke off, seve
 _NEEDED = (
     *("config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json"),
     *("sentence_*_config.json", "*.safetensors", "*.safetensors.index.json", "[0-9]*_*/*.json"),
-    *("router_config.json", "*_[0-9]*_*/*.json"),
+    *("router_config.json", "*_[0-9]*_*/*.json", "gliner_config.json"),
     *("artifact.metadata", "chat_template.jinja"),
 )
 """The files of WANTED that a cache must have: without these a model would be another, or none."""
@@ -63,10 +63,15 @@ def fetch(settings: SourceSettings) -> Fetched:
     return Fetched(_fetch(settings, pickles), folder.name)
 
 
-def _fetch(settings: SourceSettings, more: tuple[str, ...]) -> Path:
+def fetch_without_weights(settings: SourceSettings) -> Path:
+    """The folder with the files that say how a model reads texts. Raises SetupError."""
+    return _fetch(settings, (), READING)
+
+
+def _fetch(settings: SourceSettings, more: tuple[str, ...], wanted: tuple[str, ...] = WANTED) -> Path:
     """The folder with the wanted files, and those of the patterns `more`."""
     try:
-        folder = _download(settings, more)
+        folder = _download(settings, (*wanted, *more))
     except SetupError:
         raise
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as exc:
@@ -116,9 +121,9 @@ def _identity(settings: SourceSettings) -> dict[str, Any]:
     return {"token": token, "headers": {"user-agent": f"bei/{__version__}"}}
 
 
-def _download(settings: SourceSettings, more: tuple[str, ...]) -> str:
+def _download(settings: SourceSettings, names: tuple[str, ...]) -> str:
     """The folder of the library's cache. A hub that says nothing is asked again, where nothing is cached."""
-    arguments = {**_identity(settings), **_wanted(settings, (*WANTED, *more))}
+    arguments = {**_identity(settings), **_wanted(settings, names)}
     answers = _answers()
     folder: str = persist(
         lambda: huggingface_hub.snapshot_download(settings.repo, **arguments),

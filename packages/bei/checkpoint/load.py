@@ -10,11 +10,12 @@ from bei.architectures import families
 from bei.architectures.family import NamedHeadLayer
 from bei.architectures.limits import check_counts, check_types
 from bei.architectures.positions import RelativeBias
-from bei.architectures.spec import EncoderSpec, HeadLayer
+from bei.architectures.spec import Disentangled, EncoderSpec, HeadLayer
 from bei.architectures.static import STATIC
 from bei.checkpoint import not_served, own_code, static, task_adapters, texts, weights
 from bei.checkpoint.adapters import CONFIG, read_adapter
 from bei.checkpoint.colbert import LateInteraction, is_pylate
+from bei.checkpoint.gliner import Gliner, encoder_config, encoder_tensors, gliner_tokens, is_gliner
 from bei.checkpoint.heads import Served, Source, served_as
 from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.m3 import M3
@@ -50,7 +51,8 @@ class Checkpoint:
     `max_tokens` is the longest input in tokens, specials included; `token_types` says whether the second text of a pair
     has another type than the first. `dtype` is the stored precision of the weights.
     `added_specials` go around a text, whatever tokenizer.json says. `pair_template` makes one text of a pair. `m3` are
-    an embedder's heads for sparse and token vectors. `lookup`: a sparse model's queries need no engine.
+    an embedder's heads for sparse and token vectors. `lookup`: a sparse model's queries need no engine. `gliner`: the
+    head of a tagger whose labels the request names.
     `labels` names the outputs of a classifier or tagger in their order; `scoring` turns outputs into scores.
     `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
     `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json. `reading`: the tokens
@@ -77,6 +79,7 @@ class Checkpoint:
     added_specials: Specials = NO_SPECIALS
     m3: M3 | None = None
     lookup: Lookup | None = None
+    gliner: Gliner | None = None
     dimensions: int | None = None
     max_terms: int | None = None
     truncation_side: Literal["left", "right"] = "right"
@@ -222,6 +225,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         added_specials=texts.added_specials(encoder),
         m3=served.m3,
         lookup=served.lookup,
+        gliner=served.gliner,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
         casing=texts.casing(encoder),
@@ -245,10 +249,10 @@ def _as_static(checkpoint: Checkpoint, modules: Modules, max_num_tokens: int) ->
 def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     """The content of the files, before the task is known."""
     modules = read_modules(folder)
-    config = read_json(modules.encoder / "config.json")
+    config = encoder_config(folder) if is_gliner(folder) else read_json(modules.encoder / "config.json")
     if modules.static is not None:
         return _open_static(folder, modules, overrides.cache_dir)
-    not_served.check(folder, config)
+    not_served.check(config)
     if not config:
         raise SetupError(
             f"{modules.encoder / 'config.json'} is missing; is {folder} a model in the Hugging Face layout?"
@@ -262,7 +266,7 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     config = as_reward(with_labels(config, overrides.label_names), name)
     family = families.family(config)
     check_counts(config)
-    spec = _reaching(family.spec(config), max_length(limits))
+    spec = _reaching(family.spec(config), _stated_length(folder, limits))
     own_code.check(config, spec, overrides.attention)
     return Source(
         folder=folder,
@@ -278,10 +282,14 @@ def _open(folder: Path, name: str, overrides: _Overrides) -> Source:
     )
 
 
+def _stated_length(folder: Path, limits: Mapping[str, Any]) -> int | None:
+    return gliner_tokens(folder) if is_gliner(folder) else max_length(limits)
+
+
 def _reaching(spec: EncoderSpec, stated: int | None) -> EncoderSpec:
     """A relative bias is the same for all distances beyond its last, so a model without other positions may read more
     tokens than config.json says, if its module states so."""
-    unbounded = isinstance(spec.relative_bias, RelativeBias) and spec.position_offset is None
+    unbounded = isinstance(spec.relative_bias, RelativeBias | Disentangled) and spec.position_offset is None
     if not unbounded or stated is None:
         return spec
     return replace(spec, max_tokens=max(spec.max_tokens, min(int(stated), _LONGEST)))
@@ -314,7 +322,13 @@ def _open_static(folder: Path, modules: Modules, cache_dir: Path) -> Source:
 def _task(source: Source, overrides: _Overrides) -> Task:
     colbert = architecture(source.config) == STANFORD_COLBERT or is_pylate(source.folder)
     has_template = source.template is not None
-    task = detect(source.config, source.modules, colbert=colbert, has_template=has_template, pooling=overrides.pooling)
+    task: Task = "entities"
+    if not is_gliner(source.folder):
+        task = detect(
+            source.config, source.modules, colbert=colbert, has_template=has_template, pooling=overrides.pooling
+        )
+    elif overrides.label_names:
+        log.warning("BEI_LABELS has no effect: each request names the labels of a GLiNER")
     if overrides.pooling is not None and (task not in ("embedding", "sparse") or source.modules.pooling):
         log.warning("BEI_POOLING has no effect: the checkpoint, whose task is %s, states its pooling", task)
     if overrides.label_names and task not in ("reranker", "classifier", "entities"):
@@ -330,6 +344,8 @@ def _weights(source: Source, spec: EncoderSpec, served: Served, task: Task) -> w
         stored = static.table_of(source.modules.encoder, stored)
     if task == "embedding" and source.modules.pooling is None:
         weights.tell_of_scores(stored, architecture(source.config))
+    if is_gliner(source.folder):
+        stored = encoder_tensors(stored)
     if source.task_adapter is not None:
         stored = task_adapters.merged(stored, source.task_adapter)
     adapter, place = read_adapter(source.modules.encoder, architecture(source.config)), adapter_in(source.folder)

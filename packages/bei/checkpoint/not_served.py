@@ -1,7 +1,6 @@
 """Kinds of models that are not served, each refused by its own line."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bei.errors import SetupError
@@ -38,10 +37,8 @@ _TYPES: dict[str, str] = {
 _CLASSES = {"JinaForRanking": "ranks all documents of a request together; only pairs are scored here"}
 
 
-def check(folder: Path, config: Mapping[str, Any]) -> None:
+def check(config: Mapping[str, Any]) -> None:
     """Raises SetupError for a model of such a kind."""
-    if not config and (folder / "gliner_config.json").exists():
-        raise SetupError("gliner_config.json: GLiNER finds spans for labels of the request's own; it is not served")
     for key, names, known in (
         ("model_type", [config.get("model_type")], _TYPES),
         ("architectures", config.get("architectures") or [], _CLASSES),

@@ -1,7 +1,8 @@
-"""An adapter's folder over that of its base: a folder of links in the cache, in the layout of any other checkpoint."""
+"""A checkpoint's folder over that of its base, of an adapter or of an encoder: a folder of links in the cache, in the
+layout of any other checkpoint."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bei import files
@@ -24,7 +25,16 @@ def adapter_in(folder: Path) -> Path | None:
 
 def over_base(folder: Path, place: Path, base: Path, cache_dir: Path) -> Path:
     """Links to the files of `folder`, and in `place` to those of the base that it lacks. Raises SetupError."""
-    links = {**dict(_files(base, place)), **dict(_files(folder, Path(), without_weights=place))}
+    return _linked({**dict(_files(base, place)), **dict(_files(folder, Path(), without_weights=place))}, cache_dir)
+
+
+def beside_encoder(folder: Path, encoder: Path, cache_dir: Path) -> Path:
+    """Links to the files of `folder`, and to those of its encoder that it lacks, weights apart. Raises SetupError."""
+    links = {**dict(_files(encoder, Path(), without_weights=Path())), **dict(_files(folder, Path()))}
+    return _linked(links, cache_dir)
+
+
+def _linked(links: Mapping[str, str], cache_dir: Path) -> Path:
     key = hashlib.sha256(repr(sorted(links.items())).encode()).hexdigest()[:24]
     with files.cache(cache_dir, "adapted") as root:
         whole = root / key

@@ -11,11 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from bei import files
-from bei.checkpoint import wheels
+from bei.checkpoint import gliner, wheels
 from bei.checkpoint.adapters import CONFIG, base_of
 from bei.checkpoint.fetched import PICKLES, Fetched
 from bei.checkpoint.load import Checkpoint, read_for
-from bei.checkpoint.over_base import adapter_in, over_base
+from bei.checkpoint.over_base import adapter_in, beside_encoder, over_base
 from bei.errors import SetupError, short
 from bei.settings import ModelSettings, SourceSettings
 
@@ -36,7 +36,9 @@ def fetch(settings: SourceSettings) -> Fetched:
         raise SetupError(f"revision {short(settings.revision)} is no branch, tag, commit or name of a checkpoint")
     fetched = _SOURCES[settings.source](settings)
     _require_weights(fetched.folder, settings.public_repo)
-    place = adapter_in(fetched.folder)
+    place, encoder = adapter_in(fetched.folder), gliner.base_of(fetched.folder)
+    if encoder is not None:
+        return Fetched(_beside_encoder(settings, fetched.folder, encoder), fetched.revision)
     if place is None:
         return fetched
     base = _base(settings, fetched.folder / place)
@@ -47,8 +49,7 @@ def fetch(settings: SourceSettings) -> Fetched:
 def _base(settings: SourceSettings, place: Path) -> Path:
     """The folder of an adapter's base: a repository of the hub, or, for an adapter of this machine, a folder."""
     name, revision = base_of(place)
-    may_be_folder = settings.source in ("LOCAL", "BASETEN_TRAINING")
-    folder = next((of for of in (files.expanded(name), place / name) if of.is_dir()), None) if may_be_folder else None
+    folder = _local_base(settings, place, name)
     if folder is None:
         if revision is not None and not _REVISION.fullmatch(revision):
             raise SetupError(f"{place / CONFIG}: `revision` {short(revision)} is no branch, tag or commit")
@@ -64,10 +65,33 @@ def _base(settings: SourceSettings, place: Path) -> Path:
     return folder
 
 
+def _local_base(settings: SourceSettings, place: Path, name: str) -> Path | None:
+    """The folder that a checkpoint of this machine names."""
+    if settings.source not in ("LOCAL", "BASETEN_TRAINING"):
+        return None
+    return next((of for of in (files.expanded(name), place / name) if of.is_dir()), None)
+
+
+def _beside_encoder(settings: SourceSettings, folder: Path, name: str) -> Path:
+    """A GLiNER's folder with the config and the tokenizer of its encoder, whose weights it has itself."""
+    encoder = _local_base(settings, folder, name)
+    if encoder is None:
+        from bei.checkpoint import hub
+
+        try:
+            encoder = hub.fetch_without_weights(
+                settings.model_copy(update={"source": "HF", "repo": name, "revision": None})
+            )
+        except SetupError as exc:
+            raise SetupError(f"{folder / gliner.CONFIG}: model_name: {exc}") from None
+    log.info("the config and the tokenizer of %s for %s", short(name), settings.public_repo)
+    return beside_encoder(folder, encoder, settings.cache_dir)
+
+
 def _require_weights(folder: Path, repo: str) -> None:
     if not folder.is_dir():
         raise SetupError(f"{folder} is not a folder")
-    if not any((folder / name).exists() for name in ("config.json", "modules.json", CONFIG)):
+    if not any((folder / name).exists() for name in ("config.json", "modules.json", CONFIG, gliner.CONFIG)):
         raise SetupError(f"{folder} holds no config.json; is it a model in the Hugging Face layout?")
     if not any(next(folder.rglob(name), None) for name in ("*.safetensors", *PICKLES)):
         raise SetupError(f"{repo} has no *.safetensors and no pytorch_model.bin; no other format is read")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Calibration, Engine, EngineFacts, EngineOptions
-from bei.engines.native.levels import processor_flags
 from bei.errors import SetupError
 from bei.settings import ModelSettings
 from bei.settings.block import QuantizationType
@@ -78,12 +77,12 @@ def _warn_of_quantization(asked: QuantizationType, facts: EngineFacts) -> None:
 
 def _fastest_first(settings: ModelSettings, options: EngineOptions) -> tuple[str, ...]:
     """The engines that `engine: auto` tries, in order. If `devices` names a GPU, or a GPU does not support the
-    quantization, no CPU replaces it. torch uses the AMX tiles of some Intel processors; the native engine does not."""
+    quantization, no CPU replaces it."""
     named = settings.devices and kind_of(settings.devices)
     if named == "cuda" or (_NVIDIA.exists() and not named):
         only_gpus = named or options.quantization is not QuantizationType.NO_QUANT
         return ("tensorrt", "torch") if only_gpus else ("tensorrt", "torch", "native")
-    return ("torch", "native") if "amx_bf16" in processor_flags() else ("native", "torch")
+    return ("native", "torch")
 
 
 def _class(name: str) -> Callable[[Checkpoint, EngineOptions], Engine]:

@@ -69,6 +69,7 @@ class EngineProcess:
         if self._watching is not None:
             self._watching.join()
         self.child.end(farewell)
+        self.metrics.observe_end()
 
     def _load(self, child: "Child") -> EngineFacts:
         facts = child.load(self._to_load, self._said_of)
@@ -87,7 +88,8 @@ class EngineProcess:
         """Replaces the process, unless it has died too often in a row. Returns how its successor died, too, before it
         had an engine; None if it has one, or if there is no successor."""
         pause = self._restarts.pause(lived)
-        self.metrics.observe_death(restarts=pause is not None and not self._closing)
+        if not self._closing:
+            self.metrics.observe_death(restarts=pause is not None)
         if pause is None or self._closing:
             times = self._restarts.in_a_row
             self._give_up(f"the engine died {times} times in a row, at last by {how}; restart the server")

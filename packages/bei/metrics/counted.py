@@ -175,12 +175,12 @@ class DeviceMetrics:
         self._seconds = families.device_seconds.labels(name, model_name)
         self._restarts = families.device_restarts.labels(name, model_name)
         self._streams = families.device_streams.labels(name, model_name)
-        self._up = families.device_up.labels(name, model_name)
+        self._down = families.device_down.labels(name, model_name)
 
     def observe_start(self, streams: int) -> None:
         """Notes that the device's engine runs batches."""
         self._streams.set(streams)
-        self._up.set(1)
+        self._down.set(0)
 
     def observe_batch(self, seconds: float) -> None:
         """Counts a batch that the device has answered."""
@@ -189,10 +189,14 @@ class DeviceMetrics:
 
     def observe_death(self, *, restarts: bool) -> None:
         """Notes that the device runs no batches, and counts the restart that follows."""
-        self._up.set(0)
+        self._down.set(1)
         if restarts:
             self._restarts.inc()
             self._model.engine_restarts.inc()
+
+    def observe_end(self) -> None:
+        """Notes that nobody needs the device any more."""
+        self._down.set(0)
 
 
 def _method(texts: int) -> str:

@@ -73,7 +73,9 @@ class Families:
         )
         self.device_restarts = counter("bei_device_restarts", "Restarts of the device's engine after a crash", "device")
         self.device_streams = maximum("bei_device_streams", "Batches that the device runs at once", "device", "model")
-        self.device_up = maximum("bei_device_up", "1 while the device runs batches", "device", "model")
+        self.device_down = maximum(
+            "bei_device_down", "1 while the device's engine restarts or stays down", "device", "model"
+        )
 
     def _declare_server(self) -> None:
         self.requests = Counter(

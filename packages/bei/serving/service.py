@@ -33,6 +33,7 @@ from bei.settings import Settings
 from bei.settings.devices import processors_of
 from bei.slots import Share, Slots
 from bei.tasks import sparse
+from bei.tasks.span_head import SpanHead
 from bei.tracing import Tracer
 
 log = logging.getLogger("bei")
@@ -248,8 +249,9 @@ class Service:
             metrics=metrics,
             readiness=self.readiness,
             route=default_route(settings, checkpoint),
-            has_labels=bool(checkpoint.labels),
+            has_labels=bool(checkpoint.labels) or checkpoint.gliner is not None,
             int8_ranges=ranges.read(settings.int8_ranges, checkpoint) if settings.int8_ranges else None,
+            span_head=None if checkpoint.gliner is None else SpanHead(checkpoint.gliner),
         )
 
     async def check(self) -> None:

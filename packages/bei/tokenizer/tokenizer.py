@@ -29,14 +29,15 @@ from bei.tokenizer.pairs import RenderedPair
 from bei.tokenizer.reading import COUNTED, WHOLE, Reader, Tokens, Wanted, joined_tokens
 from bei.tokenizer.template import Direction, cut, learn, longest_first
 from bei.tokenizer.tokens import TextTokens
-from bei.tokenizer.windows import joined, windows_of
+from bei.tokenizer.windows import checked, joined, windows_of
+from bei.tokenizer.words import WordReader, add_marks
 
 
 class Tokenizer:
     """Safe to call from several threads. `max_tokens` counts specials and the prompt.
 
     A tagger's tokenizer has its `vocabulary`, token by id, and the id of its `unknown` token; BGE-M3's has `unused`
-    ids.
+    ids; that of a GLiNER reads `words`.
     """
 
     def __init__(self, checkpoint: Checkpoint, default_prompt: str | None = None):
@@ -53,6 +54,8 @@ class Tokenizer:
 
     def _set_up(self, checkpoint: Checkpoint) -> None:
         self._library = load(str(checkpoint.tokenizer_file), checkpoint.casing)
+        if checkpoint.gliner is not None:
+            add_marks(self._library, checkpoint.gliner)
         self._template = checkpoint.pair_template
         self._late = checkpoint.late_interaction
         if self._late is not None:
@@ -66,6 +69,8 @@ class Tokenizer:
         self._left_out = unknown_id(self._library) if checkpoint.reading == "known" else None
         self._vocab_size = checkpoint.spec.vocab_size
         self._reader = Reader(self._library, lowercase=checkpoint.lowercase, vocab_size=self._vocab_size)
+        if checkpoint.gliner is not None:
+            self.words = WordReader(checkpoint.gliner, self._reader, self._single, checkpoint.max_tokens)
         check_specials((self._single, self._pair), self._mask if self._late else 0, checkpoint.spec)
         self.unused = set(ids_of(self._library, checkpoint.m3.unused if checkpoint.m3 else ()))
         if checkpoint.task == "entities":
@@ -149,7 +154,7 @@ class Tokenizer:
         for i, (text, parts) in enumerate(zip(texts, read, strict=True)):
             if not text:
                 raise Empty("`inputs` cannot be empty", param="inputs", place=i)
-            parts = _checked(parts, before, check)
+            parts = checked(parts, before, check)
             before += sum(map(len, parts))
             tokens, continues = joined_tokens(parts), np.concatenate([self._continues(text, part) for part in parts])
             if not len(tokens) + self._single.size:
@@ -371,12 +376,3 @@ class Tokenizer:
         if wrong is not None:
             reason = f"token id {wrong} is outside the vocabulary of {self._vocab_size}"
             raise Invalid(f"`inputs`: {reason}", param="inputs", place=index)
-
-
-def _checked(parts: Iterable[Tokens], before: int, check: Callable[[int], None]) -> list[Tokens]:
-    read = []
-    for part in parts:
-        read.append(part)
-        before += len(part)
-        check(before)
-    return read

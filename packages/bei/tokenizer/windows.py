@@ -1,6 +1,6 @@
 """Long texts in overlapping windows, for a tagger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -37,3 +37,13 @@ def joined(texts: Sequence[Sequence[tuple[Encoding, np.ndarray]]]) -> Windows:
     columns = np.concatenate([columns for windows in texts for _, columns in windows], axis=1)
     flags = columns[3:].astype(bool)
     return Windows(encodings, owners, lengths, *columns[:3], *flags)
+
+
+def checked(parts: Iterable[Tokens], before: int, check: Callable[[int], None]) -> list[Tokens]:
+    """The parts, with a call of `check` after each: `before`, and the tokens so far."""
+    read = []
+    for part in parts:
+        read.append(part)
+        before += len(part)
+        check(before)
+    return read

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ BUILT = Path(__file__).parent / "built"
 
 _SOURCES = Path(__file__).parent / "cpp"
 _COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
-_LINK = ("-shared", "-pthread", "-static-libstdc++", "-static-libgcc")
+_STATIC = () if sys.platform == "darwin" else ("-static-libstdc++", "-static-libgcc")  # macOS has no such libraries
+_LINK = ("-shared", "-pthread", *_STATIC)
 OPTIONS = (*_COMPILE, *_LINK)
 INCLUDE = ("-I", str(_SOURCES))
 _FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # the other sources take about as long; headers are much of it

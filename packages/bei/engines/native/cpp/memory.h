@@ -67,10 +67,17 @@ struct Scratch {
   Session session;
   Buffer keys, values, scores, probabilities;  // attention
   Buffer panel;                                // of a matrix, widened
+  Buffer arranged;                             // rows, in the order in which a kernel reads them
   RowBuffer operands, inner, inner_operands;   // a block of rows
   RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm
   RowBuffer head_layers[2];                    // outputs of head layers, which alternate
   RowBuffer residual;                          // the product that a head layer adds
+};
+
+// When it goes, another thread may take the scratch.
+struct EndOfSession {
+  ~EndOfSession() { session.end(); }
+  Session& session;
 };
 
 // Objects that are reused: each is lent to one thread at a time.

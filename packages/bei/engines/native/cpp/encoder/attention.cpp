@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
 #include "encoder/activation.h"
-#include "kernel/kernel.h"
+#include "kernel/linear.h"
 
 namespace bei {
 namespace {
@@ -23,14 +22,6 @@ template <class K>
 Panel panel_of(int column, int columns, int words) {
   const int start = column / K::kPanel * K::kPanel;
   return {std::min(K::kPanel, columns - start), static_cast<size_t>(start) * words};
-}
-
-// The word of n numbers, the rest of it zero.
-template <class Word, class T>
-Word word_of(const T* numbers, int n) {
-  Word word = 0;
-  std::memcpy(&word, numbers, n * sizeof(T));
-  return word;
 }
 
 // Keys [first, last) as the columns of a packed matrix: [keys / kPanel][words of a head][kPanel]. Columns beyond the last
@@ -141,16 +132,17 @@ struct Packed {
 // The context of one head and of `query_count` queries from `row` on. Scores are computed for whole panels of keys, from
 // the first key that any of these queries sees to the last. The probability of a key that a query does not see is zero.
 template <class K, class T>
-void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, const Packed<K>& t, Session& session) {
+void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, const Packed<K>& t, Scratch& scratch) {
   constexpr int per = K::kGroup;
   const int keys = t.last - t.first, columns = round_up(keys, kLanes), key_words = words_of<K>(group.head_size);
   const int start = (group.begin(row) - t.first) / K::kPanel * K::kPanel;
   const int stop = group.end(row + query_count - 1) - t.first, filled = round_up(stop, K::kWordMultiple);
-  const T* queries = group.queries.row(row - group.prefix) + head * group.head_size;
+  const MatrixView<const T> queries = arranged<K>(group.queries.row(row - group.prefix) + head * group.head_size,
+                                                  group.queries.stride, query_count, group.head_size, scratch.arranged);
   for (int key = start; key < stop; key += K::kPanel) {
     const Panel panel = panel_of<K>(key, columns, key_words);
-    K::multiply(session, queries, group.queries.stride, query_count, t.keys + panel.words, panel.width, key_words,
-                t.scores + key, t.stride);
+    K::multiply(scratch.session, queries.data, queries.stride, query_count, t.keys + panel.words, panel.width,
+                key_words, t.scores + key, t.stride);
   }
   float sums[K::kRows];
   for (int i = 0; i < query_count; i++) {
@@ -167,10 +159,12 @@ void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, c
   alignas(64) float products[K::kRows * K::kPanel];
   const int value_words = words_of<K>(keys), words = filled / per - start / per;
   const int size = round_up(group.head_size, kLanes);
+  const T* from = t.probabilities + start;
+  const MatrixView<const T> rows = arranged<K>(from, t.stride, query_count, words * per, scratch.arranged);
   for (int column = 0; column < size; column += K::kPanel) {
     const Panel panel = panel_of<K>(column, size, value_words);
     const auto* values = t.values + panel.words + static_cast<size_t>(start / per) * panel.width;
-    K::multiply(session, t.probabilities + start, t.stride, query_count, values, panel.width, words, products,
+    K::multiply(scratch.session, rows.data, rows.stride, query_count, values, panel.width, words, products,
                 panel.width);
     for (int i = 0; i < query_count; i++) {
       T* to = group.context.row(row - group.prefix + i) + head * group.head_size + column;
@@ -188,19 +182,24 @@ void attention_by(const KeyValueGroup<T>& group, int first, int last, Scratch& s
   packed.keys = pack_keys<K>(group, packed.first, packed.last, scratch.keys);
   packed.values = pack_values<K>(group, packed.first, packed.last, scratch.values);
   // a row that begins late ends as late
-  packed.stride = round_up(packed.last - packed.first, std::max(kLanes, K::kWordMultiple)) + kLanes;
+  packed.stride = round_up(packed.last - packed.first + kLanes, std::max(kLanes, K::kWordMultiple));
   packed.scores = scratch.scores.get<float>(static_cast<size_t>(K::kRows) * packed.stride);
   packed.probabilities = scratch.probabilities.get<T>(static_cast<size_t>(K::kRows) * packed.stride);
   for (int head = 0; head < group.heads; head++)
     for (int row = first; row < last; row += K::kRows)
-      attend(group, head, row, std::min(K::kRows, last - row), packed, scratch.session);
+      attend(group, head, row, std::min(K::kRows, last - row), packed, scratch);
 }
 
 }  // namespace
 
 template <class T>
 void attention(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch) {
-  attention_by<Kernel<T>>(group, first, last, scratch);
+  // Queries are read where they are: what follows a head must not be read as the rest of its last word.
+  using K = Kernel<T>;
+  if (group.head_size % K::kWordMultiple == 0)
+    attention_by<K>(group, first, last, scratch);
+  else
+    attention_by<Dot<T>>(group, first, last, scratch);
 }
 
 template void attention<float>(const KeyValueGroup<float>&, int, int, Scratch&);

@@ -50,6 +50,7 @@ void HelperPool::help() {
     running_++;
     lock.unlock();
     take_tasks(*job, scratch, true);
+    scratch.session.end();
     lock.lock();
     running_--;
     if (--job->helpers == 0) done_.notify_all();

@@ -41,6 +41,7 @@ MatrixView<typename P::Operand> as_operands(const MatrixView<typename P::Stored>
                                             int row_count, RowBuffer& buffer) {
   using Operand = typename P::Operand;
   if constexpr (std::is_same_v<Operand, typename P::Stored>) {
+    for (int row = 0; row < row_count; row++) end_words(stored.row(row), weights.inputs);
     return stored;
   } else {
     const MatrixView<Operand> operands = buffer.get<Operand>(row_count, weights.inputs);

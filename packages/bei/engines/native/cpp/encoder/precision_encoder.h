@@ -87,12 +87,14 @@ class PrecisionEncoder final : public BeiEncoder {
     HelperPool::Running running;
     typename FreeList<Memory>::Lease memory;
     typename FreeList<Scratch>::Lease scratch;
+    const EndOfSession end;
     const States<P> states;
 
     Run(PrecisionEncoder& encoder, const BeiBatch& batch, Needed needed)
         : running(encoder.helpers_),
           memory(encoder.memories_),
           scratch(encoder.scratches_),
+          end{scratch->session},
           states(encoder.states(*memory, batch, needed)) {
       encoder.forward(states, *scratch);
     }

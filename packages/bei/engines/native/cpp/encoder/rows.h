@@ -8,13 +8,18 @@
 
 namespace bei {
 
-// Round a row of floats, or of bf16, to the operands of the product with `weights`. The rest of the last word is set to
-// zero: a NaN there would not vanish against the zeros of the matrix.
+// Set the rest of the last word of n operands to zero: a NaN there would not vanish against the zeros of the matrix.
+template <class T>
+inline void end_words(T* operands, int n) {
+  for (; n % Kernel<T>::kWordMultiple; n++) operands[n] = T{};
+}
+
+// Round a row of floats, or of bf16, to the operands of the product with `weights`.
 template <class S, class T>
 inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row) {
   T* y = to.row(row);
   for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes), lanes); });
-  for (int i = weights.inputs; i % Kernel<T>::kWordMultiple; i++) y[i] = T{};
+  end_words(y, weights.inputs);
 }
 
 // Round to bytes, with a scale per row: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
@@ -31,13 +36,14 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<u
     low = min(low, v), high = max(high, v);
   });
   const float least = smallest(low);
-  const float scale = std::max((largest(high) - least) / kLargestOperand, 1e-12f);
-  const float offset = std::nearbyint(-least / scale);
+  const float scale = std::max((largest(high) - least) / kOperandRange, 1e-12f);
+  const float offset = std::nearbyint(-least / scale) + kLeastOperand;
   to.scales[row] = scale, to.zeros[row] = offset;
-  const F by = splat(1.f / scale), from = splat(offset), most = splat(kLargestOperand);
+  const F by = splat(1.f / scale), from = splat(offset), most = splat(kLeastOperand + kOperandRange);
   for_vectors(weights.inputs, [&](int i, int lanes) {
     store_lanes(to.row(row) + i, min(fma(scaled(i, lanes), by, from), most), lanes);
   });
+  end_words(to.row(row), weights.inputs);
 }
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias. x and y may be the same row.

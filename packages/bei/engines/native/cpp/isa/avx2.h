@@ -19,6 +19,8 @@ constexpr bool kPairsIn16Bits = false;
 constexpr bool kPairsIn16Bits = true;
 #endif
 
+constexpr float kLeastOperand = 0;  // bytes of operands are unsigned
+
 using F = __m256;
 using W = __m256i;
 

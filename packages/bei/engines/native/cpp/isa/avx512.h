@@ -19,6 +19,8 @@ constexpr bool kPairsIn16Bits = false;
 constexpr bool kPairsIn16Bits = true;
 #endif
 
+constexpr float kLeastOperand = 0;  // bytes of operands are unsigned
+
 using F = __m512;   // floats
 using W = __m512i;  // 32-bit words: a float, two bf16 or four bytes
 

@@ -62,9 +62,11 @@ void Dot<T>::multiply(Session&, const T* a, int stride, int row_count, const voi
 }
 
 template struct Dot<float>;
+#if !BEI_HAS_MMLA
 template struct Dot<uint8_t>;
 #if BEI_MULTIPLIES_BF16
 template struct Dot<bf16>;
+#endif
 #endif
 
 }  // namespace bei

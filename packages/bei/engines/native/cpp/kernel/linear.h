@@ -38,6 +38,19 @@ inline const float* widen(const void* panel, int width, int words, Buffer& buffe
   return floats;
 }
 
+// Rows of so many numbers as a kernel reads them.
+template <class K, class T>
+inline MatrixView<const T> arranged(const T* a, int stride, int row_count, int numbers, Buffer& buffer) {
+  if constexpr (std::is_same_v<K, Mmla<T>>) {
+    const int width = round_up(numbers, K::kWordMultiple);
+    T* to = buffer.get<T>(static_cast<size_t>(round_up(row_count, K::kRowMultiple)) * width);
+    K::arrange(a, stride, row_count, numbers, to);
+    return {to, width};
+  } else {
+    return {a, stride};
+  }
+}
+
 // Where a tile begins. Tiles have equal heights: seven rows are four and three, not six and one.
 template <class Kernel>
 inline int first_row(int row_count, int tile, int tiles) {
@@ -53,6 +66,7 @@ void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scr
   const int words = words_of<K>(weights.inputs);
   const int packed_words = widens ? words_of<Kernel<bf16>>(weights.inputs) : words;
   const int columns = round_up(weights.outputs, kLanes), tiles = (row_count + K::kRows - 1) / K::kRows;
+  const MatrixView<const T> rows = arranged<K, T>(a.data, a.stride, row_count, weights.inputs, scratch.arranged);
   alignas(64) Sum<T> sums[K::kRows * K::kPanel];
   for (int column = 0; column < columns; column += K::kPanel) {
     const int width = std::min(K::kPanel, columns - column), vectors = width / kLanes;
@@ -67,7 +81,7 @@ void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scr
     }
     for (int tile = 0; tile < tiles; tile++) {
       const int first = first_row<K>(row_count, tile, tiles), count = first_row<K>(row_count, tile + 1, tiles) - first;
-      K::multiply(scratch.session, a.row(first), a.stride, count, panel, width, words, sums, width);
+      K::multiply(scratch.session, rows.row(first), rows.stride, count, panel, width, words, sums, width);
       for (int i = 0; i < count; i++)
         for (int j = 0; j < vectors; j++) {
           const F value = load(sums + i * width + j * kLanes);

@@ -1,0 +1,42 @@
+"""Permission to use AMX tiles: Linux gives their 8 KB of registers to a process only when it asks
+(Documentation/arch/x86/xstate.rst)."""
+
+import ctypes
+import logging
+import os
+from collections.abc import Set
+from functools import cache
+
+log = logging.getLogger("bei")
+
+FEATURES = ("amx_tile", "amx_int8", "amx_bf16")
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18  # of x86-64
+
+
+def usable(flags: Set[str]) -> Set[str]:
+    """The processor's flags, without those of tiles where the kernel does not permit them, or one of them is hidden."""
+    if not flags.isdisjoint(FEATURES):
+        return flags if flags >= set(FEATURES) and _permitted() else flags - set(FEATURES)
+    if "avx512_fp16" in flags and "sse4a" not in flags:  # Intel's since Sapphire Rapids; AMD's have sse4a
+        _log_hidden()
+    return flags
+
+
+@cache
+def _permitted() -> bool:
+    """Whether the kernel permits tiles to this process and its threads. Asks once, and logs a refusal."""
+    error = _ask()
+    if error:
+        log.warning("the kernel permits no AMX tiles (%s): vectors are used", os.strerror(error))
+    return not error
+
+
+def _ask() -> int:
+    """The error's number, or 0."""
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    return ctypes.get_errno() if call(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA) else 0
+
+
+@cache
+def _log_hidden() -> None:
+    log.info("the processor is of a kind with AMX tiles, but the hypervisor hides them: vectors are used")

@@ -1,0 +1,99 @@
+"""Makes an environment in which programs for ARM64 run here: `environment.py FOLDER UV`. It needs Debian on x86-64, no
+root, and changes nothing outside of the folder.
+
+apt-get, with a state of its own, resolves and downloads the packages; they are only unpacked.
+
+    tools/       of this machine's architecture: the emulator, the cross compiler
+    root/        of ARM64: Python, the C and the C++ library
+    lib/         what requirements.lock pins, as wheels for ARM64
+    bin/python   an interpreter for ARM64; it and the interpreters that it starts run under the emulator
+    bin/c++      a compiler for ARM64; bin/clang++ is another one, where clang is installed
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = ("qemu-user-static", "g++-aarch64-linux-gnu")
+ROOT = ("python3.11-minimal:arm64", "libpython3.11-stdlib:arm64", "libstdc++6:arm64")
+LOCK = Path(__file__).parents[2] / "requirements.lock"
+
+APT = """\
+APT::Architecture "amd64";
+APT::Architectures {{ "amd64"; "arm64"; }};
+APT::Install-Recommends "0";
+APT::Sandbox::User "";
+Dir::State "{state}";
+Dir::State::status "/dev/null";
+Dir::Cache "{state}";
+Debug::NoLocking "1";
+"""
+PYTHON = """\
+#!/bin/sh
+# QEMU_CPU chooses the processor.
+export QEMU_LD_PREFIX="{folder}/root"
+exec "{folder}/tools/usr/bin/qemu-aarch64-static" -0 "{folder}/bin/python" "{folder}/root/usr/bin/python3.11" "$@"
+"""
+COMPILER = """\
+#!/bin/sh
+export LD_LIBRARY_PATH="{folder}/tools/usr/lib/x86_64-linux-gnu"
+exec "{folder}/tools/usr/bin/aarch64-linux-gnu-g++" --sysroot="{folder}/tools" "$@"
+"""
+CLANG = """\
+#!/bin/sh
+tools="{folder}/tools/usr"
+headers="$tools/aarch64-linux-gnu/include"
+exec clang++ --target=aarch64-linux-gnu --gcc-toolchain="$tools" -isystem "$headers/c++/12" \\
+  -isystem "$headers/c++/12/aarch64-linux-gnu" -isystem "$headers" "$@"
+"""
+
+
+def main(folder: Path, uv: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    state = folder / "apt"
+    for needed in (state / "lists/partial", state / "archives/partial", folder / "bin"):
+        needed.mkdir(parents=True)
+    _unpack(_download(state), folder)
+    shutil.rmtree(state)
+    _program(folder / "bin/python", PYTHON.format(folder=folder))
+    _program(folder / "bin/c++", COMPILER.format(folder=folder))
+    if shutil.which("clang++"):
+        _program(folder / "bin/clang++", CLANG.format(folder=folder))
+    (folder / "pyvenv.cfg").write_text(f"home = {folder}/root/usr/bin\nversion = 3.11\n")
+    platform = ("--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.11", "--only-binary", ":all:")
+    packages = ("--target", str(folder / "lib/python3.11/site-packages"), "--require-hashes", "-r", str(LOCK))
+    subprocess.run([uv, "pip", "install", "-q", *platform, *packages], check=True)
+
+
+def _download(state: Path) -> list[Path]:
+    settings = state / "apt.conf"
+    settings.write_text(APT.format(state=state))
+    environment = {**os.environ, "APT_CONFIG": str(settings)}
+    for command in (("update",), ("install", "--yes", "--download-only", *TOOLS, *ROOT)):
+        subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL, check=True)
+    return sorted((state / "archives").glob("*.deb"))
+
+
+def _unpack(packages: list[Path], folder: Path) -> None:
+    for package in packages:
+        part = "root" if package.stem.endswith("_arm64") else "tools"
+        subprocess.run(["dpkg", "-x", str(package), str(folder / part)], check=True)
+
+    for emulator in (folder / "tools/usr/bin").glob("qemu-*"):
+        if emulator.name != "qemu-aarch64-static":  # the others take 400 MB
+            emulator.unlink()
+
+
+def _program(place: Path, text: str) -> None:
+    place.write_text(text)
+    place.chmod(0o755)
+
+
+if __name__ == "__main__":
+    if platform.machine() != "x86_64" or shutil.which("apt-get") is None:
+        print("not Debian on x86-64: the tests under an emulator are skipped")  # noqa: T201  make shows it
+    else:
+        main(Path(sys.argv[1]).absolute(), sys.argv[2])
