@@ -1,14 +1,17 @@
 """`--devices`: its grammar, and the devices that machines have. The machines are folders with the kernel's files."""
 
 import logging
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bei.engines import devices
 from bei.engines.devices import ANY
 from bei.errors import SetupError
 from bei.settings import Settings
-from bei.settings.devices import normalized, numbers_of, processors_of
+from bei.settings.devices import named, names_of, normalized, numbers_of, processors_of
 from tests.support.configs import tiny_config
 from tests.support.machines import UUIDS, machine
 
@@ -35,6 +38,27 @@ def test_a_value_has_one_form():
     assert processors_of("cuda:0,cuda:1") == processors_of("") == set()
 
 
+SETS = st.lists(st.integers(0, 99), unique=True, min_size=1).flatmap(
+    lambda numbers: st.integers(0, len(numbers) - 1).map(lambda cut: [numbers[:cut], numbers[cut:]])
+)
+
+
+@given(SETS)
+def test_every_division_of_processors_can_be_written(sets):
+    sets = [sorted(numbers) for numbers in sets if numbers]
+    value = normalized(",".join(f"cpu:{','.join(map(str, numbers))}" for numbers in sets))
+    assert numbers_of(value) == [tuple(numbers) for numbers in sets]
+    assert normalized(value) == value
+    assert names_of(value) == [named("cpu", numbers) for numbers in sets]
+
+
+@given(st.text("cpudanm:,-0123 ") | st.text())
+def test_any_text_is_devices_or_refused(text):
+    with suppress(ValueError):
+        value = normalized(text)
+        assert normalized(value) == value
+
+
 @pytest.mark.parametrize(
     ("value", "refusal"),
     [
@@ -46,6 +70,7 @@ def test_a_value_has_one_form():
         ("cpu:0-", "must be cuda, numa"),
         ("cpu:0,,1", "must be cuda, numa"),
         ("cpu:-1", "must be cuda, numa"),
+        ("cpu:0 1", "must be cuda, numa"),
         ("cpu:0-99999999999", "must be cuda, numa"),
         ("cpu:٣", "must be cuda, numa"),
         ("numa,cpu:0", "must be cuda, numa"),

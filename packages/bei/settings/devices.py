@@ -48,10 +48,10 @@ def named(kind: DeviceKind, numbers: Iterable[int]) -> str:
 
 
 def normalized(value: str | None) -> str | None:
-    """A value without spaces, each device in its shortest form. Raises ValueError."""
+    """A value without spaces at its commas, each device in its shortest form. Raises ValueError."""
     if value is None:
         return None
-    devices = re.sub(r"\s", "", value)
+    devices = re.sub(r"\s*,\s*", ",", value.strip())
     if not devices:
         raise ValueError(_FORMS)
     return ",".join(names_of(devices)) or devices
