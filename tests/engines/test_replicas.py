@@ -95,7 +95,7 @@ def test_facts_are_those_of_one_with_the_streams_of_all(group, gpus):
     one, two = group().engine.facts, group(gpus, devices="cuda").engine.facts
     assert (one.streams, two.streams) == (1, 2)
     assert (one.devices, two.devices) == ("", "cuda:0,cuda:1")
-    assert two.device == "cuda:0, cuda:1 (cpu)"
+    assert two.device == "cuda:0, cuda:1: cpu"
     assert (two.name, two.token_budget, two.precision) == (one.name, one.token_budget, one.precision)
 
 
@@ -277,5 +277,5 @@ def test_a_gpu_that_its_engine_does_not_find_is_no_processor():
 
 def test_devices_may_have_different_sizes():
     two = _of_all([Device("cpu:0-3"), Device("cpu:4-5")], [facts(streams=4, device="a"), facts(streams=2, device="b")])
-    assert (two.streams, two.devices, two.device) == (6, "cpu:0-3,cpu:4-5", "cpu:0-3, cpu:4-5 (a; b)")
+    assert (two.streams, two.devices, two.device) == (6, "cpu:0-3,cpu:4-5", "cpu:0-3, cpu:4-5: a; b")
     assert _of_all([ANY], [facts()]) == facts()

@@ -116,7 +116,7 @@ def held_by_one(server: Server) -> Asking:
 def test_each_device_has_a_line(server):
     info = httpx.get(f"{server.url}/info").json()
     assert info["devices"] == NAMES
-    assert info["device"] == f"{', '.join(NAMES)} (cpu)"
+    assert info["device"] == f"{', '.join(NAMES)}: cpu"
     assert server.by_device("bei_device_down") == dict.fromkeys(NAMES, 0)
     assert server.by_device("bei_device_streams") == dict.fromkeys(NAMES, 1)
 

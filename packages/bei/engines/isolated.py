@@ -33,14 +33,15 @@ class _DiedLoading(SetupError):
 
 class EngineProcess:
     """The process of a device, then its successors. `fault` says why it runs no batch now; once it `is_down`, it never
-    will again. These and the free channels of `child` are read and changed under the lock of `changed`."""
+    will again. These and the free channels of `child` are read and changed under the lock of `changed`. `said_of`
+    begins what is said of it."""
 
     def __init__(self, device: Device, max_restarts: int, metrics: DeviceMetrics, changed: threading.Condition):
         """Starts it, so that its imports run while the server starts; call `load` next. Raises OSError."""
         self.device, self.metrics = device, metrics
         self.fault: str | None = None
         self.is_down = False
-        self._said_of = "" if device is ANY else f"{device.name}: "
+        self.said_of = "" if device is ANY else f"{device.name}: "
         self._restarts = processes.Restarts(max_restarts)
         self._changed, self._closing = changed, False
         self._watching: threading.Thread | None = None
@@ -72,13 +73,13 @@ class EngineProcess:
         self.metrics.observe_end()
 
     def _load(self, child: "Child") -> EngineFacts:
-        facts = child.load(self._to_load, self._said_of)
+        facts = child.load(self._to_load, self.said_of)
         self.metrics.observe_start(facts.streams)
         return facts
 
     def _watch(self) -> None:
         while not self.is_down:
-            self.child.listen(self._said_of)
+            self.child.listen(self.said_of)
             how: str | None = self.child.end()
             lived = time.monotonic() - self.child.ready_at
             while how is not None and not self.is_down:
@@ -94,7 +95,7 @@ class EngineProcess:
             times = self._restarts.in_a_row
             self._give_up(f"the engine died {times} times in a row, at last by {how}; restart the server")
             return None
-        log.error("%sthe engine's process died by %s; starting another", self._said_of, how)
+        log.error("%sthe engine's process died by %s; starting another", self.said_of, how)
         self._set_fault("the engine is restarting")
         try:
             return self._replace(pause)
@@ -120,14 +121,14 @@ class EngineProcess:
         except _DiedLoading as exc:
             return f"{exc.how} while it loaded"
         self._set_fault(None)
-        log.info("%sthe engine is back after %.2f s", self._said_of, time.monotonic() - started)
+        log.info("%sthe engine is back after %.2f s", self.said_of, time.monotonic() - started)
         return None
 
     def _give_up(self, fault: str) -> None:
         with self._changed:
             self.is_down = True
         if not self._closing:
-            log.error("%s%s", self._said_of, fault)
+            log.error("%s%s", self.said_of, fault)
             self._set_fault(fault)
 
     def _set_fault(self, fault: str | None) -> None:

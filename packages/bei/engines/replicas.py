@@ -82,7 +82,7 @@ class Replicas:
         try:
             return process.load(to_load)
         except SetupError as exc:
-            raise exc if device is ANY else SetupError(f"{device.name}: {exc.message}") from None
+            raise SetupError(f"{process.said_of}{exc.message}") from None
 
     def run(self, batch: Batch) -> np.ndarray:
         """Raises EngineFailed, or EngineDied if the process ended meanwhile."""
@@ -177,7 +177,7 @@ def _of_all(devices: Sequence[Device], facts: Sequence[EngineFacts]) -> EngineFa
             raise SetupError(f"devices {device.name}: engine {own.name} runs on {own.device} in its place")
     return replace(
         first,
-        device=f"{', '.join(device.name for device in devices)} ({'; '.join(dict.fromkeys(f.device for f in facts))})",
+        device=f"{', '.join(device.name for device in devices)}: {'; '.join(dict.fromkeys(f.device for f in facts))}",
         streams=sum(own.streams for own in facts),
         devices=",".join(device.name for device in devices),
     )
