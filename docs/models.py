@@ -143,7 +143,8 @@ A GLiNER (gliner_config.json) is an encoder of the table with a head over spans 
 over words, `token_level`; `/predict_tokens` then takes `labels`. Where the repository has no `encoder_config`, as those
 of urchade, the encoder's config.json and tokenizer come from the repository that `model_name` names, or lie beside
 gliner_config.json. Words are divided as by the library's `whitespace`. A second encoder for labels (`labels_encoder`),
-a decoder for them, and relations are refused.
+a decoder for them, and relations are refused. A GLiNER2 (`model_type: extractor`, `architecture: span`) finds
+entities, too; its classifications, structures and relations are not served.
 
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|

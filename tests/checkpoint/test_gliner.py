@@ -104,7 +104,7 @@ def test_silence_means_the_library_s_default(folder):
     change(folder, class_token_index=-1)
     head = read(folder, "tiny").gliner
     assert (head.max_width, head.max_words, head.span_mode, head.rnn_layers) == (12, 384, "markerV0", 1)
-    assert (head.pooling, head.first_of_label, head.mark, head.separator) == ("first", False, *MARKS[1:])
+    assert (head.pooling, head.first_of_label, head.mark, *head.after) == ("first", False, *MARKS[1:])
     change(folder, hidden_size="absent")
     assert "has shape" in refusal(folder)
 
@@ -177,7 +177,7 @@ def test_an_encoder_that_is_named(tmp_path, folder):
     found = sources.load(settings)
     assert found.spec == expected.spec
     assert all(np.array_equal(found.tensors[name], expected.tensors[name]) for name in expected.tensors)
-    windows = [Tokenizer(of).words.read(["a cat sat"], ["cat"], truncate=True) for of in (found, expected)]
+    windows = [Tokenizer(of).words.read(["a cat sat"], {"cat": "cat"}, truncate=True) for of in (found, expected)]
     assert windows[0].windows[0].encoding.ids.tolist() == windows[1].windows[0].encoding.ids.tolist()
 
 

@@ -19,7 +19,8 @@ _DEFAULTS = {"flat_ner": True, "multi_label": False}
 class NamedEntities(Part):
     """`labels` are what a GLiNER looks for: a list, or an object with a description of each. Scores are above
     `threshold` (by default 0.5). Entities do not overlap; with `flat_ner` false one may lie in another.
-    With `multi_label` the same words may have several labels."""
+    With `multi_label` the same words may have several labels; a GLiNER2, which decides on each label alone, gives them
+    several unless it is false."""
 
     labels: NamedLabels | None = None
     threshold: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
@@ -52,7 +53,7 @@ def stated(body: Any, inside: Any) -> Named | None:
         Wanted(
             threshold=0.5 if threshold is None else threshold,
             flat=flat is not False,
-            each=bool(fields["multi_label"]),
+            each=fields["multi_label"],
             raw=bool(body.raw_scores),
         ),
     )

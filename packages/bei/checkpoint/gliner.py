@@ -3,25 +3,33 @@ of words with them. Its layout is that of the library `gliner`: gliner_config.js
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from bei.architectures.spec import Dense, EncoderSpec
+from bei.checkpoint import gliner2
+from bei.checkpoint.gliner_head import (
+    Gliner,
+    Markers,
+    Shapes,
+    WordPooling,
+    head_tensors,
+    layers,
+    linear,
+    marker,
+    stored,
+)
 from bei.checkpoint.modules import read_json
 from bei.checkpoint.tensors import Tensor, Tensors
-from bei.checkpoint.weights import WEIGHTS, stored_tensors
 from bei.errors import SetupError, short
 
 CONFIG = "gliner_config.json"
 ENCODER = "token_rep_layer.bert_layer.model."
 PROJECTION = "token_rep_layer.projection"
-WordPooling = Literal["first", "last", "mean", "max"]
-SpanMode = Literal["marker", "markerV0", "token_level"]
 
 _EMBEDDINGS = re.compile(rf"{re.escape(ENCODER)}.*(word_embeddings|tok_embeddings|embed_tokens|shared)\.weight")
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "span_mode": get_args(SpanMode),
+    "span_mode": get_args(Markers),
     "subtoken_pooling": get_args(WordPooling),
     "words_splitter_type": ("whitespace",),
     "fuse_layers": (False,),
@@ -42,28 +50,9 @@ _TOKENS_A_WORD = 4
 _LONGEST_NAME = 1024
 
 
-@dataclass(frozen=True)
-class Gliner:
-    """`span_mode` is the kind of the head: it scores spans of at most `max_width` words, or with `token_level` words.
-    A text is read in windows of `max_words`. The state of a word is that of its tokens by `pooling`. Before each label
-    stands the token `mark`, and after the labels `separator`; a label's state is its mark's, or with `first_of_label`
-    that of the token after it. `tensors` are the head's, under the library's names. `mark_id` is the mark's, if the
-    checkpoint states it."""
-
-    span_mode: SpanMode
-    max_width: int
-    max_words: int
-    pooling: WordPooling
-    mark: str
-    separator: str
-    first_of_label: bool
-    rnn_layers: int
-    tensors: Tensors
-    mark_id: int | None = None
-
-
 def is_gliner(folder: Path) -> bool:
-    return (folder / CONFIG).exists()
+    """In either version."""
+    return (folder / CONFIG).exists() or gliner2.is_gliner2(folder)
 
 
 def base_of(folder: Path) -> str | None:
@@ -78,6 +67,8 @@ def base_of(folder: Path) -> str | None:
 
 def encoder_config(folder: Path) -> Mapping[str, Any]:
     """The config.json of the encoder. Raises SetupError for a kind of GLiNER that is not served."""
+    if gliner2.is_gliner2(folder):
+        return gliner2.encoder_config(folder)
     config = read_json(folder / CONFIG)
     _check(config)
     stated = config.get("encoder_config")
@@ -96,25 +87,32 @@ def encoder_config(folder: Path) -> Mapping[str, Any]:
 
 def read_gliner(folder: Path) -> Gliner:
     """The head; without tensors, if the folder has no weights. Raises SetupError for one that does not fit."""
-    config, stored = read_json(folder / CONFIG), _stored(folder)
+    if gliner2.is_gliner2(folder):
+        return gliner2.read_gliner2(folder)
+    config = read_json(folder / CONFIG)
     sizes = {key: _size(config, key, default, most) for key, (default, most) in _SIZES.items()}
-    layers = config.get("num_rnn_layers", 1)
-    if type(layers) is not int or not 0 <= layers <= _MOST_LAYERS:
-        raise SetupError(f"{CONFIG}: num_rnn_layers must be a whole number up to {_MOST_LAYERS}, not {short(layers)}")
+    count = config.get("num_rnn_layers", 1)
+    if type(count) is not int or not 0 <= count <= _MOST_LAYERS:
+        raise SetupError(f"{CONFIG}: num_rnn_layers must be a whole number up to {_MOST_LAYERS}, not {short(count)}")
     mode, width = config.get("span_mode", "markerV0"), sizes["hidden_size"]
-    if layers and width % 2:
+    if count and width % 2:
         raise SetupError(f"{CONFIG}: hidden_size {width} must be even, for an RNN in two directions")
-    shapes = {**_rnn(width, layers), **(_scorer(width) if mode == "token_level" else _marker(width, mode))}
+    shapes = {**_rnn(width, count), **(_words(width) if mode == "token_level" else _spans(width, mode))}
+    own = {name: of for name, of in stored(folder).items() if not name.startswith((ENCODER, PROJECTION))}
+    mark, separator = _token(config, "ent_token", "<<ENT>>"), _token(config, "sep_token", "<<SEP>>")
     return Gliner(
+        version=1,
         span_mode=mode,
         max_width=sizes["max_width"],
         max_words=sizes["max_len"],
         pooling=config.get("subtoken_pooling", "first"),
-        mark=_token(config, "ent_token", "<<ENT>>"),
-        separator=_token(config, "sep_token", "<<SEP>>"),
+        before=(),
+        mark=mark,
+        after=(separator,),
+        added=("[FLERT]", mark, separator),
+        tensors=head_tensors(own, shapes, folder, CONFIG) if stored(folder) else Tensors({}),
         first_of_label=not config.get("embed_ent_token", True),
-        rnn_layers=layers,
-        tensors=Tensors(_head_of(folder, stored, shapes) if stored else {}),
+        rnn_layers=count,
         mark_id=_mark_id(config),
     )
 
@@ -122,19 +120,24 @@ def read_gliner(folder: Path) -> Gliner:
 def gliner_tokens(folder: Path) -> int:
     """The tokens for which a text of the most words, and its labels, have room, where positions set no limit."""
     default, most = _SIZES["max_len"]
+    if gliner2.is_gliner2(folder):
+        return _TOKENS_A_WORD * gliner2.WORDS
     return _TOKENS_A_WORD * _size(read_json(folder / CONFIG), "max_len", default, most)
 
 
 def projection(folder: Path, spec: EncoderSpec) -> Dense | None:
     """The layer from the encoder's width to the head's; None where they are equal."""
+    if gliner2.is_gliner2(folder):
+        return None
     default, most = _SIZES["hidden_size"]
     width = _size(read_json(folder / CONFIG), "hidden_size", default, most)
     return None if width == spec.hidden_size else Dense(spec.hidden_size, width, True, "identity")
 
 
-def encoder_tensors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def encoder_tensors(folder: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of the encoder under its own names, and those of the projection."""
-    return {name.removeprefix(ENCODER): of for name, of in stored.items() if name.startswith((ENCODER, PROJECTION))}
+    own = gliner2.ENCODER if gliner2.is_gliner2(folder) else ENCODER
+    return {name.removeprefix(own): of for name, of in stored.items() if name.startswith((own, PROJECTION))}
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -171,69 +174,35 @@ def _mark_id(config: Mapping[str, Any]) -> int | None:
 
 def _stored_rows(folder: Path) -> int | None:
     """The rows of the table of tokens; None without weights."""
-    found = (of.shape[0] for name, of in _stored(folder).items() if _EMBEDDINGS.fullmatch(name) and of.shape)
+    found = (of.shape[0] for name, of in stored(folder).items() if _EMBEDDINGS.fullmatch(name) and of.shape)
     return next(found, None)
-
-
-def _stored(folder: Path) -> Mapping[str, Tensor]:
-    """Empty without weights, which a look at the JSON files alone does not need."""
-    files = (folder / f"{name}{ending}" for name in WEIGHTS for ending in ("", ".index.json"))
-    return stored_tensors(folder) if any(file.exists() for file in files) else {}
 
 
 # -- tensors of the head: shapes by the library's names -------------------------------------------------------------
 
 
-def _linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _two(name: str, inputs: int, outputs: int, inner: int) -> dict[str, tuple[int, ...]]:
-    """A linear layer, an activation, dropout, and another linear layer."""
-    return {**_linear(f"{name}.0", inner, inputs), **_linear(f"{name}.3", outputs, inner)}
-
-
-def _rnn(width: int, layers: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(layers):
-        for way in ("", "_reverse"):
-            place = f"_l{layer}{way}"
-            shapes |= {f"rnn.lstm.{kind}{place}": (2 * width, size) for kind, size in _rnn_inputs(width)}
-            shapes |= {f"rnn.lstm.bias_{kind}{place}": (2 * width,) for kind in ("ih", "hh")}
+def _rnn(width: int, count: int) -> Shapes:
+    shapes: Shapes = {}
+    for place in (f"_l{layer}{way}" for layer in range(count) for way in ("", "_reverse")):
+        shapes |= {
+            f"rnn.lstm.weight_ih{place}": (2 * width, width),
+            f"rnn.lstm.weight_hh{place}": (2 * width, width // 2),
+        }
+        shapes |= {f"rnn.lstm.bias_{kind}{place}": (2 * width,) for kind in ("ih", "hh")}
     return shapes
 
 
-def _rnn_inputs(width: int) -> tuple[tuple[str, int], ...]:
-    return ("weight_ih", width), ("weight_hh", width // 2)
+def _spans(width: int, mode: str) -> Shapes:
+    place, label = "span_rep_layer.span_rep_layer", layers("prompt_rep_layer", (width, 4 * width, width), 3)
+    if mode == "markerV0":
+        return {**marker(place, width), **label}
+    ends = (layers(f"{place}.project_{end}", (width, 2 * width, width), 3) for end in ("start", "end"))
+    return {**next(ends), **next(ends), **linear(f"{place}.out_project", width, 2 * width), **label}
 
 
-def _marker(width: int, mode: str) -> dict[str, tuple[int, ...]]:
-    place, inner = "span_rep_layer.span_rep_layer", 4 * width if mode == "markerV0" else 2 * width
-    ends = {**_two(f"{place}.project_start", width, width, inner), **_two(f"{place}.project_end", width, width, inner)}
-    out = f"{place}.out_project"
-    joined = _two(out, 2 * width, width, inner) if mode == "markerV0" else _linear(out, width, 2 * width)
-    return {**ends, **joined, **_two("prompt_rep_layer", width, width, 4 * width)}
-
-
-def _scorer(width: int) -> dict[str, tuple[int, ...]]:
+def _words(width: int) -> Shapes:
     return {
-        **_linear("scorer.proj_token", 2 * width, width),
-        **_linear("scorer.proj_label", 2 * width, width),
-        **_two("scorer.out_mlp", 3 * width, 3, 4 * width),
+        **linear("scorer.proj_token", 2 * width, width),
+        **linear("scorer.proj_label", 2 * width, width),
+        **layers("scorer.out_mlp", (3 * width, 4 * width, 3), 3),
     }
-
-
-def _head_of(
-    folder: Path, stored: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[Tensor, ...]]:
-    own = {name: of for name, of in stored.items() if not name.startswith((ENCODER, PROJECTION))}
-    missing, left = sorted(shapes.keys() - own.keys()), sorted(own.keys() - shapes.keys())
-    for names, what in ((missing, "tensors missing"), (left, f"tensors that {CONFIG} does not account for")):
-        if names:
-            raise SetupError(f"{folder}: {what}: {short(', '.join(names))}")
-    for name, shape in shapes.items():
-        if own[name].shape != shape:
-            raise SetupError(f"{own[name].file}: {name} has shape {own[name].shape}, {CONFIG} says {shape}")
-        if own[name].dtype not in ("float32", "float16", "bfloat16"):
-            raise SetupError(f"{own[name].file}: {name} is {own[name].dtype}; use float32, float16 or bfloat16")
-    return {name: (own[name],) for name in shapes}

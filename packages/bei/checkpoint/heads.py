@@ -9,7 +9,8 @@ from typing import Any
 from bei.architectures.family import Family, HeadKind, TaskHead, stated_pooling
 from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, Normalize, Pooling
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
-from bei.checkpoint.gliner import CONFIG, PROJECTION, Gliner, is_gliner, projection, read_gliner
+from bei.checkpoint.gliner import CONFIG, PROJECTION, is_gliner, projection, read_gliner
+from bei.checkpoint.gliner_head import Gliner
 from bei.checkpoint.lookup import Lookup, read_lookup
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade

@@ -15,7 +15,8 @@ from bei.architectures.static import STATIC
 from bei.checkpoint import not_served, own_code, static, task_adapters, texts, weights
 from bei.checkpoint.adapters import CONFIG, read_adapter
 from bei.checkpoint.colbert import LateInteraction, is_pylate
-from bei.checkpoint.gliner import Gliner, encoder_config, encoder_tensors, gliner_tokens, is_gliner
+from bei.checkpoint.gliner import encoder_config, encoder_tensors, gliner_tokens, is_gliner
+from bei.checkpoint.gliner_head import Gliner
 from bei.checkpoint.heads import Served, Source, served_as
 from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.m3 import M3
@@ -345,7 +346,7 @@ def _weights(source: Source, spec: EncoderSpec, served: Served, task: Task) -> w
     if task == "embedding" and source.modules.pooling is None:
         weights.tell_of_scores(stored, architecture(source.config))
     if is_gliner(source.folder):
-        stored = encoder_tensors(stored)
+        stored = encoder_tensors(source.folder, stored)
     if source.task_adapter is not None:
         stored = task_adapters.merged(stored, source.task_adapter)
     adapter, place = read_adapter(source.modules.encoder, architecture(source.config)), adapter_in(source.folder)

@@ -24,7 +24,6 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(
         ("layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "markuplm"), "reads the layout of a page, which is not served"
     ),
-    "extractor": "is a GLiNER2: it finds spans for labels of the request's own, and is not served",
     "nvembed": "pools by a latent attention of its own code, which is not run",
     **dict.fromkeys(
         (

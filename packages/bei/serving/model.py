@@ -22,17 +22,17 @@ from bei.serving.abilities import Ability
 from bei.serving.answers import DEFAULTS, Answer, Options, Ranked, Usage
 from bei.serving.pipeline import FLOAT, Pipeline
 from bei.serving.readiness import Readiness
+from bei.serving.span_finder import ENTITY, SpanFinder, longest
 from bei.serving.texts import TextReader, naming, size
 from bei.settings import Settings
-from bei.tasks import entities, late_interaction, m3, named_entities, precision, scores, sparse, vectors
+from bei.tasks import entities, late_interaction, m3, precision, scores, sparse, vectors
 from bei.tasks.entities import Strategy
 from bei.tasks.named_entities import Wanted
-from bei.tasks.span_head import SpanHead
 from bei.tokenizer import Encoding, Input, Role, TextTokens
 
 _Side = dict[str, tuple[Encoding, Any]]  # text → its encoding and its row
 _JSON = 12  # bytes of a number in an answer
-_LABEL, _TERM, _ENTITY = 240, 50, 520  # approximate bytes of one in an answer, its intermediate objects included
+_LABEL, _TERM = 240, 50  # approximate bytes of one in an answer, its intermediate objects included
 _DECODED, _PIECE = 4, 64  # bytes of a decoded character, and of each intermediate token
 _CANDIDATES = "candidate_labels"
 _LABELS = "labels"
@@ -47,7 +47,7 @@ class ServedModel:
     Methods that run the model raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired
     or EngineFailed. `route` is the path of the model's default route. `has_labels`: whether it scores, classifies or
     tags. `int8_ranges`: float32[2, D], the least and the greatest value of each dimension; None: fixed ones.
-    `span_head`: of a tagger whose labels the request names.
+    `span_finder`: of a tagger whose labels the request names.
     """
 
     settings: Settings
@@ -62,7 +62,7 @@ class ServedModel:
     route: str
     has_labels: bool
     int8_ranges: np.ndarray | None = None
-    span_head: SpanHead | None = None
+    span_finder: SpanFinder | None = None
 
     async def embed(
         self,
@@ -218,7 +218,7 @@ class ServedModel:
     ) -> Ranked:
         """The scores of every label for each text or pair: float32[N, labels]."""
         self._require("classify")
-        rows, usage = await self._rows(inputs, options, answered=_LABEL + _longest(self.checkpoint.labels))
+        rows, usage = await self._rows(inputs, options, answered=_LABEL + longest(self.checkpoint.labels))
         logits = np.array(rows)
         found = scores.activate(logits, scoring or self.checkpoint.scoring)
         return Ranked(found, usage, scores.best_first(logits))
@@ -269,12 +269,12 @@ class ServedModel:
     ) -> Answer:
         """A list of Entity for each text. Texts of any length are read in windows, unless `truncate` is false."""
         self._require("entities")
-        if self.span_head is not None:
+        if self.span_finder is not None:
             reason = 'this model finds entities of any kind: name them, such as ["person", "city"]'
             raise Invalid(f"`labels` is required: {reason}", param=_LABELS)
         tokenizer, labels = self.texts.tokenizer, self.checkpoint.labels
-        longest = _longest(self.checkpoint.labels)
-        answered = _LABEL + longest if raw_scores else (_ENTITY + longest) / len(labels)
+        name = longest(self.checkpoint.labels)
+        answered = _LABEL + name if raw_scores else (ENTITY + name) / len(labels)
 
         def check(tokens: int) -> None:
             self.in_flight.check(int(tokens * self.checkpoint.spec.token_size * (FLOAT + answered)))
@@ -294,31 +294,11 @@ class ServedModel:
     async def named_entities(
         self, texts: Sequence[str], labels: Mapping[str, str], wanted: Wanted, *, options: Options = DEFAULTS
     ) -> Answer:
-        """A list of Entity for each text, of the kinds that `labels` name; their values are the words that the model
-        reads. Texts of any length are read in windows, unless `truncate` is false."""
+        """The same, of the kinds that `labels` name; their values are the words that the model reads."""
         self._require("entities")
-        head, names = self.span_head, list(labels)
-        if head is None:
+        if self.span_finder is None:
             raise Invalid("`labels`: this model has labels of its own; leave it out", param=_LABELS)
-        token, entity = self.checkpoint.spec.token_size * FLOAT, _ENTITY + _longest(names)
-
-        def check(tokens: int) -> None:
-            self.in_flight.check(tokens * token)
-
-        words = self.texts.tokenizer.words
-        read = partial(words.read, texts, list(labels.values()), truncate=options.truncate is not False, check=check)
-        before = "".join(labels.values())  # the labels stand before every text
-        pairs = [(text, before) for text in texts]
-        windows, rows, usage = await self.pipeline.run(pairs, naming(texts, read), options)
-
-        def find() -> list[list[entities.Entity]]:
-            spans = head.spans(windows, rows, wanted.least, each=wanted.each)
-            held = named_entities.Held(entity, self.in_flight.check)
-            return named_entities.find(texts, windows, spans, names, wanted, held)
-
-        found = await self.pipeline.off_loop(find, of=texts)
-        self.in_flight.admit(entity * sum(map(len, found)))
-        return Answer(found, usage)
+        return await self.span_finder.find(texts, labels, wanted, options)
 
     def prompts(self) -> Mapping[str, str]:
         """The model's prompts by name."""
@@ -410,8 +390,3 @@ class ServedModel:
         if not self.has(ability):
             task = self.checkpoint.task
             raise WrongTask(f"{abilities.NEEDS[ability].refusal}; its task is {task}: POST {self.route}")
-
-
-def _longest(labels: Sequence[str]) -> int:
-    """In bytes."""
-    return max((len(label.encode(errors="replace")) for label in labels), default=0)

@@ -28,6 +28,7 @@ from bei.serving.model import ServedModel
 from bei.serving.pipeline import Pipeline
 from bei.serving.readiness import Readiness, State
 from bei.serving.routes import default_route
+from bei.serving.span_finder import SpanFinder
 from bei.serving.texts import TextReader
 from bei.settings import Settings
 from bei.settings.devices import processors_of
@@ -237,21 +238,23 @@ class Service:
         self, checkpoint: Checkpoint, engine: Engine | RemoteEngine, scheduler: Scheduler | RemoteScheduler
     ) -> ServedModel:
         settings, in_flight, metrics = self.settings, self.in_flight, self.model_metrics
-        texts = TextReader(settings, checkpoint)
+        texts, head = TextReader(settings, checkpoint), checkpoint.gliner
+        pipeline = Pipeline(settings, checkpoint, engine, scheduler, texts, in_flight, metrics)
+        numbers = checkpoint.spec.token_size
         return ServedModel(
             settings=settings,
             checkpoint=checkpoint,
             engine=engine,
             scheduler=scheduler,
             texts=texts,
-            pipeline=Pipeline(settings, checkpoint, engine, scheduler, texts, in_flight, metrics),
+            pipeline=pipeline,
             in_flight=in_flight,
             metrics=metrics,
             readiness=self.readiness,
             route=default_route(settings, checkpoint),
-            has_labels=bool(checkpoint.labels) or checkpoint.gliner is not None,
+            has_labels=bool(checkpoint.labels) or head is not None,
             int8_ranges=ranges.read(settings.int8_ranges, checkpoint) if settings.int8_ranges else None,
-            span_head=None if checkpoint.gliner is None else SpanHead(checkpoint.gliner),
+            span_finder=SpanFinder(SpanHead(head), texts, pipeline, in_flight, numbers) if head else None,
         )
 
     async def check(self) -> None:

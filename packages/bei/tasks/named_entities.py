@@ -18,11 +18,13 @@ _AT_ONCE = 256  # spans that are compared with those already taken
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """`threshold`: scores are above it. `flat`: entities do not overlap; else one may lie in another. `each`: a span
-    has every label above the threshold; else the best one. `raw`: logits in place of scores."""
+    has every label above the threshold; else the best one. `by_label`: entities of other labels are not looked at.
+    `raw`: logits in place of scores."""
 
     threshold: float = 0.5
     flat: bool = True
-    each: bool = False
+    each: bool | None = None
+    by_label: bool = False
     raw: bool = False
 
     @property
@@ -62,7 +64,8 @@ def find(
             for of in next(spans):
                 parts.append(of._replace(starts=of.starts + window.first, ends=of.ends + window.first))
                 held.add(len(of.starts))
-        chosen = _chosen(_joined(parts, each=wanted.each), len(starts), wanted)
+        joined = _joined(parts, each=bool(wanted.each))
+        chosen = _by_label(joined, len(starts), wanted) if wanted.by_label else _chosen(joined, len(starts), wanted)
         held.add(len(chosen.starts) - sum(len(of.starts) for of in parts))
         values = chosen.logits if wanted.raw else activate(chosen.logits, "sigmoid")
         found.append(
@@ -71,6 +74,7 @@ def find(
                 for start, end, label, value in zip(
                     starts[chosen.starts].tolist(), ends[chosen.ends].tolist(), chosen.labels, values, strict=True
                 )
+                if start < end
             ]
         )
     return found
@@ -116,6 +120,17 @@ def _chosen(spans: Spans, words: int, wanted: Wanted) -> Spans:
     kept = np.flatnonzero(taken[np.cumsum(first) - 1])
     kept = kept[np.lexsort((spans.labels[kept], spans.ends[kept], -spans.logits[kept], spans.starts[kept]))]
     return Spans(*(column[kept] for column in spans))
+
+
+def _by_label(spans: Spans, words: int, wanted: Wanted) -> Spans:
+    """As `_chosen`, for each label as if it were alone."""
+    own = [np.flatnonzero(spans.labels == label) for label in np.unique(spans.labels)]
+    chosen = [_chosen(Spans(*(column[at] for column in spans)), words, wanted) for at in own]
+    if not chosen:
+        return spans
+    whole = Spans(*(np.concatenate(column) for column in zip(*chosen, strict=True)))
+    order = np.lexsort((whole.labels, whole.ends, -whole.logits, whole.starts))
+    return Spans(*(column[order] for column in whole))
 
 
 def _taken(starts: np.ndarray, ends: np.ndarray, logits: np.ndarray, words: int, *, flat: bool) -> np.ndarray:

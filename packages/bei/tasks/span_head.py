@@ -1,14 +1,15 @@
-"""The heads of GLiNER: states of tokens in, logits of spans of words for each label out (arXiv:2311.08526, §2; the
-library `gliner`: SpanMarkerV0, SpanMarker, Scorer)."""
+"""The heads of GLiNER and GLiNER2: states of tokens in, logits of spans of words for each label out (arXiv:2311.08526,
+§2; the library `gliner`: SpanMarkerV0, SpanMarker, Scorer; arXiv:2507.18546, §2)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from bei.checkpoint.gliner import Gliner
+from bei.checkpoint.gliner_head import Gliner
+from bei.tasks.linear import Linear, Two, linear, relu, two
 from bei.tasks.lstm import Lstm
+from bei.tasks.schema_labels import Counted
 from bei.tokenizer.words import WordWindow, WordWindows
 
 _WORDS_AT_ONCE = 4096  # of the windows that take a step of an RNN together, each as long as the longest
@@ -33,42 +34,22 @@ class Scorer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """x @ weight + bias. weight: float32[inputs, outputs]; bias: float32[outputs]"""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        y: np.ndarray = x @ self.weight + self.bias
-        return y
-
-
-@dataclass(frozen=True)
-class _Two:
-    """Two linear layers, with a ReLU between them."""
-
-    first: _Linear
-    second: _Linear
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.second(_relu(self.first(x)))
-
-
 class SpanHead:
-    """The head of a checkpoint, with its weights in memory. Safe from several threads."""
+    """The head of a checkpoint, with its weights in memory. Safe from several threads. `by_label`: the library decides
+    on the spans of each label alone."""
 
     def __init__(self, gliner: Gliner):
         self._pooling = gliner.pooling
         weights = {name: np.asarray(tensor, np.float32) for name, tensor in gliner.tensors.items()}
         self._rnn = [_lstm(weights, layer) for layer in range(gliner.rnn_layers)]
         self._scorer: Scorer = _Words(weights) if gliner.span_mode == "token_level" else _Markers(weights, gliner)
+        self.by_label = gliner.version == 2
 
     def spans(
         self, windows: WordWindows, states: Sequence[np.ndarray], least: float, *, each: bool
     ) -> Iterator[Iterator[Spans]]:
         """The spans of each window, as a Scorer gives them; its tokens have `states`, float32[tokens, D]."""
+        least = float(np.nextafter(least, -np.inf)) if self.by_label else least  # in GLiNER2 a score may equal it
         for portion in _portions(windows.windows):
             words = [self._words(states[i], windows.windows[i].bounds) for i in portion]
             for layer in self._rnn:
@@ -95,32 +76,35 @@ class SpanHead:
 
 
 class _Markers:
-    """`markerV0`, and `marker`, whose last layer is one matrix. A span is made of two projections, of its first and of
-    its last word; its logit is the product with the projection of a label. The last matrix of a span and that of a
-    label make one product, which is far smaller than a span."""
+    """`markerV0`, which GLiNER2 has, too, and `marker`, whose last layer is one matrix. A span is made of two
+    projections, of its first and of its last word; its logit is the product with the projection of a label. The last
+    matrix of a span and that of a label make one product, which is far smaller than a span."""
 
     def __init__(self, weights: Mapping[str, np.ndarray], gliner: Gliner):
-        place = "span_rep_layer.span_rep_layer"
+        place = "span_rep_layer.span_rep_layer" if gliner.version == 1 else "span_rep.span_rep_layer"
         self._width = gliner.max_width
-        self._start, self._end = (_two(weights, f"{place}.project_{end}") for end in ("start", "end"))
-        self._label, out = _two(weights, "prompt_rep_layer"), f"{place}.out_project"
-        joined = _two(weights, out) if gliner.span_mode == "markerV0" else _linear(weights, out)
-        self._joined: _Linear | None = joined.first if isinstance(joined, _Two) else None
-        self._last = joined.second if isinstance(joined, _Two) else joined
+        self._start, self._end = (two(weights, f"{place}.project_{end}") for end in ("start", "end"))
+        self._label = two(weights, "prompt_rep_layer") if gliner.version == 1 else Counted(weights, gliner.span_mode)
+        out = f"{place}.out_project"
+        joined = linear(weights, out) if gliner.span_mode == "marker" else two(weights, out)
+        self._joined: Linear | None = joined.first if isinstance(joined, Two) else None
+        self._last = joined.second if isinstance(joined, Two) else joined
 
     def spans(self, words: np.ndarray, labels: np.ndarray, least: float, *, each: bool) -> Iterator[Spans]:
         by_label = self._label(labels).T
-        last = _Linear(self._last.weight @ by_label, self._last.bias @ by_label)
+        if not by_label.size:  # a schema that finds nothing
+            return
+        last = Linear(self._last.weight @ by_label, self._last.bias @ by_label)
         joined = last if self._joined is None else self._joined
         starts, ends = np.split(joined.weight, 2)
-        starts, ends = _relu(self._start(words)) @ starts + joined.bias, _relu(self._end(words)) @ ends
+        starts, ends = relu(self._start(words)) @ starts + joined.bias, relu(self._end(words)) @ ends
         for first in range(0, len(words), _ROWS_AT_ONCE // self._width or 1):
             begin = np.arange(first, min(first + (_ROWS_AT_ONCE // self._width or 1), len(words)))
             begin, length = (of.ravel() for of in np.meshgrid(begin, np.arange(self._width), indexing="ij"))
             inside = begin + length < len(words)
             begin, end = begin[inside], (begin + length)[inside]
             logits = starts[begin] + ends[end]
-            yield _above(begin, end, logits if self._joined is None else last(_relu(logits)), least, each=each)
+            yield _above(begin, end, logits if self._joined is None else last(relu(logits)), least, each=each)
 
 
 class _Words:
@@ -128,8 +112,8 @@ class _Words:
     The logit of a span is the least of its words'."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
-        self._word, self._label = (_linear(weights, f"scorer.proj_{of}") for of in ("token", "label"))
-        self._out = _two(weights, "scorer.out_mlp")
+        self._word, self._label = (linear(weights, f"scorer.proj_{of}") for of in ("token", "label"))
+        self._out = two(weights, "scorer.out_mlp")
 
     def spans(self, words: np.ndarray, labels: np.ndarray, least: float, *, each: bool) -> Iterator[Spans]:
         first, last, inside = self._of_words(words, labels)
@@ -151,7 +135,7 @@ class _Words:
         some = max(1, _ROWS_AT_ONCE // len(labels))
         for at in (slice(i, i + some) for i in range(0, len(words), some)):
             inner = (word[1][at, None] * label[1]) @ weights[2] + by_word[at, None] + by_label
-            found[at] = out.second(_relu(inner))
+            found[at] = out.second(relu(inner))
         return found.transpose(2, 0, 1)
 
 
@@ -172,20 +156,6 @@ def _portions(windows: Sequence[WordWindow]) -> Iterator[range]:
             yield range(start, i)
             start, longest = i, len(window.starts)
     yield range(start, len(windows))
-
-
-def _relu(x: np.ndarray) -> np.ndarray:
-    """In place."""
-    found: np.ndarray = np.maximum(x, 0, out=x)
-    return found
-
-
-def _linear(weights: Mapping[str, np.ndarray], name: str) -> _Linear:
-    return _Linear(np.ascontiguousarray(weights[f"{name}.weight"].T), weights[f"{name}.bias"])
-
-
-def _two(weights: Mapping[str, np.ndarray], name: str) -> _Two:
-    return _Two(_linear(weights, f"{name}.0"), _linear(weights, f"{name}.3"))
 
 
 def _lstm(weights: Mapping[str, np.ndarray], layer: int) -> Lstm:
