@@ -12,25 +12,13 @@ from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from bei.architectures import families
-from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
 from bei.errors import SetupError
-from tests.support.parity import cosines, sequences
+from tests.support.parity import COLBERT, cosines, sequences
 from tests.support.tiny_models import DISENTANGLED, ENCODERS, FAMILIES, VOCAB, random_model, save, write_json
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
-COLBERT = LateInteraction(
-    query_tokens=6,
-    document_tokens=None,
-    expansion=6,
-    attend=False,
-    mask="[MASK]",
-    skiplist=(),
-    skip_queries=False,
-    markers={},
-    mean=False,
-)
 HIDE_OTHERWISE = (*DISENTANGLED, "xlnet", "esm")
 NO_CLASS = {  # of ours, that transformers does not have
     *((family, "SequenceClassification") for family in ("granite", "cohere", "cohere2", "lfm2")),

@@ -8,23 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bei.checkpoint.colbert import LateInteraction
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
-from tests.support.parity import cosines, reference, sequences
+from tests.support.parity import COLBERT, cosines, reference, sequences
 from tests.support.tiny_models import random_model, save, write_json
-
-COLBERT = LateInteraction(
-    query_tokens=6,
-    document_tokens=None,
-    expansion=6,
-    attend=False,
-    mask="[MASK]",
-    skiplist=(),
-    skip_queries=False,
-    markers={},
-    mean=False,
-)
 
 
 def convolve(conv, states: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:

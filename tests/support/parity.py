@@ -3,8 +3,20 @@
 import numpy as np
 import torch
 
+from bei.checkpoint.colbert import LateInteraction
 from tests.support.tiny_models import VOCAB
 
+COLBERT = LateInteraction(
+    query_tokens=6,
+    document_tokens=None,
+    expansion=6,
+    attend=False,
+    mask="[MASK]",
+    skiplist=(),
+    skip_queries=False,
+    markers={},
+    mean=False,
+)
 LENGTHS = [1, 5, 64, 7, 5, 1, 33, 64, 2]
 
 

@@ -7,10 +7,8 @@ from bei.architectures.bert import BERT
 from bei.architectures.family import (
     Config,
     Family,
-    TaskHead,
     TensorNames,
     TensorSlice,
-    activation,
     bert_tensors,
     two_dense,
 )
@@ -44,16 +42,14 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     return {**bert_tensors(config, spec), "embeddings.position": (positions,)}
 
 
-def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-    hidden = activation(config.get("hidden_act", "gelu_new"))
-    return two_dense("classifier.dense", hidden, "classifier.out_proj")(config, spec, outputs)
-
-
 BIG_BIRD = Family(
     _spec,
     _tensors,
     ("", "bert."),
     BERT.ignored,
-    {**BERT.heads, "SequenceClassification": _classifier},
+    {
+        **BERT.heads,
+        "SequenceClassification": two_dense("classifier.dense", "gelu_tanh", "classifier.out_proj", "hidden_act"),
+    },
     FIRST,
 )

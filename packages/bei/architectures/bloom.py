@@ -1,17 +1,7 @@
 """BLOOM (arXiv:2211.05100): ALiBi instead of positions, and a norm on the embeddings."""
 
-from bei.architectures.decoder import gpt_spec, score_head
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    affine,
-    layer_tensors,
-    one_dense,
-    per_head,
-    read,
-    refuse_others,
-)
+from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
+from bei.architectures.family import Config, Family, TensorNames, affine, per_head, read, refuse_others
 from bei.architectures.positions import Alibi
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 
@@ -36,21 +26,19 @@ def _spec(config: Config) -> EncoderSpec:
 
 
 def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    layers = layer_tensors(
+    names = gpt_tensors(
         spec,
         "h",
+        tokens="word_embeddings",
+        final_norm="ln_f",
         attention_in=("input_layernorm",),
         out=("self_attention.dense",),
         ffn_in=("post_attention_layernorm",),
         up=("mlp.dense_h_to_4h",),
         down=("mlp.dense_4h_to_h",),
     )
-    names = {"embeddings.token": ("word_embeddings.weight",), **layers, **affine("final_norm", "ln_f")}
-    names |= affine("embeddings.norm", "word_embeddings_layernorm")
-    for i in range(len(spec.layers)):
-        fused = f"h.{i}.self_attention.query_key_value"
-        names |= per_head(fused, spec.heads, spec.head_size, True, f"layers.{i}.qkv")
-    return names
+    norm = affine("embeddings.norm", "word_embeddings_layernorm")
+    return {**names, **norm, **per_head(spec, "h.{}.self_attention.query_key_value")}
 
 
 BLOOM = Family(
@@ -58,6 +46,6 @@ BLOOM = Family(
     _tensors,
     ("transformer.", ""),
     (r"lm_head\.", r"score\.", r"classifier\."),
-    {"SequenceClassification": score_head, "TokenClassification": one_dense},
+    GPT_HEADS,
     LAST,
 )

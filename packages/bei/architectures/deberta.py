@@ -10,7 +10,6 @@ from bei.architectures.family import (
     HeadKind,
     HeadMaker,
     Part,
-    TaskHead,
     TensorNames,
     TensorSlice,
     Zeros,
@@ -139,16 +138,10 @@ def _relative_tensors(spec: EncoderSpec) -> dict[str, tuple[Part, ...]]:
     return names | (affine("relative_positions.norm", "encoder.LayerNorm") if spec.relative_bias.norm else {})
 
 
-def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-    """config.json names the activation of transformers' ContextPooler."""
-    pooled = activation(config.get("pooler_hidden_act", "gelu"))
-    return two_dense("pooler.dense", pooled, "classifier")(config, spec, outputs)
-
-
 _PREFIXES = ("deberta.", "")
 _IGNORED = (r"pooler\.", r"classifier\.", r"cls\.", r"lm_predictions\.", r"mask_predictions\.")
 _HEADS: Mapping[HeadKind, HeadMaker] = {
-    "SequenceClassification": _classifier,
+    "SequenceClassification": two_dense("pooler.dense", "gelu", "classifier", "pooler_hidden_act"),
     "TokenClassification": one_dense,
     "MaskedLM": masked_lm(
         "cls.predictions.transform.dense",

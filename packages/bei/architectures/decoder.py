@@ -16,6 +16,7 @@ from bei.architectures.family import (
     attention_sizes,
     layer_kinds,
     layer_tensors,
+    one_dense,
     read,
 )
 from bei.architectures.rope import longest, rotary
@@ -76,6 +77,16 @@ def gpt_spec(config: Config, hidden: int, heads: int, **words: Any) -> EncoderSp
     return EncoderSpec(**{**common, **words})
 
 
+def gpt_tensors(
+    spec: EncoderSpec, layer: str, *, tokens: str, positions: str = "", final_norm: str, **parts: tuple[str, ...]
+) -> dict[str, tuple[Part, ...]]:
+    """Names of GPT-2 and its kin: the tables of `tokens` and of `positions`, if it has one; `parts` of the layers, with
+    the prefix `layer`; and the last norm."""
+    tables = {"embeddings.token": tokens} | ({"embeddings.position": positions} if positions else {})
+    names = {ours: (f"{theirs}.weight",) for ours, theirs in tables.items()}
+    return {**names, **layer_tensors(spec, layer, **parts), **affine("final_norm", final_norm)}
+
+
 def is_causal(config: Config) -> bool:
     """False for a bidirectional variant, which is known by its flags, by its model_type, or by the name of its class
     (LlamaBidirectionalModel)."""
@@ -127,3 +138,4 @@ def tagger(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
 
 
 HEADS: Mapping[HeadKind, HeadMaker] = {"SequenceClassification": score_head, "TokenClassification": tagger}
+GPT_HEADS: Mapping[HeadKind, HeadMaker] = {"SequenceClassification": score_head, "TokenClassification": one_dense}

@@ -266,10 +266,15 @@ def turned(name: str) -> TensorSlice:
     return TensorSlice(name, 0, _ALL, transposed=True)
 
 
-def per_head(name: str, heads: int, size: int, bias: bool, ours: str) -> TensorNames:
-    """The queries, keys and values of a matrix in which those of each head are adjacent."""
-    parts = ("weight", "bias") if bias else ("weight",)
-    return {f"{ours}.{part}": (Regrouped(f"{name}.{part}", (heads, 3, size), (1, 0, 2)),) for part in parts}
+def per_head(spec: EncoderSpec, name: str) -> TensorNames:
+    """Names of matrices in which the query, the key and the value of each head are adjacent. `name` has a place for the
+    number of the layer."""
+    groups, parts = (spec.heads, 3, spec.head_size), ("weight", "bias") if "qkv" in spec.biases else ("weight",)
+    return {
+        f"layers.{i}.qkv.{part}": (Regrouped(f"{name.format(i)}.{part}", groups, (1, 0, 2)),)
+        for i in range(len(spec.layers))
+        for part in parts
+    }
 
 
 def adjacent_pairs(names: TensorNames, spec: EncoderSpec) -> TensorNames:
@@ -291,13 +296,14 @@ EMBEDDINGS = "embeddings.word_embeddings"
 HeadMaker = Callable[[Config, EncoderSpec, int], TaskHead]
 
 
-def two_dense(first: str, activation: Activation, second: str) -> HeadMaker:
-    """A classifier on the first token: a Dense with an activation, then one output per label."""
+def two_dense(first: str, default: Activation, second: str, key: str = "") -> HeadMaker:
+    """A classifier on the first token: a Dense with an activation, which config.json may name under `key`, then one
+    output per label."""
 
     def head(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-        hidden = spec.hidden_size
+        hidden, stated = spec.hidden_size, config.get(key) if key else None
         layers = (
-            (Dense(hidden, hidden, True, activation), (first,)),
+            (Dense(hidden, hidden, True, activation(stated) if stated else default), (first,)),
             (Dense(hidden, outputs, True, "identity"), (second,)),
         )
         return TaskHead(layers=layers)

@@ -4,20 +4,8 @@ heads may share one key and one value."""
 from functools import partial
 from typing import Any
 
-from bei.architectures.decoder import gpt_spec, score_head
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    activation,
-    affine,
-    layer_tensors,
-    one_dense,
-    per_head,
-    read,
-    refuse_others,
-    turned,
-)
+from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
+from bei.architectures.family import Config, Family, TensorNames, activation, per_head, read, refuse_others, turned
 from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer
 
 _IGNORED = (r"lm_head\.", r"score\.", r"classifier\.", r"multiple_choice_head\.", r"h\.\d+\.attn\.(bias|masked_bias)$")
@@ -52,23 +40,25 @@ def _bigcode(config: Config) -> EncoderSpec:
     return _spec(config, "gelu_pytorch_tanh", **shared)
 
 
-def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    layers = layer_tensors(
+def gpt2_tensors(spec: EncoderSpec, qkv: tuple[str, ...] = ("attn.c_attn",), out: str = "attn.c_proj") -> TensorNames:
+    """The names of GPT-2, or of a model whose attention has other names."""
+    return gpt_tensors(
         spec,
         "h",
+        tokens="wte",
+        positions="wpe",
+        final_norm="ln_f",
         attention_in=("ln_1",),
-        qkv=("attn.c_attn",),
-        out=("attn.c_proj",),
+        qkv=qkv,
+        out=(out,),
         ffn_in=("ln_2",),
         up=("mlp.c_fc",),
         down=("mlp.c_proj",),
     )
-    tables = {"embeddings.token": ("wte.weight",), "embeddings.position": ("wpe.weight",)}
-    return {**tables, **layers, **affine("final_norm", "ln_f")}
 
 
 def _gpt2_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    names = dict(_tensors(config, spec))
+    names = dict(gpt2_tensors(spec))
     for i in range(len(spec.layers)):
         for part in LINEARS:
             (name,) = names[f"layers.{i}.{part}.weight"]
@@ -77,18 +67,15 @@ def _gpt2_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
 
 
 def _bigcode_tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    names = dict(_tensors(config, spec))
-    if spec.kv_heads == spec.heads:
-        for i in range(len(spec.layers)):
-            names |= per_head(f"h.{i}.attn.c_attn", spec.heads, spec.head_size, True, f"layers.{i}.qkv")
-    return names
+    names = gpt2_tensors(spec)
+    return names if spec.kv_heads < spec.heads else {**names, **per_head(spec, "h.{}.attn.c_attn")}
 
 
 _family = partial(
     Family,
     prefixes=("transformer.", ""),
     ignored=_IGNORED,
-    heads={"SequenceClassification": score_head, "TokenClassification": one_dense},
+    heads=GPT_HEADS,
     pooling=LAST,
 )
 GPT2 = _family(_gpt2, _gpt2_tensors)

@@ -1,16 +1,8 @@
 """GPT-Neo (EleutherAI): GPT-2 whose every other layer has a window, and whose scores are not scaled."""
 
-from bei.architectures.decoder import gpt_spec, score_head
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    activation,
-    affine,
-    layer_tensors,
-    one_dense,
-    read,
-)
+from bei.architectures.decoder import GPT_HEADS, gpt_spec
+from bei.architectures.family import Config, Family, TensorNames, activation, read
+from bei.architectures.gpt2 import gpt2_tensors
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 from bei.errors import SetupError, short
 
@@ -49,18 +41,8 @@ def _windows(config: Config) -> list[int | None]:
 
 
 def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    layers = layer_tensors(
-        spec,
-        "h",
-        attention_in=("ln_1",),
-        qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
-        out=("attn.attention.out_proj",),
-        ffn_in=("ln_2",),
-        up=("mlp.c_fc",),
-        down=("mlp.c_proj",),
-    )
-    tables = {"embeddings.token": ("wte.weight",), "embeddings.position": ("wpe.weight",)}
-    return {**tables, **layers, **affine("final_norm", "ln_f")}
+    qkv = ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj")
+    return gpt2_tensors(spec, qkv, "attn.attention.out_proj")
 
 
 GPT_NEO = Family(
@@ -68,6 +50,6 @@ GPT_NEO = Family(
     _tensors,
     ("transformer.", ""),
     (r"lm_head\.", r"score\.", r"classifier\.", r"h\.\d+\.attn\.attention\.(bias|masked_bias)$"),
-    {"SequenceClassification": score_head, "TokenClassification": one_dense},
+    GPT_HEADS,
     LAST,
 )

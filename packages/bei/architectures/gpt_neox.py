@@ -1,17 +1,7 @@
 """GPT-NeoX (arXiv:2204.06745) and Pythia: attention and MLP side by side, and a quarter of each head rotated."""
 
-from bei.architectures.decoder import gpt_spec, score_head
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    activation,
-    affine,
-    layer_tensors,
-    one_dense,
-    per_head,
-    read,
-)
+from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
+from bei.architectures.family import Config, Family, TensorNames, activation, per_head, read
 from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, LinearName, Norm
 
@@ -38,20 +28,18 @@ def _spec(config: Config) -> EncoderSpec:
 
 
 def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    layers = layer_tensors(
+    names = gpt_tensors(
         spec,
         "layers",
+        tokens="embed_in",
+        final_norm="final_layer_norm",
         attention_in=("input_layernorm",),
         out=("attention.dense",),
         ffn_in=("post_attention_layernorm",),
         up=("mlp.dense_h_to_4h",),
         down=("mlp.dense_4h_to_h",),
     )
-    names = {"embeddings.token": ("embed_in.weight",), **layers, **affine("final_norm", "final_layer_norm")}
-    for i in range(len(spec.layers)):
-        fused = f"layers.{i}.attention.query_key_value"
-        names |= per_head(fused, spec.heads, spec.head_size, "qkv" in spec.biases, f"layers.{i}.qkv")
-    return names
+    return {**names, **per_head(spec, "layers.{}.attention.query_key_value")}
 
 
 GPT_NEOX = Family(
@@ -59,6 +47,6 @@ GPT_NEOX = Family(
     _tensors,
     ("gpt_neox.", ""),
     (r"embed_out\.", r"lm_head\.", r"score\.", r"classifier\.", r"layers\.\d+\.attention\.(bias|masked_bias)$"),
-    {"SequenceClassification": score_head, "TokenClassification": one_dense},
+    GPT_HEADS,
     LAST,
 )

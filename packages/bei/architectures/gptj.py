@@ -1,18 +1,7 @@
 """GPT-J (EleutherAI): attention and MLP side by side on one norm, and pairs of adjacent numbers rotated."""
 
-from typing import Any
-
-from bei.architectures.decoder import gpt_spec, score_head
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    activation,
-    adjacent_pairs,
-    affine,
-    layer_tensors,
-    read,
-)
+from bei.architectures.decoder import gpt_spec, gpt_tensors, score_head
+from bei.architectures.family import Config, Family, TensorNames, activation, adjacent_pairs, read
 from bei.architectures.positions import Rotary
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
@@ -40,9 +29,11 @@ def _rotary(config: Config, size: int) -> Rotary:
 
 
 def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    layers = layer_tensors(
+    names = gpt_tensors(
         spec,
         "h",
+        tokens="wte",
+        final_norm="ln_f",
         attention_in=("ln_1",),
         ffn_in=("ln_1",),
         qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
@@ -50,7 +41,6 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
         up=("mlp.fc_in",),
         down=("mlp.fc_out",),
     )
-    names: dict[str, Any] = {"embeddings.token": ("wte.weight",), **layers, **affine("final_norm", "ln_f")}
     return adjacent_pairs(names, spec)
 
 

@@ -1,16 +1,7 @@
 """OPT (arXiv:2205.01068): learned positions, and norms before attention and MLP."""
 
-from bei.architectures.decoder import gpt_spec, score_head, tagger
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    activation,
-    affine,
-    layer_tensors,
-    read,
-    refuse_others,
-)
+from bei.architectures.decoder import HEADS, gpt_spec, gpt_tensors
+from bei.architectures.family import Config, Family, TensorNames, activation, read, refuse_others
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
 
 _OTHERS = {
@@ -37,9 +28,12 @@ def _spec(config: Config) -> EncoderSpec:
 
 
 def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
-    layers = layer_tensors(
+    return gpt_tensors(
         spec,
         "layers",
+        tokens="embed_tokens",
+        positions="embed_positions",
+        final_norm="final_layer_norm",
         attention_in=("self_attn_layer_norm",),
         qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         out=("self_attn.out_proj",),
@@ -47,8 +41,6 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
         up=("fc1",),
         down=("fc2",),
     )
-    tables = {"embeddings.token": ("embed_tokens.weight",), "embeddings.position": ("embed_positions.weight",)}
-    return {**tables, **layers, **affine("final_norm", "final_layer_norm")}
 
 
 OPT = Family(
@@ -56,6 +48,6 @@ OPT = Family(
     _tensors,
     ("model.decoder.", "decoder.", ""),
     (r"lm_head\.", r"score\."),
-    {"SequenceClassification": score_head, "TokenClassification": tagger},
+    HEADS,
     LAST,
 )

@@ -6,9 +6,7 @@ from bei.architectures.bert import BERT
 from bei.architectures.family import (
     Config,
     Family,
-    TaskHead,
     TensorNames,
-    activation,
     bert_tensors,
     one_dense,
     pairs,
@@ -39,16 +37,15 @@ def _tensors(config: Config, spec: EncoderSpec) -> TensorNames:
     return names
 
 
-def _classifier(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
-    hidden = activation(config.get("hidden_act", "gelu"))
-    return two_dense("classifier.dense", hidden, "classifier.out_proj")(config, spec, outputs)
-
-
 ROFORMER = Family(
     _spec,
     _tensors,
     ("", "roformer."),
     (*BERT.ignored, r"encoder\.embed_positions\.", r"sequence_summary\."),
-    {**BERT.heads, "SequenceClassification": _classifier, "TokenClassification": one_dense},
+    {
+        **BERT.heads,
+        "SequenceClassification": two_dense("classifier.dense", "gelu", "classifier.out_proj", "hidden_act"),
+        "TokenClassification": one_dense,
+    },
     FIRST,
 )
