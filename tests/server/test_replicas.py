@@ -166,7 +166,7 @@ def test_a_drain_waits_for_every_device(tiny_folder, tmp_path):
         waiting, stopped = held_by_one(server), server.engine(NAMES[0])
         server.process.terminate()
         wait_until(lambda: "SIGTERM" in (tmp_path / "log").read_text())
-        time.sleep(0.1)
+        time.sleep(0.1)  # time for an answer that must not come
         assert not waiting.answers
         os.kill(stopped, signal.SIGCONT)
         assert waiting.end() == [200]
