@@ -17,7 +17,7 @@ from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
-from bei.server import workers
+from bei.server import hosting
 from bei.serving import ranges
 from bei.serving.service import Service
 from bei.settings import ModelSettings, Settings, SourceSettings, several
@@ -86,7 +86,7 @@ def serve(config: Sequence[Path], log_level: str, **flags: Any) -> None:
         return several.from_files(config, **flags)
 
     models = read()
-    workers.start_logs(models[0], log_level)
+    hosting.start_logs(models[0], log_level)
     serve_until_signal(models, read)
 
 

@@ -11,7 +11,7 @@ import click
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
 from bei.metrics import Metrics
-from bei.server import hangups, listen, workers
+from bei.server import hangups, hosting, listen, workers
 from bei.serving import renewal
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
@@ -41,14 +41,19 @@ def serve(
     """Serves the models until a signal; then the process ends. The settings of the server are those of the first. At
     SIGHUP `read` reads the settings again. `show` may serve the metrics elsewhere, too."""
     settings = models[0]
-    with workers.tracer_of(settings) as tracer, workers.metrics_of(settings) as metrics:
+    with hosting.tracer_of(settings) as tracer, hosting.metrics_of(settings) as metrics:
         show(metrics)
         listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
         listener = _listener(settings)
         try:
             registry = Registry.of(models, metrics, tracer, isolated=True)
             hangups.handle(lambda: renewal.renew(registry, read))
-            status = workers.serve(registry, listener, lambda: _announce(registry, listener))
+
+            def ready() -> None:
+                _announce(registry, listener)
+                registry.keeper.started.set()
+
+            status = workers.serve(registry, listener, ready)
         finally:
             listen.remove_path(listener)
     sys.exit(status)

@@ -170,6 +170,9 @@ class WorkerSession:
         on_joined: Callable[["WorkerSession"], None],
     ):
         self._channel, self._scheduler, self._engine, self._on_joined = channel, scheduler, engine, on_joined
+        self.has_joined = False
+        self.ended = threading.Event()
+        """Set when the channel is closed: the worker is gone, or does without the model."""
         self._requests: dict[int, _WorkerRequest] = {}
         self._lock = threading.Lock()
         self._outbox: queue.SimpleQueue[tuple[Settled | Fault | Opened, ...] | None] = queue.SimpleQueue()
@@ -208,11 +211,13 @@ class WorkerSession:
             for request in list(self._requests.values()):
                 self._scheduler.drop(request)
             self._outbox.put(None)
+            self.ended.set()
 
     def _take(self, message: Submit | Drop | Joined) -> None:
         if isinstance(message, Submit):
             self._submit(message)
         elif isinstance(message, Joined):
+            self.has_joined = True
             self._on_joined(self)
         elif request := self._requests.pop(message.number, None):
             self._scheduler.drop(request)

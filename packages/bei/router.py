@@ -14,7 +14,7 @@ from bei.errors import SetupError
 from bei.launch import one_line_errors, serve
 from bei.metrics import Metrics, port
 from bei.options import Function, in_help, joined
-from bei.server import workers
+from bei.server import hosting
 from bei.settings import ServerSettings, Settings, read_config, several
 from bei.settings.reference import settings_of
 from bei.settings.several import Deployment
@@ -158,7 +158,7 @@ def text_embeddings_router(
 
         models = read()
         _check_dense(dense_path)
-        workers.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
+        hosting.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
         _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
         serve(models, read, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
 

@@ -119,7 +119,7 @@ def is_right(reply: httpx.Response, vector: list[float]) -> bool:
     return reply.status_code == 200 and near(reply.json()["data"][0]["embedding"], vector)
 
 
-@pytest.fixture(scope="module", params=["1"], ids="{} workers".format)
+@pytest.fixture(scope="module", params=["1", "2"], ids="{} workers".format)
 def workers(request) -> tuple[str, str]:
     return "--workers", request.param
 

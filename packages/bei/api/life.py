@@ -18,14 +18,14 @@ class ModelState(TypedDict):
 async def load(registry: Registry, body: None, call: Call) -> Result:
     _check(registry, call)
     service = registry.named(call.parameters["model"])
-    await registry.keeper.load(service, deadline(call))
+    await registry.loader.load(service, deadline(call))
     return Result({"id": service.name, "state": service.state})
 
 
 async def unload(registry: Registry, body: None, call: Call) -> Result:
     _check(registry, call)
     service = registry.named(call.parameters["model"])
-    await registry.keeper.unload(service, deadline(call))
+    await registry.loader.unload(service, deadline(call))
     return Result({"id": service.name, "state": service.state})
 
 

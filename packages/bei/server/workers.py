@@ -1,8 +1,9 @@
 """Several HTTP workers before one engine: each accepts, reads, tokenizes and answers in a process of its own.
 
-The server's process keeps the listening socket, the queue and the engine; a worker reaches them through a socket
-(bei.remote). A worker that dies is replaced, and a worker whose server dies ends. `python -m bei.server.workers
-LISTENER CHANNEL ...` is a worker, with a channel for each model.
+The server's process keeps the listening socket, the models' queues and engines, and decides when a model is loaded; a
+worker reaches them through sockets: a control channel (server/control.py), and one for each loaded model (bei.remote).
+A worker that dies is replaced, and a worker whose server dies ends. `python -m bei.server.workers LISTENER CONTROL` is
+a worker.
 """
 
 import logging
@@ -11,88 +12,23 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import count
 
-from pydantic import SecretStr
-
-from bei import logs, memory, processes, tracing, wire
-from bei.checkpoint.load import read_for
-from bei.engines.base import EngineFacts
+from bei import memory, processes, wire
 from bei.errors import SetupError, one_line
-from bei.metrics import Metrics
-from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
-from bei.server import listen
-from bei.server.app import asgi
-from bei.server.hosts import hosts_of, is_local
-from bei.server.proxies import behind_proxy
+from bei.remote import WorkerSession
+from bei.server import hosting, listen, worker
+from bei.server.control import Ended, Model, Served, Unloaded, Unwanted, Used, Wanted, WorkerSetup
+from bei.server.links import Link
 from bei.serving.registry import Registry
 from bei.serving.service import Service
-from bei.settings import ObservationSettings, ServerSettings, Settings
 
 log = logging.getLogger("bei")
 
-_SWITCH = 0.0005  # seconds for which a thread that reads a bulk may keep the interpreter from one that reads a query
 _MARGIN = 5.0  # seconds that a worker has in addition to the drain
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSetup:
-    """To a new worker. `settings` are JSON, one per model, without secrets except the API's `keys`. `is_late`: the
-    other workers answer already."""
-
-    settings: list[str]
-    keys: list[str]
-    log_level: str
-    is_late: bool
-    metrics_folder: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """To a worker, on the channel of a model, once it is loaded: the checkpoint and the engine's facts."""
-
-    folder: str
-    revision: str | None
-
-
-_SETUPS = wire.Reader(WorkerSetup)
-_MODELS = wire.Reader[Any](LoadedModel, EngineFacts)
-
-
-def start_logs(settings: ObservationSettings, level: str) -> None:
-    """Starts the logs of this process according to the settings."""
-    logs.to_stderr(level, as_json=settings.json_output, requests=settings.access_log)
-
-
-@contextmanager
-def metrics_of(settings: ServerSettings) -> Iterator[Metrics]:
-    """The metrics of this process and of its future workers."""
-    if settings.workers == 1:
-        yield Metrics()
-        return
-    with tempfile.TemporaryDirectory(prefix="bei-metrics-") as folder:
-        yield Metrics(Path(folder))
-
-
-@contextmanager
-def tracer_of(settings: ObservationSettings) -> Iterator[tracing.Tracer | None]:
-    """The tracer of the settings; remaining spans are sent at the end. Raises SetupError."""
-    if settings.otlp_endpoint is None:
-        yield None
-        return
-    tracer = tracing.to_collector(settings.otlp_endpoint, settings.otlp_service_name)
-    try:
-        yield tracer
-    finally:
-        tracer.stop()
 
 
 def serve(registry: Registry, listener: socket.socket, announce: Callable[[], None]) -> int:
@@ -107,37 +43,28 @@ def serve(registry: Registry, listener: socket.socket, announce: Callable[[], No
     if registry.settings.workers > 1:
         status = _Workers(registry, listener, announce).serve()
     else:
-        status = _serve_here(registry, listener, load)
+        status = hosting.answer_calls(registry, listener, load)
     registry.close()
     return status
 
 
-def _serve_here(registry: Registry, listener: socket.socket, load: Callable[[], None]) -> int:
-    settings = registry.settings
-    registry.is_local = is_local(listener, settings)
-    sys.setswitchinterval(_SWITCH)
-    return listen.serve(
-        *(behind_proxy(asgi(registry, hosts_of(listener, settings.allowed_host)), settings), listener),
-        load=load,
-        on_stop=registry.drain,
-        drain_seconds=settings.drain_seconds,
-        max_connections=settings.max_connections,
-        secure=listen.tls(settings.tls_cert, settings.tls_key),
-    )
-
-
 class _Workers:
-    """Each worker has a channel for each model."""
+    """It is the keeper's audience, and tells the workers."""
 
     def __init__(self, registry: Registry, listener: socket.socket, announce: Callable[[], None]):
         self._registry, self._listener, self._announce = registry, listener, announce
         self._settings = registry.settings
         self._status = 0
-        self._sessions: list[WorkerSession] = []
-        self._joined: list[WorkerSession] | None = []  # those that wait for the others; None once all are there
         self._lock = threading.Lock()
+        self._links: list[Link] = []
+        self._counter = count()
+        self._numbers = {service: next(self._counter) for service in registry.services}
+        self._opened: set[Service] = set()
+        self._first: set[Link] | None = set()
+        """The first workers, until all are there and have joined their models; then None."""
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._loaded, self._stopping = threading.Event(), threading.Event()
+        registry.keeper.audience = self
 
     def serve(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -172,33 +99,29 @@ class _Workers:
             self._fail("the model cannot be loaded")
         else:
             memory.settle()
-            for service in self._registry.services:
-                service.on_fault(self._tell_fault)
             self._loaded.set()
-
-    def _tell_fault(self) -> None:
-        for session in self._sessions:
-            session.tell_fault()
 
     def _fail(self, fault: str) -> None:
         log.error("%s", fault)
         self._status = 2
         self._stopping.set()
 
+    # -- the processes -------------------------------------------------------------------------------------------------
+
     def _keep(self, number: int) -> None:
         restarts = processes.Restarts(self._settings.max_engine_restarts)
         while not self._stopping.is_set():
             started = time.monotonic()
-            ours, theirs = zip(*(socket.socketpair() for _ in self._registry.services), strict=True)
+            ours, theirs = socket.socketpair()
             process = self._start(theirs)
             self._processes.add(process)
             if self._stopping.is_set():  # the stop came before the process was registered
                 process.terminate()
-            sessions = self._introduce(ours)
+            link = Link(ours, self._act)
+            self._introduce(link)
             status = self._wait(process)
             self._processes.discard(process)
-            for session in sessions:
-                self._sessions.remove(session)
+            self._part(link)
             self._registry.metrics.forget(process.pid)
             if self._stopping.is_set():
                 return
@@ -211,66 +134,17 @@ class _Workers:
 
     def _do_without(self, number: int, fault: str) -> None:
         """The other workers continue, if all had joined and some are left."""
-        if self._joined is not None or not self._processes:
+        if self._first is not None or not self._processes:
             self._fail(f"worker {number} {fault}: the server ends")
         else:
             log.error("worker %d %s; the others go on without it", number, fault)
 
-    def _start(self, channels: Sequence[socket.socket]) -> subprocess.Popen[bytes]:
-        numbers = [self._listener.fileno(), *(channel.fileno() for channel in channels)]
+    def _start(self, control: socket.socket) -> subprocess.Popen[bytes]:
+        numbers = self._listener.fileno(), control.fileno()
         # Ctrl-C of a terminal is for this process, which passes it on.
         process = processes.start("bei.server.workers", *numbers, pass_fds=numbers, start_new_session=True)
-        for channel in channels:
-            channel.close()
+        control.close()
         return process
-
-    def _introduce(self, channels: Sequence[socket.socket]) -> list[WorkerSession]:
-        """Sends a worker its setup and, once they are loaded, the models; no session if the worker died before."""
-        try:
-            wire.send(channels[0], self._setup())
-            self._loaded.wait()
-            if self._stopping.is_set():
-                raise ConnectionAbortedError
-            models = [service.model for service in self._registry.services]
-            for model, channel in zip(models, channels, strict=True):
-                loaded = LoadedModel(folder=str(model.checkpoint.folder), revision=model.checkpoint.revision)
-                wire.send(channel, loaded, model.engine.facts)
-        except OSError:
-            for channel in channels:
-                channel.close()
-            return []
-        sessions = [
-            WorkerSession(channel, model.scheduler, model.engine, self._on_joined)
-            for model, channel in zip(models, channels, strict=True)
-        ]
-        for session in sessions:
-            session.tell_fault()
-        self._sessions += sessions
-        return sessions
-
-    def _setup(self) -> WorkerSetup:
-        services = self._registry.services
-        return WorkerSetup(
-            settings=[service.settings.redacted().model_dump_json() for service in services],
-            keys=[key.get_secret_value() for key in self._settings.api_key],
-            log_level=logging.getLevelName(log.getEffectiveLevel()),
-            is_late=self._joined is None,
-            metrics_folder=str(self._registry.metrics.folder),
-        )
-
-    def _on_joined(self, session: WorkerSession) -> None:
-        """The first workers open together, so that a ready server is ready as a whole; later ones open at once."""
-        with self._lock:
-            if self._joined is None:
-                session.open()
-                return
-            self._joined.append(session)
-            if len(self._joined) < self._settings.workers * len(self._registry.services):
-                return
-            for waiting in self._joined:
-                waiting.open()
-            self._joined = None
-        self._announce()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """The status of a worker; once we stop, it has to drain in time."""
@@ -281,48 +155,155 @@ class _Workers:
                 continue
         return processes.end(process, self._settings.drain_seconds + _MARGIN)
 
+    # -- their beginning -----------------------------------------------------------------------------------------------
 
-def _work(listener: socket.socket, *channels: socket.socket) -> int:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is for the server
-    (setup,) = _SETUPS.receive(channels[0])
-    keys = {"api_key": tuple(map(SecretStr, setup.keys))}
-    settings = [Settings.model_validate_json(content).model_copy(update=keys) for content in setup.settings]
-    start_logs(settings[0], setup.log_level)
-    with tracer_of(settings[0]) as tracer:
-        registry = Registry.of(settings, Metrics(Path(setup.metrics_folder)), tracer)
-        return _serve_as_worker(channels, listener, registry, is_late=setup.is_late)
+    def _introduce(self, link: Link) -> None:
+        """Tells a worker its models, at first their settings and, once that is known, which of them are loaded."""
+        served = self._registry.services
+        link.tell(self._setup(), *(self._model(service) for service in served))
+        self._loaded.wait()
+        if self._stopping.is_set():
+            link.close()
+            return
+        with self._lock:
+            self._links.append(link)
+            if self._first is not None:
+                self._first.add(link)
+            now = self._registry.services
+            link.tell(*(self._model(service) for service in self._numbers if service not in served))
+            for service in self._numbers:
+                self._say(link, service)
+            link.tell(Served([self._numbers[service] for service in now]))
+        self._open_first()
 
+    def _say(self, link: Link, service: Service, fault: str | None = None) -> None:
+        number = self._numbers[service]
+        if service in self._opened:
+            link.open(number, service, self._on_joined)
+        elif service.checkpoint is not None:
+            link.tell(self._unloaded(service, fault))
 
-def _serve_as_worker(
-    channels: Sequence[socket.socket], listener: socket.socket, registry: Registry, *, is_late: bool
-) -> int:
-    def load() -> None:
-        with ThreadPoolExecutor(len(channels), "join") as pool:  # they open together, so none waits for another
-            list(pool.map(_join, registry.services, channels))
-        memory.settle()
+    def _unloaded(self, service: Service, fault: str | None = None, *, is_gone: bool = False) -> Unloaded:
+        known = service.known()
+        return Unloaded(
+            number=self._numbers[service],
+            folder=str(known.folder),
+            revision=known.revision,
+            fault=fault,
+            is_gone=is_gone,
+        )
 
-    if is_late:  # others answer meanwhile
-        load()
-    status = _serve_here(registry, listener, (lambda: None) if is_late else load)
-    registry.close()
-    return status
+    def _part(self, link: Link) -> None:
+        with self._lock:
+            if link in self._links:
+                self._links.remove(link)
+            if self._first is not None:
+                self._first.discard(link)
+        link.close()
 
+    def _setup(self) -> WorkerSetup:
+        return WorkerSetup(
+            keys=[key.get_secret_value() for key in self._settings.api_key],
+            log_level=logging.getLevelName(log.getEffectiveLevel()),
+            is_late=self._first is None,
+            metrics_folder=str(self._registry.metrics.folder),
+        )
 
-def _join(service: Service, channel: socket.socket) -> None:
-    """Serves a model whose scheduler is in the server's process."""
-    try:
-        loaded, facts = _MODELS.receive(channel)
-    except ConnectionError:  # the server refused to start, and has said why
-        os._exit(0)
-    engine = RemoteEngine(facts)
-    scheduler = RemoteScheduler(channel, engine, on_loss=lambda: os._exit(1))
-    checkpoint = read_for(service.settings, Path(loaded.folder), loaded.revision)
-    service.join(checkpoint, engine, scheduler, scheduler.wait_until_open)
+    def _model(self, service: Service) -> Model:
+        settings = service.settings.redacted()
+        return Model(number=self._numbers[service], settings=settings.model_dump_json())
+
+    def _on_joined(self, session: WorkerSession) -> None:
+        """The first workers open together, so that a ready server is ready as a whole; later ones open at once."""
+        with self._lock:
+            if self._first is None or not any(session in link.sessions.values() for link in self._first):
+                session.open()
+        self._open_first()
+
+    def _open_first(self) -> None:
+        with self._lock:
+            if self._first is None or len(self._first) < self._settings.workers:
+                return
+            sessions = [session for link in self._first for session in link.sessions.values()]
+            if not all(session.has_joined for session in sessions):
+                return
+            for session in sessions:
+                session.open()
+            self._first = None
+        self._announce()
+
+    # -- what workers say ----------------------------------------------------------------------------------------------
+
+    def _act(self, link: Link, message: Wanted | Unwanted | Used) -> None:
+        by_number = {number: service for service, number in list(self._numbers.items())}
+        numbers = message.numbers if isinstance(message, Used) else [message.number]
+        for service in filter(None, map(by_number.get, numbers)):
+            if isinstance(message, Used):
+                service.leases.touch()
+            elif isinstance(message, Wanted):
+                self._registry.keeper.want(service)
+            else:
+                threading.Thread(target=self._end_for, args=(link, service), daemon=True).start()
+
+    def _end_for(self, link: Link, service: Service) -> None:
+        number = self._numbers.get(service)
+        self._registry.keeper.end(service, "as asked")
+        if number is not None:
+            link.tell(Ended(number))
+
+    # -- what the keeper says ------------------------------------------------------------------------------------------
+
+    def added(self, service: Service) -> None:
+        with self._lock:
+            self._numbers[service] = next(self._counter)
+            for link in self._links:
+                link.tell(self._model(service))
+                self._say(link, service)
+
+    def opened(self, service: Service) -> None:
+        service.on_fault(self._tell_fault)
+        with self._lock:
+            self._opened.add(service)
+            for link in self._links:
+                self._say(link, service)
+
+    def failed(self, service: Service, fault: str) -> None:
+        with self._lock:
+            for link in self._links:
+                self._say(link, service, fault)
+
+    def ending(self, service: Service, *, is_gone: bool) -> None:
+        """Waits until no worker uses the model."""
+        with self._lock:
+            if service not in self._numbers:
+                return
+            self._opened.discard(service)
+            ended = [link.sessions.pop(service) for link in self._links if service in link.sessions]
+            for link in self._links:
+                link.tell(self._unloaded(service, is_gone=is_gone))
+            if is_gone:
+                del self._numbers[service]
+        for session in ended:  # it may wait for the other first workers
+            session.open()
+        self._open_first()
+        until = time.monotonic() + self._settings.drain_seconds + _MARGIN
+        for session in ended:
+            session.ended.wait(max(0.0, until - time.monotonic()))
+
+    def replaced(self, services: Sequence[Service]) -> None:
+        with self._lock:
+            for link in self._links:
+                link.tell(Served([self._numbers[service] for service in services]))
+
+    def _tell_fault(self) -> None:
+        for link in list(self._links):
+            for session in list(link.sessions.values()):
+                session.tell_fault()
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(_work(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))
+        sys.exit(worker.work(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))
     except ConnectionError:  # the server is gone
         pass
     except wire.UnknownMessage as exc:

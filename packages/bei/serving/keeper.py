@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 from bei.errors import Error, Expired, SetupError
 from bei.serving.loading import Loading
@@ -18,11 +19,45 @@ _LOOK = 0.25  # the pause between looks for idle models, as a share of the time 
 _LONGEST_LOOK = 10.0  # seconds
 
 
+class Audience(Protocol):
+    """The workers of a server, who have to know which models are loaded."""
+
+    def added(self, service: Service) -> None:
+        """A model will take over; it is read."""
+
+    def opened(self, service: Service) -> None:
+        """A model is loaded."""
+
+    def failed(self, service: Service, fault: str) -> None:
+        """A model could not be loaded."""
+
+    def ending(self, service: Service, *, is_gone: bool) -> None:
+        """A model ends; waits until no other process uses it. `is_gone`: it is not served any more."""
+
+    def replaced(self, services: Sequence[Service]) -> None:
+        """These models are served from now on."""
+
+
+class Nobody:
+    """The audience of a server that answers in its one process."""
+
+    def added(self, service: Service) -> None: ...
+
+    def opened(self, service: Service) -> None: ...
+
+    def failed(self, service: Service, fault: str) -> None: ...
+
+    def ending(self, service: Service, *, is_gone: bool) -> None: ...
+
+    def replaced(self, services: Sequence[Service]) -> None: ...
+
+
 class Keeper:
     """Of the models that `services` returns. Those that it replaces or removes are loaded no more."""
 
     def __init__(self, settings: Settings, services: Callable[[], Sequence[Service]]):
         self._services, self._budget = services, settings.memory_budget
+        self.audience: Audience = Nobody()
         self._drain_seconds, self._most = settings.drain_seconds, settings.max_concurrent_requests
         # Held while a model is loaded or unloaded; the first one before any of a model.
         self._turn = nullcontext() if self._budget is None else threading.Lock()
@@ -45,13 +80,13 @@ class Keeper:
             else:
                 service.load()
                 self._keep_if_it_fits(service)
-        self.started.set()
         self.watch()
 
     def begin(self, service: Service) -> None:
         """Loads a model that will take over, or makes ready that a request loads it. Blocking. Raises SetupError."""
         if service.settings.lazy:
             service.defer()
+            self.audience.added(service)
             return
         with self._turn, self._lock(service):
             self._beside.append(service)
@@ -59,10 +94,13 @@ class Keeper:
             self._make_room(service)
             service.load()
             self._measure(service)
+            self.audience.added(service)
+            self.audience.opened(service)
 
     def drop(self, service: Service) -> None:
         """Ends a model that is served no more, once the requests that hold it are answered. Blocking."""
         with self._lock(service):
+            self.audience.ending(service, is_gone=True)
             service.unload(self._drain_seconds)
         if service in self._beside:
             self._beside.remove(service)
@@ -87,6 +125,8 @@ class Keeper:
         except SetupError as exc:
             log.error("%s: %s", service.name, exc)
             service.unload(self._drain_seconds)
+        else:
+            self.audience.opened(service)
 
     async def wait(self, service: Service, deadline: float, *, at_once: bool = False) -> bool:
         """Loads a model that does not answer; returns whether the caller holds a lease of it then. Raises NotReady,
@@ -99,10 +139,11 @@ class Keeper:
     def _loading(self, service: Service) -> Loading:
         found = self._loadings.get(service)
         if found is None:
-            found = Loading(service.name, service.leases, self._most, lambda: self._begin(service))
+            found = Loading(service.name, service.leases, self._most, lambda: self.want(service))
         return self._loadings.setdefault(service, found)
 
-    def _begin(self, service: Service) -> None:
+    def want(self, service: Service) -> None:
+        """Begins a load in a thread."""
         threading.Thread(target=self._load, args=(service,), name="load", daemon=True).start()
 
     def _lock(self, service: Service) -> threading.Lock:
@@ -121,6 +162,8 @@ class Keeper:
                 log.exception("%s cannot be loaded", service.name)
                 fault = type(exc).__name__
             self._loading(service).finish(fault)
+            if fault is not None:
+                self.audience.failed(service, fault)
 
     def _load_now(self, service: Service) -> None:
         """Raises SetupError."""
@@ -133,6 +176,7 @@ class Keeper:
         except BaseException:
             service.unload(self._drain_seconds)
             raise
+        self.audience.opened(service)
         log.info("%s: loaded in %.2f s", service.name, time.monotonic() - started)
 
     async def load(self, service: Service, deadline: float) -> None:
@@ -160,6 +204,7 @@ class Keeper:
 
     def _end(self, service: Service, reason: str) -> None:
         log.info("%s: unloading, %s", service.name, reason)
+        self.audience.ending(service, is_gone=False)
         service.unload(self._drain_seconds)
         log.info("%s: unloaded", service.name)
 

@@ -37,6 +37,11 @@ class Leases:
             if not self._is_open:
                 self._changed.notify_all()
 
+    def touch(self) -> None:
+        """Notes a use in another process."""
+        with self._changed:
+            self.last_use = time.monotonic()
+
     def close(self) -> None:
         """Gives no more of them."""
         with self._changed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from bei.engines.cpus import available_cpus
 from bei.errors import ModelNotFound, NotReady, SetupError, short
@@ -16,6 +17,18 @@ from bei.tracing import Tracer
 
 PLACEHOLDERS = frozenset(("", "model", "not-required", "default/not-specified", "tei", "any"))
 """Names that clients send where the user names none."""
+
+
+class Loader(Protocol):
+    """Loads models for requests and operators; Keeper has the words."""
+
+    async def wait(self, service: Service, deadline: float, *, at_once: bool = False) -> bool: ...
+
+    async def load(self, service: Service, deadline: float) -> None: ...
+
+    async def unload(self, service: Service, deadline: float) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Registry:
@@ -33,6 +46,8 @@ class Registry:
         self.is_local = False
         """Whether only this machine reaches the server; its host says so."""
         self.keeper = Keeper(first.settings, lambda: self.services)
+        self.loader: Loader = self.keeper
+        """Whom requests ask for a model that is not loaded; in a worker it asks the server's process."""
         # The threads of large bodies, and of large answers.
         self.readers, self.writers = ThreadPoolExecutor(2, "reader"), ThreadPoolExecutor(2, "writer")
 
@@ -87,7 +102,7 @@ class Registry:
         time.monotonic(). Raises ModelNotFound, NotReady, Overloaded or Expired."""
         while True:
             service = self.resolve(ability, name)
-            holds = service.leases.take() or await self.keeper.wait(service, deadline)
+            holds = service.leases.take() or await self.loader.wait(service, deadline)
             if holds:
                 return service, service.model
 
@@ -126,13 +141,13 @@ class Registry:
 
     def drain(self) -> None:
         """Admits no more requests; queued ones continue, oldest first."""
-        self.keeper.close()
+        self.loader.close()
         for service in self.services:
             service.drain()
 
     def close(self) -> None:
         """Drains, waits for queued requests, and stops the threads."""
-        self.keeper.close()
+        self.loader.close()
         for service in self.services:
             service.close()
         for threads in (self.readers, self.writers):

@@ -37,6 +37,7 @@ def renew(registry: Registry, read: Callable[[], Sequence[Settings]]) -> None:
             registry.keeper.drop(service)
         return
     registry.replace(services)
+    registry.keeper.audience.replaced(services)
     registry.keeper.watch()
     log.info("the configs are read: %d models begin, %d end, %d stay", len(made), len(ended), len(services) - len(made))
     for service in ended:

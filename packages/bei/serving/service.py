@@ -129,10 +129,10 @@ class Service:
         self.checkpoint = found
         return found
 
-    def defer(self) -> None:
-        """Reads the checkpoint; a request will load the model. Blocking. Raises SetupError."""
+    def defer(self, checkpoint: Checkpoint | None = None) -> None:
+        """Reads the checkpoint, unless it is given; a request will load the model. Blocking. Raises SetupError."""
         with refusing():
-            self.read()
+            self.checkpoint = checkpoint or self.read()
         self.readiness.state, self._is_on_demand = "unloaded", True
 
     def load(self) -> None:
@@ -222,6 +222,8 @@ class Service:
         """Serves a checkpoint on a scheduler, which may be in another process. Calls `before_ready` before it is
         ready."""
         memory.give_back_large_blocks()
+        if self.readiness.state == "unloaded":
+            self.readiness.state = "loading"
         self.checkpoint = checkpoint
         model = self._model = self._made(checkpoint, engine, scheduler)
         with logs.step("warm-up"):

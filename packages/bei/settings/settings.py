@@ -88,8 +88,6 @@ def _credential(name: str, secrets: Mapping[str, str], environ: Mapping[str, str
 
 
 def _refuse_unservable(settings: Settings) -> None:
-    if settings.workers > 1 and (settings.lazy or settings.idle_unload or settings.memory_budget):
-        raise SetupError("settings lazy, idle_unload and memory_budget: set workers to 1, which they need")
     if settings.default_prompt is not None and settings.default_prompt_name is not None:
         raise SetupError("settings default_prompt and default_prompt_name: set one of them")
     if settings.devices is not None:

@@ -1,0 +1,209 @@
+"""Minutes of mixed requests at twice the capacity to one server of five models, whose life is disturbed: each minute a
+SIGHUP with a changed config, a model that is unloaded by hand, one that is loaded, and a SIGKILL of a random engine.
+
+Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 within seconds of a SIGKILL is
+what the fault allows; any other one breaks a rule. Run: python -m benchmarks.life
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import numpy as np
+import uvloop
+import yaml
+
+from benchmarks.http_load import ROOT
+from benchmarks.processes import Tree, served, stop
+from benchmarks.soak import BAD, OVERLOAD, Minute, Soak, Target, figures_of, grown, listed
+from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
+from benchmarks.wire import Ask, Http1, Http2
+
+INPUTS = 100  # of each model
+FAULT = 20.0  # seconds after a SIGKILL in which 424 and 503 are allowed
+MOMENTS = {"hang_up": 5, "unload": 20, "load": 30, "kill": 40}  # seconds of each minute
+_ENGINE = "bei.engines.child"
+
+
+class Life(Soak):
+    """`configs` are the server's, by the names of their models."""
+
+    def __init__(self, targets: Sequence[Target], limit: float, seed: int, configs: dict[str, Path]):
+        super().__init__(targets, limit, seed)
+        self._server, self._http, self._configs = targets[0].server, targets[0].http1, configs
+        self._killed = -FAULT
+        self.acts: list[str] = []
+        self.unasked: Counter[str] = Counter()
+        """The statuses that nobody asked for."""
+
+    async def disturb(self) -> None:
+        """Acts at the moments of each minute, until it is cancelled."""
+        begun = time.monotonic()
+        for minute in range(10_000):
+            for act, second in MOMENTS.items():
+                await asyncio.sleep(max(0.0, begun + 60 * minute + second - time.monotonic()))
+                name = list(self._configs)[self._rng.integers(len(self._configs))]
+                try:
+                    done = await getattr(self, act)(name)
+                except TimeoutError:
+                    done = self.examples.setdefault("hung", f"{act} {name}")
+                self.acts.append(f"{act} {name}: {done}")
+
+    async def hang_up(self, name: str) -> str:
+        """Another batch size, so that the model is loaded anew beside the old one."""
+        config = json.loads(self._configs[name].read_text())
+        build = config["trt_llm"]["build"]
+        build["max_batch_size"] = 200 if build.get("max_batch_size", 256) == 256 else 256
+        self._configs[name].write_text(json.dumps(config))
+        before = self._server.log.read_text().count("the configs are")
+        self._server.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(self._limit):
+            while self._server.log.read_text().count("the configs are") == before:
+                await asyncio.sleep(0.1)
+        return "read"
+
+    async def unload(self, name: str) -> str:
+        return await self._by_hand(name, "unload")
+
+    async def load(self, name: str) -> str:
+        return await self._by_hand(name, "load")
+
+    async def _by_hand(self, name: str, act: str) -> str:
+        reply = await self._http.ask(Ask(f"/models/{name}/{act}"), self._limit)
+        if reply.status != 200 and not self._in_fault():
+            self.examples.setdefault("unasked", f"{act} {name}: {reply.status} {bytes(reply.body[:200])!r}")
+        return str(reply.status)
+
+    async def kill(self, name: str) -> str:
+        engines = [pid for pid in self._server.pids()[1:] if _ENGINE in command(pid)]
+        self._killed = time.monotonic()
+        os.kill(engines[self._rng.integers(len(engines))], signal.SIGKILL)
+        return "killed an engine"
+
+    def _in_fault(self) -> bool:
+        return time.monotonic() < self._killed + FAULT
+
+    def _end(self, minute: Minute, kind: str, end: str, detail: str) -> None:
+        if (end == "503" or (end == "unasked" and detail.startswith(("424", "503")))) and self._in_fault():
+            end = "fault"
+        elif end in ("503", "unasked"):
+            self.unasked[detail[:3] or end] += 1
+            end = "unasked"
+        super()._end(minute, kind, end, detail or end)
+
+    def _begin(self, target: Target) -> None:
+        """No garbage."""
+        kind = self._rng.choice(["plain", "deadline", "left"], p=[0.75, 0.15, 0.1])
+        task = asyncio.create_task(self._ask(kind, target))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            ours = sum(target.connections() for target in self._targets)
+            self.minutes[-1].resident.append(self._server.resident())
+            self.minutes[-1].descriptors.append(self._server.descriptors() - ours)
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def configs_in(work: Path) -> dict[str, Path]:
+    """A copy of each task's config, under the name of the task."""
+    made = {}
+    for name, task in TASKS.items():
+        config = yaml.safe_load((ROOT / task.config).read_text())
+        config["trt_llm"].setdefault("runtime", {})["served_model_name"] = name
+        made[name] = work / f"life-{name}.json"
+        made[name].write_text(json.dumps(config))
+    return made
+
+
+async def measure(
+    server: Tree, configs: dict[str, Path], minutes: float, calibrate: float, limit: float, seed: int
+) -> tuple[Life, float]:
+    """The run, and the rate in requests per second."""
+    rng, targets = np.random.default_rng(seed), []
+    for task in TASKS.values():
+        http1, http2 = Http1(server.port), Http2(server.port)
+        traffic = await Traffic.learn(task, http1, texts_of_all_lengths(rng, INPUTS))
+        targets.append(Target(server, traffic, http1, http2, {}))
+    life = Life(targets, limit, seed, configs)
+    rate = OVERLOAD * await life.capacity(calibrate)
+    click.echo(f"{rate:.1f} requests per second will be sent, twice as many as are answered")
+    disturbing = asyncio.create_task(life.disturb())
+    await life.run(rate, minutes)
+    disturbing.cancel()
+    for target in targets:
+        target.http1.close()
+        target.http2.close()
+    return life, rate
+
+
+def violations(life: Life, tracebacks: int, status: int) -> list[str]:
+    total = life.total()
+    found = [f"{total[end]} {end}; the first: {life.examples[end]}" for end in BAD if end in life.examples]
+    if life.unasked:
+        found.append(f"statuses that nobody asked for: {listed(life.unasked)}")
+    if (growth := grown(life.minutes)) and growth > 1.05:
+        found.append(f"memory grew to {growth:.3f} of its size after the first minutes")
+    if tracebacks:
+        found.append(f"{tracebacks} tracebacks in the log")
+    return [*found, f"exit status {status} after SIGTERM"] if status else found
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--minutes", default=30.0)
+@click.option("--calibrate", default=20.0, help="seconds in which capacity is measured")
+@click.option("--limit", default=180.0, help="seconds after which a request hangs")
+@click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2")
+@click.option("--seed", default=0)
+@click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for configs and the server's log")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")
+def main(
+    minutes: float,
+    calibrate: float,
+    limit: float,
+    flags: Sequence[str],
+    seed: int,
+    work: Path,
+    json_file: Path | None,
+) -> None:
+    """Models that come and go under load; the exit status is 1 where the server broke a rule."""
+    work.mkdir(parents=True, exist_ok=True)
+    configs = configs_in(work.absolute())
+    first, *others = map(str, configs.values())
+    more = [word for config in others for word in ("--config", config)]
+    with ExitStack() as stack:
+        server = stack.enter_context(served(first, *more, *flags, log=work / "life.log"))
+        life, rate = uvloop.run(measure(server, configs, minutes, calibrate, limit, seed))
+        # The death of an engine is logged with one, too.
+        told = server.log.read_text().count("engine failed on")
+        tracebacks, status = max(0, server.tracebacks() - told), stop(server)
+    found = violations(life, tracebacks, status)
+    click.echo("\n".join(life.acts))
+    click.echo(f"in all: {listed(life.total())}; memory: {grown(life.minutes) or float('nan'):.3f}")
+    for line in found:
+        click.echo(f"VIOLATION {line}")
+    if json_file:
+        figures = {"rate": rate, "acts": life.acts, "violations": found}
+        figures["minutes"] = [figures_of(minute) for minute in life.minutes]
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
