@@ -144,6 +144,19 @@ void run(int precision, const Kind& kind) {
     const float* sinks = arrays.add<float>(heads, 1);
     for (BeiLayer& layer : layers) layer.bias_by_distance = biases, layer.sinks = sinks;
   }
+  constexpr int rows = 20;  // of relative positions
+  std::vector<int32_t> position_rows(2 * max_tokens - 1);
+  for (size_t i = 0; i < position_rows.size(); i++) position_rows[i] = static_cast<int32_t>(i * rows / position_rows.size());
+  if (more && !kind.causal) {
+    const size_t query = heads * kind.head_size;
+    model.position_rows = position_rows.data();
+    model.convolution = linear(arrays, 3 * hidden, hidden, precision, BEI_GELU), model.convolution_taps = 3;
+    model.convolution_norm = norm(arrays, hidden);
+    for (BeiLayer& layer : layers) {
+      layer.position_keys = arrays.add<float>(rows * query, 1), layer.position_queries = arrays.add<float>(rows * query, 1);
+      layer.segments = arrays.add<float>(query, 1), layer.segment_bias = arrays.add<float>(heads, 1);
+    }
+  }
   std::vector<BeiLinear> ups, downs;
   for (int expert = 0; expert < 3; expert++) {
     ups.push_back(linear(arrays, hidden, kind.causal ? 2 * bei::round_up(inner, bei::kLanes) : inner, precision, BEI_GELU));

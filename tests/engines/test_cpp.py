@@ -30,7 +30,7 @@ OF_ONE = {f"{level.name.partition('_')[0]}.h" for level in X86 + ARM}
 """Headers of vectors, which only their own level compiles."""
 
 IN_HEADER = {
-    "algorithm": "clamp copy_n count fill fill_n find max min upper_bound",
+    "algorithm": "clamp copy_n count fill fill_n find max max_element min upper_bound",
     "atomic": "atomic",
     "cmath": "abs exp log1p nearbyint sqrt tanh",
     "condition_variable": "condition_variable",

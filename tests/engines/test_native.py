@@ -337,6 +337,27 @@ def test_long_sequences_are_shared_by_threads(tmp_path, native_cache):
     assert np.abs(one - TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(batch)).max() <= 5e-5
 
 
+@pytest.mark.parametrize("family", ["deberta-v2", "xlnet"])
+@pytest.mark.parametrize("isa", dict.fromkeys((level(), levels()[-1])), ids=lambda isa: isa.name)
+def test_relative_positions_of_many_blocks_of_queries(saved, native_cache, family, isa):
+    """More queries than meet the keys at a time; compared with torch, and with each text alone."""
+    longer = {"deberta-v2": {"max_position_embeddings": 400, "conv_kernel_size": 3}}
+    checkpoint = read(saved(family, **longer.get(family, {}))[1], "m")
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(5, len(VOCAB), size=n).tolist() for n in (400, 3, 121, 250, 1, 120)]
+
+    def run(precision: str, ids: list[list[int]], threads: int, rows: str = "pooled") -> np.ndarray:
+        options = EngineOptions(precision=precision, threads=threads, cache_dir=native_cache)
+        return NativeEngine(checkpoint, options, isa=isa).run(Batch.pack(ids, row_kind=rows))
+
+    states = run("fp32", ids, 4, "tokens")
+    expected = TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(Batch.pack(ids, row_kind="tokens"))
+    assert np.abs(states - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
+    for precision in ("fp32", "bf16", "int8"):
+        alone = np.concatenate([run(precision, [s], 1) for s in ids])
+        np.testing.assert_array_equal(run(precision, ids, 3), alone)
+
+
 def test_many_callers(engine):
     """More callers than streams: each gets its own rows."""
     shared = engine("fp32", threads=2)

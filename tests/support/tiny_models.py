@@ -112,7 +112,7 @@ ALIKE = (
     "modernbert-decoder",
 )
 """Families whose specs have no word that others lack: slow tests pass them by."""
-TORCH_ALONE = (*DISENTANGLED, "embedding_gemma2_text", "mobilebert", "xlnet")
+TORCH_ALONE = ("embedding_gemma2_text", "mobilebert")
 """Families that the other engines refuse."""
 """Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")

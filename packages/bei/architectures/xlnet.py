@@ -118,5 +118,4 @@ XLNET = Family(
         *(r"start_logits\.", r"end_logits\.", r"answer_class\."),
     ),
     _HEADS,
-    LAST,
 )

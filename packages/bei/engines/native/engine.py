@@ -10,7 +10,7 @@ import numpy as np
 
 from bei import __version__, files
 from bei.architectures.shapes import products_per_token
-from bei.architectures.spec import Disentangled, EncoderSpec
+from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
 from bei.engines.base import DEFAULTS, Batch, EngineFacts, EngineOptions
@@ -83,10 +83,8 @@ def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
         "a layer with inputs and heads of its own (EmbeddingGemma 2)": bool(
             spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers)
         ),
-        "disentangled attention (DeBERTa, XLNet)": isinstance(spec.relative_bias, Disentangled),
         "a bottleneck (MobileBERT)": spec.trigrams or any(layer.bottleneck for layer in spec.layers),
         "a decoder that attends to its encoder (BART)": spec.decoder is not None,
-        "a convolution beside the first layer (deberta-v2-xlarge)": spec.convolution is not None,
     }
 
 

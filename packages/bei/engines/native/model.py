@@ -26,8 +26,10 @@ from bei.architectures.spec import (
 from bei.engines.compute import Compute, Operands
 from bei.engines.native import abi
 from bei.engines.native.pack import operands
+from bei.engines.native.positions import rows_by_distance
 
 _MLP: tuple[LinearName, LinearName] = ("up", "down")
+_POSITIONS = ("position_keys", "position_queries", "segments", "segment_bias")
 _LINEAR = ("panels", "scales", "sums", "bias", "input_scales")
 Arrays = Mapping[str, np.ndarray]
 
@@ -39,7 +41,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
     token_head, head = read.head_layers("token_head", spec.token_head), read.head_layers("head", spec.head)
     modes = abi.sequence(ctypes.c_int32, [abi.MODES[mode] for mode in spec.pooling.modes])
     sizes = abi.sequence(ctypes.c_int32, [rotary.size for rotary in spec.rotaries])
-    tokens = arrays["embeddings.token"]
+    tokens, position_rows = arrays["embeddings.token"], rows_by_distance(spec)
     model = abi.Model(
         precision=abi.PRECISIONS[compute.format],
         vocab_size=spec.vocab_size,
@@ -68,6 +70,10 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         embedding_norm=read.norm("embeddings.norm"),
         final_norm=read.norm("final_norm"),
         project=read.projection(),
+        convolution=read.convolution(),
+        convolution_norm=read.norm("convolution.norm"),
+        convolution_taps=spec.convolution.taps if spec.convolution else 0,
+        position_rows=abi.address(position_rows),
         layers=layers,
         layer_count=len(layers),
         rotary_sizes=sizes,
@@ -79,7 +85,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         mode_count=len(modes),
         include_prompt=spec.pooling.include_prompt,
     )
-    return model, [read.kept, arrays, layers, sizes, token_head, head, modes]
+    return model, [read.kept, arrays, position_rows, layers, sizes, token_head, head, modes]
 
 
 def linear_of(
@@ -129,6 +135,11 @@ class _Reader:
             return abi.Linear()
         return self.linear("embeddings.project", spec.embedding_size, spec.hidden_size)
 
+    def convolution(self) -> abi.Linear:
+        """The convolution beside the first layer, as a product; empty if there is none."""
+        of, hidden = self._spec.convolution, self._spec.hidden_size
+        return self.linear("convolution", of.taps * hidden, hidden, of.activation) if of else abi.Linear()
+
     def layer(self, i: int) -> abi.Layer:
         spec, layer = self._spec, self._spec.layers[i]
         sizes = linear_sizes(spec, layer)
@@ -137,7 +148,8 @@ class _Reader:
             **{part: self._part(spec, f"layers.{i}.{part}", *sizes[part]) for part in parts},
             experts=self.experts(layer.experts, f"layers.{i}") if layer.experts else abi.Experts(),
             **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
-            bias_by_distance=abi.address(self._arrays.get(spec.bias_name(i))),
+            bias_by_distance=abi.address(self._by_distance(i)),
+            **{part: abi.address(self._arrays.get(f"layers.{i}.{part}")) for part in _POSITIONS},
             taps=abi.address(self._arrays.get(f"layers.{i}.taps")),
             tap_count=layer.convolution.taps if layer.convolution else 0,
             first_tap=layer.convolution.first if layer.convolution else 0,
@@ -145,6 +157,11 @@ class _Reader:
             window=-1 if layer.window is None else layer.window,
             rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )
+
+    def _by_distance(self, i: int) -> np.ndarray | None:
+        """The biases of a layer's scores: of a table of the spec, or those that come with vectors of positions."""
+        table = self._arrays.get(self._spec.bias_name(i))
+        return self._arrays.get(f"layers.{i}.bias_by_distance") if table is None else table
 
     def experts(self, experts: Experts, layer: str) -> abi.Experts:
         spec, of = self._spec, experts.activation

@@ -14,6 +14,7 @@ from bei.architectures.shapes import linear_parts
 from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute, Dtype, Operands
+from bei.engines.native import positions
 from bei.engines.native.abi import Layout, Layouts
 from bei.engines.relative_bias import bias_by_distance
 
@@ -40,7 +41,7 @@ def pack_checkpoint(
         if norm.bias:
             yield f"{name}.bias", exact(f"{name}.bias")
     for name, of in operands(spec, compute):
-        weight = exact(f"{name}.weight")
+        weight = _convolution(exact(f"{name}.weight")) if name == "convolution" else exact(f"{name}.weight")
         bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
         if _is_gated(spec, name):
             weight = interleave(weight, layouts[of].lanes)
@@ -59,6 +60,7 @@ def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callabl
         yield "embeddings.token_type", exact("embeddings.token_type")
     for name in spec.bias_names:
         yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
+    yield from positions.vectors(spec, exact)
     for i, layer in enumerate(spec.layers):
         if layer.experts and layer.experts.output_bias:
             yield f"layers.{i}.experts.bias", exact(f"layers.{i}.experts.bias")
@@ -66,6 +68,16 @@ def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callabl
             yield f"layers.{i}.sinks", exact(f"layers.{i}.sinks")
         if layer.convolution:
             yield f"layers.{i}.taps", np.ascontiguousarray(exact(f"layers.{i}.taps.weight")[:, 0].T)
+
+
+def _convolution(kernel: np.ndarray) -> np.ndarray:
+    """[hidden, hidden / groups, taps] → [hidden, taps * hidden]: zeros in place of the other groups."""
+    hidden, width, taps = kernel.shape
+    whole = np.zeros((hidden, taps, hidden), np.float32)
+    for row in range(hidden):
+        first = row // width * width
+        whole[row, :, first : first + width] = kernel[row].T
+    return whole.reshape(hidden, -1)
 
 
 def _is_gated(spec: EncoderSpec, name: str) -> bool:
@@ -100,6 +112,8 @@ def interleave(rows: np.ndarray, lanes: int) -> np.ndarray:
 def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
     if spec.embedding_norm:
         yield "embeddings.norm", spec.norm
+    if spec.convolution:
+        yield "convolution.norm", spec.norm
     for i, layer in enumerate(spec.layers):
         yield from ((f"layers.{i}.{place}", spec.norm) for place in layer.norms)
         if not layer.convolution:
@@ -132,6 +146,8 @@ def operands(spec: EncoderSpec, compute: Compute) -> Iterator[tuple[str, Operand
 def _large(spec: EncoderSpec) -> Iterator[str]:
     if spec.embedding_size != spec.hidden_size:
         yield "embeddings.project"
+    if spec.convolution:
+        yield "convolution"
     for i in range(len(spec.layers)):
         yield from (f"layers.{i}.{name}" for name, _ in linear_parts(spec, i))
     yield from (name for name, _ in head_layers(spec) if name in spec.wide_layers)

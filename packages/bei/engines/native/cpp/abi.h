@@ -52,13 +52,16 @@ typedef struct {
 
 // Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
 // size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
-// none. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
+// none. `position_keys` and `position_queries`, [rows, heads * head_size], are the vectors of relative positions, null
+// where there are none: those of keys are multiplied with the queries, those of queries with the keys. `segments` and
+// `segment_bias`, [heads, head_size] and [heads], null for none: a query's product with its head's vector, and the bias,
+// are added to the scores of keys whose type is another. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
 // in place of attention, null where there is none; the first is of the token at the distance `first_tap`. `window` is the
 // largest distance that is seen, and `rotary` the number of the layer's table; negative for none.
 typedef struct {
   BeiLinear qkv, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
-  const float *bias_by_distance, *taps, *sinks;
+  const float *bias_by_distance, *position_keys, *position_queries, *segments, *segment_bias, *taps, *sinks;
   int32_t window, rotary, tap_count, first_tap;
   BeiExperts experts;
 } BeiLayer;
@@ -68,7 +71,10 @@ typedef struct {
 // where embedding and hidden size are one. `dropped_token` is negative for none. `soft_cap` is zero for none, and so is
 // `query_growth`, the strength of architectures/positions.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a
 // vector of gates and a vector of gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an
-// attention head each table rotates.
+// attention head each table rotates. `position_rows`, [2 * max_tokens - 1], has the row of the vectors of relative positions
+// for each distance of a query from a key, null where there are none. `convolution`, whose inputs are the embeddings of
+// `convolution_taps` tokens around each one, is added to the output of the first layer, and the sum is normed; null panels
+// for none.
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
 // and of `up`; of one thread only.
 typedef struct {
@@ -79,9 +85,11 @@ typedef struct {
   const void* tokens;
   const float *positions, *types;
   BeiNorm embedding_norm, final_norm;
-  BeiLinear project;
+  BeiLinear project, convolution;
+  BeiNorm convolution_norm;
+  const int32_t* position_rows;
   const BeiLayer* layers;
-  int32_t layer_count;
+  int32_t layer_count, convolution_taps;
   const int32_t* rotary_sizes;
   const BeiHeadLayer *token_head_layers, *head_layers;
   int32_t token_head_layer_count, head_layer_count;

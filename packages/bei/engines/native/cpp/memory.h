@@ -66,6 +66,7 @@ class RowBuffer {
 struct Scratch {
   Session session;
   Buffer keys, values, scores, probabilities;  // attention
+  Buffer by_distance, by_query, by_query_of;   // its products with relative positions
   Buffer panel;                                // of a matrix, widened
   Buffer arranged;                             // rows, in the order in which a kernel reads them
   RowBuffer operands, inner, inner_operands;   // a block of rows

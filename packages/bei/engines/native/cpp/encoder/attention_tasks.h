@@ -1,6 +1,7 @@
 // A layer's attention, cut into tasks: some queries of one sequence, of the heads that share one key and value.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include "encoder/attention.h"
@@ -25,7 +26,16 @@ class Attention {
   using Stored = typename P::Stored;
 
  public:
-  explicit Attention(const BeiModel& model) : model_(model) {}
+  explicit Attention(const BeiModel& model) : model_(model), positions_(model.layer_count) {
+    if (!model.position_rows) return;
+    const int columns = 2 * model.max_tokens - 1;
+    const std::vector<int32_t> of_query(model.position_rows, model.position_rows + columns);
+    const std::vector<int32_t> of_key(of_query.rbegin(), of_query.rend());
+    for (int i = 0; i < model.layer_count; i++) {
+      pack(model.layers[i].position_keys, of_key, positions_[i].keys, positions_[i].of_keys);
+      pack(model.layers[i].position_queries, of_query, positions_[i].queries, positions_[i].of_queries);
+    }
+  }
 
   std::vector<AttentionTask> tasks(const BeiBatch& batch, Needed needed) const {
     std::vector<AttentionTask> tasks;
@@ -71,11 +81,36 @@ class Attention {
     group.bias = biases ? biases + task.kv_head * heads * group.bias_stride + model_.max_tokens - 1 : nullptr;
     const float* sinks = model_.layers[layer].sinks;
     group.sinks = sinks ? sinks + task.kv_head * heads : nullptr;
+    group.position_keys = of_heads(positions_[layer].of_keys, task.kv_head * heads);
+    group.position_queries = of_heads(positions_[layer].of_queries, task.kv_head * heads);
+    const BeiLayer& of = model_.layers[layer];
+    group.segments = of.segments ? of.segments + task.kv_head * heads * model_.head_size : nullptr;
+    group.segment_bias = of.segments ? of.segment_bias + task.kv_head * heads : nullptr;
+    group.types = states.batch.token_types + start;
     attention(group, group.prefix + task.first, group.prefix + task.last, scratch);
   }
 
  private:
+  // The vectors of relative positions of a layer, and their memory.
+  struct Positions {
+    Buffer keys, queries;
+    PositionVectors of_keys, of_queries;
+  };
+
+  void pack(const float* rows, const std::vector<int32_t>& row_of, Buffer& buffer, PositionVectors& to) const {
+    if (!rows) return;
+    to = pack_positions<Stored>(rows, row_of.data(), static_cast<int>(row_of.size()), model_.heads, model_.head_size,
+                                buffer);
+  }
+
+  // Those of the heads from `head` on.
+  static PositionVectors of_heads(PositionVectors of, int head) {
+    if (of.packed) of.packed += head * of.head_bytes;
+    return of;
+  }
+
   const BeiModel& model_;
+  std::vector<Positions> positions_;
 };
 
 }  // namespace

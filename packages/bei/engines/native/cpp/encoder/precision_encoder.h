@@ -7,6 +7,7 @@
 #include "encoder/attention_tasks.h"
 #include "encoder/batch.h"
 #include "encoder/convolution.h"
+#include "encoder/convolved.h"
 #include "encoder/embedding.h"
 #include "encoder/encoder.h"
 #include "encoder/head.h"
@@ -31,6 +32,7 @@ class PrecisionEncoder final : public BeiEncoder {
         layer_(model),
         attention_(model),
         convolution_(model),
+        beside_(model),
         mixture_(model),
         helpers_(threads) {}
 
@@ -71,7 +73,7 @@ class PrecisionEncoder final : public BeiEncoder {
  private:
   // A batch's states (states.h).
   struct Memory {
-    RowBuffer x, qkv, context, mixed, outputs;
+    RowBuffer x, qkv, context, convolved, mixed, outputs;
     Buffer experts, slots, shares;
   };
 
@@ -109,6 +111,7 @@ class PrecisionEncoder final : public BeiEncoder {
             memory.x.template get<float>(tokens, model_.hidden_size),
             memory.qkv.template get<Stored>(tokens, widest(model_, &BeiLinear::outputs, &BeiLayer::qkv)),
             memory.context.template get<Stored>(tokens, widest(model_, &BeiLinear::inputs, &BeiLayer::out)),
+            memory.convolved.template get<float>(beside_.is_there() ? tokens : 0, model_.hidden_size),
             memory.mixed.template get<Stored>(chosen ? tokens : 0, model_.hidden_size),
             memory.experts.template get<int32_t>(static_cast<size_t>(tokens) * chosen),
             memory.slots.template get<int32_t>(at_once),
@@ -135,6 +138,10 @@ class PrecisionEncoder final : public BeiEncoder {
       embedding_.embed(states, first, row_count, scratch);
       layer_.project_qkv(states, 0, first, row_count, scratch);
     });
+    if (beside_.is_there())
+      each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
+        beside_.convolve(states, first, row_count, scratch);
+      });
     const std::vector<AttentionTask> tasks = attention_.tasks(states.batch, kAll);
     const int last = model_.layer_count - 1;
     for (int i = 0; i < last; i++) {
@@ -157,6 +164,7 @@ class PrecisionEncoder final : public BeiEncoder {
     if (model_.layers[i].experts.count) return mix(states, i, row_count, mine, next);
     each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
       layer_.finish_layer(states, i, first, rows, scratch);
+      if (i == 0 && beside_.is_there()) beside_.add(states, first, rows);
       next(first, rows, scratch);
     });
   }
@@ -182,12 +190,14 @@ class PrecisionEncoder final : public BeiEncoder {
   }
 
   // Move the rows of the needed tokens to the front.
-  static void gather_needed(const States<P>& states) {
+  void gather_needed(const States<P>& states) const {
     for (int s = 0; s < states.batch.sequences; s++) {
       const int token = states.batch.cu_seqlens[s] + needed_token(states.batch, s, states.needed);
       if (token == s) continue;
       std::copy_n(states.x.row(token), states.x.stride, states.x.row(s));
       std::copy_n(states.context.row(token), states.context.stride, states.context.row(s));
+      if (beside_.is_there())
+        std::copy_n(states.convolved.row(token), states.convolved.stride, states.convolved.row(s));
     }
   }
 
@@ -224,6 +234,7 @@ class PrecisionEncoder final : public BeiEncoder {
   const LayerSteps<P> layer_;
   const Attention<P> attention_;
   const Convolution<P> convolution_;
+  const BesideFirstLayer<P> beside_;
   const Mixture<P> mixture_;
   FreeList<Memory> memories_;
   FreeList<Scratch> scratches_;

@@ -26,7 +26,7 @@ struct Int8 {
 // The tokens whose final states are needed: all, or one per sequence.
 enum Needed { kAll, kFirst, kLast };
 
-// x is the residual stream; qkv and context are those of the current layer. Of a mixture of experts: `mixed` are the
+// x is the residual stream; qkv and context are those of the current layer, and `convolved` is added after the first one. Of a mixture of experts: `mixed` are the
 // inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
 // (mixture.h).
 template <class P>
@@ -35,7 +35,9 @@ struct States {
   const Needed needed;
   const int tokens;
   MatrixView<float> x;
-  MatrixView<typename P::Stored> qkv, context, mixed;
+  MatrixView<typename P::Stored> qkv, context;
+  MatrixView<float> convolved;
+  MatrixView<typename P::Stored> mixed;
   int32_t *experts, *slots;
   float* shares;
   MatrixView<float> outputs;
