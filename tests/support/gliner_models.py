@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer
@@ -202,3 +203,19 @@ def save_gliner(folder: Path, reference: Reference, *, pickled: bool = False) ->
     reference.tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIALS})
     return folder
+
+
+def rows(entities):
+    """An answer as the library gives it."""
+    for entity in entities:
+        assert list(entity) == ["token", "token_id", "start", "end", "results"]
+        assert entity["token_id"] == 0
+        ((label, score),) = entity["results"].items()
+        yield {"start": entity["start"], "end": entity["end"], "text": entity["token"], "label": label, "score": score}
+
+
+def compare(answer, expected):
+    found = list(rows(answer))
+    scores, expected_scores = ([of.pop("score") for of in rows] for rows in (found, expected))
+    assert found == expected
+    np.testing.assert_allclose(scores, expected_scores, atol=2e-5)

@@ -12,9 +12,9 @@ from bei.errors import SetupError
 from bei.tokenizer.words import _second
 from tests.support.calls import call, near, post
 from tests.support.gliner2_models import gliner2, save_gliner2, splitter
+from tests.support.gliner_models import compare
 from tests.support.task_models import start
 from tests.support.tiny_models import write_json
-from tests.tasks.test_named_entities import compare
 
 TEXTS = [
     "the cat sat on the mat",

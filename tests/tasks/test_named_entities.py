@@ -10,7 +10,7 @@ import pytest
 from bei.checkpoint.load import read
 from bei.tasks.named_entities import _taken
 from tests.support.calls import call, near, post, refused
-from tests.support.gliner_models import Reference, gliner, save_gliner
+from tests.support.gliner_models import Reference, compare, gliner, save_gliner
 from tests.support.task_models import start, tagger
 
 TEXTS = [
@@ -61,22 +61,6 @@ def one(tmp_path_factory):
     service = start(read(save_gliner(tmp_path_factory.mktemp("one"), reference), "tiny"))
     yield reference, service
     service.close()
-
-
-def rows(entities):
-    """An answer as the library gives it."""
-    for entity in entities:
-        assert list(entity) == ["token", "token_id", "start", "end", "results"]
-        assert entity["token_id"] == 0
-        ((label, score),) = entity["results"].items()
-        yield {"start": entity["start"], "end": entity["end"], "text": entity["token"], "label": label, "score": score}
-
-
-def compare(answer, expected):
-    found = list(rows(answer))
-    scores, expected_scores = ([of.pop("score") for of in rows] for rows in (found, expected))
-    assert found == expected
-    np.testing.assert_allclose(scores, expected_scores, atol=2e-5)
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
