@@ -174,9 +174,10 @@ def test_a_drain_waits_for_every_device(tiny_folder, tmp_path):
         assert not Path(f"/proc/{stopped}/exe").exists()
 
 
-def test_devices_that_are_not_here_end_the_start_in_one_line(tiny_folder, tmp_path):
+@pytest.mark.parametrize("flags", [(), ("--lazy",)], ids=["at once", "lazy"])
+def test_devices_that_are_not_here_end_the_start_in_one_line(tiny_folder, tmp_path, flags):
     (tmp_path / "config.json").write_text(json.dumps(tiny_config(tiny_folder)))
-    command = [BEI, "serve", "--config", tmp_path / "config.json", "--port", "0", "--devices", "cpu:9999"]
+    command = [BEI, "serve", "--config", tmp_path / "config.json", "--port", "0", "--devices", "cpu:9999", *flags]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 2
     assert done.stderr.startswith("bei: devices cpu:9999: not among the processors of this process, which are cpu:")

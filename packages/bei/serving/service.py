@@ -15,6 +15,7 @@ from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.engines import choice
 from bei.engines.base import Engine, EngineFacts
+from bei.engines.devices import Machine
 from bei.engines.replicas import Replicas
 from bei.errors import Error, NotReady, one_line, refusing
 from bei.inflight import InFlight
@@ -56,7 +57,8 @@ class Service:
         processors: Slots | None = None,
     ):
         """`metrics`, `tracer`, `in_flight` and `processors` are the server's. Without them the service has its own, and
-        traces nothing. `isolated` runs the engine in a process of its own, whose crash the service survives."""
+        traces nothing. `isolated` runs the engine in a process of its own, whose crash the service survives. Raises
+        SetupError for devices that the machine does not have."""
         self.settings = settings
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
@@ -73,6 +75,8 @@ class Service:
         # It starts at once, unless it may not be needed for a long time.
         starts = isolated and not settings.lazy and settings.memory_budget is None
         self._isolated = Replicas(settings, self.model_metrics) if starts else None
+        if isolated and not starts:
+            Machine().devices(settings.devices)  # refused now, and not at the first request
         self._on_fault: Callable[[], None] = lambda: None
         self.in_flight = in_flight or InFlight(
             max(settings.payload_limit, settings.max_bytes_in_flight), on_calm=memory.Trimmer().soon
