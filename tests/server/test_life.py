@@ -213,7 +213,7 @@ def test_ten_models_within_a_budget_for_three(run_server, workers, embedders, ve
             most.append(memory.of_processes(server.engines()))
 
     def ask(seed: int) -> bool:
-        names = random.Random(seed).choices(list(embedders), k=5)
+        names = random.Random(seed).choices(list(embedders), k=3)
         return all(is_right(server.embed(name), vectors[name]) for name in names)
 
     watching = threading.Thread(target=watch)
