@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 import bei
 from bei.errors import Invalid, SetupError, WrongTask
 from tests.support.calls import post
+from tests.support.gliner_models import gliner, save_gliner
 from tests.support.task_models import KINDS, OWN, QUERY, TEXTS, start
 
 MANY = [f"the {word} {'sat ' * (i % 40)}" for i in range(150) for word in ("cat", "dog")]
@@ -74,6 +75,23 @@ def test_entities(models, served):
     assert [[(of.token, of.start, of.end) for of in row] for row in found] == [
         [(of["token"], of["start"], of["end"]) for of in row] for row in served["entities"]
     ]
+
+
+def test_entities_that_are_named(tmp_path):
+    reference = gliner()
+    with bei.Model(save_gliner(tmp_path / "gliner", reference), engine="torch", precision="fp32") as model:
+        for labels in (["cat", "tree"], {"cat": "cat", "tree": "tree"}):
+            found = model.named_entities(TEXTS, labels, threshold=0.3, flat_ner=False)
+            for text, row in zip(TEXTS, found, strict=True):
+                expected = reference.predict(text, ["cat", "tree"], threshold=0.3, flat_ner=False)
+                assert [(of.token, of.start, of.end) for of in row] == [
+                    (of["text"], of["start"], of["end"]) for of in expected
+                ]
+        for wrong in ({"labels": []}, {"labels": "cat"}, {"labels": ["cat"], "threshold": 2.0}):
+            with pytest.raises(Invalid, match=list(wrong)[-1]):
+                model.named_entities(TEXTS, **wrong)
+        with pytest.raises(Invalid, match="labels"):
+            model.entities(TEXTS)
 
 
 def test_sparse(models, served):

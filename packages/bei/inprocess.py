@@ -12,12 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from bei.checkpoint.task import Task
-from bei.errors import Invalid, SetupError
+from bei.errors import Invalid, SetupError, short
 from bei.serving.answers import Answer, Options
 from bei.serving.lists import answered, unhurried
 from bei.serving.service import Service
 from bei.settings import ModelSettings, several
 from bei.tasks.entities import Entity, Strategy
+from bei.tasks.named_entities import Wanted
 from bei.tasks.precision import Precision, lowered
 from bei.tasks.sparse import Terms
 
@@ -156,6 +157,29 @@ class Model:
         ask = functools.partial(self._model.entities, strategy=strategy, ignore_labels=ignore_labels)
         return await self._listed(texts, ask)
 
+    async def anamed_entities(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str] | Mapping[str, str],
+        *,
+        threshold: float = 0.5,
+        flat_ner: bool = True,
+        multi_label: bool | None = None,
+        truncate: bool | None = None,
+    ) -> list[list[Entity]]:
+        """The entities of each text that `labels` name, for a GLiNER: names, or a description of each. The others are
+        the arguments of its library. Raises Invalid for a threshold that is no share."""
+        if not 0 <= threshold <= 1:
+            raise Invalid(f"`threshold` must be from 0 to 1, not {short(threshold)}", param="threshold")
+        wanted = Wanted(threshold=threshold, flat=flat_ner, each=multi_label)
+        named = dict(labels) if isinstance(labels, Mapping) else {label: label for label in labels}
+        if not named or isinstance(labels, str):
+            raise Invalid("`labels` must be a list of names, or a description of each", param="labels")
+        ask = functools.partial(
+            self._model.named_entities, labels=named, wanted=wanted, options=Options(truncate=truncate)
+        )
+        return await self._listed(texts, ask)
+
     embed = _blocking(aembed)
     embed_tokens = _blocking(aembed_tokens)
     sparse = _blocking(asparse)
@@ -163,6 +187,7 @@ class Model:
     score = _blocking(ascore)
     classify = _blocking(aclassify)
     entities = _blocking(aentities)
+    named_entities = _blocking(anamed_entities)
 
     def encode(
         self,

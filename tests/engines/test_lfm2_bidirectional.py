@@ -1,12 +1,14 @@
 """LFM2.5's encoders have no class in transformers: they are its LFM2 without the causal mask, and with convolutions
 around each token, which are written out here."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
@@ -76,4 +78,24 @@ def test_tokens_that_are_not_attended_to_give_nothing(make, encoder):
             for s, n in zip(ids, attended, strict=True)
         ]
     expected = np.concatenate([output.last_hidden_state[0].numpy() for output in expected])
+    assert np.abs(rows - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("prefix", ["model.", "lfm2."])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "a matrix of its own"])
+def test_the_head_of_a_masked_language_model(make, encoder, tied, prefix):
+    """SPLADE's rows over the vocabulary: the matrix of token embeddings, or the head's."""
+    model, folder = encoder()
+    torch.manual_seed(3)
+    words = model.embed_tokens.weight.data if tied else torch.randn_like(model.embed_tokens.weight.data)
+    tensors = {f"{prefix}{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors if tied else {**tensors, "lm_head.weight": words}, folder / "model.safetensors")
+    (folder / "modules.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "architectures": ["Lfm2BidirectionalForMaskedLM"]})
+    checkpoint, ids = read(folder, "LFM2.5-Encoder", pooling="splade"), sequences()
+    rows = make(checkpoint, precision="fp32").run(Batch.pack(ids))
+    logits = reference(model, ids) @ words.numpy().T
+    ends = np.cumsum(list(map(len, ids)))
+    expected = np.stack([np.log1p(np.maximum(part, 0)).max(0) for part in np.split(logits, ends[:-1])])
     assert np.abs(rows - expected).max() <= 2e-5 * np.abs(expected).max()

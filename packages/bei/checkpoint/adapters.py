@@ -109,6 +109,9 @@ def base_of(folder: Path) -> tuple[str, str | None]:
 def _check(config: Mapping[str, Any], file: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise SetupError(f"{file}: peft_type {short(config.get('peft_type'))} is not supported; supported: LORA")
+    for key in ("use_rslora", "fan_in_fan_out"):
+        if not isinstance(config.get(key), bool | None):
+            raise SetupError(f"{file}: {key} must be true or false, not {short(config[key])}")
     for key, why in _REFUSED.items():
         if config.get(key):
             raise SetupError(f"{file}: {key}: {why}")
