@@ -53,6 +53,20 @@ def test_arrays_that_do_not_lie_in_order_are_written_as_they_are(tmp_path):
     assert plan.read(tmp_path / "p", "key")["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
+def test_arrays_of_one_content_have_one_place(tmp_path):
+    """Bytes alone count, and all of them: the third array differs in one between its ends."""
+    first = np.zeros((3, plan._PIECE), np.uint8)
+    other = first.copy()
+    other[2, 7] = 1
+    arrays = {"first": first, "again": first.view(np.int8).T, "other": other, "none": first[:0], "small": first[:1]}
+    plan.write(tmp_path / "p", "key", arrays.items())
+    found = plan.read(tmp_path / "p", "key")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert found["first"].ctypes.data == found["again"].ctypes.data != found["other"].ctypes.data
+    assert (tmp_path / "p").stat().st_size < 8 * plan._PIECE
+
+
 def test_what_is_read_is_mapped_and_not_to_be_written(file):
     found = plan.read(file, "key")
     assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in ARRAYS.items()}

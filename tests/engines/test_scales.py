@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bei.architectures.positions import Alibi
 from bei.checkpoint.load import read
-from bei.engines import small_floats
+from bei.engines import plan, small_floats
 from bei.engines.compute import Compute
 from bei.engines.native.abi import Layout
 from bei.engines.native.pack import compute_of, interleave, pack_checkpoint, pack_linear
@@ -224,6 +224,14 @@ def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
         np.testing.assert_array_equal(found.pop(name), expected, err_msg=name)
         assert spec.norm.offset == (1 if family == "gemma2" else 0)
     assert all(name.endswith(".bias") and not array.any() for name, array in found.items()), "biases that it lacks"
+
+
+def test_layers_that_share_their_matrices_have_them_once_in_a_plan(saved, tmp_path):
+    checkpoint = read(saved("albert", num_hidden_groups=1)[1], "m")
+    plan.write(tmp_path / "p", "", pack_checkpoint(checkpoint, FP32, SMALL))
+    found = plan.written(tmp_path / "p", "")
+    for part in ("qkv", "out", "up", "down"):
+        assert len({found[f"layers.{i}.{part}.panels"].ctypes.data for i in range(3)}) == 1
 
 
 def test_alibi_is_computed(tiny_checkpoint):

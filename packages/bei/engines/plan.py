@@ -2,7 +2,8 @@
 
 Its layout: magic | offset of the table | arrays, each at a multiple of 64 bytes | table, JSON
 
-The table is {key, arrays: [[name, dtype, shape, offset], …]}.
+The table is {key, arrays: [[name, dtype, shape, offset], …]}. Arrays of one content have one place, as the matrices of
+ALBERT's layers.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,6 +27,7 @@ log = logging.getLogger("bei")
 _HEADER = struct.Struct("<8sQ")
 _MAGIC = b"BEIPLAN1"
 _ALIGNMENT = 64
+_PIECE = 1 << 20  # bytes that are compared at a time
 
 
 @cache
@@ -51,17 +54,52 @@ def cached(file: Path, key: str, make: Callable[[], Iterable[tuple[str, np.ndarr
 
 
 def write(file: Path, key: str, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
-    with files.replacing(file) as unfinished, unfinished.open("wb") as out:
-        table = []
+    with files.replacing(file) as unfinished, unfinished.open("w+b") as out:
+        table, places = [], _Places(out)
         out.seek(_ALIGNMENT)
         for name, array in arrays:
-            table.append([name, array.dtype.name, array.shape, out.tell()])
-            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # errors of tofile give no reason
-            out.write(bytes(-out.tell() % _ALIGNMENT))
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data  # errors of tofile give no reason
+            offset = places.find(content)
+            if offset is None:
+                offset = places.add(content)
+            table.append([name, array.dtype.name, array.shape, offset])
         end = out.tell()
         out.write(json.dumps({"key": key, "arrays": table}).encode())
         out.seek(0)
         out.write(_HEADER.pack(_MAGIC, end))
+
+
+class _Places:
+    """Where the arrays of a file are that is being written. Those that are alike at both ends are compared whole."""
+
+    def __init__(self, out: BinaryIO):
+        self._out = out
+        self._offsets: dict[tuple[int, bytes, bytes], list[int]] = {}
+
+    def find(self, content: memoryview) -> int | None:
+        """The offset of an array of this content."""
+        end = self._out.tell()
+        try:
+            return next((at for at in self._offsets.get(_ends(content), ()) if self._holds(at, content)), None)
+        finally:
+            self._out.seek(end)
+
+    def add(self, content: memoryview) -> int:
+        """Write it at the end; returns its offset."""
+        offset = self._out.tell()
+        self._out.write(content)
+        self._out.write(bytes(-self._out.tell() % _ALIGNMENT))
+        self._offsets.setdefault(_ends(content), []).append(offset)
+        return offset
+
+    def _holds(self, offset: int, content: memoryview) -> bool:
+        self._out.seek(offset)
+        pieces = (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
+        return all(self._out.read(len(piece)) == piece for piece in pieces)
+
+
+def _ends(content: memoryview) -> tuple[int, bytes, bytes]:
+    return len(content), bytes(content[:_ALIGNMENT]), bytes(content[-_ALIGNMENT:])
 
 
 def written(file: Path, key: str) -> dict[str, np.ndarray]:
