@@ -106,6 +106,19 @@ EMBEDDING = [
         lambda answer: answer["embeddings"]["float"],
     ),
     Recorded(
+        "Spring AI, OpenAI",
+        "/v1/embeddings",
+        {"input": TEXTS, "model": "m", "encoding_format": "float"},
+        of_openai,
+    ),
+    Recorded(
+        "Spring AI, Ollama",
+        "/api/embed",
+        {"model": "m", "input": TEXTS, "options": {"num_ctx": 2048, "num_gpu": -1}, "truncate": True},
+        lambda answer: answer["embeddings"],
+    ),
+    Recorded("langchain4j, OpenAI", "/v1/embeddings", {"model": "m", "input": TEXTS}, of_openai),
+    Recorded(
         "Semantic Kernel, Azure",
         "/openai/deployments/my-embeddings/embeddings",
         {"input": TEXTS, "model": "my-embeddings", "encoding_format": "base64"},
