@@ -126,7 +126,8 @@ class _Manager:
         """Nobody waits for a load any more."""
         self._closing = True
         for loading in list(self._loadings.values()):
-            loading.finish("the server is draining")
+            if loading.is_running:
+                loading.finish("the server is draining")
 
     # -- for the server ------------------------------------------------------------------------------------------------
 
