@@ -72,6 +72,7 @@ WIDE_HEADS = {
     "qwen3": {"head_dim": 64},
     "gemma2": {"head_dim": 32, "attn_logit_softcapping": 4.0, "sliding_window": 9},
     "mpnet": {"hidden_size": 64, "num_attention_heads": 2},
+    "deberta-v2": {"hidden_size": 64, "num_attention_heads": 2},
 }
 """Heads of whole rows of a tile."""
 

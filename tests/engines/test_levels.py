@@ -3,11 +3,13 @@
 import errno
 import logging
 import platform
+from dataclasses import replace
 
 import pytest
 
 from bei.engines.native import levels as module
 from bei.engines.native import tiles
+from bei.engines.native.engine import _token_budget
 from bei.engines.native.levels import LEVELS, level
 from bei.errors import SetupError
 
@@ -74,3 +76,11 @@ def test_a_processor_without_tiles_is_not_spoken_of(machine, flags):
 def test_this_kernel_answers():
     has_tiles = set(tiles.FEATURES) <= set(module.processor_flags())
     assert has_tiles or tiles._ask() in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
+
+
+@pytest.mark.parametrize(("name", "large", "small"), [("avx512_bf16", 192, 1024), ("amx", 384, 1024)])
+def test_batches_are_larger_where_products_are_faster(tiny_checkpoint, name, large, small):
+    isa, spec = next(level for level in LEVELS if level.name == name), tiny_checkpoint.spec
+    sizes = {"hidden_size": 1024, "heads": 16, "kv_heads": 16, "head_size": 64, "intermediate_size": 4096}
+    bge_large = replace(spec, **sizes, layers=(spec.layers[0],) * 24)
+    assert (_token_budget(bge_large, isa), _token_budget(spec, isa)) == (large, small)

@@ -48,7 +48,7 @@ class NativeEngine:
             quantization=compute.quantization,
             reason=reason,
             streams=threads,
-            token_budget=_token_budget(checkpoint.spec),
+            token_budget=_token_budget(checkpoint.spec, isa),
             shares_prefixes=can_share(checkpoint.spec),
             has_brief_slot=True,
             processors=1,
@@ -88,12 +88,13 @@ def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
     }
 
 
-def _token_budget(spec: EncoderSpec) -> int:
+def _token_budget(spec: EncoderSpec, isa: Level) -> int:
     """Two blocks of rows (cpp/encoder/precision_encoder.h) are as fast as many. Small models get more, for fewer
     calls."""
+    blocks, products = (2 * 192, 4 * _BATCH_PRODUCTS) if isa.has_tiles else (2 * 96, _BATCH_PRODUCTS)
     shares = [-(-layer.experts.count // layer.experts.chosen) for layer in spec.layers if layer.experts]
-    least = max([192, *(_EXPERT_ROWS * share for share in shares)])
-    return min(1024, max(least, _BATCH_PRODUCTS // products_per_token(spec)))
+    least = max([blocks, *(_EXPERT_ROWS * share for share in shares)])
+    return min(1024, max(least, products // products_per_token(spec)))
 
 
 def _choose(isa: Level, spec: EncoderSpec, options: EngineOptions) -> tuple[Compute, str]:

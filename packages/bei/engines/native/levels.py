@@ -19,6 +19,10 @@ class Level:
     compiler_flags: tuple[str, ...]
 
     @property
+    def has_tiles(self) -> bool:
+        return "amx_tile" in self.features
+
+    @property
     def has_bf16(self) -> bool:
         return not _HAVE_BF16.isdisjoint(self.features)
 
