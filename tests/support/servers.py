@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,15 +23,23 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(*flags: str, log: Path, config: Path = ROOT / "config.yaml") -> Iterator[str]:
-    """The base URL of a `bei serve` that is ready. SIGTERM stops it, and it must exit with 0."""
+def serving(
+    *flags: str,
+    log: Path,
+    config: Path = ROOT / "config.yaml",
+    program: Sequence[object] = (BEI,),
+    environment: Mapping[str, str] = os.environ,
+    timeout: float = 180,
+) -> Iterator[str]:
+    """The base URL of a `bei serve` that is ready within so many seconds. SIGTERM stops it, and it must exit with 0.
+    `program` is bei's."""
     port = free_port()
-    command = [str(BEI), "serve", "--config", str(config), "--port", str(port), *flags]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [*map(str, program), "serve", "--config", str(config), "--port", str(port), *flags]
+    environment = {**environment, "HF_HUB_OFFLINE": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log, timeout)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
         assert process.wait(timeout=30) == 0, log.read_text()

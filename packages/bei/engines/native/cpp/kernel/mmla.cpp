@@ -55,6 +55,7 @@ void square_tile(const uint8_t* a, size_t pair_stride, const uint8_t* panel, int
       const uint8x16_t rows = vld1q_u8(a + i * pair_stride + static_cast<size_t>(k) * kBytes);
 #pragma GCC unroll 8
       for (int j = 0; j < kSquares; j++) sums[i][j] = square(sums[i][j], rows, columns[j]);
+      asm volatile("" ::: "memory");  // all rows loaded at once would leave too few registers
     }
   }
 #pragma GCC unroll 8
