@@ -14,6 +14,9 @@
 #define BEI_HAS_MMLA 0
 #endif
 
+// Whether an instruction multiplies by one lane of a vector.
+#define BEI_MULTIPLIES_BY_LANE
+
 namespace bei {
 
 constexpr int kLanes = 4;
@@ -92,6 +95,21 @@ inline F low_half(W w) { return as_floats(vshlq_n_s32(w, 16)); }
 inline F high_half(W w) { return as_floats(vandq_s32(w, vdupq_n_s32(static_cast<int>(0xffff0000)))); }
 
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
+
+// acc + a * the word of b in one lane. By its intrinsic GCC splats each lane into a register of its own.
+template <int Lane>
+inline F dot_lane(F acc, W a, W b, float) {
+  asm("fmla %0.4s, %1.4s, %2.s[%3]" : "+w"(acc) : "w"(a), "w"(b), "i"(Lane));
+  return acc;
+}
+template <int Lane>
+inline W dot_lane(W acc, W a, W b, uint8_t) {
+#ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_laneq_s32(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b), Lane);
+#else
+  return dot(acc, vdupq_laneq_s32(b, Lane), a, uint8_t{});
+#endif
+}
 
 // Bytes are signed in both. Without the instruction: two products of bytes are summed in 16 bits, then in 32.
 inline W dot(W acc, W a, W b, uint8_t) {

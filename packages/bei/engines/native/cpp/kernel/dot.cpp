@@ -16,6 +16,25 @@ struct Accumulator<uint8_t> {
   W vector;
 };
 
+#ifdef BEI_MULTIPLIES_BY_LANE
+// A vector of each row times the columns of its words, one vector of columns at a time.
+template <class T, int Rows, int Vectors, class Sums, int... Columns>
+inline void by_lanes(const char* a, size_t stride, const char* panel, Sums& sums,
+                     std::integer_sequence<int, Columns...>) {
+  W rows[Rows];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++) rows[i] = load_words(a + i * stride);
+  const auto multiply = [&](auto column) {
+    constexpr int lane = decltype(column)::value / Vectors, j = decltype(column)::value % Vectors;
+    const W columns = load_words(panel + decltype(column)::value * sizeof(W));
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) sums[i][j] = dot_lane<lane>(sums[i][j], columns, rows[i], T{});
+    asm volatile("" ::: "memory");  // all columns loaded at once would leave too few registers
+  };
+  (multiply(std::integral_constant<int, Columns>()), ...);
+}
+#endif
+
 // The sums stay in registers: the loops over them have constant bounds, and the compiler unrolls them completely.
 template <class T, int Rows, int Vectors>
 void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* out, size_t out_stride) {
@@ -25,7 +44,12 @@ void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* ou
   for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 8
     for (int j = 0; j < Vectors; j++) sums[i][j] = Vector{};
-  for (int k = 0; k < words; k++, panel += Vectors * sizeof(W)) {
+  int k = 0;
+#ifdef BEI_MULTIPLIES_BY_LANE
+  for (; k + kLanes <= words; k += kLanes, panel += kLanes * Vectors * sizeof(W))
+    by_lanes<T, Rows, Vectors>(a + 4 * k, stride, panel, sums, std::make_integer_sequence<int, kLanes * Vectors>());
+#endif
+  for (; k < words; k++, panel += Vectors * sizeof(W)) {
     W columns[Vectors];
 #pragma GCC unroll 8
     for (int j = 0; j < Vectors; j++) columns[j] = load_words(panel + j * sizeof(W));
