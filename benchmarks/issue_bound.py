@@ -20,7 +20,10 @@ from bei.engines.native.levels import ARM
 
 ROOT = Path(__file__).parents[1]
 PROCESSORS = ("neoverse-v1", "neoverse-v2", "apple-m1")
-KERNELS = {"usmmla": ("kernel/mmla.cpp", 0), "bfmmla": ("kernel/mmla.cpp", 0), "sdot": ("kernel/dot.cpp", 1), "fmla": ("kernel/dot.cpp", 1)}
+KERNELS = {
+    **dict.fromkeys(("usmmla", "bfmmla"), ("kernel/mmla.cpp", 0)),
+    **dict.fromkeys(("sdot", "fmla"), ("kernel/dot.cpp", 1)),
+}
 """By the instruction that multiplies: its source, and the level in ARM that it is compiled for."""
 ROUNDS = 1000
 LEAST = 0.85

@@ -292,12 +292,14 @@ void attention_by(const KeyValueGroup<T>& group, int first, int last, Scratch& s
     }
 }
 
-// Calls f with the kernel that multiplies heads of a size. Queries are read where they are: what follows a head must not be
+// Calls f with the kernel that multiplies heads of a size. Tiles read queries where they are: what follows a head must not be
 // read as the rest of its last word.
 template <class T, class Fn>
 auto by_kernel(int head_size, Fn f) {
   using K = Kernel<T>;
-  return head_size % K::kWordMultiple == 0 ? f(K{}) : f(Dot<T>{});
+  if constexpr (std::is_same_v<K, Tiles<T>>)
+    if (head_size % K::kWordMultiple) return f(Dot<T>{});
+  return f(K{});
 }
 
 }  // namespace

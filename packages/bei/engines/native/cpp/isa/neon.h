@@ -96,6 +96,17 @@ inline F high_half(W w) { return as_floats(vandq_s32(w, vdupq_n_s32(static_cast<
 
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
+// Bytes are signed in both. Without the instruction: two products of bytes are summed in 16 bits, then in 32.
+inline W dot(W acc, W a, W b, uint8_t) {
+  const int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
+#ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_s32(acc, x, y);
+#else
+  const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y)), high = vmull_high_s8(x, y);
+  return vpadalq_s16(acc, vpaddq_s16(low, high));
+#endif
+}
+
 // acc + a * the word of b in one lane. By its intrinsic GCC splats each lane into a register of its own.
 template <int Lane>
 inline F dot_lane(F acc, W a, W b, float) {
@@ -108,17 +119,6 @@ inline W dot_lane(W acc, W a, W b, uint8_t) {
   return vdotq_laneq_s32(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b), Lane);
 #else
   return dot(acc, vdupq_laneq_s32(b, Lane), a, uint8_t{});
-#endif
-}
-
-// Bytes are signed in both. Without the instruction: two products of bytes are summed in 16 bits, then in 32.
-inline W dot(W acc, W a, W b, uint8_t) {
-  const int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
-#ifdef __ARM_FEATURE_DOTPROD
-  return vdotq_s32(acc, x, y);
-#else
-  const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y)), high = vmull_high_s8(x, y);
-  return vpadalq_s16(acc, vpaddq_s16(low, high));
 #endif
 }
 
