@@ -14,7 +14,7 @@ from tests.support.parity import cosines, reference, sequences
 from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, TORCH_ALONE, random_model, save
 
 pytestmark = needs_arm
-ONE = {"neon_i8mm": "qwen3", "neon_dotprod": "modernbert", "neon": "bert"}
+ONE = {"neon_i8mm": "qwen3", "neon_dotprod": "modernbert", "neon": "deberta-v2"}
 """The family that `make test` runs at each level; `make test-arm` runs all of them."""
 
 
