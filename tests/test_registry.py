@@ -222,10 +222,16 @@ def test_names_are_clear(names, alias, told):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_route_says_which_ability_it_needs(services, kind, start_service):
-    """A route without one may be asked of any model, and a model without the ability refuses the route."""
+    """A route without one may be asked of any model, and a model without the ability refuses the route. The ability
+    that /pooling needs is named by the `task` of its body."""
     service = start_service(checkpoint=services[kind].checkpoint)
     for route in TABLE.routes:
-        if route.example is not None and route.stands_for is None and route.method == "POST":
+        if (
+            route.example is not None
+            and route.stands_for is None
+            and route.method == "POST"
+            and route.path != "/pooling"
+        ):
             reply = answered({kind: service}, route.path, route.example)
             fits = route.ability is None or service.model.has(route.ability)
             assert (b"its task is" not in reply.body and b"is not available for" not in reply.body) == fits, route.path

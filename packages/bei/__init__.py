@@ -12,4 +12,4 @@ def __getattr__(name: str) -> Any:
         from bei.inprocess import Model
 
         return Model
-    raise AttributeError(f"module 'bei' has no attribute {name!r}")
+    raise AttributeError(f"module 'bei' has no attribute '{name}'")
