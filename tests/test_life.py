@@ -20,7 +20,7 @@ from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
-from tests.support.waiting import LIMIT, run, wait_until
+from tests.support.waiting import LIMIT, run, turns, until, wait_until
 
 NEVER = float("inf")
 
@@ -371,3 +371,50 @@ def test_threads_end_with_their_models(make_registry):
         assert run(ask(registry, "m0")) == 200
     wait_until(lambda: threading.active_count() <= before + 1)
     assert len(os.listdir("/proc/self/fd")) < 200
+
+
+def remove(registry: Registry, service: Service) -> None:
+    """As a SIGHUP does."""
+    registry.replace([of for of in registry.services if of is not service])
+    registry.keeper.drop(service)
+
+
+def test_a_load_for_the_operator_ends_with_a_model_that_is_removed_meanwhile(make_registry):
+    registry = make_registry(3, lazy=True)
+    registry.load()
+    registry.is_local = True
+    removed = registry.services[0]
+    removed.seconds = 0.2
+
+    async def load() -> int:
+        loading = asyncio.ensure_future(answer(registry, Call("POST", "/models/m0/load", b"", {})))
+        await until(lambda: removed.loads == 1)
+        registry.replace(registry.services[1:])
+        return (await loading).status
+
+    assert run(load()) == 404
+    assert run(post_life(registry, "m0", "load")) == 404
+
+
+def test_a_request_ends_with_a_model_that_is_removed_before_its_load_begins(make_registry):
+    registry = make_registry(3, lazy=True, memory_budget=250)
+    registry.load()
+    registry.is_local = True
+    removed, slow, _ = registry.services
+    slow.seconds = 0.5
+
+    async def use() -> list[int]:
+        first = asyncio.ensure_future(ask(registry, "m1"))
+        await until(lambda: slow.loads == 1)
+        waiting = [asyncio.ensure_future(ask(registry, "m0")), asyncio.ensure_future(post_life(registry, "m0", "load"))]
+        await turns()
+        await asyncio.to_thread(remove, registry, removed)
+        return [await first, *[await of for of in waiting]]
+
+    assert run(use()) == [200, 404, 404]
+    assert removed.loads == 0
+    wait_until(lambda: not registry.keeper.keeps(removed))
+
+
+async def post_life(registry: Registry, name: str, act: str) -> int:
+    return (await answer(registry, Call("POST", f"/models/{name}/{act}", b"", {}))).status

@@ -17,8 +17,7 @@ class ModelState(TypedDict):
 
 async def load(registry: Registry, body: None, call: Call) -> Result:
     _check(registry, call)
-    service = registry.named(call.parameters["model"])
-    await registry.loader.load(service, deadline(call))
+    service = await registry.load_named(call.parameters["model"], deadline(call))
     return Result({"id": service.name, "state": service.state})
 
 

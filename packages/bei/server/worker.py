@@ -106,18 +106,14 @@ class _Manager:
             raise service.refusal()
         return await loading.wait(deadline, at_once=at_once)
 
-    async def load(self, service: Service, deadline: float) -> None:
-        """As Keeper.load."""
-        while not service.leases.is_open:
-            if await self.wait(service, deadline, at_once=True):
-                service.leases.give_back()
-
     async def unload(self, service: Service, deadline: float) -> None:
         """As Keeper.unload."""
         number = self._number(service)
+        if number is None:
+            return
         before = self._ends[number]
         self._send(Unwanted(number))
-        while self._ends[number] == before:
+        while self._ends[number] == before and number in self._services:
             if time.monotonic() > deadline:
                 raise Expired("the request's deadline passed while its model was unloaded")
             await asyncio.sleep(_LOOK_SECONDS)
@@ -131,14 +127,22 @@ class _Manager:
 
     # -- for the server ------------------------------------------------------------------------------------------------
 
-    def _number(self, service: Service) -> int:
-        return next(number for number, of in self._services.items() if of is service)
+    def _number(self, service: Service) -> int | None:
+        """None for a model that is served no more."""
+        return next((number for number, of in list(self._services.items()) if of is service), None)
 
     def _loading(self, service: Service) -> Loading:
         found = self._loadings.get(service)
         if found is None:
-            found = Loading(service.name, service.leases, self._most, lambda: self._send(Wanted(self._number(service))))
+            found = Loading(service.name, service.leases, self._most, lambda: self._want(service))
         return self._loadings.setdefault(service, found)
+
+    def _want(self, service: Service) -> None:
+        number = self._number(service)
+        if number is None:
+            self._loadings.pop(service).finish(None)
+        else:
+            self._send(Wanted(number))
 
     def _send(self, message: Wanted | Unwanted | Used) -> None:
         with self._sending, suppress(OSError):  # the server is gone, and this process ends
@@ -212,8 +216,11 @@ class _Manager:
             self._forget(service)
 
     def _forget(self, service: Service) -> None:
-        del self._services[self._number(service)]
-        self._loadings.pop(service, None)
+        number = self._number(service)
+        if number is not None:
+            del self._services[number]
+        if loading := self._loadings.pop(service, None):
+            loading.finish(None)
         self._threads.pop(service).shutdown(wait=False)
 
     def _serve(self, numbers: list[int]) -> None:

@@ -104,11 +104,20 @@ class Keeper:
             service.unload(self._drain_seconds)
         if service in self._beside:
             self._beside.remove(service)
-        self._loadings.pop(service, None)
-        self._locks.pop(service, None)
-        self._sizes.pop(service, None)
+        self._forget(service)
         for of in self._services():
             of.model_metrics.set_ready(of.state == "ready")  # the one that took over has the same name
+
+    def _forget(self, service: Service) -> None:
+        """Those who wait for a model that is served no more find another one of its name, or none."""
+        if loading := self._loadings.pop(service, None):
+            loading.finish(None)
+        self._locks.pop(service, None)
+        self._sizes.pop(service, None)
+
+    def keeps(self, service: Service) -> bool:
+        """Whether anything is kept about a model."""
+        return any(service in of for of in (self._loadings, self._locks, self._sizes, self._beside))
 
     def _has_room(self, service: Service) -> bool:
         if self._budget is None:
@@ -164,6 +173,8 @@ class Keeper:
             self._loading(service).finish(fault)
             if fault is not None:
                 self.audience.failed(service, fault)
+        if service not in self._services():
+            self._forget(service)
 
     def _load_now(self, service: Service) -> None:
         """Raises SetupError."""
@@ -178,12 +189,6 @@ class Keeper:
             raise
         self.audience.opened(service)
         log.info("%s: loaded in %.2f s", service.name, time.monotonic() - started)
-
-    async def load(self, service: Service, deadline: float) -> None:
-        """Loads a model for the operator: at once, even if that failed a moment ago. Raises as `wait` does."""
-        while not service.leases.is_open:
-            if await self.wait(service, deadline, at_once=True):
-                service.leases.give_back()
 
     async def unload(self, service: Service, deadline: float) -> None:
         """Ends a model for the operator. Its next request loads it again. Raises Expired, but ends it then, too."""

@@ -24,8 +24,6 @@ class Loader(Protocol):
 
     async def wait(self, service: Service, deadline: float, *, at_once: bool = False) -> bool: ...
 
-    async def load(self, service: Service, deadline: float) -> None: ...
-
     async def unload(self, service: Service, deadline: float) -> None: ...
 
     def close(self) -> None: ...
@@ -105,6 +103,14 @@ class Registry:
             holds = service.leases.take() or await self.loader.wait(service, deadline)
             if holds:
                 return service, service.model
+
+    async def load_named(self, name: str, deadline: float) -> Service:
+        """Loads the model of that name for the operator: at once, even if that failed a moment ago. Raises as `loaded`
+        does; ModelNotFound, too, if the model is removed meanwhile."""
+        while not (service := self.named(name)).leases.is_open:
+            if await self.loader.wait(service, deadline, at_once=True):
+                service.leases.give_back()
+        return service
 
     @property
     def names(self) -> tuple[str, ...]:
