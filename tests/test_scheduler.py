@@ -55,6 +55,8 @@ class StubEngine:
             raise RuntimeError("secret detail")
         if (sums == 555).any():
             raise EngineDied("the engine's process died while this ran")
+        if (sums == 444).any():
+            raise NotReady("the engine ends")
         if (sums == 999).any():
             raise SystemExit
         return np.where(sums == 777, np.nan, sums)[:, None]
@@ -175,6 +177,16 @@ def test_what_ended_the_engine_s_process_is_not_tried_again(running):
     inbox.wait_for(4)
     assert isinstance(inbox.outcomes[2], EngineFailed)
     assert engine.seen.count(555) == 1
+
+
+def test_an_engine_that_ends_gets_no_halves(running, caplog):
+    """Its requests are told that it ends, and the log has no trace of what is known."""
+    scheduler, engine, inbox = running
+    submit_together(scheduler, engine, [2, 444, 3])
+    inbox.wait_for(4)
+    assert {type(inbox.outcomes[i]) for i in (2, 3)} == {NotReady}
+    assert engine.seen.count(444) == 1
+    assert [record.exc_info for record in caplog.records if "engine failed" in record.message] == [None]
 
 
 def test_a_brief_request_runs_beside_the_batches_of_all_streams(running_beside):

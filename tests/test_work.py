@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from bei.errors import NotReady
 from bei.work import Unwanted, check, off_loop
 from tests.support.waiting import turns
 
@@ -26,6 +27,13 @@ def test_what_it_gives_and_raises(pool):
     assert asyncio.run(off_loop(pool, lambda: check() or 3)) == 3
     with pytest.raises(ZeroDivisionError):
         asyncio.run(off_loop(pool, lambda: 1 // 0))
+
+
+def test_threads_that_have_ended_are_told_of():
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(NotReady, match="the model was unloaded, or the server stops"):
+        asyncio.run(off_loop(pool, lambda: 3))
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])

@@ -217,6 +217,9 @@ class Unimplemented(Error):
     status, kind = 501, "Validation"
 
 
+ENDING = "the model was unloaded, or the server stops"
+
+
 class NotReady(Error):
     """`retry_after`: seconds after which another request may be answered."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken, is_brief
 from bei.engines.base import Batch, Engine
-from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
+from bei.errors import ENDING, EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
 from bei.metrics import Metrics, ModelMetrics
 from bei.slots import Share, Slots
 
@@ -85,7 +85,7 @@ class Scheduler:
             entry.queued = now
         with self._changed:
             if self._closing:
-                raise NotReady("the server is shutting down")
+                raise NotReady(ENDING)
             try:
                 self._queue.push(entries)
             except Overloaded:
@@ -116,7 +116,7 @@ class Scheduler:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._abandon(NotReady("the server is shutting down"))
+        self._abandon(NotReady(ENDING))
 
     def _stop(self) -> None:
         self._closing = True
@@ -222,13 +222,13 @@ class Scheduler:
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fails a batch of one request. Runs the halves of another, so that only the faulty request fails. A batch that
-        ended the engine's process is not tried again."""
+        ended the engine's process is not tried again, and an engine that ends gets no more."""
         requests = list(dict.fromkeys(entry.request for entry in entries))
-        log.error("engine failed on %d texts of %d requests", len(entries), len(requests), exc_info=fault)
+        said, trace = (fault.message, None) if isinstance(fault, Error) else (type(fault).__name__, fault)
+        log.error("engine failed on %d texts of %d requests: %s", len(entries), len(requests), said, exc_info=trace)
         self.failing = True
-        if len(requests) == 1 or isinstance(fault, EngineDied) or not isinstance(fault, Exception):
-            message = fault.message if isinstance(fault, EngineFailed) else f"engine failed: {type(fault).__name__}"
-            self._settle(entries, EngineFailed(message))
+        if len(requests) == 1 or isinstance(fault, EngineDied | NotReady) or not isinstance(fault, Exception):
+            self._settle(entries, _error_of(fault))
             return
         first = set(requests[: len(requests) // 2])
         for half in ([e for e in entries if e.request in first], [e for e in entries if e.request not in first]):
@@ -271,3 +271,14 @@ def _pack(entries: list[Entry]) -> Batch:
         attended=[entry.attended for entry in entries],
         row_kind=entries[0].row_kind,
     )
+
+
+def _error_of(fault: BaseException) -> Error:
+    """The error of a request whose batch met a fault."""
+    match fault:
+        case NotReady():
+            return NotReady(fault.message)
+        case EngineFailed():
+            return EngineFailed(fault.message)
+        case _:
+            return EngineFailed(f"engine failed: {type(fault).__name__}")

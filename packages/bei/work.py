@@ -9,6 +9,8 @@ from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
+from bei.errors import ENDING, NotReady
+
 R = TypeVar("R")
 
 _unwanted: ContextVar[threading.Event | None] = ContextVar("unwanted", default=None)
@@ -27,10 +29,13 @@ def check() -> None:
 
 async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
     """The result of `work`, run in a thread of the pool. A cancelled task still waits for its end, and holds its bytes
-    until then."""
+    until then. Raises NotReady if the pool has ended."""
     context, unwanted = copy_context(), threading.Event()
     context.run(_unwanted.set, unwanted)
-    job = pool.submit(context.run, work)
+    try:
+        job = pool.submit(context.run, work)
+    except RuntimeError:
+        raise NotReady(ENDING) from None
     ended = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(ended)

@@ -46,7 +46,7 @@ IN_HEADER = {
     "mutex": "lock_guard mutex unique_lock",
     "new": "bad_alloc",
     "thread": "thread",
-    "type_traits": "conditional_t is_same_v",
+    "type_traits": "conditional_t integral_constant is_same_v",
     "utility": "integer_sequence make_integer_sequence move",
     "vector": "vector",
 }

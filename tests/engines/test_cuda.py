@@ -30,7 +30,7 @@ from tests.support.tiny_models import ALIKE, DISENTANGLED, FAMILIES, MIXTURES, T
 
 FP32 = EngineOptions(precision="fp32", threads=1)
 EXACT = Compute("fp32")
-IN_GROUPS = ("mpnet", *DISENTANGLED, "gemma2", *MIXTURES, "bloom", "embedding_gemma2_text", *T5)
+IN_GROUPS = ("mpnet", *DISENTANGLED, "xlnet", "gemma2", *MIXTURES, "bloom", "embedding_gemma2_text", *T5)
 IN_ONE_KERNEL = [name for name in FAMILIES if name not in (*IN_GROUPS, *ALIKE)]
 
 

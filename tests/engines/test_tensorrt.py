@@ -28,7 +28,17 @@ from bei.engines.torch.peaks import input_peaks
 from bei.errors import SetupError
 from bei.settings.block import QuantizationType
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import ALIKE, FAMILIES, MIXTURES, T5, TORCH_ALONE, VOCAB, random_model, save
+from tests.support.tiny_models import (
+    ALIKE,
+    DISENTANGLED,
+    FAMILIES,
+    MIXTURES,
+    T5,
+    TORCH_ALONE,
+    VOCAB,
+    random_model,
+    save,
+)
 
 pytest.importorskip("tensorrt_rtx")
 from bei.engines.tensorrt import api as tensorrt
@@ -37,7 +47,7 @@ from tests.support.tensorrt_interpreter import Interpreted, Interpreter
 FP32 = EngineOptions(precision="fp32")
 SOFT_CAPPED = ("gemma2",)
 MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert", "bloom", *T5)
-REFUSED = (*TORCH_ALONE, *MIXTURES, "lfm2", "esm", "deberta", "deberta-v2", "xlnet")
+REFUSED = (*TORCH_ALONE, *MIXTURES, "lfm2", "esm", *DISENTANGLED, "xlnet")
 EXPRESSED = [family for family in FAMILIES if family not in (*REFUSED, *ALIKE, "phi3")]
 
 

@@ -22,7 +22,7 @@ from bei.engines.base import Batch, EngineFacts
 from bei.engines.devices import ANY, Device, Machine
 from bei.engines.isolated import Child, EngineProcess
 from bei.engines.messages import RESULTS, Failure, Load
-from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
+from bei.errors import ENDING, EngineDied, EngineFailed, NotReady, SetupError
 from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
 from bei.settings.devices import kind_of
@@ -30,7 +30,6 @@ from bei.settings.devices import kind_of
 log = logging.getLogger("bei")
 
 _OF_A_DEVICE = ("device", "reason", "streams")  # facts in which devices may differ
-_CLOSING = "the server is shutting down"
 
 
 class Replicas:
@@ -110,7 +109,7 @@ class Replicas:
 
     def close(self) -> None:
         with self._changed:
-            self._closing, self.fault = True, _CLOSING
+            self._closing, self.fault = True, ENDING
             self._changed.notify_all()
         for process in self._processes:
             process.disconnect()
@@ -141,7 +140,7 @@ class Replicas:
         with self._changed:
             while (process := free()) is None or self._closing:
                 if self._closing:
-                    raise NotReady(_CLOSING)
+                    raise NotReady(ENDING)
                 if all(one.is_down for one in self._processes):
                     raise EngineFailed(self.fault or "the engine died")
                 self._changed.wait()
@@ -153,7 +152,7 @@ class Replicas:
             with self._changed:
                 faults = [one.fault for one in self._processes if not one.is_down]
                 faults = faults or [one.fault for one in self._processes]
-                found = _CLOSING if self._closing else None if None in faults else faults[0]
+                found = ENDING if self._closing else None if None in faults else faults[0]
                 if found == self.fault:
                     return
                 self.fault = found
