@@ -209,6 +209,8 @@ def test_while_a_task_is_unknown_only_named_models_answer(services):
     [
         (["a", "a"], (), "two models are served as 'a'; set runtime.served_model_name of one of them"),
         (["a", "b"], "c=d", "--alias c=d: 'd' is not served; served: a, b"),
+        (["a", "b"], "a=b", "--alias a=b: 'a' is another model's own name; choose another alias"),
+        (["a", "b"], "c=a,c=b", "--alias c=b: 'c' is an alias of another model already; choose another one"),
     ],
 )
 def test_names_are_clear(names, alias, told):

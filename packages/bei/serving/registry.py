@@ -168,11 +168,21 @@ def by_name(services: Sequence[Service]) -> Mapping[str, Service]:
         if served.setdefault(name, service) is not service:
             raise SetupError(f"two models are served as {short(name)}; set runtime.served_model_name of one of them")
     repositories = {service.settings.public_repo: service for service in reversed(services)}
-    aliases = {}
-    for given in services[0].settings.alias:
-        alias, _, name = given.partition("=")
+    return {**repositories, **_aliases(services[0].settings.alias, served, repositories), **served}
+
+
+def _aliases(
+    given: Iterable[str], served: Mapping[str, Service], repositories: Mapping[str, Service]
+) -> Mapping[str, Service]:
+    """Raises SetupError for one whose model is not served, or that already means another model."""
+    aliases: dict[str, Service] = {}
+    for one in given:
+        alias, _, name = one.partition("=")
         found = served.get(name) or repositories.get(name)
         if found is None:
-            raise SetupError(f"--alias {given}: {short(name)} is not served; served: {', '.join(served)}")
-        aliases[alias] = found
-    return {**repositories, **aliases, **served}
+            raise SetupError(f"--alias {one}: {short(name)} is not served; served: {', '.join(served)}")
+        if served.get(alias, found) is not found:
+            raise SetupError(f"--alias {one}: {short(alias)} is another model's own name; choose another alias")
+        if aliases.setdefault(alias, found) is not found:
+            raise SetupError(f"--alias {one}: {short(alias)} is an alias of another model already; choose another one")
+    return aliases
