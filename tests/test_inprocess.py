@@ -11,7 +11,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 import bei
-from bei.errors import Invalid, SetupError, WrongTask
+from bei.errors import Invalid, NotReady, SetupError, WrongTask
 from tests.support.calls import post
 from tests.support.gliner_models import gliner, save_gliner
 from tests.support.task_models import KINDS, OWN, QUERY, TEXTS, start
@@ -167,6 +167,8 @@ def test_a_context_manager_closes(folders):
         assert model.task == "embedding"
     model.close()
     assert not model._thread.is_alive()
+    with pytest.raises(NotReady, match="the model is closed"):
+        model.embed(TEXTS)
 
 
 # -- as sentence-transformers ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bei.checkpoint.task import Task
-from bei.errors import Invalid, SetupError, short
+from bei.errors import Invalid, NotReady, SetupError, short
 from bei.serving.answers import Answer, Options
 from bei.serving.lists import answered, unhurried
 from bei.serving.service import Service
@@ -265,6 +265,10 @@ class Model:
             return await answered(inputs, told, self._service.settings.max_client_batch_size, _size)
 
     def _wait(self, answer: Coroutine[Any, Any, R]) -> R:
+        """Raises NotReady once the model is closed."""
+        if self._loop.is_closed():
+            answer.close()
+            raise NotReady("the model is closed")
         future = asyncio.run_coroutine_threadsafe(answer, self._loop)
         try:
             return future.result()
