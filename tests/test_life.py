@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from bei import memory
 from bei.api import Call, answer
 from bei.engines.null import NullEngine
 from bei.errors import Expired, NotReady, Overloaded, SetupError
+from bei.server import worker
 from bei.serving.leases import Leases
 from bei.serving.loading import Loading
 from bei.serving.registry import Registry
@@ -418,3 +420,14 @@ def test_a_request_ends_with_a_model_that_is_removed_before_its_load_begins(make
 
 async def post_life(registry: Registry, name: str, act: str) -> int:
     return (await answer(registry, Call("POST", f"/models/{name}/{act}", b"", {}))).status
+
+
+def test_a_worker_waits_for_no_model_that_is_removed(make_registry):
+    registry = make_registry(2, lazy=True)
+    kept, removed = registry.services
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        manager = worker._Manager(registry, ours, {0: kept}, {})
+        manager.started.set()
+        assert run(manager.wait(removed, NEVER)) is False
+        run(manager.unload(removed, NEVER))
