@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bei.architectures import decoder
+from bei.architectures.base_model import base_model
 from bei.architectures.families import FAMILIES
 from bei.architectures.family import Family
-from bei.architectures.spec import LAST
 from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native
 from bei.engines.tensorrt import network as tensorrt
@@ -189,8 +188,7 @@ them; their weights are not. The engine is the one that `auto` takes on a CPU.
 def architecture(model_type: str, family: Family) -> str:
     name, examples = MODELS[model_type]
     stated = STATED.get(model_type, model_type)
-    decodes = family.pooling == LAST or family.heads.get("TokenClassification") is decoder.tagger
-    base = "encoder" if decodes else "encoder_bert"
+    base = base_model(family)
     embeds = "embeddings" if family.spec(CONFIG).decoder else "embeddings, ColBERT"
     tasks = [embeds, *(TASKS[kind] for kind in family.heads)]
     template = template_of({"model_type": model_type})

@@ -19,7 +19,8 @@ turns it off: `--no-auto-truncate`. Repeat a flag, or separate values by commas,
 unknown variable, an unknown key, and a value out of bounds are refused by name at the start.
 
 `bei info`, `bei build` and `bei embed` have the flags of the first two tables. `BEI_CONFIG` is the variable of
-`--config`. Units are single tokens, texts and bytes, and seconds. A number of bytes may have a unit: `2GB`, `512MiB`.
+`--config`; it is ignored where a model is named (`bei serve MODEL`).
+Units are single tokens, texts and bytes, and seconds. A number of bytes may have a unit: `2GB`, `512MiB`.
 {groups}
 
 ## Keys of trt_llm

@@ -48,10 +48,11 @@ def test_help(command):
 
 
 OWN = {"config", "log_level"}
+MODELS = {"models"}
 
 
 def test_every_flag_of_serve_is_a_setting():
-    names = {parameter.name for parameter in cli.serve.params} - OWN
+    names = {parameter.name for parameter in cli.serve.params} - OWN - MODELS
     assert names == {setting.name for setting in settings_of(Settings)}
 
 

@@ -31,7 +31,7 @@ LAYERS = [
     "bulk inprocess",
     "api",
     "server",
-    "launch options",
+    "launch options bundle",
     "router",
     "cli",
 ]

@@ -5,14 +5,14 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from bei import __version__, files, logs, options, processes
+from bei import __version__, bundle, files, logs, options, processes
 from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
@@ -35,24 +35,18 @@ class _Program(click.Group):
 _DEPLOYMENT = "The deployment: a Truss config.yaml with a trt_llm block."
 
 
-def _default_configs() -> list[Path]:
-    """BEI_CONFIG is written as PATH is: several files with colons between them."""
-    return [Path(part) for part in os.environ.get("BEI_CONFIG", "config.yaml").split(os.pathsep)]
-
-
 _config = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    default=lambda: _default_configs()[0],
     help=f"{_DEPLOYMENT}  [default: BEI_CONFIG, else config.yaml]",
 )
 _configs = click.option(
     "--config",
     type=click.Path(path_type=Path),
     multiple=True,
-    default=_default_configs,
     help=f"{_DEPLOYMENT} Repeatable: one server serves several models.  [default: BEI_CONFIG, else config.yaml]",
 )
+_models = click.argument("models", metavar="[MODEL]...", nargs=-1)
 _log_level = click.option(
     "--log-level",
     default="info",
@@ -72,37 +66,49 @@ def main() -> None:
 
 
 @main.command(cls=options.Command)
+@_models
 @_configs
 @_log_level
 @options.of_settings(Settings)
-def serve(config: Sequence[Path], log_level: str, **flags: Any) -> None:
-    """Serve over HTTP until SIGTERM.
+def serve(models: Sequence[str], config: Sequence[Path], log_level: str, **flags: Any) -> None:
+    """Serve over HTTP until SIGTERM. MODEL is a folder or a repository of the hub; without one the config says it.
 
     The routes are OpenAI's, TEI's, Cohere's and vLLM's for embeddings, reranking, classes and entities, as the model
     allows, with /health and /metrics. GET /docs lists them all.
     """
 
     def read() -> Sequence[Settings]:
-        return several.from_files(config, **flags)
+        return several.named(models, config, **flags)
 
-    models = read()
-    hosting.start_logs(models[0], log_level)
-    serve_until_signal(models, read)
+    settings = read()
+    hosting.start_logs(settings[0], log_level)
+    serve_until_signal(settings, read)
 
 
 @main.command(cls=options.Command)
+@_models
 @_configs
 @_log_level
 @options.of_settings(ModelSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model.")
-def info(config: Sequence[Path], log_level: str, as_json: bool, **flags: Any) -> None:
-    """Print the model that would be served, the engine and the reason for it, and every setting."""
+@click.option("--as-config", is_flag=True, help="Print the config.yaml of the one MODEL, for --config and truss push.")
+def info(
+    models: Sequence[str], config: Sequence[Path], log_level: str, as_json: bool, as_config: bool, **flags: Any
+) -> None:
+    """Print the model that would be served, the engine and the reason for it, and every setting. MODEL is a folder or a
+    repository of the hub; without one the config says it."""
     logs.to_stderr("warning" if log_level == "info" else log_level)
+    if as_config:
+        click.echo(_as_config(models, config, as_json, flags), nl=False)
+        return
     found = []
-    for settings in several.from_files(config, **flags):
+    for settings in several.named(models, config, **flags):
         service = Service(settings)
         service.load()
-        found.append(_facts(service))
+        facts = _facts(service)
+        if models:  # no config says it
+            facts["settings"]["base_model"] = bundle.kind(service.model.checkpoint)
+        found.append(facts)
         service.close()
     if as_json:
         click.echo("\n".join(json.dumps(facts, indent=2) for facts in found))
@@ -111,6 +117,7 @@ def info(config: Sequence[Path], log_level: str, as_json: bool, **flags: Any) ->
 
 
 @main.command(cls=options.Command)
+@click.argument("model", metavar="[MODEL]", required=False)
 @_config
 @_log_level
 @options.of_settings(ModelSettings)
@@ -119,20 +126,25 @@ def info(config: Sequence[Path], log_level: str, as_json: bool, **flags: Any) ->
     type=click.Path(path_type=Path),
     help="Embed the texts of this .txt, .jsonl, .csv or .tsv file, and write their ranges into --int8-ranges.",
 )
-def build(config: Path, log_level: str, calibrate: Path | None, **flags: Any) -> None:
-    """Fetch and check the checkpoint and build the engine now, so that `serve` starts at once."""
+def build(model: str | None, config: Path | None, log_level: str, calibrate: Path | None, **flags: Any) -> None:
+    """Build the engine now, so that `serve` starts at once.
+
+    Fetches and checks the checkpoint first. MODEL is a folder or a repository; without one the config says it.
+    """
     logs.to_stderr(log_level)
-    settings = Settings.from_file(config, **flags)
+    settings = _one(model, config, flags)
     if calibrate and not settings.int8_ranges:
         raise SetupError("--calibrate needs --int8-ranges, the file that it writes")
     service = Service(settings.model_copy(update={"int8_ranges": None}) if calibrate else settings)
     service.load()
-    model = service.model
+    served = service.model
     if calibrate and settings.int8_ranges:
-        ranges.write(asyncio.run(ranges.measure(model, calibrate)), settings.int8_ranges)
+        ranges.write(asyncio.run(ranges.measure(served, calibrate)), settings.int8_ranges)
         click.echo(printable(f"{settings.int8_ranges}: the ranges of {calibrate}"))
     service.close()
-    click.echo(printable(f"{model.settings.public_repo}: {model.checkpoint.folder}, runs on {engine_in_words(model)}"))
+    click.echo(
+        printable(f"{served.settings.public_repo}: {served.checkpoint.folder}, runs on {engine_in_words(served)}")
+    )
 
 
 @main.command()
@@ -189,11 +201,13 @@ def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log
     type=click.IntRange(0, 19),
     help="Lower the priority by this much, so that a server on the same machine goes first. Unset: not at all.",
 )
+@click.option("--model", help="A folder or a repository of the hub. Unset: the config says it.")
 @_config
 @_log_level
 @options.of_settings(ModelSettings)
 def embed(
-    config: Path,
+    model: str | None,
+    config: Path | None,
     log_level: str,
     input: Path,
     output: Path,
@@ -226,7 +240,7 @@ def embed(
     if nice and ray:
         raise SetupError("--nice is for this machine; the processes of --ray have the priority that Ray gives them")
     os.nice(nice or 0)
-    settings = Settings.from_file(config, **flags)
+    settings = _one(model, config, flags)
     if settings.devices and ray:
         raise SetupError("--devices is for this machine; on a cluster set --workers and --threads")
     try:
@@ -247,6 +261,26 @@ def embed(
         click.echo("bei: stopped; the same command resumes with the remaining rows", err=True)
         sys.exit(interrupt.STATUS)
     click.echo(printable(f"{output}: {row_count} rows"))
+
+
+def _one(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings of a command that is about one model. Raises SetupError where a config lists several."""
+    if model is None:
+        return Settings.from_file(config or several.default_configs()[0], **flags)
+    return several.named([model], [config] if config else [], **flags)[0]
+
+
+def _as_config(models: Sequence[str], config: Sequence[Path], as_json: bool, flags: Mapping[str, Any]) -> str:
+    """A config.yaml's text. Raises SetupError unless one model is named."""
+    if len(models) != 1:
+        raise SetupError("--as-config needs one MODEL: bei info MODEL --as-config > config.yaml")
+    if as_json:
+        raise SetupError("--as-config prints YAML; leave --json out")
+    (settings,) = several.named(models, config, **flags)
+    made = bundle.config_of(settings, Service(settings).read(), flags)
+    of_this_machine = settings.source == "LOCAL"
+    note = "# The folder is of this machine: for `truss push` name a repository.\n" if of_this_machine else ""
+    return note + yaml.safe_dump(made, sort_keys=False)
 
 
 def _facts(service: Service) -> dict[str, Any]:

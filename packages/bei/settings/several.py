@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ OF_ALL_MODELS = frozenset(
     )
 )
 """Settings of a model that one flag or variable may set for all models. The others are about one model."""
+_PATHS = ("/", ".", "~")
 _OF_THE_BUNDLE = ("resources", "secrets")
 _OF_THE_SERVER = settings_of(ServerSettings, LimitSettings, ObservationSettings)
 
@@ -41,6 +43,22 @@ def from_files(paths: Sequence[Path], **flags: Any) -> tuple[Settings, ...]:
     return for_all([model for path in paths for model in models_of(str(path), read_config(path))], **flags)
 
 
+def named(models: Sequence[str], configs: Sequence[Path], **flags: Any) -> tuple[Settings, ...]:
+    """The settings for folders and repositories, or for config.yaml files: one kind of them. Raises SetupError."""
+    if models and configs:
+        raise SetupError(f"{models[0]} and --config {configs[0]} both say which model; name models, or configs")
+    for model in models:
+        _refuse_absent(model)
+    if models:
+        return for_all([of_model(model) for model in models], **flags)
+    return from_files(configs or default_configs(), **flags)
+
+
+def default_configs() -> list[Path]:
+    """BEI_CONFIG is written as PATH is: several files with colons between them."""
+    return [Path(part) for part in os.environ.get("BEI_CONFIG", "config.yaml").split(os.pathsep)]
+
+
 def models_of(name: str, config: Mapping[str, Any]) -> list[Deployment]:
     """The model of a config.yaml's content, or those of its `model_metadata.models`: a list of trt_llm blocks, or of
     mappings with `trt_llm` and `environment_variables`. Raises SetupError."""
@@ -55,16 +73,36 @@ def models_of(name: str, config: Mapping[str, Any]) -> list[Deployment]:
 
 
 def of_model(name: str) -> Deployment:
-    """The model of a folder or of a repository of the hub, without a config.yaml."""
-    repository = repository_of(name)
-    build = {"base_model": "encoder_bert", "checkpoint_repository": repository}
+    """The model of a folder or of a repository of the hub, without a config.yaml. No config says that it is Baseten's
+    `encoder_bert`, so every setting is allowed; `bei info` says which kind it is."""
+    build = {"base_model": "encoder", "checkpoint_repository": repository_of(name)}
     return Deployment(name, {"trt_llm": {"build": build}})
 
 
 def repository_of(name: str) -> dict[str, str]:
     """A folder that exists, or looks as a path does, is a folder; other names are repositories."""
-    local = name.startswith(("/", ".", "~")) or Path(name).is_dir()
+    local = name.startswith(_PATHS) or Path(name).is_dir()
     return {"source": "LOCAL" if local else "HF", "repo": name}
+
+
+def _refuse_absent(name: str) -> None:
+    """Raises SetupError for a path of no folder, with the closest one."""
+    place = Path(os.path.expanduser(name))
+    if place.is_dir():
+        return
+    if place.suffix in (".yaml", ".yml"):
+        raise SetupError(f"{name} is no model but a config; name it with --config {name}")
+    if name.startswith(_PATHS):
+        raise SetupError(f"{name} is {'a file' if place.exists() else 'not there'}; {_remedy(place)}")
+
+
+def _remedy(place: Path) -> str:
+    """The closest folder that is there."""
+    beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
+    close = get_close_matches(place.name, beside, 1)
+    if close:
+        return f"did you mean {place.parent / close[0]}?"
+    return "name the folder of a model, or a repository of the hub (owner/name)"
 
 
 def for_all(
