@@ -16,7 +16,8 @@ TREE = Path(__file__).parents[1]
 ROOT = TREE / "packages" / "bei"
 LAYERS = [
     "errors",
-    "pooling wire memory files processes work inflight settings metrics logs tracing",
+    "files",
+    "pooling wire memory processes work inflight settings metrics logs tracing",
     "architectures",
     "checkpoint",
     "batching",

@@ -1,13 +1,13 @@
 """The config.yaml of a model that was named on the command line, for `bei serve --config` and for truss."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bei.architectures.base_model import base_model
 from bei.architectures.families import family
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.modules import read_json
+from bei.files import expanded
 from bei.serving.routes import default_route
 from bei.settings import DefaultRoute, ModelSettings, Settings
 from bei.settings.keys import OBEYED
@@ -64,7 +64,7 @@ def _block(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
 def _repository(settings: ModelSettings) -> dict[str, str]:
     """A folder by its whole path: a config may be read elsewhere."""
     if settings.source == "LOCAL":
-        return {"source": "LOCAL", "repo": str(Path(settings.repo).expanduser().absolute())}
+        return {"source": "LOCAL", "repo": str(expanded(settings.repo).absolute())}
     found = {"source": settings.source.value, "repo": settings.public_repo, "revision": settings.revision}
     if settings.source == "HF":
         found["revision"] = settings.revision or "main"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bei.errors import SetupError, short
+from bei.files import expanded
 from bei.settings.config import listed_models, read_config, variables_of
 from bei.settings.groups import LimitSettings, ModelSettings, ObservationSettings, ServerSettings
 from bei.settings.reference import settings_of
@@ -87,7 +88,7 @@ def repository_of(name: str) -> dict[str, str]:
 
 def _refuse_absent(name: str) -> None:
     """Raises SetupError for a path of no folder, with the closest one."""
-    place = Path(os.path.expanduser(name))
+    place = expanded(name)
     if place.is_dir():
         return
     if place.suffix in (".yaml", ".yml"):
