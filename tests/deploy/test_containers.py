@@ -15,7 +15,7 @@ from bei.engines.native import prebuilt
 from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.containers import DEPLOY, QUEUE_SECONDS, environment, given
-from tests.support.project import IMAGES
+from tests.support.project import IMAGES, PROJECT
 from tests.support.servers import ROOT, serving
 
 DOCKERFILES = ["Dockerfile", "Dockerfile.cuda"]
@@ -33,6 +33,12 @@ def test_what_is_copied_is_there_and_sent_to_the_builder(name, source):
     rules = [line for line in (DEPLOY / f"{name}.dockerignore").read_text().splitlines() if not line.startswith("#")]
     verdicts = [not rule.startswith("!") for rule in rules if fnmatch(source, rule.lstrip("!"))]
     assert not verdicts[-1]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_what_builds_the_package_is_copied(name):
+    (hook,) = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"].values()
+    assert {"pyproject.toml", "packages", hook["path"]} <= set(copied(name))
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
