@@ -4,7 +4,7 @@ root, and changes nothing outside of the folder.
 apt-get, with a state of its own, resolves and downloads the packages; they are only unpacked.
 
     tools/       of this machine's architecture: the emulator, the cross compiler
-    root/        of ARM64: Python, the C and the C++ library
+    sysroot/     of ARM64: Python, the C and the C++ library
     lib/         what requirements.lock pins, as wheels for ARM64
     bin/python   an interpreter for ARM64; it and the interpreters that it starts run under the emulator
     bin/c++      a compiler for ARM64; bin/clang++ is another one, where clang is installed
@@ -34,8 +34,8 @@ Debug::NoLocking "1";
 PYTHON = """\
 #!/bin/sh
 # QEMU_CPU chooses the processor.
-export QEMU_LD_PREFIX="{folder}/root"
-exec "{folder}/tools/usr/bin/qemu-aarch64-static" -0 "{folder}/bin/python" "{folder}/root/usr/bin/python3.11" "$@"
+export QEMU_LD_PREFIX="{folder}/sysroot"
+exec "{folder}/tools/usr/bin/qemu-aarch64-static" -0 "{folder}/bin/python" "{folder}/sysroot/usr/bin/python3.11" "$@"
 """
 COMPILER = """\
 #!/bin/sh
@@ -62,7 +62,7 @@ def main(folder: Path, uv: str) -> None:
     _program(folder / "bin/c++", COMPILER.format(folder=folder))
     if shutil.which("clang++"):
         _program(folder / "bin/clang++", CLANG.format(folder=folder))
-    (folder / "pyvenv.cfg").write_text(f"home = {folder}/root/usr/bin\nversion = 3.11\n")
+    (folder / "pyvenv.cfg").write_text(f"home = {folder}/sysroot/usr/bin\nversion = 3.11\n")
     platform = ("--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.11", "--only-binary", ":all:")
     packages = ("--target", str(folder / "lib/python3.11/site-packages"), "--require-hashes", "-r", str(LOCK))
     subprocess.run([uv, "pip", "install", "-q", *platform, *packages], check=True)
@@ -79,7 +79,7 @@ def _download(state: Path) -> list[Path]:
 
 def _unpack(packages: list[Path], folder: Path) -> None:
     for package in packages:
-        part = "root" if package.stem.endswith("_arm64") else "tools"
+        part = "sysroot" if package.stem.endswith("_arm64") else "tools"
         subprocess.run(["dpkg", "-x", str(package), str(folder / part)], check=True)
 
     for emulator in (folder / "tools/usr/bin").glob("qemu-*"):

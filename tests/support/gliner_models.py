@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer
@@ -219,3 +220,10 @@ def compare(answer, expected):
     scores, expected_scores = ([of.pop("score") for of in rows] for rows in (found, expected))
     assert found == expected
     np.testing.assert_allclose(scores, expected_scores, atol=2e-5)
+
+
+def each_seed(metafunc: pytest.Metafunc) -> None:
+    """`pytest_generate_tests` of a module whose models have a `seed`: one, or three by --every-seed."""
+    if "seed" in metafunc.fixturenames:
+        seeds = range(3) if metafunc.config.getoption("--every-seed") else [0]
+        metafunc.parametrize("seed", seeds, scope="module")

@@ -12,7 +12,7 @@ from bei.errors import SetupError
 from bei.tokenizer.words import _second
 from tests.support.calls import call, near, post
 from tests.support.gliner2_models import gliner2, save_gliner2, splitter
-from tests.support.gliner_models import compare
+from tests.support.gliner_models import compare, each_seed
 from tests.support.task_models import start
 from tests.support.tiny_models import write_json
 
@@ -33,10 +33,7 @@ KINDS = {
 }
 
 
-def pytest_generate_tests(metafunc):
-    if "seed" in metafunc.fixturenames:
-        seeds = range(3) if metafunc.config.getoption("--every-seed") else [0]
-        metafunc.parametrize("seed", seeds, scope="module")
+pytest_generate_tests = each_seed
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -10,7 +10,7 @@ import pytest
 from bei.checkpoint.load import read
 from bei.tasks.named_entities import _taken
 from tests.support.calls import call, near, post, refused
-from tests.support.gliner_models import Reference, compare, gliner, save_gliner
+from tests.support.gliner_models import Reference, compare, each_seed, gliner, save_gliner
 from tests.support.task_models import start, tagger
 
 TEXTS = [
@@ -40,10 +40,7 @@ ASKED = [
 ]
 
 
-def pytest_generate_tests(metafunc):
-    if "seed" in metafunc.fixturenames:
-        seeds = range(3) if metafunc.config.getoption("--every-seed") else [0]
-        metafunc.parametrize("seed", seeds, scope="module")
+pytest_generate_tests = each_seed
 
 
 @pytest.fixture(scope="module", params=KINDS)
