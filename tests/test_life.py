@@ -415,7 +415,10 @@ def test_a_request_ends_with_a_model_that_is_removed_before_its_load_begins(make
 
     assert run(use()) == [200, 404, 404]
     assert removed.loads == 0
-    wait_until(lambda: not registry.keeper.keeps(removed))
+    keeper = registry.keeper
+    wait_until(
+        lambda: not any(removed in of for of in (keeper._loadings, keeper._locks, keeper._sizes, keeper._beside))
+    )
 
 
 async def post_life(registry: Registry, name: str, act: str) -> int:

@@ -115,10 +115,6 @@ class Keeper:
         self._locks.pop(service, None)
         self._sizes.pop(service, None)
 
-    def keeps(self, service: Service) -> bool:
-        """Whether anything is kept about a model."""
-        return any(service in of for of in (self._loadings, self._locks, self._sizes, self._beside))
-
     def _has_room(self, service: Service) -> bool:
         if self._budget is None:
             return True
