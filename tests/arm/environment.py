@@ -1,7 +1,5 @@
-"""Makes an environment in which programs for ARM64 run here: `environment.py FOLDER UV`. It needs Debian on x86-64, no
-root, and changes nothing outside of the folder.
-
-apt-get, with a state of its own, resolves and downloads the packages; they are only unpacked.
+"""Makes an environment in which programs for ARM64 run here: `python -m tests.arm.environment FOLDER UV`. It needs
+Debian on x86-64, no root, and changes nothing outside of the folder: packages are only unpacked.
 
     tools/       of this machine's architecture: the emulator, the cross compiler
     sysroot/     of ARM64: Python, the C and the C++ library
@@ -10,27 +8,18 @@ apt-get, with a state of its own, resolves and downloads the packages; they are 
     bin/c++      a compiler for ARM64; bin/clang++ is another one, where clang is installed
 """
 
-import os
 import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.debian import download, unpack
+
 TOOLS = ("qemu-user-static", "g++-aarch64-linux-gnu")
 ROOT = ("python3.11-minimal:arm64", "libpython3.11-stdlib:arm64", "libstdc++6:arm64")
 LOCK = Path(__file__).parents[2] / "requirements.lock"
 
-APT = """\
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; "arm64"; }};
-APT::Install-Recommends "0";
-APT::Sandbox::User "";
-Dir::State "{state}";
-Dir::State::status "/dev/null";
-Dir::Cache "{state}";
-Debug::NoLocking "1";
-"""
 PYTHON = """\
 #!/bin/sh
 # QEMU_CPU chooses the processor.
@@ -53,11 +42,9 @@ exec clang++ --target=aarch64-linux-gnu --gcc-toolchain="$tools" -isystem "$head
 
 def main(folder: Path, uv: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    state = folder / "apt"
-    for needed in (state / "lists/partial", state / "archives/partial", folder / "bin"):
-        needed.mkdir(parents=True)
-    _unpack(_download(state), folder)
-    shutil.rmtree(state)
+    (folder / "bin").mkdir(parents=True)
+    _unpack(download((*TOOLS, *ROOT), folder / "apt", ("amd64", "arm64")), folder)
+    shutil.rmtree(folder / "apt")
     _program(folder / "bin/python", PYTHON.format(folder=folder))
     _program(folder / "bin/c++", COMPILER.format(folder=folder))
     if shutil.which("clang++"):
@@ -68,19 +55,10 @@ def main(folder: Path, uv: str) -> None:
     subprocess.run([uv, "pip", "install", "-q", *platform, *packages], check=True)
 
 
-def _download(state: Path) -> list[Path]:
-    settings = state / "apt.conf"
-    settings.write_text(APT.format(state=state))
-    environment = {**os.environ, "APT_CONFIG": str(settings)}
-    for command in (("update",), ("install", "--yes", "--download-only", *TOOLS, *ROOT)):
-        subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL, check=True)
-    return sorted((state / "archives").glob("*.deb"))
-
-
 def _unpack(packages: list[Path], folder: Path) -> None:
     for package in packages:
         part = "sysroot" if package.stem.endswith("_arm64") else "tools"
-        subprocess.run(["dpkg", "-x", str(package), str(folder / part)], check=True)
+        unpack(package, folder / part)
 
     for emulator in (folder / "tools/usr/bin").glob("qemu-*"):
         if emulator.name != "qemu-aarch64-static":  # the others take 400 MB

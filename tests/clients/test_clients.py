@@ -1,9 +1,11 @@
-"""Real client libraries of Python and JavaScript against one live server of five models: what they get is what plain
-HTTP gets from a server of one model. No client names a model, except by a base URL where every model has the path."""
+"""Real client libraries of Python, JavaScript and Java against one live server of five models: what they get is what
+plain HTTP gets from a server of one model. No client names a model, except by a base URL where every model has the
+path."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.clients import java_calls
 from tests.clients.calls import CALLS
 from tests.support.live_servers import TASK_SERVERS
 from tests.support.parity import cosines
@@ -92,6 +95,22 @@ def js_answers(clients, given, of_all_workers) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def java_answers(clients, given, of_all_workers) -> dict[str, dict[str, Any]]:
+    java, jars = shutil.which("java"), clients / "java" / "usr" / "share" / "java"
+    if java is None or not jars.exists():
+        pytest.skip("no Java, or no Apache HttpClient of Debian, when the environment of the clients was made")
+    classes = os.pathsep.join(str(jars / f"{name}.jar") for name in java_calls.JARS)
+
+    def ask() -> dict[str, dict[str, Any]]:
+        command, told = [java, "-cp", classes, HERE / "Calls.java"], java_calls.lines(json.loads(given))
+        done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return java_calls.results(done.stdout)
+
+    return asked_once(of_all_workers / "java", ask)
+
+
+@pytest.fixture(scope="session")
 def expected(task_urls) -> dict[str, Any]:
     """What plain HTTP gets, in the shapes of calls.py."""
 
@@ -149,6 +168,11 @@ def test_python(python_answers, expected, name):
 @pytest.mark.parametrize("name", JS_CALLS)
 def test_javascript(js_answers, expected, name):
     check(js_answers[name], expected)
+
+
+@pytest.mark.parametrize("name", java_calls.CALLS)
+def test_java(java_answers, expected, name):
+    check(java_answers[name], expected)
 
 
 def test_what_the_servers_say_is_not_trivial(expected):
