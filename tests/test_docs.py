@@ -40,6 +40,8 @@ FOREIGN_FLAGS = {
     *("--help", "--version", "--require-hashes", "--python-version", "--only-binary"),  # any program's, pip's
     *("--read-only", "--tmpfs", "--target", "--profile", "--phases", "--max-time", "--request-timeout"),  # docker's,
     # schemathesis's
+    *("--url", "--endpoint-type", "--request-count", "--concurrency", "--tokenizer"),  # aiperf's
+    *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
 }
 PROGRAMS = re.compile(
     r"(?:^|[\s/])(bei (?:serve|embed|info|build)|text-embeddings-router|python -m [\w.]+|pytest)(?=[\s`]|$)"

@@ -1,7 +1,8 @@
-"""Requests of programs that cannot run here, as their sources make them, and what these programs read of the answer."""
+"""Requests of programs that do not run in the tests, as their sources make them, and what they read of the answer."""
 
 import base64
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +126,19 @@ EMBEDDING = [
         of_base64,
         headers={"content_type": "application/json", "api_key": "k"},
     ),
+    Recorded("aiperf, embeddings and nim-embeddings", "/v1/embeddings", {"model": "m", "input": TEXTS}, of_openai),
+    Recorded(
+        "vllm bench serve, openai-embeddings",
+        "/v1/embeddings",
+        {"model": "m", "input": TEXTS, "truncate_prompt_tokens": -1},
+        of_openai,
+    ),
+    Recorded(
+        "vllm bench serve, vllm-pooling",
+        "/pooling",
+        {"model": "m", "input": TEXTS, "truncate_prompt_tokens": -1},
+        lambda answer: [item["data"] for item in answer["data"]],
+    ),
 ]
 RERANK = {"model": "m", "query": QUERY, "documents": TEXTS}
 RANKING = [
@@ -150,6 +164,24 @@ RANKING = [
         {**RERANK, "top_n": len(TEXTS)},
         of_results,
         "reranker",
+    ),
+    Recorded(
+        "aiperf, nim-rankings",
+        "/v1/ranking",
+        {"model": "m", "query": {"text": QUERY}, "passages": [{"text": text} for text in TEXTS]},
+        lambda answer: [[rank["index"], 1 / (1 + math.exp(-rank["logit"]))] for rank in answer["rankings"]],
+        "reranker",
+    ),
+    Recorded("aiperf, cohere-rankings", "/v2/rerank", RERANK, of_results, "reranker"),
+    Recorded(
+        "aiperf, hf-tei-rankings",
+        "/rerank",
+        {"query": QUERY, "texts": TEXTS},
+        lambda ranks: [[rank["index"], rank["score"]] for rank in ranks],
+        "reranker",
+    ),
+    Recorded(
+        "vllm bench serve, vllm-rerank", "/v1/rerank", {**RERANK, "truncate_prompt_tokens": -1}, of_results, "reranker"
     ),
 ]
 
