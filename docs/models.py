@@ -131,7 +131,9 @@ only modules of sentence-transformers and PyLate.
 
 `base_model` is the value for config.yaml. On a CPU `native` computes in bf16, int8 or fp32; `torch` computes the models
 that `native` refuses, in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or
-fp4, and `torch` the rest in bf16, fp16 or fp8. Neither has run on a GPU yet.
+fp4, and `torch` the rest in bf16, fp16 or fp8. `tensorrt` computes all experts of a mixture for each token, so it
+refuses more than 16 (Qwen3-30B-A3B and privacy-filter have 128); it also refuses texts whose attention scores would
+need more than 8 GiB at once, where it makes them (soft caps, sinks, relative positions). Neither has run on a GPU yet.
 
 A model without an encoder needs no architecture: a StaticEmbedding of sentence-transformers, or the layout of model2vec
 (`model_type: model2vec`), is a table with a row per token, and a vector is the mean of rows. The server computes it in

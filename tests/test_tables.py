@@ -20,8 +20,8 @@ from bei.checkpoint import heads, modules, own_code, reranking, task, tensors
 from bei.engines import base, compute
 from bei.engines.choice import ENGINES
 from bei.engines.native import abi
+from bei.engines.tensorrt import inputs as tensorrt
 from bei.engines.tensorrt import products
-from bei.engines.tensorrt.inputs import _Inputs
 from bei.engines.torch import linear, weights
 from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.pooling import _Reduction
@@ -66,12 +66,13 @@ def test_every_engine_has_every_mode(mode):
     batch = base.Batch.pack([[0] * 5])
     pooling = spec.Pooling((mode,))
     expected = base.pool(STATES, batch, pooling)
-    inputs = Inputs.of(batch, replace(families.FAMILIES["bert"].spec(docs.CONFIG), pooling=pooling))
-    found = _Reduction(torch.from_numpy(STATES), inputs, pooling)(mode)
+    of_mode = replace(families.FAMILIES["bert"].spec(docs.CONFIG), pooling=pooling)
+    found = _Reduction(torch.from_numpy(STATES), Inputs.of(batch, of_mode), pooling)(mode)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
     assert mode in abi.MODES
     if mode not in ("first", "last"):  # rows that are gathered, not summed
-        weights = _Inputs(batch, pooling).array(f"pool_{mode}")[0]
+        name = f"pool_{mode}"
+        weights = tensorrt.Inputs(of_mode).of(batch, (name,))[name][0]
         reduced = STATES.max(0) if mode == "max" else weights[: len(STATES)] @ STATES
         np.testing.assert_allclose(reduced, expected[0], rtol=1e-5)
 
@@ -90,7 +91,7 @@ def test_every_engine_has_every_activation():
     tables = (abi.ACTIVATIONS, linear.ACTIVATIONS, linear._FUSED)
     assert all(set(table) == names for table in tables)
     assert set(ACTIVATIONS.values()) | set(modules._ACTIVATIONS.values()) == names
-    written = (BEI / "engines" / "tensorrt" / "network.py").read_text()
+    written = (BEI / "engines" / "tensorrt" / "parts.py").read_text()
     upper = {"relu": "RELU", "tanh": "TANH", "sigmoid": "SIGMOID"}  # those that TensorRT calls as we do
     assert names == {name for name in names if f'case "{name}"' in written} | set(upper)
 

@@ -1,5 +1,5 @@
 """Every engine that runs here, the native one at each level of instructions that the processor has, and TensorRT's
-networks, interpreted; what one of them refuses, the torch engine serves."""
+networks, interpreted; what the native engine refuses, the torch engine serves."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,14 +21,6 @@ Make = Callable[..., Engine]
 Saved = Callable[..., tuple[PreTrainedModel, Path]]
 NATIVE = {f"native {level.name}": level for level in levels()}
 TENSORRT = ["tensorrt"] if find_spec("tensorrt_rtx") else []  # for x86-64 Linux only
-
-
-def interpreted(checkpoint: Checkpoint, options: EngineOptions) -> Engine:
-    try:
-        return Interpreted(checkpoint, options)
-    except SetupError as exc:
-        assert "the torch engine" in str(exc)
-        return TorchEngine(checkpoint, options)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -70,7 +62,7 @@ def make(request, native_cache) -> Make:
         if request.param == "torch":
             return TorchEngine(checkpoint, options)
         if request.param == "tensorrt":
-            return interpreted(checkpoint, options)
+            return Interpreted(checkpoint, options)
         try:
             return NativeEngine(checkpoint, options, isa=NATIVE[request.param])
         except SetupError as exc:

@@ -17,7 +17,7 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.native.levels import X86, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
 from tests.support.parity import cosines, reference, sequences
-from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, TORCH_ALONE, random_model, save
+from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, NOT_NATIVE, random_model, save
 
 
 def emulated(lacking: Level) -> Level:
@@ -61,7 +61,7 @@ def is_near(cache: Path, folder: Path, isa: Level, ids: list[list[int]], family:
 
 
 @each_level
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*TORCH_ALONE, *ALIKE)])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*NOT_NATIVE, *ALIKE)])
 def test_families(native_cache, tmp_path, isa, family):
     is_near(native_cache, tmp_path, isa, sequences(), family, **ALL_EXPERTS.get(family, {}))
 

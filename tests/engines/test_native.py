@@ -32,7 +32,7 @@ from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.native_products import TOLERANCE, linear_error, run_linear
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, TORCH_ALONE, VOCAB, random_model, save
+from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, NOT_NATIVE, VOCAB, random_model, save
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "packages" / "bei" / "engines" / "native" / "cpp"
@@ -291,7 +291,7 @@ def test_activations(native_cache, isa, activation):
 # int8
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*TORCH_ALONE, *ALIKE)])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*NOT_NATIVE, *ALIKE)])
 def test_int8_is_near(family, tmp_path, engine):
     checkpoint = read(save(tmp_path, random_model(family, **ALL_EXPERTS.get(family, {}))), family)
     batch = Batch.pack(sequences())

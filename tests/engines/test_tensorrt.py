@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bei.architectures.spec import Pooling
+from bei.architectures.spec import EncoderSpec, Norm, Pooling
 from bei.checkpoint.load import read
 from bei.engines import small_floats
 from bei.engines.base import Batch, Calibration, EngineOptions, pool
@@ -20,7 +20,7 @@ from bei.engines.tensorrt import engine, execution
 from bei.engines.tensorrt.build import build, define
 from bei.engines.tensorrt.engine import TensorRTEngine, recipe_of
 from bei.engines.tensorrt.execution import GPU
-from bei.engines.tensorrt.inputs import inputs, select
+from bei.engines.tensorrt.inputs import Inputs, select
 from bei.engines.tensorrt.profiles import Profile, chunks, profiles
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.inputs import to_pinned
@@ -32,9 +32,7 @@ from tests.support.tiny_models import (
     ALIKE,
     DISENTANGLED,
     FAMILIES,
-    MIXTURES,
     T5,
-    TORCH_ALONE,
     VOCAB,
     random_model,
     save,
@@ -45,10 +43,17 @@ from bei.engines.tensorrt import api as tensorrt
 from tests.support.tensorrt_interpreter import Interpreted, Interpreter
 
 FP32 = EngineOptions(precision="fp32")
-SOFT_CAPPED = ("gemma2",)
-MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "jina_bert", "bloom", *T5)
-REFUSED = (*TORCH_ALONE, *MIXTURES, "lfm2", "esm", *DISENTANGLED, "xlnet")
-EXPRESSED = [family for family in FAMILIES if family not in (*REFUSED, *ALIKE, "phi3")]
+SPEC = EncoderSpec(
+    **{"vocab_size": 50, "hidden_size": 3, "embedding_size": 3, "intermediate_size": 3, "max_tokens": 9},
+    **{"heads": 1, "kv_heads": 1, "head_size": 3, "attention_scale": 1.0, "layers": ()},
+    **{"activation": "gelu", "norm": Norm("layer", 1e-5)},
+)
+FACTORS = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+SCORED = ("gemma2", *DISENTANGLED, "xlnet", "openai_privacy_filter")
+MASKED = ("mpnet", "modernbert", "mistral", "gemma3_text", "embedding_gemma2_text", "jina_bert", "bloom", *T5)
+EXPRESSED = [family for family in FAMILIES if family not in ALIKE]
+BUILT = [family for family in EXPRESSED if family not in ("deberta", "qwen3_moe")]
+"""Another family has every word of these two; a build takes a second or two."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,7 @@ def test_profiles_reach_from_short_texts_to_the_longest():
     assert profiles(100, 16384, 256, 4096) == (Profile(16300, 163, 100),)
     assert profiles(8192, 4096, 256, 4096)[-1] == Profile(8192, 1, 8192), "one of the longest always fits"
     assert profiles(512, 16384, 256, 30522)[0].tokens <= (1 << 28) // 30522, "SPLADE's rows are wide"
+    assert profiles(8192, 16384, 256, 4096, scored_heads=16)[2] == Profile(8192, 4, 2048), "scores are wide"
 
 
 def test_a_sequence_longer_than_the_plan_is_refused():
@@ -106,13 +112,14 @@ def test_inputs_pool_as_the_oracle_does(lengths, random):
     for include in (True, False):
         pooling = Pooling(("mean", "sum", "mean_sqrt_len", "weighted_mean", "max", "first", "last"), include)
         names = ("sources", "firsts", "lasts", *(f"pool_{mode}" for mode in pooling.modes[:5]))
-        made = inputs(batch, names, pooling)
+        spec = replace(SPEC, pooling=pooling)
+        made = Inputs(spec).of(batch, names)
         padded = states[made["sources"]]
         rows = [(padded * made[f"pool_{mode}"][..., None]).sum(1) for mode in pooling.modes[:4]]
         rows.append(np.where(made["pool_max"][..., None] > 0, padded, -np.inf).max(1))
         rows += [states[made["firsts"]], states[made["lasts"]]]
         np.testing.assert_allclose(np.concatenate(rows, 1), pool(states, batch, pooling), atol=1e-5)
-    back = inputs(batch, ("slots",), pooling)["slots"]
+    back = Inputs(SPEC).of(batch, ("slots",))["slots"]
     np.testing.assert_array_equal(padded.reshape(-1, 3)[back], states)
 
 
@@ -156,7 +163,7 @@ def test_every_way_to_attend_gives_the_same(tmp_path, api, monkeypatch, family):
     batch = Batch.pack(sequences())
     expected = TorchEngine(checkpoint, FP32).run(batch)
     packed, padded = Interpreted(checkpoint, FP32), Interpreted(checkpoint, FP32, packed=False)
-    assert packed.attending.packed == (family not in (*MASKED, *SOFT_CAPPED))
+    assert packed.attending.packed == (family not in (*MASKED, *SCORED))
     older = copy(api)  # as TensorRT 10: no packed attention, no lengths, so all by a mask
     older.has_packed_attention = older.has_lengths = False
     monkeypatch.setattr(tensorrt, "load", lambda: older)
@@ -166,17 +173,14 @@ def test_every_way_to_attend_gives_the_same(tmp_path, api, monkeypatch, family):
         assert np.abs(interpreted.run(batch) - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-def test_what_cannot_be_expressed_is_named(tmp_path):
-    checkpoint = read(save(tmp_path / "a", random_model("deberta-v2")), "m")
-    with pytest.raises(SetupError, match="disentangled attention"):
-        recipe_of(checkpoint, FP32, Compute("bf16"))
-    dynamic = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}}
-    folder = save(tmp_path / "b", random_model("llama", max_position_embeddings=32, **dynamic))
-    with pytest.raises(SetupError, match="dynamic scaling"):
+def test_what_would_cost_too_much_is_named(tmp_path):
+    folder = save(tmp_path / "a", random_model("qwen3_moe", num_experts=17))
+    with pytest.raises(SetupError, match="a mixture of 17 experts needs the torch engine"):
         recipe_of(read(folder, "m"), FP32, Compute("bf16"))
-    for family, refusal in (("phi3", "dynamic scaling"), ("lfm2", "short convolution")):
-        with pytest.raises(SetupError, match=refusal):
-            recipe_of(read(save(tmp_path / family, random_model(family)), "m"), FP32, Compute("bf16"))
+    checkpoint = read(save(tmp_path / "b", random_model("gemma2")), "m")
+    assert len(recipe_of(replace(checkpoint, max_tokens=16384), FP32, Compute("bf16")).profiles) == 5
+    with pytest.raises(SetupError, match="relative positions over 32768 tokens needs the torch engine"):
+        recipe_of(replace(checkpoint, max_tokens=32768), FP32, Compute("bf16"))
 
 
 def test_without_a_gpu_the_engine_says_so(tmp_path):
@@ -188,7 +192,7 @@ def test_without_a_gpu_the_engine_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "target"), [*((family, "SM89") for family in EXPRESSED), ("bert", "SM80"), ("qwen3", "SM120")]
+    ("family", "target"), [*((family, "SM89") for family in BUILT), ("bert", "SM80"), ("qwen3", "SM120")]
 )
 def test_every_architecture_builds(tmp_path, api, family, target):
     plan = _build(api, read(save(tmp_path, _fused(family)), "m"), Compute("bf16"), target)
@@ -205,9 +209,16 @@ def test_every_quantized_architecture_builds(tmp_path, api, family, target, aske
 
 
 def _fused(family: str, seed: int = 0):
-    """Sizes that fused attention and products of eight bits have."""
+    """Sizes that fused attention and products of eight bits have, and every word that the family's options bring."""
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2}
-    own = {"gpt2": {"n_embd": 128, "n_inner": 256, "n_head": 2}, "bloom": {"hidden_size": 128, "n_head": 2}}
+    own = {
+        "gpt2": {"n_embd": 128, "n_inner": 256, "n_head": 2},
+        "bloom": {"hidden_size": 128, "n_head": 2},
+        "xlnet": {"d_model": 128, "d_inner": 256, "n_head": 2},
+        "mobilebert": {**sizes, "intra_bottleneck_size": 128, "embedding_size": 64},
+        "deberta-v2": {**sizes, "conv_kernel_size": 3, "conv_groups": 2},
+        "phi3": {**sizes, "rope_parameters": {"rope_type": "longrope", "rope_theta": 100.0, **FACTORS}},
+    }
     return random_model(family, seed, vocab_size=len(VOCAB), **own.get(family, sizes))
 
 

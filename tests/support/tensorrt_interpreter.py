@@ -30,9 +30,9 @@ _TORCH = {
 }
 _ELEMENTWISE = {
     **{"SUM": torch.add, "PROD": torch.mul, "SUB": torch.sub, "DIV": torch.div, "MAX": torch.maximum},
-    **{"AND": torch.logical_and, "LESS": torch.lt, "GREATER": torch.gt},
+    **{"AND": torch.logical_and, "LESS": torch.lt, "GREATER": torch.gt, "EQUAL": torch.eq, "MIN": torch.minimum},
 }
-_UNARY = {"SQRT": torch.sqrt, "ABS": torch.abs, "LOG": torch.log, "ROUND": torch.round}
+_UNARY = {"SQRT": torch.sqrt, "ABS": torch.abs, "LOG": torch.log, "ROUND": torch.round, "EXP": torch.exp}
 _ACTIVATION = {
     **{"GELU_ERF": F.gelu, "GELU_TANH": lambda x: F.gelu(x, approximate="tanh"), "RELU": F.relu},
     **{"SIGMOID": torch.sigmoid, "TANH": torch.tanh},
@@ -110,7 +110,7 @@ class Interpreter:
         """The bindings return the base class; a layer's own class has its parameters."""
         trt = self._trt
         special = {"MATRIX_MULTIPLY": trt.IMatrixMultiplyLayer, "ELEMENTWISE": trt.IElementWiseLayer}
-        special |= {"SOFTMAX": trt.ISoftMaxLayer, "ATTENTION_INPUT": trt.IAttentionInputLayer}
+        special |= {"TOPK": trt.ITopKLayer, "SOFTMAX": trt.ISoftMaxLayer, "ATTENTION_INPUT": trt.IAttentionInputLayer}
         special |= {"ATTENTION_OUTPUT": trt.IAttentionOutputLayer, "DYNAMIC_QUANTIZE": trt.IDynamicQuantizeLayer}
         return special.get(kind) or getattr(trt, f"I{kind.title().replace('_', '')}Layer")
 
@@ -127,6 +127,11 @@ class Interpreter:
         return torch.from_numpy(array)
 
     def gather(self, layer, args, constants, values):
+        if layer.mode.name == "ELEMENT":
+            x, indices = args
+            assert layer.axis == x.ndim - 1
+            assert x.shape[:-1] == indices.shape[:-1], (x.shape, indices.shape)
+            return x.gather(-1, indices.long())
         assert layer.axis == 0
         assert layer.num_elementwise_dims == 0
         return args[0][args[1].long()]
@@ -182,8 +187,22 @@ class Interpreter:
         return torch.tensor(args[0].shape)
 
     def slice(self, layer, args, constants, values):
-        start, size = args[1].tolist(), args[2].tolist()
-        return args[0][tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
+        """x[start + stride * i] for i below the size, on each axis."""
+        found, size = args[0], args[2].tolist()
+        start = list(layer.start) if len(args) < 2 or args[1] is None else args[1].tolist()
+        for axis, (a, n, step) in enumerate(zip(start, size, layer.stride, strict=True)):
+            found = found.index_select(axis, a + step * torch.arange(n))
+        return found
+
+    def topk(self, layer, args, constants, values):
+        assert layer.op.name == "MAX"
+        numbers, places = args[0].topk(layer.k, layer.axes.bit_length() - 1)
+        return numbers, places.int()
+
+    def one_hot(self, layer, args, constants, values):
+        indices, values, depth = args
+        assert layer.axis in (-1, indices.ndim)
+        return torch.where(F.one_hot(indices.long(), int(depth)) > 0, values[1], values[0])
 
     def unsqueeze(self, layer, args, constants, values):
         for axis in args[1].tolist():

@@ -11,8 +11,10 @@ from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute
 from bei.engines.tensorrt.api import API
+from bei.engines.tensorrt.attention import Attending
 from bei.engines.tensorrt.graph import Graph
-from bei.engines.tensorrt.network import Attending, Network
+from bei.engines.tensorrt.inputs import shape
+from bei.engines.tensorrt.network import Network
 from bei.engines.tensorrt.products import Products
 from bei.engines.tensorrt.profiles import Profile
 from bei.errors import SetupError
@@ -43,7 +45,7 @@ def define(
     graph = Graph(api, builder)
     products = Products(graph, checkpoint.tensors, recipe.compute, peaks)
     attending = Attending.of(recipe.spec, graph, recipe.all_seen, packed)
-    network = Network(graph, recipe.spec, checkpoint.tensors, products, attending, recipe.longest)
+    network = Network(graph, recipe.spec, checkpoint.tensors, products, attending, recipe.longest, recipe.all_seen)
     network.build()
     return graph, network
 
@@ -59,7 +61,7 @@ def build(
             continue
         config = api.config(builder, recipe.target, timing)
         for profile in recipe.profiles:
-            config.add_optimization_profile(_optimization_profile(builder, network.inputs, profile))
+            config.add_optimization_profile(_optimization_profile(builder, network.inputs, recipe.spec, profile))
         plan = builder.build_serialized_network(graph.network, config)
         if plan is not None:
             return np.frombuffer(plan, np.uint8), api.timing(config)
@@ -68,22 +70,10 @@ def build(
     raise SetupError(f"{api.name} cannot build this network; its reason is in the log")
 
 
-def _optimization_profile(builder: Any, names: tuple[str, ...], most: Profile) -> Any:
+def _optimization_profile(builder: Any, names: tuple[str, ...], spec: EncoderSpec, most: Profile) -> Any:
     """Sizes from one to the largest; tuned for the largest."""
     profile = builder.create_optimization_profile()
     for name in names:
-        shape = _shape(name, most)
-        profile.set_shape(name, _shape(name, Profile(1, 1, 1)), shape, shape)
+        largest = shape(name, spec, most)
+        profile.set_shape(name, shape(name, spec, Profile(1, 1, 1)), largest, largest)
     return profile
-
-
-def _shape(name: str, of: Profile) -> tuple[int, ...]:
-    if name in ("input_ids", "token_types", "positions", "slots"):
-        return (of.tokens,)
-    if name in ("attended", "firsts", "lasts"):
-        return (of.sequences,)
-    if name == "cu_seqlens":
-        return (of.sequences + 1,)
-    if name == "steps":
-        return (of.length,)
-    return of.sequences, of.length

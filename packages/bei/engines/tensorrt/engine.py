@@ -17,6 +17,7 @@ from bei.engines.compute import Compute
 from bei.engines.quantization import gpu_compute, gpu_dtype
 from bei.engines.tensorrt import api as tensorrt
 from bei.engines.tensorrt.api import API
+from bei.engines.tensorrt.attention import scored_heads
 from bei.engines.tensorrt.build import Recipe, build
 from bei.engines.tensorrt.execution import GPU, gpu, open_plan
 from bei.engines.tensorrt.network import check
@@ -82,7 +83,7 @@ def recipe_of(checkpoint: Checkpoint, options: EngineOptions, compute: Compute, 
     return Recipe(
         spec,
         compute,
-        profiles(longest, options.max_num_tokens, options.max_batch_size, widest),
+        profiles(longest, options.max_num_tokens, options.max_batch_size, widest, scored_heads(spec)),
         all_seen=late is None or late.attend or not late.expansion,
         target=target,
     )

@@ -52,6 +52,31 @@ class Graph:
         """Rows of `table`; indices of any shape."""
         return self._made(self.network.add_gather(table, indices, 0))
 
+    def pick(self, x: Node, indices: Node) -> Node:
+        """x[..., indices] along the last axis; the other axes of both are alike."""
+        layer = self.network.add_gather_v2(x, indices, self.trt.GatherMode.ELEMENT)
+        layer.axis = len(x.shape) - 1
+        return self._made(layer)
+
+    def expanded(self, x: Node, like: Node) -> Node:
+        """Repeated along its axes of 1, to the sizes of `like`."""
+        missing = len(like.shape) - len(x.shape)
+        x = self._in_front(x, missing)
+        axes, sizes = len(x.shape), self._made(self.network.add_shape(like))
+        layer = self.network.add_slice(x, [0] * axes, [1] * axes, [0 if size == 1 else 1 for size in x.shape])
+        layer.set_input(2, sizes)
+        return self._made(layer)
+
+    def largest(self, x: Node, count: int) -> tuple[Node, Node]:
+        """The `count` largest numbers of the last axis, and their places there."""
+        layer = self.network.add_topk(x, self.trt.TopKOperation.MAX, count, 1 << (len(x.shape) - 1))
+        return self._made(layer), layer.get_output(1)
+
+    def one_hot(self, indices: Node, count: int) -> Node:
+        """int32[...] → float32[..., count]"""
+        values, depth = self.constant(np.array([0, 1], np.float32)), self.constant(np.array(count, np.int32))
+        return self._made(self.network.add_one_hot(indices, values, depth, -1))
+
     def matmul(self, a: Node, b: Node, transposed: bool = False) -> Node:
         """a @ b, or a @ b.T of the last two axes."""
         none, transpose = self.trt.MatrixOperation.NONE, self.trt.MatrixOperation.TRANSPOSE

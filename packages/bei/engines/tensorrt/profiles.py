@@ -18,13 +18,16 @@ class Profile:
     length: int
 
 
-def profiles(longest: int, max_tokens: int, max_sequences: int, padded_width: int) -> tuple[Profile, ...]:
+def profiles(
+    longest: int, max_tokens: int, max_sequences: int, padded_width: int, scored_heads: int = 0
+) -> tuple[Profile, ...]:
     """Profiles from short texts to the `longest`. `padded_width` is the width of the widest tensor with a row for each
-    padded place."""
+    padded place, beside the scores of `scored_heads` heads."""
     slots = max(longest, min(max(longest, max_tokens), _PADDED_NUMBERS // padded_width))
     found, length = [], min(_SHORTEST, longest)
     while True:
-        sequences = max(1, min(max_sequences, slots // length))
+        scores = max(1, scored_heads * length**2)
+        sequences = max(1, min(max_sequences, slots // length, _PADDED_NUMBERS // scores))
         found.append(Profile(min(slots, sequences * length), sequences, length))
         if length == longest:
             return tuple(found)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bei.architectures.spec import EncoderSpec
 from bei.engines.base import Batch
-from bei.engines.tensorrt.inputs import inputs, select
+from bei.engines.tensorrt.inputs import Inputs, select
 from bei.engines.tensorrt.profiles import Chunk, Profile, chunks
 
 
@@ -35,7 +35,7 @@ class Runner:
     """As many batches at once as there are executions, from any thread."""
 
     def __init__(self, spec: EncoderSpec, profiles: tuple[Profile, ...], executions: Sequence[Execution]):
-        self._spec, self._profiles = spec, profiles
+        self._inputs, self._profiles = Inputs(spec), profiles
         self._free: queue.SimpleQueue[Execution] = queue.SimpleQueue()
         for execution in executions:
             self._free.put(execution)
@@ -45,8 +45,8 @@ class Runner:
         parts = [select(batch, chunk.sequences) for chunk in cut]
         execution = self._free.get()
         try:
-            names, pooling = execution.inputs, self._spec.pooling
-            calls = [Call(c.profile, inputs(part, names, pooling)) for c, part in zip(cut, parts, strict=True)]
+            made = [self._inputs.of(part, execution.inputs) for part in parts]
+            calls = [Call(chunk.profile, inputs) for chunk, inputs in zip(cut, made, strict=True)]
             found = execution.run(calls, batch.row_kind)
         finally:
             self._free.put(execution)
