@@ -303,6 +303,7 @@ _SPELLED = (
 
 def _vocabularies() -> st.SearchStrategy[dict[str, bytes]]:
     """The files of older tokenizers, one of them damaged."""
+    _tiny()  # made here, since the time of a run is bounded
     folders = [{name: as_bytes(of) for name, of in CASES[case].items()} for case in _SPELLED]
     each = [(files, name) for files in folders for name in files]
     return st.sampled_from(each).flatmap(
