@@ -1,16 +1,18 @@
-"""Which level serves: by the processor's flags, and by what the kernel permits."""
+"""Which level serves: by the processor's flags, by what the kernel permits, and by what the compiler knows."""
 
 import errno
 import logging
 import platform
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from bei.engines.base import EngineOptions
+from bei.engines.native import engine, library, tiles
 from bei.engines.native import levels as module
-from bei.engines.native import tiles
-from bei.engines.native.engine import _token_budget
-from bei.engines.native.levels import LEVELS, level
+from bei.engines.native.engine import NativeEngine, _token_budget
+from bei.engines.native.levels import LEVELS, LEVELS_OF, level
 from bei.errors import SetupError
 
 EVERYTHING = {flag for level in LEVELS for flag in level.features}
@@ -84,3 +86,41 @@ def test_batches_are_larger_where_products_are_faster(tiny_checkpoint, name, lar
     sizes = {"hidden_size": 1024, "heads": 16, "kv_heads": 16, "head_size": 64, "intermediate_size": 4096}
     bge_large = replace(spec, **sizes, layers=(spec.layers[0],) * 24)
     assert (_token_budget(bge_large, isa), _token_budget(spec, isa)) == (large, small)
+
+
+@pytest.fixture
+def newer(monkeypatch):
+    """A level that this processor has, and that its compiler does not know."""
+    made = replace(level(), name="newer", compiler_flags=("-mno-such-instructions",))
+    monkeypatch.setattr(engine, "levels", lambda: [made, level()])
+    return made
+
+
+def test_a_level_that_the_compiler_does_not_know_is_left_out(newer, tiny_checkpoint, native_cache, caplog):
+    with caplog.at_level(logging.WARNING, "bei"):
+        serving = NativeEngine(tiny_checkpoint, EngineOptions(threads=1, cache_dir=native_cache))
+    assert serving.facts.device == f"cpu x 1, {level().name}"
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"the level newer is not used, but {level().name}: ")
+    assert "-mno-such-instructions" in record.getMessage()
+
+
+def test_without_a_compiler_a_level_that_was_installed_serves(newer, native_cache, tmp_path, monkeypatch, caplog):
+    library.load(level(), native_cache)
+    shutil.copy(native_cache / library.name_of(level()), tmp_path)
+    monkeypatch.setattr(library, "BUILT", tmp_path)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (tmp_path / "cache").mkdir()
+    assert library.load_fastest([newer, level()], tmp_path / "cache")[0] == level()
+    (record,) = caplog.records
+    assert f"not used, but {level().name}: no C++ compiler" in record.getMessage()
+
+
+def test_the_first_level_s_error_is_told_where_none_can_be_compiled(newer, tmp_path, caplog):
+    with pytest.raises(library.CannotCompile, match="no-such-instructions"):
+        library.load_fastest([newer, replace(newer, compiler_flags=("-mneither",))], tmp_path)
+    assert not caplog.records
+
+
+def test_every_system_s_name_of_a_machine_is_known():
+    assert LEVELS_OF["arm64"] == LEVELS_OF["aarch64"]

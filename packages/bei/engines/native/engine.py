@@ -19,7 +19,7 @@ from bei.engines.cpus import available_cpus
 from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
-from bei.engines.native.levels import Level, level
+from bei.engines.native.levels import Level, levels
 from bei.engines.native.pack import compute_of, pack_checkpoint
 from bei.engines.prefixes import can_share
 from bei.errors import SetupError
@@ -36,11 +36,16 @@ class NativeEngine:
     fault = None
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
-        """`isa` is the best level of the processor, unless a test sets another."""
-        isa = isa or level()
+        """`isa` is the fastest level of the processor that can be compiled, unless a test sets another."""
+        if options.precision == "fp16":
+            raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
         check(checkpoint.spec)
+        usable = [isa] if isa else levels()
         threads = options.threads or available_cpus()
-        compute, reason = _choose(isa, checkpoint.spec, options)
+        with files.cache(options.cache_dir, "native") as folder:
+            isa, loaded = library.load_fastest(usable, folder)
+            compute, reason = _choose(isa, checkpoint.spec, options)
+            arrays = _plan(checkpoint, compute, isa, loaded, folder)
         self.facts = EngineFacts(
             name="native",
             device=f"cpu x {threads}, {isa.name}",
@@ -53,9 +58,6 @@ class NativeEngine:
             has_brief_slot=True,
             processors=1,
         )
-        with files.cache(options.cache_dir, "native") as folder:
-            loaded = library.load(isa, folder)
-            arrays = _plan(checkpoint, compute, isa, loaded, folder)
         self._encoder = Encoder(loaded, checkpoint.spec, compute, arrays, threads)
 
     def run(self, batch: Batch) -> np.ndarray:
@@ -98,16 +100,13 @@ def _token_budget(spec: EncoderSpec, isa: Level) -> int:
 
 
 def _choose(isa: Level, spec: EncoderSpec, options: EngineOptions) -> tuple[Compute, str]:
-    """How it computes, and the reason for it. Raises SetupError for a precision that no processor has.
+    """How it computes, and the reason for it.
 
     bf16 is the fastest of those that keep quality. Without bf16 instructions its weights still take half the memory
     traffic of fp32.
     """
-    precision = options.precision
-    if precision == "fp16":
-        raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
-    if precision != "auto":
-        return compute_of(spec, precision), "as asked"
+    if options.precision != "auto":
+        return compute_of(spec, options.precision), "as asked"
     if isa.has_bf16:
         return Compute("bf16"), "the processor multiplies bf16 natively"
     return Compute("bf16"), "weights of 16 bits; the processor computes in fp32"

@@ -53,19 +53,19 @@ ARM = (
     Level("neon", ("asimd",), ("-march=armv8-a",)),
 )
 LEVELS = X86 + ARM
-LEVELS_OF = {"x86_64": X86, "aarch64": ARM}
-"""The levels of each machine, as `platform.machine` names it."""
+LEVELS_OF = {"x86_64": X86, "aarch64": ARM, "arm64": ARM}
+"""The levels of each machine, as `platform.machine` names it. macOS has a name of its own for ARM64."""
 
 
 def level(flags: Set[str] | None = None) -> Level:
     """The fastest level that the processor has. Raises SetupError if it has none."""
-    runnable = levels(flags)
-    if not runnable:
-        raise SetupError("the processor reports neither AVX2 nor NEON, of which the native engine needs one")
-    return runnable[0]
+    return levels(flags)[0]
 
 
 def levels(flags: Set[str] | None = None) -> list[Level]:
-    """Every level that the processor has, and the system permits."""
+    """Every level that the processor has, and the system permits. Raises SetupError if there is none."""
     flags = tiles.usable(processor_flags()) if flags is None else flags
-    return [level for level in LEVELS if set(level.features) <= flags]
+    runnable = [level for level in LEVELS if set(level.features) <= flags]
+    if not runnable:
+        raise SetupError("the processor reports neither AVX2 nor NEON, of which the native engine needs one")
+    return runnable

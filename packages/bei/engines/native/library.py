@@ -36,9 +36,28 @@ _OPENED = Path("/proc/self/fd")  # Linux's names of opened files
 _COMPILERS = ("c++", "g++", "clang++")
 
 
+class CannotCompile(SetupError):
+    """There is no compiler, or it cannot compile a level."""
+
+
+def load_fastest(levels: Sequence[Level], folder: Path) -> tuple[Level, ctypes.CDLL]:
+    """The first of these levels whose library is there or can be compiled, and the library. Raises SetupError."""
+    refused = []
+    for level in levels:
+        try:
+            library = load(level, folder)
+        except CannotCompile as exc:
+            refused.append(exc)
+            continue
+        if refused:
+            log.warning("the level %s is not used, but %s: %s", levels[0].name, level.name, refused[0])
+        return level, library
+    raise refused[0]
+
+
 def load(level: Level, folder: Path) -> ctypes.CDLL:
     """The library for a level: one that was installed with these sources, or one from `folder`, or compiled into it.
-    Raises SetupError if there is no compiler."""
+    Raises SetupError; CannotCompile if it has to be compiled and cannot be."""
     file = folder / name_of(level)
     library = _installed(BUILT / file.name) or _load(file)
     if library is None:
@@ -76,7 +95,7 @@ def name_of(level: Level) -> str:
 
 
 def compile_into(file: Path, level: Level, compiler: Sequence[str]) -> None:
-    """Compiles a level's library by a command, such as `("g++",)`. Raises SetupError."""
+    """Compiles a level's library by a command, such as `("g++",)`. Raises CannotCompile."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
         texts = units()
@@ -147,7 +166,7 @@ def _compiler() -> str:
     compiler = next(filter(None, found), None)
     if compiler is None:
         looked_for = f"CXX={named}" if named else ", ".join(_COMPILERS)
-        raise SetupError(f"no C++ compiler ({looked_for}); install one (Debian: apt-get install g++)")
+        raise CannotCompile(f"no C++ compiler ({looked_for}); install one (Debian: apt-get install g++)")
     return os.path.abspath(compiler)
 
 
@@ -158,4 +177,4 @@ def _run(command: list[str], temporary: str, text: str = "") -> None:
     if done.returncode:
         ended = processes.how(done.returncode)
         error = next((line for line in done.stderr.splitlines() if "error" in line), one_line(done.stderr) or ended)
-        raise SetupError(f"{command[0]} cannot compile the native engine: {error}")
+        raise CannotCompile(f"{command[0]} cannot compile the native engine: {error}")
