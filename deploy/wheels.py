@@ -18,6 +18,7 @@ from bei.engines.native.prebuilt import compile_all
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 TOOLS = ROOT / ".venv-wheels" / "bin" / "python"
+MACHINES = ("x86_64", "aarch64")  # of Linux
 GLIBC = "2.28"  # of 2018: Debian 10, Ubuntu 18.10, RHEL 8 and later
 
 
@@ -63,6 +64,6 @@ def run(module: str, *arguments: str, **environment: str) -> str:
 
 if __name__ == "__main__":
     shutil.rmtree(DIST, ignore_errors=True)
-    for machine in LEVELS_OF:
+    for machine in MACHINES:
         wheel = build(machine)
         sys.stdout.write(f"{wheel.relative_to(ROOT)}: {wheel.stat().st_size / 1e6:.1f} MB\n")
