@@ -147,6 +147,7 @@ class Layout(Structure):
         ("panel", c_int32),
         ("word_multiple", c_int32),
         ("row_group", c_int32),
+        ("block_rows", c_int32),
         ("largest", c_float),
         ("largest_pair", c_float),
     ]

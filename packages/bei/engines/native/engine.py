@@ -53,7 +53,7 @@ class NativeEngine:
             quantization=compute.quantization,
             reason=reason,
             streams=threads,
-            token_budget=_token_budget(checkpoint.spec, isa),
+            token_budget=_token_budget(checkpoint.spec, isa, library.layouts(loaded)[compute.format].block_rows),
             shares_prefixes=can_share(checkpoint.spec),
             has_brief_slot=True,
             processors=1,
@@ -90,12 +90,11 @@ def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
     }
 
 
-def _token_budget(spec: EncoderSpec, isa: Level) -> int:
-    """Two blocks of rows (cpp/encoder/precision_encoder.h) are as fast as many. Small models get more, for fewer
-    calls."""
-    blocks, products = (2 * 192, 4 * _BATCH_PRODUCTS) if isa.has_tiles else (2 * 96, _BATCH_PRODUCTS)
+def _token_budget(spec: EncoderSpec, isa: Level, block_rows: int) -> int:
+    """Two blocks of rows are as fast as many. Small models get more, for fewer calls."""
+    products = 4 * _BATCH_PRODUCTS if isa.has_tiles else _BATCH_PRODUCTS
     shares = [-(-layer.experts.count // layer.experts.chosen) for layer in spec.layers if layer.experts]
-    least = max([blocks, *(_EXPERT_ROWS * share for share in shares)])
+    least = max([2 * block_rows, *(_EXPERT_ROWS * share for share in shares)])
     return min(1024, max(least, products // products_per_token(spec)))
 
 

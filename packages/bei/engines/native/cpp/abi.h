@@ -116,9 +116,10 @@ typedef struct {
 // How the library reads packed matrices of one precision. A vector has `lanes` columns, a panel `panel` of them. The
 // inputs of a column are filled up to a multiple of `word_multiple`, and `row_group` of them lie together. Bytes have
 // scales, with which no weight is larger than `largest` in size, and no two neighbors of one sign sum to more than
-// `largest_pair` before they are rounded: their products are summed in 16 bits. Zero for no such bound.
+// `largest_pair` before they are rounded: their products are summed in 16 bits. Zero for no such bound. `block_rows` rows
+// go through a layer together.
 typedef struct {
-  int32_t lanes, panel, word_multiple, row_group;
+  int32_t lanes, panel, word_multiple, row_group, block_rows;
   float largest, largest_pair;
 } BeiLayout;
 

@@ -130,6 +130,7 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Layout, panel),
     BEI_FIELD(Layout, word_multiple),
     BEI_FIELD(Layout, row_group),
+    BEI_FIELD(Layout, block_rows),
     BEI_FIELD(Layout, largest),
     BEI_FIELD(Layout, largest_pair),
     {nullptr, 0, 0},

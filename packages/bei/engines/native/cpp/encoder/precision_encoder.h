@@ -18,9 +18,6 @@
 namespace bei {
 namespace {
 
-// Rows that go through a layer together: their numbers stay in the cache from step to step. Tiles multiply so fast that a
-// matrix from memory would keep fewer rows waiting (benchmarks/tiles.py).
-constexpr int kBlockRows = kMultipliesTiles ? 192 : 96;
 constexpr int kLeastRows = 24;  // that are worth a thread of their own
 
 template <class P>

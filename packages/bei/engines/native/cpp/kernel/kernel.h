@@ -14,6 +14,10 @@ constexpr float kOperandRange = 255, kLargestWeight = 127;
 // The largest sum of two neighboring weights of one sign, before they are rounded: so two products fit 16 bits. 0: any.
 constexpr float kLargestPair = kPairsIn16Bits ? 32767 / kOperandRange - 1 : 0;
 
+// Rows that go through a layer together, each time that its matrices arrive. Tiles multiply so fast that a matrix from
+// memory would keep fewer rows waiting (benchmarks/tiles.py).
+constexpr int kBlockRows = kMultipliesTiles ? 192 : 96;
+
 // What its products sum up to.
 template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;

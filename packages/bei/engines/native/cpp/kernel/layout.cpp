@@ -9,7 +9,7 @@ namespace {
 template <class T>
 BeiLayout layout_of(float largest, float largest_pair) {
   using K = bei::Kernel<T>;
-  return {bei::kLanes, K::kPanel, K::kWordMultiple, K::kGroup, largest, largest_pair};
+  return {bei::kLanes, K::kPanel, K::kWordMultiple, K::kGroup, bei::kBlockRows, largest, largest_pair};
 }
 
 }  // namespace
