@@ -83,8 +83,9 @@ models: .models/ok ## five small real models in .models/: reranker, classifier, 
 wheels: .venv/serve.ok .venv-wheels/ok ## wheels for x86-64 and aarch64 with the engine compiled, in dist/
 	.venv/bin/python deploy/wheels.py
 
-bench: .venv/bench.ok .venv-peers/ok ## ours against five CPU engines, and against infinity's server, interleaved
+bench: .venv/bench.ok .venv-peers/ok .models/ok ## ours against seven CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
+	.venv/bin/python -m benchmarks.cpu --model smollm2 --sets short,passage,mixed
 	.venv/bin/python -m benchmarks.http
 
 mutation: .venv-mutation/ok ## share of small faults in the core that its tests notice; PARTS="batching tasks" selects parts
@@ -189,11 +190,21 @@ clean: ## remove what the targets above made
 	@$(PIP) install matplotlib
 	@touch $@
 
+# llama.cpp is compiled for this processor, with all that its documents name for speed; its converter is in its sources.
+LLAMA_CPP = llama_cpp_python-0.3.36
+FOR_SPEED = $(addprefix -DGGML_,NATIVE=ON LTO=ON OPENMP=ON LLAMAFILE=ON CPU_REPACK=ON)
+PEERS_PIP = .venv-peers/bin/python -m pip --disable-pip-version-check -qq
+
 .venv-peers/ok:
-	@echo "installing infinity-emb, onnxruntime and OpenVINO (an environment of their own: they pin older libraries)"
+	@echo "installing infinity-emb, onnxruntime, fastembed and OpenVINO (an environment of their own: they pin older libraries)"
 	@$(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install torch==2.13.0
-	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install 'infinity-emb[torch,server]==0.0.78' onnx onnxscript onnxruntime optimum==1.24.0 transformers==4.48.3 openvino nncf
+	@$(PEERS_PIP) install torch==2.13.0
+	@$(PEERS_PIP) install 'infinity-emb[torch,server]==0.0.78' onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0 \
+	  optimum==1.24.0 transformers==4.48.3 openvino==2026.4.1 nncf==3.4.0 fastembed==0.9.1 sentencepiece==0.2.3
+	@echo "compiling llama.cpp (ten minutes)"
+	@$(PEERS_PIP) download --no-deps --no-binary llama-cpp-python -d .venv-peers $(subst _,-,$(subst -,==,$(LLAMA_CPP)))
+	@tar xzf .venv-peers/$(LLAMA_CPP).tar.gz -C .venv-peers --strip-components=2 $(LLAMA_CPP)/vendor/llama.cpp
+	@CMAKE_ARGS="$(FOR_SPEED) -DLLAVA_BUILD=OFF" $(PEERS_PIP) install .venv-peers/$(LLAMA_CPP).tar.gz
 	@touch $@
 
 .PHONY: help serve test test-arm test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean

@@ -33,10 +33,13 @@ OURS = (
     *("ours bf16", "ours int8", "ours fp32", "ours torch bf16", "ours torch fp32"),
     *(BASELINE, "sentence-transformers bf16"),
 )
+LLAMA_CPP = ("llama.cpp F16", "llama.cpp Q8_0")
 PEERS = (
-    *("infinity torch fp32", "infinity optimum int8", "onnxruntime int8"),
-    *("OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16"),
+    *("infinity torch fp32", "infinity optimum int8", "onnxruntime int8", "fastembed fp32", "fastembed int8"),
+    *("OpenVINO bf16", "OpenVINO int8", "OpenVINO int8 + bf16", *LLAMA_CPP),
 )
+PEERS_OF = {"minilm": PEERS, "bge-large": PEERS, "smollm2": LLAMA_CPP}
+"""The peers that have a model: export.py is for BERT's, and llama.cpp's converter wants a tokenizer that it knows."""
 SHAPES = {
     "bge-large": (
         *("BertConfig", "mean"),
@@ -179,9 +182,72 @@ def plot(figures: Mapping[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def edit(file: Path, **fields: int | str) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def minilm(folder: Path, model: str = "minilm") -> Path:
+    """The default model, changed to read all of its 512 positions, so that no text is cut."""
+    source = fetch(Settings.from_file(HERE.parent / "config.yaml")).folder
+    if not folder.exists():
+        shutil.copytree(source, folder)
+        edit(folder / "sentence_bert_config.json", max_seq_length=512)
+    return folder
+
+
+def smollm2(folder: Path, model: str) -> Path:
+    """The language model that `make models` makes, with the modules of an embedder: the last token's state, to length
+    one. Its tokenizer has the name that older versions of transformers know."""
+    if not folder.exists():
+        modules = minilm(folder.with_name("minilm"))
+        shutil.copytree(HERE.parent / ".models" / model, folder)
+        for name in ("modules.json", "sentence_bert_config.json"):
+            shutil.copy(modules / name, folder)
+        edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", model_max_length=512)
+        pool(folder, "lasttoken", 576)
+    return folder
+
+
+TRAINED = {"minilm": minilm, "smollm2": smollm2}
+
+
+def random_weights(folder: Path, model: str) -> Path:
+    """A model of SHAPES with the default model's tokenizer."""
+    import torch
+    import transformers
+
+    if not folder.exists():
+        name, pooling, sizes = SHAPES[model]
+        minilm(folder)
+        torch.manual_seed(0)
+        config = getattr(transformers, name)(**sizes)
+        transformers.AutoModel.from_config(config, dtype=config.dtype or torch.float32).save_pretrained(folder)
+        pool(folder, pooling, config.hidden_size)
+    return folder
+
+
+def pool(folder: Path, mode: str, size: int) -> None:
+    pooled = {"pooling_mode": mode, "embedding_dimension": size}
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled))
+
+
+def export(python: Path, folder: Path, exported: Path, peers: set[str]) -> None:
+    """Makes what these peers read, where it is missing: by export.py, and by llama.cpp's own converter."""
+    exported.mkdir(exist_ok=True)
+    if peers - {*LLAMA_CPP, "infinity torch fp32"} and not (exported / "openvino-int8.xml").exists():
+        subprocess.run([python, "-P", HERE / "export.py", folder, exported], check=True, stdout=sys.stderr)
+    converter = python.parents[1] / "llama.cpp" / "convert_hf_to_gguf.py"
+    for name in peers & set(LLAMA_CPP):
+        kind = name.split()[1].lower()
+        if not (exported / f"{kind}.gguf").exists():
+            options = ["--outtype", kind, "--outfile", exported / f"{kind}.gguf"]
+            subprocess.run([python, converter, folder, *options], check=True, stdout=sys.stderr)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option(
-    "--model", type=click.Choice(["minilm", *SHAPES]), default="minilm", help="others: their shape, random weights"
+    "--model", type=click.Choice([*TRAINED, *SHAPES]), default="minilm", help="the last ones: shapes, random weights"
 )
 @click.option("--threads", default=1)
 @click.option("--repeats", default=5)
@@ -205,13 +271,13 @@ def main(
     """Whole engines, text in, unit vectors out: tokens per CPU second and per second, share of the peak, and
     exactness."""
     work.mkdir(exist_ok=True)
-    folder = minilm(work / model) if model == "minilm" else random_weights(work / model, model)
+    folder = TRAINED.get(model, random_weights)(work / model, model)
     exported, wanted = work / f"{model}-exported", {BASELINE, *engines.split(",")}
     pythons = {name: sys.executable for name in OURS if name in wanted}
     if Path(peers_python).exists():
-        pythons |= {name: peers_python for name in PEERS if name in wanted}
-        if wanted & set(PEERS[1:]) and not (exported / "openvino-int8.xml").exists():
-            subprocess.run([peers_python, "-P", HERE / "export.py", folder, exported], check=True, stdout=sys.stderr)
+        peers = {name: peers_python for name in PEERS_OF.get(model, ()) if name in wanted}
+        export(Path(peers_python), folder, exported, set(peers))
+        pythons |= peers
     workers = {name: Worker(python, name, folder, exported, threads) for name, python in pythons.items()}
     peaks = {precision: Peak(precision, work) for precision in ("bf16", "int8")}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -244,35 +310,6 @@ def processor() -> str:
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     features = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     return name + "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in features)
-
-
-def minilm(folder: Path) -> Path:
-    """The default model, changed to read all of its 512 positions, so that no text is cut."""
-    source = fetch(Settings.from_file(HERE.parent / "config.yaml")).folder
-    if not folder.exists():
-        shutil.copytree(source, folder)
-        edit(folder / "sentence_bert_config.json", max_seq_length=512)
-    return folder
-
-
-def random_weights(folder: Path, model: str) -> Path:
-    """A model of SHAPES with the default model's tokenizer."""
-    import torch
-    import transformers
-
-    if not folder.exists():
-        name, pooling, sizes = SHAPES[model]
-        minilm(folder)
-        torch.manual_seed(0)
-        config = getattr(transformers, name)(**sizes)
-        transformers.AutoModel.from_config(config, dtype=config.dtype or torch.float32).save_pretrained(folder)
-        pooled = {"pooling_mode": pooling, "embedding_dimension": config.hidden_size}
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled))
-    return folder
-
-
-def edit(file: Path, **fields: int) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Exports the model for onnxruntime and OpenVINO: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER (peers' Python).
 
 OUT_FOLDER gets model.onnx (fp32); int8.onnx (onnxruntime's graph optimized for BERT, then dynamic int8); infinity/ (the
-same, in the place where infinity's optimum engine expects it); openvino.xml; and openvino-int8.xml (NNCF's
-post-training quantization for transformers, on sentences and passages of STS-B).
+same, in the place where infinity's optimum engine expects it); fastembed/ (this one, and the optimized graph in fp32);
+openvino.xml; and openvino-int8.xml (NNCF's post-training quantization for transformers, on sentences and passages of
+STS-B).
 """
 
 import json
@@ -45,6 +46,8 @@ def export(folder: Path, out: Path) -> None:
     shutil.copytree(folder, out / "infinity", ignore=shutil.ignore_patterns("*.safetensors"))
     (out / "infinity" / "onnx").mkdir()
     shutil.copy(out / "int8.onnx", out / "infinity" / "onnx" / "model_quantized.onnx")
+    shutil.copytree(out / "infinity", out / "fastembed")
+    shutil.copy(out / "fused.onnx", out / "fastembed" / "onnx" / "model.onnx")
 
 
 def quantize(folder: Path, out: Path) -> None:
