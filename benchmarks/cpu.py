@@ -53,6 +53,13 @@ SHAPES = {
             **{"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000}, "dtype": "bfloat16"},
         },
     ),
+    "bge-m3": (
+        *("XLMRobertaConfig", "cls"),
+        {
+            **{"vocab_size": 250_002, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+            **{"intermediate_size": 4096, "max_position_embeddings": 8194, "type_vocab_size": 1},
+        },
+    ),
     "modernbert-base": ("ModernBertConfig", "mean", {}),
 }
 """Models of random weights: transformers' class, pooling, and the values that differ from the class's defaults."""

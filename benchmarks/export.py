@@ -1,4 +1,5 @@
-"""Exports the model for onnxruntime and OpenVINO: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER (peers' Python).
+"""Exports the model for onnxruntime and OpenVINO: python benchmarks/export.py MODEL_FOLDER OUT_FOLDER [--openvino]
+(peers' Python); with the flag for OpenVINO alone.
 
 OUT_FOLDER gets model.onnx (fp32); int8.onnx (onnxruntime's graph optimized for BERT, then dynamic int8); infinity/ (the
 same, in the place where infinity's optimum engine expects it); fastembed/ (this one, and the optimized graph in fp32);
@@ -74,5 +75,6 @@ def quantize(folder: Path, out: Path) -> None:
 if __name__ == "__main__":
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
-    export(source, target)
+    if "--openvino" not in sys.argv:
+        export(source, target)
     quantize(source, target)
