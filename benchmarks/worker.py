@@ -102,7 +102,7 @@ def fastembed(file: str) -> Load:
 
 
 def llama_cpp(file: str) -> Load:
-    """Batches of 512 tokens, which hold the longest text, were as fast as larger ones or faster."""
+    """Batches of 512 tokens, which hold the longest text, were faster than larger ones on passages."""
 
     def load(folder: Path, exported: Path, threads: int) -> Embed:
         from llama_cpp import LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_MEAN, Llama
