@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import yaml
 
 from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, served, stop
-from benchmarks.soak import BAD, OVERLOAD, Minute, Soak, Target, figures_of, grown, listed
+from benchmarks.soak import BAD, OVERLOAD, Minute, Soak, Target, finish, for_minutes, grown, listed
 from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
 from benchmarks.wire import Ask, Http1, Http2
 
@@ -165,14 +164,7 @@ def violations(life: Life, tracebacks: int, status: int) -> list[str]:
     return [*found, f"exit status {status} after SIGTERM"] if status else found
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--minutes", default=30.0)
-@click.option("--calibrate", default=20.0, help="seconds in which capacity is measured")
-@click.option("--limit", default=180.0, help="seconds after which a request hangs")
-@click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2")
-@click.option("--seed", default=0)
-@click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for configs and the server's log")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")
+@for_minutes
 def main(
     minutes: float,
     calibrate: float,
@@ -196,13 +188,7 @@ def main(
     found = violations(life, tracebacks, status)
     click.echo("\n".join(life.acts))
     click.echo(f"in all: {listed(life.total())}; memory: {grown(life.minutes) or float('nan'):.3f}")
-    for line in found:
-        click.echo(f"VIOLATION {line}")
-    if json_file:
-        figures = {"rate": rate, "acts": life.acts, "violations": found}
-        figures["minutes"] = [figures_of(minute) for minute in life.minutes]
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
-    sys.exit(bool(found))
+    finish(found, life.minutes, {"rate": rate, "acts": life.acts}, json_file)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,18 +258,27 @@ async def idle(targets: Sequence[Target]) -> int:
     return sum(target.server.descriptors() for target in targets)
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--minutes", default=30.0)
+def for_minutes(command: Callable[..., None]) -> click.Command:
+    """A program that loads servers for minutes, with the options of all such programs."""
+    options = (
+        click.option("--minutes", default=30.0),
+        click.option("--calibrate", default=30.0, help="seconds in which capacity is measured"),
+        click.option("--limit", default=180.0, help="seconds after which a request hangs"),
+        click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2"),
+        click.option("--seed", default=0),
+        click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for configs and logs"),
+        click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return click.command(context_settings={"show_default": True})(command)
+
+
+@for_minutes
 @click.option(
     "--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), default=["embedding"], help="one server each"
 )
-@click.option("--calibrate", default=30.0, help="seconds in which capacity is measured")
 @click.option("--rate", type=float, help="well-formed requests per second, instead of twice the capacity")
-@click.option("--limit", default=180.0, help="seconds after which a request hangs")
-@click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2")
-@click.option("--seed", default=0)
-@click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for the servers' logs")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too")
 def main(
     minutes: float,
     tasks: Sequence[str],
@@ -293,11 +302,15 @@ def main(
     found = violations(soak, before, after, tracebacks, statuses)
     click.echo(f"in all: {listed(soak.total())}")
     click.echo(f"descriptors before and after: {before}, {after}; memory: {grown(soak.minutes) or float('nan'):.3f}")
+    finish(found, soak.minutes, {**rates, "tasks": list(tasks), "descriptors": [before, after]}, json_file)
+
+
+def finish(found: Sequence[str], minutes: Sequence[Minute], figures: dict, json_file: Path | None) -> None:
+    """Prints the violations, writes the figures, and exits: with 1 if there is a violation."""
     for line in found:
         click.echo(f"VIOLATION {line}")
     if json_file:
-        figures = {**rates, "tasks": list(tasks), "descriptors": [before, after], "violations": found}
-        figures["minutes"] = [figures_of(minute) for minute in soak.minutes]
+        figures = {**figures, "violations": found, "minutes": [figures_of(minute) for minute in minutes]}
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
     sys.exit(bool(found))
 

@@ -1,8 +1,5 @@
 """BEI's own dialect: /predict_tokens, in TEI's style. Its other routes are OpenAI's and TEI's."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import StrictBool, StrictStr
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -34,9 +31,7 @@ class PredictTokens(EntityParameters, Body):
     truncation_direction: Side | None = None
     raw_scores: StrictBool | None = None
     parameters: EntityParameters | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"inputs": self.inputs}
+    input_fields = ("inputs",)
 
 
 class EntityToken(TypedDict):

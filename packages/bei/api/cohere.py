@@ -1,6 +1,5 @@
 """Cohere's dialect: rerank, which clients of Jina and infinity also use, and embed in both versions."""
 
-from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
 from uuid import uuid4
 
@@ -27,9 +26,7 @@ class CohereRerank(Synonyms, Pairs):
     documents: DocumentTexts
     top_n: TopN = Field(None, validation_alias=AliasChoices("top_n", "top_k"))
     return_documents: StrictBool | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"query": self.query, "documents": self.documents}
+    input_fields = ("query", "documents")
 
     @property
     def is_voyage_s(self) -> bool:
@@ -39,9 +36,7 @@ class CohereRerank(Synonyms, Pairs):
 class CohereEmbed(Vectors):
     texts: list[StrictStr]
     embedding_types: list[EmbeddingType] | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"texts": self.texts}
+    input_fields = ("texts",)
 
 
 class DocumentText(TypedDict):

@@ -115,14 +115,15 @@ class Body(Part):
     """The body of a request. With one model served, any `model` is accepted."""
 
     model: StrictStr | None = None
+    input_fields: ClassVar[tuple[str, ...]] = ()
 
     def name_of(self, field: str) -> str:
         """The client's name for a field."""
         return field
 
     def given(self) -> Mapping[str, Any]:
-        """The inputs by the name of their field: one input, or a list. The last field must have some."""
-        return {}
+        """The inputs by the client's name of their field: one input, or a list. The last field must have some."""
+        return {self.name_of(field): getattr(self, field) for field in self.input_fields}
 
     def in_its_words(self, error: Error) -> Error:
         """The error with the field names of this body, in place of the service's own names."""

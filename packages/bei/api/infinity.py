@@ -1,8 +1,7 @@
 """infinity's dialect, where it differs from OpenAI's and Cohere's: classify."""
 
 import time
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
@@ -18,9 +17,7 @@ from bei.serving.model import ServedModel
 
 class Classify(Reading, Scored):
     input: Texts
-
-    def given(self) -> Mapping[str, Any]:
-        return {"input": self.input}
+    input_fields = ("input",)
 
 
 class Classification(TypedDict):

@@ -1,8 +1,5 @@
 """llama.cpp's dialect, where it differs from OpenAI's and Jina's: /embedding."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from pydantic import AliasChoices, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -17,9 +14,7 @@ from bei.serving.model import ServedModel
 
 class Embedding(Synonyms, Vectors):
     content: Inputs = Field(validation_alias=AliasChoices("content", "input"))
-
-    def given(self) -> Mapping[str, Any]:
-        return {self.name_of("content"): self.content}
+    input_fields = ("content",)
 
 
 class Embedded(TypedDict):

@@ -1,7 +1,7 @@
 """Ollama's dialect: embeddings of both generations, and the lists of models."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -51,16 +51,12 @@ class _Embedded(Vectors):
 
 class Embed(_Embedded):
     input: Texts
-
-    def given(self) -> Mapping[str, Any]:
-        return {"input": self.input}
+    input_fields = ("input",)
 
 
 class Embeddings(_Embedded):
     prompt: StrictStr
-
-    def given(self) -> Mapping[str, Any]:
-        return {"prompt": self.prompt}
+    input_fields = ("prompt",)
 
 
 class Show(Synonyms):

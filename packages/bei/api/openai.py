@@ -1,7 +1,6 @@
 """OpenAI's dialect: embeddings and the list of models."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -23,9 +22,7 @@ class OpenAIEmbeddings(Chunking):
     """OpenAI's fields, and those of every embedding route."""
 
     input: Items
-
-    def given(self) -> Mapping[str, Any]:
-        return {"input": self.input}
+    input_fields = ("input",)
 
 
 class Embedding(TypedDict):

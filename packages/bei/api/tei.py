@@ -23,9 +23,7 @@ _TEXT = {"type": "string"}
 
 class Embed(Vectors):
     inputs: Inputs
-
-    def given(self) -> Mapping[str, Any]:
-        return {"inputs": self.inputs}
+    input_fields = ("inputs",)
 
 
 class EmbedAll(Reading):
@@ -33,9 +31,7 @@ class EmbedAll(Reading):
 
     inputs: Inputs
     normalize: StrictBool | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"inputs": self.inputs}
+    input_fields = ("inputs",)
 
 
 class SimilarityInputs(Part):
@@ -55,17 +51,13 @@ class Tokenize(Body):
     inputs: Texts
     add_special_tokens: StrictBool | None = None
     prompt_name: StrictStr | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"inputs": self.inputs}
+    input_fields = ("inputs",)
 
 
 class Decode(Body):
     ids: IdLists
     skip_special_tokens: StrictBool | None = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"ids": self.ids}
+    input_fields = ("ids",)
 
 
 class Rerank(Pairs):
@@ -75,9 +67,7 @@ class Rerank(Pairs):
     texts: list[StrictStr]
     return_text: StrictBool | None = None
     top_n: TopN = None
-
-    def given(self) -> Mapping[str, Any]:
-        return {"query": self.query, "texts": self.texts}
+    input_fields = ("query", "texts")
 
 
 class ClassificationParameters(ZeroShot):

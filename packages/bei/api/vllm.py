@@ -1,7 +1,6 @@
 """vLLM's dialect, which SGLang shares: scores of pairs, classes, and the vectors and scores of any pooling model."""
 
 import time
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
@@ -32,9 +31,7 @@ class Score(Synonyms, Pairs):
 
     text_1: Texts = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
     text_2: Texts = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))
-
-    def given(self) -> Mapping[str, Any]:
-        return {self.name_of("text_1"): self.text_1, self.name_of("text_2"): self.text_2}
+    input_fields = ("text_1", "text_2")
 
 
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify"]
@@ -55,9 +52,7 @@ class Pooling(Written):
     input: Items
     task: PoolingTask | None = None
     _prompts: ClassVar[tuple[str, ...]] = ("prompt_name", "instruction", "input_type")
-
-    def given(self) -> Mapping[str, Any]:
-        return {"input": self.input}
+    input_fields = ("input",)
 
     def check_scores(self) -> None:
         """Raises Invalid for a field that scores do not have."""
@@ -75,9 +70,7 @@ _OF_VECTORS = frozenset({*Vectors.model_fields, "output_dtype", "embedding_type"
 
 class Classify(Reading, Scored):
     input: Items
-
-    def given(self) -> Mapping[str, Any]:
-        return {"input": self.input}
+    input_fields = ("input",)
 
 
 class PooledItem(TypedDict):
