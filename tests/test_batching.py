@@ -251,7 +251,7 @@ def check_batch(batch: list[Entry]) -> None:
 
 @given(st.lists(requests, min_size=1, max_size=10), requests)
 def test_an_entry_waits_for_no_more_than_its_share(before, mine):
-    """Whatever arrives at once, entry k of a request runs after at most as many batches as there are entries whose
+    """Of all that arrives at once, entry k of a request runs after at most as many batches as there are entries whose
     requests have had as few tokens before them."""
     q = queue()
     for other in before:
@@ -549,7 +549,7 @@ def test_brief_and_long_share_batches_unless_they_are_kept_apart():
     assert lengths(q.take(0).batch) == [70, 30]
 
 
-# What is forgotten, and what is told
+# Forgotten, or told of
 
 
 def test_what_is_forgotten_by_age_too():

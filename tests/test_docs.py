@@ -359,9 +359,21 @@ def docstrings(name: str) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTS, *(name for name in FILES if re.match(r"packages/.*\.py$", name))])
+def comments(name: str) -> list[str]:
+    """Each block of lines that begin with the mark of a comment."""
+    blocks = re.findall(r"(?:^[ \t]*(?:#|//) .*\n)+", text_of(name), re.MULTILINE)
+    return [" ".join(re.findall(r"(?:#|//) (.*)", block)) for block in blocks]
+
+
+PROSE = [name for name in FILES if re.search(r"\.(md|py|h|cpp)$", name)]
+
+
+@pytest.mark.parametrize("name", PROSE)
 def test_no_sentence_begins_with_a_relative_clause(name):
-    texts = [text_of(name)] if name in DOCUMENTS else docstrings(name)
+    if name in DOCUMENTS:
+        texts = [text_of(name)]
+    else:
+        texts = [*comments(name), *(docstrings(name) if name.endswith(".py") else [])]
     assert [found for text in texts for found in relative_subjects(text)] == []
 
 

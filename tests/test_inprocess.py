@@ -41,7 +41,7 @@ def models(folders):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """What a server answers."""
+    """The answers of a server."""
     found = {}
     for kind, make in KINDS.items():
         service = start(make(tmp_path_factory.mktemp(f"served-{kind}")))

@@ -1,4 +1,4 @@
-"""What workers share is made once, is whole when it is seen, and is there until the last has left."""
+"""A thing that workers share is made once, is whole when it is seen, and is there until the last has left."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

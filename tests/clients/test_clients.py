@@ -112,7 +112,7 @@ def java_answers(clients, given, of_all_workers) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def expected(task_urls) -> dict[str, Any]:
-    """What plain HTTP gets, in the shapes of calls.py."""
+    """The answers over plain HTTP, in the shapes of calls.py."""
 
     def post(server: str, path: str, **body: Any) -> Any:
         return httpx.post(task_urls[server] + path, json=body).raise_for_status().json()

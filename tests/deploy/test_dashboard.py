@@ -40,8 +40,8 @@ def exposed(text) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def of_server(text, exposed) -> set[str]:
     """Families without the label `model`."""
-    labelled = re.findall(r'^(\w+)\{.*\bmodel="m".*\}', text, re.MULTILINE)
-    return {name for name in exposed if not any(sample.startswith(name) for sample in labelled)}
+    labeled = re.findall(r'^(\w+)\{.*\bmodel="m".*\}', text, re.MULTILINE)
+    return {name for name in exposed if not any(sample.startswith(name) for sample in labeled)}
 
 
 def queried(promql: str, exposed: dict[str, str]) -> list[str]:

@@ -1,5 +1,5 @@
-// The instructions that isa/avx512.h names, in plain C++, for processors that lack them. What each does is Intel's
-// Intrinsics Guide's. In our namespace they come before the compiler's own, which are of the same names.
+// The instructions that isa/avx512.h names, in plain C++, for processors that lack them. Each does as Intel's
+// Intrinsics Guide says. In our namespace they come before the compiler's own, which are of the same names.
 #pragma once
 #include <immintrin.h>
 

@@ -54,7 +54,7 @@ HEADER_OF = {name: header for header, names in IN_HEADER.items() for name in nam
 
 
 def complaints(compiler: str, level: Level, *files: Path, text: str = "") -> str:
-    """What the compiler says of a unit that includes these files."""
+    """The messages of the compiler for a unit that includes these files."""
     unit = text + "".join(f'#include "{file}"\n' for file in files)
     command = [compiler, *library._COMPILE, *library.INCLUDE, *STRICT, *level.compiler_flags, "-x", "c++", "-"]
     done = subprocess.run(command, input=unit, capture_output=True, text=True)

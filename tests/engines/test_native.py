@@ -371,7 +371,7 @@ def test_many_callers(engine):
     assert threading.active_count() == before
 
 
-# What does not fit
+# Refused models
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_token_types_reach_the_model(make, tmp_path, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_row_does_not_depend_on_its_neighbours(make, saved, family, precision):
+def test_a_row_does_not_depend_on_its_neighbors(make, saved, family, precision):
     checkpoint = read(saved(family)[1], family)
     engine = make(checkpoint, precision=precision)
     ids = sequences()

@@ -1,4 +1,4 @@
-"""What each system tells of its processor, with files and values in the place of other systems' own."""
+"""The features of a processor as each system tells them, with files and values in the place of other systems' own."""
 
 import ctypes
 import os

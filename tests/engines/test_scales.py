@@ -101,7 +101,7 @@ def test_half_way_is_to_the_even_one():
         ([127, 0, 0, 0], 1),
     ],
 )
-def test_without_vnni_two_neighbours_of_one_sign_fit_into_16_bits(row, scale):
+def test_without_vnni_two_neighbors_of_one_sign_fit_into_16_bits(row, scale):
     weight = np.array([row, [127, 0, 0, 0]], np.float32)
     packed = pack_linear(weight, None, "int8", WITHOUT_VNNI)
     np.testing.assert_allclose(packed["scales"], [scale, 1], rtol=1e-6)
@@ -199,8 +199,10 @@ def tensors_of(checkpoint, packed, layout: Layout) -> dict[str, np.ndarray]:
             weight = unpacked({"panels": array, "bias": packed[f"{part}.bias"]}, columns, inputs, layout)
             bias = packed[f"{part}.bias"][:columns]
             if is_gated:
-                turns = [rows.reshape(-1, 2, layout.lanes, *rows.shape[1:]).swapaxes(0, 1) for rows in (weight, bias)]
-                halves = [rows.reshape(2, -1, *rows.shape[3:])[:, : outputs // 2] for rows in turns]
+                interleaved = [
+                    rows.reshape(-1, 2, layout.lanes, *rows.shape[1:]).swapaxes(0, 1) for rows in (weight, bias)
+                ]
+                halves = [rows.reshape(2, -1, *rows.shape[3:])[:, : outputs // 2] for rows in interleaved]
                 weight, bias = (rows.reshape(outputs, *rows.shape[2:]) for rows in halves)
             found |= {f"{part}.weight": weight, f"{part}.bias": bias}
         elif f"{name.removesuffix('.bias')}.panels" not in packed:

@@ -1,4 +1,4 @@
-// What emulated tiles refuse, a line each, and what they compute (test_emulated.py).
+// The faults that emulated tiles refuse, a line each, and a product of theirs (test_emulated.py).
 #include <cstdint>
 #include <cstdio>
 #include <cstring>

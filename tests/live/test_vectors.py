@@ -58,10 +58,10 @@ def test_unnormalized_rows_equal_sentence_transformers(url, precision, reference
     np.testing.assert_allclose(rows, expected, atol=1e-5 if precision == "fp32" else 0.02)
 
 
-def test_a_text_does_not_depend_on_its_neighbours(url, precision):
+def test_a_text_does_not_depend_on_its_neighbors(url, precision):
     text = "A group of men play soccer on the beach."
-    long_neighbour, crowd = " ".join(["word"] * 512), mixed_texts(150)
+    long_neighbor, crowd = " ".join(["word"] * 512), mixed_texts(150)
     alone = embed(url, [text])
-    beside = httpx.post(f"{url}/embed", json={"inputs": [long_neighbour, text]}).json()[1]
+    beside = httpx.post(f"{url}/embed", json={"inputs": [long_neighbor, text]}).json()[1]
     among = httpx.post(f"{url}/embed", json={"inputs": [*crowd[:90], text, *crowd[90:]]}, timeout=120).json()[90]
     assert cosines(np.array([beside, among]), alone).min() >= (0.99999 if precision == "fp32" else 0.9999)

@@ -21,7 +21,7 @@ def environment(cpu: str) -> dict[str, str]:
 
 
 def run(cpu: str, *words: object) -> str:
-    """What an interpreter for ARM64 says, run with these words."""
+    """The output of an interpreter for ARM64, run with these words."""
     command = [str(PYTHON), *map(str, words)]
     done = subprocess.run(command, env=environment(cpu), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

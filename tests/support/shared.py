@@ -1,4 +1,4 @@
-"""What one worker makes for all workers of a run: folders that are written once, and servers."""
+"""Things that one worker makes for all workers of a run: folders that are written once, and servers."""
 
 import fcntl
 import shutil
@@ -23,7 +23,7 @@ def once(folder: Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def shared(place: Path, start: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
-    """What `start` gives, for every process that asks at the same `place`. Whoever asks first enters it, and leaves it
+    """The value of `start`, for every process that asks at the same `place`. The first one enters it, and leaves it
     when no other uses it any more."""
     with ExitStack() as ours, Path(f"{place}.users").open("w") as users:
         with FileLock(f"{place}.lock"):

@@ -16,7 +16,7 @@ def _spec(config: Config) -> EncoderSpec:
     size = config.get("head_dim") or read(config, "hidden_size") // read(config, "num_attention_heads")
     if not config.get("rope_scaling") and not config.get("rope_parameters"):
         config = {**config, "rope_parameters": _YARN}
-    turns = rotary({"rope_theta": _BASE, **config}, size)
+    rotated = rotary({"rope_theta": _BASE, **config}, size)
     experts = Experts(
         count=config.get("num_local_experts") or config.get("num_experts") or 128,
         chosen=config.get("num_experts_per_tok", 4),
@@ -25,7 +25,7 @@ def _spec(config: Config) -> EncoderSpec:
         normalized=True,
         biases=True,
     )
-    layer = Layer(PRE, config.get("sliding_window", 128), turns, experts)
+    layer = Layer(PRE, config.get("sliding_window", 128), rotated, experts)
     return decoder_spec(
         {"rms_norm_eps": 1e-5, "num_key_value_heads": 2, **config},
         head_size=size,

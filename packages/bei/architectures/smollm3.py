@@ -12,8 +12,8 @@ def _smollm3(config: Config) -> EncoderSpec:
     rotates = _rotating(config)
     rotated = rotary({"rope_theta": 2e6, **config}, size)
     layers = tuple(
-        Layer(PRE, window, rotated if turns else None)
-        for window, turns in zip(_windows(config, rotates), rotates, strict=True)
+        Layer(PRE, window, rotated if rotates_here else None)
+        for window, rotates_here in zip(_windows(config, rotates), rotates, strict=True)
     )
     kv_heads = config.get("num_key_value_heads", 4)
     return decoder_spec(config, layers=layers, kv_heads=kv_heads, biases=attention_biases(config))
@@ -31,7 +31,7 @@ def _rotating(config: Config) -> list[int]:
 def _windows(config: Config, rotates: list[int]) -> tuple[int | None, ...]:
     """By `layer_types`, else a window for the layers without positions."""
     slides = bool(config.get("use_sliding_window") and config.get("sliding_window"))
-    kinds = ["full_attention" if turns or not slides else "sliding_attention" for turns in rotates]
+    kinds = ["full_attention" if rotates_here or not slides else "sliding_attention" for rotates_here in rotates]
     found = windows({"layer_types": kinds, **{key: of for key, of in config.items() if of is not None}})
     if not slides and any(window is not None for window in found):
         raise SetupError("config.json: layer_types has windows, and use_sliding_window is false")

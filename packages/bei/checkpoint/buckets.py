@@ -39,7 +39,7 @@ def _s3(secret: Secret) -> dict[str, object]:
     }
 
 
-# What a service account's key file says beside the three values that Baseten's secret holds.
+# The fields of a service account's key file beside the three values that Baseten's secret holds.
 _GOOGLE = {"type": "service_account", "token_uri": "https://oauth2.googleapis.com/token"}
 
 

@@ -83,7 +83,7 @@ def aggregate(
     """The other strategies: neighbors of one tag form one entity, and labels of `ignored` form none."""
     names = _labels(labels).names
     rows = logits if raw_scores else activate(logits, "softmax")
-    units = _grouped(_labelled(windows, rows, strategy), _labels(labels))
+    units = _grouped(_labeled(windows, rows, strategy), _labels(labels))
     kept = np.flatnonzero(np.isin(units.labels, [i for i, name in enumerate(names) if name not in ignored]))
     owners = windows.owners[units.windows]
     found: list[list[Entity]] = [[] for _ in texts]
@@ -105,7 +105,7 @@ def _labels(labels: tuple[str, ...]) -> _Labels:
     )
 
 
-def _labelled(windows: Windows, rows: np.ndarray, strategy: Strategy) -> _Units:
+def _labeled(windows: Windows, rows: np.ndarray, strategy: Strategy) -> _Units:
     """Each token with its best label for `simple`; otherwise each word with the label of the strategy."""
     of_window = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
     kept = np.flatnonzero(~windows.special)

@@ -1,4 +1,4 @@
-// What Python says to the engine and back: plain C. engines/native/abi.py mirrors it, field by field.
+// The structures between Python and the engine: plain C. engines/native/abi.py mirrors it, field by field.
 #pragma once
 #include <stdint.h>
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kTileRows = 16, kTileBytes = 64, kTileColumns = 16;
 
-// What _tile_loadconfig reads: palette 1 has eight tiles. A tile that has no rows has no bytes.
+// The operand of _tile_loadconfig: palette 1 has eight tiles. A tile that has no rows has no bytes.
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start_row = 0, unused[14] = {};
   uint16_t row_bytes[16] = {};

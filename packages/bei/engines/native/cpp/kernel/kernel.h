@@ -18,7 +18,7 @@ constexpr float kLargestPair = kPairsIn16Bits ? 32767 / kOperandRange - 1 : 0;
 // memory would keep fewer rows waiting (benchmarks/tiles.py).
 constexpr int kBlockRows = kMultipliesTiles ? 192 : 96;
 
-// What its products sum up to.
+// The type of its products' sums.
 template <class T>
 using Sum = std::conditional_t<std::is_same_v<T, uint8_t>, int32_t, float>;
 
@@ -41,7 +41,7 @@ struct NoSession {
   void end() {}
 };
 
-// What a thread keeps between products. It calls end() when it multiplies no more for now.
+// The state of a thread between products. It calls end() when it multiplies no more for now.
 struct Session : std::conditional_t<kMultipliesTiles, TileSession, NoSession> {};
 
 // A way of multiplying Numbers. A matrix is packed as [panels][words][columns of a panel][kGroup numbers], and the kGroup
