@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Every compilation, here or in a process that a test starts, goes through `tests/support/compiler.py`."""
+    """Every compilation, here or in a process that a test starts, goes through `tests/support/compiler.py`. Files of
+    tests need not outlast a power failure: to sync one takes milliseconds, and engines write thousands of plans."""
+    os.fsync = lambda file: None
     hypothesis.settings.register_profile("any machine", deadline=None)
     hypothesis.settings.load_profile("any machine")
     compiler = shutil.which(os.environ.get("CXX", "c++"))

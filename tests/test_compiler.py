@@ -14,11 +14,11 @@ Compile = Callable[..., tuple[int, bool]]
 
 @pytest.fixture
 def compile_it(tmp_path) -> Compile:
-    """compile_it(*options, header): the status, and whether the real compiler was called for an object."""
+    """compile_it(*options, header): the status, and whether the real compiler was called for an object, or, as None, to
+    preprocess alone."""
     asked, real = tmp_path / "asked", tmp_path / "c++"
-    real.write_text(
-        f'#!/bin/sh\ncase "$*" in *-E*) ;; *) echo >> {asked} ;; esac\nexec {os.environ["TESTS_CXX"]} "$@"\n'
-    )
+    noted = f'case "$*" in *-E*) echo E >> {asked} ;; *) echo O >> {asked} ;; esac'
+    real.write_text(f'#!/bin/sh\n{noted}\nexec {os.environ["TESTS_CXX"]} "$@"\n')
     real.chmod(0o755)
     (tmp_path / "objects").mkdir()
     environment = {**os.environ, "TESTS_CXX": str(real), "TESTS_OBJECTS": str(tmp_path / "objects")}
@@ -32,13 +32,19 @@ def compile_it(tmp_path) -> Compile:
         text = f'#include "{tmp_path / "header.h"}"\n'
         done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True)
         assert target.exists() == (done.returncode == 0)
-        return done.returncode, bool(asked.read_text())
+        calls = asked.read_text()
+        return done.returncode, "O" in calls if "O" in calls or not calls else None
 
     return run
 
 
 def test_the_same_is_compiled_once(compile_it):
     assert [compile_it("-O0"), compile_it("-O0")] == [(0, True), (0, False)]
+
+
+def test_a_text_of_other_bytes_and_the_same_meaning_is_preprocessed_alone(compile_it):
+    compile_it("-O0")
+    assert compile_it("-O0", header="int one() { return 1; }  // again") == (0, None)
 
 
 def test_what_differs_is_compiled(compile_it):
