@@ -16,7 +16,7 @@ from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.levels import X86, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
-from tests.support.parity import cosines, reference, sequences
+from tests.support.parity import cosines, expected_states, reference, sequences
 from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, NOT_NATIVE, random_model, save
 
 
@@ -42,28 +42,30 @@ def test_linear(native_cache, isa, precision, rows, inputs, outputs, seed):
     assert linear_error(rows, inputs, outputs, seed, precision, isa, native_cache) <= TOLERANCE[precision]
 
 
-def is_near(cache: Path, folder: Path, isa: Level, ids: list[list[int]], family: str, **options) -> None:
+def is_near(cache: Path, folder: Path, isa: Level, ids: list[list[int]], expected: np.ndarray) -> None:
     """fp32 equals transformers, bf16 and int8 are near it, and a row alone equals the row in a batch."""
-    model = random_model(family, **options)
-    checkpoint = read(save(folder, model), family)
+    checkpoint = read(folder, "m")
 
-    def run(precision: str, ids: list[list[int]], rows: str = "pooled") -> np.ndarray:
-        options = EngineOptions(precision=precision, threads=1, cache_dir=cache)
-        return NativeEngine(checkpoint, options, isa=isa).run(Batch.pack(ids, row_kind=rows))
+    def engine(precision: str) -> NativeEngine:
+        return NativeEngine(checkpoint, EngineOptions(precision=precision, threads=1, cache_dir=cache), isa=isa)
 
-    expected = reference(model, ids)
-    assert np.abs(run("fp32", ids, "tokens") - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
-    exact = run("fp32", ids)
+    exact = engine("fp32")
+    states = exact.run(Batch.pack(ids, row_kind="tokens"))
+    assert np.abs(states - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    rows = exact.run(Batch.pack(ids))
     for precision, worst in (("bf16", 0.9995), ("int8", 0.98)):
-        together = run(precision, ids)
-        assert cosines(exact, together).min() >= worst
-        np.testing.assert_array_equal(run(precision, ids[3:4]), together[3:4])
+        rounded = engine(precision)
+        alone = rounded.run(Batch.pack(ids[3:4]))  # in new memory
+        together = rounded.run(Batch.pack(ids))
+        assert cosines(rows, together).min() >= worst
+        np.testing.assert_array_equal(alone, together[3:4])
 
 
 @each_level
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*NOT_NATIVE, *ALIKE)])
-def test_families(native_cache, tmp_path, isa, family):
-    is_near(native_cache, tmp_path, isa, sequences(), family, **ALL_EXPERTS.get(family, {}))
+def test_families(native_cache, saved, isa, family):
+    model, folder = saved(family, **ALL_EXPERTS.get(family, {}))
+    is_near(native_cache, folder, isa, sequences(), expected_states(model))
 
 
 WIDE_HEADS = {
@@ -79,10 +81,11 @@ WIDE_HEADS = {
 
 @each_level
 @pytest.mark.parametrize("family", WIDE_HEADS)
-def test_wide_heads(native_cache, tmp_path, isa, family):
+def test_wide_heads(native_cache, saved, isa, family):
     """More tokens than two panels of keys, among short texts."""
     ids = [*sequences(), [5 + i * i % 90 for i in range(150)]]
-    is_near(native_cache, tmp_path, isa, ids, family, max_position_embeddings=200, **WIDE_HEADS[family])
+    model, folder = saved(family, max_position_embeddings=200, **WIDE_HEADS[family])
+    is_near(native_cache, folder, isa, ids, np.concatenate([expected_states(model), reference(model, ids[-1:])]))
 
 
 @each_level

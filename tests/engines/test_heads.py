@@ -15,7 +15,7 @@ from bei.architectures import families
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
 from bei.errors import SetupError
-from tests.support.parity import COLBERT, cosines, sequences
+from tests.support.parity import COLBERT, cosines, reference, sequences
 from tests.support.tiny_models import DISENTANGLED, ENCODERS, FAMILIES, VOCAB, random_model, save, write_json
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
@@ -100,12 +100,7 @@ def test_tokens_after_the_attended_see_and_are_not_seen(make, tmp_path, family):
     ids = [[2, 7, 8, 4, 4, 4], [2, 9, 4, 4, 4, 4], [2, 7, 8, 9, 10, 3], [2, 3]]
     attended = [3, 2, None, None]
     rows = make(checkpoint, precision="fp32").run(Batch.pack(ids, attended=attended, row_kind="tokens"))
-    with torch.no_grad():
-        expected = [
-            model(torch.tensor([s]), attention_mask=torch.tensor([[int(i < (n or len(s))) for i in range(len(s))]]))
-            for s, n in zip(ids, attended, strict=True)
-        ]
-    expected = np.concatenate([output.last_hidden_state[0].numpy() for output in expected])
+    expected = reference(model, ids, attended)
     assert close(rows, expected)
 
 

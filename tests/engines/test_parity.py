@@ -1,14 +1,12 @@
 """Every engine against transformers, family by family, on tiny random models in their real format."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
 
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
-from tests.support.parity import cosines, reference, sequences
+from tests.support.parity import cosines, expected_states, reference, sequences
 from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, random_model, save
 
 DEFAULT = {"rope_type": "default", "rope_theta": 20.0}
@@ -128,14 +126,6 @@ OPTIONS = {
     "modernbert-decoder": [{}, {"norm_bias": False}, {"attention_bias": True, "mlp_bias": True}],
 }
 CASES = [(family, seed, options) for family in FAMILIES for options in OPTIONS.get(family, [{}]) for seed in range(3)]
-
-
-@cache
-def expected_states(model: torch.nn.Module, seed: int) -> np.ndarray:
-    """Computed once for all engines."""
-    states = reference(model, sequences(seed))
-    states.setflags(write=False)
-    return states
 
 
 @pytest.mark.parametrize(("family", "seed", "options"), CASES)

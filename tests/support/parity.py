@@ -1,5 +1,8 @@
 """Token sequences, and transformers' results for them."""
 
+from collections.abc import Sequence
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -25,10 +28,25 @@ def sequences(seed: int = 0) -> list[list[int]]:
     return [rng.integers(5, len(VOCAB), length).tolist() for length in LENGTHS]
 
 
-def reference(model: torch.nn.Module, ids: list[list[int]]) -> np.ndarray:
-    """Each sequence alone and unpadded: float32[T, hidden]."""
+def reference(model: torch.nn.Module, ids: list[list[int]], attended: Sequence[int | None] | None = None) -> np.ndarray:
+    """Each sequence alone and unpadded: float32[T, hidden]. `attended`: the leading tokens of each that all its tokens
+    attend to, or None for all."""
+    counts = attended or [None] * len(ids)
     with torch.no_grad():
-        return np.concatenate([model(torch.tensor([s])).last_hidden_state[0].numpy() for s in ids])
+        return np.concatenate([_states(model, of, count) for of, count in zip(ids, counts, strict=True)])
+
+
+def _states(model: torch.nn.Module, ids: list[int], attended: int | None) -> np.ndarray:
+    mask = {} if attended is None else {"attention_mask": (torch.arange(len(ids)) < attended).long()[None]}
+    return model(torch.tensor([ids]), **mask).last_hidden_state[0].numpy()
+
+
+@cache
+def expected_states(model: torch.nn.Module, seed: int = 0) -> np.ndarray:
+    """The same for the sequences of a seed, computed once for all engines."""
+    states = reference(model, sequences(seed))
+    states.setflags(write=False)
+    return states
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
