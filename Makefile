@@ -38,7 +38,7 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
 	@exec .venv/bin/bei serve $(CONFIG:%=--config %) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .models/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
@@ -165,6 +165,11 @@ clean: ## remove what the targets above made
 	@cd .venv-clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm install --silent --no-package-lock --no-audit --no-fund
 	@$(PYTHON) -m tests.clients.jars .venv-clients/java
 	@touch $@
+
+.venv-browser/ok: tests/clients/chromium.py tests/support/debian.py
+	@echo "fetching a browser, unless the machine has one (an environment of its own)"
+	@$(PYTHON) -m tests.clients.chromium .venv-browser
+	@mkdir -p .venv-browser && touch $@
 
 .venv-arm/ok: tests/arm/environment.py tests/support/debian.py requirements.lock | .venv-uv/ok
 	@echo "installing a Python for ARM64, with an emulator and a compiler (an environment of its own)"

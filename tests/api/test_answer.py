@@ -5,6 +5,7 @@ import base64
 import gzip
 import json
 import math
+import re
 import time
 from dataclasses import replace
 from typing import get_args
@@ -343,11 +344,14 @@ def test_the_openapi_document_is_valid(service):
     assert set(document["paths"]) == {route.path for route in api.ROUTES}
 
 
-def test_docs_need_nothing_from_elsewhere(service):
+def test_a_browser_gets_a_page_that_needs_nothing_from_elsewhere(service):
     page = call(service, "/docs", method="GET")
     assert page.headers["content-type"].startswith("text/html")
-    assert b"http://" not in page.body
-    assert b"https://" not in page.body
+    assert set(re.findall(rb"https?://[^\"]+", page.body)) == {b"http://www.w3.org/2000/svg"}
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    assert call(service, "/", method="GET", **browser).body == page.body
+    assert call(service, "/", method="GET", accept="*/*").body == b""
 
 
 def test_head_is_get(service):

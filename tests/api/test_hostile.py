@@ -22,7 +22,7 @@ def service(start_service):
     return start_service()
 
 
-PUBLIC = ("/", "/health", "/health/live", "/health/ready", "/ping", "/metrics")
+PUBLIC = ("/", "/docs", "/health", "/health/live", "/health/ready", "/ping", "/metrics")
 
 
 @pytest.mark.parametrize("keys", ["k1", "k0, k1,k2"])

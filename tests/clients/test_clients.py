@@ -7,9 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,8 @@ import pytest
 
 from tests.clients import java_calls
 from tests.clients.calls import CALLS
-from tests.support.live_servers import TASK_SERVERS
 from tests.support.parity import cosines
-from tests.support.servers import ROOT, serving
-from tests.support.shared import once, shared
-from tests.support.small_models import small_model
+from tests.support.shared import once
 
 HERE = Path(__file__).parent
 JS_CALLS = re.findall(r"async (js_\w+)\(", (HERE / "calls.mjs").read_text())
@@ -39,31 +34,13 @@ PEOPLE = ["My name is Maria Schmidt and I live in Springfield.", "Call John Bake
 
 
 @pytest.fixture(scope="session")
-def clients() -> Path:
-    """The environment of the clients, with node and its modules."""
-    python = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".venv-clients" / "bin" / "python"))
-    assert python.exists(), f"{python} is missing; run: make .venv-clients/ok"
-    return python.parents[1]
-
-
-def one_server(folder: Path) -> AbstractContextManager[str]:
-    configs = [flag for name in MODELS[1:] for flag in ("--config", str(ROOT / TASK_SERVERS[name][0]))]
-    # llama_index_baseten sends the id of a deployment; @ai-sdk/baseten wants /sync in the address
-    aliases = [f"--alias={name}=sentence-transformers/all-MiniLM-L6-v2" for name in ("abc", "sync")]
-    return serving("--precision", "fp32", *configs, *aliases, log=folder / "server-of-all.log")
-
-
-@pytest.fixture(scope="session")
-def given(task_urls, of_all_workers) -> Iterator[str]:
+def given(task_urls, server_of_all) -> str:
     """The argument of calls.py and calls.mjs, in JSON."""
-    for name in MODELS[1:]:
-        small_model(name)
-    with shared(of_all_workers / "server-of-all", partial(one_server, of_all_workers)) as url:
-        names = [model["id"] for model in httpx.get(f"{url}/v1/models").raise_for_status().json()["data"]]
-        bases = {kind: f"{url}/models/{name}" for kind, name in zip(MODELS, names, strict=True)}
-        urls = {**dict.fromkeys(MODELS, url), "by_score": task_urls["by_score"]}
-        texts = {"texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE}
-        yield json.dumps({"urls": urls, "bases": bases, **texts})
+    names = [model["id"] for model in httpx.get(f"{server_of_all}/v1/models").raise_for_status().json()["data"]]
+    bases = {kind: f"{server_of_all}/models/{name}" for kind, name in zip(MODELS, names, strict=True)}
+    urls = {**dict.fromkeys(MODELS, server_of_all), "by_score": task_urls["by_score"]}
+    texts = {"texts": TEXTS, "query": QUERY, "documents": DOCUMENTS, "people": PEOPLE}
+    return json.dumps({"urls": urls, "bases": bases, **texts})
 
 
 def run(command: list[str | Path], **options: Any) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ _ERRORS = {
 
 def document(routes: Sequence[Route], errors: Callable[[str], ErrorShape]) -> dict[str, Any]:
     """A valid OpenAPI 3.1 document with every body, answer and error of every route. `errors` gives the shape of errors
-    by path."""
+    by path. `x-ability` is the ability that a route needs of a model; /info lists those of a model."""
     typed = [(route, kind) for route in routes for kind in (route.body, route.response) if kind is not None]
     schemas, definitions = TypeAdapter.json_schemas(
         [(i, "validation", TypeAdapter(kind)) for i, (_, kind) in enumerate(typed)], ref_template=_REFERENCES
@@ -63,6 +63,8 @@ def _operation(
         "security": [] if route.public else [{"key": []}, {}],
         "responses": {"200": _success(response, route.answer), **_errors(route, error)},
     }
+    if route.ability is not None:
+        operation["x-ability"] = route.ability
     if names := _PARAMETER.findall(route.path):
         parameter = {"in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [{"name": name, **parameter} for name in names]

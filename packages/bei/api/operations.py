@@ -1,7 +1,6 @@
-"""Routes for operators: health, the served model, metrics, the OpenAPI document, and a page to try the routes."""
+"""Routes for operators: health, the served model, and metrics."""
 
 import asyncio
-from importlib.resources import files
 from typing import Any
 
 from bei import __version__
@@ -12,6 +11,8 @@ from bei.architectures.spec import PoolingMode
 from bei.checkpoint.load import Checkpoint
 from bei.engines.cpus import available_cpus
 from bei.metrics import CONTENT_TYPE
+from bei.serving import abilities
+from bei.serving.abilities import NEEDS
 from bei.serving.registry import Registry
 from bei.settings.devices import names_of
 
@@ -49,6 +50,7 @@ async def info(registry: Registry, body: Any, call: Call) -> Result:
             "served_model_name": settings.served_model_name,
             "model_type": _model_type(checkpoint),
             "task": checkpoint.task,
+            "abilities": [ability for ability in NEEDS if abilities.has(checkpoint, ability)],
             "default_route": service.route,
             "pooling": list(checkpoint.spec.pooling.modes),
             "state": service.state,
@@ -93,18 +95,13 @@ async def prometheus(registry: Registry, body: Any, call: Call) -> Reply:
     return Reply(text, headers={"content-type": CONTENT_TYPE})
 
 
-async def docs(registry: Registry, body: Any, call: Call) -> Reply:
-    page = files("bei.api").joinpath("docs.html").read_bytes()
-    return Reply(page, headers={"content-type": "text/html; charset=utf-8"})
-
-
 _READY = Route("/health", ready, "200 while requests are answered, else 503", method="GET", public=True)
 
 DIALECT = Dialect(
     "operations",
     (
         Route("/health/live", live, "200 while the process answers", method="GET", public=True),
-        *(_READY.at(path) for path in ("/health", "/health/ready", "/ping", "/")),
+        *(_READY.at(path) for path in ("/health", "/health/ready", "/ping")),
         Route(
             "/info",
             info,
@@ -113,6 +110,5 @@ DIALECT = Dialect(
             response=dict[str, Any],
         ),
         Route("/metrics", prometheus, "Prometheus metrics", method="GET", public=True),
-        Route("/docs", docs, "A page to try the routes", method="GET"),
     ),
 )

@@ -18,6 +18,7 @@ from bei.api import (
     openai,
     openapi,
     operations,
+    playground,
     shared,
     tei,
     vllm,
@@ -120,6 +121,7 @@ DIALECTS = (
     llama_cpp.DIALECT,
     shared.DIALECT,
     operations.DIALECT,
+    playground.DIALECT,
     life.DIALECT,
     Dialect("openapi", (Route("/openapi.json", _document, "This document", method="GET"),)),
 )

@@ -157,7 +157,7 @@ class ServerSettings(Group):
     alias: Annotated[tuple[Alias, ...], BeforeValidator(split_names)] = Field(
         (), description="Another name of a served model, as NAME=MODEL."
     )
-    protect_all: bool = Field(False, description="/health and /metrics need a key, too.")
+    protect_all: bool = Field(False, description="/health, /metrics and the page for browsers need a key, too.")
     tls_cert: Path | None = Field(None, description="A certificate and its chain, PEM; the server then speaks TLS.")
     tls_key: Path | None = Field(None, description="The certificate's key, PEM. Unset: it is in --tls-cert.")
     cors_allow_origin: Annotated[Origins, BeforeValidator(split_origins)] = Field(
