@@ -155,6 +155,8 @@ def test_windows():
         ("deberta", {"talking_head": True}, "talking_head True"),
         ("llama", {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "rope scaling 'longrope'"),
         ("llama", {"rope_scaling": {"rope_type": "linear"}}, "rope scaling 'linear' lacks 'factor'"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("qwen3", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
         ("llama", {"hidden_act": "xielu"}, "activation 'xielu'"),
         ("mixtral", {}, "model_type 'mixtral' is not supported"),
     ],

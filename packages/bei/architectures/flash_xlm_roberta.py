@@ -25,8 +25,8 @@ def _flash(config: Config) -> EncoderSpec:
         )
     size = read(config, "hidden_size") // read(config, "num_attention_heads")
     part = (config.get("rotary_emb_dim") or size) / size
-    rope = {"rope_theta": config.get("rotary_emb_base", 10_000.0), "partial_rotary_factor": part}
-    return _rotated(config, rotary(rope, size), read(config, "max_position_embeddings"))
+    rope = {"rope_theta": config.get("rotary_emb_base", 10_000.0)}
+    return _rotated(config, rotary(rope, size, partial=part), read(config, "max_position_embeddings"))
 
 
 def _jina_v3(config: Config) -> EncoderSpec:

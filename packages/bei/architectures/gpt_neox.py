@@ -8,10 +8,8 @@ from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Linea
 
 def _spec(config: Config) -> EncoderSpec:
     hidden, heads = read(config, "hidden_size"), read(config, "num_attention_heads")
-    older = {
-        "rope_theta": config.get("rotary_emb_base", 10_000.0),
-        "partial_rotary_factor": config.get("rotary_pct", 0.25),
-    }
+    older = {"rope_theta": config.get("rotary_emb_base", 10_000.0)}
+    rotated = rotary({**older, **config}, hidden // heads, partial=config.get("rotary_pct", 0.25))
     mlp: tuple[LinearName, ...] = ("up", "down")
     return gpt_spec(
         config,
@@ -20,7 +18,7 @@ def _spec(config: Config) -> EncoderSpec:
         intermediate_size=read(config, "intermediate_size"),
         activation=activation(config.get("hidden_act", "gelu")),
         norm=Norm("layer", config.get("layer_norm_eps", 1e-5), bias=True),
-        layers=(Layer(PRE, rotary=rotary({**older, **config}, hidden // heads)),) * read(config, "num_hidden_layers"),
+        layers=(Layer(PRE, rotary=rotated),) * read(config, "num_hidden_layers"),
         max_tokens=longest(config),
         biases=LINEARS if config.get("attention_bias", True) else mlp,
         parallel=config.get("use_parallel_residual", True),

@@ -48,7 +48,7 @@ def _spec(config: Config) -> EncoderSpec:
         "up": "mlp_fc1_bias",
         "down": "mlp_fc2_bias",
     }
-    layer = Layer(rotary=rotary(_rope(config), sizes["head_size"]))
+    layer = Layer(rotary=rotary(_rope(config), sizes["head_size"], partial=config.get("rotary_emb_fraction")))
     return EncoderSpec(
         vocab_size=read(config, "vocab_size"),
         hidden_size=hidden,
@@ -108,7 +108,6 @@ def _rope(config: Config) -> dict[str, Any]:
     dynamic = {"type": "dynamic", "factor": scaling, "original_max_position_embeddings": trained}
     return {
         "rope_theta": config.get("rotary_emb_base", 10_000),
-        "partial_rotary_factor": config["rotary_emb_fraction"],
         "rope_scaling": dynamic if scaling else None,
     }
 

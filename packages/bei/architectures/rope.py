@@ -17,10 +17,17 @@ from bei.errors import SetupError, one_line, short
 _Config = Mapping[str, Any]
 
 
-def rotary(config: _Config, head_size: int, layer_type: str | None = None, base: float | None = None) -> Rotary:
+def rotary(
+    config: _Config,
+    head_size: int,
+    layer_type: str | None = None,
+    base: float | None = None,
+    partial: float | None = None,
+) -> Rotary:
     """The rotary embedding of a config.json: of transformers 5 (`rope_parameters`, per `layer_type` if they differ), of
     earlier versions (`rope_theta`, `rope_scaling`), or of both. `base` overrides the default of `rope_theta`.
-    Raises SetupError for a kind of scaling that is not supported."""
+    `partial` is the share of a head that is rotated where no `partial_rotary_factor` says it; None for an architecture
+    that rotates heads whole. Raises SetupError for a share or a kind of scaling that is not supported."""
     stated = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if layer_type is not None and isinstance(stated.get(layer_type), Mapping):
         stated = stated[layer_type]
@@ -28,8 +35,7 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
     kind = stated.get("rope_type", stated.get("type", "default"))
     if kind not in _KINDS:
         raise SetupError(f"config.json: rope scaling {short(kind)} is not supported; supported: {', '.join(_KINDS)}")
-    partial: Any = stated.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    size = int(head_size * partial)
+    size = int(head_size * _share(stated.get("partial_rotary_factor", config.get("partial_rotary_factor")), partial))
     if size % 2:
         raise SetupError(
             f"config.json: of a head's {head_size} numbers {size} are rotated, which is not an even number"
@@ -38,6 +44,16 @@ def rotary(config: _Config, head_size: int, layer_type: str | None = None, base:
         return _KINDS[kind](config, stated, float(stated["rope_theta"]), size)
     except KeyError as exc:
         raise SetupError(f"config.json: rope scaling {short(kind)} lacks {one_line(exc)}") from None
+
+
+def _share(stated: Any, default: float | None) -> float:
+    """transformers ignores the key, or fails, where the architecture rotates heads whole; others obey it."""
+    if default is None and stated not in (None, 1.0):
+        raise SetupError(f"config.json: partial_rotary_factor {short(stated)}: this architecture rotates heads whole")
+    if stated is None:
+        return 1.0 if default is None else default
+    share: float = stated
+    return share
 
 
 def longest(config: _Config) -> int:

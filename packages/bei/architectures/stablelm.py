@@ -12,7 +12,7 @@ _SHARED = {"attention_in": "input_layernorm", "ffn_in": "input_layernorm"}
 def _stablelm(config: Config) -> EncoderSpec:
     refuse_others(config, {"qk_layernorm": False})
     size = read(config, "hidden_size") // read(config, "num_attention_heads")
-    rotated = rotary({"partial_rotary_factor": 0.25, **config}, size)
+    rotated = rotary(config, size, partial=0.25)
     return decoder_spec(
         config,
         head_size=size,
