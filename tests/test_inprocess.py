@@ -151,6 +151,9 @@ def test_refusals_are_the_servers(models):
         models["embedding"].embed(TEXTS, dimensions=9999)
     with pytest.raises(Invalid, match="put it in a list"):
         models["embedding"].embed("one text")
+    for pairs in (TEXTS, [("one",)], [("one", "two", "three")]):
+        with pytest.raises(Invalid, match=r"`pairs\[0\]`: a pair has two texts"):
+            models["reranker"].score(pairs)
 
 
 @pytest.mark.parametrize(

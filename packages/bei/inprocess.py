@@ -141,7 +141,7 @@ class Model:
     ) -> np.ndarray:
         """The score of each pair: a reranker's, or the cosine of an embedding model: float32[pairs]."""
         ask = functools.partial(self._model.score, options=Options(truncate=truncate))
-        return await self._stacked([tuple(pair) for pair in pairs], ask, show_progress=show_progress)
+        return await self._stacked(_checked(pairs), ask, show_progress=show_progress)
 
     async def aclassify(
         self, texts: Sequence[str], *, truncate: bool | None = None, show_progress: bool = False
@@ -275,6 +275,14 @@ class Model:
         except BaseException:  # Ctrl-C, too: what nobody waits for is not computed
             future.cancel()
             raise
+
+
+def _checked(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Raises Invalid for a text alone, whose letters would be texts, and for another number of them."""
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2:
+            raise Invalid(f"`pairs[{i}]`: a pair has two texts", param="pairs")
+    return [(first, second) for first, second in pairs]
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:
