@@ -30,6 +30,7 @@ from bei.settings.block import QuantizationType
 from tests.support.parity import cosines, sequences
 from tests.support.tiny_models import (
     ALIKE,
+    ALL_EXPERTS,
     DISENTANGLED,
     FAMILIES,
     T5,
@@ -181,6 +182,18 @@ def test_what_would_cost_too_much_is_named(tmp_path):
     assert len(recipe_of(replace(checkpoint, max_tokens=16384), FP32, Compute("bf16")).profiles) == 5
     with pytest.raises(SetupError, match="relative positions over 32768 tokens needs the torch engine"):
         recipe_of(replace(checkpoint, max_tokens=32768), FP32, Compute("bf16"))
+
+
+def test_an_expert_that_is_not_chosen_adds_nothing(tmp_path):
+    """Its output may be infinite: in fp16 as here."""
+    model = random_model("openai_privacy_filter", **ALL_EXPERTS["openai_privacy_filter"] | {"num_experts_per_tok": 7})
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.mlp.router.bias[3] -= 1e4
+            layer.mlp.experts.down_proj[3] *= 1e4
+    checkpoint, batch = read(save(tmp_path, model), "m"), Batch.pack(sequences())
+    found = Interpreted(checkpoint, EngineOptions(precision="fp16")).run(batch)
+    assert cosines(found, TorchEngine(checkpoint, FP32).run(batch)).min() >= 0.9995
 
 
 def test_without_a_gpu_the_engine_says_so(tmp_path):
@@ -375,6 +388,19 @@ def test_quantized_rows_are_near(tmp_path, family, asked, least):
     quantized = Interpreted(checkpoint, EngineOptions(), compute=compute, peaks=peaks)
     exact = TorchEngine(checkpoint, FP32).run(batch)
     assert cosines(quantized.run(batch), exact).min() >= least
+
+
+def test_an_expert_that_no_text_chose_has_the_peak_of_the_others(tmp_path):
+    checkpoint = read(save(tmp_path, random_model("qwen3_moe")), "m")
+    products = gpu_compute("bf16", QuantizationType.FP8, checkpoint, (12, 0)).products
+    peaks = input_peaks(checkpoint, products, [Batch.pack([[7]])])
+    assert set(peaks) == set(products)
+    for i in range(len(checkpoint.spec.layers)):
+        ups = [peaks[f"layers.{i}.experts.{expert}.up"] for expert in range(8)]
+        downs = [peaks[f"layers.{i}.experts.{expert}.down"] for expert in range(8)]
+        assert len(set(ups)) == 1, "all experts read the same states"
+        assert len(set(downs)) == 2, "two are chosen, and the others have the larger peak"
+        assert sorted(downs)[1] == max(downs)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The MLP of a layer in a network: one, or a mixture of experts."""
 
+import numpy as np
+
 from bei.architectures.spec import Activation, Clamp, Experts
 from bei.engines.tensorrt.graph import Node
 from bei.engines.tensorrt.parts import Parts
@@ -20,12 +22,13 @@ def mlp(parts: Parts, i: int, x: Node) -> Node:
 def _mixture(parts: Parts, experts: Experts, layer: str, x: Node) -> Node:
     """The sum of all experts' outputs, each times its share, which is zero for those that are not chosen."""
     g = parts.graph
-    shares = _shares(parts, experts, layer, x)
+    shares, nothing = _shares(parts, experts, layer, x), g.constant(np.zeros((1, 1), np.float32))
     found = None
     for expert in range(experts.count):
         biases = experts.biases, experts.biases
         y = _mlp(parts, f"{layer}.experts.{expert}", x, experts.activation, experts.gated, biases)
-        y = g.multiply(y, g.columns(shares, expert, expert + 1))
+        share = g.columns(shares, expert, expert + 1)
+        y = g.select(g.elementwise("GREATER", share, 0.0), g.multiply(y, share), nothing)  # not 0 times infinity
         found = y if found is None else g.add(found, y)
     return g.add(found, parts.row(parts.exact(f"{layer}.experts.bias"))) if experts.output_bias else found
 

@@ -1,6 +1,7 @@
 """The peaks of the inputs of a model's products on texts, which set static scales."""
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iter
         for batch in batches:
             inputs = Inputs.of(batch, checkpoint.spec)
             encoder(inputs if device.type == "cpu" else inputs.on(device))
-    peaks = {name: float(seen[name]) if peak is None else peak for name, peak in stated.items()}
+    found = _with_others(products, {name: float(peak) for name, peak in seen.items()})
+    peaks = {name: found[name] if peak is None else peak for name, peak in stated.items()}
     del encoder
     if device.type == "cuda":
         torch.cuda.empty_cache()  # another library builds next, with memory of its own
@@ -41,3 +43,15 @@ def input_peaks(checkpoint: Checkpoint, products: Collection[str], batches: Iter
     if broken:
         raise SetupError(f"calibration: the inputs of {broken[0]} are not finite; quantize another checkpoint")
     return peaks
+
+
+def _with_others(products: Collection[str], seen: Mapping[str, float]) -> dict[str, float]:
+    """The peaks of all products: an expert that no text chose has the largest one of the layer's others."""
+
+    def of_any(name: str) -> str:
+        return re.sub(r"\.experts\.\d+\.", ".experts.", name)
+
+    largest: dict[str, float] = {}
+    for name, peak in seen.items():
+        largest[of_any(name)] = max(peak, largest.get(of_any(name), 0.0))
+    return {name: seen[name] if name in seen else largest[of_any(name)] for name in products}
