@@ -244,6 +244,61 @@ def test_nothing_is_lost_or_run_twice_and_no_batch_is_too_large(script):
     assert len(seen) + len(dropped) == len(pushed) == len({id(entry) for entry in (*seen, *dropped)})
 
 
+@given(steps, st.lists(st.tuples(st.integers(0, 40), requests), max_size=8), st.integers(300, 2000))
+def test_requests_in_the_background_change_nothing_for_others(script, behind, most):
+    """Batches, their order and refusals are as without them; they run when nothing else waits."""
+    alone, both = (Queue(Limits(BUDGET, SIZE, most, brief_apart=True)) for _ in range(2))
+    pushed: list[tuple[Request, Request]] = []
+    made = [(at, entries(wanted, Request(is_background=True))) for at, wanted in behind]
+    background = []
+    for i, step in enumerate(script):
+        background += [entry for at, some in made if at == i and admitted(both, some) for entry in some]
+        act(alone, both, pushed, step, i)
+        assert (both.texts, both.tokens) == (len(alone), alone.tokens)
+    drain(both, 1e9)
+    assert (both.texts, both.tokens, all(entry.taken for entry in background)) == (0, 0, True)
+
+
+def act(alone: Queue, both: Queue, pushed: list[tuple[Request, Request]], step: list[int] | str, now: int) -> None:
+    """Does the same to both queues, with the same outcome for all requests that are not in the background."""
+    if isinstance(step, list):
+        first, second = entries(step), entries(step)
+        assert admitted(alone, first) == admitted(both, second)
+        pushed.append((first[0].request, second[0].request))
+    elif step == "drop" and pushed:
+        for q, request in zip((alone, both), pushed[-1], strict=True):
+            q.drop(request)
+    elif step == "take brief":
+        assert lengths(alone.take_brief(now).batch) == lengths(both.take_brief(now).batch)
+    elif step == "take":
+        expected, found = alone.take(now).batch, both.take(now).batch
+        check_batch(found)
+        assert lengths(found) == lengths(expected) or not expected
+        assert {entry.request.is_background for entry in found} <= {not expected}
+
+
+def test_in_the_background_the_oldest_is_first_and_none_is_brief():
+    q = Queue(Limits(BUDGET, SIZE, 1000, brief_apart=True))
+    behind = [entries([40], Request(is_background=True)) for _ in range(4)]
+    for made in behind:
+        q.push(made)
+    assert not q.has_brief()
+    q.drop(behind[1][0].request)
+    q.push(query := entries([5]))
+    assert [q.take(PATIENCE + 99).batch for _ in range(3)] == [query, behind[0] + behind[2], behind[3]]
+    q.push(entries([900], Request(is_background=True)))
+    with pytest.raises(Overloaded):
+        q.push(entries([5], Request(is_background=True)))
+
+
+def admitted(q: Queue, made: list[Entry]) -> bool:
+    try:
+        q.push(made)
+    except Overloaded:
+        return False
+    return True
+
+
 def check_batch(batch: list[Entry]) -> None:
     assert len(batch) <= SIZE
     assert sum(lengths(batch)) <= BUDGET or len(batch) == 1

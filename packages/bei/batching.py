@@ -14,6 +14,9 @@ finished, every batch is taken in the order of arrival.
 A brief request has at most BRIEF tokens. An engine that has room for it beside its batches may take it out of turn
 (scheduler.py); then it shares no batch with longer requests. It advances virtual time like any other. A part of the
 queue is reserved for brief requests, so that a bulk that fills the rest turns no query away.
+
+A background request runs only when no other one waits, in the order of arrival. It takes no room from others, and
+counts for nothing in their order.
 """
 
 import heapq
@@ -48,10 +51,11 @@ def _nobody(outcomes: Sequence["Outcome"]) -> None:
 class Request:
     """The common properties of the entries of one call. `receiver` gets their outcomes. `waiting` of them are in the
     queue, with `tokens` in all. `cost` is the number of tokens that all of them compute. A `dropped` request is not
-    needed any more."""
+    needed any more. One in the background gives way to all that are not."""
 
     deadline: float = float("inf")
     receiver: "Receiver" = _nobody
+    is_background: bool = False
     dropped: bool = False
     waiting: int = 0
     tokens: int = 0
@@ -59,7 +63,7 @@ class Request:
 
     @property
     def is_brief(self) -> bool:
-        return is_brief(self.cost)
+        return not self.is_background and is_brief(self.cost)
 
     def settle(self, outcome: "Outcome") -> None:
         """For requests whose receiver passes outcomes on to them."""
@@ -132,12 +136,20 @@ class Limits:
     brief_apart: bool = False
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """Counts of what waits, of requests in the background or of the others."""
+
+    size: int = 0
+    tokens: int = 0
+    requests: int = 0
+
+
 class Queue:
     """An entry longer than a batch runs alone. A request larger than the queue is admitted when nothing else waits.
 
-    `tokens` is the sum of the waiting entries' tokens, and `len` their number. Entries that were dropped, or taken
-    through another order, stay in the heap and in the order of ages until they come up, or until they are the larger
-    part.
+    `len` is the number of waiting entries. Entries that were dropped, or taken through another order, stay in the heap
+    and in the order of ages until they come up, or until they are the larger part.
 
     At most `most_tokens` may wait, a part of which is reserved for brief requests. The scheduler lowers it to the work
     that the engine does in good time.
@@ -146,55 +158,73 @@ class Queue:
     def __init__(self, limits: Limits):
         self.limits = limits
         self.most_tokens = limits.tokens
-        self.tokens = 0
+        self._live, self._background = _Waiting(), _Waiting()
         self._brief_tokens = 0
         self._heap: list[tuple[int, int, Entry]] = []
         self._ages: deque[Entry] = deque()
         self._brief: deque[Entry] = deque()
+        self._behind: deque[Entry] = deque()
         self._takes_oldest = self._by_age = False
         self._virtual_time = 0
         self._arrivals = 0
-        self._requests = 0
-        self._size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self._live.size + self._background.size
+
+    @property
+    def texts(self) -> int:
+        """The number of waiting entries that are not in the background."""
+        return self._live.size
+
+    @property
+    def tokens(self) -> int:
+        """Their tokens."""
+        return self._live.tokens
 
     def push(self, entries: Iterable[Entry]) -> None:
         """Admits all entries of one request, or none. Raises Overloaded."""
         entries = list(entries)
         request, tag = entries[0].request, self._virtual_time
         tokens, request.cost = sum(entry.tokens for entry in entries), sum(entry.cost for entry in entries)
-        if self._size and not self._has_room(len(entries), tokens, is_brief=request.is_brief):
+        among = self._of(request)
+        if among.size and not self._has_room(among, len(entries), tokens, is_brief=request.is_brief):
             raise Overloaded
+        request.waiting, request.tokens = len(entries), tokens
+        among.requests += 1
+        among.size += len(entries)
+        among.tokens += tokens
+        if request.is_background:
+            self._behind.extend(entries)
+            return
         for entry in entries:
             entry.tag, entry.arrival = tag, self._arrivals
             self._push(entry)
             self._arrivals += 1
             tag += entry.cost
         self._ages.extend(entries)
-        request.waiting, request.tokens = len(entries), tokens
         if request.is_brief:
             self._brief.extend(entries)
             self._brief_tokens += tokens
-        self._requests += 1
-        self._size += len(entries)
-        self.tokens += tokens
 
-    def _has_room(self, size: int, tokens: int, *, is_brief: bool) -> bool:
+    def _of(self, request: Request) -> _Waiting:
+        return self._background if request.is_background else self._live
+
+    def _has_room(self, among: _Waiting, size: int, tokens: int, *, is_brief: bool) -> bool:
         """Whether there is room for one more request. Others may not use the part that is reserved for brief ones."""
-        if self._size + size > self.limits.size or self._requests >= self.limits.requests:
+        if among.size + size > self.limits.size or among.requests >= self.limits.requests:
             return False
-        others, most_of_others = self.tokens - self._brief_tokens, self.most_tokens * (1 - FOR_BRIEF)
+        brief_tokens = self._brief_tokens if among is self._live else 0
+        others, most_of_others = among.tokens - brief_tokens, self.most_tokens * (1 - FOR_BRIEF)
         if is_brief:
-            return min(others, most_of_others) + self._brief_tokens + tokens <= self.most_tokens
-        return others + tokens <= most_of_others and self.tokens + tokens <= self.most_tokens
+            return min(others, most_of_others) + brief_tokens + tokens <= self.most_tokens
+        return others + tokens <= most_of_others and among.tokens + tokens <= self.most_tokens
 
     def drop(self, request: Request) -> None:
         """Removes the waiting entries of a request that is not needed any more."""
         request.dropped = True
-        self._requests -= request.waiting > 0
-        self._size -= request.waiting
+        among = self._of(request)
+        among.requests -= request.waiting > 0
+        among.size -= request.waiting
         self._forget(request, request.tokens)
         request.waiting = request.tokens = 0
         self._sweep()
@@ -206,6 +236,8 @@ class Queue:
 
     def take(self, now: float) -> Taken:
         """Removes and returns the next batch; empty only if the queue is."""
+        if not self._live.size:
+            return self._take_background(now)
         is_old = bool(self._ages) and self._ages[0].queued + PATIENCE <= now
         self._takes_oldest = self._by_age or (not self._takes_oldest and is_old)
         taken = Taken()
@@ -216,6 +248,12 @@ class Queue:
             if taken.batch:
                 self._virtual_time = max(self._virtual_time, taken.batch[0].tag)
         self._served(self.limits.batch_tokens - room)
+        self._remove(taken)
+        return taken
+
+    def _take_background(self, now: float) -> Taken:
+        taken = Taken()
+        self._fill(taken, self._behind, self._behind.popleft, self._behind.appendleft, now)
         self._remove(taken)
         return taken
 
@@ -278,20 +316,21 @@ class Queue:
         return bool(self._brief)
 
     def _served(self, tokens: int) -> None:
-        self._virtual_time += -(-tokens // max(1, self._requests))
+        self._virtual_time += -(-tokens // max(1, self._live.requests))
 
     def _remove(self, taken: Taken) -> None:
         for entry in (*taken.batch, *taken.expired):
             entry.taken = True
             entry.request.waiting -= 1
             entry.request.tokens -= entry.tokens
-            self._requests -= entry.request.waiting == 0
-            self._size -= 1
+            among = self._of(entry.request)
+            among.requests -= entry.request.waiting == 0
+            among.size -= 1
             self._forget(entry.request, entry.tokens)
         self._sweep()
 
     def _forget(self, request: Request, tokens: int) -> None:
-        self.tokens -= tokens
+        self._of(request).tokens -= tokens
         if request.is_brief:
             self._brief_tokens -= tokens
 
@@ -299,12 +338,16 @@ class Queue:
         self.has_brief()
         while self._ages and _gone(self._ages[0]):
             self._ages.popleft()
-        most = 2 * self._size + LOOKAHEAD
+        while self._behind and _gone(self._behind[0]):
+            self._behind.popleft()
+        most = 2 * self._live.size + LOOKAHEAD
         if len(self._ages) > most:
             self._ages = deque(entry for entry in self._ages if not _gone(entry))
         if len(self._heap) > most:
             self._heap = [item for item in self._heap if not _gone(item[-1])]
             heapq.heapify(self._heap)
+        if len(self._behind) > 2 * self._background.size + LOOKAHEAD:
+            self._behind = deque(entry for entry in self._behind if not _gone(entry))
 
 
 def _gone(entry: Entry) -> bool:

@@ -21,6 +21,7 @@ class Submit:
 
     number: int
     deadline: float
+    is_background: bool
     row_kind: RowKind
     shared: int
     lengths: list[int]
@@ -35,6 +36,7 @@ class Submit:
         return cls(
             number=number,
             deadline=first.request.deadline,
+            is_background=first.request.is_background,
             row_kind=first.row_kind,
             shared=first.shared,
             lengths=[entry.tokens for entry in entries],

@@ -153,9 +153,9 @@ class _WorkerRequest(Request):
 
     __slots__ = ("missing", "number")
 
-    def __init__(self, number: int, entries: int, deadline: float, receiver: "WorkerSession"):
-        super().__init__(deadline, receiver)
-        self.number, self.missing = number, entries
+    def __init__(self, submitted: Submit, receiver: "WorkerSession"):
+        super().__init__(submitted.deadline, receiver, submitted.is_background)
+        self.number, self.missing = submitted.number, len(submitted.lengths)
 
 
 class WorkerSession:
@@ -223,7 +223,7 @@ class WorkerSession:
             self._scheduler.drop(request)
 
     def _submit(self, message: Submit) -> None:
-        request = _WorkerRequest(message.number, len(message.lengths), message.deadline, self)
+        request = _WorkerRequest(message, self)
         self._requests[message.number] = request
         entries = message.entries(request)
         try:

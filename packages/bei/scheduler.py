@@ -98,7 +98,7 @@ class Scheduler:
             return
         with self._changed:
             self._queue.drop(request)
-            self._metrics.observe_queue(len(self._queue), self._queue.tokens)
+            self._metrics.observe_queue(self._queue.texts, self._queue.tokens)
 
     def drain(self) -> None:
         """Finishes the waiting entries in the order of their arrival."""
@@ -106,7 +106,7 @@ class Scheduler:
             self._queue.finish_oldest_first()
 
     def drains_in(self) -> float:
-        """Seconds in which the queue will have run."""
+        """Seconds in which the queue will have run, up to what is in the background."""
         return self._queue.tokens / self._speed if self._speed else 1.0
 
     def close(self, timeout: float = 30) -> None:
@@ -124,7 +124,7 @@ class Scheduler:
         self._brief.notify_all()
 
     def _notify(self) -> None:
-        self._metrics.observe_queue(len(self._queue), self._queue.tokens)
+        self._metrics.observe_queue(self._queue.texts, self._queue.tokens)
         if len(self._queue):
             self._changed.notify()
         if self._is_held_up():

@@ -42,7 +42,8 @@ class Options:
 
     `truncate` None means the server's default, `truncation_direction` None the tokenizer's. `instruction` goes before
     each text as it is, or into the template of pairs. `max_tokens` is a lower limit than the model's, and
-    `max_document_tokens` is the limit for the second text of each pair. `deadline` is a time.monotonic().
+    `max_document_tokens` is the limit for the second text of each pair. `deadline` is a time.monotonic(). A request in
+    the background runs when no other waits.
     """
 
     truncate: bool | None = None
@@ -53,6 +54,7 @@ class Options:
     max_document_tokens: int | None = None
     add_special_tokens: bool = True
     deadline: float = float("inf")
+    is_background: bool = False
 
     def within(self, tokens: int) -> "Options":
         """With at most so many tokens, if that is less."""

@@ -21,9 +21,9 @@ class Pending(Request):
 
     __slots__ = ("future", "inference", "missing", "queue", "rows")
 
-    def __init__(self, entries: int, deadline: float):
+    def __init__(self, entries: int, deadline: float, *, is_background: bool = False):
         loop = asyncio.get_running_loop()
-        super().__init__(deadline, _Loop(loop))
+        super().__init__(deadline, _Loop(loop), is_background)
         self.future: asyncio.Future[list[Any]] | None = loop.create_future()
         self.rows: list[Any] = [None] * entries
         self.missing = entries

@@ -81,7 +81,7 @@ class Pipeline:
             encodings = await self._encodings(inputs, read, options)
             tokenized = time.monotonic()
             self._in_flight.admit(int(self._numbers(encodings, kind) * (FLOAT + answered)))
-            pending = Pending(len(encodings), options.deadline)
+            pending = Pending(len(encodings), options.deadline, is_background=options.is_background)
             rows = await self._submit(pending, encodings, kind)
         for encoding in encodings:
             self._metrics.input_length.observe(len(encoding.ids))
