@@ -28,6 +28,7 @@ LAYERS = [
     "scheduler",
     "messages",
     "remote",
+    "jobs",
     "serving",
     "bulk inprocess",
     "api",

@@ -243,7 +243,8 @@ def test_a_route_without_a_body_is_about_the_server():
     for route in TABLE.routes:
         if route.handler is not by_another:
             first, _, _ = inspect.signature(route.handler, eval_str=True).parameters.values()
-            assert first.annotation is (Registry if route.body is None else ServedModel), route.path
+            of_server = route.body is None or route.of_server
+            assert first.annotation is (Registry if of_server else ServedModel), route.path
 
 
 def test_the_server_drains_with_its_models(service):

@@ -10,6 +10,7 @@ import click
 
 from bei.checkpoint.load import Checkpoint
 from bei.errors import SetupError, address, printable, refusing
+from bei.jobs.store import Store
 from bei.metrics import Metrics
 from bei.server import hangups, hosting, listen, workers
 from bei.serving import renewal
@@ -44,6 +45,7 @@ def serve(
     with hosting.tracer_of(settings) as tracer, hosting.metrics_of(settings) as metrics:
         show(metrics)
         listen.tls(settings.tls_cert, settings.tls_key)  # refused before anything is loaded
+        Store.of(settings)  # so is this
         listener = _listener(settings)
         try:
             registry = Registry.of(models, metrics, tracer, isolated=True)

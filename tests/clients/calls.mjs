@@ -28,6 +28,20 @@ const calls = {
     const body = { model: "any", input: texts[0], encoding_format: "float" };
     return { vector: (await openai().embeddings.create(body)).data[0].embedding };
   },
+  async js_openai_batch() {
+    const client = openai();
+    const row = (text, i) => ({ custom_id: `${i}`, method: "POST", url: "/v1/embeddings", body: { input: text } });
+    const lines = texts.map((text, i) => JSON.stringify(row(text, i))).join("\n");
+    const file = await client.files.create({ file: new File([lines], "a.jsonl"), purpose: "batch" });
+    const wanted = { input_file_id: file.id, endpoint: "/v1/embeddings", completion_window: "24h" };
+    let batch = await client.batches.create(wanted);
+    while (["validating", "in_progress", "finalizing"].includes(batch.status)) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      batch = await client.batches.retrieve(batch.id);
+    }
+    const answers = (await (await client.files.content(batch.output_file_id)).text()).trim().split("\n");
+    return { vectors: answers.map((answer) => JSON.parse(answer).response.body.data[0].embedding) };
+  },
   async js_openai_says_what_was_wrong() {
     try {
       await openai().embeddings.create({ model: "any", input: "a", dimensions: 9999 });

@@ -28,7 +28,8 @@ def one_server(folder: Path) -> AbstractContextManager[str]:
     configs = [flag for name in BESIDE for flag in ("--config", str(ROOT / TASK_SERVERS[name][0]))]
     # llama_index_baseten sends the id of a deployment; @ai-sdk/baseten wants /sync in the address
     aliases = [f"--alias={name}=sentence-transformers/all-MiniLM-L6-v2" for name in ("abc", "sync")]
-    return serving("--precision", "fp32", *configs, *aliases, log=folder / "server-of-all.log")
+    batches = f"--batch-dir={folder / 'batches'}"
+    return serving("--precision", "fp32", *configs, *aliases, batches, log=folder / "server-of-all.log")
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,14 @@ _NAMING = TypeAdapter(_Naming)
 
 
 async def answer(registry: Registry, call: Call, route: Route | None = None) -> Reply:
-    """The reply to any call; an error of the client or the engine is a reply, too, and never an exception. `route` is
-    the result of `admit`, for a host that called it before it read the body."""
+    """The reply to any call; an error of the client or the engine is a reply, too. `route` is the result of `admit`,
+    for a host that called it before it read the body. Raises ClientGone, if the call's stream does."""
     base_urls.enter(registry, call)
     with registry.in_flight.request(), Observation(registry, call, TABLE.label(call.path)) as seen:
         try:
             reply = cors.preflight(call, registry.settings) or await _reply(registry, call, route, seen)
+        except ClientGone:
+            raise
         except Error as error:
             reply = render_error(error, TABLE.errors(call.path))
         except Exception:
@@ -84,9 +86,12 @@ async def _reply(registry: Registry, call: Call, route: Route | None, seen: Obse
     route = route or admit(registry, call)
     if route.stands_for is not None:
         route = route.stands_for(await _named(registry, call))
+    body = None
     if route.adapter is not None:
-        return await _compute(route, route.adapter, registry, call, seen)
-    result = await route.handler(registry, None, call)
+        if not route.of_server:
+            return await _compute(route, route.adapter, registry, call, seen)
+        body = await read(route.adapter, call.body, registry.settings, registry.readers)
+    result = await route.handler(registry, body, call)
     return result if isinstance(result, Reply) else await render(result, call, "", registry.writers)
 
 

@@ -44,7 +44,7 @@ class EntityToken(TypedDict):
 
 async def predict_tokens(model: ServedModel, body: PredictTokens, call: Call) -> Result:
     inside = body.parameters or EntityParameters()
-    options = Options(truncate=body.truncate, deadline=deadline(call))
+    options = Options(truncate=body.truncate, deadline=deadline(call), is_background=call.is_background)
     named = stated(body, inside)
     if named is not None:
         answer = await model.named_entities(body.inputs, named.labels, named.wanted, options=options)

@@ -5,7 +5,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import parse_qsl
@@ -26,7 +26,8 @@ class Call:
     """`headers` have lower-case names. `arrived` is a time.monotonic(). A host may set the `body` last. `query` is the
     part of the target after `?`. `parameters` are parts of the path, once its route is known. `base` names the
     model below whose base URL the path was. `client` is an address, of the access log. `root_path` is the prefix
-    before our paths in the URLs of clients."""
+    before our paths in the URLs of clients. `stream` is the body of a call whose route streams it. A call in the
+    background gives way to all that are not."""
 
     method: str
     path: str
@@ -38,6 +39,8 @@ class Call:
     base: str | None = None
     client: str | None = None
     root_path: str = ""
+    stream: AsyncIterator[bytes] | None = None
+    is_background: bool = False
 
     @cached_property
     def request_id(self) -> str:
@@ -47,12 +50,29 @@ class Call:
     @property
     def model(self) -> str | None:
         """The model of the base URL, or the one that the query names: /info?model=NAME. Raises Malformed."""
-        if self.base is not None:
-            return self.base
+        return self.arguments.get("model") if self.base is None else self.base
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """The parameters of the query, by name. Raises Malformed."""
         try:
-            return dict(parse_qsl(self.query, max_num_fields=_MOST_PARAMETERS)).get("model") if self.query else None
+            return dict(parse_qsl(self.query, max_num_fields=_MOST_PARAMETERS)) if self.query else {}
         except ValueError:
-            raise Malformed(f"the query has more than {_MOST_PARAMETERS} parameters; send `model`") from None
+            raise Malformed(f"the query has more than {_MOST_PARAMETERS} parameters") from None
+
+    @property
+    def stated_length(self) -> int:
+        """The bytes of the body, as the head states them; 0 where it does not."""
+        stated = self.headers.get("content-length", "")
+        return int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 20 else 0
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises TooLarge, TooSlow or ClientGone."""
+        if self.stream is None:
+            yield bytes(self.body)
+            return
+        async for part in self.stream:
+            yield part
 
     def given_id(self, name: str) -> str | None:
         """The client's own id for its request in header `name`. None without one, or for one that does not fit into a

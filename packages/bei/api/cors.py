@@ -8,7 +8,7 @@ from bei.api.call import Call
 from bei.api.reply import Reply
 from bei.settings import ServerSettings
 
-_METHODS = "GET, HEAD, POST"
+_METHODS = "GET, HEAD, POST, DELETE"
 _KEPT_SECONDS = 7200  # seconds; no browser keeps the answer to a preflight longer
 _FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _EXPOSED = ", ".join(
@@ -43,6 +43,11 @@ def shared(reply: Reply, call: Call, settings: ServerSettings) -> Reply:
 def _for_pages(call: Call, settings: ServerSettings) -> Mapping[str, str]:
     origin = _allowed(call, settings)
     return {} if origin is None else {"access-control-allow-origin": origin, "access-control-expose-headers": _EXPOSED}
+
+
+def is_strange(call: Call, settings: ServerSettings) -> bool:
+    """Whether a page of an origin that is not allowed sent the call."""
+    return "origin" in call.headers and _allowed(call, settings) is None
 
 
 def _allowed(call: Call, settings: ServerSettings) -> str | None:

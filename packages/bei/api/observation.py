@@ -50,6 +50,7 @@ class Observation:
             texts,
             usage.tokens,
             scored=model.has_labels,
+            is_background=self._call.is_background,
             total=usage.total,
             tokenization=usage.tokenization,
             queue=usage.queue,

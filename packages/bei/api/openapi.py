@@ -30,14 +30,16 @@ _ERRORS = {
 def document(routes: Sequence[Route], errors: Callable[[str], ErrorShape]) -> dict[str, Any]:
     """A valid OpenAPI 3.1 document with every body, answer and error of every route. `errors` gives the shape of errors
     by path. `x-ability` is the ability that a route needs of a model; /info lists those of a model."""
-    typed = [(route, kind) for route in routes for kind in (route.body, route.response) if kind is not None]
+    typed = [
+        (route, kind) for route in routes for kind in (route.body or route.form, route.response) if kind is not None
+    ]
     schemas, definitions = TypeAdapter.json_schemas(
         [(i, "validation", TypeAdapter(kind)) for i, (_, kind) in enumerate(typed)], ref_template=_REFERENCES
     )
     by_kind = {(id(route), id(kind)): schemas[(i, "validation")] for i, (route, kind) in enumerate(typed)}
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        body, response = (by_kind.get((id(route), id(kind))) for kind in (route.body, route.response))
+        body, response = (by_kind.get((id(route), id(kind))) for kind in (route.body or route.form, route.response))
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(
             route, errors(route.path).name, body, response
         )
@@ -69,8 +71,9 @@ def _operation(
         parameter = {"in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [{"name": name, **parameter} for name in names]
     if body is not None:
-        content = {"schema": body, "example": route.example}
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        content = {"schema": body, **({} if route.example is None else {"example": route.example})}
+        kind = "application/json" if route.form is None else "multipart/form-data"
+        operation["requestBody"] = {"required": True, "content": {kind: content}}
     return operation
 
 

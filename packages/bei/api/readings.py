@@ -56,7 +56,7 @@ class Cut(Body):
     def options(self, model: ServedModel, call: Call) -> Options:
         """Raises Invalid if two fields contradict each other, or name no prompt."""
         if self.model_fields_set.isdisjoint(_CUT):
-            return Options(deadline=deadline(call))
+            return Options(deadline=deadline(call), is_background=call.is_background)
         sides: dict[str, Side | None] = {
             "truncation_direction": self.truncation_direction,
             "truncation_side": self.truncation_side,
@@ -75,6 +75,7 @@ class Cut(Body):
             max_tokens=None if most == -1 else most,
             add_special_tokens=self.add_special_tokens is not False,
             deadline=deadline(call),
+            is_background=call.is_background,
         )
 
     def _end(self) -> Direction | None:

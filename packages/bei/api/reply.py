@@ -1,9 +1,10 @@
 """The reply: status, headers, bytes. It knows JSON, msgpack, base64 and compression, and no server."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,18 +21,32 @@ _COMPRESS_FROM = 1024  # bytes; below, headers outweigh the gain
 _OFF_LOOP_FROM = 65536  # bytes; compressing less is faster than starting a thread
 _MESSAGE = 2000  # characters of an error; some quote what the client sent
 _ECHOED = ("x-baseten-customer-request-id",)
+_READ = 1 << 18  # bytes of a file that are read at once
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file of `size` bytes, which is read while it is sent."""
+
+    path: Path
+    size: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its parts. Raises OSError."""
+        with self.path.open("rb") as file:
+            yield from iter(lambda: file.read(_READ), b"")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`content` is the body, whole or in parts; header names are lower-case."""
+    """`content` is the body, whole, in parts or in a file; header names are lower-case."""
 
-    content: bytes | Sequence[bytes]
+    content: bytes | Sequence[bytes] | FileContent
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def parts(self) -> Sequence[bytes]:
+    def parts(self) -> Iterable[bytes]:
         return (self.content,) if isinstance(self.content, bytes) else self.content
 
     @property
@@ -40,7 +55,13 @@ class Reply:
 
     @property
     def size(self) -> int:
-        return len(self.content) if isinstance(self.content, bytes) else sum(map(len, self.content))
+        match self.content:
+            case bytes():
+                return len(self.content)
+            case FileContent():
+                return self.content.size
+            case _:
+                return sum(map(len, self.content))
 
     def with_headers(self, headers: Mapping[str, str]) -> "Reply":
         return Reply(self.content, self.status, {**self.headers, **headers})
@@ -74,11 +95,11 @@ def render_error(error: Error, shape: ErrorShape) -> Reply:
 
 
 async def finish(reply: Reply, call: Call, writers: ThreadPoolExecutor) -> Reply:
-    """Adds the request ids, and compresses the body if the client asks for it."""
+    """Adds the request ids, and compresses the body, unless it is a file, if the client asks for it."""
     headers = {"x-request-id": call.request_id}
     headers |= {name: given for name in _ECHOED if (given := call.given_id(name)) is not None}
-    size = reply.size
-    encoding = _encoding(call.headers.get("accept-encoding", "")) if size >= _COMPRESS_FROM else None
+    size, whole = reply.size, not isinstance(reply.content, FileContent)
+    encoding = _encoding(call.headers.get("accept-encoding", "")) if whole and size >= _COMPRESS_FROM else None
     if encoding is None:
         return reply.with_headers(headers)
 
@@ -96,7 +117,7 @@ _COMPRESSORS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _compressed(parts: Sequence[bytes], compressor: Any) -> list[bytes]:
+def _compressed(parts: Iterable[bytes], compressor: Any) -> list[bytes]:
     made = []
     for part in parts:
         check()

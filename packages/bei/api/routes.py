@@ -14,7 +14,7 @@ from bei.serving.model import ServedModel
 from bei.serving.service import Service
 
 Handler = Callable[[Any, Any, Call], Awaitable[Result | Reply]]
-"""`(model, body, call)`; a route without a body is about the server: `(registry, None, call)`."""
+"""`(model, body, call)`; a route `of_server`, or without a body, is about the server: `(registry, body, call)`."""
 
 
 async def by_another(model: ServedModel, body: Any, call: Call) -> Result:
@@ -27,18 +27,21 @@ class Route:
     """`path` may be a template, such as /v1/models/{model}, whose parts become the call's `parameters`. `body` and
     `response` are types that pydantic can describe. `example` is a body, and `answer` a small model's answer to it.
     `ability` is the one that the route needs of a model; None: any model fits. `stands_for`, if set, chooses the route
-    that answers instead. `errors` is the dialect's, unless it is set."""
+    that answers instead. `of_server`: its body is for no model. `form`, in place of a body, is the type of a multipart
+    form, which the handler reads from the call's stream. `errors` is the dialect's, unless it is set."""
 
     path: str
     handler: Handler
     summary: str
-    method: Literal["GET", "POST"] = "POST"
+    method: Literal["GET", "POST", "DELETE"] = "POST"
     body: Any = None
+    form: Any = None
     response: Any = None
     example: Any = None
     answer: Any = None
     ability: Ability | None = None
     stands_for: Callable[[Service], "Route"] | None = None
+    of_server: bool = False
     public: bool = False
     errors: ErrorShape | None = None
     adapter: TypeAdapter[Any] | None = field(init=False, repr=False, default=None)

@@ -9,6 +9,7 @@ import orjson
 
 from bei.api import (
     baseten,
+    batch_api,
     cohere,
     infinity,
     life,
@@ -111,6 +112,7 @@ async def _document(registry: Registry, body: Any, call: Call) -> Reply:
 
 DIALECTS = (
     openai.DIALECT,
+    batch_api.DIALECT,
     tei.DIALECT,
     baseten.DIALECT,
     cohere.DIALECT,

@@ -56,6 +56,15 @@ class Metrics:
         """Counts an abandoned request: its client left, its deadline passed, or the server stopped."""
         self._families.cancelled.labels(reason).inc()
 
+    def observe_line(self, *, is_success: bool) -> None:
+        """Counts a line of a job that has its answer, or its error."""
+        self._families.job_lines.labels("completed" if is_success else "failed").inc()
+
+    def observe_jobs(self, open: int, size: int) -> None:
+        """Notes the number of jobs that have not ended, and the bytes of all files."""
+        self._families.jobs.set(open)
+        self._families.job_bytes.set(size)
+
     def forget(self, pid: int) -> None:
         """Notes that a process of the folder has ended: its gauges go, its counts stay in the sums."""
         multiprocess.mark_process_dead(pid, str(self.folder))
@@ -140,15 +149,18 @@ class ModelMetrics:
         tokenization: float,
         queue: float,
         inference: float,
+        is_background: bool = False,
     ) -> None:
         """Counts an answered request. Times are in seconds; those of the queue and the engine are means over its
-        texts."""
+        texts. How long one in the background waits says nothing about the others, so its times are left out."""
         method = _method(texts)
         self._count[method].inc()
         self._success[method].inc()
         for counter in self._predict if scored else self._embed:
             counter.inc(texts)
         self._request_tokens.inc(tokens)
+        if is_background:
+            return
         self._duration.observe(total)
         self._tokenization.observe(tokenization)
         self._queue.observe(queue)

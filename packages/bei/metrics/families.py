@@ -84,6 +84,14 @@ class Families:
         self.cancelled = Counter(
             "bei_cancelled", "Requests that were abandoned before their answer", ["reason"], registry=self._registry
         )
+        self.job_lines = Counter(
+            "bei_job_lines",
+            "Lines of the Batch API that have their answer or error",
+            ["status"],
+            registry=self._registry,
+        )
+        self.jobs = self._maximum("bei_jobs", "Batches of the Batch API that have not ended")
+        self.job_bytes = self._maximum("bei_job_bytes", "Bytes of the files of the Batch API")
         build = self._maximum("bei_build_info", "Constant 1; the version of bei and Python", "version", "python")
         build.labels(__version__, platform.python_version()).set(1)
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from bei import api
-from bei.api import Call, Reply, Route
+from bei.api import Call, FileContent, Reply, Route
 from bei.errors import (
     ClientGone,
     Error,
@@ -54,10 +54,17 @@ async def _answer(
     try:
         hosts.check(call.headers.get("host"), scope["http_version"])
         route = _admitted(registry, call, scope)
+        if route is not None and route.form is not None:
+            return await _answer_form(registry, body_reader, call, route, scope, receive)
         wanted = route is not None and route.adapter is not None
         if not wanted and "expect" in call.headers:  # the client waits for our answer before it sends
             return _last(await api.answer(registry, call, route), scope)
-        call.body = await body_reader.read(call, receive, wanted=wanted)
+        try:
+            call.body = await body_reader.read(call, receive, wanted=wanted)
+        except TooLarge:
+            if wanted:
+                raise
+            return _last(await api.answer(registry, call, route), scope)
         with _WhileConnected(receive):
             return await api.answer(registry, call, route)
     except (RequestHeadTooLarge, Malformed, Misdirected, TooLarge, TooSlow, Overloaded) as error:
@@ -65,6 +72,29 @@ async def _answer(
     except asyncio.CancelledError:
         registry.metrics.observe_cancelled("drain")
         return _last(await api.refuse(registry, call, NotReady("the server stopped before the answer")), scope)
+
+
+async def _answer_form(
+    registry: Registry, body_reader: BodyReader, call: Call, route: Route, scope: Message, receive: Receive
+) -> Reply:
+    """A form is read while it comes. The rest of one that is refused is read, too, for a while: a client that sends
+    without being read never reads our answer. Raises ClientGone."""
+    has_begun = has_ended = False
+
+    async def stream() -> AsyncIterator[bytes]:
+        nonlocal has_begun, has_ended
+        has_begun = True
+        async for part in body_reader.stream(call, receive):
+            yield part
+        has_ended = True
+
+    call.stream = stream()
+    reply = await api.answer(registry, call, route)
+    if has_ended:
+        return reply
+    if has_begun or "expect" not in call.headers:
+        await body_reader.drain(receive)
+    return _last(reply, scope)
 
 
 def _last(reply: Reply, scope: Message) -> Reply:
@@ -146,15 +176,27 @@ async def _write(reply: Reply, scope: Message, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
 
 
+async def _read(reply: Reply) -> AsyncIterator[bytes]:
+    """The parts of a reply; those of a file are read by a thread."""
+    parts = iter(reply.parts)
+    if not isinstance(reply.content, FileContent):
+        for part in parts:
+            yield part
+        return
+    while part := await asyncio.to_thread(next, parts, b""):
+        yield part
+
+
 async def _write_parts(reply: Reply, start: Message, scope: Message, send: Send) -> None:
     """Sends each part when the one before has gone. A large answer counts as in flight until it has been read, for a
-    bounded time."""
+    bounded time; a file does not."""
     seconds = connections.READING_SECONDS + reply.size / connections.READING_RATE
-    seconds = min(seconds, connections.MOST_READING_SECONDS)
+    if not isinstance(reply.content, FileContent):
+        seconds = min(seconds, connections.MOST_READING_SECONDS)
     try:
         async with asyncio.timeout(seconds):
             await send(start)
-            for part in reply.parts:
+            async for part in _read(reply):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body"})
     except TimeoutError:

@@ -1,7 +1,8 @@
 """The bodies of all calls, with bounds on each, on all together, and on the time that they take to arrive."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from bei.api import Call
@@ -27,7 +28,7 @@ class BodyReader:
         """The body, which counts as in flight until the request ends; empty if it is not `wanted`. Raises TooLarge or
         Overloaded once the client has stopped sending or has sent twice the limit; TooSlow; or ClientGone when the
         client left."""
-        refusal = self._refusal(_stated_length(call), 0)
+        refusal = self._refusal(call.stated_length, 0)
         if refusal and "expect" in call.headers:  # the client waits for our answer before it sends
             raise refusal
         body = bytearray()  # a list of small parts would fragment the heap
@@ -61,6 +62,29 @@ class BodyReader:
             raise
         return body
 
+    async def stream(self, call: Call, receive: Receive) -> AsyncIterator[bytes]:
+        """The body in the parts in which it comes. None is kept, so it may have any size, at RATE bytes a second.
+        Raises TooSlow or ClientGone."""
+        size, more, now = 0, True, asyncio.get_running_loop().time
+        started = now()
+        while more:
+            try:
+                async with asyncio.timeout_at(started + SECONDS + size / RATE):
+                    part, more = _part(await receive())
+            except TimeoutError:
+                raise TooSlow(f"the body came more slowly than {RATE} bytes a second") from None
+            size += len(part)
+            yield part
+
+    async def drain(self, receive: Receive) -> None:
+        """Reads the rest of a body, up to a bound. Raises ClientGone."""
+        size, more = 0, True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while more and size <= self._limit:
+                    part, more = _part(await receive())
+                    size += len(part)
+
     def _free(self, body: bytearray) -> None:
         self._in_flight.hold(-len(body))
         body.clear()
@@ -79,8 +103,3 @@ def _part(message: Message) -> tuple[bytes, bool]:
     if message["type"] == "http.disconnect":
         raise ClientGone("the client left while it was sending")
     return message.get("body", b""), message.get("more_body", False)
-
-
-def _stated_length(call: Call) -> int:
-    stated = call.headers.get("content-length", "")
-    return int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 20 else 0

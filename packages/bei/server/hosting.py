@@ -5,9 +5,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from bei import logs, tracing
+from bei.api import answer_line
+from bei.jobs.runner import Runner
+from bei.jobs.store import Store
 from bei.metrics import Metrics
 from bei.server import listen
 from bei.server.app import asgi
@@ -48,15 +52,42 @@ def tracer_of(settings: ObservationSettings) -> Iterator[tracing.Tracer | None]:
 
 
 def answer_calls(registry: Registry, listener: socket.socket, load: Callable[[], None]) -> int:
-    """Answers in this process until a signal; `load` runs meanwhile, in a thread. Returns the exit status."""
+    """Answers in this process until a signal; `load` runs meanwhile, in a thread. Returns the exit status. Raises
+    SetupError."""
     settings = registry.settings
     registry.is_local = is_local(listener, settings)
     sys.setswitchinterval(_SWITCH)
-    return listen.serve(
-        *(behind_proxy(asgi(registry, hosts_of(listener, settings.allowed_host)), settings), listener),
-        load=load,
-        on_stop=registry.drain,
-        drain_seconds=settings.drain_seconds,
-        max_connections=settings.max_connections,
-        secure=listen.tls(settings.tls_cert, settings.tls_key),
-    )
+    with _jobs_of(registry) as (start, stop):
+
+        def begin() -> None:
+            load()
+            start()
+
+        def end() -> None:
+            stop()
+            registry.drain()
+
+        return listen.serve(
+            *(behind_proxy(asgi(registry, hosts_of(listener, settings.allowed_host)), settings), listener),
+            load=begin,
+            on_stop=end,
+            drain_seconds=settings.drain_seconds,
+            max_connections=settings.max_connections,
+            secure=listen.tls(settings.tls_cert, settings.tls_key),
+        )
+
+
+@contextmanager
+def _jobs_of(registry: Registry) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """How jobs begin to run, and how they stop, where the settings have a folder for them. At the end of the block they
+    have stopped."""
+    store = registry.jobs = Store.of(registry.settings)
+    if store is None:
+        yield (lambda: None), (lambda: None)
+        return
+    runner = Runner(store, partial(answer_line, registry), registry.metrics)
+    try:
+        yield runner.start, runner.stop
+    finally:
+        runner.stop()
+        runner.join()

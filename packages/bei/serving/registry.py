@@ -6,6 +6,7 @@ from typing import Protocol
 
 from bei.engines.cpus import available_cpus
 from bei.errors import ModelNotFound, NotReady, SetupError, short
+from bei.jobs.store import Store
 from bei.metrics import Metrics
 from bei.serving.abilities import Ability, is_own
 from bei.serving.keeper import Keeper
@@ -43,6 +44,8 @@ class Registry:
         self._named = by_name(services)
         self.is_local = False
         """Whether only this machine reaches the server; its host says so."""
+        self.jobs: Store | None = None
+        """The files and jobs of the Batch API; a host that runs jobs sets it."""
         self.keeper = Keeper(first.settings, lambda: self.services)
         self.loader: Loader = self.keeper
         """Whom requests ask for a model that is not loaded; in a worker it asks the server's process."""

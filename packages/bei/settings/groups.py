@@ -169,6 +169,9 @@ class ServerSettings(Group):
     trust_proxy: Annotated[Networks, BeforeValidator(split_networks)] = Field(
         (), description="A proxy's address, a network, or * for any: its headers say who asks, and below which prefix."
     )
+    batch_dir: Path | None = Field(
+        None, description="The folder of OpenAI's Batch API: its files and batches. Unset: its routes are a 404."
+    )
     drain_seconds: float = Field(30, ge=0, description="The seconds that calls in flight have after SIGTERM.")
     max_engine_restarts: int = Field(
         5, ge=0, description="Crashes in a row of the engine, or of a worker, after which it stays down."
@@ -202,6 +205,9 @@ class LimitSettings(Group):
         1 << 30, ge=1, description="The most bytes of all requests and their answers. More are a 429."
     )
     max_connections: int = Field(4096, ge=1, description="The most connections. More are closed.")
+    max_batch_dir_bytes: Annotated[int, BeforeValidator(to_bytes)] = Field(
+        20_000_000_000, ge=1, description="The most bytes of files in batch_dir. An upload beyond is a 413."
+    )
     memory_budget: Annotated[int | None, BeforeValidator(to_bytes)] = Field(
         None,
         ge=1,
