@@ -12,6 +12,7 @@ Encoder = c_void_p
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
+NORMS = {"layer": 0, "rms": 1, "affine": 2}
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU, INT8_TANH = range(5)
 MODES: dict[str, int] = {mode: number for number, mode in enumerate(get_args(PoolingMode))}
 LAYER_NORMS = (*get_args(NormPlace), "query_norm", "key_norm")
@@ -33,7 +34,7 @@ class Linear(Structure):
 
 
 class Norm(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("size", c_int32), ("rms", c_int32), ("eps", c_float)]
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("size", c_int32), ("kind", c_int32), ("eps", c_float)]
 
 
 class HeadLayer(Structure):
@@ -62,6 +63,19 @@ class Experts(Structure):
     ]
 
 
+class NarrowMlp(Structure):
+    _fields_ = [("up", Linear), ("down", Linear), ("norm", Norm)]
+
+
+class Bottleneck(Structure):
+    _fields_ = [
+        *((name, Linear) for name in ("enter", "shared", "query_key", "value", "out", "leave")),
+        *((name, Norm) for name in ("enter_norm", "shared_norm", "out_norm", "leave_norm")),
+        ("mlps", POINTER(NarrowMlp)),
+        ("mlp_count", c_int32),
+    ]
+
+
 class Layer(Structure):
     _fields_ = [
         *((name, Linear) for name in LINEARS),
@@ -78,6 +92,7 @@ class Layer(Structure):
         ("tap_count", c_int32),
         ("first_tap", c_int32),
         ("experts", Experts),
+        ("bottleneck", POINTER(Bottleneck)),
     ]
 
 
@@ -97,6 +112,7 @@ class Model(Structure):
         ("gated", c_int32),
         ("tokens_are_bf16", c_int32),
         ("dropped_token", c_int32),
+        ("trigrams", c_int32),
         ("attention_scale", c_float),
         ("soft_cap", c_float),
         ("embedding_scale", c_float),
@@ -153,7 +169,7 @@ class Layout(Structure):
     ]
 
 
-STRUCTURES = (Linear, Norm, HeadLayer, Experts, Layer, Model, Batch, Field, Layout)
+STRUCTURES = (Linear, Norm, HeadLayer, Experts, NarrowMlp, Bottleneck, Layer, Model, Batch, Field, Layout)
 Layouts = Mapping[str, Layout]
 """Of each precision."""
 

@@ -85,7 +85,6 @@ def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
         "a layer with inputs and heads of its own (EmbeddingGemma 2)": bool(
             spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers)
         ),
-        "a bottleneck (MobileBERT)": spec.trigrams or any(layer.bottleneck for layer in spec.layers),
         "a decoder that attends to its encoder (BART)": spec.decoder is not None,
     }
 

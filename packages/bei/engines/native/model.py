@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bei.architectures.shapes import linear_sizes
+from bei.architectures.layer_parts import Bottleneck
+from bei.architectures.shapes import bottleneck_norms, bottleneck_sizes, linear_parts, linear_sizes
 from bei.architectures.spec import (
-    LINEARS,
     Activation,
     Clamp,
     Dense,
@@ -57,6 +57,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         gated=spec.gated,
         tokens_are_bf16=tokens.dtype != np.float32,
         dropped_token=-1 if spec.dropped_token is None else spec.dropped_token,
+        trigrams=spec.trigrams,
         attention_scale=spec.attention_scale,
         soft_cap=spec.soft_cap or 0,
         embedding_scale=spec.embedding_scale,
@@ -124,16 +125,15 @@ class _Reader:
             weight=abi.address(weight),
             bias=abi.address(bias),
             size=len(weight),
-            rms=kind.kind == "rms",
+            kind=abi.NORMS[kind.kind],
             eps=kind.eps,
         )
 
     def projection(self) -> abi.Linear:
-        """The projection from the embeddings to the layers; empty if both have one size."""
+        """The projection from the embeddings to the layers; empty if there is none."""
         spec = self._spec
-        if spec.embedding_size == spec.hidden_size:
-            return abi.Linear()
-        return self.linear("embeddings.project", spec.embedding_size, spec.hidden_size)
+        inputs = spec.embedding_size * (3 if spec.trigrams else 1)
+        return self.linear("embeddings.project", inputs, spec.hidden_size) if spec.projects else abi.Linear()
 
     def convolution(self) -> abi.Linear:
         """The convolution beside the first layer, as a product; empty if there is none."""
@@ -141,12 +141,11 @@ class _Reader:
         return self.linear("convolution", of.taps * hidden, hidden, of.activation) if of else abi.Linear()
 
     def layer(self, i: int) -> abi.Layer:
-        spec, layer = self._spec, self._spec.layers[i]
-        sizes = linear_sizes(spec, layer)
-        parts = [part for part in LINEARS if layer.experts is None or part not in _MLP]
+        layer = self._spec.layers[i]
         return abi.Layer(
-            **{part: self._part(spec, f"layers.{i}.{part}", *sizes[part]) for part in parts},
+            **self._products(i),
             experts=self.experts(layer.experts, f"layers.{i}") if layer.experts else abi.Experts(),
+            bottleneck=self.bottleneck(layer.bottleneck, f"layers.{i}") if layer.bottleneck else None,
             **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
             bias_by_distance=abi.address(self._by_distance(i)),
             **{part: abi.address(self._arrays.get(f"layers.{i}.{part}")) for part in _POSITIONS},
@@ -155,8 +154,13 @@ class _Reader:
             first_tap=layer.convolution.first if layer.convolution else 0,
             sinks=abi.address(self._arrays.get(f"layers.{i}.sinks")),
             window=-1 if layer.window is None else layer.window,
-            rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
+            rotary=self._spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )
+
+    def _products(self, i: int) -> dict[LinearName, abi.Linear]:
+        sizes = linear_sizes(self._spec, self._spec.layers[i])
+        kinds = [kind for name, kind in linear_parts(self._spec, i) if name == kind]
+        return {part: self._part(self._spec, f"layers.{i}.{part}", *sizes[part]) for part in kinds}
 
     def _by_distance(self, i: int) -> np.ndarray | None:
         """The biases of a layer's scores: of a table of the spec, or those that come with vectors of positions."""
@@ -183,6 +187,21 @@ class _Reader:
             alpha=of.alpha if isinstance(of, Clamp) else 0,
             limit=of.limit if isinstance(of, Clamp) else 0,
         )
+
+    def bottleneck(self, bottleneck: Bottleneck, layer: str) -> Any:
+        """A pointer to it."""
+        sizes, products = bottleneck_sizes(self._spec, bottleneck), {}
+        for name, (outputs, inputs) in sizes.items():
+            activation = self._spec.activation if name.endswith(".up") else "identity"
+            products[name] = self.linear(f"{layer}.{name}", inputs, outputs, activation)
+        norms = {name: self.norm(f"{layer}.{name}") for name in bottleneck_norms(self._spec, bottleneck)}
+        mlps = [
+            abi.NarrowMlp(products.pop(f"mlps.{j}.up"), products.pop(f"mlps.{j}.down"), norms.pop(f"mlps.{j}.norm"))
+            for j in range(bottleneck.mlps)
+        ]
+        made = abi.Bottleneck(**products, **norms, mlps=abi.sequence(abi.NarrowMlp, mlps), mlp_count=len(mlps))
+        self.kept.append(made)
+        return ctypes.pointer(made)
 
     def _part(self, of: EncoderSpec | Experts, name: str, outputs: int, inputs: int) -> abi.Linear:
         """A linear part of a layer, whose MLP `of` describes."""

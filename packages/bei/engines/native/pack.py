@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bei.architectures.shapes import linear_parts
+from bei.architectures.shapes import bottleneck_norms, bottleneck_sizes, linear_parts
 from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute, Dtype, Operands
@@ -84,13 +84,16 @@ def _is_gated(spec: EncoderSpec, name: str) -> bool:
     """Whether a matrix has gates, and then gated values."""
     if not name.endswith(".up"):
         return False
-    experts = spec.layers[int(name.split(".")[1])].experts
-    return spec.gated if experts is None else experts.gated
+    layer = spec.layers[int(name.split(".")[1])]
+    if layer.bottleneck:
+        return False
+    return spec.gated if layer.experts is None else layer.experts.gated
 
 
 def _read_by(name: str) -> str:
-    """The product of whose inputs the peaks are known: all experts read the same rows."""
-    return re.sub(r"\.experts\.\d+", "", name)
+    """The product of whose inputs the peaks are known: all experts read the same rows, and so do the products at the
+    beginning of a layer with a bottleneck."""
+    return re.sub(r"\.(enter|shared|value)$", ".qkv", re.sub(r"\.experts\.\d+", "", name))
 
 
 def _token_table(stored: np.ndarray) -> np.ndarray:
@@ -116,7 +119,9 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
         yield "convolution.norm", spec.norm
     for i, layer in enumerate(spec.layers):
         yield from ((f"layers.{i}.{place}", spec.norm) for place in layer.norms)
-        if not layer.convolution:
+        if layer.bottleneck:
+            yield from ((f"layers.{i}.{name}", spec.norm) for name in bottleneck_norms(spec, layer.bottleneck))
+        elif not layer.convolution:
             yield from ((f"layers.{i}.{part}", spec.norm_of_heads) for part in spec.qk_norm_sizes)
     if spec.final_norm:
         yield "final_norm", spec.norm
@@ -144,12 +149,14 @@ def operands(spec: EncoderSpec, compute: Compute) -> Iterator[tuple[str, Operand
 
 
 def _large(spec: EncoderSpec) -> Iterator[str]:
-    if spec.embedding_size != spec.hidden_size:
+    if spec.projects:
         yield "embeddings.project"
     if spec.convolution:
         yield "convolution"
-    for i in range(len(spec.layers)):
+    for i, layer in enumerate(spec.layers):
         yield from (f"layers.{i}.{name}" for name, _ in linear_parts(spec, i))
+        if layer.bottleneck:
+            yield from (f"layers.{i}.{name}" for name in bottleneck_sizes(spec, layer.bottleneck))
     yield from (name for name, _ in head_layers(spec) if name in spec.wide_layers)
 
 

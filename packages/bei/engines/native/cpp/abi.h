@@ -12,6 +12,7 @@ extern "C" {
 
 enum { BEI_FP32, BEI_BF16, BEI_INT8 };
 enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
+enum { BEI_LAYER, BEI_RMS, BEI_AFFINE };
 enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU, BEI_INT8_TANH };
 enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN, BEI_SUM };
 enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY, BEI_FAILED };
@@ -26,10 +27,10 @@ typedef struct {
   int32_t inputs, outputs, precision, activation;
 } BeiLinear;
 
-// Layer norm, or RMS norm; a null bias is none, and a null weight is no norm at all.
+// Layer norm, RMS norm, or weight and bias alone; a null bias is none, and a null weight is no norm at all.
 typedef struct {
   const float *weight, *bias;
-  int32_t size, rms;
+  int32_t size, kind;
   float eps;
 } BeiNorm;
 
@@ -50,6 +51,20 @@ typedef struct {
   float alpha, limit;
 } BeiExperts;
 
+// An MLP of a bottleneck, and the norm of the sum that it is added to.
+typedef struct {
+  BeiLinear up, down;
+  BeiNorm norm;
+} BeiNarrowMlp;
+
+// A layer that is narrow inside (architectures/layer_parts.py: Bottleneck).
+typedef struct {
+  BeiLinear enter, shared, query_key, value, out, leave;
+  BeiNorm enter_norm, shared_norm, out_norm, leave_norm;
+  const BeiNarrowMlp* mlps;
+  int32_t mlp_count;
+} BeiBottleneck;
+
 // Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
 // size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
 // none. `position_keys` and `position_queries`, [rows, heads * head_size], are the vectors of relative positions, null
@@ -57,18 +72,21 @@ typedef struct {
 // `segment_bias`, [heads, head_size] and [heads], null for none: a query's product with its head's vector, and the bias,
 // are added to the scores of keys whose type is another. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
 // in place of attention, null where there is none; the first is of the token at the distance `first_tap`. `window` is the
-// largest distance that is seen, and `rotary` the number of the layer's table; negative for none.
+// largest distance that is seen, and `rotary` the number of the layer's table; negative for none. `bottleneck`, null for
+// none, takes the place of the layer's products and norms.
 typedef struct {
   BeiLinear qkv, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
   const float *bias_by_distance, *position_keys, *position_queries, *segments, *segment_bias, *taps, *sinks;
   int32_t window, rotary, tap_count, first_tap;
   BeiExperts experts;
+  const BeiBottleneck* bottleneck;
 } BeiLayer;
 
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
-// where embedding and hidden size are one. `dropped_token` is negative for none. `soft_cap` is zero for none, and so is
+// where embedding and hidden size are one. With `trigrams` it reads the embeddings of the next token, of a token and of the
+// one before, side by side; `positions`, `types` and the norm come after it, and are as wide as its outputs. `dropped_token` is negative for none. `soft_cap` is zero for none, and so is
 // `query_growth`, the strength of architectures/positions.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a
 // vector of gates and a vector of gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an
 // attention head each table rotates. `position_rows`, [2 * max_tokens - 1], has the row of the vectors of relative positions
@@ -79,7 +97,7 @@ typedef struct {
 // and of `up`; of one thread only.
 typedef struct {
   int32_t precision, vocab_size, hidden_size, heads, kv_heads, head_size, intermediate_size, max_tokens;
-  int32_t type_count, embedding_size, causal, gated, tokens_are_bf16, dropped_token;
+  int32_t type_count, embedding_size, causal, gated, tokens_are_bf16, dropped_token, trigrams;
   float attention_scale, soft_cap, embedding_scale, query_growth, residual_scale;
   int32_t query_trained, parallel;
   const void* tokens;

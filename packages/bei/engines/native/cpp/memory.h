@@ -44,6 +44,11 @@ struct MatrixView {
   float *scales = nullptr, *zeros = nullptr;
 
   T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
+
+  // The rows from `first` on.
+  MatrixView from(int first) const {
+    return {row(first), stride, scales ? scales + first : nullptr, zeros ? zeros + first : nullptr};
+  }
 };
 
 // Memory for rows of `width` numbers, each padded to whole vectors, and to whole words of operands.

@@ -1,5 +1,8 @@
 // A packed batch, read: where its sequences are, and whether its numbers are within the model's bounds.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "abi.h"
 
 namespace bei {
@@ -13,6 +16,14 @@ inline int parent_of(const BeiBatch& batch, int sequence) { return batch.parents
 inline int prefix_of(const BeiBatch& batch, int sequence) {
   const int parent = parent_of(batch, sequence);
   return parent < 0 ? 0 : length_of(batch, parent);
+}
+
+// Calls f(sequence, from, to) for the tokens of each sequence among [first, last).
+template <class Fn>
+void each_sequence(const BeiBatch& batch, int first, int last, Fn f) {
+  const int32_t* ends = batch.cu_seqlens + 1;
+  int sequence = static_cast<int>(std::upper_bound(ends, ends + batch.sequences, first) - ends);
+  for (; first < last; first = ends[sequence++]) f(sequence, first, std::min(last, ends[sequence]));
 }
 
 inline bool fits(const BeiBatch& batch, const BeiModel& model) {

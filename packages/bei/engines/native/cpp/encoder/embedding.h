@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "encoder/batch.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -16,31 +17,52 @@ class Embedding {
  public:
   explicit Embedding(const BeiModel& model) : model_(model) {}
 
-  // x = project(norm(sum of the embeddings)).
+  // x = project(norm(sum of the embeddings)); of trigrams norm(project(neighbors) + the other embeddings).
   void embed(const States<P>& states, int first, int row_count, Scratch& scratch) const {
-    const int size = model_.embedding_size;
+    if (model_.trigrams) return embed_trigrams(states, first, row_count, scratch);
+    const MatrixView<float> x = states.x.from(first);
     const bool project = model_.project.panels;
-    const MatrixView<float> sums = project ? scratch.head_layers[0].get<float>(row_count, size)
-                                           : MatrixView<float>{states.x.row(first), states.x.stride};
-    const int32_t* ends = states.batch.cu_seqlens + 1;
-    int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
-    float scale = scale_of(states.batch, sequence);
-    for (int row = 0; row < row_count; row++) {
-      const int token = first + row;
-      while (token >= ends[sequence]) scale = scale_of(states.batch, ++sequence);
-      const bool dropped = states.batch.input_ids[token] == model_.dropped_token;
-      const int position = token - states.batch.cu_seqlens[sequence];
-      add_embeddings(states.batch, token, position, dropped ? 0 : scale, sums.row(row));
-      if (model_.embedding_norm.weight) normalize(model_.embedding_norm, sums.row(row), sums.row(row));
-    }
+    const int size = model_.embedding_size;
+    const MatrixView<float> sums = project ? scratch.head_layers[0].get<float>(row_count, size) : x;
+    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
+      const float scale = scale_of(states.batch, sequence);
+      for (int token = from; token < to; token++) {
+        embed_token(states.batch.input_ids[token], scale, sums.row(token - first));
+        add_places(states.batch, sequence, token, size, sums.row(token - first));
+      }
+    });
     if (!project) return;
     const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, size);
     for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row);
-    linear(model_.project, operands, row_count, scratch,
-           [&](int row, int column, F v) { store(states.x.row(first + row) + column, v); });
+    project_to(x, operands, row_count, scratch);
   }
 
  private:
+  void embed_trigrams(const States<P>& states, int first, int row_count, Scratch& scratch) const {
+    const MatrixView<float> x = states.x.from(first);
+    const int size = model_.embedding_size;
+    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, 3 * size);
+    float* const near = scratch.normed.get<float>(1, 3 * size + kLanes).data;
+    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
+      const float scale = scale_of(states.batch, sequence);
+      for (int token = from; token < to; token++) {
+        for (int i = 0; i < 3; i++) embed_neighbor(states.batch, sequence, token + 1 - i, scale, near + i * size);
+        to_operands(near, model_.project, operands, token - first);
+      }
+    });
+    project_to(x, operands, row_count, scratch);
+    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
+      for (int token = from; token < to; token++)
+        add_places(states.batch, sequence, token, model_.hidden_size, x.row(token - first));
+    });
+  }
+
+  void project_to(const MatrixView<float>& x, const MatrixView<Operand>& operands, int row_count,
+                  Scratch& scratch) const {
+    linear(model_.project, operands, row_count, scratch,
+           [&](int row, int column, F v) { store(x.row(row) + column, v); });
+  }
+
   // The scale of the embeddings of a sequence: it makes up for dropped tokens.
   float scale_of(const BeiBatch& batch, int sequence) const {
     if (model_.dropped_token < 0) return model_.embedding_scale;
@@ -50,22 +72,34 @@ class Embedding {
     return model_.embedding_scale * length / std::max(length - dropped, 1.f);
   }
 
-  void add_embeddings(const BeiBatch& batch, int token, int position, float scale, float* sum) const {
-    const size_t size = model_.embedding_size, row = batch.input_ids[token] * size;
-    const float* of_position = model_.positions ? model_.positions + position * size : nullptr;
-    const float* of_type = model_.types ? model_.types + batch.token_types[token] * size : nullptr;
-    const auto add_to = [&](const auto* of_token) {
-      for_vectors(model_.embedding_size, [&](int i, int lanes) {
-        F v = load_lanes(of_token + i, lanes) * splat(scale);
-        if (of_position) v = v + load_lanes(of_position + i, lanes);
-        if (of_type) v = v + load_lanes(of_type + i, lanes);
-        store(sum + i, v);
-      });
+  // Written in whole vectors.
+  void embed_token(int id, float scale, float* to) const {
+    const size_t row = static_cast<size_t>(id) * model_.embedding_size;
+    const F by = splat(id == model_.dropped_token ? 0 : scale);
+    const auto scaled = [&](const auto* of_token) {
+      for_vectors(model_.embedding_size,
+                  [&](int i, int lanes) { store(to + i, load_lanes(of_token + i, lanes) * by); });
     };
     if (model_.tokens_are_bf16)
-      add_to(static_cast<const bf16*>(model_.tokens) + row);
+      scaled(static_cast<const bf16*>(model_.tokens) + row);
     else
-      add_to(static_cast<const float*>(model_.tokens) + row);
+      scaled(static_cast<const float*>(model_.tokens) + row);
+  }
+
+  // Zeros for a token that is not of the sequence.
+  void embed_neighbor(const BeiBatch& batch, int sequence, int token, float scale, float* to) const {
+    if (token >= batch.cu_seqlens[sequence] && token < batch.cu_seqlens[sequence + 1])
+      embed_token(batch.input_ids[token], scale, to);
+    else
+      std::fill_n(to, model_.embedding_size, 0.f);
+  }
+
+  // x = norm(x + the embeddings of a token's position and type), each `size` wide.
+  void add_places(const BeiBatch& batch, int sequence, int token, size_t size, float* x) const {
+    const int position = token - batch.cu_seqlens[sequence];
+    if (model_.positions) add(x, model_.positions + position * size, size);
+    if (model_.types) add(x, model_.types + batch.token_types[token] * size, size);
+    if (model_.embedding_norm.weight) normalize(model_.embedding_norm, x, x);
   }
 
   const BeiModel& model_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "encoder/bottleneck.h"
 #include "encoder/mlp.h"
 
 namespace bei {
@@ -14,10 +15,11 @@ class LayerSteps {
   using Stored = typename P::Stored;
 
  public:
-  explicit LayerSteps(const BeiModel& model) : model_(model) {}
+  explicit LayerSteps(const BeiModel& model) : model_(model), bottleneck_(model) {}
 
   void project_qkv(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
+    if (layer.bottleneck) return bottleneck_.project_qkv(states, i, first, row_count, scratch);
     linear(layer.qkv, inputs(states, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count,
            scratch, [&](int row, int column, F v) { store(states.qkv.row(first + row) + column, v); });
     if (layer.rotary < 0 && !layer.query_norm.weight) return;
@@ -30,7 +32,7 @@ class LayerSteps {
   // x += the output of attention.
   void add_attention(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
-    const MatrixView<Stored> context{states.context.row(first), states.context.stride};
+    const MatrixView<Stored> context = states.context.from(first);
     add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
     normalize_x(states, layer.attention_end, first, row_count);
   }
@@ -38,6 +40,7 @@ class LayerSteps {
   // The rest of a layer after attention; its output is in x.
   void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
+    if (layer.bottleneck) return bottleneck_.finish(states, i, first, row_count, scratch);
     const auto read = [&] { return inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch); };
     MatrixView<Operand> operands{};
     if (model_.parallel) operands = read();
@@ -74,18 +77,9 @@ class LayerSteps {
       const float* x = states.x.row(first + row);
       if (norm.weight) normalize(norm, x, normed), x = normed;
       to_operands(x, weights, operands, row);
-      if (model_.input_peaks) raise(model_.input_peaks + static_cast<size_t>(n) * weights.inputs, x, weights.inputs);
+      raise_peaks(model_, n, x);
     }
     return operands;
-  }
-
-  // x += y; rows are padded to whole vectors.
-  static void add(float* x, const float* y, int n) {
-    for_vectors(n, [&](int i, int) { store(x + i, load(x + i) + load(y + i)); });
-  }
-
-  static void raise(float* peaks, const float* x, int n) {
-    for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
   // x += norm(a * weights) * scale, or x += again(x + norm(a * weights) * scale); each norm may be missing.
@@ -116,6 +110,7 @@ class LayerSteps {
   }
 
   const BeiModel& model_;
+  const BottleneckSteps<P> bottleneck_;
 };
 
 }  // namespace

@@ -1,5 +1,8 @@
 // The first half of an MLP, and rows as operands of the second.
 #pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <type_traits>
 
 #include "encoder/activation.h"
@@ -34,6 +37,13 @@ void expand(const BeiLinear& up, bool gated, const MatrixView<typename P::Operan
              [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
     }
   });
+}
+
+// The peaks of the n-th product that reads states (abi.h), with a row of its inputs.
+inline void raise_peaks(const BeiModel& model, int n, const float* x) {
+  if (!model.input_peaks) return;
+  float* const peaks = model.input_peaks + static_cast<size_t>(n) * model.hidden_size;
+  for (int i = 0; i < model.hidden_size; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
 }
 
 template <class P>

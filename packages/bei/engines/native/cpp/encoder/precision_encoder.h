@@ -72,7 +72,7 @@ class PrecisionEncoder final : public BeiEncoder {
  private:
   // A batch's states (states.h).
   struct Memory {
-    RowBuffer x, qkv, context, convolved, mixed, outputs;
+    RowBuffer x, narrow, qkv, context, convolved, mixed, outputs;
     Buffer experts, slots, shares;
   };
 
@@ -108,8 +108,9 @@ class PrecisionEncoder final : public BeiEncoder {
             needed,
             tokens,
             memory.x.template get<float>(tokens, model_.hidden_size),
-            memory.qkv.template get<Stored>(tokens, widest(model_, &BeiLinear::outputs, &BeiLayer::qkv)),
-            memory.context.template get<Stored>(tokens, widest(model_, &BeiLinear::inputs, &BeiLayer::out)),
+            memory.narrow.template get<float>(tokens, widest(model_, narrow_size)),
+            memory.qkv.template get<Stored>(tokens, widest(model_, qkv_size)),
+            memory.context.template get<Stored>(tokens, widest(model_, context_size)),
             memory.convolved.template get<float>(beside_.is_there() ? tokens : 0, model_.hidden_size),
             memory.mixed.template get<Stored>(chosen ? tokens : 0, model_.hidden_size),
             memory.experts.template get<int32_t>(static_cast<size_t>(tokens) * chosen),
@@ -194,6 +195,7 @@ class PrecisionEncoder final : public BeiEncoder {
       const int token = states.batch.cu_seqlens[s] + needed_token(states.batch, s, states.needed);
       if (token == s) continue;
       std::copy_n(states.x.row(token), states.x.stride, states.x.row(s));
+      std::copy_n(states.narrow.row(token), states.narrow.stride, states.narrow.row(s));
       std::copy_n(states.context.row(token), states.context.stride, states.context.row(s));
       if (beside_.is_there())
         std::copy_n(states.convolved.row(token), states.convolved.stride, states.convolved.row(s));

@@ -80,9 +80,25 @@ inline void rms_norm(const BeiNorm& norm, const S* x, T* y) {
   });
 }
 
+// y = x * weight + bias (arXiv:2004.02984, §3.3). x and y may be the same row.
+template <class S, class T>
+inline void affine(const BeiNorm& norm, const S* x, T* y) {
+  for_vectors(norm.size, [&](int i, int lanes) {
+    const F bias = norm.bias ? load_lanes(norm.bias + i, lanes) : zero();
+    store_lanes(y + i, fma(load_lanes(x + i, lanes), load_lanes(norm.weight + i, lanes), bias), lanes);
+  });
+}
+
 template <class S, class T>
 inline void normalize(const BeiNorm& norm, const S* x, T* y) {
-  norm.rms ? rms_norm(norm, x, y) : layer_norm(norm, x, y);
+  switch (norm.kind) {
+    case BEI_RMS:
+      return rms_norm(norm, x, y);
+    case BEI_AFFINE:
+      return affine(norm, x, y);
+    default:
+      return layer_norm(norm, x, y);
+  }
 }
 
 // Rotate the query or key of one head in place. Pair i is (i, i + pairs); `cos_sin` has `pairs` cosines, then the sines.
@@ -94,6 +110,11 @@ inline void rotate(T* x, const float* cos_sin, int pairs) {
     store_lanes(x + i, fma(a, cos, zero() - b * sin), lanes);
     store_lanes(x + pairs + i, fma(b, cos, a * sin), lanes);
   });
+}
+
+// x += y, of n numbers. x is padded to whole vectors.
+inline void add(float* x, const float* y, int n) {
+  for_vectors(n, [&](int i, int lanes) { store(x + i, load(x + i) + load_lanes(y + i, lanes)); });
 }
 
 // x / max(‖x‖₂, 1e-12), as torch.nn.functional.normalize.

@@ -26,15 +26,15 @@ struct Int8 {
 // The tokens whose final states are needed: all, or one per sequence.
 enum Needed { kAll, kFirst, kLast };
 
-// x is the residual stream; qkv and context are those of the current layer, and `convolved` is added after the first one. Of a mixture of experts: `mixed` are the
-// inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
+// x is the residual stream, and `narrow` that of a layer with a bottleneck; qkv and context are those of the current layer,
+// and `convolved` is added after the first one. Of a mixture of experts: `mixed` are the inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
 // (mixture.h).
 template <class P>
 struct States {
   const BeiBatch& batch;
   const Needed needed;
   const int tokens;
-  MatrixView<float> x;
+  MatrixView<float> x, narrow;
   MatrixView<typename P::Stored> qkv, context;
   MatrixView<float> convolved;
   MatrixView<typename P::Stored> mixed;
@@ -45,10 +45,21 @@ struct States {
 
 inline int query_size(const BeiModel& model) { return model.heads * model.head_size; }
 
-// The largest size of one part of the layers.
-inline int widest(const BeiModel& model, int32_t BeiLinear::* size, BeiLinear BeiLayer::* part) {
+// The numbers of a token's queries, keys and values, which are written in whole vectors.
+inline int qkv_size(const BeiLayer& layer) {
+  if (!layer.bottleneck) return layer.qkv.outputs;
+  return layer.bottleneck->query_key.outputs + round_up(layer.bottleneck->value.outputs, kLanes);
+}
+
+// Those of its context.
+inline int context_size(const BeiLayer& layer) { return (layer.bottleneck ? layer.bottleneck->out : layer.out).inputs; }
+
+inline int narrow_size(const BeiLayer& layer) { return layer.bottleneck ? layer.bottleneck->enter.outputs : 0; }
+
+// The largest size of a layer.
+inline int widest(const BeiModel& model, int (*size)(const BeiLayer& layer)) {
   int most = 0;
-  for (int i = 0; i < model.layer_count; i++) most = std::max(most, model.layers[i].*part.*size);
+  for (int i = 0; i < model.layer_count; i++) most = std::max(most, size(model.layers[i]));
   return most;
 }
 
