@@ -68,6 +68,15 @@ def bottleneck_norms(spec: EncoderSpec, bottleneck: Bottleneck) -> dict[str, int
     return {**dict.fromkeys(inner, bottleneck.size), "leave_norm": spec.hidden_size}
 
 
+def layer_input_sizes(spec: EncoderSpec) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each product of a layer with an input of its own, by its name in the layer. `input_project`
+    is the layer's part of `layer_inputs.project`."""
+    if spec.layer_inputs is None:
+        return {}
+    hidden, size = spec.hidden_size, spec.layer_inputs.size
+    return {"input_project": (size, hidden), "input_gate": (size, hidden), "input_out": (hidden, size)}
+
+
 def linear_parts(spec: EncoderSpec, i: int) -> Iterator[tuple[str, LinearName]]:
     """The name in layer i of each of its linear parts, with its kind: ("experts.3.up", "up"). The router is not among
     them: it runs in float32. Those of a bottleneck have no such kinds."""
@@ -93,7 +102,8 @@ def position_projections(spec: EncoderSpec) -> tuple[str, ...]:
 
 def products_per_token(spec: EncoderSpec) -> int:
     """Multiplications in all layers for one token, without attention."""
-    return sum(_products(spec, layer) for layer in spec.layers)
+    inputs = sum(outputs * inputs for outputs, inputs in layer_input_sizes(spec).values())
+    return sum(_products(spec, layer) + inputs for layer in spec.layers)
 
 
 def _products(spec: EncoderSpec, layer: Layer) -> int:
@@ -151,7 +161,7 @@ def _layer_shapes(spec: EncoderSpec, i: int) -> Shapes:
     for place in spec.layers[i].norms:
         shapes |= _norm_shapes(spec.norm, f"layers.{i}.{place}", spec.hidden_size)
     if spec.layer_inputs is not None:
-        shapes |= _input_shapes(spec.layer_inputs.size, f"layers.{i}", spec.hidden_size)
+        shapes |= _input_shapes(spec, f"layers.{i}")
     return shapes | _mixing_shapes(spec.of_layer(spec.layers[i]), f"layers.{i}", spec.layers[i].convolution)
 
 
@@ -208,11 +218,11 @@ def _router_shapes(experts: Experts, layer: str, hidden: int) -> Shapes:
     return shapes
 
 
-def _input_shapes(size: int, layer: str, hidden: int) -> Shapes:
+def _input_shapes(spec: EncoderSpec, layer: str) -> Shapes:
+    sizes = layer_input_sizes(spec)
     return {
-        f"{layer}.input_gate.weight": (size, hidden),
-        f"{layer}.input_out.weight": (hidden, size),
-        f"{layer}.input_norm.weight": (hidden,),
+        **{f"{layer}.{part}.weight": sizes[part] for part in ("input_gate", "input_out")},
+        f"{layer}.input_norm.weight": (spec.hidden_size,),
         f"{layer}.scale": (1,),
     }
 

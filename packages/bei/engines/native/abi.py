@@ -15,7 +15,7 @@ ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "
 NORMS = {"layer": 0, "rms": 1, "affine": 2}
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU, INT8_TANH = range(5)
 MODES: dict[str, int] = {mode: number for number, mode in enumerate(get_args(PoolingMode))}
-LAYER_NORMS = (*get_args(NormPlace), "query_norm", "key_norm")
+LAYER_NORMS = (*get_args(NormPlace), "query_norm", "key_norm", "value_norm")
 ERRORS = {1: "the batch does not fit the model", 2: "out of memory", 3: "an exception that it does not know"}
 
 
@@ -76,6 +76,14 @@ class Bottleneck(Structure):
     ]
 
 
+class LayerInput(Structure):
+    _fields_ = [
+        *((name, Linear) for name in ("project", "gate", "out")),
+        *((name, Norm) for name in ("project_norm", "norm")),
+        ("scale", c_float),
+    ]
+
+
 class Layer(Structure):
     _fields_ = [
         *((name, Linear) for name in LINEARS),
@@ -87,12 +95,15 @@ class Layer(Structure):
         ("segment_bias", c_void_p),
         ("taps", c_void_p),
         ("sinks", c_void_p),
+        ("kv_heads", c_int32),
+        ("head_size", c_int32),
         ("window", c_int32),
         ("rotary", c_int32),
         ("tap_count", c_int32),
         ("first_tap", c_int32),
         ("experts", Experts),
         ("bottleneck", POINTER(Bottleneck)),
+        ("input", POINTER(LayerInput)),
     ]
 
 
@@ -102,8 +113,6 @@ class Model(Structure):
         ("vocab_size", c_int32),
         ("hidden_size", c_int32),
         ("heads", c_int32),
-        ("kv_heads", c_int32),
-        ("head_size", c_int32),
         ("intermediate_size", c_int32),
         ("max_tokens", c_int32),
         ("type_count", c_int32),
@@ -169,7 +178,7 @@ class Layout(Structure):
     ]
 
 
-STRUCTURES = (Linear, Norm, HeadLayer, Experts, NarrowMlp, Bottleneck, Layer, Model, Batch, Field, Layout)
+STRUCTURES = (Linear, Norm, HeadLayer, Experts, NarrowMlp, Bottleneck, LayerInput, Layer, Model, Batch, Field, Layout)
 Layouts = Mapping[str, Layout]
 """Of each precision."""
 

@@ -82,9 +82,6 @@ def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
     """The parts that the kernels lack, and whether the spec has each."""
     return {
         "a mixture of experts beside attention": spec.parallel and any(layer.experts for layer in spec.layers),
-        "a layer with inputs and heads of its own (EmbeddingGemma 2)": bool(
-            spec.layer_inputs or spec.value_norm or any(layer.heads for layer in spec.layers)
-        ),
         "a decoder that attends to its encoder (BART)": spec.decoder is not None,
     }
 

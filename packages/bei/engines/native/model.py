@@ -2,12 +2,19 @@
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bei.architectures.layer_parts import Bottleneck
-from bei.architectures.shapes import bottleneck_norms, bottleneck_sizes, linear_parts, linear_sizes
+from bei.architectures.shapes import (
+    bottleneck_norms,
+    bottleneck_sizes,
+    layer_input_sizes,
+    linear_parts,
+    linear_sizes,
+)
 from bei.architectures.spec import (
     Activation,
     Clamp,
@@ -47,8 +54,6 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
         heads=spec.heads,
-        kv_heads=spec.kv_heads,
-        head_size=spec.head_size,
         intermediate_size=spec.intermediate_size,
         max_tokens=spec.max_tokens,
         type_count=spec.token_types,
@@ -129,6 +134,13 @@ class _Reader:
             eps=kind.eps,
         )
 
+    def value_norm(self, size: int) -> abi.Norm:
+        """That of a head's value, which has no weights."""
+        ones = np.ones(size, np.float32)
+        self.kept.append(ones)
+        kind = self._spec.norm
+        return abi.Norm(weight=abi.address(ones), size=size, kind=abi.NORMS[kind.kind], eps=kind.eps)
+
     def projection(self) -> abi.Linear:
         """The projection from the embeddings to the layers; empty if there is none."""
         spec = self._spec
@@ -142,11 +154,16 @@ class _Reader:
 
     def layer(self, i: int) -> abi.Layer:
         layer = self._spec.layers[i]
+        spec = self._spec.of_layer(layer)
         return abi.Layer(
             **self._products(i),
             experts=self.experts(layer.experts, f"layers.{i}") if layer.experts else abi.Experts(),
             bottleneck=self.bottleneck(layer.bottleneck, f"layers.{i}") if layer.bottleneck else None,
-            **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
+            input=self.input(f"layers.{i}") if spec.layer_inputs else None,
+            **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS if place != "value_norm"},
+            value_norm=self.value_norm(spec.head_size) if spec.value_norm else abi.Norm(),
+            kv_heads=spec.kv_heads,
+            head_size=spec.head_size,
             bias_by_distance=abi.address(self._by_distance(i)),
             **{part: abi.address(self._arrays.get(f"layers.{i}.{part}")) for part in _POSITIONS},
             taps=abi.address(self._arrays.get(f"layers.{i}.taps")),
@@ -154,7 +171,7 @@ class _Reader:
             first_tap=layer.convolution.first if layer.convolution else 0,
             sinks=abi.address(self._arrays.get(f"layers.{i}.sinks")),
             window=-1 if layer.window is None else layer.window,
-            rotary=self._spec.rotaries.index(layer.rotary) if layer.rotary else -1,
+            rotary=spec.rotaries.index(layer.rotary) if layer.rotary else -1,
         )
 
     def _products(self, i: int) -> dict[LinearName, abi.Linear]:
@@ -200,6 +217,26 @@ class _Reader:
             for j in range(bottleneck.mlps)
         ]
         made = abi.Bottleneck(**products, **norms, mlps=abi.sequence(abi.NarrowMlp, mlps), mlp_count=len(mlps))
+        self.kept.append(made)
+        return ctypes.pointer(made)
+
+    def input(self, layer: str) -> Any:
+        """A pointer to the layer's own input. Its norm undoes the factor hidden_size^-0.5 of the embeddings, all but
+        its share in the norm's eps: norm(a x) with eps is norm(x) with eps / a^2."""
+        spec = self._spec
+        products = {
+            name.removeprefix("input_"): self.linear(
+                f"{layer}.{name}", inputs, outputs, spec.activation if name == "input_gate" else "identity"
+            )
+            for name, (outputs, inputs) in layer_input_sizes(spec).items()
+        }
+        project_norm = replace(spec.norm, eps=spec.norm.eps * spec.hidden_size)
+        made = abi.LayerInput(
+            **products,
+            project_norm=self.norm("layer_inputs.norm", project_norm),
+            norm=self.norm(f"{layer}.input_norm"),
+            scale=float(self._arrays[f"{layer}.scale"][0]),
+        )
         self.kept.append(made)
         return ctypes.pointer(made)
 

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bei.architectures.shapes import bottleneck_norms, bottleneck_sizes, linear_parts
-from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, LayerNorm, Norm
+from bei.architectures.shapes import bottleneck_norms, bottleneck_sizes, layer_input_sizes, linear_parts
+from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Layer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute, Dtype, Operands
 from bei.engines.native import positions
@@ -41,7 +41,7 @@ def pack_checkpoint(
         if norm.bias:
             yield f"{name}.bias", exact(f"{name}.bias")
     for name, of in operands(spec, compute):
-        weight = _convolution(exact(f"{name}.weight")) if name == "convolution" else exact(f"{name}.weight")
+        weight = _matrix(spec, name, exact)
         bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
         if _is_gated(spec, name):
             weight = interleave(weight, layouts[of].lanes)
@@ -52,7 +52,8 @@ def pack_checkpoint(
 
 
 def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callable[[str], np.ndarray]) -> Arrays:
-    """The tables of the embeddings and of positions, the taps of convolutions, sinks, and biases of mixtures."""
+    """The tables of the embeddings and of positions, the taps of convolutions, sinks, biases of mixtures, and
+    scales."""
     yield "embeddings.token", _token_table(tensors["embeddings.token"])
     if spec.position_offset is not None:
         yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
@@ -66,8 +67,20 @@ def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callabl
             yield f"layers.{i}.experts.bias", exact(f"layers.{i}.experts.bias")
         if spec.sinks:
             yield f"layers.{i}.sinks", exact(f"layers.{i}.sinks")
+        if spec.layer_inputs:
+            yield f"layers.{i}.scale", exact(f"layers.{i}.scale")
         if layer.convolution:
             yield f"layers.{i}.taps", np.ascontiguousarray(exact(f"layers.{i}.taps.weight")[:, 0].T)
+
+
+def _matrix(spec: EncoderSpec, name: str, exact: Callable[[str], np.ndarray]) -> np.ndarray:
+    """float32[outputs, inputs]"""
+    if name == "convolution":
+        return _convolution(exact("convolution.weight"))
+    if spec.layer_inputs and name.endswith(".input_project"):
+        i, size = int(name.split(".")[1]), spec.layer_inputs.size
+        return exact("layer_inputs.project.weight")[i * size : (i + 1) * size]
+    return exact(f"{name}.weight")
 
 
 def _convolution(kernel: np.ndarray) -> np.ndarray:
@@ -117,17 +130,25 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
         yield "embeddings.norm", spec.norm
     if spec.convolution:
         yield "convolution.norm", spec.norm
-    for i, layer in enumerate(spec.layers):
-        yield from ((f"layers.{i}.{place}", spec.norm) for place in layer.norms)
-        if layer.bottleneck:
-            yield from ((f"layers.{i}.{name}", spec.norm) for name in bottleneck_norms(spec, layer.bottleneck))
-        elif not layer.convolution:
-            yield from ((f"layers.{i}.{part}", spec.norm_of_heads) for part in spec.qk_norm_sizes)
+    if spec.layer_inputs:
+        yield "layer_inputs.norm", spec.norm
+    for i in range(len(spec.layers)):
+        yield from ((f"layers.{i}.{name}", norm) for name, norm in _norms_of_layer(spec, spec.layers[i]))
     if spec.final_norm:
         yield "final_norm", spec.norm
     for name, head_layer in head_layers(spec):
         if isinstance(head_layer, LayerNorm):
             yield name, Norm("layer", head_layer.eps, head_layer.bias)
+
+
+def _norms_of_layer(spec: EncoderSpec, layer: Layer) -> Iterator[tuple[str, Norm]]:
+    yield from ((place, spec.norm) for place in layer.norms)
+    if spec.layer_inputs:
+        yield "input_norm", spec.norm
+    if layer.bottleneck:
+        yield from ((name, spec.norm) for name in bottleneck_norms(spec, layer.bottleneck))
+    elif not layer.convolution:
+        yield from ((part, spec.norm_of_heads) for part in spec.qk_norm_sizes)
 
 
 def compute_of(spec: EncoderSpec, precision: Dtype | Literal["int8"]) -> Compute:
@@ -157,6 +178,7 @@ def _large(spec: EncoderSpec) -> Iterator[str]:
         yield from (f"layers.{i}.{name}" for name, _ in linear_parts(spec, i))
         if layer.bottleneck:
             yield from (f"layers.{i}.{name}" for name in bottleneck_sizes(spec, layer.bottleneck))
+        yield from (f"layers.{i}.{name}" for name in layer_input_sizes(spec))
     yield from (name for name, _ in head_layers(spec) if name in spec.wide_layers)
 
 

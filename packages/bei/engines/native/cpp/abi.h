@@ -65,22 +65,32 @@ typedef struct {
   int32_t mlp_count;
 } BeiBottleneck;
 
-// Norms stand where architectures/spec.py says. `query_norm` and `key_norm` are of a head, or of all heads, by their
-// size. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
+// A layer's own input from the embeddings (architectures/layer_parts.py: LayerInputs). `project` makes it, normed by
+// `project_norm`, and the layer's output becomes (x + norm(out(activation of gate(x) times it))) * scale.
+typedef struct {
+  BeiLinear project, gate, out;
+  BeiNorm project_norm, norm;
+  float scale;
+} BeiLayerInput;
+
+// Norms stand where architectures/spec.py says. `query_norm`, `key_norm` and `value_norm` are of a head, or of all heads,
+// by their size. A key head and a value head of `head_size` numbers each are shared by heads / kv_heads query heads. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
 // none. `position_keys` and `position_queries`, [rows, heads * head_size], are the vectors of relative positions, null
 // where there are none: those of keys are multiplied with the queries, those of queries with the keys. `segments` and
 // `segment_bias`, [heads, head_size] and [heads], null for none: a query's product with its head's vector, and the bias,
 // are added to the scores of keys whose type is another. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
 // in place of attention, null where there is none; the first is of the token at the distance `first_tap`. `window` is the
 // largest distance that is seen, and `rotary` the number of the layer's table; negative for none. `bottleneck`, null for
-// none, takes the place of the layer's products and norms.
+// none, takes the place of the layer's products and norms, and `input`, null for none, comes after them.
 typedef struct {
   BeiLinear qkv, out, up, down;
-  BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm;
+  BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm,
+      value_norm;
   const float *bias_by_distance, *position_keys, *position_queries, *segments, *segment_bias, *taps, *sinks;
-  int32_t window, rotary, tap_count, first_tap;
+  int32_t kv_heads, head_size, window, rotary, tap_count, first_tap;
   BeiExperts experts;
   const BeiBottleneck* bottleneck;
+  const BeiLayerInput* input;
 } BeiLayer;
 
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
@@ -96,7 +106,7 @@ typedef struct {
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
 // and of `up`; of one thread only.
 typedef struct {
-  int32_t precision, vocab_size, hidden_size, heads, kv_heads, head_size, intermediate_size, max_tokens;
+  int32_t precision, vocab_size, hidden_size, heads, intermediate_size, max_tokens;
   int32_t type_count, embedding_size, causal, gated, tokens_are_bf16, dropped_token, trigrams;
   float attention_scale, soft_cap, embedding_scale, query_growth, residual_scale;
   int32_t query_trained, parallel;

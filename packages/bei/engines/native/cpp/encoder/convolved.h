@@ -5,7 +5,6 @@
 #include <type_traits>
 
 #include "encoder/activation.h"
-#include "encoder/batch.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -26,12 +25,13 @@ class BesideFirstLayer {
     const BeiLinear& weights = model_.convolution;
     const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
     float* const near = scratch.normed.get<float>(1, weights.inputs).data;
-    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
-      for (int token = from; token < to; token++) {
-        gather(states, sequence, token, near);
-        to_operands(near, weights, operands, token - first);
-      }
-    });
+    const int32_t* ends = states.batch.cu_seqlens + 1;
+    int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
+    for (int row = 0; row < row_count; row++) {
+      while (first + row >= ends[sequence]) sequence++;
+      gather(states, sequence, first + row, near);
+      to_operands(near, weights, operands, row);
+    }
     with_activation(weights.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
       linear(weights, operands, row_count, scratch,
              [&](int row, int column, F v) { store(states.convolved.row(first + row) + column, activation(v)); });
@@ -41,8 +41,8 @@ class BesideFirstLayer {
   // x = norm(x + convolved), of the first layer's output.
   void add(const States<P>& states, int first, int row_count) const {
     for (int row = first; row < first + row_count; row++) {
-      float* const x = states.x.row(row);
-      add(x, states.convolved.row(row), model_.hidden_size);
+      float *x = states.x.row(row), *added = states.convolved.row(row);
+      for_vectors(model_.hidden_size, [&](int i, int) { store(x + i, load(x + i) + load(added + i)); });
       normalize(model_.convolution_norm, x, x);
     }
   }

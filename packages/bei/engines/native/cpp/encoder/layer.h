@@ -22,10 +22,14 @@ class LayerSteps {
     if (layer.bottleneck) return bottleneck_.project_qkv(states, i, first, row_count, scratch);
     linear(layer.qkv, inputs(states, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count,
            scratch, [&](int row, int column, F v) { store(states.qkv.row(first + row) + column, v); });
-    if (layer.rotary < 0 && !layer.query_norm.weight) return;
+    if (layer.rotary < 0 && !layer.query_norm.weight && !layer.value_norm.weight) return;
+    const int queries = query_size(model_, layer), keys = layer.kv_heads * layer.head_size;
     for (int row = first; row < first + row_count; row++) {
-      norm_and_rotate(states, layer, layer.query_norm, row, states.qkv.row(row), model_.heads);
-      norm_and_rotate(states, layer, layer.key_norm, row, states.qkv.row(row) + query_size(model_), model_.kv_heads);
+      Stored* const qkv = states.qkv.row(row);
+      normalize_heads(layer.query_norm, qkv, queries);
+      normalize_heads(layer.key_norm, qkv + queries, keys);
+      normalize_heads(layer.value_norm, qkv + queries + keys, keys);
+      rotate_heads(states, layer, row, qkv, queries + keys);
     }
   }
 
@@ -58,14 +62,17 @@ class LayerSteps {
   }
 
  private:
-  // Norm and rotate the heads of one token. A norm is of each head, or of all of them.
-  void norm_and_rotate(const States<P>& states, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x,
-                       int heads) const {
-    const int size = layer.rotary < 0 ? 0 : model_.rotary_sizes[layer.rotary];
-    const float* cos_sin = size ? states.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size : nullptr;
-    const int width = heads * model_.head_size;
+  // A norm is of each head, or of all of them.
+  static void normalize_heads(const BeiNorm& norm, Stored* x, int width) {
     for (int at = 0; norm.weight && at < width; at += norm.size) normalize(norm, x + at, x + at);
-    for (int at = 0; cos_sin && at < width; at += model_.head_size) rotate(x + at, cos_sin, size / 2);
+  }
+
+  // Rotate the heads of one token.
+  void rotate_heads(const States<P>& states, const BeiLayer& layer, int token, Stored* x, int width) const {
+    if (layer.rotary < 0) return;
+    const int size = model_.rotary_sizes[layer.rotary];
+    const float* cos_sin = states.batch.rotaries[layer.rotary] + static_cast<size_t>(token) * size;
+    for (int at = 0; at < width; at += layer.head_size) rotate(x + at, cos_sin, size / 2);
   }
 
   // Rows of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.

@@ -12,6 +12,7 @@
 #include "encoder/encoder.h"
 #include "encoder/head.h"
 #include "encoder/layer.h"
+#include "encoder/layer_inputs.h"
 #include "encoder/mixture.h"
 #include "encoder/states.h"
 
@@ -33,6 +34,7 @@ class PrecisionEncoder final : public BeiEncoder {
         convolution_(model),
         beside_(model),
         mixture_(model),
+        inputs_(model),
         helpers_(threads) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
@@ -72,7 +74,7 @@ class PrecisionEncoder final : public BeiEncoder {
  private:
   // A batch's states (states.h).
   struct Memory {
-    RowBuffer x, narrow, qkv, context, convolved, mixed, outputs;
+    RowBuffer x, narrow, qkv, context, convolved, embedded, mixed, outputs;
     Buffer experts, slots, shares;
   };
 
@@ -112,6 +114,7 @@ class PrecisionEncoder final : public BeiEncoder {
             memory.qkv.template get<Stored>(tokens, widest(model_, qkv_size)),
             memory.context.template get<Stored>(tokens, widest(model_, context_size)),
             memory.convolved.template get<float>(beside_.is_there() ? tokens : 0, model_.hidden_size),
+            memory.embedded.template get<Stored>(inputs_.are_there() ? tokens : 0, model_.hidden_size),
             memory.mixed.template get<Stored>(chosen ? tokens : 0, model_.hidden_size),
             memory.experts.template get<int32_t>(static_cast<size_t>(tokens) * chosen),
             memory.slots.template get<int32_t>(at_once),
@@ -136,21 +139,22 @@ class PrecisionEncoder final : public BeiEncoder {
   void forward(const States<P>& states, Scratch& mine) {
     each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
       embedding_.embed(states, first, row_count, scratch);
+      if (inputs_.are_there()) inputs_.keep(states, first, row_count);
       layer_.project_qkv(states, 0, first, row_count, scratch);
     });
     if (beside_.is_there())
       each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
         beside_.convolve(states, first, row_count, scratch);
       });
-    const std::vector<AttentionTask> tasks = attention_.tasks(states.batch, kAll);
+    const std::vector<Queries> queries = attention_.parts(states.batch, kAll);
     const int last = model_.layer_count - 1;
     for (int i = 0; i < last; i++) {
-      attend(states, i, tasks, mine);
+      attend(states, i, queries, mine);
       finish(states, i, states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
         layer_.project_qkv(states, i + 1, first, row_count, scratch);
       });
     }
-    attend(states, last, states.needed == kAll ? tasks : attention_.tasks(states.batch, states.needed), mine);
+    attend(states, last, states.needed == kAll ? queries : attention_.parts(states.batch, states.needed), mine);
     if (states.needed != kAll) gather_needed(states);
     const int row_count = states.needed == kAll ? states.tokens : states.batch.sequences;
     finish(states, last, row_count, mine, [&](int first, int row_count, Scratch&) {
@@ -164,9 +168,15 @@ class PrecisionEncoder final : public BeiEncoder {
     if (model_.layers[i].experts.count) return mix(states, i, row_count, mine, next);
     each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
       layer_.finish_layer(states, i, first, rows, scratch);
-      if (i == 0 && beside_.is_there()) beside_.add(states, first, rows);
+      end_layer(states, i, first, rows, scratch);
       next(first, rows, scratch);
     });
+  }
+
+  // Additions to the output of a layer.
+  void end_layer(const States<P>& states, int i, int first, int rows, Scratch& scratch) const {
+    if (i == 0 && beside_.is_there()) beside_.add(states, first, rows);
+    if (inputs_.are_there()) inputs_.add(states, i, first, rows, scratch);
   }
 
   // The same with experts. Threads synchronize before and after these.
@@ -184,6 +194,7 @@ class PrecisionEncoder final : public BeiEncoder {
       each_block(at_once, mine, [&](int first, int rows, Scratch& scratch) {
         mixture_.add(states, i, start, first, rows, scratch);
         layer_.normalize_x(states, model_.layers[i].ffn_end, start + first, rows);
+        end_layer(states, i, start + first, rows, scratch);
         next(start + first, rows, scratch);
       });
     }
@@ -199,19 +210,21 @@ class PrecisionEncoder final : public BeiEncoder {
       std::copy_n(states.context.row(token), states.context.stride, states.context.row(s));
       if (beside_.is_there())
         std::copy_n(states.convolved.row(token), states.convolved.stride, states.convolved.row(s));
+      if (inputs_.are_there()) std::copy_n(states.embedded.row(token), states.embedded.stride, states.embedded.row(s));
     }
   }
 
-  // The contexts of a layer: of the tasks' tokens, or of all by a convolution.
-  void attend(const States<P>& states, int layer, const std::vector<AttentionTask>& tasks, Scratch& mine) {
+  // The contexts of a layer: of these queries, or of all tokens by a convolution.
+  void attend(const States<P>& states, int layer, const std::vector<Queries>& queries, Scratch& mine) {
+    const int tasks = attention_.tasks(layer, queries);
     if (model_.layers[layer].taps) {
       helpers_.each(states.batch.sequences, mine,
                     [&](int sequence, Scratch&) { convolution_.convolve(states, model_.layers[layer], sequence); });
     } else if (states.tokens < 2 * kLeastRows) {
-      for (const AttentionTask& task : tasks) attention_.attend(states, layer, task, mine);
+      for (int task = 0; task < tasks; task++) attention_.attend(states, layer, queries, task, mine);
     } else {
-      helpers_.each(static_cast<int>(tasks.size()), mine,
-                    [&](int task, Scratch& scratch) { attention_.attend(states, layer, tasks[task], scratch); });
+      helpers_.each(tasks, mine,
+                    [&](int task, Scratch& scratch) { attention_.attend(states, layer, queries, task, scratch); });
     }
   }
 
@@ -237,6 +250,7 @@ class PrecisionEncoder final : public BeiEncoder {
   const Convolution<P> convolution_;
   const BesideFirstLayer<P> beside_;
   const Mixture<P> mixture_;
+  const LayerInputs<P> inputs_;
   FreeList<Memory> memories_;
   FreeList<Scratch> scratches_;
   HelperPool helpers_;

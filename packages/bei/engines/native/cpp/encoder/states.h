@@ -27,7 +27,7 @@ struct Int8 {
 enum Needed { kAll, kFirst, kLast };
 
 // x is the residual stream, and `narrow` that of a layer with a bottleneck; qkv and context are those of the current layer,
-// and `convolved` is added after the first one. Of a mixture of experts: `mixed` are the inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
+// and `convolved` is added after the first one. `embedded` are the embeddings, of which every layer has its own input. Of a mixture of experts: `mixed` are the inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
 // (mixture.h).
 template <class P>
 struct States {
@@ -37,13 +37,13 @@ struct States {
   MatrixView<float> x, narrow;
   MatrixView<typename P::Stored> qkv, context;
   MatrixView<float> convolved;
-  MatrixView<typename P::Stored> mixed;
+  MatrixView<typename P::Stored> embedded, mixed;
   int32_t *experts, *slots;
   float* shares;
   MatrixView<float> outputs;
 };
 
-inline int query_size(const BeiModel& model) { return model.heads * model.head_size; }
+inline int query_size(const BeiModel& model, const BeiLayer& layer) { return model.heads * layer.head_size; }
 
 // The numbers of a token's queries, keys and values, which are written in whole vectors.
 inline int qkv_size(const BeiLayer& layer) {
