@@ -19,6 +19,7 @@ from bei.architectures.family import (
     refuse_others,
 )
 from bei.architectures.spec import LAST, CrossDecoder, Dense, EncoderSpec, Layer, Norm
+from bei.errors import SetupError
 
 _OFFSET = 2  # transformers, BartLearnedPositionalEmbedding
 _OTHERS = {
@@ -31,6 +32,11 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj")
 def _spec(config: Config) -> EncoderSpec:
     refuse_others(config, _OTHERS)
     hidden, inner = read(config, "d_model"), read(config, "encoder_ffn_dim")
+    start, words = config.get("decoder_start_token_id", 2), read(config, "vocab_size")
+    if start >= words:
+        raise SetupError(
+            f"config.json: decoder_start_token_id {start} is not one of the {words} tokens of the vocabulary"
+        )
     heads = read(config, "encoder_attention_heads")
     same = {
         "decoder_attention_heads": heads,
@@ -39,7 +45,7 @@ def _spec(config: Config) -> EncoderSpec:
     }
     refuse_others(config, same)
     return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
+        vocab_size=words,
         hidden_size=hidden,
         embedding_size=hidden,
         **attention_sizes(hidden, heads),
@@ -50,7 +56,7 @@ def _spec(config: Config) -> EncoderSpec:
         max_tokens=config.get("max_position_embeddings", 1024),
         position_offset=_OFFSET,
         embedding_scale=hidden**0.5 if config.get("scale_embedding") else 1.0,
-        decoder=CrossDecoder(read(config, "decoder_layers"), config.get("decoder_start_token_id", 2)),
+        decoder=CrossDecoder(read(config, "decoder_layers"), start),
         pooling=LAST,
     )
 

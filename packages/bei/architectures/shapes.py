@@ -1,6 +1,6 @@
 """The shape of every tensor that a spec needs, by our names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bei.architectures.layer_parts import Bottleneck, ShortConvolution
 from bei.architectures.positions import RelativeBias
@@ -18,6 +18,7 @@ from bei.architectures.spec import (
 )
 from bei.errors import SetupError
 
+DECODER_NORMS = ("attention_end", "cross_end", "ffn_end")
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -77,6 +78,20 @@ def layer_input_sizes(spec: EncoderSpec) -> dict[str, tuple[int, int]]:
     return {"input_project": (size, hidden), "input_gate": (size, hidden), "input_out": (hidden, size)}
 
 
+def decoder_sizes(spec: EncoderSpec) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each linear part of a layer of the decoder, by its name in the layer. Beside the parts of a
+    layer of the encoder, `query`, `key_value` and `cross_out` attend to its states."""
+    if spec.decoder is None:
+        return {}
+    sizes: dict[str, tuple[int, int]] = dict(linear_sizes(spec, Layer()).items())
+    return {
+        **sizes,
+        "query": sizes["out"],
+        "key_value": (2 * spec.key_size, spec.hidden_size),
+        "cross_out": sizes["out"],
+    }
+
+
 def linear_parts(spec: EncoderSpec, i: int) -> Iterator[tuple[str, LinearName]]:
     """The name in layer i of each of its linear parts, with its kind: ("experts.3.up", "up"). The router is not among
     them: it runs in float32. Those of a bottleneck have no such kinds."""
@@ -102,13 +117,18 @@ def position_projections(spec: EncoderSpec) -> tuple[str, ...]:
 
 def products_per_token(spec: EncoderSpec) -> int:
     """Multiplications in all layers for one token, without attention."""
-    inputs = sum(outputs * inputs for outputs, inputs in layer_input_sizes(spec).values())
-    return sum(_products(spec, layer) + inputs for layer in spec.layers)
+    own = _products(layer_input_sizes(spec))
+    decoder = spec.decoder.layers * _products(decoder_sizes(spec)) if spec.decoder else 0
+    return sum(_products_of_layer(spec, layer) + own for layer in spec.layers) + decoder
 
 
-def _products(spec: EncoderSpec, layer: Layer) -> int:
+def _products(sizes: Mapping[str, tuple[int, int]]) -> int:
+    return sum(outputs * inputs for outputs, inputs in sizes.values())
+
+
+def _products_of_layer(spec: EncoderSpec, layer: Layer) -> int:
     if layer.bottleneck is not None:
-        return sum(outputs * inputs for outputs, inputs in bottleneck_sizes(spec, layer.bottleneck).values())
+        return _products(bottleneck_sizes(spec, layer.bottleneck))
     sizes = {part: outputs * inputs for part, (outputs, inputs) in linear_sizes(spec, layer).items()}
     times = 1 if layer.experts is None else layer.experts.chosen
     return sizes["qkv"] + sizes["out"] + times * (sizes["up"] + sizes["down"])
@@ -193,18 +213,15 @@ def _mixing_shapes(spec: EncoderSpec, layer: str, convolution: ShortConvolution 
 
 
 def _decoder_shapes(spec: EncoderSpec) -> Shapes:
-    """Beside the parts of a layer of the encoder, `query`, `key_value` and `cross_out` attend to its states."""
     if spec.decoder is None:
         return {}
     hidden = spec.hidden_size
-    sizes: dict[str, tuple[int, int]] = dict(linear_sizes(spec, Layer()).items())
-    sizes |= {"query": sizes["out"], "key_value": (2 * spec.key_size, hidden), "cross_out": sizes["out"]}
     shapes: Shapes = {"decoder.position": ((spec.position_offset or 0) + spec.max_tokens, hidden)}
     shapes |= _norm_shapes(spec.norm, "decoder.norm", hidden)
     for i in range(spec.decoder.layers):
-        for part, shape in sizes.items():
+        for part, shape in decoder_sizes(spec).items():
             shapes |= {f"decoder.layers.{i}.{part}.weight": shape, f"decoder.layers.{i}.{part}.bias": shape[:1]}
-        for place in ("attention_end", "cross_end", "ffn_end"):
+        for place in DECODER_NORMS:
             shapes |= _norm_shapes(spec.norm, f"decoder.layers.{i}.{place}", hidden)
     return shapes
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from bei.architectures.spec import LINEARS, NormPlace, PoolingMode
+from bei.architectures.spec import NormPlace, PoolingMode
 
 Encoder = c_void_p
 
@@ -86,7 +86,7 @@ class LayerInput(Structure):
 
 class Layer(Structure):
     _fields_ = [
-        *((name, Linear) for name in LINEARS),
+        *((name, Linear) for name in ("qkv", "key_value", "out", "up", "down")),
         *((name, Norm) for name in LAYER_NORMS),
         ("bias_by_distance", c_void_p),
         ("position_keys", c_void_p),
@@ -97,6 +97,7 @@ class Layer(Structure):
         ("sinks", c_void_p),
         ("kv_heads", c_int32),
         ("head_size", c_int32),
+        ("causal", c_int32),
         ("window", c_int32),
         ("rotary", c_int32),
         ("tap_count", c_int32),
@@ -117,7 +118,6 @@ class Model(Structure):
         ("max_tokens", c_int32),
         ("type_count", c_int32),
         ("embedding_size", c_int32),
-        ("causal", c_int32),
         ("gated", c_int32),
         ("tokens_are_bf16", c_int32),
         ("dropped_token", c_int32),
@@ -141,6 +141,10 @@ class Model(Structure):
         ("layers", POINTER(Layer)),
         ("layer_count", c_int32),
         ("convolution_taps", c_int32),
+        ("first_decoding", c_int32),
+        ("decoder_start", c_int32),
+        ("decoder_positions", c_void_p),
+        ("decoder_norm", Norm),
         ("rotary_sizes", POINTER(c_int32)),
         ("token_head_layers", POINTER(HeadLayer)),
         ("head_layers", POINTER(HeadLayer)),

@@ -73,17 +73,6 @@ def check(spec: EncoderSpec) -> None:
             raise SetupError(f"{name} {getattr(spec, name)} is odd")
     if any(layer.experts and layer.experts.intermediate_size % 2 for layer in spec.layers):
         raise SetupError("the intermediate size of experts is odd")
-    for part, is_there in _torch_alone(spec).items():
-        if is_there:
-            raise SetupError(f"{part} needs the torch engine")
-
-
-def _torch_alone(spec: EncoderSpec) -> dict[str, bool]:
-    """The parts that the kernels lack, and whether the spec has each."""
-    return {
-        "a mixture of experts beside attention": spec.parallel and any(layer.experts for layer in spec.layers),
-        "a decoder that attends to its encoder (BART)": spec.decoder is not None,
-    }
 
 
 def _token_budget(spec: EncoderSpec, isa: Level, block_rows: int) -> int:

@@ -9,8 +9,10 @@ import numpy as np
 
 from bei.architectures.layer_parts import Bottleneck
 from bei.architectures.shapes import (
+    DECODER_NORMS,
     bottleneck_norms,
     bottleneck_sizes,
+    decoder_sizes,
     layer_input_sizes,
     linear_parts,
     linear_sizes,
@@ -44,7 +46,8 @@ Arrays = Mapping[str, np.ndarray]
 def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.Model, list[Any]]:
     """The model, and the objects that must live as long as it does."""
     read = _Reader(spec, arrays, dict(operands(spec, compute)))
-    layers = abi.sequence(abi.Layer, [read.layer(i) for i in range(len(spec.layers))])
+    encoder = [read.layer(i) for i in range(len(spec.layers))]
+    layers = abi.sequence(abi.Layer, [*encoder, *read.decoder_layers()])
     token_head, head = read.head_layers("token_head", spec.token_head), read.head_layers("head", spec.head)
     modes = abi.sequence(ctypes.c_int32, [abi.MODES[mode] for mode in spec.pooling.modes])
     sizes = abi.sequence(ctypes.c_int32, [rotary.size for rotary in spec.rotaries])
@@ -58,7 +61,6 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         max_tokens=spec.max_tokens,
         type_count=spec.token_types,
         embedding_size=spec.embedding_size,
-        causal=spec.causal,
         gated=spec.gated,
         tokens_are_bf16=tokens.dtype != np.float32,
         dropped_token=-1 if spec.dropped_token is None else spec.dropped_token,
@@ -82,6 +84,10 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         position_rows=abi.address(position_rows),
         layers=layers,
         layer_count=len(layers),
+        first_decoding=len(encoder) if spec.decoder else -1,
+        decoder_start=spec.decoder.start if spec.decoder else 0,
+        decoder_positions=abi.address(arrays.get("decoder.position")),
+        decoder_norm=read.norm("decoder.norm"),
         rotary_sizes=sizes,
         token_head_layers=token_head,
         token_head_layer_count=len(token_head),
@@ -134,13 +140,6 @@ class _Reader:
             eps=kind.eps,
         )
 
-    def value_norm(self, size: int) -> abi.Norm:
-        """That of a head's value, which has no weights."""
-        ones = np.ones(size, np.float32)
-        self.kept.append(ones)
-        kind = self._spec.norm
-        return abi.Norm(weight=abi.address(ones), size=size, kind=abi.NORMS[kind.kind], eps=kind.eps)
-
     def projection(self) -> abi.Linear:
         """The projection from the embeddings to the layers; empty if there is none."""
         spec = self._spec
@@ -160,10 +159,10 @@ class _Reader:
             experts=self.experts(layer.experts, f"layers.{i}") if layer.experts else abi.Experts(),
             bottleneck=self.bottleneck(layer.bottleneck, f"layers.{i}") if layer.bottleneck else None,
             input=self.input(f"layers.{i}") if spec.layer_inputs else None,
-            **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS if place != "value_norm"},
-            value_norm=self.value_norm(spec.head_size) if spec.value_norm else abi.Norm(),
+            **{place: self.norm(f"layers.{i}.{place}") for place in abi.LAYER_NORMS},
             kv_heads=spec.kv_heads,
             head_size=spec.head_size,
+            causal=spec.causal,
             bias_by_distance=abi.address(self._by_distance(i)),
             **{part: abi.address(self._arrays.get(f"layers.{i}.{part}")) for part in _POSITIONS},
             taps=abi.address(self._arrays.get(f"layers.{i}.taps")),
@@ -239,6 +238,30 @@ class _Reader:
         )
         self.kept.append(made)
         return ctypes.pointer(made)
+
+    def decoder_layers(self) -> list[abi.Layer]:
+        """Two for each layer of the decoder: attention to the tokens before, then to the encoder's states, with an
+        MLP."""
+        count = self._spec.decoder.layers if self._spec.decoder else 0
+        return [half for i in range(count) for half in self._decoder_layer(f"decoder.layers.{i}")]
+
+    def _decoder_layer(self, layer: str) -> tuple[abi.Layer, abi.Layer]:
+        spec = self._spec
+        of = {part: self._part(spec, f"{layer}.{part}", *size) for part, size in decoder_sizes(spec).items()}
+        norms = {place: self.norm(f"{layer}.{place}") for place in DECODER_NORMS}
+        same = {"kv_heads": spec.kv_heads, "head_size": spec.head_size, "window": -1, "rotary": -1}
+        before = abi.Layer(qkv=of["qkv"], out=of["out"], attention_end=norms["attention_end"], causal=True, **same)
+        across = abi.Layer(
+            qkv=of["query"],
+            key_value=of["key_value"],
+            out=of["cross_out"],
+            attention_end=norms["cross_end"],
+            up=of["up"],
+            down=of["down"],
+            ffn_end=norms["ffn_end"],
+            **same,
+        )
+        return before, across
 
     def _part(self, of: EncoderSpec | Experts, name: str, outputs: int, inputs: int) -> abi.Linear:
         """A linear part of a layer, whose MLP `of` describes."""

@@ -10,7 +10,14 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bei.architectures.shapes import bottleneck_norms, bottleneck_sizes, layer_input_sizes, linear_parts
+from bei.architectures.shapes import (
+    DECODER_NORMS,
+    bottleneck_norms,
+    bottleneck_sizes,
+    decoder_sizes,
+    layer_input_sizes,
+    linear_parts,
+)
 from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Layer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
 from bei.engines.compute import Compute, Dtype, Operands
@@ -20,6 +27,7 @@ from bei.engines.relative_bias import bias_by_distance
 
 _TYPES: Mapping[Operands, DTypeLike] = {"fp32": np.float32, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
 Arrays = Iterator[tuple[str, np.ndarray]]
+Exact = Callable[[str], np.ndarray]
 
 
 def pack_checkpoint(
@@ -51,29 +59,39 @@ def pack_checkpoint(
             yield f"{name}.{part}", array
 
 
-def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Callable[[str], np.ndarray]) -> Arrays:
+def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Exact) -> Arrays:
     """The tables of the embeddings and of positions, the taps of convolutions, sinks, biases of mixtures, and
     scales."""
     yield "embeddings.token", _token_table(tensors["embeddings.token"])
     if spec.position_offset is not None:
         yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
+    if spec.decoder:
+        yield "decoder.position", exact("decoder.position")[spec.position_offset or 0 :]
     if spec.token_types:
         yield "embeddings.token_type", exact("embeddings.token_type")
     for name in spec.bias_names:
         yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
     yield from positions.vectors(spec, exact)
     for i, layer in enumerate(spec.layers):
-        if layer.experts and layer.experts.output_bias:
-            yield f"layers.{i}.experts.bias", exact(f"layers.{i}.experts.bias")
-        if spec.sinks:
-            yield f"layers.{i}.sinks", exact(f"layers.{i}.sinks")
-        if spec.layer_inputs:
-            yield f"layers.{i}.scale", exact(f"layers.{i}.scale")
-        if layer.convolution:
-            yield f"layers.{i}.taps", np.ascontiguousarray(exact(f"layers.{i}.taps.weight")[:, 0].T)
+        yield from (
+            (f"layers.{i}.{name}", array) for name, array in _tables_of_layer(spec, layer, f"layers.{i}", exact)
+        )
 
 
-def _matrix(spec: EncoderSpec, name: str, exact: Callable[[str], np.ndarray]) -> np.ndarray:
+def _tables_of_layer(spec: EncoderSpec, layer: Layer, name: str, exact: Exact) -> Arrays:
+    if layer.experts and layer.experts.output_bias:
+        yield "experts.bias", exact(f"{name}.experts.bias")
+    if spec.sinks:
+        yield "sinks", exact(f"{name}.sinks")
+    if spec.layer_inputs:
+        yield "scale", exact(f"{name}.scale")
+    if spec.value_norm:
+        yield "value_norm.weight", np.ones(spec.of_layer(layer).head_size, np.float32)
+    if layer.convolution:
+        yield "taps", np.ascontiguousarray(exact(f"{name}.taps.weight")[:, 0].T)
+
+
+def _matrix(spec: EncoderSpec, name: str, exact: Exact) -> np.ndarray:
     """float32[outputs, inputs]"""
     if name == "convolution":
         return _convolution(exact("convolution.weight"))
@@ -97,6 +115,8 @@ def _is_gated(spec: EncoderSpec, name: str) -> bool:
     """Whether a matrix has gates, and then gated values."""
     if not name.endswith(".up"):
         return False
+    if name.startswith("decoder."):
+        return spec.gated
     layer = spec.layers[int(name.split(".")[1])]
     if layer.bottleneck:
         return False
@@ -136,6 +156,10 @@ def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
         yield from ((f"layers.{i}.{name}", norm) for name, norm in _norms_of_layer(spec, spec.layers[i]))
     if spec.final_norm:
         yield "final_norm", spec.norm
+    if spec.decoder:
+        yield "decoder.norm", spec.norm
+        layers = range(spec.decoder.layers)
+        yield from ((f"decoder.layers.{i}.{place}", spec.norm) for i in layers for place in DECODER_NORMS)
     for name, head_layer in head_layers(spec):
         if isinstance(head_layer, LayerNorm):
             yield name, Norm("layer", head_layer.eps, head_layer.bias)
@@ -179,6 +203,8 @@ def _large(spec: EncoderSpec) -> Iterator[str]:
         if layer.bottleneck:
             yield from (f"layers.{i}.{name}" for name in bottleneck_sizes(spec, layer.bottleneck))
         yield from (f"layers.{i}.{name}" for name in layer_input_sizes(spec))
+    for i in range(spec.decoder.layers if spec.decoder else 0):
+        yield from (f"decoder.layers.{i}.{name}" for name in decoder_sizes(spec))
     yield from (name for name, _ in head_layers(spec) if name in spec.wide_layers)
 
 

@@ -82,12 +82,14 @@ typedef struct {
 // in place of attention, null where there is none; the first is of the token at the distance `first_tap`. `window` is the
 // largest distance that is seen, and `rotary` the number of the layer's table; negative for none. `bottleneck`, null for
 // none, takes the place of the layer's products and norms, and `input`, null for none, comes after them.
+// With `key_value`, null panels for none, `qkv` makes queries alone, and it makes keys and values of the encoder's states. A
+// layer without `up` or experts ends after attention.
 typedef struct {
-  BeiLinear qkv, out, up, down;
+  BeiLinear qkv, key_value, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm,
       value_norm;
   const float *bias_by_distance, *position_keys, *position_queries, *segments, *segment_bias, *taps, *sinks;
-  int32_t kv_heads, head_size, window, rotary, tap_count, first_tap;
+  int32_t kv_heads, head_size, causal, window, rotary, tap_count, first_tap;
   BeiExperts experts;
   const BeiBottleneck* bottleneck;
   const BeiLayerInput* input;
@@ -102,12 +104,13 @@ typedef struct {
 // attention head each table rotates. `position_rows`, [2 * max_tokens - 1], has the row of the vectors of relative positions
 // for each distance of a query from a key, null where there are none. `convolution`, whose inputs are the embeddings of
 // `convolution_taps` tokens around each one, is added to the output of the first layer, and the sum is normed; null panels
-// for none.
-// `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv`
-// and of `up`; of one thread only.
+// for none. A decoder's layers begin at the number `first_decoding`, negative for none; those before it are the encoder. Its
+// embeddings are of the token before each one, of `decoder_start` for the first, and of `decoder_positions`; they are normed.
+// `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv` and of
+// `up`, or of the next layer's `key_value` for a layer without `up`; of one thread only.
 typedef struct {
   int32_t precision, vocab_size, hidden_size, heads, intermediate_size, max_tokens;
-  int32_t type_count, embedding_size, causal, gated, tokens_are_bf16, dropped_token, trigrams;
+  int32_t type_count, embedding_size, gated, tokens_are_bf16, dropped_token, trigrams;
   float attention_scale, soft_cap, embedding_scale, query_growth, residual_scale;
   int32_t query_trained, parallel;
   const void* tokens;
@@ -117,7 +120,9 @@ typedef struct {
   BeiNorm convolution_norm;
   const int32_t* position_rows;
   const BeiLayer* layers;
-  int32_t layer_count, convolution_taps;
+  int32_t layer_count, convolution_taps, first_decoding, decoder_start;
+  const float* decoder_positions;
+  BeiNorm decoder_norm;
   const int32_t* rotary_sizes;
   const BeiHeadLayer *token_head_layers, *head_layers;
   int32_t token_head_layer_count, head_layer_count;

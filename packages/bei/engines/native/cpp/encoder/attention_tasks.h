@@ -79,7 +79,7 @@ class Attention {
     group.heads = heads;
     group.head_size = layer.head_size;
     group.window = layer.window < 0 ? model_.max_tokens : layer.window;
-    group.causal = model_.causal;
+    group.causal = layer.causal;
     group.scale = model_.attention_scale;
     group.soft_cap = model_.soft_cap;
     group.growth = model_.query_growth;

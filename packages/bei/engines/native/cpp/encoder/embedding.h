@@ -37,6 +37,21 @@ class Embedding {
     project_to(x, operands, row_count, scratch);
   }
 
+  // The same of a decoder, which reads the token before each one.
+  void embed_decoded(const States<P>& states, int first, int row_count) const {
+    const int size = model_.hidden_size;
+    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
+      const int begin = states.batch.cu_seqlens[sequence];
+      for (int token = from; token < to; token++) {
+        float* const x = states.x.row(token);
+        const int id = token == begin ? model_.decoder_start : states.batch.input_ids[token - 1];
+        embed_token(id, model_.embedding_scale, x);
+        add(x, model_.decoder_positions + static_cast<size_t>(token - begin) * size, size);
+        normalize(model_.decoder_norm, x, x);
+      }
+    });
+  }
+
  private:
   void embed_trigrams(const States<P>& states, int first, int row_count, Scratch& scratch) const {
     const MatrixView<float> x = states.x.from(first);

@@ -22,6 +22,7 @@ class LayerSteps {
     if (layer.bottleneck) return bottleneck_.project_qkv(states, i, first, row_count, scratch);
     linear(layer.qkv, inputs(states, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count,
            scratch, [&](int row, int column, F v) { store(states.qkv.row(first + row) + column, v); });
+    if (layer.key_value.panels) project_encoded(states, i, first, row_count, scratch);
     if (layer.rotary < 0 && !layer.query_norm.weight && !layer.value_norm.weight) return;
     const int queries = query_size(model_, layer), keys = layer.kv_heads * layer.head_size;
     for (int row = first; row < first + row_count; row++) {
@@ -45,6 +46,7 @@ class LayerSteps {
   void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayer& layer = model_.layers[i];
     if (layer.bottleneck) return bottleneck_.finish(states, i, first, row_count, scratch);
+    if (!layer.up.panels) return add_attention(states, i, first, row_count, scratch);
     const auto read = [&] { return inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch); };
     MatrixView<Operand> operands{};
     if (model_.parallel) operands = read();
@@ -61,7 +63,25 @@ class LayerSteps {
     for (int row = first; row < first + row_count; row++) normalize(norm, states.x.row(row), states.x.row(row));
   }
 
+  // Keep x, rounded, for layers to come.
+  void keep_x(const States<P>& states, const MatrixView<Stored>& to, int first, int row_count) const {
+    for (int row = first; row < first + row_count; row++) {
+      const float* x = states.x.row(row);
+      Stored* kept = to.row(row);
+      for_vectors(model_.hidden_size, [&](int i, int) { store(kept + i, load(x + i)); });
+    }
+  }
+
  private:
+  // Keys and values of the encoder's states, beside the queries.
+  void project_encoded(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+    const BeiLayer& layer = model_.layers[i];
+    const MatrixView<Stored> encoded = states.encoded.from(first), qkv = states.qkv.from(first);
+    for (int row = 0; row < row_count; row++) raise_peaks(model_, 2 * i - 1, encoded.row(row));
+    linear(layer.key_value, as_operands<P>(encoded, layer.key_value, row_count, scratch.inner_operands), row_count,
+           scratch, [&](int row, int column, F v) { store(qkv.row(row) + layer.qkv.outputs + column, v); });
+  }
+
   // A norm is of each head, or of all of them.
   static void normalize_heads(const BeiNorm& norm, Stored* x, int width) {
     for (int at = 0; norm.weight && at < width; at += norm.size) normalize(norm, x + at, x + at);

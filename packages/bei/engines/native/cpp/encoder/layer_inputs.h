@@ -17,15 +17,6 @@ class LayerInputs {
 
   bool are_there() const { return model_.layers[0].input; }
 
-  // Keep x, the embeddings.
-  void keep(const States<P>& states, int first, int row_count) const {
-    for (int row = first; row < first + row_count; row++) {
-      const float* x = states.x.row(row);
-      Stored* embedded = states.embedded.row(row);
-      for_vectors(model_.hidden_size, [&](int i, int) { store(embedded + i, load(x + i)); });
-    }
-  }
-
   // x = (x + norm(out(activation(gate(x)) * input))) * scale, of a layer's output.
   void add(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
     const BeiLayerInput& of = *model_.layers[i].input;

@@ -1,7 +1,5 @@
 // The first half of an MLP, and rows as operands of the second.
 #pragma once
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <type_traits>
 
@@ -40,10 +38,13 @@ void expand(const BeiLinear& up, bool gated, const MatrixView<typename P::Operan
 }
 
 // The peaks of the n-th product that reads states (abi.h), with a row of its inputs.
-inline void raise_peaks(const BeiModel& model, int n, const float* x) {
+template <class T>
+void raise_peaks(const BeiModel& model, int n, const T* x) {
   if (!model.input_peaks) return;
   float* const peaks = model.input_peaks + static_cast<size_t>(n) * model.hidden_size;
-  for (int i = 0; i < model.hidden_size; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
+  for_vectors(model.hidden_size, [&](int i, int lanes) {
+    store_lanes(peaks + i, max(load_lanes(peaks + i, lanes), absolute(load_lanes(x + i, lanes))), lanes);
+  });
 }
 
 template <class P>

@@ -74,7 +74,7 @@ class PrecisionEncoder final : public BeiEncoder {
  private:
   // A batch's states (states.h).
   struct Memory {
-    RowBuffer x, narrow, qkv, context, convolved, embedded, mixed, outputs;
+    RowBuffer x, narrow, qkv, context, convolved, embedded, encoded, mixed, outputs;
     Buffer experts, slots, shares;
   };
 
@@ -115,6 +115,7 @@ class PrecisionEncoder final : public BeiEncoder {
             memory.context.template get<Stored>(tokens, widest(model_, context_size)),
             memory.convolved.template get<float>(beside_.is_there() ? tokens : 0, model_.hidden_size),
             memory.embedded.template get<Stored>(inputs_.are_there() ? tokens : 0, model_.hidden_size),
+            memory.encoded.template get<Stored>(model_.first_decoding < 0 ? 0 : tokens, model_.hidden_size),
             memory.mixed.template get<Stored>(chosen ? tokens : 0, model_.hidden_size),
             memory.experts.template get<int32_t>(static_cast<size_t>(tokens) * chosen),
             memory.slots.template get<int32_t>(at_once),
@@ -139,7 +140,7 @@ class PrecisionEncoder final : public BeiEncoder {
   void forward(const States<P>& states, Scratch& mine) {
     each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
       embedding_.embed(states, first, row_count, scratch);
-      if (inputs_.are_there()) inputs_.keep(states, first, row_count);
+      if (inputs_.are_there()) layer_.keep_x(states, states.embedded, first, row_count);
       layer_.project_qkv(states, 0, first, row_count, scratch);
     });
     if (beside_.is_there())
@@ -151,6 +152,7 @@ class PrecisionEncoder final : public BeiEncoder {
     for (int i = 0; i < last; i++) {
       attend(states, i, queries, mine);
       finish(states, i, states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
+        if (i + 1 == model_.first_decoding) begin_decoding(states, first, row_count);
         layer_.project_qkv(states, i + 1, first, row_count, scratch);
       });
     }
@@ -158,8 +160,15 @@ class PrecisionEncoder final : public BeiEncoder {
     if (states.needed != kAll) gather_needed(states);
     const int row_count = states.needed == kAll ? states.tokens : states.batch.sequences;
     finish(states, last, row_count, mine, [&](int first, int row_count, Scratch&) {
-      layer_.normalize_x(states, model_.final_norm, first, row_count);
+      if (model_.first_decoding < 0) layer_.normalize_x(states, model_.final_norm, first, row_count);
     });
+  }
+
+  // Keep the encoder's states, and embed the decoder's tokens in their place.
+  void begin_decoding(const States<P>& states, int first, int row_count) const {
+    layer_.normalize_x(states, model_.final_norm, first, row_count);
+    layer_.keep_x(states, states.encoded, first, row_count);
+    embedding_.embed_decoded(states, first, row_count);
   }
 
   // The rest of a layer after attention, and `next` for each block of rows.
@@ -183,8 +192,9 @@ class PrecisionEncoder final : public BeiEncoder {
   template <class Next>
   void mix(const States<P>& states, int i, int row_count, Scratch& mine, Next next) {
     each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
+      if (model_.parallel) mixture_.route(states, i, first, rows, scratch);
       layer_.add_attention(states, i, first, rows, scratch);
-      mixture_.route(states, i, first, rows, scratch);
+      if (!model_.parallel) mixture_.route(states, i, first, rows, scratch);
     });
     for (int start = 0; start < row_count; start += kMixtureRows) {
       const int at_once = std::min(kMixtureRows, row_count - start);

@@ -27,7 +27,8 @@ struct Int8 {
 enum Needed { kAll, kFirst, kLast };
 
 // x is the residual stream, and `narrow` that of a layer with a bottleneck; qkv and context are those of the current layer,
-// and `convolved` is added after the first one. `embedded` are the embeddings, of which every layer has its own input. Of a mixture of experts: `mixed` are the inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
+// and `convolved` is added after the first one. `embedded` are the embeddings, of which every layer has its own input, and
+// `encoded` the encoder's states, which a decoder reads. Of a mixture of experts: `mixed` are the inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
 // (mixture.h).
 template <class P>
 struct States {
@@ -37,7 +38,7 @@ struct States {
   MatrixView<float> x, narrow;
   MatrixView<typename P::Stored> qkv, context;
   MatrixView<float> convolved;
-  MatrixView<typename P::Stored> embedded, mixed;
+  MatrixView<typename P::Stored> embedded, encoded, mixed;
   int32_t *experts, *slots;
   float* shares;
   MatrixView<float> outputs;
@@ -45,10 +46,11 @@ struct States {
 
 inline int query_size(const BeiModel& model, const BeiLayer& layer) { return model.heads * layer.head_size; }
 
-// The numbers of a token's queries, keys and values, which are written in whole vectors.
+// The numbers of a token's queries, keys and values, which each product writes in whole vectors.
 inline int qkv_size(const BeiLayer& layer) {
-  if (!layer.bottleneck) return layer.qkv.outputs;
-  return layer.bottleneck->query_key.outputs + round_up(layer.bottleneck->value.outputs, kLanes);
+  const BeiLinear& first = layer.bottleneck ? layer.bottleneck->query_key : layer.qkv;
+  const BeiLinear& second = layer.bottleneck ? layer.bottleneck->value : layer.key_value;
+  return first.outputs + round_up(second.outputs, kLanes);
 }
 
 // Those of its context.
