@@ -3,6 +3,7 @@
 import ast
 import ctypes
 import re
+import typing
 from dataclasses import replace
 from typing import get_args
 
@@ -107,7 +108,8 @@ def test_what_a_cpu_fuses_is_the_activation(activation):
 def test_linear_parts_and_norms():
     assert set(spec.LINEARS) == set(get_args(spec.LinearName))
     assert {*spec.TWICE, *spec.PRE, *spec.SANDWICH} == set(get_args(spec.NormPlace))
-    assert set(abi.LAYER_NORMS) == {*get_args(spec.NormPlace), "query_norm", "key_norm"}
+    assert set(abi.LAYER_NORMS) == {*get_args(spec.NormPlace), "query_norm", "key_norm", "value_norm"}
+    assert set(abi.NORMS) == set(get_args(typing.get_type_hints(spec.Norm)["kind"]))
     assert {type_.__name__ for type_ in get_args(spec.HeadLayer)} == {
         *("Dense", "LayerNorm", "Normalize", "Log1pRelu", "Int8Tanh"),
     }
@@ -136,8 +138,9 @@ def enumerators() -> list[list[str]]:
 
 
 def test_numbers_of_the_abi():
-    precisions, activations, head_layers, modes, results = enumerators()
-    for table, names in ((abi.PRECISIONS, precisions), (abi.ACTIVATIONS, activations), (abi.MODES, modes)):
+    precisions, activations, norms, head_layers, modes, results = enumerators()
+    tables = (abi.PRECISIONS, precisions), (abi.ACTIVATIONS, activations), (abi.NORMS, norms), (abi.MODES, modes)
+    for table, names in tables:
         assert table == {name: number for number, name in enumerate(names)}
     assert head_layers == ["dense", "layer_norm", "normalize", "log1p_relu", "int8_tanh"]
     assert tuple(range(len(head_layers))) == (

@@ -11,7 +11,7 @@ from tests.arm.runner import ALONE
 from tests.support import arm
 from tests.support.arm import CPUS, needs_arm
 from tests.support.parity import cosines, reference, sequences
-from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, NOT_NATIVE, random_model, save
+from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, random_model, save
 
 pytestmark = needs_arm
 ONE = {"neon_i8mm": "qwen3", "neon_dotprod": "modernbert", "neon": "deberta-v2"}
@@ -35,7 +35,7 @@ def at_level(request, tmp_path_factory, native_cache) -> tuple[Path, dict[str, n
 def families(config: pytest.Config, level: str) -> list[str]:
     if not config.getoption("--arm"):
         return [ONE[level]]
-    return [family for family in FAMILIES if family not in NOT_NATIVE]
+    return list(FAMILIES)
 
 
 def test_products(at_level):

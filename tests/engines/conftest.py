@@ -1,5 +1,5 @@
 """Every engine that runs here, the native one at each level of instructions that the processor has, and TensorRT's
-networks, interpreted; what the native engine refuses, the torch engine serves."""
+networks, interpreted."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,7 +13,6 @@ from bei.engines.base import Engine, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.levels import levels
 from bei.engines.torch.engine import TorchEngine
-from bei.errors import SetupError
 from tests.support.tensorrt_interpreter import Interpreted
 from tests.support.tiny_models import MEAN, random_model, save
 
@@ -63,10 +62,6 @@ def make(request, native_cache) -> Make:
             return TorchEngine(checkpoint, options)
         if request.param == "tensorrt":
             return Interpreted(checkpoint, options)
-        try:
-            return NativeEngine(checkpoint, options, isa=NATIVE[request.param])
-        except SetupError as exc:
-            assert "needs the torch engine" in str(exc)
-            return TorchEngine(checkpoint, options)
+        return NativeEngine(checkpoint, options, isa=NATIVE[request.param])
 
     return make

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <deque>
 #include <memory>
 #include <random>
 #include <thread>
@@ -70,12 +71,20 @@ BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int act
 }
 
 BeiNorm norm(Arrays& arrays, int size, bool rms = false) {
-  return {arrays.add<float>(size, 1), rms ? nullptr : arrays.add<float>(size, 1), size, rms, 1e-5f};
+  return {arrays.add<float>(size, 1), rms ? nullptr : arrays.add<float>(size, 1), size, rms ? BEI_RMS : BEI_LAYER, 1e-5f};
 }
 
 struct Kind {
   int hidden, heads, kv_heads, head_size, embedding;
-  bool more, causal;  // all head layers, types and biases; a decoder's layers
+  bool more, causal;             // all head layers, types and biases; the layers of a language model
+  bool narrow = false, decodes = false;  // layers with bottlenecks, and trigrams; a decoder that attends to its encoder
+};
+
+// What layers point to.
+struct Parts {
+  std::deque<std::vector<BeiNarrowMlp>> mlps;
+  std::deque<BeiBottleneck> bottlenecks;
+  std::deque<BeiLayerInput> inputs;
 };
 
 // The second layer of a decoder has a window, and norms on what comes out.
@@ -85,7 +94,7 @@ BeiLayer layer(Arrays& arrays, const Kind& kind, int inner, int precision, bool 
   BeiLayer of{};
   of.qkv = linear(arrays, hidden, query + 2 * key, precision), of.out = linear(arrays, query, hidden, precision);
   of.up = linear(arrays, hidden, up, precision, BEI_GELU), of.down = linear(arrays, inner, hidden, precision);
-  of.window = of.rotary = -1;
+  of.window = of.rotary = -1, of.kv_heads = kind.kv_heads, of.head_size = kind.head_size, of.causal = kind.causal;
   if (!kind.causal) {
     of.attention_end = norm(arrays, hidden), of.ffn_end = norm(arrays, hidden);
     return of;
@@ -105,13 +114,45 @@ BeiLayer convolution(Arrays& arrays, const Kind& kind, int inner, int precision)
   return of;
 }
 
+BeiLayer bottleneck(Arrays& arrays, Parts& parts, const Kind& kind, int inner, int precision) {
+  const int hidden = kind.hidden, query = kind.heads * kind.head_size, size = hidden / 2 + 1;
+  const auto affine = [&](int n) { return BeiNorm{arrays.add<float>(n, 1), arrays.add<float>(n, 1), n, BEI_AFFINE, 0}; };
+  auto& mlps = parts.mlps.emplace_back();
+  for (int i = 0; i < 2; i++)
+    mlps.push_back({linear(arrays, size, inner, precision, BEI_RELU), linear(arrays, inner, size, precision), affine(size)});
+  BeiLayer of{};
+  of.bottleneck = &parts.bottlenecks.emplace_back(BeiBottleneck{
+      linear(arrays, hidden, size, precision), linear(arrays, hidden, size, precision), linear(arrays, size, 2 * query, precision),
+      linear(arrays, hidden, query, precision), linear(arrays, query, size, precision), linear(arrays, size, hidden, precision),
+      affine(size), affine(size), affine(size), affine(hidden), mlps.data(), 2});
+  of.window = of.rotary = -1, of.kv_heads = kind.kv_heads, of.head_size = kind.head_size;
+  return of;
+}
+
+// The two parts of a decoder's layer.
+void add_decoder(Arrays& arrays, const Kind& kind, int inner, int precision, std::vector<BeiLayer>& layers) {
+  const int hidden = kind.hidden, query = kind.heads * kind.head_size;
+  BeiLayer before = layer(arrays, kind, inner, precision, false), across = before;
+  before.up = before.down = BeiLinear{}, before.ffn_end = BeiNorm{}, before.causal = 1;
+  across.qkv = linear(arrays, hidden, query, precision), across.key_value = linear(arrays, hidden, 2 * query, precision);
+  layers.insert(layers.end(), {before, across});
+}
+
+BeiLayerInput layer_input(Arrays& arrays, const Kind& kind, int precision) {
+  const int hidden = kind.hidden, size = hidden / 2 + 1;
+  return {linear(arrays, hidden, size, precision), linear(arrays, hidden, size, precision, BEI_GELU),
+          linear(arrays, size, hidden, precision), norm(arrays, size, true), norm(arrays, hidden, true), 0.7f};
+}
+
 void run(int precision, const Kind& kind) {
   Arrays arrays;
+  Parts parts;
   const int hidden = kind.hidden, heads = kind.heads, embedding = kind.embedding;
   const bool more = kind.more;
   const int inner = 2 * hidden - 8, max_tokens = 1300, vocab = 50;
   std::vector<BeiLayer> layers;
-  for (bool second : {false, true}) layers.push_back(layer(arrays, kind, inner, precision, second));
+  for (bool second : {false, true})
+    layers.push_back(kind.narrow ? bottleneck(arrays, parts, kind, inner, precision) : layer(arrays, kind, inner, precision, second));
   if (kind.causal) layers.insert(layers.begin() + 1, convolution(arrays, kind, inner, precision));
   std::vector<BeiHeadLayer> token_head_layers, head_layers;
   if (more) {
@@ -123,11 +164,12 @@ void run(int precision, const Kind& kind) {
                    {BEI_DENSE, 1, linear(arrays, 33 * 7, 33 * 7, BEI_FP32, BEI_SILU), {}, {}},
                    {BEI_DENSE, 0, linear(arrays, 33 * 7, 5, BEI_FP32, BEI_SIGMOID), {}, {}}};
   }
-  const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{kind.causal ? BEI_LAST : BEI_MEAN};
+  const std::vector<int32_t> modes = more ? std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6} : std::vector<int32_t>{kind.causal || kind.decodes ? BEI_LAST : BEI_MEAN};
   BeiModel model{};
   model.precision = precision, model.vocab_size = vocab, model.hidden_size = hidden, model.heads = heads;
-  model.kv_heads = kind.kv_heads, model.head_size = kind.head_size, model.attention_scale = 0.3f;
-  model.embedding_scale = 1, model.causal = model.gated = kind.causal;
+  model.attention_scale = 0.3f, model.embedding_scale = 1, model.gated = kind.causal;
+  model.first_decoding = -1, model.trigrams = kind.narrow;
+  const int summed = kind.narrow ? hidden : embedding;
   model.residual_scale = 0.5f, model.query_growth = 0.1f, model.query_trained = 64, model.parallel = kind.causal && more;
   model.intermediate_size = inner, model.max_tokens = max_tokens, model.embedding_size = embedding;
   const std::vector<int32_t> rotary_sizes = {kind.head_size, kind.head_size / 2 / 2 * 2};
@@ -136,18 +178,28 @@ void run(int precision, const Kind& kind) {
     model.soft_cap = 3, model.rotary_sizes = rotary_sizes.data(), model.final_norm = norm(arrays, hidden, true);
   } else {
     model.tokens = arrays.add<float>(vocab * embedding, 1);
-    model.positions = arrays.add<float>(max_tokens * embedding, 1), model.embedding_norm = norm(arrays, embedding);
+    model.positions = arrays.add<float>(max_tokens * summed, 1), model.embedding_norm = norm(arrays, summed);
   }
   if (more) {
-    model.type_count = 2, model.types = arrays.add<float>(2 * embedding, 1);
+    model.type_count = 2, model.types = arrays.add<float>(2 * summed, 1);
     const float* biases = arrays.add<float>(heads * (2 * max_tokens - 1), 1);
     const float* sinks = arrays.add<float>(heads, 1);
     for (BeiLayer& layer : layers) layer.bias_by_distance = biases, layer.sinks = sinks;
   }
+  if (kind.causal && more)
+    for (BeiLayer& layer : layers) {
+      if (!layer.taps) layer.value_norm = norm(arrays, kind.head_size, true);
+      layer.input = &parts.inputs.emplace_back(layer_input(arrays, kind, precision));
+    }
+  if (kind.decodes) {
+    model.first_decoding = static_cast<int>(layers.size()), model.decoder_start = vocab - 1;
+    model.decoder_positions = arrays.add<float>(max_tokens * hidden, 1), model.decoder_norm = norm(arrays, hidden);
+    for (int i = 0; i < 2; i++) add_decoder(arrays, kind, inner, precision, layers);
+  }
   constexpr int rows = 20;  // of relative positions
   std::vector<int32_t> position_rows(2 * max_tokens - 1);
   for (size_t i = 0; i < position_rows.size(); i++) position_rows[i] = static_cast<int32_t>(i * rows / position_rows.size());
-  if (more && !kind.causal) {
+  if (more && !kind.causal && !kind.narrow) {
     const size_t query = heads * kind.head_size;
     model.position_rows = position_rows.data();
     model.convolution = linear(arrays, 3 * hidden, hidden, precision, BEI_GELU), model.convolution_taps = 3;
@@ -162,10 +214,11 @@ void run(int precision, const Kind& kind) {
     ups.push_back(linear(arrays, hidden, kind.causal ? 2 * bei::round_up(inner, bei::kLanes) : inner, precision, BEI_GELU));
     downs.push_back(linear(arrays, inner, hidden, precision));
   }
-  if (more)
+  if (more && !kind.narrow)
     layers[1].experts = {ups.data(), downs.data(), linear(arrays, hidden, 3, BEI_FP32), arrays.add<float>(hidden, 1),
                          3, 2, inner, kind.causal, 1, 1.7f, kind.causal ? 7.f : 0.f};
-  if (embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
+  if (kind.narrow) model.project = linear(arrays, 3 * embedding, hidden, precision);
+  if (!kind.narrow && embedding != hidden) model.project = linear(arrays, embedding, hidden, precision);
   model.layers = layers.data(), model.layer_count = static_cast<int>(layers.size());
   model.token_head_layers = token_head_layers.data(), model.token_head_layer_count = static_cast<int>(token_head_layers.size());
   model.head_layers = head_layers.data(), model.head_layer_count = static_cast<int>(head_layers.size());
@@ -211,6 +264,8 @@ int main() {
     run(precision, {72, 1, 1, 72, 72, true, false});
     run(precision, {48, 6, 2, 18, 48, false, true});
     run(precision, {48, 4, 1, 64, 48, true, true});
+    run(precision, {24, 3, 3, 7, 20, true, false, true});
+    run(precision, {24, 2, 2, 12, 24, false, false, false, true});
   }
   std::puts("ok");
 }

@@ -40,8 +40,12 @@ def test_a_structure_that_python_has_otherwise_is_refused(native_cache, monkeypa
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [
-        ("heads, kv_heads,", "kv_heads, heads,", "Model.heads is 4 bytes at 16 in the library, and 4"),
-        ("int32_t size, rms;", "int32_t size; int64_t rms;", "Norm.rms is 8 bytes at 24 in the library"),
+        (
+            "heads, intermediate_size,",
+            "intermediate_size, heads,",
+            "Model.heads is 4 bytes at 16 in the library, and 4",
+        ),
+        ("int32_t size, kind;", "int32_t size; int64_t kind;", "Norm.kind is 8 bytes at 24 in the library"),
         ("int32_t sequences;", "int32_t sequences, images;", ""),
     ],
 )

@@ -8,6 +8,7 @@ import transformers
 from bei.checkpoint.load import read
 from bei.engines.base import Batch
 from bei.errors import SetupError
+from tests.support.native_rows import check_rows
 from tests.support.parity import LENGTHS, cosines
 from tests.support.tiny_models import VOCAB, save, write_json
 
@@ -63,11 +64,22 @@ def test_a_classifier_shuffled_alone_and_rounded(make, tmp_path):
     assert cosines(make(checkpoint, precision="bf16").run(Batch.pack(ids)), rows).min() >= 0.999
 
 
+def test_natively_a_row_is_what_it_is_alone(tmp_path, native_cache):
+    """More tokens than a block of rows, so that threads share them."""
+    model, long = bart(max_position_embeddings=200), [5 + i * i % 40 for i in range(150)]
+    checkpoint = read(save(tmp_path, model, pooling={"pooling_mode": "lasttoken"}), "bart")
+    check_rows(checkpoint, [*texts(), [*long, END]], native_cache)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"decoder_attention_heads": 6}, "decoder_attention_heads 6"), ({"decoder_ffn_dim": 80}, "decoder_ffn_dim 80")],
+    [
+        ({"decoder_attention_heads": 6}, "decoder_attention_heads 6"),
+        ({"decoder_ffn_dim": 80}, "decoder_ffn_dim 80"),
+        ({"decoder_start_token_id": len(VOCAB)}, f"decoder_start_token_id {len(VOCAB)} is not one of"),
+    ],
 )
-def test_a_decoder_of_other_sizes_is_refused_by_name(tmp_path, options, message):
+def test_a_decoder_that_cannot_be_is_refused_by_name(tmp_path, options, message):
     with pytest.raises(SetupError, match=message):
         read(save(tmp_path, bart(**options)), "bart")
 

@@ -17,7 +17,7 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.native.levels import X86, Level, level, levels
 from tests.support.native_products import TOLERANCE, linear_error
 from tests.support.parity import cosines, expected_states, reference, sequences
-from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, NOT_NATIVE, random_model, save
+from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, random_model, save
 
 
 def emulated(lacking: Level) -> Level:
@@ -62,7 +62,7 @@ def is_near(cache: Path, folder: Path, isa: Level, ids: list[list[int]], expecte
 
 
 @each_level
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*NOT_NATIVE, *ALIKE)])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ALIKE])
 def test_families(native_cache, saved, isa, family):
     model, folder = saved(family, **ALL_EXPERTS.get(family, {}))
     is_near(native_cache, folder, isa, sequences(), expected_states(model))

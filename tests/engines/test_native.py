@@ -31,8 +31,9 @@ from bei.errors import EngineFailed, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.native_products import TOLERANCE, linear_error, run_linear
+from tests.support.native_rows import check_rows
 from tests.support.parity import cosines, sequences
-from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, NOT_NATIVE, VOCAB, random_model, save
+from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES, VOCAB, random_model, save
 
 ROOT = Path(__file__).parents[2]
 CPP = ROOT / "packages" / "bei" / "engines" / "native" / "cpp"
@@ -294,7 +295,7 @@ def test_activations(native_cache, isa, activation):
 # int8
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*NOT_NATIVE, *ALIKE)])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ALIKE])
 def test_int8_is_near(family, saved, engine):
     checkpoint = read(saved(family, **ALL_EXPERTS.get(family, {}))[1], family)
     batch = Batch.pack(sequences())
@@ -325,6 +326,22 @@ def test_a_row_is_bit_for_bit_what_it_is_alone(tiny_checkpoint, native_cache, le
     ids = [rng.integers(len(VOCAB), size=n).tolist() for n in lengths]
     together = helped.run(Batch.pack(ids))
     np.testing.assert_array_equal(together, np.concatenate([alone.run(Batch.pack([s])) for s in ids]))
+
+
+@pytest.mark.parametrize("family", ["mobilebert", "embedding_gemma2_text"])
+def test_a_row_of_layers_of_other_kinds_is_what_it_is_alone(saved, native_cache, family):
+    check_rows(read(saved(family)[1], family), sequences(), native_cache)
+
+
+def test_a_mixture_beside_attention(saved, native_cache):
+    """It reads what attention reads. No family has it; compared with torch."""
+    checkpoint = read(saved("qwen3_moe", **ALL_EXPERTS["qwen3_moe"])[1], "m")
+    beside = replace(checkpoint, spec=replace(checkpoint.spec, parallel=True))
+    native, torch_alone = (
+        kind(beside, EngineOptions(precision="fp32", threads=1, cache_dir=native_cache)).run(Batch.pack(sequences()))
+        for kind in (NativeEngine, TorchEngine)
+    )
+    assert np.abs(native - torch_alone).max() <= 2e-5 * max(1, np.abs(torch_alone).max())
 
 
 def test_long_sequences_are_shared_by_threads(tmp_path, native_cache):
@@ -400,12 +417,6 @@ def test_a_batch_that_does_not_fit_is_refused(engine, changed):
 def test_a_sequence_longer_than_the_positions_is_refused(engine):
     with pytest.raises(EngineFailed, match="does not fit the model"):
         engine().run(Batch.pack([[5] * 65]))
-
-
-def test_odd_widths_are_for_torch(tiny_checkpoint, native_cache):
-    odd = replace(tiny_checkpoint, spec=replace(tiny_checkpoint.spec, intermediate_size=97))
-    with pytest.raises(SetupError, match="intermediate_size 97 is odd"):
-        NativeEngine(odd, EngineOptions(cache_dir=native_cache))
 
 
 # Sanitizers

@@ -30,6 +30,7 @@ OPTIONS = {
             {"hidden_act": "relu", "type_vocab_size": 1},
             {"layer_norm_eps": 1e-3},
         ),
+        {"hidden_size": 45, "num_attention_heads": 3, "intermediate_size": 97},
     ],
     "roberta": [{}, {"pad_token_id": 0, "max_position_embeddings": 65}],
     "xlm-roberta-xl": [{}, {"hidden_act": "relu"}],
@@ -42,10 +43,13 @@ OPTIONS = {
         {"position_embedding_type": "absolute", "max_position_embeddings": 65},
     ],
     "albert": [{}, {"inner_group_num": 2, "num_hidden_groups": 1}, {"hidden_act": "gelu"}],
-    "mobilebert": [{}, {"num_feedforward_networks": 1, "hidden_act": "gelu", "type_vocab_size": 1}],
+    "mobilebert": [
+        *({}, {"num_feedforward_networks": 1, "hidden_act": "gelu", "type_vocab_size": 1}),
+        {"num_attention_heads": 5, "intra_bottleneck_size": 25, "embedding_size": 21},
+    ],
     "mpnet": [{}, {"relative_attention_num_buckets": 32, "num_attention_heads": 6}],
     "distilbert": [{}, {"activation": "relu"}, {"sinusoidal_pos_embds": True}],
-    "electra": [{}, {"hidden_act": "silu"}, {"hidden_act": "tanh"}],
+    "electra": [{}, {"hidden_act": "silu"}, {"hidden_act": "tanh"}, {"embedding_size": 21}],
     "xlnet": [{}, {"clamp_len": 5, "ff_activation": "relu", "layer_norm_eps": 1e-3}],
     "deberta": [
         *({}, {"pos_att_type": "c2p"}, {"pos_att_type": ["p2c"]}, {"relative_attention": False}),
@@ -93,6 +97,7 @@ OPTIONS = {
     "qwen3_moe": [
         *({}, {"norm_topk_prob": True, "num_experts_per_tok": 8}, {"mlp_only_layers": [1], "hidden_act": "gelu"}),
         *({"decoder_sparse_step": 2}, {"use_sliding_window": True, "sliding_window": 4}, {"num_experts": 0}),
+        {"moe_intermediate_size": 31},
     ],
     "openai_privacy_filter": [
         *({}, {"num_experts_per_tok": 1, "swiglu_alpha": 1.0, "swiglu_limit": 0.5}, {"attention_bias": False}),

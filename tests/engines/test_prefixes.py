@@ -11,7 +11,7 @@ from bei.checkpoint.load import read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.prefixes import LEAST, share, worth_sharing
-from tests.support.tiny_models import ALIKE, CAUSAL, NOT_NATIVE, VOCAB, random_model, save
+from tests.support.tiny_models import ALIKE, CAUSAL, VOCAB, random_model, save
 
 LAST = {"pooling_mode": "lasttoken"}
 BEGINNINGS = [[i + 5 for i in range(n)] for n in (LEAST, LEAST + 1, LEAST + 9)]
@@ -56,7 +56,7 @@ def test_what_all_begin_with_is_worth_sharing(sequences):
     assert worth_sharing([np.array(ids) for ids in sequences]) == (longest if longest >= LEAST else 0)
 
 
-@pytest.fixture(scope="module", params=[family for family in CAUSAL if family not in (*ALIKE, *NOT_NATIVE)])
+@pytest.fixture(scope="module", params=[family for family in CAUSAL if family not in ALIKE])
 def engine(request, tmp_path_factory, native_cache):
     folder = save(tmp_path_factory.mktemp("model"), random_model(request.param), pooling=LAST)
 

@@ -113,8 +113,6 @@ ALIKE = (
     "modernbert-decoder",
 )
 """Families whose specs have no word that others lack: slow tests pass them by."""
-NOT_NATIVE = ("embedding_gemma2_text", "mobilebert")
-"""Families that the native engine refuses."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
 _GPT2_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_inner": 96, "n_positions": 64}

@@ -73,17 +73,20 @@ typedef struct {
   float scale;
 } BeiLayerInput;
 
-// Norms stand where architectures/spec.py says. `query_norm`, `key_norm` and `value_norm` are of a head, or of all heads,
-// by their size. A key head and a value head of `head_size` numbers each are shared by heads / kv_heads query heads. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less the query's; null where there is
-// none. `position_keys` and `position_queries`, [rows, heads * head_size], are the vectors of relative positions, null
-// where there are none: those of keys are multiplied with the queries, those of queries with the keys. `segments` and
-// `segment_bias`, [heads, head_size] and [heads], null for none: a query's product with its head's vector, and the bias,
-// are added to the scores of keys whose type is another. `sinks` has a number for each head, null for none. `taps`, [tap_count, hidden_size], are those of a convolution
-// in place of attention, null where there is none; the first is of the token at the distance `first_tap`. `window` is the
-// largest distance that is seen, and `rotary` the number of the layer's table; negative for none. `bottleneck`, null for
-// none, takes the place of the layer's products and norms, and `input`, null for none, comes after them.
-// With `key_value`, null panels for none, `qkv` makes queries alone, and it makes keys and values of the encoder's states. A
-// layer without `up` or experts ends after attention.
+// Norms stand where architectures/spec.py says. `query_norm`, `key_norm` and `value_norm` are of a head, or of all heads, by
+// their size. A key head and a value head, of `head_size` numbers each, are shared by heads / kv_heads query heads. With
+// `causal` a token attends to no later one. `bias_by_distance` is [heads, 2 * max_tokens - 1], by the key's position less
+// the query's; null where there is none. `position_keys` and `position_queries`, [rows, heads * head_size], are the vectors of
+// relative positions, null where there are none: those of keys are multiplied with the queries, those of queries with the
+// keys. `segments` and `segment_bias`, [heads, head_size] and [heads], null for none: a query's product with its head's
+// vector, and the bias, are added to the scores of keys whose type is another. `sinks` has a number for each head, null for
+// none. `taps`, [tap_count, hidden_size], are those of a convolution in place of attention, null where there is none; the
+// first is of the token at the distance `first_tap`. `window` is the largest distance that is seen, and `rotary` the number
+// of the layer's table; negative for none.
+//
+// Where `key_value` has panels it makes keys and values of the encoder's states, and `qkv` makes queries alone. A layer
+// without `up` and experts ends after attention. `bottleneck`, null for none, stands in place of products and norms;
+// `input`, null for none, comes last.
 typedef struct {
   BeiLinear qkv, key_value, out, up, down;
   BeiNorm attention_in, attention_out, attention_again, attention_end, ffn_in, ffn_out, ffn_end, query_norm, key_norm,
@@ -98,14 +101,19 @@ typedef struct {
 // `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
 // token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
 // where embedding and hidden size are one. With `trigrams` it reads the embeddings of the next token, of a token and of the
-// one before, side by side; `positions`, `types` and the norm come after it, and are as wide as its outputs. `dropped_token` is negative for none. `soft_cap` is zero for none, and so is
-// `query_growth`, the strength of architectures/positions.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a
-// vector of gates and a vector of gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an
-// attention head each table rotates. `position_rows`, [2 * max_tokens - 1], has the row of the vectors of relative positions
-// for each distance of a query from a key, null where there are none. `convolution`, whose inputs are the embeddings of
+// one before, side by side; `positions`, `types` and the norm come after it, and are as wide as its outputs.
+// `dropped_token` is negative for none. `soft_cap` is zero for none, and so is `query_growth`, the strength of
+// architectures/positions.py: QueryGrowth; `query_trained` is at least one. Where `gated`, a vector of gates and a vector of
+// gated values alternate in the columns of `up`. `rotary_sizes`: how many numbers of an attention head each table rotates.
+// `position_rows`, [2 * max_tokens - 1], has the row of the vectors of relative positions for each distance of a query from
+// a key, null where there are none. `convolution`, whose inputs are the embeddings of
 // `convolution_taps` tokens around each one, is added to the output of the first layer, and the sum is normed; null panels
-// for none. A decoder's layers begin at the number `first_decoding`, negative for none; those before it are the encoder. Its
-// embeddings are of the token before each one, of `decoder_start` for the first, and of `decoder_positions`; they are normed.
+// for none.
+//
+// A decoder's layers begin at the number `first_decoding`, negative for none; those before it are the encoder's. The decoder
+// reads the token before each one, `decoder_start` for the first; `decoder_positions`, [rows, hidden_size], are added, and
+// the sum is normed.
+//
 // `input_peaks`, null where nobody asks, is [layers, 2, hidden_size] and takes the largest size of each input of `qkv` and of
 // `up`, or of the next layer's `key_value` for a layer without `up`; of one thread only.
 typedef struct {

@@ -171,6 +171,12 @@ class PrecisionEncoder final : public BeiEncoder {
     embedding_.embed_decoded(states, first, row_count);
   }
 
+  // Additions to the output of a layer.
+  void end_layer(const States<P>& states, int i, int first, int rows, Scratch& scratch) const {
+    if (i == 0 && beside_.is_there()) beside_.add(states, first, rows);
+    if (inputs_.are_there()) inputs_.add(states, i, first, rows, scratch);
+  }
+
   // The rest of a layer after attention, and `next` for each block of rows.
   template <class Next>
   void finish(const States<P>& states, int i, int row_count, Scratch& mine, Next next) {
@@ -180,12 +186,6 @@ class PrecisionEncoder final : public BeiEncoder {
       end_layer(states, i, first, rows, scratch);
       next(first, rows, scratch);
     });
-  }
-
-  // Additions to the output of a layer.
-  void end_layer(const States<P>& states, int i, int first, int rows, Scratch& scratch) const {
-    if (i == 0 && beside_.is_there()) beside_.add(states, first, rows);
-    if (inputs_.are_there()) inputs_.add(states, i, first, rows, scratch);
   }
 
   // The same with experts. Threads synchronize before and after these.

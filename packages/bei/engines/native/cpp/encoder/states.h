@@ -27,9 +27,9 @@ struct Int8 {
 enum Needed { kAll, kFirst, kLast };
 
 // x is the residual stream, and `narrow` that of a layer with a bottleneck; qkv and context are those of the current layer,
-// and `convolved` is added after the first one. `embedded` are the embeddings, of which every layer has its own input, and
-// `encoded` the encoder's states, which a decoder reads. Of a mixture of experts: `mixed` are the inputs of the experts, `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens
-// (mixture.h).
+// and `convolved` is added after the first one. `embedded` are the embeddings, from which every layer has its own input, and
+// `encoded` the encoder's states, which a decoder reads. Of a mixture of experts: `mixed` are the inputs of the experts,
+// `experts` and `shares` the chosen ones of each token, `slots` and `outputs` those of some tokens (mixture.h).
 template <class P>
 struct States {
   const BeiBatch& batch;
