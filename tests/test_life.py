@@ -22,6 +22,7 @@ from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.gate import Gate
 from tests.support.waiting import LIMIT, run, turns, until, wait_until
 
 NEVER = float("inf")
@@ -198,7 +199,9 @@ def test_the_memory_of_a_process_is_its_own_and_the_files_that_it_maps(tmp_path)
 
 
 class Sized(Service):
-    """A service on the null engine, of a size that its test sets."""
+    """A service on the null engine, or the one that was made for it, of a size that its test sets."""
+
+    made = None
 
     size = 100
     fails = False
@@ -216,7 +219,7 @@ class Sized(Service):
             raise SetupError("it is broken")
         if self.readiness.state == "unloaded":
             self.readiness.state = "loading"
-        self.start(self.given, NullEngine(self.given))
+        self.start(self.given, self.made or NullEngine(self.given))
 
     def memory(self):
         return self.size if self.loaded else 0
@@ -310,6 +313,57 @@ def test_two_models_that_exclude_one_another_both_answer(make_registry):
 
     run(use())
     assert all(service.loads <= 3 for service in registry.services)  # once, unless a request came late
+
+
+@pytest.mark.parametrize("sign", ["answer", "batch"])
+def test_a_model_that_ends_has_time_as_long_as_it_answers(make_registry, monkeypatch, sign):
+    registry = make_registry(1)
+    registry.load()
+    (service,) = registry.services
+    now, waited = time.monotonic(), []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def ended(seconds: float) -> bool:
+        nonlocal now
+        waited.append(seconds)
+        now += seconds / 2
+        if len(waited) < 5 and sign == "answer":
+            service.leases.touch()
+        elif len(waited) < 5:
+            service.loaded.scheduler.last_success = now
+        now += seconds / 2
+        return False
+
+    begun = now
+    assert not service.waits(ended, 10)
+    assert len(waited) == 5 and now == pytest.approx(begun + sum(waited)) and sum(waited) > 25
+    assert service.waits(lambda seconds: seconds == 10, 10)
+
+
+def test_requests_that_a_hanging_model_does_not_answer_are_told_its_name(make_registry, tiny_checkpoint):
+    registry = make_registry(1, drain_seconds=0.05, max_batch_size=1, lazy=True)
+    registry.load()
+    (service,) = registry.services
+    engine = service.made = Gate(tiny_checkpoint)
+
+    async def use() -> None:
+        assert await ask(registry, "m0") == 200
+        engine.go.clear()
+        engine.entered.clear()
+        call = Call("POST", "/embed", b'{"inputs": "a"}')
+        replies = [asyncio.ensure_future(answer(registry, call)) for _ in range(8)]
+        await until(engine.entered.is_set)
+        assert await post_life(registry, "m0", "unload") == 200
+        ended = [reply for reply in await asyncio.gather(*replies[engine.facts.streams + 1 :])]
+        assert {(reply.status, reply.headers["retry-after"]) for reply in ended} == {(503, "1")}
+        told = {json.loads(reply.body)["error"] for reply in ended}
+        assert told == {"the model m0 was unloaded before it answered this; send it again"}
+        engine.go.set()
+        assert {reply.status for reply in await asyncio.gather(*replies)} == {200, 503}
+        assert await ask(registry, "m0") == 200
+
+    registry.is_local = True
+    run(use())
 
 
 def test_a_failing_load_is_a_503_and_no_neighbor_notices(make_registry):

@@ -23,6 +23,7 @@
   - ClientGone              499  Overloaded    logged, never sent
   - Unimplemented           501  Validation    a part of HTTP that is not served
   - NotReady                503  Unhealthy
+    - Ended               503  Unhealthy     the model or the server ended before it answered this
   - Expired                 504  Overloaded    the request's own deadline passed
 """
 
@@ -217,9 +218,6 @@ class Unimplemented(Error):
     status, kind = 501, "Validation"
 
 
-ENDING = "the model was unloaded, or the server stops"
-
-
 class NotReady(Error):
     """`retry_after`: seconds after which another request may be answered."""
 
@@ -229,6 +227,13 @@ class NotReady(Error):
     @property
     def headers(self) -> dict[str, str]:
         return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+ENDING = "the model was unloaded, or the server stops"
+
+
+class Ended(NotReady):
+    """Its service knows which of both it was (Service.ended)."""
 
 
 class Expired(Error):

@@ -8,10 +8,10 @@ import numpy as np
 
 from bei import wire
 from bei.batching import Entry, Outcome, Request, RowKind
-from bei.errors import EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
+from bei.errors import Ended, EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded
 from bei.tasks.sparse import Terms
 
-_ERRORS = {kind.__name__: kind for kind in (EngineDied, EngineFailed, Expired, NotReady, Overloaded)}
+_ERRORS = {kind.__name__: kind for kind in (Ended, EngineDied, EngineFailed, Expired, NotReady, Overloaded)}
 
 
 @dataclass(slots=True, kw_only=True)

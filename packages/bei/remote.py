@@ -20,7 +20,7 @@ from typing import cast
 from bei import wire
 from bei.batching import Entry, Outcome, Request
 from bei.engines.base import Engine, EngineFacts
-from bei.errors import EngineFailed, Error, NotReady, Overloaded
+from bei.errors import ENDING, Ended, EngineFailed, Error, NotReady, Overloaded
 from bei.messages import FROM_WORKER, TO_WORKER, Drop, Fault, Joined, Opened, Settled, Submit
 from bei.scheduler import Scheduler, deliver
 
@@ -102,10 +102,14 @@ class RemoteScheduler:
             wire.send(self._channel, Joined())
         self._open.wait()
 
-    def close(self) -> None:
-        """Queued entries have been waited for by their requests."""
+    def close(self, timeout: float = 0) -> None:
+        """Requests that still wait are answered by Ended, at once."""
         self._closing = True
         self._disconnect()
+        with self._lock:
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+        deliver([Outcome(entries[0], Ended(ENDING), 0.0, 0.0) for entries in waiting])
 
     def _disconnect(self) -> None:
         with suppress(OSError):

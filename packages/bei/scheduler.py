@@ -16,12 +16,13 @@ import numpy as np
 
 from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken, is_brief
 from bei.engines.base import Batch, Engine
-from bei.errors import ENDING, EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
+from bei.errors import ENDING, Ended, EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
 from bei.metrics import Metrics, ModelMetrics
 from bei.slots import Share, Slots
 
 log = logging.getLogger("bei")
 
+LAST_BATCH = 30.0  # seconds that it has at the end
 _SMOOTHING = 0.1  # the weight of a batch's speed in the mean
 
 
@@ -79,13 +80,13 @@ class Scheduler:
             thread.start()
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        """Queues the entries of one request. Raises Overloaded, or NotReady once closing."""
+        """Queues the entries of one request. Raises Overloaded, or Ended once closing."""
         now = time.monotonic()
         for entry in entries:
             entry.queued = now
         with self._changed:
             if self._closing:
-                raise NotReady(ENDING)
+                raise Ended(ENDING)
             try:
                 self._queue.push(entries)
             except Overloaded:
@@ -109,14 +110,14 @@ class Scheduler:
         """Seconds in which the queue will have run, up to what is in the background."""
         return self._queue.tokens / self._speed if self._speed else 1.0
 
-    def close(self, timeout: float = 30) -> None:
-        """Finishes the queued entries, then stops. After `timeout` seconds the rest is answered by NotReady."""
+    def close(self, timeout: float = LAST_BATCH) -> None:
+        """Finishes the queued entries, then stops. After `timeout` seconds the rest is answered by Ended."""
         with self._changed:
             self._stop()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._abandon(NotReady(ENDING))
+        self._abandon(Ended(ENDING))
 
     def _stop(self) -> None:
         self._closing = True
@@ -277,7 +278,7 @@ def _error_of(fault: BaseException) -> Error:
     """The error of a request whose batch met a fault."""
     match fault:
         case NotReady():
-            return NotReady(fault.message)
+            return type(fault)(fault.message)
         case EngineFailed():
             return EngineFailed(fault.message)
         case _:

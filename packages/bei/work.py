@@ -9,7 +9,7 @@ from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
-from bei.errors import ENDING, NotReady
+from bei.errors import ENDING, Ended
 
 R = TypeVar("R")
 
@@ -29,13 +29,13 @@ def check() -> None:
 
 async def off_loop(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
     """The result of `work`, run in a thread of the pool. A cancelled task still waits for its end, and holds its bytes
-    until then. Raises NotReady if the pool has ended."""
+    until then. Raises Ended if the pool has ended."""
     context, unwanted = copy_context(), threading.Event()
     context.run(_unwanted.set, unwanted)
     try:
         job = pool.submit(context.run, work)
     except RuntimeError:
-        raise NotReady(ENDING) from None
+        raise Ended(ENDING) from None
     ended = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(ended)

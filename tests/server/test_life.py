@@ -251,6 +251,28 @@ def test_a_model_is_loaded_and_unloaded_by_hand(run_server, workers, embedders, 
     assert server.states()["m0"] == "ready"
 
 
+def test_a_model_whose_engine_hangs_is_unloaded(run_server, workers, embedders, vectors):
+    server = run_server([write_config(embedders["m0"], "m0")], "--drain-seconds", "0.5", *workers)
+    assert is_right(server.embed("m0"), vectors["m0"])
+    (engine,) = server.engines()
+    os.kill(engine, signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.embed, "m0") for _ in range(8)]
+        wait_until(lambda: _in_flight(server) == 8)
+        assert server.ask("/models/m0/unload", {}).json() == {"id": "m0", "state": "unloaded"}
+        replies = [of.result() for of in asked]
+    told = "the model m0 was unloaded before it answered this; send it again"
+    assert {(reply.status_code, reply.headers["retry-after"]) for reply in replies} == {(503, "1")}
+    assert {reply.json()["message"] for reply in replies} == {told}
+    assert is_right(server.embed("m0"), vectors["m0"])
+
+
+def _in_flight(server: Server) -> int:
+    """The calls whose bodies are read and that have no answer yet, over all workers."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith("bei_requests_in_flight{"))
+
+
 def test_models_are_loaded_and_unloaded_behind_a_key(run_server, embedders):
     config = write_config(embedders["m0"], "m0")
     server = run_server([config], "--lazy", "--api-key", "secret", "--host", "0.0.0.0")

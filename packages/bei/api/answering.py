@@ -14,7 +14,7 @@ from bei.api.observation import Observation
 from bei.api.reply import Reply, Result, finish, render, render_error
 from bei.api.routes import Route
 from bei.api.table import TABLE
-from bei.errors import ClientGone, Error
+from bei.errors import ClientGone, Ended, Error
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
@@ -109,6 +109,8 @@ async def _compute(
             service, model = await registry.loaded(route.ability, name, deadline(call))
         try:
             result = await _handle(route, model, body, call)
+        except Ended:
+            raise service.ended() from None
         finally:
             service.leases.give_back()
     except (Exception, asyncio.CancelledError) as fault:

@@ -22,7 +22,7 @@ from bei.engines.base import Batch, EngineFacts
 from bei.engines.devices import ANY, Device, Machine
 from bei.engines.isolated import Child, EngineProcess
 from bei.engines.messages import RESULTS, Failure, Load
-from bei.errors import ENDING, EngineDied, EngineFailed, NotReady, SetupError
+from bei.errors import ENDING, Ended, EngineDied, EngineFailed, SetupError
 from bei.metrics import Metrics, ModelMetrics
 from bei.settings import Settings
 from bei.settings.devices import kind_of
@@ -84,13 +84,15 @@ class Replicas:
             raise SetupError(f"{process.said_of}{exc.message}") from None
 
     def run(self, batch: Batch) -> np.ndarray:
-        """Raises EngineFailed, or EngineDied if the process ended meanwhile."""
+        """Raises EngineFailed, EngineDied if the process ended meanwhile, or Ended if it was told to."""
         process, child, channel = self._hand_over(batch)
         started = time.monotonic()
         try:
             (result,) = RESULTS.receive(channel)
         except OSError:
             channel.close()
+            if self._closing:
+                raise Ended(ENDING) from None
             raise EngineDied("the engine's process died while this ran") from None
         except wire.UnknownMessage as exc:
             result = Failure(str(exc))
@@ -140,7 +142,7 @@ class Replicas:
         with self._changed:
             while (process := free()) is None or self._closing:
                 if self._closing:
-                    raise NotReady(ENDING)
+                    raise Ended(ENDING)
                 if all(one.is_down for one in self._processes):
                     raise EngineFailed(self.fault or "the engine died")
                 self._changed.wait()

@@ -286,9 +286,8 @@ class _Workers:
         for session in ended:  # it may wait for the other first workers
             session.open()
         self._open_first()
-        until = time.monotonic() + self._settings.drain_seconds + _MARGIN
         for session in ended:
-            session.ended.wait(max(0.0, until - time.monotonic()))
+            service.waits(session.ended.wait, self._settings.drain_seconds + _MARGIN)
 
     def replaced(self, services: Sequence[Service]) -> None:
         with self._lock:

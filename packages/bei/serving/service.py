@@ -21,7 +21,7 @@ from bei.errors import Error, NotReady, one_line, refusing
 from bei.inflight import InFlight
 from bei.metrics import Metrics
 from bei.remote import RemoteEngine, RemoteScheduler
-from bei.scheduler import Scheduler
+from bei.scheduler import LAST_BATCH, Scheduler
 from bei.serving import abilities, ranges
 from bei.serving.abilities import Ability
 from bei.serving.leases import Leases
@@ -298,6 +298,12 @@ class Service:
     def refusal(self) -> NotReady:
         return NotReady("the model is draining") if self.state == "draining" else self.readiness.refusal()
 
+    def ended(self) -> NotReady:
+        """The refusal of a request that held the model when it ended."""
+        if self.readiness.state == "draining":
+            return NotReady("the server stopped before the answer")
+        return NotReady(f"the model {self.name} was unloaded before it answered this; send it again")
+
     def on_fault(self, told: Callable[[], None]) -> None:
         """Has `told` called when the engine's `fault` changes."""
         self._on_fault = told
@@ -339,22 +345,37 @@ class Service:
         self._stop()
 
     def unload(self, seconds: float = 0) -> None:
-        """Ends the model, and its engine's process, once the requests that hold it are answered; for that there are so
-        many seconds. Blocking."""
+        """Ends the model, and its engine's process, once the requests that hold it are answered, however long their
+        queue is. If none is answered and no batch ends for so many seconds, the others get a 503. Blocking."""
         self._is_on_demand = True
         self.leases.close()
-        if not self.leases.wait(seconds):
-            log.warning("%s: %d requests did not end in %g s", self.name, self.leases.count, seconds)
+        are_answered = self.waits(self.leases.wait, seconds)
+        if not are_answered:
+            told = "%s: no request was answered and no batch ended in %g s; the other %d requests get a 503"
+            log.warning(told, self.name, seconds, self.leases.count)
         if self.readiness.state != "draining":
             self.readiness.state = "unloaded"
         self.model_metrics.set_ready(False)
-        self._stop()
+        self._stop(LAST_BATCH if are_answered else 0.0)
         self._model = self._isolated = None
         self.in_flight.on_calm()
 
-    def _stop(self) -> None:
+    def waits(self, ended: Callable[[float], bool], seconds: float) -> bool:
+        """Calls `ended` with the seconds for which it may wait, until it returns true. Returns whether it did, before
+        there were so many seconds without an answer or a batch of the model. Blocking."""
+        until = time.monotonic() + seconds
+        while not ended(max(0.0, until - time.monotonic())):
+            batch = 0.0 if self._model is None else self._model.scheduler.last_success
+            last = max(batch, self.leases.last_use) + seconds
+            if last <= until:
+                return False
+            until = last
+        return True
+
+    def _stop(self, seconds: float = LAST_BATCH) -> None:
+        """A batch that runs has so many seconds."""
         if self._model is not None:
-            self._model.scheduler.close()
+            self._model.scheduler.close(seconds)
             self._model.pipeline.close()
         if self._isolated is not None:
             self._isolated.close()

@@ -172,7 +172,12 @@ class ServerSettings(Group):
     batch_dir: Path | None = Field(
         None, description="The folder of OpenAI's Batch API: its files and batches. Unset: its routes are a 404."
     )
-    drain_seconds: float = Field(30, ge=0, description="The seconds that calls in flight have after SIGTERM.")
+    drain_seconds: float = Field(
+        30,
+        ge=0,
+        description="The seconds that calls in flight have after SIGTERM. A model that is unloaded answers its "
+        "requests first, unless it answers none and ends no batch in as many seconds.",
+    )
     max_engine_restarts: int = Field(
         5, ge=0, description="Crashes in a row of the engine, or of a worker, after which it stays down."
     )
