@@ -134,7 +134,7 @@ class Scheduler:
     def _is_held_up(self) -> bool:
         """Whether a brief request waits for the texts of a long one. Behind other brief requests it is better off in a
         batch with them."""
-        return self._share.pool.long > 0 and self._taken >= self._streams and self._queue.has_brief()
+        return self._taken >= self._streams and self._share.pool.long > 0 and self._queue.has_brief()
 
     def _loop(self, step: Callable[[], bool]) -> None:
         try:

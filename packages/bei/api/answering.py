@@ -34,7 +34,8 @@ _NAMING = TypeAdapter(_Naming)
 async def answer(registry: Registry, call: Call, route: Route | None = None) -> Reply:
     """The reply to any call; an error of the client or the engine is a reply, too. `route` is the result of `admit`,
     for a host that called it before it read the body. Raises ClientGone, if the call's stream does."""
-    base_urls.enter(registry, call)
+    if route is None:
+        base_urls.enter(registry, call)
     with registry.in_flight.request(), Observation(registry, call, TABLE.label(call.path)) as seen:
         try:
             reply = cors.preflight(call, registry.settings) or await _reply(registry, call, route, seen)

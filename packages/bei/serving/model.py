@@ -314,7 +314,7 @@ class ServedModel:
         prompt = tokenizer.prompt(prompt_name)
         added = tokenizer.added(prompt, specials=add_special_tokens)
         self.in_flight.admit(_CHARACTER * (size(texts) + added * len(texts)))
-        with self.pipeline.admission():
+        with self.pipeline.admission:
             return await self.pipeline.off_loop(
                 lambda: self.texts.tokenizer.tokenize(texts, add_special_tokens=add_special_tokens, prompt=prompt),
                 of=texts,
@@ -324,7 +324,7 @@ class ServedModel:
         self.readiness.check(self.engine)
         self.pipeline.check_size(ids)
         tokenizer = self.texts.tokenizer
-        with self.pipeline.admission():
+        with self.pipeline.admission:
             size = await self.pipeline.off_loop(naming(ids, partial(tokenizer.decoded, ids)), of=ids)
             self.in_flight.admit(_DECODED * size + _PIECE * sum(map(len, ids)))
             read = partial(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
