@@ -1,8 +1,10 @@
 """Minutes of mixed requests at twice the capacity to one server of five models, whose life is disturbed: each minute a
 SIGHUP with a changed config, a model that is unloaded by hand, one that is loaded, and a SIGKILL of a random engine.
 
-Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 within seconds of a SIGKILL is
-what the fault allows; any other one breaks a rule. Run: python -m benchmarks.life
+Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 within seconds of a SIGKILL, or
+until the engine is back, is what the fault allows; any other one breaks a rule: an unload answers the requests that the
+model has, and others wait for the next load. Memory is compared at moments with one engine for each model. Run: python
+-m benchmarks.life
 """
 
 import asyncio
@@ -30,6 +32,7 @@ INPUTS = 100  # of each model
 FAULT = 20.0  # seconds after a SIGKILL in which 424 and 503 are allowed
 MOMENTS = {"hang_up": 5, "unload": 20, "load": 30, "kill": 40}  # seconds of each minute
 _ENGINE = "bei.engines.child"
+_DIED, _BACK = "the engine's process died by", "the engine is back after"
 
 
 class Life(Soak):
@@ -38,7 +41,7 @@ class Life(Soak):
     def __init__(self, targets: Sequence[Target], limit: float, seed: int, configs: dict[str, Path]):
         super().__init__(targets, limit, seed)
         self._server, self._http, self._configs = targets[0].server, targets[0].http1, configs
-        self._killed = -FAULT
+        self._killed, self._is_down = -FAULT, False
         self.acts: list[str] = []
         self.unasked: Counter[str] = Counter()
         """The statuses that nobody asked for."""
@@ -82,13 +85,16 @@ class Life(Soak):
         return str(reply.status)
 
     async def kill(self, name: str) -> str:
-        engines = [pid for pid in self._server.pids()[1:] if _ENGINE in command(pid)]
+        engines = self._engines()
         self._killed = time.monotonic()
         os.kill(engines[self._rng.integers(len(engines))], signal.SIGKILL)
         return "killed an engine"
 
+    def _engines(self) -> list[int]:
+        return [pid for pid in self._server.pids()[1:] if _ENGINE in command(pid)]
+
     def _in_fault(self) -> bool:
-        return time.monotonic() < self._killed + FAULT
+        return self._is_down or time.monotonic() < self._killed + FAULT
 
     def _end(self, minute: Minute, kind: str, end: str, detail: str) -> None:
         if (end == "503" or (end == "unasked" and detail.startswith(("424", "503")))) and self._in_fault():
@@ -109,7 +115,10 @@ class Life(Soak):
         while True:
             await asyncio.sleep(1)
             ours = sum(target.connections() for target in self._targets)
-            self.minutes[-1].resident.append(self._server.resident())
+            log = self._server.log.read_text()
+            self._is_down = log.count(_DIED) > log.count(_BACK)
+            if len(self._engines()) == len(self._configs):
+                self.minutes[-1].resident.append(self._server.resident())
             self.minutes[-1].descriptors.append(self._server.descriptors() - ours)
 
 

@@ -75,6 +75,8 @@ def test_the_spans_of_a_request(service, exported):
         "http.route": "/embed",
         "http.response.status_code": 200,
         "bei.request_id": "req-1",
+        "bei.model": service.name,
+        "bei.device": "any",
         "bei.texts": 2,
         "bei.tokens": 9,
     }

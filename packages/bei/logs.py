@@ -1,4 +1,5 @@
-"""Log lines, as text or as JSON, with the ids of their request. A client cannot forge one."""
+"""Log lines, as text or as JSON, with the ids of their request and the model and device that they are about. A client
+cannot forge one."""
 
 import json
 import logging
@@ -14,6 +15,7 @@ from bei.errors import SetupError, short
 log = logging.getLogger("bei")
 
 _ids: ContextVar[tuple[str | None, str | None]] = ContextVar("ids", default=(None, None))
+_model: ContextVar[tuple[str | None, str | None]] = ContextVar("model", default=(None, None))
 _CONTROLS = {
     code: chr(code).encode("unicode_escape").decode()
     for code in (*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
@@ -29,6 +31,21 @@ access.disabled = True
 def about(request_id: str, trace_id: str | None) -> None:
     """Every later line of this task, and of the tasks that it starts, carries these ids."""
     _ids.set((request_id, trace_id))
+
+
+def about_model(name: str, device: str | None = None) -> None:
+    """The same for a model, and a device by the names of the metrics' labels; in a thread, to its end."""
+    _model.set((name, device))
+
+
+@contextmanager
+def of_model(name: str, device: str | None = None) -> Iterator[None]:
+    """Every line within it carries them."""
+    token = _model.set((name, device))
+    try:
+        yield
+    finally:
+        _model.reset(token)
 
 
 def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> None:
@@ -54,7 +71,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    ids = zip(("request_id", "trace_id"), _ids.get(), strict=True)
+    ids = zip(("model", "device", "request_id", "trace_id"), (*_model.get(), *_ids.get()), strict=True)
     return {**getattr(record, "fields", {}), **{name: value for name, value in ids if value}}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bei import logs
 from bei.batching import Entry, Outcome, Queue, Receiver, Request, Taken, is_brief
 from bei.engines.base import Batch, Engine
 from bei.errors import ENDING, Ended, EngineDied, EngineFailed, Error, Expired, NotReady, Overloaded, one_line
@@ -137,6 +138,7 @@ class Scheduler:
         return self._taken >= self._streams and self._share.pool.long > 0 and self._queue.has_brief()
 
     def _loop(self, step: Callable[[], bool]) -> None:
+        logs.about_model(self._metrics.name)
         try:
             while step():
                 pass
@@ -226,7 +228,8 @@ class Scheduler:
         ended the engine's process is not tried again, and an engine that ends gets no more."""
         requests = list(dict.fromkeys(entry.request for entry in entries))
         said, trace = (fault.message, None) if isinstance(fault, Error) else (type(fault).__name__, fault)
-        log.error("engine failed on %d texts of %d requests: %s", len(entries), len(requests), said, exc_info=trace)
+        if not isinstance(fault, Ended):  # whoever ends it says so
+            log.error("engine failed on %d texts of %d requests: %s", len(entries), len(requests), said, exc_info=trace)
         self.failing = True
         if len(requests) == 1 or isinstance(fault, EngineDied | NotReady) or not isinstance(fault, Exception):
             self._settle(entries, _error_of(fault))

@@ -118,6 +118,10 @@ def test_a_line_for_each_request(service, lines):
     assert "req-2" in second
     if first.startswith("{"):
         assert json.loads(first).keys() >= {"timestamp", "level", "message", "total_time", "texts", "request_id"}
+        assert (json.loads(first)["model"], json.loads(first)["device"]) == ("tiny", "any")
+    else:
+        assert "model=tiny device=any request_id=req-1" in first
+    assert "tiny" not in second  # its body names no model that could be read
 
 
 def test_no_line_unless_asked_for(service, lines):

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(len(PAIR) < 2, reason="needs two processors")
 
 
 class Server:
-    def __init__(self, process: subprocess.Popen, port: int):
-        self.process, self.url = process, f"http://127.0.0.1:{port}"
+    def __init__(self, process: subprocess.Popen, port: int, log: Path):
+        self.process, self.url, self.log = process, f"http://127.0.0.1:{port}", log
 
     def engine(self, device: str) -> int:
         """The process of a device."""
@@ -70,7 +70,7 @@ def started(config: dict[str, Any], log: Path, *flags: str) -> Iterator[Server]:
         process = subprocess.Popen([*map(str, command)], stdout=output, stderr=subprocess.STDOUT)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process, log)
-        yield Server(process, port)
+        yield Server(process, port, log)
     finally:
         process.kill()
         process.wait()
@@ -135,6 +135,8 @@ def test_a_death_costs_one_batch_and_the_other_device_serves(server):
     assert [one.end() for one in waiting] == [[424]] * len(waiting)
     assert set(statuses) <= {200}
     assert server.engine(NAMES[0]) != killed
+    lines = server.log.read_text().splitlines()
+    assert any("died by SIGKILL" in line and f"model=tiny device={NAMES[0]}" in line for line in lines)
     assert [server.embed() for _ in range(10)] == [200] * 10
 
 

@@ -42,6 +42,7 @@ class Observation:
         """Marks that the body is read and the model's work begins."""
         self._computing = service
         service.model_metrics.requests_in_flight.inc()
+        logs.about_model(service.name, service.devices)
         self._started = time.monotonic()
 
     def answered(self, model: ServedModel, texts: int, usage: Usage) -> None:
@@ -97,6 +98,8 @@ class Observation:
 
     def _finish_trace(self, trace: tracing.Trace, reply: Reply, now: float) -> None:
         attributes: dict[str, Any] = {"http.response.status_code": reply.status}
+        if self._computing is not None:
+            attributes |= {"bei.model": self._computing.name, "bei.device": self._computing.devices}
         if self._usage is not None:
             attributes |= {"bei.texts": self._texts, "bei.tokens": self._usage.tokens}
             moment = self._started

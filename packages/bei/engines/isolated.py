@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from bei import processes, wire
+from bei import logs, processes, wire
 from bei.engines.base import EngineFacts
-from bei.engines.devices import ANY, Device
+from bei.engines.devices import Device
 from bei.engines.messages import LOADED, Load, LogLine, Refusal
 from bei.errors import SetupError, one_line
 from bei.metrics import DeviceMetrics
@@ -33,15 +33,13 @@ class _DiedLoading(SetupError):
 
 class EngineProcess:
     """The process of a device, then its successors. `fault` says why it runs no batch now; once it `is_down`, it never
-    will again. These and the free channels of `child` are read and changed under the lock of `changed`. `said_of`
-    begins what is said of it."""
+    will again. These and the free channels of `child` are read and changed under the lock of `changed`."""
 
     def __init__(self, device: Device, max_restarts: int, metrics: DeviceMetrics, changed: threading.Condition):
         """Starts it, so that its imports run while the server starts; call `load` next. Raises OSError."""
         self.device, self.metrics = device, metrics
         self.fault: str | None = None
         self.is_down = False
-        self.said_of = "" if device is ANY else f"{device.name}: "
         self._restarts = processes.Restarts(max_restarts)
         self._changed, self._closing = changed, False
         self._watching: threading.Thread | None = None
@@ -73,13 +71,15 @@ class EngineProcess:
         self.metrics.observe_end()
 
     def _load(self, child: "Child") -> EngineFacts:
-        facts = child.load(self._to_load, self.said_of)
+        with logs.of_model(self.metrics.model, self.device.name):
+            facts = child.load(self._to_load)
         self.metrics.observe_start(facts.streams)
         return facts
 
     def _watch(self) -> None:
+        logs.about_model(self.metrics.model, self.device.name)
         while not self.is_down:
-            self.child.listen(self.said_of)
+            self.child.listen()
             how: str | None = self.child.end()
             lived = time.monotonic() - self.child.ready_at
             while how is not None and not self.is_down:
@@ -95,7 +95,7 @@ class EngineProcess:
             times = self._restarts.in_a_row
             self._give_up(f"the engine died {times} times in a row, at last by {how}; restart the server")
             return None
-        log.error("%sthe engine's process died by %s; starting another", self.said_of, how)
+        log.error("the engine's process died by %s; starting another", how)
         self._set_fault("the engine is restarting")
         try:
             return self._replace(pause)
@@ -121,14 +121,14 @@ class EngineProcess:
         except _DiedLoading as exc:
             return f"{exc.how} while it loaded"
         self._set_fault(None)
-        log.info("%sthe engine is back after %.2f s", self.said_of, time.monotonic() - started)
+        log.info("the engine is back after %.2f s", time.monotonic() - started)
         return None
 
     def _give_up(self, fault: str) -> None:
         with self._changed:
             self.is_down = True
         if not self._closing:
-            log.error("%s%s", self.said_of, fault)
+            log.error("%s", fault)
             self._set_fault(fault)
 
     def _set_fault(self, fault: str | None) -> None:
@@ -159,11 +159,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def load(self, load: Load, said_of: str) -> EngineFacts:
+    def load(self, load: Load) -> EngineFacts:
         """The facts of the engine that the process has made. Raises SetupError with the process's message."""
         try:
             wire.send(self._control, load)
-            made = self._next(said_of)
+            made = self._next()
             if isinstance(made, EngineFacts):
                 self._open_channels(made.streams, made.has_brief_slot)
         except OSError:
@@ -185,14 +185,14 @@ class Child:
         self._brief = channels[streams] if has_brief_slot else None
         self.free, self.free_brief = channels[:streams], channels[streams:]
 
-    def listen(self, said_of: str) -> None:
+    def listen(self) -> None:
         """Log its lines until it ends."""
         try:
-            self._next(said_of)
+            self._next()
         except OSError:
             return
         except wire.UnknownMessage as exc:
-            log.error("%sthe engine's process sent %s", said_of, exc)
+            log.error("the engine's process sent %s", exc)
 
     def channels(self, *, for_brief: bool) -> list[socket.socket]:
         """The free channels for a batch: that for brief batches if it is one and the channel is free."""
@@ -220,10 +220,10 @@ class Child:
             channel.close()
         return processes.how(status)
 
-    def _next(self, said_of: str) -> EngineFacts | Refusal:
+    def _next(self) -> EngineFacts | Refusal:
         """The next message that is not a log line; logs those before it."""
         while True:
             (message,) = LOADED.receive(self._control)
             if not isinstance(message, LogLine):
                 return message
-            log.log(message.level, "%s%s", said_of, message.text)
+            log.log(message.level, "%s", message.text)

@@ -81,7 +81,7 @@ class Replicas:
         try:
             return process.load(to_load)
         except SetupError as exc:
-            raise SetupError(f"{process.said_of}{exc.message}") from None
+            raise SetupError(exc.message if device is ANY else f"{device.name}: {exc.message}") from None
 
     def run(self, batch: Batch) -> np.ndarray:
         """Raises EngineFailed, EngineDied if the process ended meanwhile, or Ended if it was told to."""

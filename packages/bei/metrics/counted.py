@@ -86,7 +86,7 @@ class ModelMetrics:
     """The counts of one model. Labels are looked up here once, because that takes longer than counting."""
 
     def __init__(self, server: Metrics, families: Families, name: str):
-        self.server, self._families, self._name = server, families, name
+        self.server, self._families, self.name = server, families, name
         self._count = {method: families.request_count.labels(method, name) for method in ("single", "batch")}
         self._success = {method: families.request_success.labels(method, name) for method in ("single", "batch")}
         self._failures: dict[str, Counter] = {}
@@ -112,11 +112,11 @@ class ModelMetrics:
         self.engine_restarts = families.engine_restarts.labels(name)
 
     def of_device(self, name: str) -> "DeviceMetrics":
-        return DeviceMetrics(self, self._families, name, self._name)
+        return DeviceMetrics(self, self._families, name, self.name)
 
     def observe_engine(self, engine: str, device: str, precision: str, streams: int) -> None:
         """Notes the served model and its engine."""
-        self._families.info.labels(engine, device, precision, self._name).set(1)
+        self._families.info.labels(engine, device, precision, self.name).set(1)
         self._engine_streams.set(streams)
 
     def set_ready(self, ready: bool) -> None:
@@ -171,7 +171,7 @@ class ModelMetrics:
         TEI's labels."""
         counter = self._failures.get(cause)
         if counter is None:
-            counter = self._failures[cause] = self._families.request_failure.labels(cause, self._name)
+            counter = self._failures[cause] = self._families.request_failure.labels(cause, self.name)
         counter.inc()
         if texts:
             self._count[_method(texts)].inc()
@@ -182,7 +182,7 @@ class DeviceMetrics:
     """The counts of one device of a model."""
 
     def __init__(self, model: ModelMetrics, families: Families, name: str, model_name: str):
-        self._model = model
+        self._model, self.model = model, model_name
         self._batches = families.device_batches.labels(name, model_name)
         self._seconds = families.device_seconds.labels(name, model_name)
         self._restarts = families.device_restarts.labels(name, model_name)

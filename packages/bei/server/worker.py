@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from bei import memory, wire
+from bei import logs, memory, wire
 from bei.checkpoint.load import read_for
 from bei.engines.base import EngineFacts
 from bei.errors import Error, Expired
@@ -188,7 +188,11 @@ class _Manager:
         service = self._services[number]
         if service not in self._threads:
             self._threads[service] = ThreadPoolExecutor(1, "model")
-        self._threads[service].submit(act, service, *arguments)
+        self._threads[service].submit(self._in_its_thread, act, service, *arguments)
+
+    def _in_its_thread(self, act: Callable[..., None], service: Service, *arguments: object) -> None:
+        logs.about_model(service.name)
+        act(service, *arguments)
 
     def _open(self, service: Service, message: Opened, facts: EngineFacts, channel: socket.socket) -> None:
         engine = RemoteEngine(facts)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
+from bei import logs
 from bei.errors import Error, Expired, SetupError
 from bei.serving.loading import Loading
 from bei.serving.service import Service
@@ -75,12 +76,16 @@ class Keeper:
         """Loads the models that are not lazy, in their order, as far as there is memory for them. Blocking. Raises
         SetupError."""
         for service in self._services():
-            if service.settings.lazy or not self._has_room(service):
-                service.defer()
-            else:
-                service.load()
-                self._keep_if_it_fits(service)
+            with logs.of_model(service.name):
+                self._start(service)
         self.watch()
+
+    def _start(self, service: Service) -> None:
+        if service.settings.lazy or not self._has_room(service):
+            service.defer()
+        else:
+            service.load()
+            self._keep_if_it_fits(service)
 
     def begin(self, service: Service) -> None:
         """Loads a model that will take over, or makes ready that a request loads it. Blocking. Raises SetupError."""
@@ -88,7 +93,7 @@ class Keeper:
             service.defer()
             self.audience.added(service)
             return
-        with self._turn, self._lock(service):
+        with self._turn, self._lock(service), logs.of_model(service.name):
             self._beside.append(service)
             service.read()
             self._make_room(service)
@@ -99,7 +104,7 @@ class Keeper:
 
     def drop(self, service: Service) -> None:
         """Ends a model that is served no more, once the requests that hold it are answered. Blocking."""
-        with self._lock(service):
+        with self._lock(service), logs.of_model(service.name):
             self.audience.ending(service, is_gone=True)
             service.unload(self._drain_seconds)
         if service in self._beside:
@@ -121,14 +126,14 @@ class Keeper:
         service.read()
         has_room = self._used() + service.stored_bytes <= self._budget
         if not has_room:
-            log.info("%s: not loaded before a request for it, because of memory_budget", service.name)
+            log.info("not loaded before a request for it, because of memory_budget")
         return has_room
 
     def _keep_if_it_fits(self, service: Service) -> None:
         try:
             self._measure(service)
         except SetupError as exc:
-            log.error("%s: %s", service.name, exc)
+            log.error("%s", exc)
             service.unload(self._drain_seconds)
         else:
             self.audience.opened(service)
@@ -156,7 +161,7 @@ class Keeper:
 
     def _load(self, service: Service) -> None:
         """Blocking."""
-        with self._turn, self._lock(service):
+        with self._turn, self._lock(service), logs.of_model(service.name):
             fault: str | None = None
             try:
                 if not service.leases.is_open and service in self._services() and not self._closing.is_set():
@@ -164,7 +169,7 @@ class Keeper:
             except Error as exc:
                 fault = exc.message
             except Exception as exc:
-                log.exception("%s cannot be loaded", service.name)
+                log.exception("the model cannot be loaded")
                 fault = type(exc).__name__
             self._loading(service).finish(fault)
             if fault is not None:
@@ -176,7 +181,7 @@ class Keeper:
         """Raises SetupError."""
         self._make_room(service)
         started = time.monotonic()
-        log.info("%s: loading, for a request", service.name)
+        log.info("loading, for a request")
         try:
             service.load()
             self._measure(service)
@@ -184,7 +189,7 @@ class Keeper:
             service.unload(self._drain_seconds)
             raise
         self.audience.opened(service)
-        log.info("%s: loaded in %.2f s", service.name, time.monotonic() - started)
+        log.info("loaded in %.2f s", time.monotonic() - started)
 
     async def unload(self, service: Service, deadline: float) -> None:
         """Ends a model for the operator. Its next request loads it again. Raises Expired, but ends it then, too."""
@@ -204,10 +209,11 @@ class Keeper:
                 self._end(service, reason)
 
     def _end(self, service: Service, reason: str) -> None:
-        log.info("%s: unloading, %s", service.name, reason)
-        self.audience.ending(service, is_gone=False)
-        service.unload(self._drain_seconds)
-        log.info("%s: unloaded", service.name)
+        with logs.of_model(service.name):
+            log.info("unloading, %s", reason)
+            self.audience.ending(service, is_gone=False)
+            service.unload(self._drain_seconds)
+            log.info("unloaded")
 
     # -- memory --------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.engines import choice
 from bei.engines.base import Engine, EngineFacts
-from bei.engines.devices import Machine
+from bei.engines.devices import ANY, Machine
 from bei.engines.replicas import Replicas
 from bei.errors import Error, NotReady, one_line, refusing
 from bei.inflight import InFlight
@@ -124,7 +124,7 @@ class Service:
         known = self.checkpoint
         if known is None and self.settings.without_effect:
             log.warning("trt_llm: without effect here: %s", ", ".join(self.settings.without_effect))
-        with logs.step(f"checkpoint {self.settings.public_repo}"):
+        with logs.of_model(self.name), logs.step(f"checkpoint {self.settings.public_repo}"):
             if known is None or not known.folder.is_dir():
                 found = sources.load(self.settings)
             else:  # of a repository, the same revision again
@@ -145,7 +145,7 @@ class Service:
         if self.readiness.state == "unloaded":
             self.readiness.state = "loading"
         try:
-            with refusing():
+            with refusing(), logs.of_model(self.name):
                 self._start_process()
                 checkpoint = self.read()
                 with logs.step("engine"):
@@ -230,7 +230,7 @@ class Service:
             self.readiness.state = "loading"
         self.checkpoint = checkpoint
         model = self._model = self._made(checkpoint, engine, scheduler)
-        with logs.step("warm-up"):
+        with logs.of_model(self.name), logs.step("warm-up"):
             asyncio.run(model.pipeline.probe())
         before_ready()
         if self.readiness.state == "loading":  # otherwise it was stopped meanwhile
@@ -310,6 +310,11 @@ class Service:
         if self._isolated is not None:
             self._isolated.on_fault = told
 
+    @property
+    def devices(self) -> str:
+        """Those of the loaded model, by the names of the metrics' labels; empty while there is none."""
+        return "" if self._model is None else self._model.engine.facts.devices or ANY.name
+
     def memory(self) -> int:
         """The bytes of the loaded model: those of its engine's process (memory.of_processes), and on a device of its
         own, or without a process, the files of its weights. The tokenizer is not counted."""
@@ -351,8 +356,8 @@ class Service:
         self.leases.close()
         are_answered = self.waits(self.leases.wait, seconds)
         if not are_answered:
-            told = "%s: no request was answered and no batch ended in %g s; the other %d requests get a 503"
-            log.warning(told, self.name, seconds, self.leases.count)
+            told = "no request was answered and no batch ended in %g s; the other %d requests get a 503"
+            log.warning(told, seconds, self.leases.count)
         if self.readiness.state != "draining":
             self.readiness.state = "unloaded"
         self.model_metrics.set_ready(False)
