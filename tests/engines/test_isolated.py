@@ -17,7 +17,7 @@ from bei.engines import isolated as isolated_engine
 from bei.engines.base import Batch, EngineFacts
 from bei.engines.messages import LogLine
 from bei.engines.replicas import Replicas
-from bei.errors import EngineDied, EngineFailed, NotReady, SetupError
+from bei.errors import Ended, EngineDied, EngineFailed, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.waiting import LIMIT, wait_until
@@ -65,7 +65,7 @@ def stopped_while_it_runs(engine: Replicas) -> tuple[int, threading.Thread, list
     def run() -> None:
         try:
             became.append(engine.run(BATCH))
-        except EngineFailed as exc:
+        except (EngineFailed, Ended) as exc:
             became.append(exc)
 
     os.kill(process, signal.SIGSTOP)
@@ -148,8 +148,8 @@ def test_close_ends_the_process_and_what_waits(isolate):
     _, thread, became = stopped_while_it_runs(engine)
     engine.close()
     thread.join(LIMIT)
-    assert isinstance(became[0], EngineDied)
-    with pytest.raises(NotReady):
+    assert isinstance(became[0], Ended)
+    with pytest.raises(Ended):
         engine.run(BATCH)
 
 
