@@ -337,13 +337,18 @@ def test_a_word_of_the_glossary_is_in_the_code(word, place):
 
 
 def test_the_picture_shows_every_part_of_the_package():
-    (picture,) = re.findall(r"^## Design in one picture$(.*)^## ", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    page = text_of("docs/architecture.md")
+    (picture,) = re.findall(r"^## Design in one picture$(.*)^## ", page, re.MULTILINE | re.DOTALL)
     parts = {
         path.name.removesuffix("/") + ("/" if path.is_dir() else "")
         for path in PACKAGE.iterdir()
         if path.name not in ("__init__.py", "__pycache__", "py.typed")
     }
     assert [part for part in sorted(parts) if f" {part} " not in picture] == []
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert len(text_of("README.md").split()) <= 900
 
 
 RELATIVE = re.compile(r"(?:^|[.:;!|] |\n)(?:What|Whatever|Whoever) [^?.|]*(?:[.|]|$)")

@@ -80,7 +80,7 @@ struct Kind {
   bool narrow = false, decodes = false;  // layers with bottlenecks, and trigrams; a decoder that attends to its encoder
 };
 
-// What layers point to.
+// The structures that layers point to.
 struct Parts {
   std::deque<std::vector<BeiNarrowMlp>> mlps;
   std::deque<BeiBottleneck> bottlenecks;

@@ -1,4 +1,4 @@
-"""The commands of the README for newcomers, run on real weights; the output is compared with the README's."""
+"""The commands that newcomers read, run on real weights; the output is compared with the pages'."""
 
 import math
 import os
@@ -13,11 +13,13 @@ import pytest
 
 from tests.support.servers import ROOT, serving
 
-README = (ROOT / "README.md").read_text()
+README, TASKS, SERVING, BULK = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/tasks.md", "docs/serving.md", "docs/bulk.md")
+)
 ADDRESS = "127.0.0.1:8080"
 FIRST = re.findall(r"```sh\n(curl [^\n]+)\n```\n\n```json\n(.+?)\n```", README)
-RECIPES = re.findall(r"bei serve --config (\S+)\n(curl [^\n]+)\n# ([^\n]+)", README)
-PYTHON = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+RECIPES = re.findall(r"bei serve --config (\S+)\n(curl [^\n]+)\n# ([^\n]+)", TASKS)
+PYTHON = re.findall(r"```python\n(.+?)```", README + SERVING, re.DOTALL)
 
 
 def tokens(text: str) -> list[str]:
@@ -112,7 +114,7 @@ def test_a_recipe(tmp_path, config, command, answer):
 
 def test_files_of_texts(tmp_path):
     """The command of `bei embed`, on a file that it names."""
-    (command,) = re.findall(r"^\.venv/bin/(bei embed \S+\.jsonl [^\n]+)$", README, re.MULTILINE)
+    (command,) = re.findall(r"^\.venv/bin/(bei embed \S+\.jsonl [^\n]+)$", BULK, re.MULTILINE)
     _, _, source, target, *flags = command.split()
     (tmp_path / source).write_text('{"body": "What is Deep Learning?"}\n{"body": "music"}\n')
     words = [sys.executable, "-P", "-m", "bei.cli", "embed", source, target, *flags]

@@ -16,6 +16,8 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 _ERRORS = {
     "400": "Not JSON, or empty",
     "401": "The API key is missing or wrong",
+    "403": "The server allows it to nobody who may have sent it; the message says why",
+    "404": "No model, file or batch of that name, or the server was started without a folder for batches",
     "408": "The body did not arrive in time",
     "413": "The body or the batch is too large",
     "415": "The body is not JSON",
@@ -87,5 +89,5 @@ def _success(response: dict[str, Any] | None, example: Any) -> dict[str, Any]:
 
 def _errors(route: Route, name: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-    statuses = _ERRORS if route.method == "POST" else ("503",) if route.public else ("401", "503")
+    statuses = ("404", "503") if route.public else _ERRORS
     return {status: {"description": _ERRORS[status], "content": content} for status in statuses}

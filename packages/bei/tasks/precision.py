@@ -10,7 +10,7 @@ Bits = Literal["binary", "ubinary"]
 Precision = Literal["float32", "float16", "bfloat16", Integers, Bits]
 
 REACH = 5.0
-"""The reach of the fixed ranges, by measurement; the README has the recall that it costs."""
+"""The reach of the fixed ranges, by measurement; docs/tuning.md has the recall that it costs."""
 
 
 def fixed_ranges(width: int) -> np.ndarray:
