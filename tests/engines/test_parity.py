@@ -97,7 +97,7 @@ OPTIONS = {
     "qwen3_moe": [
         *({}, {"norm_topk_prob": True, "num_experts_per_tok": 8}, {"mlp_only_layers": [1], "hidden_act": "gelu"}),
         *({"decoder_sparse_step": 2}, {"use_sliding_window": True, "sliding_window": 4}, {"num_experts": 0}),
-        {"moe_intermediate_size": 31},
+        {"moe_intermediate_size": 36},
     ],
     "openai_privacy_filter": [
         *({}, {"num_experts_per_tok": 1, "swiglu_alpha": 1.0, "swiglu_limit": 0.5}, {"attention_bias": False}),
