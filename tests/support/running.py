@@ -28,7 +28,8 @@ class Running:
     def __init__(
         self, folder: Path, load_seconds: float = 0, batch_seconds: float = 0, patience: float = 0, **settings: object
     ):
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a pipe would be full at some time, and the server wait
+        # A pipe would be full at some time. The server appends, wherever `log` has read up to.
+        self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115  closed by the finalizer
         weakref.finalize(self, self._log.close)
         arguments = [folder, load_seconds, batch_seconds, patience, json.dumps(settings)]
         path = os.pathsep.join([str(ROOT / "packages"), str(ROOT)])
