@@ -144,7 +144,7 @@ BeiLayerInput layer_input(Arrays& arrays, const Kind& kind, int precision) {
           linear(arrays, size, hidden, precision), norm(arrays, size, true), norm(arrays, hidden, true), 0.7f};
 }
 
-void run(int precision, const Kind& kind) {
+void run(int precision, const Kind& kind, int longest = 260) {
   Arrays arrays;
   Parts parts;
   const int hidden = kind.hidden, heads = kind.heads, embedding = kind.embedding;
@@ -224,7 +224,7 @@ void run(int precision, const Kind& kind) {
   model.head_layers = head_layers.data(), model.head_layer_count = static_cast<int>(head_layers.size());
   model.modes = modes.data(), model.mode_count = static_cast<int>(modes.size());
 
-  const std::vector<int> lengths = {1, 5, 1100, 64, 7, 97};
+  const std::vector<int> lengths = {1, 5, longest, 64, 7, 97};
   std::vector<int32_t> ends = {0}, prompts, attended;
   for (int n : lengths) ends.push_back(ends.back() + n), prompts.push_back(3), attended.push_back((n + 1) / 2);
   std::vector<int32_t> ids(ends.back()), types(ends.back());
@@ -259,10 +259,10 @@ void run(int precision, const Kind& kind) {
 int main() {
   check_gelu();
   for (int precision : {BEI_FP32, BEI_BF16, BEI_INT8}) {
-    run(precision, {48, 4, 4, 12, 48, false, false});
+    run(precision, {48, 4, 4, 12, 48, false, false}, 1100);
     run(precision, {48, 16, 16, 3, 20, true, false});
     run(precision, {72, 1, 1, 72, 72, true, false});
-    run(precision, {48, 6, 2, 18, 48, false, true});
+    run(precision, {48, 6, 2, 18, 48, false, true}, 1100);
     run(precision, {48, 4, 1, 64, 48, true, true});
     run(precision, {24, 3, 3, 7, 20, true, false, true});
     run(precision, {24, 2, 2, 12, 24, false, false, false, true});
