@@ -447,5 +447,5 @@ def test_no_exception_leaves_the_library(tmp_path):
     lines = [[0, *[status] * 5] for status in (memory, unknown, unknown)]
     assert [list(map(int, line.split())) for line in done.stdout.splitlines()] == lines, done.stderr
     declared = re.findall(r"\bbei_\w+\([^;]*;", (CPP / "abi.h").read_text())
-    assert len(declared) == 7  # bei_abi and bei_layout compute nothing that may throw
+    assert len(declared) == 8  # bei_abi, bei_layout and bei_sharing compute nothing that may throw
     assert all("BEI_NOEXCEPT" in one for one in declared)

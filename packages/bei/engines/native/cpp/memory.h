@@ -44,6 +44,11 @@ struct MatrixView {
   float *scales = nullptr, *zeros = nullptr;
 
   T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
+
+  // The rows from `first` on.
+  MatrixView from(int first) const {
+    return {row(first), stride, scales ? scales + first : nullptr, zeros ? zeros + first : nullptr};
+  }
 };
 
 // Memory for rows of `width` numbers, each padded to whole vectors, and to whole words of operands.
@@ -62,6 +67,11 @@ class RowBuffer {
   Buffer data_, quantization_;
 };
 
+// The memory of rows that go through a layer together: operands of products, and outputs that are normed.
+struct BlockMemory {
+  RowBuffer operands, inner, inner_operands, outputs;
+};
+
 // The working memory of one thread.
 struct Scratch {
   Session session;
@@ -69,8 +79,8 @@ struct Scratch {
   Buffer by_distance, by_query, by_query_of;   // its products with relative positions
   Buffer panel;                                // of a matrix, widened
   Buffer arranged;                             // rows, in the order in which a kernel reads them
-  RowBuffer operands, inner, inner_operands;   // a block of rows
-  RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm
+  BlockMemory block;                           // of rows that it takes alone
+  RowBuffer normed;                            // a row that is read by a product
   RowBuffer head_layers[2];                    // outputs of head layers, which alternate
   RowBuffer residual;                          // the product that a head layer adds
 };

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "encoder/activation.h"
+#include "encoder/block.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -20,27 +21,24 @@ class BesideFirstLayer {
 
   bool is_there() const { return model_.convolution.panels; }
 
-  // convolved = activation(convolution of x), where x are the embeddings.
-  void convolve(const States<P>& states, int first, int row_count, Scratch& scratch) const {
+  // convolved = activation(convolution of x), where x are the embeddings, of the rows of a block.
+  void convolve(const States<P>& states, const Block& block) const {
     const BeiLinear& weights = model_.convolution;
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
-    float* const near = scratch.normed.get<float>(1, weights.inputs).data;
-    const int32_t* ends = states.batch.cu_seqlens + 1;
-    int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
-    for (int row = 0; row < row_count; row++) {
-      while (first + row >= ends[sequence]) sequence++;
-      gather(states, sequence, first + row, near);
-      to_operands(near, weights, operands, row);
-    }
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, weights.inputs);
+    block.rows([&](int from, int to, Scratch& scratch) { read(states, block.first, from, to, operands, scratch); });
     with_activation(weights.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
-      linear(weights, operands, row_count, scratch,
-             [&](int row, int column, F v) { store(states.convolved.row(first + row) + column, activation(v)); });
+      block.template columns<Kernel<Operand>>(weights, [&](Columns columns, Scratch& scratch) {
+        linear(weights, operands, block.count, columns, scratch,
+               [activation, to = states.convolved.from(block.first)](int row, int column, F v) {
+                 store(to.row(row) + column, activation(v));
+               });
+      });
     });
   }
 
   // x = norm(x + convolved), of the first layer's output.
-  void add(const States<P>& states, int first, int row_count) const {
-    for (int row = first; row < first + row_count; row++) {
+  void add(const States<P>& states, int first, int last) const {
+    for (int row = first; row < last; row++) {
       float *x = states.x.row(row), *added = states.convolved.row(row);
       for_vectors(model_.hidden_size, [&](int i, int) { store(x + i, load(x + i) + load(added + i)); });
       normalize(model_.convolution_norm, x, x);
@@ -48,6 +46,20 @@ class BesideFirstLayer {
   }
 
  private:
+  // The embeddings around the rows [from, to) of a block as operands.
+  void read(const States<P>& states, int first, int from, int to, const MatrixView<Operand>& operands,
+            Scratch& scratch) const {
+    const BeiLinear& weights = model_.convolution;
+    float* const near = scratch.normed.get<float>(1, weights.inputs).data;
+    const int32_t* ends = states.batch.cu_seqlens + 1;
+    int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first + from) - ends);
+    for (int row = from; row < to; row++) {
+      while (first + row >= ends[sequence]) sequence++;
+      gather(states, sequence, first + row, near);
+      to_operands(near, weights, operands, row);
+    }
+  }
+
   // The embeddings around a token, zero beyond its sequence.
   void gather(const States<P>& states, int sequence, int token, float* near) const {
     const int hidden = model_.hidden_size, taps = model_.convolution_taps;

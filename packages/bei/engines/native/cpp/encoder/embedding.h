@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "encoder/block.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -16,12 +17,28 @@ class Embedding {
  public:
   explicit Embedding(const BeiModel& model) : model_(model) {}
 
-  // x = project(norm(sum of the embeddings)).
-  void embed(const States<P>& states, int first, int row_count, Scratch& scratch) const {
-    const int size = model_.embedding_size;
-    const bool project = model_.project.panels;
-    const MatrixView<float> sums = project ? scratch.head_layers[0].get<float>(row_count, size)
-                                           : MatrixView<float>{states.x.row(first), states.x.stride};
+  // x = project(norm(sum of the embeddings)), of the rows of a block.
+  void embed(const States<P>& states, const Block& block) const {
+    const BeiLinear& project = model_.project;
+    if (!project.panels)
+      return block.rows([&](int from, int to, Scratch&) {
+        add_up(states, block.first + from, to - from, states.x.from(block.first + from));
+      });
+    const MatrixView<float> sums = block.memory.outputs.template get<float>(block.count, project.inputs);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, project.inputs);
+    block.rows([&](int from, int to, Scratch&) {
+      add_up(states, block.first + from, to - from, sums.from(from));
+      for (int row = from; row < to; row++) to_operands(sums.row(row), project, operands, row);
+    });
+    block.template columns<Kernel<Operand>>(project, [&](Columns columns, Scratch& scratch) {
+      linear(project, operands, block.count, columns, scratch,
+             [to = states.x.from(block.first)](int row, int column, F v) { store(to.row(row) + column, v); });
+    });
+  }
+
+ private:
+  // norm(sum of the embeddings) of the tokens from `first` on.
+  void add_up(const States<P>& states, int first, int row_count, const MatrixView<float>& sums) const {
     const int32_t* ends = states.batch.cu_seqlens + 1;
     int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
     float scale = scale_of(states.batch, sequence);
@@ -33,14 +50,8 @@ class Embedding {
       add_embeddings(states.batch, token, position, dropped ? 0 : scale, sums.row(row));
       if (model_.embedding_norm.weight) normalize(model_.embedding_norm, sums.row(row), sums.row(row));
     }
-    if (!project) return;
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, size);
-    for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row);
-    linear(model_.project, operands, row_count, scratch,
-           [&](int row, int column, F v) { store(states.x.row(first + row) + column, v); });
   }
 
- private:
   // The scale of the embeddings of a sequence: it makes up for dropped tokens.
   float scale_of(const BeiBatch& batch, int sequence) const {
     if (model_.dropped_token < 0) return model_.embedding_scale;

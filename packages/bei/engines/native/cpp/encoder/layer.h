@@ -1,8 +1,9 @@
-// The steps of a layer that take each row for itself: all but attention.
+// The steps of a layer, but for attention.
 #pragma once
 #include <algorithm>
 #include <cmath>
 
+#include "encoder/block.h"
 #include "encoder/mlp.h"
 
 namespace bei {
@@ -16,45 +17,77 @@ class LayerSteps {
  public:
   explicit LayerSteps(const BeiModel& model) : model_(model) {}
 
-  void project_qkv(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  // Queries, keys and values of a block. Calls before(from, to, scratch), which ends the rows of x that are read.
+  template <class Before>
+  void project_qkv(const States<P>& states, int i, const Block& block, const Before& before) const {
     const BeiLayer& layer = model_.layers[i];
-    linear(layer.qkv, inputs(states, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count,
-           scratch, [&](int row, int column, F v) { store(states.qkv.row(first + row) + column, v); });
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, layer.qkv.inputs);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      before(from, to, scratch);
+      read(states, layer.attention_in, layer.qkv, 2 * i, block, operands, from, to, scratch);
+    });
+    block.template columns<Kernel<Operand>>(layer.qkv, [&](Columns columns, Scratch& scratch) {
+      linear(layer.qkv, operands, block.count, columns, scratch,
+             [to = states.qkv.from(block.first)](int row, int column, F v) { store(to.row(row) + column, v); });
+    });
     if (layer.rotary < 0 && !layer.query_norm.weight) return;
-    for (int row = first; row < first + row_count; row++) {
-      norm_and_rotate(states, layer, layer.query_norm, row, states.qkv.row(row), model_.heads);
-      norm_and_rotate(states, layer, layer.key_norm, row, states.qkv.row(row) + query_size(model_), model_.kv_heads);
-    }
+    block.rows([&](int from, int to, Scratch&) {
+      for (int row = block.first + from; row < block.first + to; row++) {
+        norm_and_rotate(states, layer, layer.query_norm, row, states.qkv.row(row), model_.heads);
+        norm_and_rotate(states, layer, layer.key_norm, row, states.qkv.row(row) + query_size(model_), model_.kv_heads);
+      }
+    });
   }
 
-  // x += the output of attention.
-  void add_attention(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  // x += the output of attention. Calls after(from, to, scratch) once rows are whole.
+  template <class After>
+  void add_attention(const States<P>& states, int i, const Block& block, const After& after) const {
     const BeiLayer& layer = model_.layers[i];
-    const MatrixView<Stored> context{states.context.row(first), states.context.stride};
-    add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
-    normalize_x(states, layer.attention_end, first, row_count);
+    const Added added = multiply(states, layer.out, layer.attention_out, layer.attention_again,
+                                 states.context.from(block.first), block);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      add_to_x(states, added, block, from, to);
+      normalize_x(states, layer.attention_end, block.first + from, block.first + to);
+      after(from, to, scratch);
+    });
   }
 
-  // The rest of a layer after attention; its output is in x.
-  void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  // The rest of a layer after attention. Calls end(f) once: f(from, to) makes the layer's output in rows of x.
+  template <class End>
+  void finish_layer(const States<P>& states, int i, const Block& block, const End& end) const {
     const BeiLayer& layer = model_.layers[i];
-    const auto read = [&] { return inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch); };
-    MatrixView<Operand> operands{};
-    if (model_.parallel) operands = read();
-    add_attention(states, i, first, row_count, scratch);
-    if (!model_.parallel) operands = read();
-    const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
-    expand<P>(layer.up, model_.gated, operands, row_count, inner, scratch);
-    add_to_x(states, layer.down, layer.ffn_out, BeiNorm{}, inner, first, row_count, scratch);
-    normalize_x(states, layer.ffn_end, first, row_count);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, layer.up.inputs);
+    const auto read_up = [&](int from, int to, Scratch& scratch) {
+      read(states, layer.ffn_in, layer.up, 2 * i + 1, block, operands, from, to, scratch);
+    };
+    if (model_.parallel) block.rows(read_up);
+    add_attention(states, i, block, [&](int from, int to, Scratch& scratch) {
+      if (!model_.parallel) read_up(from, to, scratch);
+    });
+    const MatrixView<Stored> inner = block.memory.inner.template get<Stored>(block.count, model_.intermediate_size);
+    block.template columns<Kernel<Operand>>(layer.up, [&](Columns columns, Scratch& scratch) {
+      expand<P>(layer.up, model_.gated, operands, block.count, columns, inner, scratch);
+    });
+    const Added added = multiply(states, layer.down, layer.ffn_out, BeiNorm{}, inner, block);
+    end([&](int from, int to) {
+      add_to_x(states, added, block, from, to);
+      normalize_x(states, layer.ffn_end, block.first + from, block.first + to);
+    });
   }
 
-  void normalize_x(const States<P>& states, const BeiNorm& norm, int first, int row_count) const {
+  void normalize_x(const States<P>& states, const BeiNorm& norm, int first, int last) const {
     if (!norm.weight) return;
-    for (int row = first; row < first + row_count; row++) normalize(norm, states.x.row(row), states.x.row(row));
+    for (int row = first; row < last; row++) normalize(norm, states.x.row(row), states.x.row(row));
   }
 
  private:
+  // The rows of a product that are to be added to x, and their norms. Null rows: they have been added.
+  struct Added {
+    MatrixView<float> rows;
+    BeiNorm norm, again;
+    int width;
+  };
+
   // Norm and rotate the heads of one token. A norm is of each head, or of all of them.
   void norm_and_rotate(const States<P>& states, const BeiLayer& layer, const BeiNorm& norm, int token, Stored* x,
                        int heads) const {
@@ -65,18 +98,16 @@ class LayerSteps {
     for (int at = 0; cos_sin && at < width; at += model_.head_size) rotate(x + at, cos_sin, size / 2);
   }
 
-  // Rows of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
-  MatrixView<Operand> inputs(const States<P>& states, const BeiNorm& norm, const BeiLinear& weights, int n, int first,
-                             int row_count, Scratch& scratch) const {
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
+  // Rows [from, to) of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
+  void read(const States<P>& states, const BeiNorm& norm, const BeiLinear& weights, int n, const Block& block,
+            const MatrixView<Operand>& operands, int from, int to, Scratch& scratch) const {
     float* normed = scratch.normed.get<float>(1, weights.inputs).data;
-    for (int row = 0; row < row_count; row++) {
-      const float* x = states.x.row(first + row);
+    for (int row = from; row < to; row++) {
+      const float* x = states.x.row(block.first + row);
       if (norm.weight) normalize(norm, x, normed), x = normed;
       to_operands(x, weights, operands, row);
       if (model_.input_peaks) raise(model_.input_peaks + static_cast<size_t>(n) * weights.inputs, x, weights.inputs);
     }
-    return operands;
   }
 
   // x += y; rows are padded to whole vectors.
@@ -88,30 +119,41 @@ class LayerSteps {
     for (int i = 0; i < n; i++) peaks[i] = std::max(peaks[i], std::abs(x[i]));
   }
 
-  // x += norm(a * weights) * scale, or x += again(x + norm(a * weights) * scale); each norm may be missing.
-  void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
-                const MatrixView<Stored>& a, int first, int row_count, Scratch& scratch) const {
-    const MatrixView<Operand> operands = as_operands<P>(a, weights, row_count, scratch.inner_operands);
+  // a * weights. It is added to x at once where no norm comes in between.
+  Added multiply(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
+                 const MatrixView<Stored>& a, const Block& block) const {
+    const MatrixView<Operand> operands = as_operands<P>(a, weights, block, block.memory.inner_operands);
+    const bool normed = norm.weight || again.weight;
+    const MatrixView<float> outputs =
+        normed ? block.memory.outputs.template get<float>(block.count, weights.outputs) : MatrixView<float>{};
     const F scale = splat(model_.residual_scale);
-    if (!norm.weight && !again.weight) {
-      return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
-        float* x = states.x.row(first + row) + column;
-        store(x, fma(v, scale, load(x)));
-      });
-    }
-    const MatrixView<float> outputs = scratch.outputs.get<float>(row_count, weights.outputs);
-    linear(weights, operands, row_count, scratch,
-           [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
-    for (int row = 0; row < row_count; row++) {
-      float *added = outputs.row(row), *x = states.x.row(first + row);
-      if (norm.weight) normalize(norm, added, added);
+    block.template columns<Kernel<Operand>>(weights, [&](Columns columns, Scratch& scratch) {
+      if (normed)
+        return linear(weights, operands, block.count, columns, scratch,
+                      [to = outputs](int row, int column, F v) { store(to.row(row) + column, v); });
+      linear(weights, operands, block.count, columns, scratch,
+             [to = states.x.from(block.first), scale](int row, int column, F v) {
+               float* x = to.row(row) + column;
+               store(x, fma(v, scale, load(x)));
+             });
+    });
+    return {outputs, norm, again, weights.outputs};
+  }
+
+  // x += norm(rows) * scale, or x += again(x + norm(rows) * scale); each norm may be missing.
+  void add_to_x(const States<P>& states, const Added& of, const Block& block, int from, int to) const {
+    if (!of.rows.data) return;
+    const F scale = splat(model_.residual_scale);
+    for (int row = from; row < to; row++) {
+      float *added = of.rows.row(row), *x = states.x.row(block.first + row);
+      if (of.norm.weight) normalize(of.norm, added, added);
       if (model_.residual_scale != 1)
-        for_vectors(weights.outputs, [&](int j, int) { store(added + j, load(added + j) * scale); });
-      if (again.weight) {
-        add(added, x, weights.outputs);
-        normalize(again, added, added);
+        for_vectors(of.width, [&](int j, int) { store(added + j, load(added + j) * scale); });
+      if (of.again.weight) {
+        add(added, x, of.width);
+        normalize(of.again, added, added);
       }
-      add(x, added, weights.outputs);
+      add(x, added, of.width);
     }
   }
 
