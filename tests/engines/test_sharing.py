@@ -75,7 +75,7 @@ def sharing(library, layers: int, hidden: int, inner: int, precision: str, machi
 
 @pytest.fixture(scope="module")
 def loaded(native_cache):
-    return library.load(level(), native_cache / "native")
+    return library.load(level(), native_cache)
 
 
 LARGE, SMALL = (24, 1024, 4096), (6, 384, 1536)
