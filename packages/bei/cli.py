@@ -13,6 +13,7 @@ import click
 import yaml
 
 from bei import __version__, bundle, files, logs, options, processes
+from bei.engines import choice
 from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, one_line_errors, outputs
 from bei.launch import serve as serve_until_signal
@@ -126,7 +127,20 @@ def info(
     type=click.Path(path_type=Path),
     help="Embed the texts of this .txt, .jsonl, .csv or .tsv file, and write their ranges into --int8-ranges.",
 )
-def build(model: str | None, config: Path | None, log_level: str, calibrate: Path | None, **flags: Any) -> None:
+@click.option(
+    "--plans-for",
+    metavar="LEVELS",
+    help="Make the native engine's plans for these levels of processors, too (avx512_bf16,neon_i8mm): for an image or "
+    "a volume of other machines.",
+)
+def build(
+    model: str | None,
+    config: Path | None,
+    log_level: str,
+    calibrate: Path | None,
+    plans_for: str | None,
+    **flags: Any,
+) -> None:
     """Build the engine now, so that `serve` starts at once.
 
     Fetches and checks the checkpoint first. MODEL is a folder or a repository; without one the config says it.
@@ -141,6 +155,8 @@ def build(model: str | None, config: Path | None, log_level: str, calibrate: Pat
     if calibrate and settings.int8_ranges:
         ranges.write(asyncio.run(ranges.measure(served, calibrate)), settings.int8_ranges)
         click.echo(printable(f"{settings.int8_ranges}: the ranges of {calibrate}"))
+    if plans_for:
+        choice.make_plans(settings, served.checkpoint, plans_for)
     service.close()
     click.echo(
         printable(f"{served.settings.public_repo}: {served.checkpoint.folder}, runs on {engine_in_words(served)}")

@@ -44,6 +44,14 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
 
 
+def make_plans(settings: ModelSettings, checkpoint: Checkpoint, levels: str) -> None:
+    """Makes the native engine's plans for machines of these levels of processors. Raises SetupError."""
+    from bei.engines.native import engine  # as an engine, only where it is asked for
+    from bei.engines.native.levels import named
+
+    engine.make_plans(checkpoint, _options(settings), named(levels))
+
+
 def _candidates(settings: ModelSettings, checkpoint: Checkpoint, options: EngineOptions) -> tuple[str, ...]:
     """Raises SetupError for an engine that computes layers, if the model has none."""
     if checkpoint.spec.layers:
