@@ -12,9 +12,10 @@ import platform
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from tests.support.debian import download, unpack
+from tests.support.debian import download, make_or_say, unpack
 
 TOOLS = ("qemu-user-static", "g++-aarch64-linux-gnu")
 ROOT = ("python3.11-minimal:arm64", "libpython3.11-stdlib:arm64", "libstdc++6:arm64")
@@ -41,7 +42,6 @@ exec clang++ --target=aarch64-linux-gnu --gcc-toolchain="$tools" -isystem "$head
 
 
 def main(folder: Path, uv: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     (folder / "bin").mkdir(parents=True)
     _unpack(download((*TOOLS, *ROOT), folder / "apt", ("amd64", "arm64")), folder)
     shutil.rmtree(folder / "apt")
@@ -71,11 +71,6 @@ def _program(place: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    if platform.machine() != "x86_64" or shutil.which("apt-get") is None:
-        print("not Debian on x86-64: the tests under an emulator are skipped")  # noqa: T201  make shows it
-    else:
-        try:
-            main(Path(sys.argv[1]).absolute(), sys.argv[2])
-        except subprocess.CalledProcessError as exc:
-            shutil.rmtree(sys.argv[1], ignore_errors=True)
-            print(f"{exc.cmd[0]} cannot fetch them: the tests under an emulator are skipped")  # noqa: T201  make shows it
+    is_debian = platform.machine() == "x86_64" and shutil.which("apt-get") is not None
+    lacking = None if is_debian else "not Debian on x86-64"
+    make_or_say(Path(sys.argv[1]), partial(main, uv=sys.argv[2]), "the tests under an emulator", lacking)

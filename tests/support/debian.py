@@ -1,8 +1,9 @@
 """Debian's packages without root, as files: apt-get, with a state of its own, resolves and downloads them."""
 
 import os
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 APT = """\
@@ -33,3 +34,17 @@ def download(packages: Sequence[str], state: Path, architectures: Sequence[str])
 
 def unpack(package: Path, folder: Path) -> None:
     subprocess.run(["dpkg", "-x", str(package), str(folder)], check=True)
+
+
+def make_or_say(folder: Path, make: Callable[[Path], None], tests: str, lacking: str | None) -> None:
+    """Makes an environment of packages in `folder`. Says that `tests` are skipped where the machine is `lacking` what
+    they need, or where apt-get cannot fetch it; there is no folder then."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if lacking is None:
+        try:
+            make(folder.absolute())
+        except subprocess.CalledProcessError as exc:
+            shutil.rmtree(folder, ignore_errors=True)
+            lacking = f"{exc.cmd[0]} cannot fetch what they need"
+    if lacking is not None:
+        print(f"{lacking}: {tests} are skipped")  # noqa: T201  make shows it
