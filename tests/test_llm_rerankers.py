@@ -163,6 +163,17 @@ def test_a_name_or_a_setting_makes_a_reranker(tmp_path):
     assert read(folder, "org/tiny", rerank_template="mxbai").pair_template.yes == "1"
 
 
+def test_markers_that_the_tokenizer_lacks_are_named(tmp_path, caplog):
+    folder = save_language_model(tmp_path, language_model("qwen3"))
+    read(folder, "org/tiny", rerank_template="qwen3")
+    assert "no token" not in caplog.text
+    written = json.loads((folder / "tokenizer.json").read_text())
+    written["added_tokens"] = [token for token in written["added_tokens"] if token["content"] != "<|im_end|>"]
+    write_json(folder / "tokenizer.json", written)
+    read(folder, "org/tiny", rerank_template="qwen3")
+    assert "template's <|im_end|>: no token of this tokenizer" in caplog.text
+
+
 def test_the_words_that_a_logit_score_names(tmp_path, start_service):
     """sentence-transformers' CrossEncoder of a language model; its template is in its tokenizer, and is not read."""
     model = language_model("qwen3")

@@ -175,7 +175,7 @@ def test_what_is_cached_serves_beside_a_silent_hub(machine, hub):
     with silent() as url:
         status, log, seconds = machine.info(url)
     assert status == 0
-    assert log.partition("WARNING ")[2] == "the hub does not answer: using the cached org/tiny\n"
+    assert log.partition("WARNING ")[2] == "the hub does not answer: using the cached org/tiny model=org/tiny\n"
     assert seconds < 30  # 10 on a machine that does nothing else
 
 

@@ -201,7 +201,7 @@ def test_an_idle_model_leaves_and_comes_back(run_server, workers, embedders, vec
 def test_ten_models_within_a_budget_for_three(run_server, workers, embedders, vectors):
     configs = [write_config(embedders[name], name) for name in embedders]
     run_server(configs[:1])  # whoever compiles the engine is larger
-    size = memory.of_processes(run_server(configs[:1]).engines())
+    size = memory.of_processes(run_server(configs[:4]).engines()) / 4
     budget = int(3.5 * size)
     server = run_server(configs, "--memory-budget", str(budget), *workers)
     assert len(server.engines()) == 3

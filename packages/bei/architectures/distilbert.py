@@ -1,36 +1,25 @@
 """DistilBERT (arXiv:1910.01108): BERT without token types, under other names."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
-from bei.architectures.family import (
-    Family,
-    activation,
-    attention_sizes,
-    bert_tensors,
-    masked_lm,
-    one_dense,
-    read,
-    two_dense,
-)
-from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
+from bei.architectures.bert import BERT
+from bei.architectures.family import Config, Family, bert_tensors, masked_lm, one_dense, read, two_dense
+from bei.architectures.spec import FIRST, EncoderSpec
+
+# BERT's name → DistilBERT's, of what its config.json must state.
+_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+    "max_position_embeddings": "max_position_embeddings",
+}
 
 
-def _spec(config: Mapping[str, Any]) -> EncoderSpec:
-    return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=read(config, "dim"),
-        layers=(Layer(),) * read(config, "n_layers"),
-        **attention_sizes(read(config, "dim"), read(config, "n_heads")),
-        intermediate_size=read(config, "hidden_dim"),
-        activation=activation(config.get("activation", "gelu")),
-        norm=Norm("layer", 1e-12, bias=True),
-        max_tokens=read(config, "max_position_embeddings"),
-        position_offset=0,
-        token_types=0,
-        embedding_size=read(config, "dim"),
-    )
+def _spec(config: Config) -> EncoderSpec:
+    stated = {name: read(config, own) for name, own in _KEYS.items()}
+    return BERT.spec({**stated, "hidden_act": config.get("activation", "gelu"), "type_vocab_size": 0})
 
 
 _tensors = partial(

@@ -14,7 +14,7 @@ from bei.checkpoint.gliner_head import Gliner
 from bei.checkpoint.lookup import Lookup, read_lookup
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade
-from bei.checkpoint.reranking import PairTemplate, score_tokens_of, scoring_head
+from bei.checkpoint.reranking import PairTemplate, score_tokens_of, scoring_head, warn_of_markers
 from bei.checkpoint.task import (
     STANFORD_COLBERT,
     Scoring,
@@ -131,6 +131,8 @@ def _scored(task: Task) -> Callable[[Source], Served]:
     def served(source: Source) -> Served:
         scored = scoring({**source.config, **_activation(source.folder)}, task)
         names, modules, scoring_template = _names(source), source.modules, _scoring_template(source)
+        if task == "reranker" and source.template is not None:
+            warn_of_markers(source.template, source.tokenizer_file)
         if task == "reranker" and scoring_template is not None:
             words = modules.score_tokens or score_tokens_of(scoring_template, source.tokenizer_file)
             temperature = 1.0 if modules.score_tokens else scoring_template.temperature

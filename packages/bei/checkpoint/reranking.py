@@ -204,6 +204,19 @@ def _temperature(config: Mapping[str, Any]) -> float:
     return float(config.get("logits_scaling", 1.0)) / float(scale)
 
 
+_MARKER = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>|\[/?(?:INST|CLS|SEP)\]")
+
+
+def warn_of_markers(template: PairTemplate, tokenizer_file: Path) -> None:
+    """Logs the markers of turns in a template that are words to this tokenizer: the model has another template."""
+    added = {token["content"] for token in read_json(tokenizer_file).get("added_tokens") or ()}
+    parts = (template.prefix, template.body, template.plain, template.suffix)
+    markers = dict.fromkeys(_MARKER.findall("".join(piece for part in parts for piece in part)))
+    words = [marker for marker in markers if marker not in added]
+    if words:
+        log.warning("the rerank template's %s: no token of this tokenizer, so it is read as words", ", ".join(words))
+
+
 def score_tokens_of(template: PairTemplate, tokenizer_file: Path) -> ScoreTokens:
     """The ids of the template's words. Raises SetupError if it has none, or the vocabulary lacks them."""
     if template.yes is None:
