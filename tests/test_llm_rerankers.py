@@ -125,6 +125,7 @@ def test_the_document_is_cut_and_the_question_is_not(start):
     np.testing.assert_array_equal(cut.ids[-20:], whole.ids[-20:])
     (limited,) = tokenizer.encode([(QUERY, "cat " * 300)], truncate=True, max_second_tokens=3)
     np.testing.assert_array_equal(limited.ids, whole.ids)
+    assert [of.is_truncated for of in (whole, cut, limited)] == [False, True, True]
     with pytest.raises(Invalid, match="must have at most 400 tokens"):
         tokenizer.encode([(QUERY, "cat " * 300)], truncate=False)
 

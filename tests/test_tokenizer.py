@@ -90,6 +90,19 @@ def test_the_second_of_a_pair_can_be_bounded(tokenizer):
     assert tokens("dog " * 9, 2) == tokens("", None) + 2 < tokens("dog " * 9, None)
 
 
+def test_an_encoding_says_whether_a_part_was_not_read(tokenizer):
+    def is_cut(item, most: int | None, of_second: int | None = None) -> bool:
+        narrow = tokenizer.narrowed(most, add_special_tokens=True)
+        return narrow.encode([item], truncate=True, max_second_tokens=of_second)[0].is_truncated
+
+    for item in ("dog " * 9, [5] * 9, ("cat", "dog " * 9)):
+        (whole,) = tokenizer.encode([item], truncate=False)
+        assert [is_cut(item, len(whole.ids) - less) for less in (0, 1)] == [False, True]
+    (one,) = tokenizer.encode([item], truncate=False, max_second_tokens=1)
+    tokens = 1 + len(whole.ids) - len(one.ids)
+    assert [is_cut(("cat", "dog " * 9), None, tokens - less) for less in (0, 1)] == [False, True]
+
+
 def test_no_token_is_left_of_a_text_that_has_no_room():
     assert [cut([1, 2, 3], room, "left") for room in (0, 2, 9)] == [[], [2, 3], [1, 2, 3]]
     assert [cut([1, 2, 3], room, "right") for room in (0, 2, 9)] == [[], [1, 2], [1, 2, 3]]

@@ -4,7 +4,7 @@ cannot forge one."""
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -89,9 +89,11 @@ class _Text(logging.Formatter):
 
 
 class _JSON(logging.Formatter):
-    """One JSON object per line, with TEI's names."""
+    """One JSON object per line. The named values of a message are fields of their own, too."""
 
     def format(self, record: logging.LogRecord) -> str:
         written = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"timestamp": written, "level": record.levelname, "message": record.getMessage(), **_fields(record)}
+        named: Mapping[str, Any] = record.args if isinstance(record.args, Mapping) else {}
+        line: dict[str, Any] = {"timestamp": written, "level": record.levelname, "message": record.getMessage()}
+        line |= {**named, **_fields(record)}
         return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))

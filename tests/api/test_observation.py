@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -112,16 +113,33 @@ def test_a_line_for_each_request(service, lines):
     call(service, "/embed", {"inputs": 3}, x_request_id="req-2")
     call(service, "/health", method="GET", x_request_id="req-3")
     first, second = lines.getvalue().splitlines()
-    for said in ("200 POST /embed", "req-1", "0af7651916cd43dd8448eb211c80319c", "queue_time", "tokens"):
+    for said in ("200 POST /embed", "req-1", "0af7651916cd43dd8448eb211c80319c", "queue_seconds", "tokens"):
         assert said in first
     assert "422 POST /embed" in second
     assert "req-2" in second
     if first.startswith("{"):
-        assert json.loads(first).keys() >= {"timestamp", "level", "message", "total_time", "texts", "request_id"}
-        assert (json.loads(first)["model"], json.loads(first)["device"]) == ("tiny", "any")
+        line = json.loads(first)
+        assert line["message"] == f"{line['status']} {line['method']} {line['path']}" == "200 POST /embed"
+        assert {"timestamp", "level", "seconds", "queue_seconds", "texts", "tokens", "request_id"} <= line.keys()
+        assert {name for name, value in line.items() if not isinstance(value, int | float | str)} == set()
+        assert all(isinstance(line[name], float) for name in line if name.endswith("seconds"))
+        assert all(isinstance(line[name], int) for name in ("status", "texts", "truncated_texts", "tokens"))
+        assert line["seconds"] >= line["queue_seconds"] + line["inference_seconds"] > 0
+        assert (line["model"], line["device"]) == ("tiny", "any")
     else:
         assert "model=tiny device=any request_id=req-1" in first
     assert "tiny" not in second  # its body names no model that could be read
+
+
+def test_a_text_that_was_cut_is_visible(service, lines):
+    def embed(*texts: str) -> str | None:
+        return call(service, "/embed", {"inputs": texts}).headers.get("x-truncated-texts")
+
+    new = gained(service.metrics, lambda: [embed("the cat", "the cat " * 100), embed("the cat " * 100)])
+    assert new['bei_truncated_texts_total{model="tiny"}'] == 2
+    assert [embed("the cat " * 100, "a", "a big dog " * 100), embed("a")] == ["2", None]
+    written = [re.search(r'truncated_texts(?:=|": )(\d+)', line)[1] for line in lines.getvalue().splitlines()]
+    assert written == ["1", "1", "2", "0"]
 
 
 def test_no_line_unless_asked_for(service, lines):

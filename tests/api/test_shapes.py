@@ -279,7 +279,7 @@ def test_json_or_msgpack(writers, accept, kind, large):
 
 
 def test_what_a_call_cost_stands_in_headers_in_whole_milliseconds(writers):
-    usage = Usage(characters=7, tokens=3, tokenization=0.0014, queue=0.0106, inference=0.5, total=2)
+    usage = Usage(characters=7, tokens=3, truncated_texts=0, tokenization=0.0014, queue=0.0106, inference=0.5, total=2)
     headers = asyncio.run(render(Result([], usage), CALL, "gpu", writers)).headers
     assert headers == {
         "content-type": "application/json",

@@ -145,6 +145,8 @@ def test_documents_are_cut_to_max_tokens_per_doc(reranker):
 
     assert score(documents=["the cat sat"], max_tokens_per_doc=2) == score(documents=["the cat"])
     assert score(documents=["the cat sat"]) != score(documents=["the cat"])
+    body = {"query": QUERY, "documents": ["the cat sat", "the cat"], "max_tokens_per_doc": 2}
+    assert call(reranker, "/v2/rerank", body).headers["x-truncated-texts"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ _FIELD_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+
 _EXPOSED = ", ".join(
     (
         *("retry-after", "x-request-id", "x-baseten-customer-request-id"),
-        *("x-compute-type", "x-compute-time", "x-compute-characters", "x-compute-tokens"),
+        *("x-compute-type", "x-compute-time", "x-compute-characters", "x-compute-tokens", "x-truncated-texts"),
         *("x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"),
     )
 )

@@ -51,6 +51,7 @@ class Observation:
             texts,
             usage.tokens,
             scored=model.has_labels,
+            truncated_texts=usage.truncated_texts,
             is_background=self._call.is_background,
             total=usage.total,
             tokenization=usage.tokenization,
@@ -77,19 +78,21 @@ class Observation:
         return reply.with_headers({"traceresponse": self._trace.response})
 
     def _log(self, reply: Reply, now: float) -> None:
-        fields: dict[str, Any] = {"total_time": _milliseconds(now - self._call.arrived)}
+        fields: dict[str, Any] = {"seconds": round(now - self._call.arrived, 6)}
         if self._call.client:
             fields["client"] = self._call.client
         if self._usage is not None:
             fields |= {
-                "tokenization_time": _milliseconds(self._usage.tokenization),
-                "queue_time": _milliseconds(self._usage.queue),
-                "inference_time": _milliseconds(self._usage.inference),
+                "tokenization_seconds": round(self._usage.tokenization, 6),
+                "queue_seconds": round(self._usage.queue, 6),
+                "inference_seconds": round(self._usage.inference, 6),
                 "texts": self._texts,
+                "truncated_texts": self._usage.truncated_texts,
                 "tokens": self._usage.tokens,
             }
         level = logging.WARNING if reply.status >= 500 else logging.INFO
-        logs.access.log(level, "%d %s %s", reply.status, self._call.method, self._call.path, extra={"fields": fields})
+        request = {"status": reply.status, "method": self._call.method, "path": self._call.path}
+        logs.access.log(level, "%(status)d %(method)s %(path)s", request, extra={"fields": fields})
 
     def _begin_trace(self, tracer: tracing.Tracer) -> tracing.Trace:
         call = self._call
@@ -113,10 +116,6 @@ class Observation:
             computed = self._started + self._usage.total
             trace.phase("post-process", computed, now - computed)
         trace.end(now, attributes, failed=reply.status >= 500)
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.2f}ms"
 
 
 def _texts(read: Any) -> int:

@@ -136,7 +136,7 @@ def _encoding(accept: str) -> str | None:
 
 
 def _compute_headers(usage: Usage, device: str) -> dict[str, str]:
-    """Headers with TEI's names; times in whole milliseconds."""
+    """Headers with TEI's names, times in whole milliseconds; and the number of texts that were cut, where one was."""
     times = {
         "x-compute-time": usage.inference,
         "x-total-time": usage.total,
@@ -145,4 +145,6 @@ def _compute_headers(usage: Usage, device: str) -> dict[str, str]:
         "x-inference-time": usage.inference,
     }
     counts = {"x-compute-characters": str(usage.characters), "x-compute-tokens": str(usage.tokens)}
+    if usage.truncated_texts:
+        counts["x-truncated-texts"] = str(usage.truncated_texts)
     return {"x-compute-type": device, **counts, **{name: str(round(1000 * s)) for name, s in times.items()}}

@@ -97,6 +97,7 @@ class ModelMetrics:
         self._queue = families.queue_duration.labels(name)
         self._inference = families.inference_duration.labels(name)
         self._request_tokens = families.request_tokens.labels(name)
+        self._truncated_texts = families.truncated_texts.labels(name)
         self._batch_size = families.batch_size.labels(name)
         self._batch_tokens = families.batch_tokens.labels(name)
         self._batch_fill = families.batch_fill.labels(name)
@@ -149,6 +150,7 @@ class ModelMetrics:
         tokenization: float,
         queue: float,
         inference: float,
+        truncated_texts: int = 0,
         is_background: bool = False,
     ) -> None:
         """Counts an answered request. Times are in seconds; those of the queue and the engine are means over its
@@ -159,6 +161,7 @@ class ModelMetrics:
         for counter in self._predict if scored else self._embed:
             counter.inc(texts)
         self._request_tokens.inc(tokens)
+        self._truncated_texts.inc(truncated_texts)
         if is_background:
             return
         self._duration.observe(total)

@@ -51,6 +51,7 @@ class Families:
         counter = self._counter
         self.requests_in_flight = self._sum("bei_requests_in_flight", "Requests for the model, not yet answered")
         self.request_tokens = counter("bei_request_tokens", "Tokens of answered requests, after truncation")
+        self.truncated_texts = counter("bei_truncated_texts", "Texts and pairs of which a part was not read")
         self.queue_tokens = self._sum("bei_queue_tokens", "Tokens waiting")
         self.batch_fill = self._histogram("bei_batch_fill", "Tokens of a batch divided by its budget", _SHARES)
         self.padded_tokens = counter("bei_padded_tokens", "Tokens, had each batch been padded to its longest text")

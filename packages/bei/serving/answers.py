@@ -11,10 +11,12 @@ from bei.tokenizer import Direction
 @dataclass(frozen=True)
 class Usage:
     """The cost of a request: characters and tokens (after truncation, special tokens and prompt included), and seconds.
-    `queue` and `inference` are means over its texts."""
+    `queue` and `inference` are means over its texts. `truncated_texts` counts those, or pairs, of which a part was not
+    read."""
 
     characters: int
     tokens: int
+    truncated_texts: int
     tokenization: float
     queue: float
     inference: float

@@ -190,6 +190,7 @@ def _usage(encodings: Encodings, pending: Pending | None, started: float, tokeni
     return Usage(
         characters=sum(encoding.characters for encoding in encodings),
         tokens=sum(len(encoding.ids) for encoding in encodings),
+        truncated_texts=sum(encoding.is_truncated for encoding in encodings),
         tokenization=tokenized - started,
         queue=pending.queue / len(encodings) if pending else 0.0,
         inference=pending.inference / len(encodings) if pending else 0.0,

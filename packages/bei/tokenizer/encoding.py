@@ -16,6 +16,7 @@ Role = Literal["query", "document"]
 class Encoding:
     """ids: int32[tokens], with specials; `prompt_tokens`: how many leading tokens are the prompt and the specials
     before it; token_types: int32[tokens], None if all are 0. They are arrays because waiting requests hold many.
+    `is_truncated`: the text, or a text of the pair, has more tokens than these.
 
     For a ColBERT model: the leading `attended` tokens are attended to; `scored`: bool[tokens], the tokens that are
     compared.
@@ -26,6 +27,7 @@ class Encoding:
     _: KW_ONLY
     prompt_tokens: int = 0
     token_types: np.ndarray | None = None
+    is_truncated: bool = False
     attended: int | None = None
     scored: np.ndarray | None = None
 

@@ -26,7 +26,8 @@ class How:
     def of_second(self, text: str) -> Wanted:
         if self.max_second_tokens is None:
             return self.of(text)
-        most = min(self.max_second_tokens, self.most) if self.direction == "right" else self.max_second_tokens
+        one_more = self.max_second_tokens + 1  # tells that it is cut
+        most = min(one_more, self.most) if self.direction == "right" else one_more
         return text, most, "right"
 
     def wanted(self, item: "Input | RenderedPair") -> list[Wanted]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """A pair rendered by its model's template. Only `body` is cut; it ends with the document."""
+    """A pair rendered by its model's template. Only `body` is cut; it ends with the document.
+    `is_truncated`: the document is a part of the one that was sent."""
 
     characters: int
     query: str
     document: str
+    is_truncated: bool
     prefix: tuple[str, ...]
     body: tuple[str, ...]
     suffix: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
@@ -250,7 +251,8 @@ class Tokenizer:
         if len(body) > room and room <= before:
             raise self._no_room(self._single.size + before, "a text")
         ids, types = self._single.wrap(cut(body, room, how.direction))
-        encoding = Encoding(ids, characters, prompt_tokens=prompt_tokens, token_types=types)
+        is_truncated = len(body) > room
+        encoding = Encoding(ids, characters, prompt_tokens=prompt_tokens, token_types=types, is_truncated=is_truncated)
         if how.role is None or self._late is None:
             return encoding
         return self._as_role(encoding, how.role, self._late)
@@ -258,7 +260,8 @@ class Tokenizer:
     def _finish_pair(
         self, index: int, item: tuple[str, str], bodies: Mapping[Wanted, np.ndarray], how: How
     ) -> Encoding:
-        read = bodies[how.of(how.before_pairs + item[0])], bodies[how.of_second(item[1])][: how.max_second_tokens]
+        whole = bodies[how.of_second(item[1])]
+        read = bodies[how.of(how.before_pairs + item[0])], whole[: how.max_second_tokens]
         tokens, counted = sum(map(len, read)) + self._pair.size, all(len(body) != how.most for body in read)
         self._check_length(index, tokens, self._max_tokens, how.truncate, counted=counted)
         room = self._max_tokens - self._pair.size
@@ -269,7 +272,8 @@ class Tokenizer:
         ids, types = self._pair.wrap(
             *(cut(body, length, how.direction) for body, length in zip(read, lengths, strict=True))
         )
-        return Encoding(ids, sum(map(len, item)), token_types=types)
+        is_truncated = tokens > self._max_tokens or len(read[1]) < len(whole)
+        return Encoding(ids, sum(map(len, item)), token_types=types, is_truncated=is_truncated)
 
     def _lengths(self, item: tuple[str, str], first: int, second: int, how: How) -> tuple[int, int]:
         """Two lengths by which a pair is cut as by the true lengths. If both are longer than is read, it matters only
@@ -288,11 +292,13 @@ class Tokenizer:
         if not isinstance(item, tuple) or not any(item):
             return item
         query, document = (text.strip() for text in item) if template.strips else item
+        is_truncated = False
         if max_second_tokens is not None:
-            read = joined_tokens(list(self._reader.tokens(document, max_second_tokens)))
+            read = joined_tokens(list(self._reader.tokens(document, max_second_tokens + 1)))
+            is_truncated = len(read) > max_second_tokens
             document = document[: read.ends[:max_second_tokens][-1]] if len(read) else document
         pieces = template.pieces(query, document, instruction)
-        return RenderedPair(len(query) + len(item[1]), query, document, *pieces)
+        return RenderedPair(len(query) + len(item[1]), query, document, is_truncated, *pieces)
 
     def _finish_rendered(
         self, index: int, item: RenderedPair, bodies: Mapping[Wanted, np.ndarray], how: How
@@ -308,7 +314,7 @@ class Tokenizer:
         if len(body) > room:
             self._check_both_stay(index, item, room, how.direction)
         ids = np.concatenate([prefix, cut(body, room, how.direction), suffix])
-        return Encoding(ids, item.characters)
+        return Encoding(ids, item.characters, is_truncated=item.is_truncated or len(body) > room)
 
     def _check_both_stay(self, index: int, item: RenderedPair, room: int, direction: Direction) -> None:
         """Raises Invalid if a cut would leave nothing of one of the texts."""
@@ -346,9 +352,7 @@ class Tokenizer:
             attended = None if late.attend else len(ids)
             ids = np.append(ids, np.full(late.expansion - len(ids), self._mask, np.int32))
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
-        return Encoding(
-            ids, encoding.characters, prompt_tokens=encoding.prompt_tokens, attended=attended, scored=scored
-        )
+        return replace(encoding, ids=ids, token_types=None, attended=attended, scored=scored)
 
     def _continues(self, text: str, tokens: Tokens) -> np.ndarray:
         """bool[n], as in transformers' TokenClassificationPipeline.gather_pre_entities."""

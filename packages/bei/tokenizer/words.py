@@ -176,7 +176,7 @@ class WordReader:
             here = slice(part.start, part.stop)
             bounds = np.minimum(words.bounds[part.start : part.stop + 1] - first, len(body)) + before
             characters = 0 if part.start else len(text)
-            encoding = Encoding(ids, characters, token_types=types)
+            encoding = Encoding(ids, characters, token_types=types, is_truncated=bool(last > first + room))
             yield WordWindow(encoding, owner, part.start, bounds, words.starts[here], words.ends[here])
 
     def _parts(self, bounds: np.ndarray, room: int) -> Iterator[range]:

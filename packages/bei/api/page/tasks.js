@@ -164,7 +164,8 @@ async function answer(task, values, context, output) {
     const { value, milliseconds, headers } = await ask(url, body);
     const shown = await task.show(value, values, context);
     const tokens = headers.get("x-compute-tokens"), inside = headers.get("x-inference-time");
-    const facts = [`${milliseconds.toFixed(1)} ms`, inside && `${inside} ms of it in the engine`, tokens && `${tokens} tokens`];
+    const cut = headers.get("x-truncated-texts");
+    const facts = [`${milliseconds.toFixed(1)} ms`, inside && `${inside} ms of it in the engine`, tokens && `${tokens} tokens`, cut && `${cut} cut at the model's limit`];
     output.replaceChildren(...shown, make("p", { className: "soft", textContent: facts.filter(Boolean).join(", ") }), copies(url, body));
   } catch (error) {
     output.replaceChildren(make("p", { className: "error", role: "alert", textContent: error.message }));
