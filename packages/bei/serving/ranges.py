@@ -40,7 +40,7 @@ async def measure(model: ServedModel, file: Path) -> np.ndarray:
     try:
         while batch := list(islice(texts, most)):
             rows = (await model.embed(batch)).rows
-            found = [np.minimum.reduce([*found[:1], *rows]), np.maximum.reduce([*found[1:], *rows])]
+            found = [np.min([*found[:1], *rows], axis=0), np.max([*found[1:], *rows], axis=0)]
     except Error as exc:
         raise exc if isinstance(exc, SetupError) else SetupError(f"--calibrate {file}: {exc}") from None
     if not found:

@@ -28,7 +28,7 @@ class Counted:
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
         labels = states[1:]
-        return self._last(self._step(labels), labels) if self._count(states[0]).argmax() else labels[:0]
+        return self._last(self._step(labels), labels) if np.argmax(self._count(states[0])) else labels[:0]
 
     def _step(self, labels: np.ndarray) -> np.ndarray:
         """One step of a GRU, whose state is a label's: reset, update, proposal."""

@@ -120,7 +120,7 @@ class _Words:
         for start in np.flatnonzero((first > least).any(1)).tolist():
             whole = np.minimum.accumulate(inside[start:])
             broken = ~(whole >= least).any(1)
-            stop = int(broken.argmax()) if broken.any() else len(whole)
+            stop = int(np.argmax(broken)) if broken.any() else len(whole)
             whole, ends = whole[:stop], np.minimum(last[start : start + stop], first[start])
             logits = np.where((whole >= least) & (ends > least), np.minimum(whole, ends), -np.inf)
             begin = np.full(stop, start)
