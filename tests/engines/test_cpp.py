@@ -68,6 +68,8 @@ def test_the_sources_give_no_warning(compiler, level):
 @pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.name)
 def test_each_header_compiles_alone(header):
     """At one level: only headers of vectors differ between levels. (Without -O3 the compiler's own are read faster.)"""
+    if header.name not in OF_VECTORS and any(level.name.startswith(header.stem) for level in OTHERS):
+        pytest.skip("no compiler for its processors: `make .venv-arm/ok` installs that for ARM64")
     compiler, level = OF_VECTORS.get(header.name, CASES[0])
     assert complaints(compiler, level, header, flags=["-O0"]) == ""
 

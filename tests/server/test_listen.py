@@ -41,11 +41,12 @@ BODY = {"inputs": ["the cat", "it"]}
 
 
 def test_503_while_loading_then_200(start):
-    running = start(0.5)
+    running = start(60)
     running.wait_for_health(503)
     assert httpx.get(f"{running.url}/health/live").status_code == 200
     refused = httpx.post(f"{running.url}/embed", json=BODY)
     assert (refused.status_code, refused.json()["error_type"]) == (503, "Unhealthy")
+    running.process.send_signal(signal.SIGUSR1)  # its load ends
     running.wait_for_health(200)
     assert httpx.post(f"{running.url}/embed", json=BODY).status_code == 200
 
