@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +41,47 @@ def run(*arguments: str, **environment: str):
     return CliRunner().invoke(cli.main, list(arguments), env=environment)
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["embed"], ["info"], ["build"], ["convert"]])
-def test_help(command):
-    result = run(*command, "--help")
+CONTEXT = click.Context(cli.main)
+COMMANDS = cli.main.list_commands(CONTEXT)
+
+
+def test_help_has_every_command_with_its_whole_sentence():
+    result = run("--help")
     assert result.exit_code == 0
-    assert "Usage:" in result.output
+    shown = " ".join(result.output.split())
+    for name in COMMANDS:
+        sentence = re.match(r".*?[.](?=\s|$)", " ".join(cli.main.get_command(CONTEXT, name).help.split()))[0]
+        assert f"{name} {sentence}" in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples_that_the_command_takes(name):
+    command = cli.main.get_command(CONTEXT, name)
+    shown = run(name, "--help").output
+    for example in command.examples:
+        assert f"  {example}\n" in shown
+        bei, named, *words = shlex.split(example.partition(" > ")[0])
+        assert (bei, named) == ("bei", name)
+        command.make_context(name, words).close()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serv"], "No such command 'serv'. Did you mean 'serve'?"),
+        (["owner/name"], "owner/name is a model, no command; serve it with: bei serve owner/name"),
+        (["FOLDER"], "FOLDER is a model, no command; serve it with: bei serve FOLDER"),
+        (["my.yaml"], "my.yaml is a config, no command; serve it with: bei serve --config my.yaml"),
+        (["serve", "--model", "owner/name"], "--model: the model has no flag here: bei serve owner/name"),
+        (["info", "--model-id=owner/name"], "--model-id: the model has no flag here: bei info owner/name"),
+        (["build", "--modle"], "--modle: the model has no flag here: bei build MODEL"),
+        (["serve", "--prot", "1"], "No such option '--prot'. (Did you mean one of: '--port'"),
+    ],
+)
+def test_what_is_no_command_is_told_with_the_one_that_works(tmp_path, words, told):
+    result = run(*(word.replace("FOLDER", str(tmp_path)) for word in words))
+    assert result.exit_code == 2
+    assert told.replace("FOLDER", str(tmp_path)) in " ".join(result.stderr.split())
 
 
 OWN = {"config", "log_level"}
@@ -154,7 +191,10 @@ def test_what_build_makes_is_what_serve_maps(config, tmp_path):
         ),
         (["serve", "--config", "CONFIG", "--host", "256.0.0.1"], {}, "cannot listen on 256.0.0.1:8080"),
         (["serve", "--config", "CONFIG", "--log-level", "loud"], {}, "--log-level 'loud'"),
-        (["info", "--config", "CONFIG"], {"BEI_TYPO": "1"}, "environment variable BEI_TYPO is not a setting"),
+        (["info", "--config", "CONFIG", "--engine", "natve"], {}, "not 'natve'; did you mean native?"),
+        (["serve", "--config", "/"], {}, "/ is a folder, no config; serve a model's folder without the flag: /"),
+        (["info", "--config", "CONFIG"], {"BEI_TYPO": "1"}, "BEI_TYPO is not a setting; `bei serve --help` lists them"),
+        (["info", "--config", "CONFIG"], {"BEI_APIKEY": "1"}, "BEI_APIKEY is not a setting; did you mean BEI_API_KEY?"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(config, arguments, environment, message):

@@ -44,7 +44,8 @@ FOREIGN_FLAGS = {
     *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
 }
 PROGRAMS = re.compile(
-    r"(?:^|[\s/])(bei (?:serve|embed|info|build)|text-embeddings-router|python -m [\w.]+|pytest)(?=[\s`]|$)"
+    r"(?:^|[\s/])(bei (?:serve|embed|info|build|convert|doctor|bench|eval)|text-embeddings-router"
+    r"|python -m [\w.]+|pytest)(?=[\s`]|$)"
 )
 
 
@@ -69,7 +70,8 @@ def source_of(program: str) -> str:
 
 def commands() -> dict[str, set[str]]:
     """The flags of each of our commands."""
-    own = {f"bei {name}": command for name, command in cli.main.commands.items()}
+    context = click.Context(cli.main)
+    own = {f"bei {name}": cli.main.get_command(context, name) for name in cli.main.list_commands(context)}
     programs = {**own, "text-embeddings-router": text_embeddings_router}
     scripts = {
         re.sub(r"(/__main__)?\.py$", "", name).replace("/", ".")

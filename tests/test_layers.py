@@ -16,7 +16,7 @@ TREE = Path(__file__).parents[1]
 ROOT = TREE / "packages" / "bei"
 LAYERS = [
     "errors",
-    "files",
+    "files extras",
     "pooling wire memory processes work inflight settings metrics logs tracing",
     "architectures",
     "checkpoint",
@@ -33,7 +33,8 @@ LAYERS = [
     "bulk inprocess",
     "api",
     "server",
-    "launch options bundle",
+    "launch bundle",
+    "options",
     "router",
     "cli",
 ]

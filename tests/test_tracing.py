@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bei import cli
+from bei import cli, extras
 from bei.serving.service import Service
 from bei.tracing import Tracer
 from tests.support.calls import TEXTS, call, give_up
@@ -189,7 +189,7 @@ def test_without_the_extra_it_is_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)
     flags = ["serve", "--config", str(ROOT / "config.yaml"), "--otlp-endpoint", "http://127.0.0.1:1"]
     result = CliRunner().invoke(cli.main, flags)
-    assert (result.exit_code, result.stderr) == (2, "bei: --otlp-endpoint needs an extra: pip install 'bei[otel]'\n")
+    assert (result.exit_code, result.stderr) == (2, f"bei: --otlp-endpoint needs an extra: {extras.install('otel')}\n")
 
 
 def test_an_unknown_protocol_is_refused_in_one_line(monkeypatch):

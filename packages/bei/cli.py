@@ -12,9 +12,9 @@ from typing import Any
 import click
 import yaml
 
-from bei import __version__, bundle, files, logs, options, processes
+from bei import __version__, bundle, extras, files, logs, options
 from bei.errors import SetupError, printable
-from bei.launch import engine_in_words, one_line_errors, outputs
+from bei.launch import engine_in_words, outputs
 from bei.launch import serve as serve_until_signal
 from bei.router import text_embeddings_router
 from bei.server import hosting
@@ -26,49 +26,42 @@ from bei.settings.devices import names_of
 __all__ = ["main", "text_embeddings_router"]
 
 
-class _Program(click.Group):
-    def invoke(self, context: click.Context) -> Any:
-        processes.keep_libraries_isolated()
-        return one_line_errors(lambda: super(_Program, self).invoke(context))
-
-
-_DEPLOYMENT = "The deployment: a Truss config.yaml with a trt_llm block."
-
-
-_config = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help=f"{_DEPLOYMENT}  [default: BEI_CONFIG, else config.yaml]",
-)
 _configs = click.option(
     "--config",
     type=click.Path(path_type=Path),
     multiple=True,
-    help=f"{_DEPLOYMENT} Repeatable: one server serves several models.  [default: BEI_CONFIG, else config.yaml]",
+    help="The deployment: a Truss config.yaml with a trt_llm block. Repeatable: one server serves several models.  "
+    "[default: BEI_CONFIG, else config.yaml]",
 )
 _models = click.argument("models", metavar="[MODEL]...", nargs=-1)
-_log_level = click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    help="The lowest level of log lines: debug, info, warning or error.",
+_LATE: dict[str, str] = {}
+_HEADINGS = {"Serve": ("serve", "info", "build"), "Files": ("embed", "convert")}
+
+
+@click.group(
+    cls=options.Program, late=_LATE, headings=_HEADINGS, context_settings={"help_option_names": ["-h", "--help"]}
 )
-
-
-@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bei")
 def main() -> None:
-    """An open embedding engine: serves the model that a Truss config.yaml names.
+    """An open embedding engine: `bei serve MODEL` serves a folder or a repository of the hub, and `bei serve` the model
+    that a Truss config.yaml names.
 
     Every setting comes from the config's trt_llm block and its environment_variables, then from BEI_* environment
     variables (BEI_PORT=9000), then from flags; the last one wins.
     """
 
 
-@main.command(cls=options.Command)
+@main.command(
+    cls=options.Command,
+    examples=(
+        "bei serve BAAI/bge-small-en-v1.5",
+        "bei serve ./my-model --port 9000 --precision int8",
+        "bei serve --config config.yaml",
+    ),
+)
 @_models
 @_configs
-@_log_level
+@options.log_level
 @options.of_settings(Settings)
 def serve(models: Sequence[str], config: Sequence[Path], log_level: str, **flags: Any) -> None:
     """Serve over HTTP until SIGTERM. MODEL is a folder or a repository of the hub; without one the config says it.
@@ -85,10 +78,17 @@ def serve(models: Sequence[str], config: Sequence[Path], log_level: str, **flags
     serve_until_signal(settings, read)
 
 
-@main.command(cls=options.Command)
+@main.command(
+    cls=options.Command,
+    examples=(
+        "bei info ./my-model",
+        "bei info BAAI/bge-small-en-v1.5 --as-config > config.yaml",
+        "bei info --config config.yaml --json",
+    ),
+)
 @_models
 @_configs
-@_log_level
+@options.log_level
 @options.of_settings(ModelSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model.")
 @click.option("--as-config", is_flag=True, help="Print the config.yaml of the one MODEL, for --config and truss push.")
@@ -116,10 +116,16 @@ def info(
         click.echo("---\n".join(yaml.safe_dump(facts, sort_keys=False) for facts in found).rstrip())
 
 
-@main.command(cls=options.Command)
-@click.argument("model", metavar="[MODEL]", required=False)
-@_config
-@_log_level
+@main.command(
+    cls=options.Command,
+    examples=(
+        "bei build ./my-model --precision int8",
+        "bei build ./my-model --calibrate texts.txt --int8-ranges ranges.npy",
+    ),
+)
+@options.model
+@options.config
+@options.log_level
 @options.of_settings(ModelSettings)
 @click.option(
     "--calibrate",
@@ -132,7 +138,7 @@ def build(model: str | None, config: Path | None, log_level: str, calibrate: Pat
     Fetches and checks the checkpoint first. MODEL is a folder or a repository; without one the config says it.
     """
     logs.to_stderr(log_level)
-    settings = _one(model, config, flags)
+    settings = several.one(model, config, **flags)
     if calibrate and not settings.int8_ranges:
         raise SetupError("--calibrate needs --int8-ranges, the file that it writes")
     service = Service(settings.model_copy(update={"int8_ranges": None}) if calibrate else settings)
@@ -147,7 +153,10 @@ def build(model: str | None, config: Path | None, log_level: str, calibrate: Pat
     )
 
 
-@main.command()
+@main.command(
+    cls=options.Command,
+    examples=("bei convert BAAI/bge-small-en-v1.5 ./bge-small",),
+)
 @click.argument("model")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--revision", help="The branch, tag or commit of a repository. Unset: the newest.")
@@ -158,7 +167,7 @@ def build(model: str | None, config: Path | None, log_level: str, calibrate: Pat
     default=SourceSettings.model_fields["cache_dir"].default,
     help="The folder for downloads.",
 )
-@_log_level
+@options.log_level
 def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log_level: str) -> None:
     """Write MODEL, a folder or a repository of the hub, into the folder OUTPUT, with safetensors and tokenizer.json.
 
@@ -176,7 +185,13 @@ def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log
     click.echo(printable(f"{output}: {settings.public_repo} as safetensors; serve it with source LOCAL"))
 
 
-@main.command(cls=options.Command)
+@main.command(
+    cls=options.Command,
+    examples=(
+        "bei embed docs.jsonl vectors.parquet --column body --model ./my-model",
+        "bei embed docs.parquet vectors.npy --precision int8 --nice 10",
+    ),
+)
 @click.argument("input", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--column", default="text", show_default=True, help="The column of the texts.")
@@ -202,8 +217,8 @@ def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log
     help="Lower the priority by this much, so that a server on the same machine goes first. Unset: not at all.",
 )
 @click.option("--model", help="A folder or a repository of the hub. Unset: the config says it.")
-@_config
-@_log_level
+@options.config
+@options.log_level
 @options.of_settings(ModelSettings)
 def embed(
     model: str | None,
@@ -234,13 +249,13 @@ def embed(
         if ray:
             importlib.import_module("bei.bulk.cluster")
     except ModuleNotFoundError as exc:
-        raise SetupError(f"{exc.name} is not installed: pip install 'bei[{'ray' if ray else 'bulk'}]'") from None
+        raise SetupError(f"{exc.name} is not installed: {extras.install('ray' if ray else 'bulk')}") from None
     if workers and not ray:
         raise SetupError("--workers is for --ray; on this machine use --threads")
     if nice and ray:
         raise SetupError("--nice is for this machine; the processes of --ray have the priority that Ray gives them")
     os.nice(nice or 0)
-    settings = _one(model, config, flags)
+    settings = several.one(model, config, **flags)
     if settings.devices and ray:
         raise SetupError("--devices is for this machine; on a cluster set --workers and --threads")
     try:
@@ -261,13 +276,6 @@ def embed(
         click.echo("bei: stopped; the same command resumes with the remaining rows", err=True)
         sys.exit(interrupt.STATUS)
     click.echo(printable(f"{output}: {row_count} rows"))
-
-
-def _one(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """The settings of a command that is about one model. Raises SetupError where a config lists several."""
-    if model is None:
-        return Settings.from_file(config or several.default_configs()[0], **flags)
-    return several.named([model], [config] if config else [], **flags)[0]
 
 
 def _as_config(models: Sequence[str], config: Sequence[Path], as_json: bool, flags: Mapping[str, Any]) -> str:

@@ -1,29 +1,123 @@
-"""The settings as options of a command line. Settings.load converts and checks a value, wherever it comes from."""
+"""The command line's parts: the settings as options, help in groups with examples, and refusals with the command that
+works. Settings.load converts and checks a value, wherever it comes from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from bei import processes
+from bei.errors import printable
+from bei.files import expanded
+from bei.launch import one_line_errors
 from bei.settings import Group
 from bei.settings.reference import Setting, settings_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _OTHER_NAMES = {"drain_seconds": ["--drain-timeout"]}
+_FLAGS_OF_OTHERS = ("--model", "--model-id", "--model-name", "--model-name-or-path", "--model-path")
+"""Flags by which other programs name the model."""
+_ALIKE = 0.8
+_WHOLE = 1000  # characters of a sentence, so that none is cut
+
+config = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="The deployment: a Truss config.yaml with a trt_llm block.  [default: BEI_CONFIG, else config.yaml]",
+)
+model = click.argument("model", metavar="[MODEL]", required=False)
+log_level = click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    help="The lowest level of log lines: debug, info, warning or error.",
+)
+
+
+class Program(click.Group):
+    """A program whose commands stand under headings, and are imported when they are named. `late` maps the name of a
+    command to its place (`bei.bench.command:bench`), `headings` a heading to the names below it."""
+
+    def __init__(
+        self, *arguments: Any, late: Mapping[str, str], headings: Mapping[str, Sequence[str]], **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._late, self._headings = late, headings
+
+    def invoke(self, context: click.Context) -> Any:
+        processes.keep_libraries_isolated()
+        return one_line_errors(lambda: super(Program, self).invoke(context))
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for names in self._headings.values() for name in names]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self._late and name not in self.commands:
+            module, _, function = self._late[name].partition(":")
+            self.add_command(getattr(import_module(module), function), name)
+        return super().get_command(context, name)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, names in self._headings.items():
+            commands = ((name, self.get_command(context, name)) for name in names)
+            with formatter.section(heading):
+                formatter.write_dl([(name, of.get_short_help_str(_WHOLE)) for name, of in commands if of is not None])
+
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises UsageError for a model in the place of a command, with the command that serves it."""
+        name = words[0]
+        if self.get_command(context, name) is None and not name.startswith("-"):
+            if name.endswith((".yaml", ".yml")):
+                context.fail(printable(f"{name} is a config, no command; serve it with: bei serve --config {name}"))
+            if "/" in name or expanded(name).is_dir():
+                context.fail(printable(f"{name} is a model, no command; serve it with: bei serve {name}"))
+        return super().resolve_command(context, words)
 
 
 class Command(click.Command):
-    """A command whose help has a heading for each group of settings."""
+    """A command whose help has a heading for each group of settings, and examples."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.examples = examples
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            formatter.write("".join(f"{'':{formatter.current_indent}}{example}\n" for example in self.examples))
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(context):
             heading = parameter.heading if isinstance(parameter, _Option) else "Options"
-            record = parameter.get_help_record(context)
+            record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
             sections.setdefault(heading, []).extend([record] if record else [])
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        """Raises UsageError for a flag that other programs name the model by, with the command that works."""
+        given = list(words)
+        try:
+            return super().parse_args(context, words)
+        except click.NoSuchOption as exc:
+            takes = any(isinstance(one, click.Argument) and one.name in ("model", "models") for one in self.params)
+            if takes and get_close_matches(exc.option_name, _FLAGS_OF_OTHERS, 1, _ALIKE):
+                named = _value_of(exc.option_name, given)
+                context.fail(printable(f"{exc.option_name}: the model has no flag here: bei {self.name} {named}"))
+            raise
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str:
+    """The value that follows a flag, or `MODEL`."""
+    for place, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name == flag:
+            return value or next(iter(words[place + 1 :]), "MODEL")
+    return "MODEL"
 
 
 class _Option(click.Option):

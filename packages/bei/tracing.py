@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from bei import extras
 from bei.errors import SetupError, short
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -58,7 +59,7 @@ def to_collector(endpoint: str, service_name: str) -> Tracer:
             case _:
                 raise SetupError(f"{_PROTOCOL}={short(protocol)}: use grpc or http/protobuf")
     except ImportError:
-        raise SetupError("--otlp-endpoint needs an extra: pip install 'bei[otel]'") from None
+        raise SetupError(f"--otlp-endpoint needs an extra: {extras.install('otel')}") from None
     return Tracer(BatchSpanProcessor(exporter), service_name)
 
 

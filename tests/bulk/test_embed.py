@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from bei import cli
+from bei import cli, extras
 from bei.bulk import run as bulk
 from bei.bulk.parts import Parts
 from bei.serving.answers import Options
@@ -249,7 +249,7 @@ def test_a_missing_package_is_named_with_its_extra(invoke, source, tmp_path, mon
     monkeypatch.setitem(sys.modules, missing, None)
     refused = invoke(source, tmp_path / "out.npy", *flags)
     assert refused.exit_code == 2
-    assert f"bei: {missing} is not installed: pip install 'bei[{extra}]'" in refused.stderr.splitlines()
+    assert f"bei: {missing} is not installed: {extras.install(extra)}" in refused.stderr.splitlines()
     assert not (tmp_path / "out.npy.parts").exists(), "before anything is begun"
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import fsspec
 from pydantic import SecretStr
 
+from bei import extras
 from bei.checkpoint.fetched import WANTED, is_needed_pickle, quote
 from bei.checkpoint.modules import inside
 from bei.checkpoint.pace import kept_pace
@@ -66,7 +67,7 @@ def _filesystem(settings: SourceSettings) -> Any:
     try:
         return fsspec.filesystem(store.protocol, **arguments)
     except ImportError:
-        raise SetupError(f"source {settings.source} needs an extra: pip install 'bei[{store.extra}]'") from None
+        raise SetupError(f"source {settings.source} needs an extra: {extras.install(store.extra)}") from None
     except Exception as exc:  # each has its own for a secret of the wrong form
         reason = quote(exc, settings)
         raise SetupError(f"the secret for source {settings.source} is not accepted ({reason})") from None

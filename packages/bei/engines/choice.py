@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from bei import extras
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Calibration, Engine, EngineFacts, EngineOptions
 from bei.errors import SetupError
@@ -91,4 +92,4 @@ def _class(name: str) -> Callable[[Checkpoint, EngineOptions], Engine]:
         found: Callable[[Checkpoint, EngineOptions], Engine] = getattr(importlib.import_module(module), attribute)
         return found
     except ModuleNotFoundError as exc:
-        raise SetupError(f"{exc.name} is not installed: pip install 'bei[{name}]'") from None
+        raise SetupError(f"{exc.name} is not installed: {extras.install(name)}") from None

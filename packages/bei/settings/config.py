@@ -1,10 +1,13 @@
 """config.yaml: its `trt_llm` block, read and checked."""
 
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from bei.errors import SetupError, one_line, short, why
 from bei.settings.block import REFUSED, TRTLLM, check_hardware
@@ -20,8 +23,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
     try:
         config = yaml.safe_load(path.read_text("utf-8"))
+    except IsADirectoryError:
+        raise SetupError(f"{path} is a folder, no config; serve a model's folder without the flag: {path}") from None
     except OSError as exc:
-        raise SetupError(f"{path}: {why(exc)}; name another file with --config") from None
+        raise SetupError(f"{path}: {why(exc)}; name a model, or another file with --config") from None
     except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: not UTF-8, or no date that exists
         raise SetupError(f"{path} is not YAML: {one_line(exc, 300)}") from None
     if not isinstance(config, dict):
@@ -78,7 +83,14 @@ def in_one_line(error: ValidationError, prefix: str) -> str:
     secret = any(part in _NEVER_SHOWN for part in first["loc"])
     shown = first["loc"] and not secret and not isinstance(first["input"], dict)
     given = f", not {short(first['input'])}" if shown else ""
-    return f"{where}: {message}{given}" + (f" (and {count - 1} more)" if count > 1 else "")
+    return f"{where}: {message}{given}{_meant(first)}" + (f" (and {count - 1} more)" if count > 1 else "")
+
+
+def _meant(error: ErrorDetails) -> str:
+    """The closest of the values that a setting may have."""
+    allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
+    close = get_close_matches(str(error["input"]), allowed, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _refuse_unserved(block: TRTLLM) -> None:

@@ -3,6 +3,7 @@ flags; checked, then frozen."""
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,9 +70,9 @@ class Settings(ObservationSettings, LimitSettings, ServerSettings, LifeSettings,
         ours = {key: value for key, value in environ.items() if key.startswith("BEI_") and key not in _OTHER_VARIABLES}
         unknown = sorted(ours.keys() - known.keys())
         if unknown:
-            raise SetupError(
-                f"environment variable {unknown[0]} is not a setting; settings are {', '.join(sorted(known))}"
-            )
+            close = get_close_matches(unknown[0].removeprefix("BEI_"), [name.upper() for name in known.values()], 1)
+            remedy = f"did you mean BEI_{close[0]}?" if close else "`bei serve --help` lists them"
+            raise SetupError(f"environment variable {unknown[0]} is not a setting; {remedy}")
         return {known[key]: value for key, value in ours.items()}
 
 

@@ -55,6 +55,13 @@ def named(models: Sequence[str], configs: Sequence[Path], **flags: Any) -> tuple
     return from_files(configs or default_configs(), **flags)
 
 
+def one(model: str | None, config: Path | None, **flags: Any) -> Settings:
+    """The settings of a command that is about one model. Raises SetupError, also where a config lists several."""
+    if model is None:
+        return Settings.from_file(config or default_configs()[0], **flags)
+    return named([model], [config] if config else [], **flags)[0]
+
+
 def default_configs() -> list[Path]:
     """BEI_CONFIG is written as PATH is: several files with colons between them."""
     return [Path(part) for part in os.environ.get("BEI_CONFIG", "config.yaml").split(os.pathsep)]
