@@ -107,7 +107,7 @@ def test_a_new_declaration_has_its_option():
         dummies: tuple[str, ...] = Field((), description="Names of them.")
         has_dummies: bool = Field(False, description="There are some.")
 
-    @click.command(cls=options.Command)
+    @click.command(cls=options.Command, examples=())
     @options.of_settings(More)
     def command(**flags):
         click.echo(json.dumps({name: value for name, value in flags.items() if value is not None}))

@@ -35,6 +35,7 @@ LAYERS = [
     "server",
     "launch bundle",
     "options",
+    "doctor",
     "router",
     "cli",
 ]

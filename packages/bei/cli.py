@@ -34,8 +34,8 @@ _configs = click.option(
     "[default: BEI_CONFIG, else config.yaml]",
 )
 _models = click.argument("models", metavar="[MODEL]...", nargs=-1)
-_LATE: dict[str, str] = {}
-_HEADINGS = {"Serve": ("serve", "info", "build"), "Files": ("embed", "convert")}
+_LATE = {"doctor": "bei.doctor.command:doctor"}
+_HEADINGS = {"Serve": ("serve", "info", "build", "doctor"), "Files": ("embed", "convert")}
 
 
 @click.group(

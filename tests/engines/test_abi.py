@@ -57,7 +57,7 @@ def test_a_structure_that_the_library_has_otherwise_is_refused(tmp_path, ours, t
     shutil.copy(CPP / "fields.cpp", tmp_path)
     file = tmp_path / "fields.so"
     options = ["-std=c++17", "-fPIC", "-shared", *level().compiler_flags]
-    subprocess.run([library._compiler(), *options, str(tmp_path / "fields.cpp"), "-o", str(file)], check=True)
+    subprocess.run([library.compiler(), *options, str(tmp_path / "fields.cpp"), "-o", str(file)], check=True)
     loaded = ctypes.CDLL(str(file))
     if not said:
         return library._check(loaded, file)

@@ -61,7 +61,7 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
     file = folder / name_of(level)
     library = _installed(BUILT / file.name) or _load(file)
     if library is None:
-        compile_into(file, level, (_compiler(),))
+        compile_into(file, level, (compiler(),))
         library = _load(file)
     if library is None:
         raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
@@ -158,7 +158,7 @@ def _is_whole(content: bytes) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-def _compiler() -> str:
+def compiler() -> str:
     """The absolute path of the compiler. Relative entries of PATH are ignored: they depend on the working folder."""
     named = os.environ.get("CXX")
     path = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
