@@ -21,10 +21,10 @@ import uvloop
 from openai import OpenAI
 from openai.types import Batch
 
+from bei.samples.mixes import text_sets
 from benchmarks.cpu import processor
 from benchmarks.overload import PATH, bulk, elsewhere, queries, show
 from benchmarks.processes import Tree, served, start, stop
-from benchmarks.texts import text_sets
 
 _FINAL = ("completed", "failed", "expired", "cancelled")
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bei.samples.stsb import sentences
 from benchmarks.cpu import processor
-from benchmarks.texts import sentences
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -23,9 +23,9 @@ from bei.architectures.shapes import products_per_token
 from bei.architectures.spec import EncoderSpec, Layer
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch
+from bei.samples.mixes import text_sets
 from bei.settings import Settings
 from benchmarks.peak import Peak
-from benchmarks.texts import text_sets
 
 HERE = Path(__file__).parent
 BASELINE = "sentence-transformers fp32"

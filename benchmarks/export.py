@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.texts import sentences, text_sets
+from bei.samples.mixes import text_sets
+from bei.samples.stsb import sentences
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 

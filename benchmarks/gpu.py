@@ -25,11 +25,11 @@ from bei.engines.base import Batch, Calibration, Engine, EngineOptions
 from bei.engines.tensorrt.engine import TensorRTEngine
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
+from bei.samples.stsb import sentences
 from bei.serving.service import Service
 from bei.settings import Settings
 from bei.settings.block import QuantizationType
 from benchmarks.gpu_models import LENGTHS, MODELS, TOKENS, folder, operations, texts
-from benchmarks.texts import sentences
 
 BASELINE = "sentence-transformers bf16"
 BATCH_TOKENS, BATCH_TEXTS = 16_384, 1024

@@ -25,10 +25,10 @@ from bei.engines.torch.inputs import Inputs
 from bei.engines.torch.model import Model
 from bei.engines.torch.weights import Weights
 from bei.errors import SetupError
+from bei.samples.stsb import sentences
 from bei.settings.block import QuantizationType
 from benchmarks.cpu import minilm
 from benchmarks.gpu import machine, options
-from benchmarks.texts import sentences
 from tests.support.tiny_models import FAMILIES, VOCAB, random_model, save
 
 ROOT = Path(__file__).parents[1]

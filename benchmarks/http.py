@@ -19,9 +19,9 @@ import click
 import httpx
 import numpy as np
 
+from bei.samples.mixes import text_sets
 from benchmarks.cpu import minilm, processor
 from benchmarks.http_load import BODY, JSON, Load, Running, free_port, http1
-from benchmarks.texts import text_sets
 
 CLIENTS = (1, 8, 64)
 OURS = {

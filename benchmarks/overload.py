@@ -20,10 +20,10 @@ import numpy as np
 import orjson
 import uvloop
 
+from bei.samples.mixes import text_sets
 from benchmarks.cpu import processor
 from benchmarks.processes import served
 from benchmarks.soak import listed, percentiles
-from benchmarks.texts import text_sets
 from benchmarks.wire import Ask, Http1, Lost, Reply
 
 PATH = "/v1/embeddings"

@@ -7,7 +7,6 @@ correlation of the same distances with its scores. Run: python -m benchmarks.rec
 """
 
 import asyncio
-import gzip
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,13 +15,13 @@ import click
 import numpy as np
 from scipy.stats import spearmanr
 
+from bei.samples import stsb
 from bei.serving.service import Service
 from bei.settings import Settings
 from bei.tasks import precision
 from bei.tasks.precision import Precision
 
 ROOT = Path(__file__).parents[1]
-STSB = ROOT / "tests" / "data" / "stsb_test.tsv.gz"
 DOCUMENTS, QUERIES, CALIBRATING, BEST = 5000, 500, 1500, 10
 REACHES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
 KINDS: tuple[Precision, ...] = ("float16", "bfloat16", "binary")
@@ -87,17 +86,14 @@ def of_texts(service: Service, texts: Sequence[str]) -> dict[str, float]:
 
 
 def of_stsb(service: Service) -> dict[str, float]:
-    with gzip.open(STSB, "rt", encoding="utf-8") as lines:
-        table = [line.rstrip("\n").split("\t") for line in lines][1:]
-    scores = [float(row[0]) for row in table]
-    first, second = (vectors(service, [row[i] for row in table]) for i in (1, 2))
+    pairs = stsb.pairs()
+    first, second = vectors(service, pairs.first), vectors(service, pairs.second)
     width = first.shape[1]
     measured = np.stack([np.minimum(first.min(0), second.min(0)), np.maximum(first.max(0), second.max(0))])
 
     def correlation(kind: Precision, ranges: np.ndarray) -> float:
-        pairs = zip(first, second, strict=True)
-        found = [distances(a[None], b[None], kind, ranges)[0, 0] for a, b in pairs]
-        return -float(spearmanr(found, scores).statistic)
+        found = [distances(a[None], b[None], kind, ranges)[0, 0] for a, b in zip(first, second, strict=True)]
+        return -float(spearmanr(found, pairs.scores).statistic)
 
     made = {kind: correlation(kind, measured) for kind in ("float32", *KINDS)}
     made["int8, measured"] = correlation("int8", measured)

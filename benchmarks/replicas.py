@@ -18,10 +18,10 @@ from pathlib import Path
 import click
 import uvloop
 
+from bei.samples.mixes import text_sets
 from benchmarks.processes import Tree, served
 from benchmarks.several_models import CLIENTS, LIMIT, WARM_UP, bulk, throughput
 from benchmarks.soak import percentiles
-from benchmarks.texts import text_sets
 from benchmarks.wire import Http1, Reply
 
 MODELS = ("any",)

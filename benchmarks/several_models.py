@@ -19,10 +19,10 @@ import uvloop
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from bei.samples.mixes import text_sets
 from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, served
 from benchmarks.soak import percentiles
-from benchmarks.texts import text_sets
 from benchmarks.wire import Ask, Http1
 
 LIMIT = 120.0

@@ -24,10 +24,10 @@ from bei.checkpoint import wheels
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
+from bei.samples.mixes import text_sets
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
-from benchmarks.texts import text_sets
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 HEADS = {
@@ -91,7 +91,7 @@ def run(service: Service, task: str, texts: list[str]) -> tuple[float, float, in
 @click.command()
 @click.option("--precision", default="bf16", show_default=True)
 @click.option("--repeats", default=7, show_default=True)
-@click.option("--scale", default=4, show_default=True, help="Multiple of the texts of benchmarks/texts.py.")
+@click.option("--scale", default=4, show_default=True, help="Multiple of the texts of bei.samples.mixes.")
 def main(precision: str, repeats: int, scale: int) -> None:
     """Tokens per second of each task, and the ratio to embedding."""
     logging.disable()

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import ormsgpack
 
-from benchmarks.texts import sentences
+from bei.samples.stsb import sentences
 from benchmarks.wire import Ask, Http1, Reply
 
 COSINE = 0.9999

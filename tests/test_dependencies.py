@@ -22,7 +22,10 @@ BY_NAME = {"s3fs", "gcsfs", "adlfs", "tensorrt-rtx-cu13"}
 BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
 """Packages whose private names or undocumented behavior we rely on: each new series is tried before it is allowed."""
 OTHER_ENVIRONMENTS = ("tests/clients/calls.py", "tests/truss/requirements.py")
-ONLY_OF_A_SERVER = ("engines/native/prebuilt.py", "server/", "cli.py", "launch.py", "options.py", "router.py")
+ONLY_OF_A_SERVER = (
+    *("engines/native/prebuilt.py", "server/", "cli.py", "launch.py", "options.py", "router.py"),
+    *("bench/", "doctor/"),
+)
 
 
 class _Outside(ast.NodeTransformer):

@@ -16,7 +16,7 @@ TREE = Path(__file__).parents[1]
 ROOT = TREE / "packages" / "bei"
 LAYERS = [
     "errors",
-    "files extras",
+    "files extras progress samples",
     "pooling wire memory processes work inflight settings metrics logs tracing",
     "architectures",
     "checkpoint",
@@ -35,7 +35,7 @@ LAYERS = [
     "server",
     "launch bundle",
     "options",
-    "doctor",
+    "doctor bench",
     "router",
     "cli",
 ]

@@ -11,9 +11,9 @@ from bei.engines.native.engine import NativeEngine
 from bei.engines.quantization import gpu_compute
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.peaks import input_peaks
+from bei.samples.mixes import text_sets
 from bei.settings.block import QuantizationType
 from bei.tokenizer import Tokenizer
-from benchmarks.texts import text_sets
 from tests.support.parity import cosines, reference
 from tests.support.small_models import small_model
 from tests.support.tensorrt_interpreter import Interpreted

@@ -34,8 +34,12 @@ _configs = click.option(
     "[default: BEI_CONFIG, else config.yaml]",
 )
 _models = click.argument("models", metavar="[MODEL]...", nargs=-1)
-_LATE = {"doctor": "bei.doctor.command:doctor"}
-_HEADINGS = {"Serve": ("serve", "info", "build", "doctor"), "Files": ("embed", "convert")}
+_LATE = {"doctor": "bei.doctor.command:doctor", "bench": "bei.bench.command:bench"}
+_HEADINGS = {
+    "Serve": ("serve", "info", "build", "doctor"),
+    "Files": ("embed", "convert"),
+    "Measure": ("bench",),
+}
 
 
 @click.group(

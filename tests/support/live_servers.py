@@ -1,10 +1,9 @@
 """Servers on real weights, and real texts for them."""
 
-import gzip
-
 import httpx
 import numpy as np
 
+from bei.samples import stsb as samples
 from tests.support.servers import ROOT
 
 TASK_SERVERS = {
@@ -31,9 +30,8 @@ def embed(url: str, texts: list[str], **fields) -> np.ndarray:
 
 
 def stsb() -> tuple[list[str], list[str], list[float]]:
-    with gzip.open(DATA / "stsb_test.tsv.gz", "rt", encoding="utf-8") as lines:
-        rows = [line.rstrip("\n").split("\t") for line in lines][1:]
-    return [row[1] for row in rows], [row[2] for row in rows], [float(row[0]) for row in rows]
+    pairs = samples.pairs()
+    return list(pairs.first), list(pairs.second), list(pairs.scores)
 
 
 def mixed_texts(count: int) -> list[str]:

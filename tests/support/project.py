@@ -16,8 +16,10 @@ HOME = {
     "torch": ("engines/torch/", "engines/tensorrt/", "inprocess.py"),
     "tensorrt": ("engines/tensorrt/",),
     **dict.fromkeys(SERVER, ("server/",)),
+    "httptools": ("server/", "bench/"),
+    "matplotlib": ("bench/",),
     **dict.fromkeys(("pyarrow", "ray"), ("bulk/",)),
-    "tqdm": ("bulk/", "inprocess.py"),
+    "tqdm": ("progress.py", "inprocess.py"),
 }
 
 
