@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -17,15 +16,12 @@ import httpx
 import numpy as np
 import uvloop
 
+from bei.bench.connection import Place
+
 ROOT = Path(__file__).parents[1]
-LENGTH = re.compile(rb"(?i)content-length: *([0-9]+)")
 LIMIT = 20.0  # seconds after which a silent server counts as hung
 BODY = b'{"input": "What is Deep Learning?"}'
 JSON = {"content-type": "application/json"}
-REQUEST = (
-    b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-    % (len(BODY), BODY)
-)
 
 
 @dataclass(frozen=True)
@@ -117,47 +113,23 @@ def wait_for(port: int, started: float) -> float:
     raise click.ClickException(f"nothing listens after {LIMIT} s; run with stderr to see why")
 
 
-class Client(asyncio.Protocol):
-    """One keep-alive connection, one request at a time."""
-
-    def __init__(self, count: int, took: list[float]):
-        self._left, self._took = count, took
-        self.done = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self._transport, self._due = transport, 0
-        self._ask()
-
-    def _ask(self) -> None:
-        self._sent, self._received = time.perf_counter(), bytearray()
-        self._transport.write(REQUEST)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head = self._received.find(b"\r\n\r\n")
-        if head < 0 or len(self._received) < head + 4 + int(LENGTH.search(self._received, 0, head)[1]):
-            return
-        self._took.append(time.perf_counter() - self._sent)
-        self._left -= 1
-        if self._left:
-            self._ask()
-        else:
-            self._transport.close()
-            self.done.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(ConnectionError("the server hung up"))
-
-
 def http1(server: Running, connections: int, requests: int) -> Load:
+    """By the client of `bei bench`: each connection asks again when it has its answer."""
+    place = Place("127.0.0.1", server.port)
+    request = place.request("/v1/embeddings", BODY)
+
     async def everyone(count: int) -> list[float]:
         took: list[float] = []
-        loop = asyncio.get_running_loop()
-        clients = [Client(count, took) for _ in range(connections)]
-        for client in clients:
-            await loop.create_connection(lambda client=client: client, "127.0.0.1", server.port)
-        await asyncio.gather(*(client.done for client in clients))
+
+        async def client() -> None:
+            connection = await place.connect()
+            for _ in range(count):
+                sent = time.perf_counter()
+                await connection.ask(request)
+                took.append(time.perf_counter() - sent)
+            connection.close()
+
+        await asyncio.gather(*(client() for _ in range(connections)))
         return took
 
     uvloop.run(everyone(10))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 OURS = {"bei", "tests", "benchmarks", "docs"}
 NAMES = {"yaml": "pyyaml", "grpc": "grpcio", "opentelemetry": "opentelemetry-exporter-otlp"}
 """Packages whose import name differs from the index's."""
-UNDECLARED = {"datasets"}  # without it a server reports that it is missing, and the alternative
+UNDECLARED = {"datasets", "mteb"}  # without it the command reports that it is missing, and the remedy
 # Fsspec imports the first three, engines/tensorrt/api.py the last.
 BY_NAME = {"s3fs", "gcsfs", "adlfs", "tensorrt-rtx-cu13"}
 BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
@@ -24,7 +24,7 @@ BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
 OTHER_ENVIRONMENTS = ("tests/clients/calls.py", "tests/truss/requirements.py")
 ONLY_OF_A_SERVER = (
     *("engines/native/prebuilt.py", "server/", "cli.py", "launch.py", "options.py", "router.py"),
-    *("bench/", "doctor/"),
+    *("bench/", "doctor/", "evaluate/"),
 )
 
 

@@ -35,7 +35,7 @@ LAYERS = [
     "server",
     "launch bundle",
     "options",
-    "doctor bench",
+    "doctor bench evaluate",
     "router",
     "cli",
 ]

@@ -34,11 +34,15 @@ _configs = click.option(
     "[default: BEI_CONFIG, else config.yaml]",
 )
 _models = click.argument("models", metavar="[MODEL]...", nargs=-1)
-_LATE = {"doctor": "bei.doctor.command:doctor", "bench": "bei.bench.command:bench"}
+_LATE = {
+    "doctor": "bei.doctor.command:doctor",
+    "bench": "bei.bench.command:bench",
+    "eval": "bei.evaluate.command:evaluate",
+}
 _HEADINGS = {
     "Serve": ("serve", "info", "build", "doctor"),
     "Files": ("embed", "convert"),
-    "Measure": ("bench",),
+    "Measure": ("bench", "eval"),
 }
 
 

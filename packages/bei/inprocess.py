@@ -16,7 +16,7 @@ from bei.errors import Invalid, NotReady, SetupError, short
 from bei.serving.answers import Answer, Options
 from bei.serving.lists import answered, unhurried
 from bei.serving.service import Service
-from bei.settings import ModelSettings, several
+from bei.settings import ModelSettings, Settings, several
 from bei.tasks.entities import Entity, Strategy
 from bei.tasks.named_entities import Wanted
 from bei.tasks.precision import Precision, lowered
@@ -52,8 +52,17 @@ class Model:
         """Loads a folder or a repository of the hub; `settings` have the names of docs/settings.md, such as `engine`,
         `precision`, `threads`, `pooling` and `revision`, and override the environment's. Raises SetupError."""
         _check_names(settings)
-        chosen = several.for_all([several.of_model(os.fspath(model))], **settings)[0]
-        self._service = Service(unhurried(chosen))
+        self._start(several.for_all([several.of_model(os.fspath(model))], **settings)[0])
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The model of whole settings, such as those of a config.yaml. Raises SetupError."""
+        made = cls.__new__(cls)
+        made._start(settings)
+        return made
+
+    def _start(self, settings: Settings) -> None:
+        self._service = Service(unhurried(settings))
         self._service.load()
         self._model = self._service.model
         self._loop = asyncio.new_event_loop()
@@ -78,6 +87,12 @@ class Model:
     @property
     def task(self) -> Task:
         return self._model.checkpoint.task
+
+    @property
+    def computes_in(self) -> str:
+        """The precision that its engine chose or was asked for, and the device: `int8 on cpu x 2, avx2`."""
+        facts = self._model.engine.facts
+        return f"{facts.computes_in} on {facts.device}"
 
     @property
     def dimensions(self) -> int:

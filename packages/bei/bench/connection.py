@@ -51,7 +51,8 @@ class Connection(asyncio.Protocol):
             raise ConnectionError("the connection is closed")
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await answer
+        status: int = await answer
+        return status
 
     def close(self) -> None:
         self.is_open = False

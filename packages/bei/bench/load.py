@@ -86,9 +86,11 @@ class _Run:
     def figures(self) -> Figures:
         rate = len(self._took) / self._window.counted
         milliseconds = 1000 * np.array(self._took)
-        told = [float(value) for value in np.percentile(milliseconds, _PERCENTS)] if self._took else [None] * 3
-        mean = float(milliseconds.mean()) if self._took else None
-        return Figures(rate, rate * self._target.texts, *told, mean, len(self._took), dict(self._errors))
+        texts, errors = rate * self._target.texts, dict(self._errors)
+        if not self._took:
+            return Figures(rate, texts, None, None, None, None, 0, errors)
+        p50, p90, p99 = map(float, np.percentile(milliseconds, _PERCENTS))
+        return Figures(rate, texts, p50, p90, p99, float(milliseconds.mean()), len(self._took), errors)
 
     async def closed(self, clients: int) -> None:
         self._begin = time.perf_counter() + self._window.warmup

@@ -12,12 +12,12 @@ from bei.bulk.identity import identity
 from bei.bulk.inputs import Input, take_long_fields
 from bei.bulk.outputs import EMBEDDING, Output
 from bei.bulk.parts import Parts
-from bei.bulk.progress import Progress
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
 from bei.errors import Invalid, SetupError, short
 from bei.files import expanded
+from bei.progress import Bar
 from bei.serving.routes import ROUTES
 from bei.settings import Settings
 from bei.tasks import vectors
@@ -104,9 +104,9 @@ def _run(job: Job, ray: str | None, workers: int | None) -> None:
         from bei.bulk import cluster
 
         results = cluster.run(job, pending, ray, workers)
-    with Progress(job.input.row_count, done) as progress:
+    with Bar(job.input.row_count, "texts", done=done, more="tokens") as bar:
         for result in results:
-            progress.add(result)
+            bar.add(result.row_count, result.tokens)
 
 
 def _here(job: Job, pending: list[int]) -> Iterator[Done]:
