@@ -15,7 +15,7 @@ def run(url: str, model: str, key: str | None, names: Sequence[str]) -> dict[str
         raise SetupError(f"--mteb: {exc.name} is not installed: pip install 'mteb>=2.26'") from None
     try:
         tasks = list(mteb.get_tasks(tasks=list(names)))
-        server = OpenAIAPIEncodeWrapper(endpoint_url=url, model_name=model, api_key=key)
+        server = OpenAIAPIEncodeWrapper(endpoint_url=url, model_name=model, api_key=key, use_chat_template=False)
         found: Any = mteb.evaluate(server, tasks, cache=None)
     except Exception as exc:  # of any kind: its tasks fetch and compute much
         raise SetupError(f"--mteb {', '.join(names)}: {type(exc).__name__}: {one_line(exc, 300)}") from None
