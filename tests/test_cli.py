@@ -95,7 +95,7 @@ def test_every_flag_of_serve_is_a_setting():
 
 @pytest.mark.parametrize("command", ["embed", "info", "build"])
 def test_every_setting_of_the_model_is_a_flag(command):
-    names = {parameter.name for parameter in cli.main.commands[command].params}
+    names = {parameter.name for parameter in cli.main.get_command(CONTEXT, command).params}
     assert names >= {setting.name for setting in settings_of(ModelSettings)} | OWN
 
 

@@ -35,7 +35,7 @@ LAYERS = [
     "server",
     "launch bundle",
     "options",
-    "doctor bench evaluate",
+    "doctor bench evaluate embed",
     "router",
     "cli",
 ]

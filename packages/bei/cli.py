@@ -1,10 +1,7 @@
 """The command line: `bei serve | embed | info | build | convert`, and `text-embeddings-router` with TEI's flags."""
 
 import asyncio
-import importlib
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import click
 import yaml
 
-from bei import __version__, bundle, extras, files, logs, options
+from bei import __version__, bundle, files, logs, options
 from bei.errors import SetupError, printable
 from bei.launch import engine_in_words, outputs
 from bei.launch import serve as serve_until_signal
@@ -35,6 +32,7 @@ _configs = click.option(
 )
 _models = click.argument("models", metavar="[MODEL]...", nargs=-1)
 _LATE = {
+    "embed": "bei.embed:embed",
     "doctor": "bei.doctor.command:doctor",
     "bench": "bei.bench.command:bench",
     "eval": "bei.evaluate.command:evaluate",
@@ -191,99 +189,6 @@ def convert(model: str, output: Path, revision: str | None, cache_dir: Path, log
     settings = SourceSettings.model_validate(given)
     write(sources.fetch(settings).folder, output, settings.public_repo)
     click.echo(printable(f"{output}: {settings.public_repo} as safetensors; serve it with source LOCAL"))
-
-
-@main.command(
-    cls=options.Command,
-    examples=(
-        "bei embed docs.jsonl vectors.parquet --column body --model ./my-model",
-        "bei embed docs.parquet vectors.npy --precision int8 --nice 10",
-    ),
-)
-@click.argument("input", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--column", default="text", show_default=True, help="The column of the texts.")
-@click.option("--dimensions", type=int, help="Numbers of a vector.  [default: the model's own, else all]")
-@click.option("--normalize/--no-normalize", default=True, show_default=True, help="Scale vectors to length 1.")
-@click.option("--prompt-name", help="The model's prompt before each text.")
-@click.option(
-    "--part-rows",
-    type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Rows of a part; a part is the unit of progress.",
-)
-@click.option(
-    "--ray", metavar="ADDRESS", help="The Ray cluster that computes: auto, local, or host:port. Unset: this machine."
-)
-@click.option(
-    "--workers", type=click.IntRange(1), help="The number of models on the cluster. Unset: one per GPU, or per node."
-)
-@click.option(
-    "--nice",
-    type=click.IntRange(0, 19),
-    help="Lower the priority by this much, so that a server on the same machine goes first. Unset: not at all.",
-)
-@click.option("--model", help="A folder or a repository of the hub. Unset: the config says it.")
-@options.config
-@options.log_level
-@options.of_settings(ModelSettings)
-def embed(
-    model: str | None,
-    config: Path | None,
-    log_level: str,
-    input: Path,
-    output: Path,
-    column: str,
-    dimensions: int | None,
-    normalize: bool,
-    prompt_name: str | None,
-    part_rows: int,
-    ray: str | None,
-    workers: int | None,
-    nice: int | None,
-    **flags: Any,
-) -> None:
-    """Embed the texts of INPUT into OUTPUT. INPUT is a .parquet, .jsonl, .csv, .tsv or .txt file, or a folder of such
-    files.
-
-    OUTPUT is a .parquet file with the input's columns and `embedding`, an .npy file, or a folder of Parquet files; rows
-    keep their order. After an interruption the same command resumes.
-    """
-    logs.to_stderr(log_level)
-    try:
-        from bei.bulk import interrupt, run
-
-        if ray:
-            importlib.import_module("bei.bulk.cluster")
-    except ModuleNotFoundError as exc:
-        raise SetupError(f"{exc.name} is not installed: {extras.install('ray' if ray else 'bulk')}") from None
-    if workers and not ray:
-        raise SetupError("--workers is for --ray; on this machine use --threads")
-    if nice and ray:
-        raise SetupError("--nice is for this machine; the processes of --ray have the priority that Ray gives them")
-    os.nice(nice or 0)
-    settings = several.one(model, config, **flags)
-    if settings.devices and ray:
-        raise SetupError("--devices is for this machine; on a cluster set --workers and --threads")
-    try:
-        with interrupt.interruptible():
-            row_count = run.embed(
-                settings,
-                input,
-                output,
-                column=column,
-                dimensions=dimensions,
-                normalize=normalize,
-                prompt_name=prompt_name,
-                part_rows=part_rows,
-                ray=ray,
-                workers=workers,
-            )
-    except KeyboardInterrupt:
-        click.echo("bei: stopped; the same command resumes with the remaining rows", err=True)
-        sys.exit(interrupt.STATUS)
-    click.echo(printable(f"{output}: {row_count} rows"))
 
 
 def _as_config(models: Sequence[str], config: Sequence[Path], as_json: bool, flags: Mapping[str, Any]) -> str:

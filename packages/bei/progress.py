@@ -18,8 +18,7 @@ class Bar:
         watched = sys.stderr.isatty()
         self._bar = tqdm(
             total=total, initial=done, unit=f" {unit}", unit_scale=True, dynamic_ncols=watched, desc=name,
-            mininterval=_TERMINAL_SECONDS if watched else _LOG_SECONDS, delay=0 if watched else _LOG_SECONDS,
-            smoothing=0.05,
+            mininterval=_TERMINAL_SECONDS if watched else _LOG_SECONDS, smoothing=0.05,
         )  # fmt: skip
         self._more, self._count, self._started = more, 0, time.monotonic()
 

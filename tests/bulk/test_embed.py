@@ -3,9 +3,12 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -201,11 +204,11 @@ def test_killed_by_sigkill_again_and_again(command, tmp_path):
 def test_rows_are_counted_as_they_are_done(invoke, source, tmp_path, monkeypatch):
     """Rows count before the file of their part exists: of 500 rows in one part, some before the rest is computed."""
     told = []
-    monkeypatch.setattr(bulk.Progress, "add", lambda self, done: told.append(done))
+    monkeypatch.setattr(bulk.Bar, "add", lambda self, *counts: told.append(counts))
     assert invoke(source, tmp_path / "out.npy").exit_code == 0
     assert len(told) > 1
-    assert sum(done.row_count for done in told) == 500
-    assert sum(done.tokens for done in told) > 500
+    assert sum(rows for rows, _ in told) == 500
+    assert sum(tokens for _, tokens in told) > 500
 
 
 def started(command, tmp_path, rows, part_rows):
@@ -237,9 +240,44 @@ def test_one_ctrl_c_keeps_what_is_begun(command, tmp_path):
     wait_until(lambda: list(parts.glob("part-*")), 120, log.read_text)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "bei: stopped; the same command resumes with the remaining rows" in log.read_text().splitlines()
-    assert 0 < len(list(parts.glob("part-*"))) < 50
+    count = len(list(parts.glob("part-*")))
+    assert 0 < count < 50
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith(
+        f"bei: stopped; {2000 * count:,} of 100,000 rows are kept in {parts}; go on with: bei embed "
+    )
+    assert last.endswith(shlex.join(map(str, process.args[-len(shlex.split(last.partition(" bei embed ")[2])) :])))
     assert not list(parts.glob(".*"))
+
+
+def facts(page: str) -> dict[str, str]:
+    return dict(re.findall("<tr><th>([^<]*)</th><td>([^<]*)</td></tr>", page))
+
+
+def test_a_report_tells_of_lengths_cuts_and_copies(invoke, tmp_path):
+    source, page = tmp_path / "in.txt", tmp_path / "report.html"
+    source.write_text(
+        "\n".join(["the cat", "a dog", "the cat", "a dog", "the cat", "the cat " * 99, *texts(400)]) + "\n"
+    )
+    command = (source, tmp_path / "out.npy", "--part-rows", "50", "--report", page)
+    assert invoke(*command).exit_code == 0
+    written = page.read_text()
+    ElementTree.fromstring(re.search("<svg.*?</svg>", written)[0])
+    lines = source.read_text().splitlines()
+    found = facts(written)
+    assert found["rows"] == found["rows of this run"] == str(len(lines))
+    assert found["copies of an earlier row"] == str(len(lines) - len(set(lines)))
+    assert found["texts of this run that were cut"] == "1"
+    assert found["characters of a text: median, 99 %, most"].endswith(f", {max(map(len, lines))}")
+    assert float(found["tokens a second"].replace(",", "")) > 0
+    assert "<li>row 1: 3 times</li>" in written
+    heights = map(int, re.findall(r"<title>[^<]*: (\d+)</title>", written))
+    assert sum(heights) == len(lines)
+    page.unlink()
+    assert invoke(*command).exit_code == 0, "of a job that is complete already, too"
+    assert facts(page.read_text()) | {"rows of this run": "0"} == facts(page.read_text())
+    refused = invoke(source, tmp_path / "other.npy", "--report", tmp_path / "report.txt")
+    assert (refused.exit_code, "the file's name must end with .html" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(("missing", "flags", "extra"), [("ray", ("--ray", "local"), "ray"), ("pyarrow", (), "bulk")])

@@ -44,7 +44,7 @@ def run(job: Job, pending: list[int], address: str, workers: int | None) -> Iter
         for row in done.iter_rows():
             if row["refusal"]:
                 raise SetupError(row["refusal"])
-            yield Done(row["rows"], row["tokens"])
+            yield Done(row["rows"], row["tokens"], row["cut"])
     except ray.exceptions.RayError as exc:
         raise SetupError(f"--ray {address}: {one_line(exc, 300)}") from exc
     finally:
@@ -77,7 +77,8 @@ class _Actor:
             except SetupError as exc:
                 refusal = exc.message
         row_count, tokens = sum(one.row_count for one in done), sum(one.tokens for one in done)
-        return {"rows": [row_count], "tokens": [tokens], "refusal": [refusal]}
+        cut = sum(one.cut for one in done)
+        return {"rows": [row_count], "tokens": [tokens], "cut": [cut], "refusal": [refusal]}
 
 
 def _connect(address: str) -> None:

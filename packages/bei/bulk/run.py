@@ -1,7 +1,8 @@
 """One job of `bei embed`: its identity, whether it was done already, and its parts one by one."""
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,8 @@ from bei.bulk.identity import identity
 from bei.bulk.inputs import Input, take_long_fields
 from bei.bulk.outputs import EMBEDDING, Output
 from bei.bulk.parts import Parts
+from bei.bulk.report import Step
+from bei.bulk.report import write as write_report
 from bei.bulk.worker import PARTS_AT_ONCE, Done, Job, Worker
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint
@@ -37,11 +40,13 @@ def embed(
     part_rows: int = 4096,
     ray: str | None = None,
     workers: int | None = None,
+    report: Path | None = None,
 ) -> int:
     """Embed every row of a file or folder, and return the number of rows. Finished parts are not computed again.
 
     A part has `part_rows` rows; a run that is killed loses at most a few parts. `ray` is the address of a cluster, and
-    `workers` the number of models that it loads. Raises SetupError.
+    `workers` the number of models that it loads. `report` is the file of a page about the texts. Raises SetupError, and
+    KeyboardInterrupt with the number of rows that are kept.
     """
     target = Output(output.absolute())
     settings = _anywhere(settings)
@@ -56,10 +61,13 @@ def embed(
     if target.is_complete(job_identity):
         log.info("%s is complete already", output)
         parts.drop()
-        return source.row_count
-    with parts.claim(output, job_identity):
-        _run(job, ray, workers)
-        target.finish(parts, job_identity)
+        steps: Sequence[Step] = ()
+    else:
+        with parts.claim(output, job_identity):
+            steps = _run(job, ray, workers)
+            target.finish(parts, job_identity)
+    if report is not None:
+        write_report(report, source, steps)
     return source.row_count
 
 
@@ -92,12 +100,13 @@ def _check_columns(source: Input, place: Path) -> None:
         raise SetupError(f"{place} has a column {short(EMBEDDING)} already: rename it")
 
 
-def _run(job: Job, ray: str | None, workers: int | None) -> None:
-    """Do the parts that are not finished."""
+def _run(job: Job, ray: str | None, workers: int | None) -> Sequence[Step]:
+    """Do the parts that are not finished; returns the steps of it."""
+    steps: list[Step] = []
     pending = job.parts.pending()
     if not pending:
-        return
-    done = sum(part.row_count for part in job.input.parts) - sum(job.input.parts[index].row_count for index in pending)
+        return steps
+    done, started = _rows_kept(job), time.monotonic()
     if ray is None:
         results = _here(job, pending)
     else:
@@ -105,8 +114,20 @@ def _run(job: Job, ray: str | None, workers: int | None) -> None:
 
         results = cluster.run(job, pending, ray, workers)
     with Bar(job.input.row_count, "texts", done=done, more="tokens") as bar:
-        for result in results:
-            bar.add(result.row_count, result.tokens)
+        try:
+            for one in results:
+                bar.add(one.row_count, one.tokens)
+                steps.append(Step(time.monotonic() - started, one.row_count, one.tokens, one.cut))
+        except KeyboardInterrupt:
+            kept = f"{_rows_kept(job):,} of {job.input.row_count:,} rows are kept in {job.parts.folder}"
+            raise KeyboardInterrupt(kept) from None
+    return steps
+
+
+def _rows_kept(job: Job) -> int:
+    """The rows of finished parts."""
+    pending = set(job.parts.pending())
+    return sum(part.row_count for index, part in enumerate(job.input.parts) if index not in pending)
 
 
 def _here(job: Job, pending: list[int]) -> Iterator[Done]:

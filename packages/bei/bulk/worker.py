@@ -33,10 +33,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """The counts of finished rows."""
+    """The counts of finished rows; `cut` are those whose texts were too long to be read whole."""
 
     row_count: int
     tokens: int
+    cut: int
 
 
 class Worker:
@@ -70,7 +71,7 @@ class Worker:
         async def request(some: Sequence[str]) -> np.ndarray:
             options = Options(prompt_name=job.prompt_name)
             answer = await self._model.embed(some, dimensions=job.dimensions, normalize=job.normalize, options=options)
-            tell(Done(len(some), answer.usage.tokens))
+            tell(Done(len(some), answer.usage.tokens, answer.usage.truncated_texts))
             rows: np.ndarray = answer.rows
             return rows
 
