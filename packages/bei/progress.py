@@ -1,5 +1,6 @@
 """Bars with the time that is left, on stderr: one library for every command, and few lines in a log."""
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -7,20 +8,16 @@ from typing import Self
 
 from tqdm import tqdm
 
-_TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 30.0  # between two lines
+log = logging.getLogger("bei")
+
+_TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 30.0  # between two states of a bar
+_TRANSFER_SECONDS = 5.0  # between two lines of a log
 
 
-class Bar:
-    """A bar over `total` steps of a `unit`, of which `done` were done before. On a terminal it moves; in a log it is a
-    line each half minute. `more` counts something else whose rate is shown, such as tokens."""
+class _Shown:
+    """A bar that ends with its block."""
 
-    def __init__(self, total: float | None, unit: str, *, done: int = 0, more: str = "", name: str | None = None):
-        watched = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=done, unit=f" {unit}", unit_scale=True, dynamic_ncols=watched, desc=name,
-            mininterval=_TERMINAL_SECONDS if watched else _LOG_SECONDS, smoothing=0.05,
-        )  # fmt: skip
-        self._more, self._count, self._started = more, 0, time.monotonic()
+    _bar: tqdm
 
     def __enter__(self) -> Self:
         return self
@@ -30,6 +27,19 @@ class Bar:
     ) -> None:
         self._bar.close()
 
+
+class Bar(_Shown):
+    """A bar over `total` steps of a `unit`, of which `done` were done before. On a terminal it moves; in a log it is a
+    line each half minute. `more` counts something else whose rate is shown, such as tokens."""
+
+    def __init__(self, total: float, unit: str, *, done: int = 0, more: str = "", name: str | None = None):
+        watched = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=done, unit=f" {unit}", unit_scale=True, dynamic_ncols=watched, desc=name,
+            mininterval=_TERMINAL_SECONDS if watched else _LOG_SECONDS, smoothing=0.05,
+        )  # fmt: skip
+        self._more, self._count, self._started = more, 0, time.monotonic()
+
     def add(self, steps: float, more: int = 0) -> None:
         """So many steps more are done, and so many of `more`."""
         self._count += more
@@ -37,3 +47,26 @@ class Bar:
             rate = self._count / max(1e-9, time.monotonic() - self._started)
             self._bar.set_postfix_str(f"{tqdm.format_sizeof(rate)} {self._more}/s", refresh=False)
         self._bar.update(steps)
+
+
+class Transfer(_Shown):
+    """Bytes of a file that come or are written, of `total` where that is known. On a terminal it is a bar; elsewhere a
+    line of the log each five seconds, since a server's log may be JSON."""
+
+    def __init__(self, name: str, total: int | None, *, done: int = 0):
+        self._name, self._told = name, time.monotonic()
+        self._watched = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=done, unit="B", unit_scale=True, dynamic_ncols=True, desc=name, leave=False,
+            mininterval=_TERMINAL_SECONDS, disable=not self._watched,
+        )  # fmt: skip
+        self._done, self._total = done, total
+
+    def add(self, count: int) -> None:
+        """So many bytes more."""
+        self._done += count
+        self._bar.update(count)
+        if not self._watched and time.monotonic() - self._told > _TRANSFER_SECONDS:
+            self._told = time.monotonic()
+            of = f"{self._total >> 20} MB" if self._total else "unknown"
+            log.info("%s: %d MB of %s", self._name, self._done >> 20, of)

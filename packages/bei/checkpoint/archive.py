@@ -7,7 +7,6 @@ import shutil
 import socket
 import tarfile
 import tempfile
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ from bei.checkpoint.fetched import HEADS, PICKLES, VOCABULARIES
 from bei.checkpoint.pace import kept_pace
 from bei.checkpoint.retries import GaveUp, persist, status_passes
 from bei.errors import SetupError, one_line, short, why
+from bei.progress import Transfer
 from bei.settings.secrets import without_secrets
 
 log = logging.getLogger("bei")
@@ -31,7 +31,6 @@ _WANTED = (
 )
 _MAX_REDIRECTS = 5
 _MAX_MEMBERS = 10_000
-_PROGRESS_SECONDS = 5
 _SILENCE = 60  # seconds that a server may say nothing; then the rest is asked for, well within pace.WINDOW_SECONDS
 _CHUNK = 1 << 20
 # IANA's registries of special addresses, whatever edition of them this Python has. Of IPv6 nothing else than 2000::/3
@@ -215,17 +214,16 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _save(response: httpx.Response, file: IO[bytes], url: str, max_bytes: int) -> None:
-    received, logged = file.tell(), time.monotonic()
+    received = file.tell()
     length = response.headers.get("content-length")
     stated = received + int(length) if length else 0
-    for chunk in response.iter_raw():
-        received += len(chunk)
-        if max(received, stated) > max_bytes:
-            raise SetupError(f"{url} is larger than {max_bytes} bytes; raise BEI_MAX_DOWNLOAD_BYTES to allow it")
-        file.write(chunk)
-        if time.monotonic() - logged > _PROGRESS_SECONDS:
-            logged = time.monotonic()
-            log.info("downloading: %d MB of %s", received >> 20, f"{stated >> 20} MB" if stated else "unknown")
+    with Transfer("downloading", stated or None, done=received) as transfer:
+        for chunk in response.iter_raw():
+            received += len(chunk)
+            if max(received, stated) > max_bytes:
+                raise SetupError(f"{url} is larger than {max_bytes} bytes; raise BEI_MAX_DOWNLOAD_BYTES to allow it")
+            file.write(chunk)
+            transfer.add(len(chunk))
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:

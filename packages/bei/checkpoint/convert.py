@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from bei.checkpoint.tensors import Tensor, Tensors, scan, stored_kind
 from bei.checkpoint.torch_files import item_bytes
 from bei.checkpoint.weights import tensors_of
 from bei.errors import SetupError
+from bei.progress import Transfer
 
 log = logging.getLogger("bei")
 
-_PROGRESS_SECONDS = 5
 _INDEX = "pytorch_model.bin.index.json"
 
 
@@ -83,12 +82,9 @@ def write_safetensors(stored: Mapping[str, Tensor], file: Path) -> None:
         header[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    tensors, told = Tensors({name: (tensor,) for name, tensor in stored.items()}), time.monotonic()
-    with file.open("wb") as out:
+    tensors = Tensors({name: (tensor,) for name, tensor in stored.items()})
+    with file.open("wb") as out, Transfer(f"writing {file.name}", end) as transfer:
         out.write(len(text).to_bytes(8, "little") + text)
         for name in stored:
-            out.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
-            if time.monotonic() - told > _PROGRESS_SECONDS:
-                told = time.monotonic()
-                log.info("writing %s: %d of %d MB", file.name, out.tell() >> 20, end >> 20)
+            transfer.add(out.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data))
     log.info("%s: %d tensors, %d MB", file.name, len(stored), end >> 20)
