@@ -4,20 +4,20 @@ import logging
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 log = logging.getLogger("bei")
 
 _TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 30.0  # between two states of a bar
-_TRANSFER_SECONDS = 5.0  # between two lines of a log
+_STAGE_SECONDS = 5.0  # between two lines of a log
 
 
 class _Shown:
     """A bar that ends with its block."""
 
-    _bar: tqdm
+    _bar: "tqdm[Any]"
 
     def __enter__(self) -> Self:
         return self
@@ -49,24 +49,24 @@ class Bar(_Shown):
         self._bar.update(steps)
 
 
-class Transfer(_Shown):
-    """Bytes of a file that come or are written, of `total` where that is known. On a terminal it is a bar; elsewhere a
-    line of the log each five seconds, since a server's log may be JSON."""
+class Stage(_Shown):
+    """One stage of a longer work, such as a download: `total` steps of a `unit`, B for bytes, where that is known. On a
+    terminal it is a bar; elsewhere a line of the log each five seconds, since a server's log may be JSON."""
 
-    def __init__(self, name: str, total: int | None, *, done: int = 0):
-        self._name, self._told = name, time.monotonic()
+    def __init__(self, name: str, total: int | None, unit: str = "B", *, done: int = 0):
+        self._name, self._unit, self._told = name, unit, time.monotonic()
         self._watched = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total, initial=done, unit="B", unit_scale=True, dynamic_ncols=True, desc=name, leave=False,
+            total=total, initial=done, unit=unit, unit_scale=True, dynamic_ncols=True, desc=name, leave=False,
             mininterval=_TERMINAL_SECONDS, disable=not self._watched,
         )  # fmt: skip
         self._done, self._total = done, total
 
     def add(self, count: int) -> None:
-        """So many bytes more."""
+        """So many steps more."""
         self._done += count
         self._bar.update(count)
-        if not self._watched and time.monotonic() - self._told > _TRANSFER_SECONDS:
+        if not self._watched and time.monotonic() - self._told > _STAGE_SECONDS:
             self._told = time.monotonic()
-            of = f"{self._total >> 20} MB" if self._total else "unknown"
-            log.info("%s: %d MB of %s", self._name, self._done >> 20, of)
+            done, total = (tqdm.format_sizeof(count) for count in (self._done, self._total or 0))
+            log.info("%s: %s%s of %s", self._name, done, self._unit, total if self._total else "an unknown number")

@@ -20,7 +20,7 @@ from bei.checkpoint.fetched import HEADS, PICKLES, VOCABULARIES
 from bei.checkpoint.pace import kept_pace
 from bei.checkpoint.retries import GaveUp, persist, status_passes
 from bei.errors import SetupError, one_line, short, why
-from bei.progress import Transfer
+from bei.progress import Stage
 from bei.settings.secrets import without_secrets
 
 log = logging.getLogger("bei")
@@ -217,13 +217,13 @@ def _save(response: httpx.Response, file: IO[bytes], url: str, max_bytes: int) -
     received = file.tell()
     length = response.headers.get("content-length")
     stated = received + int(length) if length else 0
-    with Transfer("downloading", stated or None, done=received) as transfer:
+    with Stage("downloading", stated or None, done=received) as stage:
         for chunk in response.iter_raw():
             received += len(chunk)
             if max(received, stated) > max_bytes:
                 raise SetupError(f"{url} is larger than {max_bytes} bytes; raise BEI_MAX_DOWNLOAD_BYTES to allow it")
             file.write(chunk)
-            transfer.add(len(chunk))
+            stage.add(len(chunk))
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int) -> None:

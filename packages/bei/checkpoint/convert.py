@@ -19,7 +19,7 @@ from bei.checkpoint.tensors import Tensor, Tensors, scan, stored_kind
 from bei.checkpoint.torch_files import item_bytes
 from bei.checkpoint.weights import tensors_of
 from bei.errors import SetupError
-from bei.progress import Transfer
+from bei.progress import Stage
 
 log = logging.getLogger("bei")
 
@@ -83,8 +83,8 @@ def write_safetensors(stored: Mapping[str, Tensor], file: Path) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     tensors = Tensors({name: (tensor,) for name, tensor in stored.items()})
-    with file.open("wb") as out, Transfer(f"writing {file.name}", end) as transfer:
+    with file.open("wb") as out, Stage(f"writing {file.name}", end) as stage:
         out.write(len(text).to_bytes(8, "little") + text)
         for name in stored:
-            transfer.add(out.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data))
+            stage.add(out.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data))
     log.info("%s: %d tensors, %d MB", file.name, len(stored), end >> 20)

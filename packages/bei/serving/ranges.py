@@ -34,18 +34,18 @@ def read(file: Path, checkpoint: Checkpoint) -> np.ndarray:
 
 async def measure(model: ServedModel, file: Path) -> np.ndarray:
     """float32[2, D] over the embeddings of a file's texts: .txt, .jsonl, .csv or .tsv. Raises SetupError."""
-    from bei.progress import Bar  # a server reads ranges, and shows no bar
+    from bei.progress import Stage  # a server reads ranges, and shows no bar
 
     count = sum(1 for _ in texts_of(expanded(file), "--calibrate"))
     texts = texts_of(expanded(file), "--calibrate")
     found: list[np.ndarray] = []
     most = min(_BATCH, model.settings.max_client_batch_size)
     try:
-        with Bar(count, "texts", name="calibrate") as bar:
+        with Stage("calibrate", count, " texts") as stage:
             while batch := list(islice(texts, most)):
                 rows = (await model.embed(batch)).rows
                 found = [np.min([*found[:1], *rows], axis=0), np.max([*found[1:], *rows], axis=0)]
-                bar.add(len(batch))
+                stage.add(len(batch))
     except Error as exc:
         raise exc if isinstance(exc, SetupError) else SetupError(f"--calibrate {file}: {exc}") from None
     if not found:
