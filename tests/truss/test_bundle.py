@@ -8,7 +8,7 @@ import pytest
 from tests.support.shared import once
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = [ROOT / "config.yaml", *sorted(ROOT.glob("examples/*/config.yaml"))]
+CONFIGS = [ROOT / "config.yaml", *sorted(ROOT.glob("examples/*/*.yaml"))]
 PUSHED = """
 import json, sys, traceback
 from pathlib import Path

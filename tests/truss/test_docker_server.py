@@ -4,12 +4,12 @@ import os
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import httpx
 import yaml
 
+from tests.support.project import DEPENDENCIES, EXTRAS
 from tests.support.servers import ROOT, free_port, wait_until_ready
 from tests.support.truss_bundles import BUILD, copy_bundle
 
@@ -24,8 +24,19 @@ def test_it_reads_the_weights_where_they_are_mounted():
 
 
 def test_its_requirements_are_the_package_s():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert CONFIG["requirements"] == project["dependencies"]
+    assert CONFIG["requirements"] == DEPENDENCIES
+
+
+def test_on_a_gpu_it_differs_by_the_gpu():
+    config = yaml.safe_load((ROOT / "examples" / "docker-server-gpu" / "config.yaml").read_text())
+    *same, torch, tensorrt = config["requirements"]
+    assert same == DEPENDENCIES
+    assert [torch] == EXTRAS["torch"]
+    assert tensorrt.startswith("tensorrt-cu13==")
+    assert config["environment_variables"] == {"BEI_ENGINE": "tensorrt"}
+    ours = ("model_name", "resources", "runtime", "environment_variables", "requirements")
+    rest, others = ({key: value for key, value in of.items() if key not in ours} for of in (config, CONFIG))
+    assert rest == others
 
 
 def test_its_start_command_serves_and_drains(in_truss, tmp_path, tiny_folder):

@@ -3,12 +3,7 @@
 import asyncio
 import json
 import re
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,20 +13,11 @@ from bei.api import Call, answer
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
-from tests.support.servers import ROOT, wait_until_ready
+from tests.support.servers import ROOT
 from tests.support.small_models import small_model
-from tests.support.truss_bundles import BUILD, ENVIRONMENT, copy_bundle
+from tests.support.truss_bundles import copy_bundle
+from tests.support.truss_servers import truss_server
 
-# main.py listens on every address; a test must not.
-ON_LOOPBACK = """
-import uvicorn
-original = uvicorn.Config.__init__
-def on_loopback(self, *args, **kwargs):
-    original(self, *args, **{**kwargs, "host": "127.0.0.1"})
-uvicorn.Config.__init__ = on_loopback
-import runpy
-runpy.run_path("main.py", run_name="__main__")
-"""
 BODIES = [
     {"input": ["hello world", "a b c d"]},
     {"input": "hi", "encoding_format": "base64", "dimensions": 4},
@@ -42,45 +28,6 @@ BODIES = [
     {"input": 3},
     {},
 ]
-
-
-@contextmanager
-def truss_server(in_truss, truss_python: str, folder: Path, config: dict) -> Iterator[str]:
-    """Base URL of a Truss server on the bundle with another config.yaml."""
-    bundle = copy_bundle(folder / "bundle", config)
-    in_truss(BUILD, str(folder / "context"), str(bundle))
-    # An image of an encoder config lacks the server, for Baseten puts BEI there; one without the block has it.
-    server = folder / "run"
-    template = in_truss("import pathlib, truss; print(pathlib.Path(truss.__file__).parent / 'templates' / 'server')")
-    shutil.copytree(template.strip(), server)
-    for name in ("_truss_shared", "_truss_common"):
-        found = next((p for p in (folder / "context").rglob(name) if p.is_dir()), None)
-        if found:
-            shutil.copytree(found, server / name, dirs_exist_ok=True)
-    for name in ("model", "data"):
-        shutil.copytree(folder / "context" / name, server / name)
-    shutil.copy(folder / "context" / "config.yaml", server)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    environment = {
-        **ENVIRONMENT,
-        "INFERENCE_SERVER_PORT": str(port),
-        "PYTHONPATH": str(folder / "context" / "packages"),
-        "BEI_ENGINE": "native",
-        "BEI_PRECISION": "fp32",
-    }
-    log = folder / "log"
-    with log.open("w") as output:
-        command = [truss_python, "-c", ON_LOOPBACK]
-        process = subprocess.Popen(command, cwd=server, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process, log, path="/v1/models/model")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def default_config(*, under_metadata: bool = False) -> dict:
@@ -94,7 +41,8 @@ def default_config(*, under_metadata: bool = False) -> dict:
 def truss_url(request, in_truss, truss_python, tmp_path_factory) -> Iterator[str]:
     """The server for the block at top level, and for the block under model_metadata."""
     config = default_config(under_metadata=request.param == "model_metadata")
-    with truss_server(in_truss, truss_python, tmp_path_factory.mktemp("truss"), config) as url:
+    folder = tmp_path_factory.mktemp("truss")
+    with truss_server(in_truss, truss_python, folder, copy_bundle(folder / "bundle", config)) as url:
         yield url
 
 
@@ -156,7 +104,7 @@ def test_predict_is_the_default_route_of_each_task(in_truss, truss_python, tmp_p
     config["trt_llm"]["build"]["checkpoint_repository"]["repo"] = str(small_model(name))
     ours = Service(Settings.load(config, environ={}, engine="native", precision="fp32"))
     ours.load()
-    with truss_server(in_truss, truss_python, tmp_path, config) as url:
+    with truss_server(in_truss, truss_python, tmp_path, copy_bundle(tmp_path / "bundle", config)) as url:
         for body in OF_SMALL_MODELS[name]:
             theirs = httpx.post(f"{url}/v1/models/model:predict", json=body, headers={"accept-encoding": "identity"})
             reply = asyncio.run(answer(Registry(ours), Call("POST", ours.model.route, json.dumps(body).encode())))
@@ -177,7 +125,7 @@ def test_predict_of_several_models_is_chosen_by_name(in_truss, truss_python, tmp
     reranker = yaml.safe_load((ROOT / "examples" / "small-reranker" / "config.yaml").read_text())["trt_llm"]
     reranker["build"]["checkpoint_repository"]["repo"] = str(small_model("reranker"))
     config["model_metadata"]["models"] = [*models, reranker]
-    with truss_server(in_truss, truss_python, tmp_path, config) as url:
+    with truss_server(in_truss, truss_python, tmp_path, copy_bundle(tmp_path / "bundle", config)) as url:
 
         def predict(body: dict) -> httpx.Response:
             return httpx.post(f"{url}/v1/models/model:predict", json=body, timeout=60)
