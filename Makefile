@@ -38,7 +38,7 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
 	@exec .venv/bin/bei serve $(CONFIG:%=--config %) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .models/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .venv-deploy/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
@@ -170,6 +170,11 @@ clean: ## remove what the targets above made
 	@echo "fetching a browser, unless the machine has one (an environment of its own)"
 	@$(PYTHON) -m tests.clients.chromium .venv-browser
 	@mkdir -p .venv-browser && touch $@
+
+.venv-deploy/ok: tests/deploy/tools.py tests/support/debian.py
+	@echo "fetching promtool, helm and kubectl (an environment of their own)"
+	@$(PYTHON) -m tests.deploy.tools .venv-deploy
+	@mkdir -p .venv-deploy && touch $@
 
 .venv-arm/ok: tests/arm/environment.py tests/support/debian.py requirements.lock | .venv-uv/ok
 	@echo "installing a Python for ARM64, with an emulator and a compiler (an environment of its own)"

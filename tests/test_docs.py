@@ -40,6 +40,7 @@ FOREIGN_FLAGS = {
     *("--help", "--version", "--require-hashes", "--python-version", "--only-binary"),  # any program's, pip's
     *("--read-only", "--tmpfs", "--target", "--profile", "--phases", "--max-time", "--request-timeout"),  # docker's,
     # schemathesis's
+    *("--gpus", "--from-literal"),  # docker's, kubectl's
     *("--url", "--endpoint-type", "--request-count", "--concurrency", "--tokenizer"),  # aiperf's
     *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
 }

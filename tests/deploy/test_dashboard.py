@@ -103,6 +103,14 @@ def test_the_questions_query_what_is_exposed(exposed):
     assert all(set(queried(query, exposed)) <= exposed.keys() for query in queries)
 
 
+def test_an_alert_reads_what_is_exposed(exposed):
+    (group,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]:
+        names = queried(rule["expr"], exposed)
+        assert names
+        assert set(names) <= exposed.keys()
+
+
 def test_the_autoscaler_reads_what_is_exposed(exposed):
     hpa, adapter = (
         yaml.safe_load((ROOT / "deploy" / "kubernetes" / f"{name}.yaml").read_text())
