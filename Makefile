@@ -38,7 +38,7 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
 	@exec .venv/bin/bei serve $(CONFIG:%=--config %) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .venv-deploy/ok .models/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .venv-deploy/ok .venv-release/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
@@ -82,6 +82,12 @@ models: .models/ok ## five small real models in .models/: reranker, classifier, 
 
 wheels: .venv/serve.ok .venv-wheels/ok ## wheels for x86-64 and aarch64 with the engine compiled, in dist/
 	.venv/bin/python deploy/wheels.py
+
+release: .release.ok test wheels .venv-release/ok ## dist/ for a release: tests, wheels, source, bills of materials, files for containers, checksums
+	.venv/bin/python -m deploy.release
+
+.release.ok: .venv/serve.ok
+	@.venv/bin/python -m deploy.release check
 
 bench: .venv/bench.ok .venv-peers/ok .models/ok ## ours against seven CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
@@ -138,6 +144,12 @@ clean: ## remove what the targets above made
 	@echo "installing a compiler for every machine (an environment of its own)"
 	@$(UV) venv -q --clear --python $(PYTHON) .venv-wheels
 	@$(UV_PIP) .venv-wheels/bin/python auditwheel==6.8.2 hatchling==1.33.0 ziglang==0.17.1
+	@touch $@
+
+.venv-release/ok: | .venv-uv/ok
+	@echo "installing what writes bills of materials (an environment of its own)"
+	@$(UV) venv -q --clear --python $(PYTHON) .venv-release
+	@$(UV_PIP) .venv-release/bin/python cyclonedx-bom==7.5.0
 	@touch $@
 
 .venv-lowest/ok: pyproject.toml | .venv-uv/ok
@@ -217,4 +229,4 @@ PEERS_PIP = .venv-peers/bin/python -m pip --disable-pip-version-check -qq
 	@CMAKE_ARGS="$(FOR_SPEED) -DLLAVA_BUILD=OFF" $(PEERS_PIP) install .venv-peers/$(LLAMA_CPP).tar.gz
 	@touch $@
 
-.PHONY: help serve test test-arm test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean
+.PHONY: help release .release.ok serve test test-arm test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean
