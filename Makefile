@@ -38,7 +38,7 @@ help: ## this list
 serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
 	@exec .venv/bin/bei serve $(CONFIG:%=--config %) --host $(HOST) --port $(PORT)
 
-test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .venv-deploy/ok .venv-release/ok .models/ok ## lint, then the whole test suite
+test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .venv-deploy/ok .venv-release/ok .venv-docs/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
 
@@ -65,9 +65,11 @@ OF_LIBRARIES := $(addprefix tests/,api checkpoint/test_load.py checkpoint/test_s
 lowest: .venv-lowest/ok ## the units and the tests of libraries, on the lowest versions that pyproject.toml declares
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m pytest -q -n 2 $(UNITS) $(OF_LIBRARIES)
 
-docs: .venv/test.ok ## the tables of models and settings, docs/models.md and docs/settings.md, from the code
+docs: .venv/test.ok .venv-docs/ok ## the tables of models, settings and routes, from the code; then the site of docs/, in site/
 	.venv/bin/python -m docs.models
 	.venv/bin/python -m docs.settings
+	.venv/bin/python -m docs.routes
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
 
 LOCK = $(UV) pip compile -q pyproject.toml deploy/build.in --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
@@ -144,6 +146,12 @@ clean: ## remove what the targets above made
 	@echo "installing a compiler for every machine (an environment of its own)"
 	@$(UV) venv -q --clear --python $(PYTHON) .venv-wheels
 	@$(UV_PIP) .venv-wheels/bin/python auditwheel==6.8.2 hatchling==1.33.0 ziglang==0.17.1
+	@touch $@
+
+.venv-docs/ok: docs/requirements.txt | .venv-uv/ok
+	@echo "installing the generator of the site, and what the recipes read vectors with (an environment of its own)"
+	@$(UV) venv -q --clear --python $(PYTHON) .venv-docs
+	@$(UV_PIP) .venv-docs/bin/python -r docs/requirements.txt
 	@touch $@
 
 .venv-release/ok: | .venv-uv/ok

@@ -20,7 +20,7 @@ DEPLOYED = ("deploy", "config.yaml", "LICENSE")
 
 
 def unready(changelog: str, status: str, version: str) -> list[str]:
-    """What keeps a version from being released: `status` is that of git, empty for a clean tree."""
+    """The reasons against a release of a version: `status` is that of git, empty for a clean tree."""
     found = re.search(rf"^## {re.escape(version)}\b(.*)\n((?:(?!## ).*\n?)*)", changelog, re.MULTILINE)
     problems = []
     if found is None or "* " not in found[2]:

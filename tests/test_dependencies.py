@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.support.project import DEPENDENCIES, EXTRAS, HOME, imports
 
 ROOT = Path(__file__).parents[1]
-OURS = {"bei", "tests", "benchmarks", "docs"}
+OURS = {"bei", "tests", "benchmarks", "deploy", "docs"}
 NAMES = {"yaml": "pyyaml", "grpc": "grpcio", "opentelemetry": "opentelemetry-exporter-otlp"}
 """Packages whose import name differs from the index's."""
 UNDECLARED = {"datasets", "mteb"}  # without it the command reports that it is missing, and the remedy

@@ -40,7 +40,7 @@ FOREIGN_FLAGS = {
     *("--help", "--version", "--require-hashes", "--python-version", "--only-binary"),  # any program's, pip's
     *("--read-only", "--tmpfs", "--target", "--profile", "--phases", "--max-time", "--request-timeout"),  # docker's,
     # schemathesis's
-    *("--gpus", "--from-literal"),  # docker's, kubectl's
+    *("--gpus", "--from-literal", "--now"),  # docker's, kubectl's, systemctl's
     *("--url", "--endpoint-type", "--request-count", "--concurrency", "--tokenizer"),  # aiperf's
     *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
 }
@@ -93,7 +93,7 @@ def _flags(option: click.Option) -> list[str]:
     return [*option.opts, *option.secondary_opts]
 
 
-@pytest.mark.parametrize("name", ["models", "settings"])
+@pytest.mark.parametrize("name", ["models", "settings", "routes"])
 def test_a_table_that_is_made_from_the_code(name):
     made = runpy.run_path(str(ROOT / "docs" / f"{name}.py"))
     assert made["FILE"].read_text() == made["table"](), "run: make docs"

@@ -1,4 +1,4 @@
-"""What `make release` puts beside the wheels."""
+"""The files that `make release` puts beside the wheels."""
 
 import json
 import re

@@ -13,8 +13,10 @@ import pytest
 
 from tests.support.servers import ROOT, serving
 
-README, TASKS, SERVING, BULK = (
-    (ROOT / name).read_text() for name in ("README.md", "docs/tasks.md", "docs/serving.md", "docs/bulk.md")
+README, SERVING, BULK = ((ROOT / name).read_text() for name in ("README.md", "docs/serving.md", "docs/bulk.md"))
+TASKS = "\n".join(
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("embeddings", "reranking", "classification", "entities", "sparse")
 )
 ADDRESS = "127.0.0.1:8080"
 FIRST = re.findall(r"```sh\n(curl [^\n]+)\n```\n\n```json\n(.+?)\n```", README)
@@ -86,7 +88,7 @@ def default(tmp_path_factory) -> Iterator[str]:
 
 
 def test_there_is_something_to_run():
-    assert (len(FIRST), len(RECIPES), len(PYTHON)) == (1, 4, 2)
+    assert (len(FIRST), len(RECIPES), len(PYTHON)) == (1, 5, 2)
 
 
 @pytest.mark.parametrize(("command", "answer"), FIRST)
