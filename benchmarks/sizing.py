@@ -17,10 +17,10 @@ import click
 import httpx
 import yaml
 
+from bei.samples.mixes import text_sets
 from benchmarks import cpu
 from benchmarks.http_load import ROOT, read
 from benchmarks.processes import Tree, served
-from benchmarks.texts import text_sets
 
 cpu.SHAPES["bert-base"] = ("BertConfig", "mean", {})
 WORK = ROOT / ".benchmarks"
