@@ -23,7 +23,7 @@ PAGES = {
     "examples/small-models/README.md": "small-models.md",
 }
 """Path in the repository → page of the site; those below docs/ keep their names."""
-ELSEWHERE = "https://unpkg.com/iframe-worker/shim"
+ELSEWHERE = re.compile(r"https://[\w.]+/iframe-worker/shim")
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -73,7 +73,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_post_page(output: str, **_: Any) -> str:
     """The page with the search's script of its own in place of the one that the plugin names elsewhere."""
-    return output.replace(ELSEWHERE, "assets/iframe-worker.js")
+    return ELSEWHERE.sub("assets/iframe-worker.js", output)
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
