@@ -85,11 +85,10 @@ models: .models/ok ## five small real models in .models/: reranker, classifier, 
 wheels: .venv/serve.ok .venv-wheels/ok ## wheels for x86-64 and aarch64 with the engine compiled, in dist/
 	.venv/bin/python deploy/wheels.py
 
-release: .release.ok test wheels .venv-release/ok ## dist/ for a release: tests, wheels, source, bills of materials, files for containers, checksums
-	.venv/bin/python -m deploy.release
-
-.release.ok: .venv/serve.ok
+release: .venv/serve.ok ## dist/ for a release: tests, wheels, source, bills of materials, files for containers, checksums
 	@.venv/bin/python -m deploy.release check
+	@$(MAKE) test wheels .venv-release/ok
+	@.venv/bin/python -m deploy.release
 
 bench: .venv/bench.ok .venv-peers/ok .models/ok ## ours against seven CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
@@ -237,4 +236,4 @@ PEERS_PIP = .venv-peers/bin/python -m pip --disable-pip-version-check -qq
 	@CMAKE_ARGS="$(FOR_SPEED) -DLLAVA_BUILD=OFF" $(PEERS_PIP) install .venv-peers/$(LLAMA_CPP).tar.gz
 	@touch $@
 
-.PHONY: help release .release.ok serve test test-arm test-all check lowest docs lock models bench mutation gpu-check gpu-wheels clean
+.PHONY: help serve test test-arm test-all check lowest docs lock release models bench mutation gpu-check gpu-wheels clean
