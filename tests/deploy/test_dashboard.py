@@ -112,12 +112,15 @@ def test_an_alert_reads_what_is_exposed(exposed):
 
 
 def test_the_autoscaler_reads_what_is_exposed(exposed):
-    hpa, adapter = (
+    hpa, adapter, keda = (
         yaml.safe_load((ROOT / "deploy" / "kubernetes" / f"{name}.yaml").read_text())
-        for name in ("hpa", "prometheus-adapter")
+        for name in ("hpa", "prometheus-adapter", "keda")
     )
     (rule,) = adapter["rules"]["custom"]
     (metric,) = hpa["spec"]["metrics"]
     name = metric["pods"]["metric"]["name"]
     assert name == rule["name"]["as"] == rule["seriesQuery"].partition("{")[0]
     assert exposed[name] == "gauge"
+    (trigger,) = keda["spec"]["triggers"]
+    assert queried(trigger["metadata"]["query"], exposed) == [name]
+    assert trigger["metadata"]["threshold"] == metric["pods"]["target"]["averageValue"]
