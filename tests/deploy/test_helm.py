@@ -1,5 +1,6 @@
 """The chart as helm renders it: the manifests of deploy/kubernetes, and what its values change."""
 
+import re
 from typing import Any
 
 import kubernetes_validate
@@ -102,6 +103,17 @@ def test_a_value_reaches_the_pod():
     secrets = [v["valueFrom"]["secretKeyRef"]["name"] for v in container["env"] if "valueFrom" in v]
     assert (secrets, container["image"]) == (["s", "s"], "bei:1")
     assert pod(made)["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "c"}
+
+
+def test_the_values_of_the_page_render(tmp_path):
+    (values,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploying.md").read_text(), re.DOTALL)
+    (tmp_path / "values.yaml").write_text(values)
+    done = run("helm", "template", "bei", str(CHART), "--values", str(tmp_path / "values.yaml"))
+    assert done.returncode == 0, done.stderr
+    made = objects(done.stdout)
+    assert made.keys() == {*OWN[:-1], "ScaledObject", "PodMonitor", "PrometheusRule"}
+    settings = Settings.load(yaml.safe_load(made["ConfigMap"]["data"]["config.yaml"]), environ={})
+    assert settings.repo == "BAAI/bge-m3"
 
 
 def test_its_version_is_the_package_s():
