@@ -48,6 +48,16 @@ def test_a_model_that_cannot_be_served_is_a_fault(tmp_path):
     assert "no *.safetensors" in result.stdout
 
 
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEI_CACHE_DIR", str(tmp_path))
+    assert f" free for {tmp_path}" in run().stdout
+
+
+def test_a_flag_about_a_model_needs_one():
+    refused = run("--precision", "int8")
+    assert (refused.exit_code, "--precision is about a model; name it" in refused.stderr) == (2, True)
+
+
 def test_what_is_missing_has_the_command_that_mends_it(tmp_path, no_compiler):
     found = {finding.subject: finding for finding in machine.engines(tmp_path)}
     assert (found["native"].state, found["native"].remedy) == ("missing", "apt-get install g++")

@@ -140,6 +140,7 @@ def test_a_server_has_the_correlation_of_its_model(tmp_path, tiny_folder):
     ("arguments", "told"),
     [
         (["MODEL", "--url", "http://127.0.0.1:1"], "--url evaluates a server"),
+        (["--url", "http://127.0.0.1:1", "--precision", "int8"], "--precision is about a model in this process"),
         (["MODEL", "--mteb", "STS12"], "--mteb needs --url"),
         (["MODEL", "--min-cosine", "0.9"], "--min-cosine needs --texts"),
         (["MODEL", "--texts", "TEXTS", "--min-spearman", "0.9"], "--min-spearman is a bound of STS-B"),

@@ -142,6 +142,11 @@ def joined(context: click.Context, parameter: click.Parameter, given: Sequence[s
     return ",".join(given) if given else None
 
 
+def given(flags: Mapping[str, Any]) -> list[str]:
+    """The flags of settings that were given, as a user writes them."""
+    return [f"--{name.replace('_', '-')}" for name, value in flags.items() if value not in (None, ())]
+
+
 def in_help(help: str, default: str | None) -> str:
     return f"{help}  [default: {default}]" if default is not None else help
 

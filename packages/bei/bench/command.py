@@ -42,9 +42,8 @@ _MOST_CLIENTS, _MOST_RATE = 4096, 100_000.0
 @click.option(
     "--mix",
     type=click.Choice(MIXES),
-    default="mixed",
-    show_default=True,
-    help="Texts of STS-B: short (14 tokens), passage (130), long (450), or mixed (60, 30 and 10 % of them).",
+    help="Texts of STS-B: short (14 tokens), passage (130), long (450), or mixed (60, 30 and 10 % of them).  "
+    "[default: mixed]",
 )
 @click.option(
     "--texts",
@@ -106,7 +105,7 @@ def bench(
     api: str | None,
     model: str | None,
     api_key: str | None,
-    mix: Mix,
+    mix: Mix | None,
     file: Path | None,
     lengths: str | None,
     batch: int,

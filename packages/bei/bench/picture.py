@@ -42,7 +42,9 @@ def draw(found: Rounds, places: Sequence[Path]) -> None:
             x, y = median(of[name], "texts_per_second"), median(of[name], "p50")
             if x and y is not None:
                 axes.annotate(str(load), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="texts a second", ylabel="milliseconds", yscale="log", xlim=(0, None))
+    axes.set(xlabel="texts a second", ylabel="milliseconds", yscale="log")
+    axes.margins(x=0.12)  # room for the last load's name
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     for place in places:

@@ -15,10 +15,11 @@ _MOST_WORDS = 100_000
 _LENGTHS = "use a number of words (120), a range (10-500), or lognormal:MEDIAN:SIGMA (lognormal:120:0.8)"
 
 
-def texts(mix: Mix, file: Path | None, lengths: str | None, seed: int) -> list[str]:
+def texts(mix: Mix | None, file: Path | None, lengths: str | None, seed: int) -> list[str]:
     """The texts, the same for the same arguments. Raises SetupError."""
-    if file is not None and lengths is not None:
-        raise SetupError("--texts and --lengths both say which texts; leave one out")
+    named = [flag for flag, given in (("--mix", mix), ("--texts", file), ("--lengths", lengths)) if given is not None]
+    if len(named) > 1:
+        raise SetupError(f"{' and '.join(named)} each say which texts; leave one")
     if file is not None:
         found = list(texts_of(expanded(file), "--texts"))
         if not found:
@@ -26,7 +27,7 @@ def texts(mix: Mix, file: Path | None, lengths: str | None, seed: int) -> list[s
         return found
     if lengths is not None:
         return of_lengths(_drawn(lengths, np.random.default_rng(seed)).tolist())
-    return text_sets()[mix]
+    return text_sets()[mix or "mixed"]
 
 
 def _drawn(lengths: str, rng: np.random.Generator) -> np.ndarray:

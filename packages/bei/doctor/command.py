@@ -1,6 +1,7 @@
 """The command `bei doctor`."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -60,7 +61,7 @@ def doctor(
     """
     logs.to_stderr("error" if log_level == "info" else log_level)
     settings = several.one(model, config, **flags) if model or config else None
-    cache_dir = settings.cache_dir if settings else Path(flags["cache_dir"] or _default_cache())
+    cache_dir = settings.cache_dir if settings else _cache_dir(flags)
     found = {"machine": list(machine(cache_dir)), "engines": list(engines(cache_dir)), "extras": list(parts())}
     found["model"] = [_model(settings)] if settings else [_any_engine(found["engines"])]
     held = caches.read(cache_dir, unused_days)
@@ -70,9 +71,13 @@ def doctor(
         sys.exit(1)
 
 
-def _default_cache() -> Path:
-    default: Path = ModelSettings.model_fields["cache_dir"].default
-    return default
+def _cache_dir(flags: Mapping[str, Any]) -> Path:
+    """Where the cache is without a model. Raises SetupError for a flag that is about one."""
+    others = options.given({name: value for name, value in flags.items() if name != "cache_dir"})
+    if others:
+        raise SetupError(f"{others[0]} is about a model; name it: bei doctor MODEL {others[0]}")
+    default = ModelSettings.model_fields["cache_dir"].default
+    return Path(flags["cache_dir"] or os.environ.get("BEI_CACHE_DIR") or default)
 
 
 def _model(settings: Settings) -> Finding:

@@ -82,7 +82,9 @@ def evaluate(
     """
     logs.to_stderr("warning" if log_level == "info" else log_level)
     bounds = {of: bound for of in _BOUNDED if (bound := flags.pop(f"min_{of}")) is not None}
-    _check(model or config, texts, url, tasks, min_spearman, bounds)
+    of_model = [str(given) for given in (model, config and f"--config {config}", texts and "--texts") if given]
+    _check([*of_model, *options.given(flags)], url, tasks)
+    _check_bounds(texts, tasks, min_spearman, bounds)
     if texts is not None:
         found = compare(several.one(model, config, **flags), _read(texts, most_texts))
         _tell(_of_comparison(found) if as_json else _in_words(found), broken(found.measures, bounds), as_json)
@@ -101,19 +103,18 @@ def evaluate(
         _tell(told, [f"--min-spearman {min_spearman:g}: it is {spearman.mean:.4f}"] if below else [], as_json)
 
 
-def _check(
-    model: object,
-    texts: Path | None,
-    url: str | None,
-    tasks: Sequence[str],
-    min_spearman: float | None,
-    bounds: Mapping[Measure, float],
-) -> None:
-    """Raises SetupError for options that would be without effect together."""
-    if url is not None and (model or texts):
-        raise SetupError("--url evaluates a server; a MODEL, --config and --texts are about a model in this process")
+def _check(of_model: Sequence[str], url: str | None, tasks: Sequence[str]) -> None:
+    """Raises SetupError for words about a model in this process beside a server."""
+    if url is not None and of_model:
+        raise SetupError(f"--url evaluates a server; {of_model[0]} is about a model in this process: leave one out")
     if tasks and url is None:
         raise SetupError("--mteb needs --url, a server: bei serve MODEL, then bei eval --url http://127.0.0.1:8080")
+
+
+def _check_bounds(
+    texts: Path | None, tasks: Sequence[str], min_spearman: float | None, bounds: Mapping[Measure, float]
+) -> None:
+    """Raises SetupError for bounds of another evaluation."""
     if bounds and texts is None:
         raise SetupError(f"--min-{next(iter(bounds))} needs --texts, the texts that are compared")
     if min_spearman is not None and (texts or tasks):
