@@ -53,7 +53,7 @@ def main() -> int:
 
 def assembly(compiler: str, source: str, flags: tuple[str, ...]) -> str:
     file = library._SOURCES / source
-    command = [compiler, *library._COMPILE, *library.INCLUDE, *flags, "-S", str(file), "-o", "-"]
+    command = [compiler, *library.COMPILE, *library.INCLUDE, *flags, "-S", str(file), "-o", "-"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

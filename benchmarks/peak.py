@@ -1,17 +1,15 @@
 """The peak of this machine's products on one thread: our own product of large matrices, without a layer around it."""
 
 import ctypes
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from bei.engines import plan
 from bei.engines.native import abi, library
 from bei.engines.native.levels import level
 from bei.engines.native.model import linear_of
-from bei.engines.native.pack import pack_linear
+from bei.engines.native.panels import Rows, pack_linear
 
 _SHAPES = ((96, 1024, 4096), (96, 384, 1536), (96, 768, 3072))  # rows, inputs, outputs
 
@@ -24,14 +22,12 @@ class Peak:
         layout = library.layouts(self._library)[precision]
         self._products = []
         rng = np.random.default_rng(0)
-        with tempfile.TemporaryDirectory() as folder:
-            for rows, inputs, outputs in _SHAPES:
-                packed = pack_linear(rng.standard_normal((outputs, inputs), np.float32), None, precision, layout)
-                plan.write(Path(folder) / "linear", "", packed.items())
-                arrays = plan.read(Path(folder) / "linear", "")
-                linear = linear_of(arrays, inputs, outputs, precision)
-                x = rng.standard_normal((rows, inputs), np.float32)
-                self._products.append((linear, x, np.empty((rows, outputs), np.float32), arrays))
+        for rows, inputs, outputs in _SHAPES:
+            weight = Rows.of([rng.standard_normal((outputs, inputs), np.float32)])
+            arrays = pack_linear(self._library, weight, None, precision, layout)
+            linear = linear_of(arrays, inputs, outputs, precision)
+            x = rng.standard_normal((rows, inputs), np.float32)
+            self._products.append((linear, x, np.empty((rows, outputs), np.float32), arrays))
 
     def measure(self) -> float:
         """The current speed: the fastest shape's, by the median of twenty products of each."""

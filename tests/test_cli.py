@@ -367,3 +367,9 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(tmp_path, config, flag
     result = run("build", "--config", str(config), "--engine", "null", "--calibrate", str(texts), *flags)
     assert (result.exit_code, message in result.stderr, len(result.stderr.splitlines())) == (2, True, 1), result.stderr
     assert not (tmp_path / "r.npy").exists()
+
+
+def test_a_level_that_there_is_not_is_refused_before_anything_is_built(config):
+    result = run("build", "--config", str(config), "--engine", "null", "--plans-for", "avx2,avx3")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("bei: there is no level 'avx3'; there are amx, ")

@@ -54,13 +54,14 @@ def opened(root: Path) -> Path:
 
 def test_what_is_made_is_for_us_alone_whatever_the_umask(tmp_path, open_umask):
     folder = opened(tmp_path / "a" / "cache")
-    plan.write(folder / "a.plan", "key", [("x", np.arange(3))])
+    plan.write(folder / "a.plan", "key", [plan.ready("x", np.arange(3))])
     assert {mode(folder), mode(folder.parent), mode(folder.parent.parent)} == {0o700}
     assert mode(folder / "a.plan") == 0o600
 
 
 def test_a_library_too(tiny_checkpoint, native_cache, open_umask):
     NativeEngine(tiny_checkpoint, EngineOptions(cache_dir=native_cache))
+    plan.settle()
     assert {mode(file) for file in (native_cache / "native").iterdir()} == {0o600}
 
 
@@ -135,9 +136,10 @@ SPOILT = pytest.mark.parametrize("spoil", [by_group, pytest.param(by_its_owner, 
 @SPOILT
 def test_a_plan_that_others_may_have_written_is_made_again(tmp_path, spoil):
     file = opened(tmp_path / "cache") / "a.plan"
-    plan.write(file, "key", [("x", np.zeros(3))])
+    plan.write(file, "key", [plan.ready("x", np.zeros(3))])
     spoil(file)
-    made = plan.cached(file, "key", lambda: [("x", np.ones(3))])
+    made = plan.cached(file, "key", lambda: [plan.ready("x", np.ones(3))])
+    plan.settle()
     np.testing.assert_array_equal(made["x"], np.ones(3))
     assert (mode(file), file.stat().st_uid) == (0o600, os.geteuid())
 

@@ -138,10 +138,11 @@ def enumerators() -> list[list[str]]:
 
 
 def test_numbers_of_the_abi():
-    precisions, activations, norms, head_layers, modes, results = enumerators()
+    precisions, stored, activations, norms, head_layers, modes, results = enumerators()
     tables = (abi.PRECISIONS, precisions), (abi.ACTIVATIONS, activations), (abi.NORMS, norms), (abi.MODES, modes)
     for table, names in tables:
         assert table == {name: number for number, name in enumerate(names)}
+    assert {f"stored_{name}": number for name, number in abi.STORED.items()} == {of: n for n, of in enumerate(stored)}
     assert head_layers == ["dense", "layer_norm", "normalize", "log1p_relu", "int8_tanh"]
     assert tuple(range(len(head_layers))) == (
         *(abi.DENSE, abi.LAYER_NORM, abi.NORMALIZE, abi.LOG1P_RELU, abi.INT8_TANH),

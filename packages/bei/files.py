@@ -3,12 +3,14 @@
 A library in the cache is code, and a plan is numbers. A file that others may write to is not read, whoever made it.
 """
 
+import errno
+import fcntl
 import logging
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
@@ -39,6 +41,70 @@ def replacing(place: Path, folder: Path | None = None, mode: int = _PRIVATE_FILE
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""The errors of writing where that is not permitted."""
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
+
+
+class Claim:
+    """A new file to write at `place`, which one process has at a time. If another one has it, `tell` is called, and
+    then this waits until that one has moved the file, or has closed it, or died. Where files cannot be locked, each
+    process has a file of its own. Raises OSError."""
+
+    def __init__(self, place: Path, tell: Callable[[], None]):
+        self._unmoved: Path | None = place
+        opened = None
+        while opened is None:
+            opened = self._claimed(place, tell)
+        self.descriptor = opened
+        os.truncate(opened, 0)
+
+    def _claimed(self, place: Path, tell: Callable[[], None]) -> int | None:
+        """A descriptor of the file with its lock; None if it is no longer at its place."""
+        opened = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _PRIVATE_FILE)
+        try:
+            _lock(opened, tell)
+            if _is_at(opened, place):
+                return opened
+        except OSError as exc:
+            os.close(opened)
+            if exc.errno not in _NO_LOCKS:
+                raise
+            self._unmoved = place.with_name(f".{uuid4().hex}.unfinished")
+            return os.open(self._unmoved, os.O_RDWR | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
+        os.close(opened)
+        return None
+
+    def move(self, place: Path) -> None:
+        """Moves the file when all of it is on the disk. Raises OSError."""
+        os.fsync(self.descriptor)
+        if self._unmoved is not None:
+            self._unmoved.replace(place)
+        self._unmoved = None
+
+    def close(self) -> None:
+        """Removes the file, unless it was moved, and gives the place to the next."""
+        if self._unmoved is not None:
+            self._unmoved.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def _lock(descriptor: int, tell: Callable[[], None]) -> None:
+    """Raises OSError."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        tell()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _is_at(descriptor: int, place: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), place.lstat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -30,12 +30,12 @@ OF_VECTORS = {f"{level.name.partition('_')[0]}.h": (compiler, level) for compile
 IN_HEADER = {
     "algorithm": "clamp copy_n count fill fill_n find max max_element min upper_bound",
     "atomic": "atomic",
-    "cmath": "abs exp log1p nearbyint sqrt tanh",
+    "cmath": "abs exp log1p nearbyint rint sqrt tanh",
     "condition_variable": "condition_variable",
     "cstddef": "",
-    "cstdint": "int32_t uint8_t uint16_t uint32_t uint64_t",
+    "cstdint": "int8_t int32_t uint8_t uint16_t uint32_t uint64_t",
     "cstdlib": "aligned_alloc free",
-    "cstring": "memcpy",
+    "cstring": "memcpy strcmp",
     "exception": "current_exception exception_ptr rethrow_exception",
     "functional": "function",
     "initializer_list": "initializer_list",
@@ -54,7 +54,7 @@ HEADER_OF = {name: header for header, names in IN_HEADER.items() for name in nam
 def complaints(compiler: str, level: Level, *files: Path, text: str = "", flags: Sequence[str] = ()) -> str:
     """The messages of the compiler for a unit that includes these files."""
     unit = text + "".join(f'#include "{file}"\n' for file in files)
-    options = [*library._COMPILE, *library.INCLUDE, *STRICT, *level.compiler_flags, *flags]
+    options = [*library.COMPILE, *library.INCLUDE, *STRICT, *level.compiler_flags, *flags]
     command = [compiler, *options, "-x", "c++", "-"]
     done = subprocess.run(command, input=unit, capture_output=True, text=True)
     return done.stderr or (f"status {done.returncode}" if done.returncode else "")

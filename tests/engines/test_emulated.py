@@ -4,6 +4,7 @@ kernels as on a processor that has them."""
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def emulated(lacking: Level) -> Level:
     header = str(Path(__file__).with_name("emulated.h"))
     emulation = ("-include", header, *(f"-DEMULATE_{feature.upper()}" for feature in lacks))
     flags = (*level().compiler_flags, "-O1", "-Wno-psabi", *emulation)
-    return Level(f"{lacking.name}_emulated", lacking.features, flags)
+    return replace(lacking, compiler_flags=flags)
 
 
 OWN = ("amx", "avx512_bf16", "avx512")  # the other levels have nothing that one of these does not run

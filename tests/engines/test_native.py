@@ -23,8 +23,8 @@ from bei.checkpoint.load import read
 from bei.engines import choice, plan
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native import abi, library
-from bei.engines.native.engine import NativeEngine
-from bei.engines.native.levels import ARM, X86, level, levels
+from bei.engines.native.engine import NativeEngine, make_plans
+from bei.engines.native.levels import ARM, X86, level, levels, named
 from bei.engines.torch.engine import TorchEngine
 from bei.engines.torch.linear import ACTIVATIONS
 from bei.errors import EngineFailed, SetupError
@@ -57,7 +57,7 @@ def test_a_plan_comes_back_and_is_aligned(tmp_path):
         "c": np.ones(2, ml_dtypes.bfloat16),
         "empty": np.empty((0, 4), np.float32),
     }
-    plan.write(tmp_path / "p", "key", arrays.items())
+    plan.write(tmp_path / "p", "key", [plan.ready(name, array) for name, array in arrays.items()])
     found = plan.read(tmp_path / "p", "key")
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -72,7 +72,7 @@ def test_a_plan_comes_back_and_is_aligned(tmp_path):
 @settings(max_examples=60, deadline=None)
 def test_a_plan_that_is_not_whole_is_not_read(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("plan") / "p"
-    plan.write(file, "key", [("a", np.arange(100, dtype=np.float32))])
+    plan.write(file, "key", [plan.ready("a", np.arange(100, dtype=np.float32))])
     whole = file.read_bytes()
     file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     assert plan.read(file, "key") is None
@@ -87,16 +87,18 @@ def test_a_plan_of_another_key_is_not_read(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    def arrays():
-        yield "a", np.ones(3)
+    def fail():
         raise KeyError("b")
 
     with pytest.raises(KeyError):
-        plan.write(tmp_path / "p", "key", arrays())
+        plan.write(tmp_path / "p", "key", [plan.ready("a", np.ones(3)), plan.Part("b", fail)])
+    with pytest.raises(KeyError):
+        plan.cached(tmp_path / "p", "key", fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def plans(cache: Path) -> dict[str, int]:
+    plan.settle()
     return {file.name: file.stat().st_mtime_ns for file in (cache / "native").glob("*.plan")}
 
 
@@ -120,6 +122,23 @@ def test_the_second_start_maps_what_the_first_packed(compiled, engine):
     assert len(plans(compiled)) == 2
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_plans_for_other_machines_are_those_that_they_look_for(compiled, engine, tiny_checkpoint, caplog, precision):
+    options = EngineOptions(precision=precision, threads=1, cache_dir=compiled)
+    make_plans(tiny_checkpoint, options, named(f"neon_i8mm, {level().name}"))
+    assert len(plans(compiled)) == 2
+    with caplog.at_level(logging.INFO, "bei"):
+        rows = engine(precision, cache_dir=compiled).run(Batch.pack([[7, 8, 9]]))
+    assert "mapped in" in caplog.text
+    assert len(plans(compiled)) == 2
+    np.testing.assert_array_equal(rows, engine(precision).run(Batch.pack([[7, 8, 9]])))
+
+
+def test_a_level_that_there_is_not_is_named():
+    with pytest.raises(SetupError, match=r"there is no level 'avx3'; there are amx, .*, neon$"):
+        named("avx2,avx3")
+
+
 def test_other_weights_are_packed_anew(compiled, engine, tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("changed")
     for file in tiny_folder.rglob("*.*"):
@@ -140,6 +159,7 @@ def test_other_weights_are_packed_anew(compiled, engine, tiny_folder, tmp_path_f
 def test_a_plan_cut_short_is_made_again(compiled, engine):
     batch = Batch.pack([[7, 8, 9]])
     before = engine(cache_dir=compiled).run(batch)
+    plan.settle()
     (file,) = (compiled / "native").glob("*.plan")
     file.write_bytes(file.read_bytes()[:-100])
     np.testing.assert_array_equal(engine(cache_dir=compiled).run(batch), before)
@@ -458,5 +478,5 @@ def test_no_exception_leaves_the_library(tmp_path):
     lines = [[0, *[status] * 5] for status in (memory, unknown, unknown)]
     assert [list(map(int, line.split())) for line in done.stdout.splitlines()] == lines, done.stderr
     declared = re.findall(r"\bbei_\w+\([^;]*;", (CPP / "abi.h").read_text())
-    assert len(declared) == 7  # bei_abi and bei_layout compute nothing that may throw
+    assert len(declared) == 9  # of the others, bei_pack catches what it throws, and the rest throws nothing
     assert all("BEI_NOEXCEPT" in one for one in declared)

@@ -1,33 +1,42 @@
 """The file of an engine's plan, and its key: whatever changes the plan changes the key, and nothing else does."""
 
+import errno
 import hashlib
 import json
 import logging
 import re
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from bei import files
 from bei.engines import plan
 from bei.engines.base import Calibration, EngineOptions
 from bei.engines.compute import Compute
 from bei.engines.native import engine as native
 from bei.engines.native.levels import LEVELS
+from bei.engines.plan import Part
 from bei.engines.tensorrt import engine as tensorrt
 from bei.engines.tensorrt.build import Recipe
 from bei.engines.tensorrt.execution import GPU
-from bei.errors import SetupError
 
 ARRAYS = {"a": np.arange(3, dtype=np.float32), "b": np.ones((2, 5), np.int8), "c": np.array(7, np.int64)}
 
 BF16, INT8 = Compute("bf16"), Compute("bf16", "int8", ("layers.0.up",))
 
 
+def parts(arrays: dict[str, np.ndarray]) -> list[Part]:
+    return [plan.ready(name, array) for name, array in arrays.items()]
+
+
 @pytest.fixture
 def file(tmp_path):
-    plan.write(tmp_path / "p", "key", ARRAYS.items())
+    plan.write(tmp_path / "p", "key", parts(ARRAYS))
     return tmp_path / "p"
 
 
@@ -49,22 +58,43 @@ def test_the_layout_is_as_it_is_documented(file):
 
 
 def test_arrays_that_do_not_lie_in_order_are_written_as_they_are(tmp_path):
-    plan.write(tmp_path / "p", "key", [("t", np.arange(6).reshape(2, 3).T)])
+    plan.write(tmp_path / "p", "key", parts({"t": np.arange(6).reshape(2, 3).T}))
     assert plan.read(tmp_path / "p", "key")["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
-def test_arrays_of_one_content_have_one_place(tmp_path):
-    """Bytes alone count, and all of them: the third array differs in one between its ends."""
-    first = np.zeros((3, plan._PIECE), np.uint8)
-    other = first.copy()
-    other[2, 7] = 1
-    arrays = {"first": first, "again": first.view(np.int8).T, "other": other, "none": first[:0], "small": first[:1]}
-    plan.write(tmp_path / "p", "key", arrays.items())
+def test_parts_of_one_content_have_one_place_and_are_made_once(tmp_path):
+    made = []
+
+    def part(name: str, content: object) -> Part:
+        def make() -> dict[str, np.ndarray]:
+            made.append(name)
+            return {"x": np.full(3, len(made)), "y": np.ones(2, np.int8)}
+
+        return Part(name, make, content)
+
+    plan.write(tmp_path / "p", "key", [part(*of) for of in (("a", 1), ("b", 2), ("c", 1), ("d", None), ("e", None))])
     found = plan.read(tmp_path / "p", "key")
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-    assert found["first"].ctypes.data == found["again"].ctypes.data != found["other"].ctypes.data
-    assert (tmp_path / "p").stat().st_size < 8 * plan._PIECE
+    assert sorted(made) == ["a", "b", "d", "e"]
+    assert list(found) == [f"{name}.{end}" for name in "abcde" for end in "xy"]
+    places = {name: found[f"{name}.x"].ctypes.data for name in "abcde"}
+    assert places["a"] == places["c"]
+    assert len(set(places.values())) == 4
+    assert found["c.y"].tolist() == [1, 1]
+
+
+def test_parts_have_their_places_in_their_order_whoever_is_first(tmp_path, monkeypatch):
+    """The first part waits until the second one is made."""
+    monkeypatch.setattr(plan, "available_cpus", lambda: 2)
+    is_made = threading.Event()
+
+    def second() -> dict[str, np.ndarray]:
+        is_made.set()
+        return {"": np.array([2])}
+
+    plan.write(tmp_path / "p", "key", [Part("1", lambda: {"": np.array([is_made.wait(60)])}), Part("2", second)])
+    found = plan.read(tmp_path / "p", "key")
+    assert [found[name].item() for name in ("1", "2")] == [True, 2]
+    assert found["1"].ctypes.data < found["2"].ctypes.data
 
 
 def test_what_is_read_is_mapped_and_not_to_be_written(file):
@@ -91,25 +121,112 @@ def test_no_other_file_is_a_plan(file, spoil):
     assert plan.read(file, "key") is None
 
 
-def test_one_that_cannot_be_read_after_it_was_written_is_an_error(tmp_path):
-    with pytest.raises(SetupError, match="p was written and cannot be read; may others write in its folder"):
-        plan.written(tmp_path / "p", "key")
-
-
 def test_a_plan_is_made_once(tmp_path, caplog):
     made = []
 
     def make(value):
         made.append(value)
-        return [("x", np.full(500_000, value, np.float32))]
+        return parts({"x": np.full(500_000, value, np.float32)})
 
     with caplog.at_level(logging.INFO, "bei"):
         for key, value in (("one", 1), ("one", 2), ("two", 3)):
             arrays = plan.cached(tmp_path / "p", key, lambda value=value: make(value))
+            plan.settle()
             assert arrays["x"][0] == made[-1]
+            assert [file.name for file in tmp_path.iterdir()] == ["p"]
     assert made == [1, 3], "and for another key again"
     said = [re.sub(r"[\d.]+ s$", "T s", record.getMessage()) for record in caplog.records]
     assert said == [f"plan {tmp_path}/p: 2 MB, {how} in T s" for how in ("made", "mapped", "made")]
+
+
+MAKE = """
+import sys
+from pathlib import Path
+import numpy as np
+from bei import logs
+from bei.engines import plan
+logs.to_stderr("info")
+folder, maker = Path(sys.argv[1]), sys.argv[2]
+def make():
+    (folder / maker).touch()
+    print("makes", flush=True)
+    sys.stdin.readline()
+    return [plan.ready("x", np.ones(3))]
+print(plan.cached(folder / "p", "key", make)["x"].tolist())
+"""
+
+
+@pytest.fixture
+def maker(tmp_path):
+    """maker(name): a process that makes a plan when it is told to, and leaves a file of its name."""
+    started = []
+
+    def start(name: str) -> subprocess.Popen:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        started.append(subprocess.Popen([sys.executable, "-c", MAKE, str(tmp_path), name], text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_of_processes_that_want_one_plan_one_makes_it_and_the_others_wait(maker, tmp_path, dies):
+    """One that dies meanwhile gives way to the next."""
+    first = maker("first")
+    assert first.stdout.readline() == "makes\n"
+    second = maker("second")
+    assert f"another process makes the plan {tmp_path / 'p'}: waiting for it" in second.stderr.readline()
+    if dies:
+        first.kill()
+    said = [process.communicate("\n", timeout=60)[0] for process in (first, second)]
+    assert said == (["", "makes\n[1.0, 1.0, 1.0]\n"] if dies else ["[1.0, 1.0, 1.0]\n"] * 2)
+    assert {file.name for file in tmp_path.iterdir()} == ({"first", "second", "p"} if dies else {"first", "p"})
+
+
+def test_where_files_cannot_be_locked_each_process_makes_its_own(tmp_path, monkeypatch):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    found = plan.cached(tmp_path / "p", "key", lambda: parts(ARRAYS))
+    plan.settle()
+    assert found["a"].tolist() == plan.read(tmp_path / "p", "key")["a"].tolist() == [0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir() if file.suffix != ".unfinished"] == ["p"]
+
+
+def test_a_volume_that_cannot_be_written_to_is_read_or_done_without(file, monkeypatch, caplog):
+    """The kernel's answer to a read-only volume: root may write to any folder."""
+
+    def refuse(*of: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with caplog.at_level(logging.WARNING, "bei"):
+        assert plan.cached(file, "key", lambda: pytest.fail("it is there"))["b"].shape == (2, 5)
+        assert caplog.messages == []
+        found = plan.cached(file.with_name("q"), "key", lambda: parts(ARRAYS))
+    assert caplog.messages == [
+        f"{file.parent}: Read-only file system; its plan is made at every start, in memory",
+    ]
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].ctypes.data % 64 == 0
+    assert [of.name for of in file.parent.iterdir()] == ["p"]
+
+
+def test_a_plan_that_cannot_come_to_the_disk_is_used_and_not_kept(tmp_path, monkeypatch, caplog):
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    found = plan.cached(tmp_path / "p", "key", lambda: parts(ARRAYS))
+    plan.settle()
+    assert found["a"].tolist() == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.messages == [f"plan {tmp_path / 'p'}: Input/output error; it is made again at the next start"]
 
 
 # The hash of the sources
@@ -178,7 +295,7 @@ def native_key(identity, monkeypatch):
         identity.changed(**changed)
         identity.checkpoint.spec = identity.spec
         monkeypatch.setattr(native, "__version__", identity.version)
-        native._plan(identity.checkpoint, compute, isa, "library", identity.folder)
+        native._plan(identity.checkpoint, compute, isa, "library", identity.folder, 3)
         return identity.calls[-1][1]
 
     return key
@@ -187,7 +304,7 @@ def native_key(identity, monkeypatch):
 def test_what_changes_a_plan_of_the_native_engine_changes_its_key(identity, native_key, monkeypatch):
     keys = [native_key(), native_key(INT8), native_key(replace(INT8, products=())), native_key(isa=LEVELS[1])]
     keys += [native_key(**{name: "other"}) for name in ("fingerprint", "spec", "sources", "version")]
-    monkeypatch.setattr(native.library, "OPTIONS", ("-O1",))
+    monkeypatch.setattr(native.library, "COMPILE", ("-O1",))
     keys.append(native_key())
     assert len(set(keys)) == 9
     assert native_key() == keys[-1], "and nothing else does"
@@ -196,12 +313,12 @@ def test_what_changes_a_plan_of_the_native_engine_changes_its_key(identity, nati
 
 @pytest.mark.parametrize(("compute", "peaks"), [(INT8, "peaks"), (BF16, {}), (Compute("fp32"), {})])
 def test_peaks_are_seen_for_int8_only(identity, native_key, monkeypatch, compute, peaks):
-    monkeypatch.setattr(native.library, "layouts", lambda loaded: f"layouts of the {loaded}")
-    asked = ("library", "layouts of the library", identity.folder)
-    monkeypatch.setattr(native, "input_peaks", lambda *of: "peaks" if of[1:] == asked else of)
-    monkeypatch.setattr(native, "pack_checkpoint", lambda *of: of)
+    monkeypatch.setattr(native.library, "layouts", lambda loaded, level: f"layouts of {level.name} by the {loaded}")
+    monkeypatch.setattr(native, "input_peaks", lambda *of: "peaks" if of[1:] == ("library", identity.folder, 3) else of)
+    monkeypatch.setattr(native.Packer, "parts", lambda packer, *of: (packer, *of))
     native_key(compute)
-    assert identity.calls[0][2]() == (identity.checkpoint, compute, asked[1], peaks)
+    packer = native.Packer("library", f"layouts of {LEVELS[0].name} by the library")
+    assert identity.calls[0][2]() == (packer, identity.checkpoint, compute, peaks)
 
 
 L4 = GPU("L4", (8, 9), "580")
@@ -262,7 +379,8 @@ def test_a_plan_is_built_with_what_was_learned_on_the_same_gpu(identity, tensorr
     ]
     for of in wanted:
         tensorrt_key(**of)
-        assert list(identity.calls[-1][2]()) == [("plan", "content")]
+        (part,) = identity.calls[-1][2]()
+        assert (part.name, part.make()) == ("plan", {"": "content"})
     of_fp8 = {FP8.compute.products: 1024}
     assert [build[2:] for build in builds] == [
         (FP8, of_fp8, b""),

@@ -1,7 +1,9 @@
 """Packed weights and their scales, by hand and by numpy alone: panels, pairs and quads; fp8 and fp4."""
 
+import ctypes
 import itertools
 import re
+import shutil
 from dataclasses import replace
 
 import ml_dtypes
@@ -9,18 +11,25 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
+from bei import files
 from bei.architectures.positions import Alibi
-from bei.checkpoint.load import read
+from bei.checkpoint.load import Checkpoint, read
 from bei.engines import plan, small_floats
 from bei.engines.compute import Compute
+from bei.engines.native import library
 from bei.engines.native.abi import Layout
-from bei.engines.native.pack import compute_of, interleave, pack_checkpoint, pack_linear
+from bei.engines.native.levels import LEVELS, level
+from bei.engines.native.pack import Packer, compute_of
+from bei.engines.native.panels import Rows, interleave
+from bei.engines.native.panels import pack_linear as pack_rows
 from bei.engines.relative_bias import bias_by_distance
 
 PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 
 
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 ONE_SIGN = 32767 / 255 - 1
 
 
@@ -33,7 +42,30 @@ SMALL = {precision: layout_of(precision, 2, 4) for precision in PER_WORD}
 WIDE = {precision: layout_of(precision, 16, 64) for precision in PER_WORD}
 WITHOUT_VNNI = layout_of("int8", 2, 4, ONE_SIGN)
 FP32 = Compute("fp32")
+LOADED: list[ctypes.CDLL] = []
 WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packs(native_cache):
+    """The library, for tests that pack many matrices."""
+    with files.cache(native_cache, "native") as folder:
+        loaded = library.load(level(), folder)
+    LOADED.append(loaded)
+    yield
+    LOADED.remove(loaded)
+
+
+def pack_linear(weight: np.ndarray, bias: np.ndarray | None, *of: object) -> dict[str, np.ndarray]:
+    return pack_rows(LOADED[0], Rows.of([weight]), bias, *of)
+
+
+def pack_checkpoint(checkpoint: Checkpoint, compute: Compute, layouts, *peaks: object) -> list[plan.Part]:
+    return list(Packer(LOADED[0], layouts).parts(checkpoint, compute, *peaks))
+
+
+def arrays_of(parts: list[plan.Part]) -> dict[str, np.ndarray]:
+    return dict(plan.in_memory(parts))
 
 
 def test_columns_lie_in_panels_and_what_is_left_in_vectors():
@@ -139,6 +171,12 @@ def test_int8_has_the_scales_of_the_weights_that_were_smoothed():
     assert packed["panels"].tolist() == [127, 42, 42, 42] * 2
 
 
+def test_peaks_of_other_inputs_are_refused():
+    """The library would read beyond them."""
+    with pytest.raises(ValueError, match="peaks \\[4\\] of 3 inputs"):
+        pack_linear(WEIGHT, None, "int8", SMALL["int8"], PEAKS)
+
+
 def unpacked(packed, outputs: int, inputs: int, layout: Layout) -> np.ndarray:
     """[outputs, inputs], in the packed type."""
     per_word, filled = layout.row_group, -(-inputs // layout.word_multiple) * layout.word_multiple
@@ -179,9 +217,44 @@ def test_gates_and_what_they_gate_take_turns():
     assert interleave(rows, 1).tolist() == [1, 4, 2, 5, 3, 6]
     assert interleave(rows, 2).tolist() == [1, 2, 4, 5, 3, 0, 6, 0]
     assert interleave(rows, 3).tolist() == [1, 2, 3, 4, 5, 6]
-    matrix = interleave(np.stack([rows, -rows], 1), 2)
-    assert matrix[:, 0].tolist() == [1, 2, 4, 5, 3, 0, 6, 0]
-    assert matrix[:, 1].tolist() == [-1, -2, -4, -5, -3, 0, -6, 0]
+    pieces = [np.stack([rows[:4], -rows[:4]], 1), np.stack([rows[4:], -rows[4:]], 1)]
+    packed = pack_rows(LOADED[0], Rows.of(pieces).interleaved(2), None, "fp32", layout_of("fp32", 2, 8))
+    assert packed["panels"].reshape(2, 8).tolist() == [
+        [1, 2, 4, 5, 3, 0, 6, 0],
+        [-1, -2, -4, -5, -3, 0, -6, 0],
+    ]
+
+
+NUMBERS = np.array([1, 1.00390625, 1.01171875, -3.3, 1e-40, 3.4e38, np.inf, -np.inf, np.nan, 0, -0.0, 65504, 6e-8])
+
+
+@pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("packed", "precision"), [(np.float32, "fp32"), (ml_dtypes.bfloat16, "bf16")])
+def test_numbers_are_rounded_as_numpy_rounds_them(stored, packed, precision):
+    """To even between two, and with the least and the largest ones, infinity and no number."""
+    with np.errstate(over="ignore"):
+        row = NUMBERS.astype(stored)
+    found = pack_linear(np.stack([row, row]), None, precision, layout_of(precision, 1, 1))["panels"][: len(row)]
+    np.testing.assert_array_equal(found.astype(np.float32), row.astype(np.float32).astype(packed).astype(np.float32))
+
+
+def test_rows_of_several_types_are_packed_exactly():
+    pieces = [np.array([[1.5, 2]], np.float16), np.array([[1 + 2**-20, 3]], np.float32), np.array([[4, 5]], np.float64)]
+    packed = pack_rows(LOADED[0], Rows.of(pieces), None, "fp32", layout_of("fp32", 1, 4))
+    assert packed["panels"].tolist() == [1.5, 1 + 2**-20, 4, 2, 3, 5]
+
+
+@pytest.mark.parametrize("name", [level.name for level in LEVELS])
+def test_the_layout_of_every_level_is_known_here(name):
+    """A plan may be made for another machine. A library is loaded only if its own layout is the one that is known."""
+    (of,) = [level for level in LEVELS if level.name == name]
+    found = library.layouts(LOADED[0], of)
+    assert all(layout.lanes and layout.panel % layout.lanes == 0 for layout in found.values())
+    assert {kind: layout.row_group * BYTES[kind] for kind, layout in found.items()} == {
+        **dict.fromkeys(found, 8 if name == "neon_i8mm" else 4),
+        "fp32": 4,
+    }
+    assert found["int8"].largest_pair == (pytest.approx(ONE_SIGN) if name in ("avx2", "avx512") else 0)
 
 
 # All of a checkpoint
@@ -215,7 +288,7 @@ def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
     """Positions without the offset, norms with theirs, biases by distance, gates in turns, and all else as it is."""
     checkpoint = read(saved(family)[1], "m")
     spec = checkpoint.spec
-    found = tensors_of(checkpoint, dict(pack_checkpoint(checkpoint, FP32, WIDE)), WIDE["fp32"])
+    found = tensors_of(checkpoint, arrays_of(pack_checkpoint(checkpoint, FP32, WIDE)), WIDE["fp32"])
     left_out = {"embeddings.position": spec.position_offset or 0}
     for name, tensor in checkpoint.tensors.items():
         expected = tensor[left_out.get(name, 0) :].astype(np.float32)
@@ -231,30 +304,36 @@ def test_every_tensor_of_a_checkpoint_is_packed(saved, family):
 def test_layers_that_share_their_matrices_have_them_once_in_a_plan(saved, tmp_path):
     checkpoint = read(saved("albert", num_hidden_groups=1)[1], "m")
     plan.write(tmp_path / "p", "", pack_checkpoint(checkpoint, FP32, SMALL))
-    found = plan.written(tmp_path / "p", "")
+    found = plan.read(tmp_path / "p", "")
     for part in ("qkv", "out", "up", "down"):
         assert len({found[f"layers.{i}.{part}.panels"].ctypes.data for i in range(3)}) == 1
 
 
 def test_alibi_is_computed(tiny_checkpoint):
     spec = replace(tiny_checkpoint.spec, relative_bias=Alibi())
-    packed = dict(pack_checkpoint(replace(tiny_checkpoint, spec=spec), FP32, SMALL))
+    packed = arrays_of(pack_checkpoint(replace(tiny_checkpoint, spec=spec), FP32, SMALL))
     np.testing.assert_array_equal(packed["relative_bias"], bias_by_distance(spec, None))
 
 
-def test_a_table_of_tokens_in_bf16_stays_so(tiny_checkpoint):
-    table = tiny_checkpoint.tensors["embeddings.token"].astype(ml_dtypes.bfloat16)
-    tensors = {**tiny_checkpoint.tensors, "embeddings.token": table}
-    name, found = next(iter(pack_checkpoint(replace(tiny_checkpoint, tensors=tensors), FP32, SMALL)))
-    assert (name, found.dtype) == ("embeddings.token", np.uint16)
-    np.testing.assert_array_equal(found.view(ml_dtypes.bfloat16), table)
+@pytest.mark.parametrize(
+    ("stored", "packed"), [("float32", "float32"), ("float16", "float32"), ("bfloat16", "bfloat16")]
+)
+def test_a_table_of_tokens_in_bf16_stays_so(tiny_folder, tmp_path, stored, packed):
+    folder = shutil.copytree(tiny_folder, tmp_path / "stored")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor.astype(stored) for name, tensor in tensors.items()}, folder / "model.safetensors")
+    checkpoint = read(folder, "m")
+    part = pack_checkpoint(checkpoint, compute_of(checkpoint.spec, "bf16"), SMALL)[0]
+    found = part.make()[""]
+    assert (part.name, found.dtype) == ("embeddings.token", packed)
+    np.testing.assert_array_equal(found, checkpoint.tensors["embeddings.token"].astype(packed))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", ml_dtypes.bfloat16), ("int8", np.int8)])
 def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(saved, precision, dtype):
     def dtypes(checkpoint) -> dict[str, np.dtype]:
-        packed = pack_checkpoint(checkpoint, compute_of(checkpoint.spec, precision), WIDE)
-        return {name.removesuffix(".panels"): array.dtype for name, array in packed if name.endswith(".panels")}
+        packed = arrays_of(pack_checkpoint(checkpoint, compute_of(checkpoint.spec, precision), WIDE))
+        return {name.removesuffix(".panels"): of.dtype for name, of in packed.items() if name.endswith(".panels")}
 
     layers = {f"layers.{i}.{part}": dtype for i in range(3) for part in ("qkv", "out", "up", "down")}
     wide = read(saved("bert", 0, "ForMaskedLM", pooling=None)[1], "m", pooling="splade")
@@ -273,7 +352,7 @@ def test_a_wide_head_on_tokens_has_the_engine_s_precision_and_others_are_exact(s
 
 def test_peaks_are_of_the_product_that_they_name(tiny_checkpoint):
     peaks = {"layers.1.up": np.linspace(1, 9, 48, dtype=np.float32)}
-    packed = dict(pack_checkpoint(tiny_checkpoint, compute_of(tiny_checkpoint.spec, "int8"), WIDE, peaks))
+    packed = arrays_of(pack_checkpoint(tiny_checkpoint, compute_of(tiny_checkpoint.spec, "int8"), WIDE, peaks))
     assert [name for name in packed if name.endswith("input_scales")] == ["layers.1.up.input_scales"]
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bei.engines import plan
 from bei.engines.native import abi, library
 from bei.engines.native.levels import Level
 from bei.engines.native.model import linear_of
-from bei.engines.native.pack import pack_linear
+from bei.engines.native.panels import Rows, pack_linear
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 2.5e-2}
 
@@ -18,9 +17,7 @@ def run_linear(weight, bias, x, precision, activation, isa, folder: Path) -> np.
     outputs, inputs = weight.shape
     folder.mkdir(parents=True, exist_ok=True)
     loaded = library.load(isa, folder)
-    packed = pack_linear(weight, bias, precision, library.layouts(loaded)[precision])
-    plan.write(folder / "linear", "", packed.items())
-    arrays = plan.read(folder / "linear", "")
+    arrays = pack_linear(loaded, Rows.of([weight]), bias, precision, library.layouts(loaded)[precision])
     linear = linear_of(arrays, inputs, outputs, precision, activation)
     out = np.empty((len(x), outputs), np.float32)
     assert loaded.bei_linear(ctypes.byref(linear), abi.address(x), len(x), abi.address(out)) == 0

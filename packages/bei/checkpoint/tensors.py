@@ -1,18 +1,19 @@
 """Tensors of safetensors files, and of files of torch.save, under our names: checked first, read when they are used."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bei import files
+from bei.checkpoint.mapped import MappedFile
 from bei.errors import SetupError, one_line
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _FP8_MAX = 448.0
 _SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
 """Tensors stored beside a float8 weight. The last three are for caches, which encoders do not have."""
+_HUBS_BLOB = re.compile(r"/models--[^/]+/blobs/([0-9a-f]{64})$")
+"""A large file in the cache of huggingface_hub: snapshots/<commit>/<name> is a link to it."""
 _CONTENT = (
     *("name", "start", "less", "step", "is_entry", "is_turned", "is_flat", "is_zero", "groups", "axes"),
     *("divisor", "shape"),
@@ -152,6 +155,10 @@ class Tensors(Mapping[str, np.ndarray]):
             arrays = [array.astype(np.float32) for array in arrays]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
+    def pieces(self) -> "Pieces":
+        """A reader that copies no more than it must."""
+        return Pieces(self._parts)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
 
@@ -197,6 +204,35 @@ class Tensors(Mapping[str, np.ndarray]):
         for file in sorted({file for parts in self._parts.values() for part in parts for file in _files(part)}):
             digest.update(_content_hash(file, notes).encode())
         return digest.hexdigest()
+
+
+class Pieces:
+    """Reads the parts of our tensors, which follow one another along the first axis. They are read-only. Rows that are
+    wanted as they are stored are mapped from the file, for as long as this or an array lives. Safe from several
+    threads."""
+
+    def __init__(self, parts: Mapping[str, tuple[Tensor, ...]]):
+        self._parts, self._files = parts, cache(MappedFile)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
+    def __getitem__(self, name: str) -> list[np.ndarray]:
+        return [self._read(part) for part in self._parts[name]]
+
+    def exact(self, name: str) -> np.ndarray:
+        """All of a tensor: float32."""
+        return np.concatenate([np.atleast_1d(piece).astype(np.float32) for piece in self[name]])
+
+    def content(self, name: str) -> Hashable:
+        """Equal for tensors of one content."""
+        return self._parts.get(name)
+
+    def _read(self, part: Tensor) -> np.ndarray:
+        as_stored = Tensor(part.file, part.name, part.shape, part.dtype, part.start)
+        if part != as_stored or part.dtype not in _KINDS or not part.shape:
+            return _read(part)
+        return self._files(part.file)[part.name][part.start : part.start + part.shape[0]]
 
 
 def _added(tensor: Tensor) -> tuple[Any, ...] | None:
@@ -318,14 +354,8 @@ def _stored_rows(tensor: Tensor) -> slice:
 
 
 def _float8_rows(tensor: Tensor) -> np.ndarray:
-    """float8 rows, which safetensors does not give numpy. Its file: the header's size, 8 bytes; the header, JSON;
-    data."""
-    with tensor.file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        first, _ = json.loads(opened.read(size))[tensor.name]["data_offsets"]
-        row = int(np.prod(tensor.shape[1:]))
-        opened.seek(8 + size + first + tensor.start * row)
-        return np.fromfile(opened, ml_dtypes.float8_e4m3fn, tensor.shape[0] * row).reshape(tensor.shape)
+    """float8 rows, which safetensors does not give numpy."""
+    return MappedFile(tensor.file)[tensor.name][tensor.start : tensor.start + tensor.shape[0]].copy()
 
 
 def _scales(tensor: Tensor, scale: Tensor) -> np.ndarray:
@@ -335,7 +365,10 @@ def _scales(tensor: Tensor, scale: Tensor) -> np.ndarray:
 
 
 def _content_hash(file: Path, notes: Path) -> str:
-    """The hash of a file, kept by its ctime: writing the file or replacing it changes that."""
+    """The hash of a file, by which the hub's cache names it, or kept by its ctime: writing the file or replacing it
+    changes that."""
+    if named := _HUBS_BLOB.search(file.resolve().as_posix()):
+        return named[1]
     stat = file.stat()
     identity = (str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     note = notes / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.sha256"

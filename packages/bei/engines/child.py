@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bei import memory, wire
 from bei.checkpoint.load import read_for
-from bei.engines import choice
+from bei.engines import choice, plan
 from bei.engines.base import Batch, Engine
 from bei.engines.messages import BATCHES, TO_LOAD, Failure, LogLine, Refusal, Rows
 from bei.errors import EngineFailed, SetupError, one_line, refusing
@@ -52,6 +52,7 @@ def main(descriptor: int) -> None:
         yields = number < engine.facts.streams and engine.facts.has_brief_slot
         threading.Thread(target=_serve, args=(engine, socket.socket(fileno=channel), yields), daemon=True).start()
     control.recv(1)
+    plan.settle()
     os._exit(0)
 
 

@@ -2,8 +2,9 @@
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bei import extras
 from bei.checkpoint.load import Checkpoint
@@ -12,6 +13,9 @@ from bei.errors import SetupError
 from bei.settings import ModelSettings
 from bei.settings.block import QuantizationType
 from bei.settings.devices import kind_of
+
+if TYPE_CHECKING:
+    from bei.engines.native.levels import Level
 
 log = logging.getLogger("bei")
 
@@ -43,6 +47,20 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
         _warn_of_quantization(options.quantization, facts)
         return engine
     raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
+
+
+def levels_named(names: str) -> Sequence["Level"]:
+    """The native engine's levels of processors by their names, with commas between. Raises SetupError."""
+    from bei.engines.native import levels  # as an engine, only where it is asked for
+
+    return levels.named(names)
+
+
+def make_plans(settings: ModelSettings, checkpoint: Checkpoint, machines: Sequence["Level"]) -> None:
+    """Makes the native engine's plans for machines of these levels. Raises SetupError."""
+    from bei.engines.native import engine
+
+    engine.make_plans(checkpoint, _options(settings), machines)
 
 
 def _candidates(settings: ModelSettings, checkpoint: Checkpoint, options: EngineOptions) -> tuple[str, ...]:

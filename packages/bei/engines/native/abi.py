@@ -11,6 +11,7 @@ from bei.architectures.spec import NormPlace, PoolingMode
 Encoder = c_void_p
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
+STORED = {"fp32": 0, "bf16": 1, "fp16": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
 NORMS = {"layer": 0, "rms": 1, "affine": 2}
 DENSE, LAYER_NORM, NORMALIZE, LOG1P_RELU, INT8_TANH = range(5)
@@ -182,7 +183,25 @@ class Layout(Structure):
     ]
 
 
-STRUCTURES = (Linear, Norm, HeadLayer, Experts, NarrowMlp, Bottleneck, LayerInput, Layer, Model, Batch, Field, Layout)
+class Matrix(Structure):
+    _fields_ = [
+        ("rows", c_void_p),
+        ("input_peaks", c_void_p),
+        ("stored", c_int32),
+        ("precision", c_int32),
+        ("inputs", c_int32),
+        ("columns", c_int32),
+        ("panels", c_void_p),
+        ("scales", c_void_p),
+        ("sums", c_void_p),
+        ("input_scales", c_void_p),
+    ]
+
+
+STRUCTURES = (
+    *(Linear, Norm, HeadLayer, Experts, NarrowMlp, Bottleneck, LayerInput, Layer, Model, Batch),
+    *(Field, Layout, Matrix),
+)
 Layouts = Mapping[str, Layout]
 """Of each precision."""
 

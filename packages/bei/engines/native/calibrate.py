@@ -1,7 +1,7 @@
 """The peaks of the inputs of a model's products, which int8 needs beside the weights."""
 
 import ctypes
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,14 @@ from bei.checkpoint.load import Checkpoint
 from bei.engines import plan
 from bei.engines.base import Batch
 from bei.engines.compute import Compute
-from bei.engines.native.abi import Layouts
+from bei.engines.native import library
 from bei.engines.native.encoder import Encoder
-from bei.engines.native.pack import pack_checkpoint
+from bei.engines.native.pack import Packer
 
 _SEQUENCES, _TOKENS = 8, 32
 
 
-def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, layouts: Layouts, folder: Path) -> dict[str, np.ndarray]:
+def input_peaks(checkpoint: Checkpoint, loaded: ctypes.CDLL, folder: Path, threads: int) -> dict[str, np.ndarray]:
     """The largest absolute value of each input of `layers.{i}.qkv` and `layers.{i}.up`, and of a decoder's products:
     float32[hidden].
 
@@ -27,13 +27,16 @@ def input_peaks(checkpoint: Checkpoint, library: ctypes.CDLL, layouts: Layouts, 
     """
     spec, compute = checkpoint.spec, Compute("bf16")
     products = _products(spec)
-    peaks = np.zeros((len(products), 2, spec.hidden_size), np.float32)
     tokens = np.random.default_rng(0).integers(spec.vocab_size, size=(_SEQUENCES, min(_TOKENS, spec.max_tokens)))
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        file = Path(temporary) / "bf16.plan"
-        plan.write(file, "", pack_checkpoint(checkpoint, compute, layouts))
-        encoder = Encoder(library, spec, compute, plan.written(file, ""), threads=1, input_peaks=peaks)
-        encoder.run(Batch.pack(tokens.tolist()))
+    arrays = plan.temporary(folder, Packer(loaded, library.layouts(loaded)).parts(checkpoint, compute))
+
+    def seen(sequences: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(products), 2, spec.hidden_size), np.float32)
+        Encoder(loaded, spec, compute, arrays, threads=1, input_peaks=found).run(Batch.pack(sequences.tolist()))
+        return found
+
+    with ThreadPoolExecutor(threads) as pool:
+        peaks = np.max(list(pool.map(seen, np.array_split(tokens, min(threads, _SEQUENCES)))), axis=0)
     return {name: peaks[i, j] for i, of_layer in enumerate(products) for j, name in enumerate(of_layer)}
 
 

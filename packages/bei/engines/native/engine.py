@@ -3,7 +3,7 @@
 import ctypes
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
 from bei.engines.native.levels import Level, levels
-from bei.engines.native.pack import compute_of, pack_checkpoint
+from bei.engines.native.pack import Packer, compute_of
+from bei.engines.plan import Part
 from bei.engines.prefixes import can_share
 from bei.errors import SetupError
 
@@ -37,15 +38,14 @@ class NativeEngine:
 
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions = DEFAULTS, *, isa: Level | None = None):
         """`isa` is the fastest level of the processor that can be compiled, unless a test sets another."""
-        if options.precision == "fp16":
-            raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
+        _check_precision(options)
         check(checkpoint.spec)
         usable = [isa] if isa else levels()
         threads = options.threads or available_cpus()
         with files.cache(options.cache_dir, "native") as folder:
             isa, loaded = library.load_fastest(usable, folder)
             compute, reason = _choose(isa, checkpoint.spec, options)
-            arrays = _plan(checkpoint, compute, isa, loaded, folder)
+            arrays = _plan(checkpoint, compute, isa, loaded, folder, threads)
         self.facts = EngineFacts(
             name="native",
             device=f"cpu x {threads}, {isa.name}",
@@ -62,6 +62,12 @@ class NativeEngine:
 
     def run(self, batch: Batch) -> np.ndarray:
         return self._encoder.run(batch)
+
+
+def _check_precision(options: EngineOptions) -> None:
+    """Raises SetupError for a precision that no processor has."""
+    if options.precision == "fp16":
+        raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
 
 
 def check(spec: EncoderSpec) -> None:
@@ -91,18 +97,30 @@ def _choose(isa: Level, spec: EncoderSpec, options: EngineOptions) -> tuple[Comp
     return Compute("bf16"), "weights of 16 bits; the processor computes in fp32"
 
 
+def make_plans(checkpoint: Checkpoint, options: EngineOptions, machines: Sequence[Level]) -> None:
+    """Makes the plans that machines of these levels look for, unless they are there. Peaks of int8 are seen on this
+    machine. Raises SetupError."""
+    _check_precision(options)
+    check(checkpoint.spec)
+    with files.cache(options.cache_dir, "native") as folder:
+        _, loaded = library.load_fastest(levels(), folder)
+        for isa in machines:
+            compute, _ = _choose(isa, checkpoint.spec, options)
+            _plan(checkpoint, compute, isa, loaded, folder, options.threads or available_cpus())
+        plan.settle()
+
+
 def _plan(
-    checkpoint: Checkpoint, compute: Compute, isa: Level, loaded: ctypes.CDLL, folder: Path
+    checkpoint: Checkpoint, compute: Compute, isa: Level, loaded: ctypes.CDLL, folder: Path, threads: int
 ) -> Mapping[str, np.ndarray]:
     """The packed weights, mapped from the cache; packed into it first if they are missing."""
-    weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent, *library.OPTIONS)
+    weights, made_by = checkpoint.tensors.fingerprint(folder), plan.source_hash(Path(__file__).parent, *library.COMPILE)
     identity = (weights, checkpoint.spec, compute, isa, made_by, __version__)
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
 
-    def make() -> Iterator[tuple[str, np.ndarray]]:
+    def make() -> Iterator[Part]:
         log.info("packing the weights in %s for %s ...", compute.format, isa.name)
-        layouts = library.layouts(loaded)
-        peaks = input_peaks(checkpoint, loaded, layouts, folder) if compute.format == "int8" else {}
-        return pack_checkpoint(checkpoint, compute, layouts, peaks)
+        peaks = input_peaks(checkpoint, loaded, folder, threads) if compute.format == "int8" else {}
+        return Packer(loaded, library.layouts(loaded, isa)).parts(checkpoint, compute, peaks)
 
     return plan.cached(folder / f"{key[:32]}.plan", key, make)

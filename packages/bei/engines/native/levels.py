@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bei.engines.native import tiles
 from bei.engines.processor import processor_flags
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _HAVE_BF16 = {"avx512_bf16", "bf16"}
 
@@ -55,6 +55,16 @@ ARM = (
 LEVELS = X86 + ARM
 LEVELS_OF = {"x86_64": X86, "aarch64": ARM, "arm64": ARM}
 """The levels of each machine, as `platform.machine` names it. macOS has a name of its own for ARM64."""
+
+
+def named(names: str) -> list[Level]:
+    """Levels by their names, with commas between. Raises SetupError."""
+    by_name = {level.name: level for level in LEVELS}
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in by_name:
+            raise SetupError(f"there is no level {short(name)}; there are {', '.join(by_name)}")
+    return [by_name[name] for name in wanted]
 
 
 def level(flags: Set[str] | None = None) -> Level:

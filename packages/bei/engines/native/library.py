@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bei import files, processes
 from bei.engines.cpus import available_cpus
-from bei.engines.native.abi import PRECISIONS, Batch, Encoder, Field, Layout, Layouts, Linear, Model, mismatch
+from bei.engines.native.abi import PRECISIONS, Batch, Encoder, Field, Layout, Layouts, Linear, Matrix, Model, mismatch
 from bei.engines.native.levels import Level
 from bei.engines.plan import source_hash
 from bei.errors import SetupError, one_line
@@ -26,10 +26,10 @@ BUILT = Path(__file__).parent / "built"
 """The libraries of a wheel or an image, one for each level (prebuilt.py)."""
 
 _SOURCES = Path(__file__).parent / "cpp"
-_COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
+COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 _STATIC = () if sys.platform == "darwin" else ("-static-libstdc++", "-static-libgcc")  # macOS has no such libraries
 _LINK = ("-shared", "-pthread", *_STATIC)
-OPTIONS = (*_COMPILE, *_LINK)
+OPTIONS = (*COMPILE, *_LINK)
 INCLUDE = ("-I", str(_SOURCES))
 _FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # the other sources take about as long; headers are much of it
 _OPENED = Path("/proc/self/fd")  # Linux's names of opened files
@@ -66,20 +66,26 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
     if library is None:
         raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
     _check(library, file)
+    _check_layouts(library, level, file)
     library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]
     library.bei_encoder_destroy.restype = None
     for run in (library.bei_encoder_pooled, library.bei_encoder_tokens):
         run.argtypes = [Encoder, ctypes.POINTER(Batch), ctypes.c_void_p]
+    library.bei_pack.argtypes = [ctypes.POINTER(Layout), ctypes.POINTER(Matrix)]
     library.bei_linear.argtypes = [ctypes.POINTER(Linear), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
     return library
 
 
-def layouts(library: ctypes.CDLL) -> Layouts:
-    """How it reads matrices of each precision."""
-    library.bei_layout.argtypes, library.bei_layout.restype = [ctypes.c_int32], Layout
-    return {precision: library.bei_layout(number) for precision, number in PRECISIONS.items()}
+def layouts(library: ctypes.CDLL, level: Level | None = None) -> Layouts:
+    """How it reads matrices of each precision, or how the library of another level does."""
+    if level is None:
+        library.bei_layout.argtypes, library.bei_layout.restype = [ctypes.c_int32], Layout
+        return {precision: library.bei_layout(number) for precision, number in PRECISIONS.items()}
+    library.bei_layout_of.argtypes, library.bei_layout_of.restype = [ctypes.c_char_p, ctypes.c_int32], Layout
+    name = level.name.encode()
+    return {precision: library.bei_layout_of(name, number) for precision, number in PRECISIONS.items()}
 
 
 def _check(library: ctypes.CDLL, file: Path) -> None:
@@ -87,6 +93,13 @@ def _check(library: ctypes.CDLL, file: Path) -> None:
     library.bei_abi.argtypes, library.bei_abi.restype = [], ctypes.POINTER(Field)
     if fault := mismatch(library.bei_abi()):
         raise SetupError(f"{file}: {fault}; install bei anew")
+
+
+def _check_layouts(library: ctypes.CDLL, level: Level, file: Path) -> None:
+    """Raises SetupError where other levels' libraries would pack for this one in another layout than it reads."""
+    own, said = ([bytes(of) for of in found.values()] for found in (layouts(library), layouts(library, level)))
+    if own != said:
+        raise SetupError(f"{file}: cpp/kernel/layout.cpp has another layout for {level.name} than its kernels read")
 
 
 def name_of(level: Level) -> str:
@@ -102,7 +115,7 @@ def compile_into(file: Path, level: Level, compiler: Sequence[str]) -> None:
         objects = [Path(temporary) / f"{i}.o" for i in range(len(texts))]
 
         def compile_one(text: str, target: Path) -> None:
-            options = [*_COMPILE, *INCLUDE, *level.compiler_flags]
+            options = [*COMPILE, *INCLUDE, *level.compiler_flags]
             _run([*compiler, *options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
 
         with ThreadPoolExecutor(available_cpus()) as pool:

@@ -1,14 +1,14 @@
-"""Weights in the kernels' layout (cpp/kernel/linear.h): panels of columns, in which the operands of one instruction are
-adjacent."""
+"""The parts of a native engine's plan, from a checkpoint: matrices in panels, tables, norms and biases."""
 
+import ctypes
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
-from numpy.typing import DTypeLike
 
 from bei.architectures.shapes import (
     DECODER_NORMS,
@@ -20,49 +20,66 @@ from bei.architectures.shapes import (
 )
 from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Layer, LayerNorm, Norm
 from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.tensors import Pieces
+from bei.engines import plan
 from bei.engines.compute import Compute, Dtype, Operands
 from bei.engines.native import positions
-from bei.engines.native.abi import Layout, Layouts
+from bei.engines.native.abi import Layouts
+from bei.engines.native.panels import Rows, interleave, pack_linear, pack_table
+from bei.engines.plan import Part
 from bei.engines.relative_bias import bias_by_distance
 
-_TYPES: Mapping[Operands, DTypeLike] = {"fp32": np.float32, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
 Arrays = Iterator[tuple[str, np.ndarray]]
 Exact = Callable[[str], np.ndarray]
+Peaks = Mapping[str, np.ndarray]
 
 
-def pack_checkpoint(
-    checkpoint: Checkpoint,
-    compute: Compute,
-    layouts: Layouts,
-    input_peaks: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> Arrays:
-    """Every array of the plan by name, one at a time, so that at most one matrix is in memory. `input_peaks` come from
-    calibrate.py, for int8."""
-    spec, tensors = checkpoint.spec, checkpoint.tensors
+@dataclass(frozen=True)
+class Packer:
+    """`library` packs for the level of `layouts`, which need not be its own."""
 
-    def exact(name: str) -> np.ndarray:
-        return np.ascontiguousarray(tensors[name], np.float32)
+    library: ctypes.CDLL
+    layouts: Layouts
 
-    yield from _tables(spec, tensors, exact)
-    for name, norm in norms(spec):
-        yield f"{name}.weight", exact(f"{name}.weight") + np.float32(norm.offset)
-        if norm.bias:
-            yield f"{name}.bias", exact(f"{name}.bias")
-    for name, of in operands(spec, compute):
-        weight = _matrix(spec, name, exact)
-        bias: np.ndarray | None = exact(f"{name}.bias") if f"{name}.bias" in tensors else None
+    def parts(
+        self, checkpoint: Checkpoint, compute: Compute, input_peaks: Peaks = MappingProxyType({})
+    ) -> Iterator[Part]:
+        """All of a plan. Tables and matrices, which are most of it, are packed when their part is made. `input_peaks`
+        come from calibrate.py, for int8."""
+        spec, pieces = checkpoint.spec, checkpoint.tensors.pieces()
+        yield Part("embeddings.token", partial(self._table, pieces))
+        yield from (plan.ready(name, array) for name, array in _tables(spec, pieces))
+        for name, norm in norms(spec):
+            yield plan.ready(f"{name}.weight", pieces.exact(f"{name}.weight") + np.float32(norm.offset))
+            if norm.bias:
+                yield plan.ready(f"{name}.bias", pieces.exact(f"{name}.bias"))
+        for name, of in operands(spec, compute):
+            peaks = input_peaks.get(_read_by(name))
+            weight, bias = (pieces.content(f"{name}.{part}") for part in ("weight", "bias"))
+            content = weight and (weight, bias, of, peaks is not None and name)
+            yield Part(name, partial(self._linear, spec, pieces, name, of, peaks), content)
+
+    def _table(self, pieces: Pieces) -> Mapping[str, np.ndarray]:
+        """A table in bf16 stays so: that is exact, and halves an array that may be a third of the model."""
+        table = Rows.of(pieces["embeddings.token"])
+        return {"": pack_table(self.library, table, "bf16" if table.stored == "bf16" else "fp32")}
+
+    def _linear(
+        self, spec: EncoderSpec, pieces: Pieces, name: str, of: Operands, peaks: np.ndarray | None
+    ) -> Mapping[str, np.ndarray]:
+        weight = Rows.of(_matrix(spec, name, pieces))
+        bias = pieces.exact(f"{name}.bias") if f"{name}.bias" in pieces else None
+        layout = self.layouts[of]
         if _is_gated(spec, name):
-            weight = interleave(weight, layouts[of].lanes)
-            bias = None if bias is None else interleave(bias, layouts[of].lanes)
-        packed = pack_linear(weight, bias, of, layouts[of], input_peaks.get(_read_by(name)))
-        for part, array in packed.items():
-            yield f"{name}.{part}", array
+            weight = weight.interleaved(layout.lanes)
+            bias = None if bias is None else interleave(bias, layout.lanes)
+        return pack_linear(self.library, weight, bias, of, layout, peaks)
 
 
-def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Exact) -> Arrays:
-    """The tables of the embeddings and of positions, the taps of convolutions, sinks, biases of mixtures, and
+def _tables(spec: EncoderSpec, pieces: Pieces) -> Arrays:
+    """The small tables of the embeddings, those of positions, the taps of convolutions, sinks, biases of mixtures, and
     scales."""
-    yield "embeddings.token", _token_table(tensors["embeddings.token"])
+    exact = pieces.exact
     if spec.position_offset is not None:
         yield "embeddings.position", exact("embeddings.position")[spec.position_offset :]
     if spec.decoder:
@@ -70,7 +87,7 @@ def _tables(spec: EncoderSpec, tensors: Mapping[str, np.ndarray], exact: Exact) 
     if spec.token_types:
         yield "embeddings.token_type", exact("embeddings.token_type")
     for name in spec.bias_names:
-        yield name, bias_by_distance(spec, exact(name) if name in tensors else None)
+        yield name, bias_by_distance(spec, exact(name) if name in pieces else None)
     yield from positions.vectors(spec, exact)
     for i, layer in enumerate(spec.layers):
         yield from (
@@ -91,14 +108,14 @@ def _tables_of_layer(spec: EncoderSpec, layer: Layer, name: str, exact: Exact) -
         yield "taps", np.ascontiguousarray(exact(f"{name}.taps.weight")[:, 0].T)
 
 
-def _matrix(spec: EncoderSpec, name: str, exact: Exact) -> np.ndarray:
-    """float32[outputs, inputs]"""
+def _matrix(spec: EncoderSpec, name: str, pieces: Pieces) -> list[np.ndarray]:
+    """[outputs, inputs], piece by piece."""
     if name == "convolution":
-        return _convolution(exact("convolution.weight"))
+        return [_convolution(pieces.exact("convolution.weight"))]
     if spec.layer_inputs and name.endswith(".input_project"):
         i, size = int(name.split(".")[1]), spec.layer_inputs.size
-        return exact("layer_inputs.project.weight")[i * size : (i + 1) * size]
-    return exact(f"{name}.weight")
+        return [pieces.exact("layer_inputs.project.weight")[i * size : (i + 1) * size]]
+    return pieces[f"{name}.weight"]
 
 
 def _convolution(kernel: np.ndarray) -> np.ndarray:
@@ -127,22 +144,6 @@ def _read_by(name: str) -> str:
     """The product of whose inputs the peaks are known: all experts read the same rows, and so do the products at the
     beginning of a layer with a bottleneck."""
     return re.sub(r"\.(enter|shared|value)$", ".qkv", re.sub(r"\.experts\.\d+", "", name))
-
-
-def _token_table(stored: np.ndarray) -> np.ndarray:
-    """A table in bfloat16 is kept as its bits: that is exact, and halves what may be a third of the model."""
-    if stored.dtype == ml_dtypes.bfloat16:
-        return np.ascontiguousarray(stored).view(np.uint16)
-    return np.ascontiguousarray(stored, np.float32)
-
-
-def interleave(rows: np.ndarray, lanes: int) -> np.ndarray:
-    """rows: [2 * n, ...], n gates and then n gated values → groups of `lanes` gates and `lanes` gated values, in turn.
-    If n is not a multiple of `lanes`, the last groups are padded with zeros."""
-    halves = rows.reshape(2, len(rows) // 2, *rows.shape[1:])
-    padded = np.pad(halves, [(0, 0), (0, -halves.shape[1] % lanes)] + [(0, 0)] * (rows.ndim - 1))
-    interleaved = padded.reshape(2, -1, lanes, *rows.shape[1:]).swapaxes(0, 1)
-    return np.ascontiguousarray(interleaved.reshape(-1, *rows.shape[1:]))
 
 
 def norms(spec: EncoderSpec) -> Iterator[tuple[str, Norm]]:
@@ -211,65 +212,3 @@ def _large(spec: EncoderSpec) -> Iterator[str]:
 def head_layers(spec: EncoderSpec) -> Iterator[tuple[str, HeadLayer]]:
     for part in ("token_head", "head"):
         yield from ((f"{part}.{i}", layer) for i, layer in enumerate(getattr(spec, part)))
-
-
-def pack_linear(
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    operands: Operands,
-    layout: Layout,
-    input_peaks: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """weight: float32[outputs, inputs] → panels (flat), bias float32[columns], and for int8 the scale of each column
-    and the sum of its bytes. `columns` is `outputs` rounded up to whole vectors; added columns are zero."""
-    packed = {}
-    if input_peaks is not None:
-        weight, packed["input_scales"] = _smooth(weight, input_peaks)
-    outputs, inputs = weight.shape
-    columns, filled = _round_up(outputs, layout.lanes), _round_up(inputs, layout.word_multiple)
-    padded = np.zeros((columns, filled), np.float32)
-    padded[:outputs, :inputs] = weight
-    packed["bias"] = np.zeros(columns, np.float32)
-    if bias is not None:
-        packed["bias"][:outputs] = bias
-    if layout.largest:
-        packed["scales"] = scales = _scales(padded, layout)
-        padded = np.rint(padded / scales[:, None])
-        packed["sums"] = padded.sum(1)
-    packed["panels"] = _panels(padded.astype(_TYPES[operands], copy=False), layout)
-    return packed
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
-def _scales(weight: np.ndarray, layout: Layout) -> np.ndarray:
-    """float32[columns]: the least with which each row of the weight is within the layout's bounds."""
-    scales: np.ndarray = np.maximum(np.abs(weight).max(1), 1e-12) / np.float32(layout.largest)
-    if layout.largest_pair:
-        scales = np.maximum(scales, _largest_pair(weight) / np.float32(layout.largest_pair))
-    return scales
-
-
-def _panels(matrix: np.ndarray, layout: Layout) -> np.ndarray:
-    """matrix: [columns, inputs] → flat: panels of columns, of which the last may be narrower; in each the inputs of a
-    group lie together, column by column."""
-    groups = matrix.reshape(len(matrix), -1, layout.row_group)
-    panels = [groups[at : at + layout.panel] for at in range(0, len(groups), layout.panel)]
-    return np.concatenate([panel.swapaxes(0, 1).ravel() for panel in panels])
-
-
-def _largest_pair(weight: np.ndarray) -> np.ndarray:
-    """For each row, the largest sum of two adjacent weights of one sign: one instruction adds their products."""
-    pairs = weight.reshape(len(weight), -1, 2)
-    reach: np.ndarray = np.maximum(np.maximum(pairs, 0).sum(2).max(1), np.maximum(-pairs, 0).sum(2).max(1))
-    return reach
-
-
-def _smooth(weight: np.ndarray, input_peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The scaled weight and the scales of its inputs; their product is unchanged. Inputs with high peaks are scaled
-    down, so that the others keep more of a byte's range (SmoothQuant, arXiv:2211.10438, eq. 4, with alpha = 1/2)."""
-    strength = np.sqrt(np.maximum(input_peaks, 1e-3) / np.maximum(np.abs(weight).max(0), 1e-5))
-    strength /= strength.mean()
-    return weight * strength, 1 / strength

@@ -104,7 +104,7 @@ def _plan(
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
     timing = folder / f"{hashlib.sha256(repr((here, api.name)).encode()).hexdigest()[:32]}.timing"
 
-    def make() -> Iterator[tuple[str, np.ndarray]]:
+    def make() -> Iterator[plan.Part]:
         log.info("building for %s by %s; this takes minutes, once ...", here.name, api.name)
         peaks = {}
         if calibration is not None:
@@ -115,6 +115,6 @@ def _plan(
         content, learned = build(api, checkpoint, recipe, peaks, known)
         with files.replacing(timing) as unfinished:
             unfinished.write_bytes(learned)
-        yield "plan", content
+        yield plan.ready("plan", content)
 
     return plan.cached(folder / f"{key[:32]}.plan", key, make)["plan"]

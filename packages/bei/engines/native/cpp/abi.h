@@ -11,13 +11,14 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 enum { BEI_FP32, BEI_BF16, BEI_INT8 };
+enum { BEI_STORED_FP32, BEI_STORED_BF16, BEI_STORED_FP16 };
 enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
 enum { BEI_LAYER, BEI_RMS, BEI_AFFINE };
 enum { BEI_DENSE, BEI_LAYER_NORM, BEI_NORMALIZE, BEI_LOG1P_RELU, BEI_INT8_TANH };
 enum { BEI_FIRST, BEI_LAST, BEI_MEAN, BEI_MAX, BEI_MEAN_SQRT_LEN, BEI_WEIGHTED_MEAN, BEI_SUM };
 enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY, BEI_FAILED };
 
-// y = activation(x * weights + bias). `panels` is the matrix as engines/native/pack.py lays it out, aligned to 64 bytes;
+// y = activation(x * weights + bias). `panels` is the matrix as kernel/pack.cpp lays it out, aligned to 64 bytes;
 // `scales` and `sums` (the sum of each column's bytes) are those of INT8, null otherwise; `input_scales`, null for none,
 // are multiplied into its inputs before they are rounded, and are divided out of the matrix.
 // Vectors are as long as the outputs, rounded up to a panel's lanes.
@@ -164,11 +165,29 @@ typedef struct {
   float largest, largest_pair;
 } BeiLayout;
 
+// A matrix to pack. `rows`, [columns], are the inputs of each column, numbers of the type `stored`; null for a column of
+// zeros. `input_peaks`, [inputs], null for none, are the largest sizes of the product's inputs: those that reach far are
+// scaled down by `input_scales`, [inputs], and their weights up. `panels` takes the matrix in the layout's order; `scales` and
+// `sums`, [columns], null for none, are those of bytes.
+typedef struct {
+  const void* const* rows;
+  const float* input_peaks;
+  int32_t stored, precision, inputs, columns;
+  void* panels;
+  float *scales, *sums, *input_scales;
+} BeiMatrix;
+
 typedef struct BeiEncoder BeiEncoder;
 
 // All structures above and their fields, to compare; the last one has no name.
 const BeiField* bei_abi(void) BEI_NOEXCEPT;
 BeiLayout bei_layout(int32_t precision) BEI_NOEXCEPT;
+
+// The layout of any level by its name in engines/native/levels.py; it has no lanes where there is no such level.
+BeiLayout bei_layout_of(const char* level, int32_t precision) BEI_NOEXCEPT;
+
+// Packs a matrix for any level. Safe from several threads.
+int32_t bei_pack(const BeiLayout* layout, const BeiMatrix* matrix) BEI_NOEXCEPT;
 
 // The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included.
 // Null where it cannot be made.

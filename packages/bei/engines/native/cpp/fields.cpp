@@ -166,6 +166,17 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Layout, block_rows),
     BEI_FIELD(Layout, largest),
     BEI_FIELD(Layout, largest_pair),
+    BEI_STRUCTURE(Matrix),
+    BEI_FIELD(Matrix, rows),
+    BEI_FIELD(Matrix, input_peaks),
+    BEI_FIELD(Matrix, stored),
+    BEI_FIELD(Matrix, precision),
+    BEI_FIELD(Matrix, inputs),
+    BEI_FIELD(Matrix, columns),
+    BEI_FIELD(Matrix, panels),
+    BEI_FIELD(Matrix, scales),
+    BEI_FIELD(Matrix, sums),
+    BEI_FIELD(Matrix, input_scales),
     {nullptr, 0, 0},
 };
 

@@ -78,7 +78,7 @@ inline W dot(W acc, W a, W b, uint8_t) {
 #ifdef __AVX512VNNI__
   return _mm512_dpbusd_epi32(acc, a, b);
 #else
-  const __m512i pairs = _mm512_maddubs_epi16(a, b);  // pack.py's scales keep two products within its 16 bits
+  const __m512i pairs = _mm512_maddubs_epi16(a, b);  // pack.cpp's scales keep two products within its 16 bits
   return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 #endif
 }

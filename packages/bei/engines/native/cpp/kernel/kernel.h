@@ -12,11 +12,13 @@ namespace bei {
 constexpr float kOperandRange = 255, kLargestWeight = 127;
 
 // The largest sum of two neighboring weights of one sign, before they are rounded: so two products fit 16 bits. 0: any.
-constexpr float kLargestPair = kPairsIn16Bits ? 32767 / kOperandRange - 1 : 0;
+constexpr float largest_pair(bool pairs_in_16_bits) { return pairs_in_16_bits ? 32767 / kOperandRange - 1 : 0; }
+constexpr float kLargestPair = largest_pair(kPairsIn16Bits);
 
 // Rows that go through a layer together, each time that its matrices arrive. Tiles multiply so fast that a matrix from
 // memory would keep fewer rows waiting (benchmarks/tiles.py).
-constexpr int kBlockRows = kMultipliesTiles ? 192 : 96;
+constexpr int block_rows(bool tiles) { return tiles ? 192 : 96; }
+constexpr int kBlockRows = block_rows(kMultipliesTiles);
 
 // The type of its products' sums.
 template <class T>
@@ -81,6 +83,8 @@ struct Tiles {
                        int words, Sum<T>* out, int out_stride);
 };
 
+constexpr int panel_of_mmla(int lanes) { return 2 * lanes; }
+
 // Matrices of two rows and two columns (ARM's BFMMLA and USMMLA). It reads pairs of rows, word by word.
 template <class T>
 struct Mmla {
@@ -88,7 +92,7 @@ struct Mmla {
   using Word = uint64_t;
   static constexpr int kRows = 12;
   static constexpr int kRowMultiple = 2;
-  static constexpr int kPanel = 2 * kLanes;
+  static constexpr int kPanel = panel_of_mmla(kLanes);
   static constexpr int kGroup = sizeof(Word) / sizeof(T);
   static constexpr int kWordMultiple = kGroup;
 
