@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from bei.batching import Request
 from bei.checkpoint.texts import Prompts
+from bei.engines import choice
 from bei.engines.null import NullEngine
 from bei.errors import (
     Empty,
@@ -32,6 +33,7 @@ from bei.errors import (
 )
 from bei.serving.answers import Options
 from bei.serving.service import Service
+from bei.serving.texts import TextReader
 from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.gate import Gate
@@ -112,6 +114,25 @@ def test_load_from_a_folder(tiny_folder):
     service.load()
     assert run(service.model.embed(["the cat"])).rows.shape == (1, 48)
     run(service.check())
+    service.close()
+
+
+def test_the_tokenizer_is_read_beside_the_engine(tiny_folder, monkeypatch):
+    is_read = threading.Event()
+
+    def read(*of):
+        is_read.set()
+        return TextReader(*of)
+
+    def create(settings, checkpoint):
+        assert is_read.wait(LIMIT)
+        return NullEngine(checkpoint)
+
+    monkeypatch.setattr("bei.serving.service.TextReader", read)
+    monkeypatch.setattr(choice, "create", create)
+    service = Service(Settings.load(tiny_config(tiny_folder), environ={}))
+    service.load()
+    assert run(service.model.embed(["the cat"])).usage.tokens == 4
     service.close()
 
 

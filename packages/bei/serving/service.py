@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -148,9 +149,11 @@ class Service:
             with refusing(), logs.of_model(self.name):
                 self._start_process()
                 checkpoint = self.read()
-                with logs.step("engine"):
-                    engine = self._engine_of(checkpoint)
-                self.start(checkpoint, engine)
+                with ThreadPoolExecutor(1, "tokenizer") as beside:  # a large one takes half a second
+                    reading = beside.submit(TextReader, self.settings, checkpoint)
+                    with logs.step("engine"):
+                        engine = self._engine_of(checkpoint)
+                    self.start(checkpoint, engine, reading.result)
         except BaseException:
             self.readiness.state = "failed"
             raise
@@ -180,8 +183,8 @@ class Service:
             self._isolated.abandon()
             self._isolated = None
 
-    def start(self, checkpoint: Checkpoint, engine: Engine) -> None:
-        """Serves a checkpoint on an engine: the second half of `load`."""
+    def start(self, checkpoint: Checkpoint, engine: Engine, texts: Callable[[], TextReader] | None = None) -> None:
+        """Serves a checkpoint on an engine: the second half of `load`. `texts` waits for the reader of texts."""
         settings = self.settings
         self._share = self._share_of(engine.facts)
         limits = Limits(
@@ -202,7 +205,7 @@ class Service:
             share=self._share,
         )
         try:
-            self.join(checkpoint, engine, scheduler)
+            self.join(checkpoint, engine, scheduler, texts=texts)
         except BaseException:
             scheduler.close()
             raise
@@ -222,14 +225,14 @@ class Service:
         engine: Engine | RemoteEngine,
         scheduler: Scheduler | RemoteScheduler,
         before_ready: Callable[[], None] = lambda: None,
+        texts: Callable[[], TextReader] | None = None,
     ) -> None:
-        """Serves a checkpoint on a scheduler, which may be in another process. Calls `before_ready` before it is
-        ready."""
+        """Serves a checkpoint on a scheduler of any process. Calls `before_ready` before it is ready."""
         memory.give_back_large_blocks()
         if self.readiness.state == "unloaded":
             self.readiness.state = "loading"
         self.checkpoint = checkpoint
-        model = self._model = self._made(checkpoint, engine, scheduler)
+        model = self._model = self._made(checkpoint, engine, scheduler, texts)
         with logs.of_model(self.name), logs.step("warm-up"):
             asyncio.run(model.pipeline.probe())
         before_ready()
@@ -241,10 +244,14 @@ class Service:
         self.model_metrics.observe_engine(facts.name, facts.device, facts.computes_in, facts.streams)
 
     def _made(
-        self, checkpoint: Checkpoint, engine: Engine | RemoteEngine, scheduler: Scheduler | RemoteScheduler
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine | RemoteEngine,
+        scheduler: Scheduler | RemoteScheduler,
+        read: Callable[[], TextReader] | None,
     ) -> ServedModel:
         settings, in_flight, metrics = self.settings, self.in_flight, self.model_metrics
-        texts, head = TextReader(settings, checkpoint), checkpoint.gliner
+        texts, head = read() if read else TextReader(settings, checkpoint), checkpoint.gliner
         pipeline = Pipeline(settings, checkpoint, engine, scheduler, texts, in_flight, metrics)
         numbers = checkpoint.spec.token_size
         return ServedModel(
