@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bei import api
-from bei.api import Call, batch_api
+from bei.api import Call, batch_api, forms
 from bei.api.table import TABLE
 from bei.errors import ClientGone
 from bei.jobs.run import Run
@@ -90,7 +90,7 @@ def test_a_form_may_come_in_any_parts(tmp_path_factory, content, cuts):
 
         headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
         with store.upload() as upload:
-            found = await batch_api.forms.read(Call("POST", "/v1/files", headers=headers, stream=parts()), upload)
+            found = await forms.read(Call("POST", "/v1/files", headers=headers, stream=parts()), upload)
         assert (found.filename, found.fields) == ("a.jsonl", {"purpose": "batch"})
         return store.content(upload.id).read_bytes()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StrictInt, StrictStr, StringConstraints
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from bei.api import cors, forms
+from bei.api import cors
 from bei.api.call import Call
 from bei.api.error_shapes import OPENAI
 from bei.api.fields import Part
@@ -150,6 +150,8 @@ class BatchList(TypedDict):
 
 
 async def upload(registry: Registry, body: None, call: Call) -> Result:
+    from bei.api import forms  # with its parser, when the first file comes
+
     store = _store(registry, call)
     with store.upload(call.stated_length) as file:
         form = await forms.read(call, file)

@@ -124,15 +124,26 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+class _Adapters(dict[type, TypeAdapter[Any]]):
+    """Made when they are needed: those of the four kinds take 40 ms, and most servers have no records."""
+
+    def __missing__(self, kind: type) -> TypeAdapter[Any]:
+        return self.setdefault(kind, TypeAdapter(kind))
+
+
+_ADAPTERS = _Adapters()
+
+
 def write(place: Path, record: Any) -> None:
     """Raises OSError."""
     with files.replacing(place) as unfinished:
         unfinished.write_bytes(orjson.dumps(record))
 
 
-def read(place: Path, adapter: TypeAdapter[R]) -> R | None:
+def read(place: Path, kind: type[R]) -> R | None:
     """The record; None if there is none, or a damaged one. Raises OSError."""
     try:
-        return adapter.validate_json(place.read_bytes())
+        found: R = _ADAPTERS[kind].validate_json(place.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    return found

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
 
-from pydantic import TypeAdapter
-
 from bei import files
 from bei.errors import Invalid, NotFound, Overloaded, SetupError, TooLarge, short, why
 from bei.jobs import records
@@ -36,9 +34,6 @@ _AROUND = 1 << 16  # bytes of a form beside its file
 _LEFT = 3600.0  # seconds after which a file without a record belongs to nobody
 _LOOK_EACH = 1 << 23  # bytes of an upload between two looks at the room
 
-_FILE, _ORDER, _PROGRESS = TypeAdapter(StoredFile), TypeAdapter(Order), TypeAdapter(Progress)
-_CANCELLATION = TypeAdapter(Cancellation)
-
 
 @dataclass(frozen=True)
 class JobFolder:
@@ -56,14 +51,14 @@ class JobFolder:
 
     def read(self) -> Job | None:
         """None for a job that is not there."""
-        order = records.read(self.folder / "order.json", _ORDER)
+        order = records.read(self.folder / "order.json", Order)
         if order is None:
             return None
-        progress = records.read(self.folder / "progress.json", _PROGRESS)
+        progress = records.read(self.folder / "progress.json", Progress)
         return Job(order, progress or Progress(), self.cancellation())
 
     def cancellation(self) -> Cancellation | None:
-        return records.read(self.folder / "cancellation.json", _CANCELLATION)
+        return records.read(self.folder / "cancellation.json", Cancellation)
 
     def keep(self, progress: Progress) -> None:
         records.write(self.folder / "progress.json", progress)
@@ -105,11 +100,11 @@ class Store:
 
     def files(self) -> list[StoredFile]:
         """In the order of their making."""
-        found = (records.read(place, _FILE) for place in self._files.glob("file-*.json"))
+        found = (records.read(place, StoredFile) for place in self._files.glob("file-*.json"))
         return sorted(filter(self._is_kept, found), key=lambda file: (file.created, file.id))
 
     def file(self, id: str) -> StoredFile:
-        found = records.read(self._record(id), _FILE) if records.is_id(id) else None
+        found = records.read(self._record(id), StoredFile) if records.is_id(id) else None
         if not self._is_kept(found):
             raise NotFound(f"no file {short(id)}; it was never here, was deleted or has expired", param="file_id")
         return found
@@ -233,7 +228,7 @@ class Store:
         open."""
         now = self.clock()
         for place in self._files.iterdir():
-            file = records.read(self._record(place.stem), _FILE) if records.is_id(place.stem) else None
+            file = records.read(self._record(place.stem), StoredFile) if records.is_id(place.stem) else None
             with suppress(OSError):  # removed meanwhile
                 if file is not None and not self._is_kept(file):
                     self._remove(file.id)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bei import logs, tracing
 from bei.api import answer_line
-from bei.jobs.runner import Runner
 from bei.jobs.store import Store
 from bei.metrics import Metrics
 from bei.server import listen
@@ -85,6 +84,8 @@ def _jobs_of(registry: Registry) -> Iterator[tuple[Callable[[], None], Callable[
     if store is None:
         yield (lambda: None), (lambda: None)
         return
+    from bei.jobs.runner import Runner  # where there are jobs
+
     runner = Runner(store, partial(answer_line, registry), registry.metrics)
     try:
         yield runner.start, runner.stop
