@@ -57,7 +57,7 @@ def test_lower_precisions_are_close(at_level):
     for family in expected:
         rows = np.load(folder / f"{family}.npz")
         assert cosines(rows["fp32"], rows["bf16"]).min() >= 0.9995, family
-        assert cosines(rows["fp32"], rows["int8"]).mean() >= 0.998, family
+        assert np.median(cosines(rows["fp32"], rows["int8"])) >= 0.998, family
 
 
 def test_a_row_is_bit_for_bit_what_it_is_alone(at_level):

@@ -54,7 +54,7 @@ def is_near(cache: Path, folder: Path, isa: Level, ids: list[list[int]], expecte
     states = exact.run(Batch.pack(ids, row_kind="tokens"))
     assert np.abs(states - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
     rows = exact.run(Batch.pack(ids))
-    for precision, worst in (("bf16", 0.9995), ("int8", 0.98)):
+    for precision, worst in (("bf16", 0.9995), ("int8", 0.97)):
         rounded = engine(precision)
         alone = rounded.run(Batch.pack(ids[3:4]))  # in new memory
         together = rounded.run(Batch.pack(ids))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from scipy.linalg import hadamard
 
 from bei import files
 from bei.architectures.positions import Alibi
@@ -22,6 +23,7 @@ from bei.engines.native import library
 from bei.engines.native.abi import Layout
 from bei.engines.native.levels import LEVELS, level
 from bei.engines.native.pack import Packer, compute_of
+from bei.engines.native.pack import hadamard as hadamard_of
 from bei.engines.native.panels import Rows, interleave
 from bei.engines.native.panels import pack_linear as pack_rows
 from bei.engines.relative_bias import bias_by_distance
@@ -210,6 +212,33 @@ def test_every_weight_is_where_it_is_looked_for(lanes, panel, outputs, inputs, p
         assert packed["sums"][:outputs].tolist() == found.sum(1, dtype=int).tolist()
     else:
         np.testing.assert_array_equal(found, weight.astype(found.dtype))
+
+
+@pytest.mark.parametrize(("inputs", "size"), [(48, 16), (64, 64), (6, 2), (576, 64)])
+def test_inputs_are_rotated_together(inputs, size):
+    """Those of a product are multiplied by the matrix, and its weights by the inverse."""
+    weight = np.random.default_rng(inputs).standard_normal((5, inputs), np.float32)
+    layout = layout_of("int8", 2, 4)
+    packed = pack_linear(weight, None, "int8", layout, None, size)
+    rotation = np.kron(hadamard(size), np.eye(inputs // size)) / size
+    scales = packed["scales"][:5, None]
+    assert (np.abs(unpacked(packed, 5, inputs, layout) * scales - weight @ rotation) <= scales * 0.5001).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "causal", "of", "inputs", "size"),
+    [
+        ("rms", True, "int8", 576, 64),
+        ("rms", False, "int8", 48, 16),
+        ("layer", True, "int8", 768, 64),
+        ("layer", False, "int8", 384, 1),
+        ("rms", True, "bf16", 576, 1),
+        ("rms", True, "int8", 45, 1),
+    ],
+)
+def test_the_inputs_of_language_models_are_rotated_in_int8(tiny_checkpoint, norm, causal, of, inputs, size):
+    spec = tiny_checkpoint.spec
+    assert hadamard_of(replace(spec, norm=replace(spec.norm, kind=norm), causal=causal), of, inputs) == size
 
 
 def test_gates_and_what_they_gate_take_turns():

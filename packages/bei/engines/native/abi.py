@@ -31,6 +31,7 @@ class Linear(Structure):
         ("outputs", c_int32),
         ("precision", c_int32),
         ("activation", c_int32),
+        ("hadamard", c_int32),
     ]
 
 
@@ -191,6 +192,7 @@ class Matrix(Structure):
         ("precision", c_int32),
         ("inputs", c_int32),
         ("columns", c_int32),
+        ("hadamard", c_int32),
         ("panels", c_void_p),
         ("scales", c_void_p),
         ("sums", c_void_p),

@@ -34,7 +34,7 @@ from bei.architectures.spec import (
 )
 from bei.engines.compute import Compute, Operands
 from bei.engines.native import abi
-from bei.engines.native.pack import operands
+from bei.engines.native.pack import hadamard, operands
 from bei.engines.native.positions import rows_by_distance
 
 _MLP: tuple[LinearName, LinearName] = ("up", "down")
@@ -106,6 +106,7 @@ def linear_of(
     outputs: int,
     operands: Operands,
     activation: Activation = "identity",
+    hadamard: int = 1,
 ) -> abi.Linear:
     """A linear layer from the arrays of pack_linear, by their names."""
     return abi.Linear(
@@ -114,6 +115,7 @@ def linear_of(
         outputs=outputs,
         precision=abi.PRECISIONS[operands],
         activation=abi.ACTIVATIONS[activation],
+        hadamard=hadamard,
     )
 
 
@@ -124,7 +126,8 @@ class _Reader:
 
     def linear(self, name: str, inputs: int, outputs: int, activation: Activation = "identity") -> abi.Linear:
         arrays = {part: self._arrays.get(f"{name}.{part}") for part in _LINEAR}
-        return linear_of(arrays, inputs, outputs, self._operands[name], activation)
+        of = self._operands[name]
+        return linear_of(arrays, inputs, outputs, of, activation, hadamard(self._spec, of, inputs))
 
     def norm(self, name: str, kind: Norm | None = None) -> abi.Norm:
         """A norm of `kind`, by default the spec's; empty if the plan has no norm of this name."""

@@ -32,6 +32,7 @@ from bei.engines.relative_bias import bias_by_distance
 Arrays = Iterator[tuple[str, np.ndarray]]
 Exact = Callable[[str], np.ndarray]
 Peaks = Mapping[str, np.ndarray]
+_MOST_ROTATED = 64  # 512 spread outliers no better
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Packer:
         if _is_gated(spec, name):
             weight = weight.interleaved(layout.lanes)
             bias = None if bias is None else interleave(bias, layout.lanes)
-        return pack_linear(self.library, weight, bias, of, layout, peaks)
+        return pack_linear(self.library, weight, bias, of, layout, peaks, hadamard(spec, of, weight.inputs))
 
 
 def _tables(spec: EncoderSpec, pieces: Pieces) -> Arrays:
@@ -181,6 +182,13 @@ def compute_of(spec: EncoderSpec, precision: Dtype | Literal["int8"]) -> Compute
     if precision == "int8":
         return Compute("bf16", "int8", tuple(_large(spec)))
     return Compute(precision)
+
+
+def hadamard(spec: EncoderSpec, operands: Operands, inputs: int) -> int:
+    """So many inputs of a product are rotated together before they are rounded to bytes; 1 for none. The activations
+    of language models, and of others with RMS norm, have outliers that would use up the range of a byte."""
+    has_outliers = spec.causal or spec.norm.kind == "rms"
+    return min(_MOST_ROTATED, inputs & -inputs) if operands == "int8" and has_outliers else 1
 
 
 def operands(spec: EncoderSpec, compute: Compute) -> Iterator[tuple[str, Operands]]:

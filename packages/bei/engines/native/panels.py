@@ -72,10 +72,12 @@ def pack_linear(
     operands: Operands,
     layout: Layout,
     input_peaks: np.ndarray | None = None,
+    hadamard: int = 1,
 ) -> dict[str, np.ndarray]:
     """weight: [outputs, inputs] → panels (flat), bias float32[columns], for int8 the scale of each column and the sum
-    of its bytes, and with `input_peaks` the scales of the inputs. `columns` is `outputs` rounded up to whole vectors;
-    added columns are zero. Raises SetupError for a lack of memory, and ValueError for peaks of other inputs."""
+    of its bytes, and with `input_peaks` the scales of the inputs. `hadamard` inputs are rotated together. `columns` is
+    `outputs` rounded up to whole vectors; added columns are zero. Raises SetupError for a lack of memory, and
+    ValueError for peaks of other inputs."""
     weight = weight.filled(layout.lanes)
     columns, width = len(weight.addresses), -(-weight.inputs // layout.word_multiple) * layout.word_multiple
     packed = {"panels": aligned((columns * width,), _TYPES[operands])}
@@ -86,7 +88,7 @@ def pack_linear(
             raise ValueError(f"peaks {list(input_peaks.shape)} of {weight.inputs} inputs")
         packed["input_scales"] = aligned((weight.inputs,), np.float32)
         input_peaks = np.ascontiguousarray(input_peaks, np.float32)
-    _pack(library, weight, operands, layout, packed, input_peaks)
+    _pack(library, weight, operands, layout, packed, input_peaks, hadamard)
     packed["bias"] = aligned((columns,), np.float32)
     packed["bias"][:] = 0
     if bias is not None:
@@ -97,7 +99,7 @@ def pack_linear(
 def pack_table(library: ctypes.CDLL, table: Rows, operands: Literal["fp32", "bf16"]) -> np.ndarray:
     """[rows, numbers], in the type of the operands. Raises SetupError for a lack of memory."""
     packed = aligned((len(table.addresses), table.inputs), _TYPES[operands])
-    _pack(library, table, operands, _ROW_BY_ROW, {"panels": packed}, None)
+    _pack(library, table, operands, _ROW_BY_ROW, {"panels": packed})
     return packed
 
 
@@ -107,7 +109,8 @@ def _pack(
     operands: Operands,
     layout: Layout,
     packed: Mapping[str, np.ndarray],
-    input_peaks: np.ndarray | None,
+    input_peaks: np.ndarray | None = None,
+    hadamard: int = 1,
 ) -> None:
     matrix = abi.Matrix(
         rows=abi.address(rows.addresses),
@@ -116,6 +119,7 @@ def _pack(
         precision=abi.PRECISIONS[operands],
         inputs=rows.inputs,
         columns=len(rows.addresses),
+        hadamard=hadamard,
         **{part: abi.address(packed.get(part)) for part in ("panels", "scales", "sums", "input_scales")},
     )
     status = library.bei_pack(ctypes.byref(layout), ctypes.byref(matrix))

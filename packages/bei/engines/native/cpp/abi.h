@@ -20,12 +20,13 @@ enum { BEI_OK, BEI_BAD_BATCH, BEI_OUT_OF_MEMORY, BEI_FAILED };
 
 // y = activation(x * weights + bias). `panels` is the matrix as kernel/pack.cpp lays it out, aligned to 64 bytes;
 // `scales` and `sums` (the sum of each column's bytes) are those of INT8, null otherwise; `input_scales`, null for none,
-// are multiplied into its inputs before they are rounded, and are divided out of the matrix.
+// are multiplied into its inputs before they are rounded, and are divided out of the matrix. Then the inputs are rotated
+// (encoder/hadamard.h), `hadamard` of them at a time, if these are two or more.
 // Vectors are as long as the outputs, rounded up to a panel's lanes.
 typedef struct {
   const void* panels;
   const float *scales, *sums, *bias, *input_scales;
-  int32_t inputs, outputs, precision, activation;
+  int32_t inputs, outputs, precision, activation, hadamard;
 } BeiLinear;
 
 // Layer norm, RMS norm, or weight and bias alone; a null bias is none, and a null weight is no norm at all.
@@ -167,12 +168,12 @@ typedef struct {
 
 // A matrix to pack. `rows`, [columns], are the inputs of each column, numbers of the type `stored`; null for a column of
 // zeros. `input_peaks`, [inputs], null for none, are the largest sizes of the product's inputs: those that reach far are
-// scaled down by `input_scales`, [inputs], and their weights up. `panels` takes the matrix in the layout's order; `scales` and
+// scaled down by `input_scales`, [inputs], and their weights up. `hadamard` is that of BeiLinear. `panels` takes the matrix in the layout's order; `scales` and
 // `sums`, [columns], null for none, are those of bytes.
 typedef struct {
   const void* const* rows;
   const float* input_peaks;
-  int32_t stored, precision, inputs, columns;
+  int32_t stored, precision, inputs, columns, hadamard;
   void* panels;
   float *scales, *sums, *input_scales;
 } BeiMatrix;

@@ -36,18 +36,19 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// The rows of a matrix, `stride` numbers apart. Bytes are x / scale + zero, with a scale and a zero for each row.
+// The rows of a matrix, `stride` numbers apart. Bytes are x / scale + zero, with a scale and a zero for each row; `exact`
+// is room for a row before it is rounded to them.
 template <class T>
 struct MatrixView {
   T* data;
   int stride;
-  float *scales = nullptr, *zeros = nullptr;
+  float *scales = nullptr, *zeros = nullptr, *exact = nullptr;
 
   T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
 
   // The rows from `first` on.
   MatrixView from(int first) const {
-    return {row(first), stride, scales ? scales + first : nullptr, zeros ? zeros + first : nullptr};
+    return {row(first), stride, scales ? scales + first : nullptr, zeros ? zeros + first : nullptr, exact};
   }
 };
 
@@ -59,8 +60,8 @@ class RowBuffer {
     const int stride = round_up(width, std::max(kLanes, Kernel<T>::kWordMultiple));
     const size_t count = static_cast<size_t>(row_count) * stride;
     if (sizeof(T) > 1) return {data_.get<T>(count), stride};
-    float* quantization = quantization_.get<float>(2 * static_cast<size_t>(row_count));
-    return {data_.get<T>(count), stride, quantization, quantization + row_count};
+    float* quantization = quantization_.get<float>(2 * static_cast<size_t>(row_count) + stride);
+    return {data_.get<T>(count), stride, quantization, quantization + row_count, quantization + 2 * row_count};
   }
 
  private:

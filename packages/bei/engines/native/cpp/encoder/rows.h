@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "encoder/hadamard.h"
 #include "kernel/linear.h"
 
 namespace bei {
@@ -23,16 +24,11 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T
 }
 
 // Round to bytes, with a scale per row: a scale shared by all rows ruins embeddings (cosine 0.97 instead of 0.999).
-template <class S>
-inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<uint8_t>& to, int row) {
-  const float* scales = weights.input_scales;
-  const auto scaled = [&](int i, int lanes) {
-    const F v = load_lanes(x + i, lanes);
-    return scales ? v * load_lanes(scales + i, lanes) : v;
-  };
+template <class Values>
+inline void round_to_bytes(int n, const MatrixView<uint8_t>& to, int row, Values values) {
   F low = zero(), high = zero();
-  for_vectors(weights.inputs, [&](int i, int lanes) {
-    const F v = scaled(i, lanes);
+  for_vectors(n, [&](int i, int lanes) {
+    const F v = values(i, lanes);
     low = min(low, v), high = max(high, v);
   });
   const float least = smallest(low);
@@ -40,10 +36,22 @@ inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<u
   const float offset = std::nearbyint(-least / scale) + kLeastOperand;
   to.scales[row] = scale, to.zeros[row] = offset;
   const F by = splat(1.f / scale), from = splat(offset), most = splat(kLeastOperand + kOperandRange);
-  for_vectors(weights.inputs, [&](int i, int lanes) {
-    store_lanes(to.row(row) + i, min(fma(scaled(i, lanes), by, from), most), lanes);
-  });
-  end_words(to.row(row), weights.inputs);
+  for_vectors(
+      n, [&](int i, int lanes) { store_lanes(to.row(row) + i, min(fma(values(i, lanes), by, from), most), lanes); });
+  end_words(to.row(row), n);
+}
+
+template <class S>
+inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<uint8_t>& to, int row) {
+  const float* scales = weights.input_scales;
+  const auto scaled = [&](int i, int lanes) {
+    const F v = load_lanes(x + i, lanes);
+    return scales ? v * load_lanes(scales + i, lanes) : v;
+  };
+  if (weights.hadamard < 2) return round_to_bytes(weights.inputs, to, row, scaled);
+  for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(to.exact + i, scaled(i, lanes), lanes); });
+  hadamard(to.exact, weights.inputs, weights.hadamard);
+  round_to_bytes(weights.inputs, to, row, [&](int i, int lanes) { return load_lanes(to.exact + i, lanes); });
 }
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias. x and y may be the same row.

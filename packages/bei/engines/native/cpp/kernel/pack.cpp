@@ -81,6 +81,17 @@ float largest_pair(const float* x, int n) {
   return float_of(most);
 }
 
+// The rotation of encoder/hadamard.h, with the factor of a product's two.
+void hadamard(float* x, int n, int size) {
+  for (int apart = n / size; apart < n; apart *= 2)
+    for (int first = 0; first < n; first += 2 * apart)
+      for (int i = first; i < first + apart; i++) {
+        const float a = x[i], b = x[i + apart];
+        x[i] = a + b, x[i + apart] = a - b;
+      }
+  for (int i = 0; i < n; i++) x[i] *= 1.f / size;
+}
+
 // [width][words] → [words][width], a few words of each column at a time.
 template <class Word>
 void transpose(const void* columns, int width, int words, void* panel) {
@@ -147,13 +158,14 @@ class Packing {
     if (matrix_.sums) matrix_.sums[column] = static_cast<float>(sum);
   }
 
-  // The numbers of a column, smoothed and filled up with zeros.
+  // The numbers of a column, smoothed, rotated, and filled up with zeros.
   const float* exact(int column) {
     floats_.assign(filled_, 0);
     float* const x = floats_.data();
     if (row(column)) convert(row(column), matrix_.inputs, x);
     if (!strengths_.empty())
       for (int i = 0; i < matrix_.inputs; i++) x[i] *= strengths_[i];
+    if (matrix_.hadamard > 1) hadamard(x, matrix_.inputs, matrix_.hadamard);
     return x;
   }
 
