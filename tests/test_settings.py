@@ -133,8 +133,9 @@ def test_names_and_secrets():
         (
             tiny_config(),
             {"BEI_PROT": "80"},
-            "environment variable BEI_PROT is not a setting; settings are BEI_ACCESS_LOG",
+            "environment variable BEI_PROT is not a setting; did you mean BEI_PORT",
         ),
+        (tiny_config(), {"BEI_QQ": "80"}, "BEI_QQ is not a setting; `bei serve --help` lists them"),
         ({"trt_llm": None, "model_metadata": ["x"]}, {}, r"`model_metadata` must be a mapping, not \['x'\]$"),
         ({**tiny_config(), "resources": "L4"}, {}, "config.yaml: `resources` must be a mapping, not 'L4'"),
         (

@@ -36,6 +36,7 @@ _HEADER = struct.Struct("<8sQ")
 _MAGIC = b"BEIPLAN1"
 _ALIGNMENT = 64
 _LARGE = 1 << 20  # bytes
+_FINISHING = "plan-finish"  # the name of threads
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,6 @@ def _tell_of_wait(file: Path) -> None:
     log.info("another process makes the plan %s: waiting for it ...", file)
 
 
-_finishing: set[threading.Thread] = set()
-
-
 def _finish(unfinished: files.Claim, file: Path) -> None:
     """Moves a plan to its place when all of it is on the disk, in a thread: the engine runs meanwhile."""
 
@@ -123,17 +121,15 @@ def _finish(unfinished: files.Claim, file: Path) -> None:
             log.warning("plan %s: %s; it is made again at the next start", file, why(exc))
         finally:
             unfinished.close()
-            _finishing.discard(threading.current_thread())
 
-    thread = threading.Thread(target=finish, name="plan-finish")
-    _finishing.add(thread)
-    thread.start()
+    threading.Thread(target=finish, name=_FINISHING).start()
 
 
 def settle() -> None:
     """Waits until the plans that this process made are in their places, or cannot be."""
-    for thread in tuple(_finishing):
-        thread.join()
+    for thread in threading.enumerate():
+        if thread.name == _FINISHING:
+            thread.join()
 
 
 def write(file: Path, key: str, parts: Iterable[Part]) -> None:

@@ -8,8 +8,7 @@ from bei.evaluate.statistics import Estimate
 _DECIDES: tuple[Measure, ...] = ("neighbors", "labels", "entities")
 """The measures by which the sentence decides: the first that a comparison has."""
 _FINE, _USABLE = 0.95, 0.85
-"""Shares kept. Above the first a search over the same texts changes less than it does with another model's seed; below
-the second, more than one result in seven is another."""
+"""Shares kept: at most one result in twenty is another, and at most one in seven."""
 
 
 def verdict(found: Comparison) -> str:

@@ -14,6 +14,7 @@ from bei.settings.block import REFUSED, TRTLLM, check_hardware
 from bei.settings.keys import unknown_key
 
 _MODELS = "`encoder_bert` (BERT and its relatives, in 16 bits) or `encoder` (language models, in bf16, fp8 or fp4)"
+_WORD = 64  # characters
 _NEVER_SHOWN = ("api_key", "repo")  # a key is a secret, and an address may hold one
 
 
@@ -87,9 +88,10 @@ def in_one_line(error: ValidationError, prefix: str) -> str:
 
 
 def _meant(error: ErrorDetails) -> str:
-    """The closest of the values that a setting may have."""
+    """The closest of the values that a setting may have, to a word. (A list in YAML may expand to gigabytes.)"""
+    given = error["input"]
     allowed = re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
-    close = get_close_matches(str(error["input"]), allowed, 1)
+    close = get_close_matches(given, allowed, 1) if isinstance(given, str) and len(given) <= _WORD else []
     return f"; did you mean {close[0]}?" if close else ""
 
 
