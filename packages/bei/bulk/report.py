@@ -85,7 +85,7 @@ def _body(lengths: np.ndarray, hashes: Sequence[int], steps: Sequence[Step]) -> 
 def _bars(lengths: np.ndarray) -> str:
     """A histogram whose bars are twice as wide as the one before: 1, 2 to 3, 4 to 7 characters, and so on."""
     counts = np.bincount(np.log2(lengths).astype(int))
-    width, highest = _WIDTH / len(counts), counts.max()
+    width, highest = _WIDTH / len(counts), np.max(counts)
     drawn = []
     for i, count in enumerate(counts):
         height, left = (_HEIGHT - 20) * count / highest, i * width
