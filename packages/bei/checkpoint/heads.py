@@ -131,10 +131,12 @@ def _scored(task: Task) -> Callable[[Source], Served]:
     def served(source: Source) -> Served:
         scored = scoring({**source.config, **_activation(source.folder)}, task)
         names, modules, scoring_template = _names(source), source.modules, _scoring_template(source)
-        if task == "reranker" and source.template is not None:
-            warn_of_markers(source.template, source.tokenizer_file)
-        if task == "reranker" and scoring_template is not None:
-            words = modules.score_tokens or score_tokens_of(scoring_template, source.tokenizer_file)
+        template = source.template if task == "reranker" else None
+        tokenizer = read_json(source.tokenizer_file) if template else {}
+        if template:
+            warn_of_markers(template, tokenizer)
+        if template and scoring_template:
+            words = modules.score_tokens or score_tokens_of(scoring_template, tokenizer, source.tokenizer_file)
             temperature = 1.0 if modules.score_tokens else scoring_template.temperature
             return Served(
                 modules,
@@ -144,7 +146,7 @@ def _scored(task: Task) -> Callable[[Source], Served]:
                 pair_template=_prompted(source, scoring_template),
             )
         own = TaskHead(pooling=modules.pooling) if modules.pooling else _classifier(source, len(names))
-        return Served(modules, own, names, scored, pair_template=source.template if task == "reranker" else None)
+        return Served(modules, own, names, scored, pair_template=template)
 
     return served
 

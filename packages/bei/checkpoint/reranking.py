@@ -207,9 +207,9 @@ def _temperature(config: Mapping[str, Any]) -> float:
 _MARKER = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:bos|eos|start_of_turn|end_of_turn)>|\[/?(?:INST|CLS|SEP)\]")
 
 
-def warn_of_markers(template: PairTemplate, tokenizer_file: Path) -> None:
-    """Logs the markers of turns in a template that are words to this tokenizer: the model has another template."""
-    added = {token["content"] for token in read_json(tokenizer_file).get("added_tokens") or ()}
+def warn_of_markers(template: PairTemplate, tokenizer: Mapping[str, Any]) -> None:
+    """Logs the markers of turns in a template that are words to this tokenizer.json: the model has another template."""
+    added = {token["content"] for token in tokenizer.get("added_tokens") or ()}
     parts = (template.prefix, template.body, template.plain, template.suffix)
     markers = dict.fromkeys(_MARKER.findall("".join(piece for part in parts for piece in part)))
     words = [marker for marker in markers if marker not in added]
@@ -217,11 +217,12 @@ def warn_of_markers(template: PairTemplate, tokenizer_file: Path) -> None:
         log.warning("the rerank template's %s: no token of this tokenizer, so it is read as words", ", ".join(words))
 
 
-def score_tokens_of(template: PairTemplate, tokenizer_file: Path) -> ScoreTokens:
-    """The ids of the template's words. Raises SetupError if it has none, or the vocabulary lacks them."""
+def score_tokens_of(template: PairTemplate, tokenizer: Mapping[str, Any], tokenizer_file: Path) -> ScoreTokens:
+    """The ids of the template's words in the content of tokenizer_file. Raises SetupError if the template has none, or
+    the vocabulary lacks them."""
     if template.yes is None:
         raise SetupError("BEI_RERANK_TEMPLATE is for a classifier's score, and this model is a language model")
-    vocabulary = read_json(tokenizer_file).get("model", {}).get("vocab", {})
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
     vocabulary = vocabulary if isinstance(vocabulary, dict) else {word: i for i, (word, _) in enumerate(vocabulary)}
     words = [word for word in (template.yes, template.no) if word is not None]
     missing = [word for word in words if word not in vocabulary]
