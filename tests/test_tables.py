@@ -15,7 +15,8 @@ from bei import errors, launch, messages, router
 from bei.api import ROUTES as ALL_ROUTES
 from bei.api import operations
 from bei.architectures import families, spec
-from bei.architectures.family import ACTIVATIONS, HeadKind
+from bei.architectures.config import ACTIVATIONS
+from bei.architectures.family import HeadKind
 from bei.architectures.limits import check_types
 from bei.checkpoint import heads, modules, own_code, reranking, task, tensors
 from bei.engines import base, compute

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bei.architectures import families
-from bei.architectures.family import ScoreTokens, stated_pooling
+from bei.architectures.config import stated_pooling
+from bei.architectures.family import ScoreTokens
 from bei.architectures.limits import check_counts
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint import own_code

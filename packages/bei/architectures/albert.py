@@ -4,18 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    affine,
-    bert_tensors,
-    masked_lm,
-    one_dense,
-    read,
-    two_dense,
-)
+from bei.architectures.config import Config, read
+from bei.architectures.family import Family
 from bei.architectures.spec import FIRST, EncoderSpec
+from bei.architectures.tensor_names import TensorNames, affine, bert_tensors
+from bei.architectures.usual_heads import masked_lm, one_dense, two_dense
 from bei.errors import SetupError
 
 _PARTS = {

@@ -3,22 +3,11 @@ states are the decoder's, and its classifiers read that of the last token."""
 
 from collections.abc import Mapping
 
-from bei.architectures.family import (
-    Config,
-    Family,
-    HeadKind,
-    HeadMaker,
-    Part,
-    TaskHead,
-    TensorNames,
-    activation,
-    affine,
-    attention_sizes,
-    layer_tensors,
-    read,
-    refuse_others,
-)
+from bei.architectures.config import Config, activation, attention_sizes, read, refuse_others
+from bei.architectures.family import Family, HeadKind, TaskHead
 from bei.architectures.spec import LAST, CrossDecoder, Dense, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import Part, TensorNames, affine, layer_tensors
+from bei.architectures.usual_heads import HeadMaker
 from bei.errors import SetupError
 
 _OFFSET = 2  # transformers, BartLearnedPositionalEmbedding

@@ -6,20 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bei.architectures.family import (
-    Family,
-    TensorNames,
-    TensorSlice,
-    activation,
-    affine,
-    attention_sizes,
-    bert_tensors,
-    masked_lm,
-    one_dense,
-    read,
-    two_dense,
-)
+from bei.architectures.config import attention_sizes, bert_sizes, read
+from bei.architectures.family import Family
 from bei.architectures.spec import FIRST, PRE, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames, TensorSlice, affine, bert_tensors
+from bei.architectures.usual_heads import BERT_MASKED_LM, masked_lm, one_dense, two_dense
 from bei.errors import SetupError, short
 
 
@@ -31,17 +22,13 @@ def _spec(config: Mapping[str, Any], position_offset: int) -> EncoderSpec:
     if config.get("is_decoder"):
         raise SetupError("config.json: is_decoder is set; a causal BERT is not an encoder")
     return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=read(config, "hidden_size"),
+        **bert_sizes(config),
         layers=(Layer(),) * read(config, "num_hidden_layers"),
         **attention_sizes(read(config, "hidden_size"), read(config, "num_attention_heads")),
-        intermediate_size=read(config, "intermediate_size"),
-        activation=activation(config.get("hidden_act", "gelu")),
         norm=Norm("layer", config.get("layer_norm_eps", 1e-12), bias=True),
         max_tokens=read(config, "max_position_embeddings") - position_offset,
         position_offset=position_offset,
         token_types=config.get("type_vocab_size", 2),
-        embedding_size=read(config, "hidden_size"),
     )
 
 
@@ -91,12 +78,7 @@ BERT = Family(
     heads={
         "SequenceClassification": two_dense("pooler.dense", "tanh", "classifier"),
         "TokenClassification": one_dense,
-        "MaskedLM": masked_lm(
-            "cls.predictions.transform.dense",
-            "cls.predictions.transform.LayerNorm",
-            "cls.predictions.decoder",
-            "cls.predictions",
-        ),
+        "MaskedLM": BERT_MASKED_LM,
     },
     pooling=FIRST,
 )

@@ -4,15 +4,11 @@ is too short for its blocks is attended to as a whole."""
 from dataclasses import replace
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    TensorSlice,
-    bert_tensors,
-    two_dense,
-)
+from bei.architectures.config import Config
+from bei.architectures.family import Family
 from bei.architectures.spec import FIRST, EncoderSpec
+from bei.architectures.tensor_names import TensorNames, TensorSlice, bert_tensors
+from bei.architectures.usual_heads import two_dense
 from bei.errors import SetupError, short
 
 

@@ -1,9 +1,11 @@
 """BLOOM (arXiv:2211.05100): ALiBi instead of positions, and a norm on the embeddings."""
 
+from bei.architectures.config import Config, read, refuse_others
 from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
-from bei.architectures.family import Config, Family, TensorNames, affine, per_head, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.positions import Alibi
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, affine, per_head
 
 _TRAINED = 2048  # tokens: where config.json lacks `seq_length`
 

@@ -1,10 +1,12 @@
 """Cohere's Command R (`cohere`) and Command R7B (`cohere2`, with windows): attention and MLP side by side on one layer
 norm, and pairs of adjacent numbers rotated."""
 
+from bei.architectures.config import Config, read, refuse_others
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import Config, Family, TensorNames, adjacent_pairs, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames, adjacent_pairs
 
 
 def _spec(config: Config, layers: tuple[Layer, ...]) -> EncoderSpec:

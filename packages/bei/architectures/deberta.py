@@ -4,27 +4,12 @@ scores. The xlarge models of version 2 have a convolution beside the first layer
 from collections.abc import Mapping
 from typing import Any
 
-from bei.architectures.family import (
-    Config,
-    Family,
-    HeadKind,
-    HeadMaker,
-    Part,
-    TensorNames,
-    TensorSlice,
-    Zeros,
-    activation,
-    affine,
-    attention_sizes,
-    bert_tensors,
-    masked_lm,
-    one_dense,
-    read,
-    refuse_others,
-    two_dense,
-)
+from bei.architectures.config import Config, activation, attention_sizes, bert_sizes, read, refuse_others
+from bei.architectures.family import Family, HeadKind
 from bei.architectures.shapes import position_projections
 from bei.architectures.spec import FIRST, Convolution, Disentangled, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import Part, TensorNames, TensorSlice, Zeros, affine, bert_tensors
+from bei.architectures.usual_heads import BERT_MASKED_LM, HeadMaker, one_dense, two_dense
 from bei.errors import SetupError, short
 
 
@@ -47,12 +32,8 @@ def _spec(config: Config, own_projections: bool) -> EncoderSpec:
     terms = 1 + len({"c2p", "p2c"} & set(_kinds(config)))  # of scores, even where there are no relative positions
     sizes = attention_sizes(hidden, read(config, "num_attention_heads"), config.get("attention_head_size"))
     return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
+        **bert_sizes(config),
         **{**sizes, "attention_scale": (sizes["head_size"] * terms) ** -0.5},
-        intermediate_size=read(config, "intermediate_size"),
-        activation=activation(config.get("hidden_act", "gelu")),
         norm=norm,
         layers=(Layer(),) * read(config, "num_hidden_layers"),
         max_tokens=read(config, "max_position_embeddings"),
@@ -143,12 +124,7 @@ _IGNORED = (r"pooler\.", r"classifier\.", r"cls\.", r"lm_predictions\.", r"mask_
 _HEADS: Mapping[HeadKind, HeadMaker] = {
     "SequenceClassification": two_dense("pooler.dense", "gelu", "classifier", "pooler_hidden_act"),
     "TokenClassification": one_dense,
-    "MaskedLM": masked_lm(
-        "cls.predictions.transform.dense",
-        "cls.predictions.transform.LayerNorm",
-        "cls.predictions.decoder",
-        "cls.predictions",
-    ),
+    "MaskedLM": BERT_MASKED_LM,
 }
 DEBERTA_V1 = Family(_v1, _v1_tensors, _PREFIXES, _IGNORED, _HEADS, FIRST)
 DEBERTA = Family(_v2, _v2_tensors, _PREFIXES, _IGNORED, _HEADS, FIRST)

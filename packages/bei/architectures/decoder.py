@@ -4,23 +4,12 @@ MLP; the names of their tensors; and their heads. The config.json of a bidirecti
 from collections.abc import Mapping
 from typing import Any
 
-from bei.architectures.family import (
-    Config,
-    HeadKind,
-    HeadMaker,
-    Part,
-    TaskHead,
-    TensorNames,
-    activation,
-    affine,
-    attention_sizes,
-    layer_kinds,
-    layer_tensors,
-    one_dense,
-    read,
-)
+from bei.architectures.config import Config, activation, attention_sizes, layer_kinds, read
+from bei.architectures.family import HeadKind, TaskHead
 from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import LAST, PRE, Dense, EncoderSpec, Layer, LinearName, Norm
+from bei.architectures.tensor_names import Part, TensorNames, affine, layer_tensors
+from bei.architectures.usual_heads import HeadMaker, one_dense
 
 PREFIXES = ("model.", "")
 IGNORED = (r"lm_head\.", r"score\.")

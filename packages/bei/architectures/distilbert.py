@@ -3,8 +3,11 @@
 from functools import partial
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import Config, Family, bert_tensors, masked_lm, one_dense, read, two_dense
+from bei.architectures.config import Config, read
+from bei.architectures.family import Family
 from bei.architectures.spec import FIRST, EncoderSpec
+from bei.architectures.tensor_names import bert_tensors
+from bei.architectures.usual_heads import masked_lm, one_dense, two_dense
 
 # BERT's name → DistilBERT's, of what its config.json must state.
 _KEYS = {

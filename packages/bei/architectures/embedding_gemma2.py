@@ -4,21 +4,15 @@ model."""
 
 from typing import Any
 
+from bei.architectures.config import Config, activation, layer_kinds, read
 from bei.architectures.decoder import attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import (
-    Config,
-    Family,
-    NamedHeadLayer,
-    TensorNames,
-    activation,
-    layer_kinds,
-    read,
-)
+from bei.architectures.family import Family, NamedHeadLayer
 from bei.architectures.gemma import SANDWICH_NAMES
 from bei.architectures.layer_parts import Heads, LayerInputs
 from bei.architectures.limits import check_counts
 from bei.architectures.rope import rotary
 from bei.architectures.spec import MEAN, SANDWICH, Dense, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames
 from bei.errors import SetupError, short
 
 _BASES = {"sliding_attention": 1e4, "full_attention": 1e6}

@@ -4,9 +4,11 @@ with rotary embeddings in ESM-2."""
 from dataclasses import replace
 
 from bei.architectures.bert import ROBERTA
-from bei.architectures.family import Config, Family, TensorNames, affine, bert_tensors, read, refuse_others
+from bei.architectures.config import Config, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import PRE, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, affine, bert_tensors
 from bei.errors import SetupError, short
 
 _MASKED = 0.15 * 0.8  # the share of masked tokens in training (transformers, EsmEmbeddings)

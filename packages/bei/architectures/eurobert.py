@@ -1,8 +1,10 @@
 """EuroBERT (arXiv:2503.05500): Llama's layers with bidirectional attention."""
 
+from bei.architectures.config import Config
 from bei.architectures.decoder import IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, TaskHead, one_dense
+from bei.architectures.family import Family, TaskHead
 from bei.architectures.spec import FIRST, MEAN, Dense, EncoderSpec
+from bei.architectures.usual_heads import one_dense
 from bei.errors import SetupError, short
 
 _POOLED = {"bos": FIRST, "mean": MEAN}

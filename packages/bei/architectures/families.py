@@ -4,7 +4,8 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bei.architectures.family import Config, Family
+from bei.architectures.config import Config
+from bei.architectures.family import Family
 from bei.errors import SetupError, short
 
 _PLACES = {

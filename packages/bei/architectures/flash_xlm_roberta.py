@@ -4,10 +4,12 @@ names of tensors, and rotary embeddings in place of learned positions, unless co
 from dataclasses import replace
 
 from bei.architectures.bert import ROBERTA
-from bei.architectures.family import Config, Family, TensorNames, affine, bert_tensors, read, refuse_others
+from bei.architectures.config import Config, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.positions import Rotary
 from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, affine, bert_tensors
 from bei.errors import SetupError, short
 
 _DEFAULTS = {"layer_norm_eps": 1e-5, "type_vocab_size": 1}

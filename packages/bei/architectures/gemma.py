@@ -5,8 +5,9 @@ real one minus 1."""
 from dataclasses import replace
 from functools import partial
 
+from bei.architectures.config import Config, activation, layer_kinds, read, refuse_others
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import Config, Family, activation, layer_kinds, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.limits import check_counts
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, MEAN, SANDWICH, EncoderSpec, Layer, Norm

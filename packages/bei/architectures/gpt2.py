@@ -4,9 +4,11 @@ heads may share one key and one value."""
 from functools import partial
 from typing import Any
 
+from bei.architectures.config import Config, activation, read, refuse_others
 from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
-from bei.architectures.family import Config, Family, TensorNames, activation, per_head, read, refuse_others, turned
+from bei.architectures.family import Family
 from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, per_head, turned
 
 _IGNORED = (r"lm_head\.", r"score\.", r"classifier\.", r"multiple_choice_head\.", r"h\.\d+\.attn\.(bias|masked_bias)$")
 """The last one is a mask, not learned."""

@@ -1,9 +1,11 @@
 """GPT-Neo (EleutherAI): GPT-2 whose every other layer has a window, and whose scores are not scaled."""
 
+from bei.architectures.config import Config, activation, read
 from bei.architectures.decoder import GPT_HEADS, gpt_spec
-from bei.architectures.family import Config, Family, TensorNames, activation, read
+from bei.architectures.family import Family
 from bei.architectures.gpt2 import gpt2_tensors
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames
 from bei.errors import SetupError, short
 
 _KINDS = ("global", "local")

@@ -1,9 +1,11 @@
 """GPT-NeoX (arXiv:2204.06745) and Pythia: attention and MLP side by side, and a quarter of each head rotated."""
 
+from bei.architectures.config import Config, activation, read
 from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
-from bei.architectures.family import Config, Family, TensorNames, activation, per_head, read
+from bei.architectures.family import Family
 from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, LinearName, Norm
+from bei.architectures.tensor_names import TensorNames, per_head
 
 
 def _spec(config: Config) -> EncoderSpec:

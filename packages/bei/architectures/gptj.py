@@ -1,10 +1,12 @@
 """GPT-J (EleutherAI): attention and MLP side by side on one norm, and pairs of adjacent numbers rotated."""
 
+from bei.architectures.config import Config, activation, read
 from bei.architectures.decoder import gpt_spec, gpt_tensors, score_head
-from bei.architectures.family import Config, Family, TensorNames, activation, adjacent_pairs, read
+from bei.architectures.family import Family
 from bei.architectures.positions import Rotary
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, adjacent_pairs
 
 
 def _spec(config: Config) -> EncoderSpec:

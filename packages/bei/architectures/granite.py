@@ -1,7 +1,8 @@
 """Granite 3 (IBM): Llama with multipliers of the embeddings, the scores, the residual and the logits."""
 
+from bei.architectures.config import Config
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family
+from bei.architectures.family import Family
 from bei.architectures.spec import LAST, EncoderSpec
 
 

@@ -1,21 +1,11 @@
 """Alibaba's GTE, "new" (arXiv:2407.19669): BERT with rotary and a gated MLP."""
 
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    activation,
-    attention_sizes,
-    bert_tensors,
-    gate_last,
-    masked_lm,
-    one_dense,
-    read,
-    refuse_others,
-    two_dense,
-)
+from bei.architectures.config import Config, attention_sizes, bert_sizes, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames, bert_tensors, gate_last
+from bei.architectures.usual_heads import masked_lm, one_dense, two_dense
 
 _OTHERS = {"logn_attention_scale": False, "position_embedding_type": "rope", "layer_norm_type": "layer_norm"}
 
@@ -26,12 +16,8 @@ def _spec(config: Config) -> EncoderSpec:
     sizes = attention_sizes(hidden, read(config, "num_attention_heads"), config.get("head_dim"))
     rotated = rotary({"rope_theta": base, **config}, sizes["head_size"])
     return EncoderSpec(
-        vocab_size=read(config, "vocab_size"),
-        hidden_size=hidden,
-        embedding_size=hidden,
+        **bert_sizes(config),
         **sizes,
-        intermediate_size=read(config, "intermediate_size"),
-        activation=activation(config.get("hidden_act", "gelu")),
         gated=True,
         norm=Norm("layer", config.get("layer_norm_eps", 1e-12), bias=True),
         layers=(Layer(rotary=rotated),) * read(config, "num_hidden_layers"),

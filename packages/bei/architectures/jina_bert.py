@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import Config, Family, TensorNames, activation, bert_tensors, gate_last, read
+from bei.architectures.config import Config, activation, read
+from bei.architectures.family import Family
 from bei.architectures.positions import Alibi
 from bei.architectures.spec import TWICE, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, bert_tensors, gate_last
 
 _GATES = {"geglu": "gelu", "reglu": "relu", "swiglu": "silu"}
 _CODE = "jina-bert-v2-qk-post-norm"

@@ -3,11 +3,13 @@ encoders, whose convolutions and attention see both ways."""
 
 from typing import Any
 
+from bei.architectures.config import Config, read, refuse_others
 from bei.architectures.decoder import decoder_spec, decoder_tensors, is_causal, score_head, tagger
-from bei.architectures.family import Config, Family, TaskHead, TensorNames, affine, read, refuse_others
+from bei.architectures.family import Family, TaskHead
 from bei.architectures.layer_parts import ShortConvolution
 from bei.architectures.rope import rotary
 from bei.architectures.spec import PRE, Dense, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames, affine
 from bei.errors import SetupError
 
 _KINDS = ("full_attention", "conv")

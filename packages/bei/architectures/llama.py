@@ -3,6 +3,7 @@ and Ministral 3, whose queries grow with their positions."""
 
 from dataclasses import replace
 
+from bei.architectures.config import Config, read, stated_pooling
 from bei.architectures.decoder import (
     HEADS,
     IGNORED,
@@ -12,7 +13,7 @@ from bei.architectures.decoder import (
     decoder_tensors,
     score_head,
 )
-from bei.architectures.family import Config, Family, TaskHead, read, stated_pooling
+from bei.architectures.family import Family, TaskHead
 from bei.architectures.positions import QueryGrowth
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, MEAN, PRE, EncoderSpec, Layer

@@ -3,21 +3,12 @@
 from dataclasses import replace
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import (
-    Config,
-    Family,
-    TaskHead,
-    TensorNames,
-    affine,
-    attention_sizes,
-    bert_tensors,
-    one_dense,
-    read,
-    refuse_others,
-    two_dense,
-)
+from bei.architectures.config import Config, attention_sizes, read, refuse_others
+from bei.architectures.family import Family, TaskHead
 from bei.architectures.layer_parts import Bottleneck
 from bei.architectures.spec import FIRST, Dense, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames, affine, bert_tensors
+from bei.architectures.usual_heads import one_dense, two_dense
 
 _ONLY = {
     **{"use_bottleneck": True, "use_bottleneck_attention": False, "key_query_shared_bottleneck": True},

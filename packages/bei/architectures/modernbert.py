@@ -3,22 +3,12 @@ every third layer and has a window in the others. ModernBERT-decoder (Ettin, arX
 
 from dataclasses import replace
 
+from bei.architectures.config import Config, activation, attention_sizes, layer_kinds, read
 from bei.architectures.decoder import is_causal
-from bei.architectures.family import (
-    Config,
-    Family,
-    NamedHeadLayer,
-    TaskHead,
-    TensorNames,
-    activation,
-    affine,
-    attention_sizes,
-    layer_kinds,
-    layer_tensors,
-    read,
-)
+from bei.architectures.family import Family, NamedHeadLayer, TaskHead
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, LAST, MEAN, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm
+from bei.architectures.tensor_names import TensorNames, affine, layer_tensors
 from bei.errors import SetupError, short
 
 _POOLED = {"cls": FIRST, "mean": MEAN}

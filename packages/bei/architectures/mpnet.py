@@ -5,9 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import Family, TensorNames, bert_tensors, masked_lm, one_dense, read, two_dense
+from bei.architectures.config import read
+from bei.architectures.family import Family
 from bei.architectures.positions import RelativeBias
 from bei.architectures.spec import EncoderSpec
+from bei.architectures.tensor_names import TensorNames, bert_tensors
+from bei.architectures.usual_heads import masked_lm, one_dense, two_dense
 
 _POSITION_OFFSET = 2  # transformers' MPNetEmbeddings fixes padding_idx to 1, whatever pad_token_id says
 _MAX_DISTANCE = 128  # transformers' MPNetEncoder.relative_position_bucket

@@ -1,23 +1,11 @@
 """NeoBERT (arXiv:2502.19587): pre-norm layers with RMS norm, a gated MLP, rotary embeddings of neighboring pairs."""
 
-from bei.architectures.family import (
-    Config,
-    Family,
-    Part,
-    TaskHead,
-    TensorNames,
-    TensorSlice,
-    affine,
-    attention_sizes,
-    layer_tensors,
-    one_dense,
-    pairs,
-    read,
-    refuse_others,
-    two_dense,
-)
+from bei.architectures.config import Config, attention_sizes, read, refuse_others
+from bei.architectures.family import Family, TaskHead
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, PRE, Dense, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import Part, TensorNames, TensorSlice, affine, layer_tensors, pairs
+from bei.architectures.usual_heads import one_dense, two_dense
 from bei.errors import SetupError, short
 
 _OTHERS = {"rms_norm": True, "rope": True, "swiglu_packed": True, "ngpt": False}

@@ -4,24 +4,12 @@ and that of every other layer is a mixture of experts, whose tensors are MegaBlo
 from dataclasses import replace
 from typing import Any
 
-from bei.architectures.family import (
-    ACTIVATIONS,
-    Config,
-    Family,
-    Part,
-    TensorNames,
-    TensorSlice,
-    affine,
-    attention_sizes,
-    bert_tensors,
-    masked_lm,
-    one_dense,
-    read,
-    refuse_others,
-    two_dense,
-)
+from bei.architectures.config import ACTIVATIONS, Config, attention_sizes, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, Activation, EncoderSpec, Experts, Layer, LinearName, Norm
+from bei.architectures.tensor_names import Part, TensorNames, TensorSlice, affine, bert_tensors
+from bei.architectures.usual_heads import masked_lm, one_dense, two_dense
 from bei.errors import SetupError, short
 
 _GATES: dict[str, Activation] = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid"}

@@ -4,8 +4,9 @@ OLMo 3: the same, with windows."""
 from functools import partial
 from typing import Any
 
+from bei.architectures.config import Config, layer_kinds, read
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, layer_kinds, read
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, EncoderSpec, Layer, NormPlace
 

@@ -1,8 +1,10 @@
 """OPT (arXiv:2205.01068): learned positions, and norms before attention and MLP."""
 
+from bei.architectures.config import Config, activation, read, refuse_others
 from bei.architectures.decoder import HEADS, gpt_spec, gpt_tensors
-from bei.architectures.family import Config, Family, TensorNames, activation, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames
 
 _OTHERS = {
     **{"do_layer_norm_before": True, "_remove_final_layer_norm": False, "enable_bias": True},

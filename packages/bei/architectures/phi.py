@@ -3,8 +3,9 @@
 from functools import partial
 from typing import Any
 
+from bei.architectures.config import Config, read
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, read
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 

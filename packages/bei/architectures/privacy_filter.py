@@ -3,10 +3,12 @@ attention sinks and a window (transformers, OpenAIPrivacyFilterModel)."""
 
 from collections.abc import Iterator
 
+from bei.architectures.config import Config, read
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, Part, StackEntry, TensorNames, TensorSlice, read
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import PRE, Clamp, EncoderSpec, Experts, Layer
+from bei.architectures.tensor_names import Part, StackEntry, TensorNames, TensorSlice
 
 _YARN = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
 _BASE = 150_000.0

@@ -4,20 +4,12 @@ token, and pplx-embed."""
 
 from dataclasses import replace
 
+from bei.architectures.config import Config, activation, read, refuse_others
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import (
-    Config,
-    Family,
-    NamedHeadLayer,
-    TaskHead,
-    TensorNames,
-    activation,
-    no_layers,
-    read,
-    refuse_others,
-)
+from bei.architectures.family import Family, NamedHeadLayer, TaskHead, no_layers
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, MEAN, PRE, Dense, EncoderSpec, Experts, Layer
+from bei.architectures.tensor_names import TensorNames
 from bei.errors import SetupError, short
 
 

@@ -3,18 +3,12 @@
 from dataclasses import replace
 
 from bei.architectures.bert import BERT
-from bei.architectures.family import (
-    Config,
-    Family,
-    TensorNames,
-    bert_tensors,
-    one_dense,
-    pairs,
-    refuse_others,
-    two_dense,
-)
+from bei.architectures.config import Config, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, EncoderSpec, Layer
+from bei.architectures.tensor_names import TensorNames, bert_tensors, pairs
+from bei.architectures.usual_heads import one_dense, two_dense
 
 
 def _spec(config: Config) -> EncoderSpec:

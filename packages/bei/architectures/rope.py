@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bei.architectures.family import read
+from bei.architectures.config import read
 from bei.architectures.positions import DynamicScaling, LongFrequencies, Rotary
 from bei.errors import SetupError, one_line, short
 

@@ -1,7 +1,8 @@
 """SmolLM3 (Hugging Face): Llama, every fourth layer of which has no positions (NoPE, arXiv:2501.18795)."""
 
+from bei.architectures.config import Config, read
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
-from bei.architectures.family import Config, Family, read
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 from bei.errors import SetupError

@@ -1,9 +1,11 @@
 """StableLM (arXiv:2402.17834): Llama with layer norms and a quarter of each head rotated."""
 
+from bei.architectures.config import Config, read, refuse_others
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors, is_causal
-from bei.architectures.family import Config, Family, TensorNames, read, refuse_others
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import TensorNames
 
 _SHARED = {"attention_in": "input_layernorm", "ffn_in": "input_layernorm"}
 """If attention and MLP read the same input, they also share its norm."""

@@ -2,8 +2,9 @@
 
 from functools import partial
 
+from bei.architectures.config import Config, activation, read
 from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors
-from bei.architectures.family import Config, Family, activation, read
+from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Norm
 

@@ -1,8 +1,10 @@
 """A model without an encoder: a text's vector is the mean of a learned row per token (sentence-transformers'
 StaticEmbedding; Model2Vec)."""
 
-from bei.architectures.family import Config, Family, TensorNames
+from bei.architectures.config import Config
+from bei.architectures.family import Family
 from bei.architectures.spec import MEAN, EncoderSpec, Norm
+from bei.architectures.tensor_names import TensorNames
 
 
 def _spec(config: Config) -> EncoderSpec:

@@ -3,22 +3,12 @@ norm, and a relative bias on unscaled attention scores. Layers share the bias; i
 
 from collections.abc import Mapping
 
-from bei.architectures.family import (
-    Config,
-    Family,
-    HeadKind,
-    HeadMaker,
-    Part,
-    TensorNames,
-    activation,
-    affine,
-    layer_tensors,
-    one_dense,
-    read,
-    refuse_others,
-)
+from bei.architectures.config import Config, activation, read, refuse_others
+from bei.architectures.family import Family, HeadKind
 from bei.architectures.positions import RelativeBias
 from bei.architectures.spec import PRE, Activation, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import Part, TensorNames, affine, layer_tensors
+from bei.architectures.usual_heads import HeadMaker, one_dense
 from bei.errors import SetupError, short
 
 _TRAINED = 512  # tokens, of every T5

@@ -3,24 +3,11 @@ two streams only the one of contents runs outside of training."""
 
 from collections.abc import Mapping
 
-from bei.architectures.family import (
-    Config,
-    Family,
-    Flat,
-    HeadKind,
-    HeadMaker,
-    Part,
-    TaskHead,
-    TensorNames,
-    Zeros,
-    activation,
-    affine,
-    attention_sizes,
-    one_dense,
-    read,
-    refuse_others,
-)
+from bei.architectures.config import Config, activation, attention_sizes, read, refuse_others
+from bei.architectures.family import Family, HeadKind, TaskHead
 from bei.architectures.spec import FIRST, LAST, MEAN, Activation, Dense, Disentangled, EncoderSpec, Layer, Norm
+from bei.architectures.tensor_names import Flat, Part, TensorNames, Zeros, affine
+from bei.architectures.usual_heads import HeadMaker, one_dense
 from bei.errors import SetupError, short
 
 _TRAINED = 512  # tokens; the sinusoids of positions have no limit of their own

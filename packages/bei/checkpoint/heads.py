@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import Family, HeadKind, TaskHead, stated_pooling
+from bei.architectures.config import stated_pooling
+from bei.architectures.family import Family, HeadKind, TaskHead
 from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, Normalize, Pooling
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.gliner import CONFIG, PROJECTION, is_gliner, projection, read_gliner

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import ScoreTokens, TaskHead, refuse_others
+from bei.architectures.config import refuse_others
+from bei.architectures.family import ScoreTokens, TaskHead
 from bei.architectures.spec import LAST, Dense, EncoderSpec
 from bei.checkpoint.modules import read_json
 from bei.errors import SetupError, short

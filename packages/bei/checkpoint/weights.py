@@ -7,20 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bei.architectures.family import (
-    Family,
-    Flat,
-    NamedHeadLayer,
-    Part,
-    Regrouped,
-    ScoreTokens,
-    StackEntry,
-    TaskHead,
-    TensorSlice,
-    Zeros,
-)
+from bei.architectures.family import Family, NamedHeadLayer, ScoreTokens, TaskHead
 from bei.architectures.shapes import tensor_shapes
 from bei.architectures.spec import Dense, EncoderSpec, LayerNorm
+from bei.architectures.tensor_names import Flat, Part, Regrouped, StackEntry, TensorSlice, Zeros
 from bei.checkpoint.adapters import Adapter
 from bei.checkpoint.leftovers import LEFTOVER, bare_names
 from bei.checkpoint.modules import inside, read_json
