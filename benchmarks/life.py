@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, served, stop
-from benchmarks.soak import BAD, OVERLOAD, Minute, Soak, Target, finish, for_minutes, grown, listed
+from benchmarks.soak import BAD, OVERLOAD, Minute, Run, Soak, Target, finish, for_minutes, grown, listed
 from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
 from benchmarks.wire import Ask, Http1, Http2
 
@@ -140,20 +140,18 @@ def configs_in(work: Path) -> dict[str, Path]:
     return made
 
 
-async def measure(
-    server: Tree, configs: dict[str, Path], minutes: float, calibrate: float, limit: float, seed: int
-) -> tuple[Life, float]:
+async def measure(server: Tree, configs: dict[str, Path], run: Run) -> tuple[Life, float]:
     """The run, and the rate in requests per second."""
-    rng, targets = np.random.default_rng(seed), []
+    rng, targets = np.random.default_rng(run.seed), []
     for task in TASKS.values():
         http1, http2 = Http1(server.port), Http2(server.port)
         traffic = await Traffic.learn(task, http1, texts_of_all_lengths(rng, INPUTS))
         targets.append(Target(server, traffic, http1, http2, {}))
-    life = Life(targets, limit, seed, configs)
-    rate = OVERLOAD * await life.capacity(calibrate)
+    life = Life(targets, run.limit, run.seed, configs)
+    rate = OVERLOAD * await life.capacity(run.calibrate)
     click.echo(f"{rate:.1f} requests per second will be sent, twice as many as are answered")
     disturbing = asyncio.create_task(life.disturb())
-    await life.run(rate, minutes)
+    await life.run(rate, run.minutes)
     disturbing.cancel()
     for target in targets:
         target.http1.close()
@@ -174,30 +172,22 @@ def violations(life: Life, tracebacks: int, status: int) -> list[str]:
 
 
 @for_minutes
-def main(
-    minutes: float,
-    calibrate: float,
-    limit: float,
-    flags: Sequence[str],
-    seed: int,
-    work: Path,
-    json_file: Path | None,
-) -> None:
+def main(run: Run) -> None:
     """Models that come and go under load; the exit status is 1 where the server broke a rule."""
-    work.mkdir(parents=True, exist_ok=True)
-    configs = configs_in(work.absolute())
+    run.work.mkdir(parents=True, exist_ok=True)
+    configs = configs_in(run.work.absolute())
     first, *others = map(str, configs.values())
     more = [word for config in others for word in ("--config", config)]
     with ExitStack() as stack:
-        server = stack.enter_context(served(first, *more, *flags, log=work / "life.log"))
-        life, rate = uvloop.run(measure(server, configs, minutes, calibrate, limit, seed))
+        server = stack.enter_context(served(first, *more, *run.flags, log=run.work / "life.log"))
+        life, rate = uvloop.run(measure(server, configs, run))
         # The death of an engine is logged with one, too.
         told = server.log.read_text().count("engine failed on")
         tracebacks, status = max(0, server.tracebacks() - told), stop(server)
     found = violations(life, tracebacks, status)
     click.echo("\n".join(life.acts))
     click.echo(f"in all: {listed(life.total())}; memory: {grown(life.minutes) or float('nan'):.3f}")
-    finish(found, life.minutes, {"rate": rate, "acts": life.acts}, json_file)
+    finish(found, life.minutes, {"rate": rate, "acts": life.acts}, run.json_file)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -227,11 +229,43 @@ def violations(soak: Soak, before: int, after: int, tracebacks: int, statuses: S
     return found
 
 
-async def measure(
-    servers: dict[str, Tree], minutes: float, calibrate: float, rate: float | None, limit: float, seed: int
-) -> tuple[Soak, dict[str, float], int, int]:
+@dataclass(frozen=True)
+class Run:
+    """The options of every program that loads servers for minutes."""
+
+    minutes: float
+    calibrate: float
+    limit: float
+    flags: Sequence[str]
+    seed: int
+    work: Path
+    json_file: Path | None
+
+
+def for_minutes(command: Callable[..., None]) -> click.Command:
+    """A program that loads servers for minutes: `command` gets the options of all such programs as `run`."""
+
+    @wraps(command)
+    def collected(**given: Any) -> None:
+        command(run=Run(**{field.name: given.pop(field.name) for field in fields(Run)}), **given)
+
+    options = (
+        click.option("--minutes", default=30.0),
+        click.option("--calibrate", default=30.0, help="seconds in which capacity is measured"),
+        click.option("--limit", default=180.0, help="seconds after which a request hangs"),
+        click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2"),
+        click.option("--seed", default=0),
+        click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for configs and logs"),
+        click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too"),
+    )
+    for option in reversed(options):
+        collected = option(collected)
+    return click.command(context_settings={"show_default": True})(collected)
+
+
+async def measure(servers: dict[str, Tree], run: Run, rate: float | None) -> tuple[Soak, dict[str, float], int, int]:
     """The soak, its capacity and rate, and the descriptors of idle servers before and after."""
-    rng, targets = np.random.default_rng(seed), []
+    rng, targets = np.random.default_rng(run.seed), []
     for name, server in servers.items():
         http1, http2 = Http1(server.port), Http2(server.port)
         inputs = texts_of_all_lengths(rng, INPUTS) + (ids_of_all_lengths(rng, IDS) if name == "embedding" else [])
@@ -239,13 +273,13 @@ async def measure(
         garbage = throws(server.port, TASKS[name].path, http1, http2, rng)
         targets.append(Target(server, traffic, http1, http2, garbage))
     before = await idle(targets)
-    soak = Soak(targets, limit, seed)
+    soak = Soak(targets, run.limit, run.seed)
     capacity = 0.0
     if rate is None:
-        capacity = await soak.capacity(calibrate)
+        capacity = await soak.capacity(run.calibrate)
         rate = OVERLOAD * capacity
         click.echo(f"{capacity:.1f} requests per second are answered; {rate:.1f} will be sent")
-    await soak.run(rate, minutes)
+    await soak.run(rate, run.minutes)
     return soak, {"capacity": capacity, "rate": rate}, before, await idle(targets)
 
 
@@ -258,51 +292,25 @@ async def idle(targets: Sequence[Target]) -> int:
     return sum(target.server.descriptors() for target in targets)
 
 
-def for_minutes(command: Callable[..., None]) -> click.Command:
-    """A program that loads servers for minutes, with the options of all such programs."""
-    options = (
-        click.option("--minutes", default=30.0),
-        click.option("--calibrate", default=30.0, help="seconds in which capacity is measured"),
-        click.option("--limit", default=180.0, help="seconds after which a request hangs"),
-        click.option("--flag", "flags", multiple=True, help="of `bei serve`, as --flag=--workers=2"),
-        click.option("--seed", default=0),
-        click.option("--work", type=click.Path(path_type=Path), default=".benchmarks", help="for configs and logs"),
-        click.option("--json", "json_file", type=click.Path(path_type=Path), help="write the figures here, too"),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return click.command(context_settings={"show_default": True})(command)
-
-
 @for_minutes
 @click.option(
     "--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), default=["embedding"], help="one server each"
 )
 @click.option("--rate", type=float, help="well-formed requests per second, instead of twice the capacity")
-def main(
-    minutes: float,
-    tasks: Sequence[str],
-    calibrate: float,
-    rate: float | None,
-    limit: float,
-    flags: Sequence[str],
-    seed: int,
-    work: Path,
-    json_file: Path | None,
-) -> None:
+def main(run: Run, tasks: Sequence[str], rate: float | None) -> None:
     """Mixed requests at twice the capacity; the exit status is 1 where a server broke a rule."""
     with ExitStack() as stack:
         servers = {
-            task: stack.enter_context(served(TASKS[task].config, *flags, log=work / f"soak-{task}.log"))
+            task: stack.enter_context(served(TASKS[task].config, *run.flags, log=run.work / f"soak-{task}.log"))
             for task in tasks
         }
-        soak, rates, before, after = uvloop.run(measure(servers, minutes, calibrate, rate, limit, seed))
+        soak, rates, before, after = uvloop.run(measure(servers, run, rate))
         tracebacks = sum(server.tracebacks() for server in servers.values())
         statuses = [stop(server) for server in servers.values()]
     found = violations(soak, before, after, tracebacks, statuses)
     click.echo(f"in all: {listed(soak.total())}")
     click.echo(f"descriptors before and after: {before}, {after}; memory: {grown(soak.minutes) or float('nan'):.3f}")
-    finish(found, soak.minutes, {**rates, "tasks": list(tasks), "descriptors": [before, after]}, json_file)
+    finish(found, soak.minutes, {**rates, "tasks": list(tasks), "descriptors": [before, after]}, run.json_file)
 
 
 def finish(found: Sequence[str], minutes: Sequence[Minute], figures: dict, json_file: Path | None) -> None:
