@@ -339,6 +339,23 @@ def test_a_word_of_the_glossary_is_in_the_code(word, place):
     assert re.search(word.replace(" ", "_? ?"), text, re.IGNORECASE)
 
 
+@pytest.mark.parametrize(
+    ("question", "place"),
+    [
+        ("Where is a text cut?", r"^ .*\b(cut|longest_first)\((body|first|long)\b"),
+        ("Where is a 429 decided?", r"\b(raise|return) Overloaded\b"),
+        ("Where would int4 weights go?", r"\bBEI_INT8\b|\"int8\": (2|np\.)"),
+    ],
+)
+def test_an_answer_names_every_place(question, place):
+    (answer,) = re.findall(rf"^\| {re.escape(question)} \| (.*) \|$", text_of("CONTRIBUTING.md"), re.MULTILINE)
+    sources = [name for name in FILES if re.fullmatch(r"packages/bei/.*\.(py|h|cpp)", name)]
+    places = [name for name in sources if re.search(place, text_of(name), re.MULTILINE)]
+    assert len(places) >= 2
+    named = paths_in(answer.replace("`", " "))
+    assert [name for name in places if not any(name.endswith(f"/{path}") for path in named)] == []
+
+
 def test_the_picture_shows_every_part_of_the_package():
     page = text_of("docs/architecture.md")
     (picture,) = re.findall(r"^## Design in one picture$(.*)^## ", page, re.MULTILINE | re.DOTALL)

@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from bei import errors, launch, messages, router
 from bei.api import ROUTES as ALL_ROUTES
@@ -57,9 +58,9 @@ def test_the_setting_has_every_mode():
     assert set(get_args(PoolingSetting)) == set(MODES) - {"sum"} | {"splade"}
 
 
-def test_sentence_transformers_names_every_mode():
-    assert set(modules._MODES.values()) == set(MODES) - {"sum"}
-    assert set(modules._FLAGS.values()) == set(modules._MODES)
+def test_every_mode_of_sentence_transformers_is_one_of_ours():
+    assert set(modules._MODES) == set(modules._FLAGS.values()) == set(Pooling.POOLING_MODES)
+    assert len(modules._MODES) == len(set(modules._MODES.values()) & set(MODES))
 
 
 @pytest.mark.parametrize("mode", MODES)

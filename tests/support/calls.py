@@ -64,7 +64,8 @@ def refused(service, path: str, body) -> tuple[int, str]:
 
 def said(answer: dict) -> str:
     """The message of an error, in any family's shape."""
-    return answer["message"] if "message" in answer else answer["error"]
+    error = answer.get("error", answer)
+    return error["message"] if isinstance(error, dict) else error
 
 
 def near(found, expected) -> bool:

@@ -77,5 +77,6 @@ def levels(flags: Set[str] | None = None) -> list[Level]:
     flags = tiles.usable(processor_flags()) if flags is None else flags
     runnable = [level for level in LEVELS if set(level.features) <= flags]
     if not runnable:
-        raise SetupError("the processor reports neither AVX2 nor NEON, of which the native engine needs one")
+        least = " nor ".join(of_machine[-1].name.upper() for of_machine in (X86, ARM))
+        raise SetupError(f"the processor reports neither {least}, of which the native engine needs one")
     return runnable
