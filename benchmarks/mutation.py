@@ -26,7 +26,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 import libcst as cst
@@ -54,7 +54,8 @@ FLAGS = (
     *("-x", "-q", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutation"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # of plugins that a library has imported
 )
-Fate = Literal["killed", "timeout", "survived"]
+Fate = Literal["killed", "timeout", "survived", "broken"]
+_BROKEN = 99  # the exit status of a process whose mutant cannot be imported; pytest's are below
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,18 @@ class _Instead(SourceFileLoader):
 
 
 def run_tests(tree: Path, tests: Sequence[str], mutant: Mutant | None) -> None:
-    """Run pytest without output, in a process and a group of its own, and exit with its status."""
+    """Run pytest without output, in a process and a group of its own, and exit with its status. A mutant that cannot
+    be imported needs no test: it has a status of its own."""
     os.setpgid(0, 0)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     if mutant:
         sys.meta_path.insert(0, _Instead(tree, mutant))
+        try:
+            importlib.import_module(mutant.module)
+        except Exception:
+            os._exit(_BROKEN)
     os._exit(pytest.main([*FLAGS, *tests]))
 
 
@@ -169,23 +175,26 @@ def fate(tree: Path, tests: Sequence[str], seconds: float, mutant: Mutant | None
         os.killpg(process.pid, signal.SIGKILL)  # and the processes that tests have started
     process.kill()
     process.join()
-    return "timeout" if hangs else "killed" if process.exitcode else "survived"
+    if hangs:
+        return "timeout"
+    return "broken" if process.exitcode == _BROKEN else "killed" if process.exitcode else "survived"
 
 
 def score(fates: Sequence[Fate]) -> float:
-    """The percentage of mutants that tests notice, by a failure or a timeout."""
-    return 100 * sum(of != "survived" for of in fates) / len(fates)
+    """The percentage of mutants that tests notice, by a failure or a timeout, of those that can be imported."""
+    noticed, survived = sum(of in ("killed", "timeout") for of in fates), fates.count("survived")
+    return 100 * noticed / (noticed + survived)
 
 
 def measure(tree: Path, part: Part, size: int, seed: int, jobs: int) -> Iterable[tuple[Mutant, Fate]]:
     tests = [test for test in part.tests if (tree / test.partition("::")[0]).exists()]
     sources = [source for source in part.sources if (tree / source.partition(":")[0]).exists()]
-    began = time.monotonic()
-    if fate(tree, tests, 600, None) != "survived":
-        raise click.ClickException(f"without a mutant these fail: {' '.join(tests)}")
-    seconds = max(LEAST_SECONDS, TIMES * (time.monotonic() - began))
     mutants = sample(tree, sources, size, seed)
     with ProcessPoolExecutor(jobs, mp_context=FORK) as pool:
+        began = time.monotonic()
+        if {*pool.map(partial(fate, tree, tests, 600), [None] * jobs)} != {"survived"}:  # as many at once as later
+            raise click.ClickException(f"without a mutant these fail: {' '.join(tests)}")
+        seconds = max(LEAST_SECONDS, TIMES * (time.monotonic() - began))
         return list(zip(mutants, pool.map(partial(fate, tree, tests, seconds), mutants), strict=True))
 
 
@@ -205,18 +214,27 @@ def main(
     survivors.mkdir(parents=True, exist_ok=True)
     json_file = json_file and json_file.resolve()
     prepare(tree)
-    figures = {}
-    click.echo(f"{'part':<14} mutants  killed  timeouts  survived  score")
+    figures, started = {}, time.monotonic()
+    every: list[Fate] = []
+    click.echo(f"{'part':<14} mutants  killed  timeouts  survived  broken  score  seconds")
     for name in names or PARTS:
+        began = time.monotonic()
         found = measure(tree, PARTS[name], mutants, seed, jobs)
         fates = [of for _, of in found]
-        killed, hung, survived = map(fates.count, ("killed", "timeout", "survived"))
-        figures[name] = {"mutants": len(fates), "killed": killed, "timeouts": hung, "survived": survived}
-        click.echo(f"{name:<14} {len(fates):7} {killed:7} {hung:9} {survived:9} {score(fates):5.0f}%")
+        figures[name] = {"mutants": len(fates), **{of: fates.count(of) for of in get_args(Fate)}}
+        click.echo(_line(name, fates, time.monotonic() - began))
+        every += fates
         diffs = [mutant.diff() for mutant, of in found if of == "survived"]
         (survivors / f"{name}.diff").write_text("\n".join(diffs))
+    click.echo(_line("in all", every, time.monotonic() - started))
     if json_file:
         json_file.write_text(json.dumps({"seed": seed, "parts": figures}, indent=1) + "\n")
+
+
+def _line(name: str, fates: Sequence[Fate], seconds: float) -> str:
+    killed, hung, survived, broken = map(fates.count, get_args(Fate))
+    counts = f"{len(fates):7} {killed:7} {hung:9} {survived:9} {broken:7}"
+    return f"{name:<14} {counts} {score(fates):5.0f}% {seconds:8.0f}"
 
 
 def prepare(tree: Path) -> None:

@@ -24,20 +24,31 @@ PARTS: Mapping[str, Part] = {
             *_of(
                 f"{_BEI}/api", "bodies.py error_shapes.py fields.py inputs.py readings.py reply.py shapes.py written.py"
             ),
-            *_of(f"{_BEI}/api", "baseten.py cohere.py infinity.py openai.py shared.py tei.py vllm.py"),
+            *_of(f"{_BEI}/api", "chunking.py output.py prompts.py named_entities.py zero_shot.py"),
+            *_of(f"{_BEI}/api", "baseten.py cohere.py infinity.py llama_cpp.py nvidia.py ollama.py openai.py"),
+            *_of(f"{_BEI}/api", "shared.py tei.py vllm.py"),
         ),
-        _of(
-            "tests/api",
-            "test_shapes.py test_written.py test_fields.py test_answer.py test_dialects.py test_tasks.py test_names.py",
+        (
+            *_of("tests/api", "test_shapes.py test_written.py test_output.py test_fields.py test_answer.py"),
+            *_of("tests/api", "test_dialects.py test_tasks.py test_names.py test_families.py test_chunking.py"),
+            *_of("tests/tasks", "test_named_entities.py test_zero_shot.py"),
         ),
     ),
-    "batching": Part(_of(_BEI, "batching.py"), _of("tests", "test_batching.py test_scheduler.py")),
+    "batching": Part(
+        _of(_BEI, "batching.py slots.py"), _of("tests", "test_batching.py test_slots.py test_scheduler.py")
+    ),
     "tasks": Part(
-        _of(f"{_BEI}/tasks", "entities.py late_interaction.py m3.py scores.py sparse.py vectors.py"),
-        _of("tests/tasks", "test_scores.py test_aggregation.py test_vectors.py test_entities.py"),
+        (
+            *_of(f"{_BEI}/tasks", "entities.py late_interaction.py linear.py lstm.py m3.py named_entities.py"),
+            *_of(f"{_BEI}/tasks", "precision.py schema_labels.py scores.py span_head.py sparse.py vectors.py"),
+        ),
+        (
+            *_of("tests/tasks", "test_scores.py test_precision.py test_aggregation.py test_vectors.py"),
+            *_of("tests/tasks", "test_entities.py test_named_entities.py test_gliner2.py"),
+        ),
     ),
     "pooling": Part(
-        _of(f"{_BEI}/engines", "base.py"),
+        _of(f"{_BEI}/engines", "base.py torch/pooling.py"),
         (
             *_of("tests/engines", "test_batches.py test_pooling.py::test_device_equals_oracle"),
             "tests/engines/test_pooling.py::test_oracle_equals_sentence_transformers",
@@ -48,10 +59,11 @@ PARTS: Mapping[str, Part] = {
         ("tests/engines/test_plan.py",),
     ),
     "scales": Part(
-        _of(f"{_BEI}/engines", "compute.py native/pack.py small_floats.py quantization.py"),
+        _of(f"{_BEI}/engines", "compute.py native/pack.py native/panels.py small_floats.py quantization.py"),
         (*_of("tests/engines", "test_scales.py test_quantization.py"), "tests/checkpoint/test_quantized.py"),
     ),
     "windows": Part(
-        _of(f"{_BEI}/tokenizer", "template.py windows.py"), _of("tests", "test_windows.py test_tokenizer.py")
+        _of(f"{_BEI}/tokenizer", "template.py windows.py chunks.py how.py pairs.py places.py"),
+        (*_of("tests", "test_windows.py test_tokenizer.py test_tokenizer_limits.py"), "tests/api/test_chunking.py"),
     ),
 }
