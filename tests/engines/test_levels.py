@@ -12,7 +12,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.native import engine, library, tiles
 from bei.engines.native import levels as module
 from bei.engines.native.engine import NativeEngine, _token_budget
-from bei.engines.native.levels import LEVELS, LEVELS_OF, level
+from bei.engines.native.levels import LEVELS, LEVELS_OF, X86, level
 from bei.errors import SetupError
 
 EVERYTHING = {flag for level in LEVELS for flag in level.features}
@@ -46,8 +46,8 @@ def test_the_best_level_is_taken():
     assert level(EVERYTHING - {"avx512_bf16", "avx512_vnni"}).name == "avx512"
     assert level(EVERYTHING - {"avx512f"}).name == "avx2_vnni"
     assert level({"avx2", "fma", "f16c"}).name == "avx2"
-    with pytest.raises(SetupError, match="neither AVX2 nor NEON"):
-        level({"sse4_2"})
+    with pytest.raises(SetupError, match=f"neither {X86[-1].name.upper()} nor NEON, of which"):
+        level({"mmx"})
 
 
 def test_the_kernel_is_asked_once_for_tiles(machine):
