@@ -83,6 +83,15 @@ def test_a_batch_of_all_processors_waits_for_them_and_is_not_overtaken(batches):
     wait_until(lambda: batches.running == ["later"])
 
 
+def test_a_batch_that_came_a_moment_later_need_not_wait_until_the_first_wakes_up(batches, monkeypatch):
+    monkeypatch.setattr(slots, "_OVERTAKEN", 60.0)
+    processors = Slots(2)
+    one, all_of_them = processors.share(2), processors.share(1, cost=2)
+    for name, share in (("one", one), ("all", all_of_them), ("later", one)):
+        batches.start(name, share)
+    assert batches.running == ["one", "later"]
+
+
 def test_a_model_whose_streams_are_taken_does_not_hold_up_another(batches):
     processors = Slots(3)
     narrow, wide = processors.share(1), processors.share(3)
