@@ -3,7 +3,8 @@
 The faults are mutmut's: `<` for `<=`, `+` for `-`, an argument left out, a string changed, a result that is None. The
 runner is ours: mutmut's own takes sources from `src/` only and skips decorated functions and tables, and cosmic-ray's
 starts an interpreter for each mutant, which imports torch for seconds. Here a fork of a process that has imported the
-libraries imports the mutant in place of its module, and no file changes.
+libraries imports the mutant in place of its module, and no file changes. It runs the tests that call the function that
+has the fault.
 Run: make mutation, or python -m benchmarks.mutation --help in .venv-mutation.
 """
 
@@ -25,6 +26,7 @@ from functools import partial
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,9 +38,11 @@ from hypothesis import HealthCheck, Phase, settings
 from mutmut.mutation.mutators import mutation_operators
 
 from benchmarks.mutation_parts import PARTS, Part
+from benchmarks.mutation_reach import Only, Reach, Recorder, files_of
 
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
+SCOPES = (cst.FunctionDef, cst.ClassDef)
 LIBRARIES = ("orjson", "pydantic", "scipy", "sentence_transformers", "torch", "transformers")
 """Large libraries of the tests: imported once, before the forks."""
 TYPE = m.Subscript(m.Name("Literal"))
@@ -60,7 +64,10 @@ _BROKEN = 99  # the exit status of a process whose mutant cannot be imported; py
 
 @dataclass(frozen=True)
 class Mutant:
+    """`function`: the one that has the fault, with its class; "" outside of functions."""
+
     path: str
+    function: str
     source: str
     mutated: str
 
@@ -78,22 +85,32 @@ class _Sites(cst.CSTVisitor):
 
     def __init__(self, functions: Sequence[str]):
         self._functions, self._inside = functions, 0 if functions else 1
-        self.found: list[tuple[cst.CSTNode, list[cst.CSTNode]]] = []
+        self._scopes: list[tuple[str, bool]] = []
+        self.found: list[tuple[str, cst.CSTNode, list[cst.CSTNode]]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         self._inside += self._opens(node)
+        if isinstance(node, SCOPES):
+            self._scopes.append((node.name.value, isinstance(node, cst.FunctionDef)))
         if m.matches(node, NEVER) or _is_log_line(node):
             return False
         if self._inside:
             operators = (change for kind, change in mutation_operators if isinstance(node, kind))
-            self.found += [(node, mutants) for change in operators if (mutants := list(change(node)))]
+            self.found += [(self._function(), node, mutants) for change in operators if (mutants := list(change(node)))]
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
         self._inside -= self._opens(original_node)
+        if isinstance(original_node, SCOPES):
+            self._scopes.pop()
 
     def _opens(self, node: cst.CSTNode) -> bool:
-        return isinstance(node, cst.FunctionDef | cst.ClassDef) and node.name.value in self._functions
+        return isinstance(node, SCOPES) and node.name.value in self._functions
+
+    def _function(self) -> str:
+        """The name of the outermost function here, as its code has it."""
+        outermost = next((i for i, (_, is_function) in enumerate(self._scopes) if is_function), None)
+        return "" if outermost is None else ".".join(name for name, _ in self._scopes[: outermost + 1])
 
 
 def _is_log_line(node: cst.CSTNode) -> bool:
@@ -109,7 +126,7 @@ def sample(tree: Path, sources: Sequence[str], size: int, seed: int) -> list[Mut
     return list(islice(filter(None, mutants), size))
 
 
-def _sites_of(tree: Path, source: str) -> Iterator[tuple[str, cst.Module, cst.CSTNode, list[cst.CSTNode]]]:
+def _sites_of(tree: Path, source: str) -> Iterator[tuple[str, cst.Module, str, cst.CSTNode, list[cst.CSTNode]]]:
     path, _, functions = source.partition(":")
     module, sites = cst.parse_module((tree / path).read_text()), _Sites(functions.split(",") if functions else ())
     module.visit(sites)
@@ -117,7 +134,12 @@ def _sites_of(tree: Path, source: str) -> Iterator[tuple[str, cst.Module, cst.CS
 
 
 def _mutant(
-    chance: random.Random, path: str, module: cst.Module, node: cst.CSTNode, changed: list[cst.CSTNode]
+    chance: random.Random,
+    path: str,
+    module: cst.Module,
+    function: str,
+    node: cst.CSTNode,
+    changed: list[cst.CSTNode],
 ) -> Mutant | None:
     """None for a change that is no code, or the same code but for `strict=True`, a check that is never to fail."""
     mutated = module.deep_replace(node, chance.choice(changed)).code
@@ -125,7 +147,7 @@ def _mutant(
         is_same = _meaning(module.code) == _meaning(mutated)
     except SyntaxError:
         return None
-    return None if is_same else Mutant(path, module.code, mutated)
+    return None if is_same else Mutant(path, function, module.code, mutated)
 
 
 def _meaning(code: str) -> str:
@@ -150,26 +172,53 @@ class _Instead(SourceFileLoader):
         return compile(self._mutated, self.path, "exec")
 
 
-def run_tests(tree: Path, tests: Sequence[str], mutant: Mutant | None) -> None:
-    """Run pytest without output, in a process and a group of its own, and exit with its status. A mutant that cannot
-    be imported needs no test: it has a status of its own."""
+def run_tests(tree: Path, tests: Sequence[str], mutant: Mutant) -> None:
+    """Run tests without output, in a process and a group of its own, and exit with pytest's status. A mutant that
+    cannot be imported needs no test: it has a status of its own."""
+    _in_silence()
+    sys.meta_path.insert(0, _Instead(tree, mutant))
+    try:
+        importlib.import_module(mutant.module)
+    except Exception:
+        os._exit(_BROKEN)
+    os._exit(pytest.main([*FLAGS, *files_of(tests)], plugins=[Only(tests)]))
+
+
+def _in_silence() -> None:
+    """Ends the output of this process, and makes it the first of a group."""
     os.setpgid(0, 0)
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    if mutant:
-        sys.meta_path.insert(0, _Instead(tree, mutant))
-        try:
-            importlib.import_module(mutant.module)
-        except Exception:
-            os._exit(_BROKEN)
-    os._exit(pytest.main([*FLAGS, *tests]))
 
 
-def fate(tree: Path, tests: Sequence[str], seconds: float, mutant: Mutant | None) -> Fate:
+def record(tree: Path, tests: Sequence[str], paths: Sequence[str]) -> Reach | None:
+    """The functions that tests call without a mutant; None where a test fails."""
+
+    def run(answers: Connection) -> None:
+        _in_silence()
+        recorder = Recorder(tree, paths)
+        is_right = pytest.main([*FLAGS, *tests], plugins=[recorder]) == pytest.ExitCode.OK
+        answers.send(recorder.reach if is_right else None)
+        os._exit(0)
+
+    answer, answers = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=run, args=(answers,))
+    process.start()
+    answers.close()
+    try:
+        return answer.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def fate(tree: Path, reach: Reach, mutant: Mutant) -> Fate:
+    tests = reach.tests((mutant.path, mutant.function))
     process = FORK.Process(target=run_tests, args=(tree, tests, mutant))
     process.start()
-    process.join(seconds)
+    process.join(max(LEAST_SECONDS, TIMES * sum(reach.seconds[test] for test in tests)))
     hangs = process.exitcode is None
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # and the processes that tests have started
@@ -190,12 +239,12 @@ def measure(tree: Path, part: Part, size: int, seed: int, jobs: int) -> Iterable
     tests = [test for test in part.tests if (tree / test.partition("::")[0]).exists()]
     sources = [source for source in part.sources if (tree / source.partition(":")[0]).exists()]
     mutants = sample(tree, sources, size, seed)
+    paths = [source.partition(":")[0] for source in sources]
     with ProcessPoolExecutor(jobs, mp_context=FORK) as pool:
-        began = time.monotonic()
-        if {*pool.map(partial(fate, tree, tests, 600), [None] * jobs)} != {"survived"}:  # as many at once as later
+        reached = list(pool.map(partial(record, tree, tests), [paths] * jobs))  # as many at once as later
+        if None in reached:
             raise click.ClickException(f"without a mutant these fail: {' '.join(tests)}")
-        seconds = max(LEAST_SECONDS, TIMES * (time.monotonic() - began))
-        return list(zip(mutants, pool.map(partial(fate, tree, tests, seconds), mutants), strict=True))
+        return list(zip(mutants, pool.map(partial(fate, tree, reached[0]), mutants), strict=True))
 
 
 @click.command(context_settings={"show_default": True})

@@ -63,7 +63,7 @@ PARTS: Mapping[str, Part] = {
         (*_of("tests/engines", "test_scales.py test_quantization.py"), "tests/checkpoint/test_quantized.py"),
     ),
     "windows": Part(
-        _of(f"{_BEI}/tokenizer", "template.py windows.py chunks.py how.py pairs.py places.py"),
-        (*_of("tests", "test_windows.py test_tokenizer.py test_tokenizer_limits.py"), "tests/api/test_chunking.py"),
+        _of(f"{_BEI}/tokenizer", "template.py windows.py how.py pairs.py places.py"),
+        _of("tests", "test_places.py test_windows.py test_tokenizer.py"),
     ),
 }
