@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from bei.checkpoint.load import read
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
 from bei.tokenizer import Tokenizer
+from bei.tokenizer.how import How
 from bei.tokenizer.template import cut, inner, longest_first, windows
 from tests.support.tiny_models import VOCAB, WORDS, random_model, save, word_pieces, write_json
 
@@ -320,3 +321,15 @@ def test_specials_that_the_config_adds(tmp_path, flags):
     assert len(body) == 2
     (tokens,) = tokenizer.tokenize(["the cat"], add_special_tokens=True)
     assert [token.id for token in tokens] == single
+
+
+@pytest.mark.parametrize(
+    ("direction", "most", "max_second_tokens", "wanted"),
+    [
+        *(("right", 65, None, (65, "right")), ("left", 65, None, (65, "left"))),
+        *(("right", 65, 5, (6, "right")), ("right", 4, 5, (4, "right")), ("left", 4, 5, (6, "right"))),
+    ],
+)
+def test_one_token_more_is_read_of_a_second_text_than_it_may_have(direction, most, max_second_tokens, wanted):
+    """That it is cut shows by the one more. From the left it is cut again, and so all that it may have is read."""
+    assert How(True, direction, "", "", None, most, max_second_tokens).of_second("b") == ("b", *wanted)
