@@ -8,9 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import httpx
@@ -21,6 +23,7 @@ from bei.checkpoint.retries import GaveUp, passes, persist
 from bei.checkpoint.sources import fetch
 from bei.errors import SetupError
 from bei.settings import Settings
+from tests.support.waiting import LIMIT
 
 PAGE = random.Random(0).randbytes(3_000_000)
 
@@ -249,17 +252,23 @@ def test_a_file_that_begins_again_keeps_its_pace(tmp_path, monkeypatch):
     """It is shorter than it was; what comes from there on is what counts."""
     monkeypatch.setattr(pace, "WINDOW_SECONDS", 2)
     monkeypatch.setattr(pace, "WINDOW_BYTES", 100)
-    file = tmp_path / "archive"
-    file.write_bytes(bytes(10_000))
+    file, is_whole, now = tmp_path / "archive", threading.Event(), 0.0
+    sizes = iter([10_000] * 5 + [*range(0, 2000, 200)])
 
-    def download() -> None:
-        time.sleep(0.2)  # the download's pace
-        file.write_bytes(b"")
-        for _ in range(9):
-            time.sleep(0.3)  # the download's pace
-            file.write_bytes(bytes(file.stat().st_size + 200))
+    def look(downloads, seconds):
+        """The file is so large at the next look."""
+        nonlocal now
+        now += seconds
+        if (size := next(sizes, None)) is None:
+            is_whole.set()
+            return wait(downloads, LIMIT)
+        file.write_bytes(bytes(size))
+        return wait(downloads, 0)
 
-    pace.kept_pace(download, tmp_path, "it")
+    monkeypatch.setattr(pace, "wait", look)
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
+    pace.kept_pace(lambda: is_whole.wait(LIMIT), tmp_path, "it")
+    assert now > 2 * pace.WINDOW_SECONDS
     assert file.stat().st_size == 1800
 
 

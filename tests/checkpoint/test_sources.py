@@ -473,18 +473,19 @@ def test_a_full_disk_is_named(web, tmp_path, tiny_folder, monkeypatch):
 
 def test_a_download_that_drips_is_left(web, tmp_path, tiny_folder, monkeypatch):
     """A server that sends bytes just in time for read timeouts; a store that never ends."""
-    monkeypatch.setattr(pace, "WINDOW_SECONDS", 1)
+    monkeypatch.setattr(pace, "WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr(pace, "_LOOK_SECONDS", 0.05)
     url, pages = web
     pages["/model.tar.gz"] = DRIPS
-    with pytest.raises(SetupError, match=r"model.tar.gz is not downloaded: \d+ bytes came in 1 s, and 1048576 are the"):
+    with pytest.raises(SetupError, match=r"model.tar.gz is not downloaded: \d+ bytes came in 0.5 s, and 1048576 are"):
         fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True))
     memory = fsspec.filesystem("memory")
     monkeypatch.setattr(fsspec, "filesystem", lambda protocol, **options: memory)
     monkeypatch.setattr(memory, "glob", lambda *_, **__: time.sleep(20))  # the store stalls
-    with pytest.raises(SetupError, match=r"memory://bucket is not downloaded: 0 bytes came in 1 s"):
+    with pytest.raises(SetupError, match=r"memory://bucket is not downloaded: 0 bytes came in 0.5 s"):
         fetch(settings("S3", "memory://bucket", tmp_path))
     monkeypatch.setattr(pace, "WINDOW_BYTES", 0)
-    monkeypatch.setattr(pace, "MOST_SECONDS", 2)
+    monkeypatch.setattr(pace, "MOST_SECONDS", 0.5)
     with pytest.raises(SetupError, match=r"model.tar.gz was not downloaded in \S+ hours"):
         fetch(settings("REMOTE_URL", f"{url}/model.tar.gz", tmp_path, allow_private_urls=True))
     assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
