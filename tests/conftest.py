@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 
@@ -21,6 +22,7 @@ from tests.support.live_servers import TASK_SERVERS
 from tests.support.servers import ROOT, serving
 from tests.support.shared import shared
 from tests.support.small_models import small_model
+from tests.support.waiting import LIMIT
 
 StartService = Callable[..., Service]
 
@@ -34,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Every compilation, here or in a process that a test starts, goes through `tests/support/compiler.py`. Files of
     tests need not outlast a power failure: to sync one takes milliseconds, and engines write thousands of plans."""
     os.fsync = lambda file: None
+    vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(connect=LIMIT, read=LIMIT, write=LIMIT)  # 5 s are few under load
     hypothesis.settings.register_profile("any machine", deadline=None)
     hypothesis.settings.load_profile("any machine")
     compiler = shutil.which(os.environ.get("CXX", "c++"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -199,14 +200,19 @@ def test_the_memory_of_a_process_is_its_own_and_the_files_that_it_maps(tmp_path)
 
 
 class Sized(Service):
-    """A service on the null engine, or the one that was made for it, of a size that its test sets."""
+    """A service on the null engine, or the one that was made for it, of a size that its test sets. It loads once `go`
+    is set."""
 
     made = None
 
     size = 100
     fails = False
     loads = 0
-    seconds = 0.0
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.go = threading.Event()
+        self.go.set()
 
     def read(self):
         self.checkpoint = self.given
@@ -214,7 +220,7 @@ class Sized(Service):
 
     def load(self):
         self.loads += 1
-        time.sleep(self.seconds)  # the time of a load
+        assert self.go.wait(LIMIT)
         if self.fails:
             raise SetupError("it is broken")
         if self.readiness.state == "unloaded":
@@ -366,18 +372,21 @@ def test_requests_that_a_hanging_model_does_not_answer_are_told_its_name(make_re
     run(use())
 
 
-def test_a_failing_load_is_a_503_and_no_neighbor_notices(make_registry):
+def test_a_failing_load_is_a_503_and_no_neighbor_notices(make_registry, monkeypatch):
     registry = make_registry(2, lazy=True)
     registry.load()
     registry.services[1].fails = True
+    now = time.monotonic()
+    monkeypatch.setattr("bei.serving.loading.time", SimpleNamespace(monotonic=lambda: now))
 
     async def use() -> None:
+        nonlocal now
         replies = await asyncio.gather(*(ask(registry, f"m{i % 2}") for i in range(20)))
         assert replies == [200, 503] * 10
         assert await ask(registry, "m1") == 503
         assert registry.services[1].loads == 1  # it is not tried again at once
         registry.services[1].fails = False
-        await asyncio.sleep(1.1)  # the pause before the next try
+        now += 1.1  # the pause before the next try
         assert await ask(registry, "m1") == 200
 
     run(use())
@@ -386,11 +395,12 @@ def test_a_failing_load_is_a_503_and_no_neighbor_notices(make_registry):
 def test_the_deadline_of_a_request_that_waits(make_registry):
     registry = make_registry(1, lazy=True)
     registry.load()
-    registry.services[0].seconds = 0.3
+    registry.services[0].go.clear()
 
     async def use() -> None:
         assert await ask(registry, "m0", **{"request-timeout-ms": "20"}) == 504
         assert await ask(registry, "m0", **{"request-timeout-ms": "never"}) == 422
+        registry.services[0].go.set()
         assert await ask(registry, "m0") == 200
         assert registry.services[0].loads == 1
 
@@ -400,7 +410,7 @@ def test_the_deadline_of_a_request_that_waits(make_registry):
 def test_an_idle_model_is_unloaded_and_loaded_again(make_registry):
     registry = make_registry(2, idle_unload=0.2)
     registry.load()
-    assert states(registry) == ["ready", "ready"]
+    assert [service.loads for service in registry.services] == [1, 1]
     wait_until(lambda: states(registry) == ["unloaded", "unloaded"])
     run(registry.check())
     assert run(ask(registry, "m1")) == 200
@@ -440,12 +450,13 @@ def test_a_load_for_the_operator_ends_with_a_model_that_is_removed_meanwhile(mak
     registry.load()
     registry.is_local = True
     removed = registry.services[0]
-    removed.seconds = 0.2
+    removed.go.clear()
 
     async def load() -> int:
         loading = asyncio.ensure_future(answer(registry, Call("POST", "/models/m0/load", b"", {})))
         await until(lambda: removed.loads == 1)
         registry.replace(registry.services[1:])
+        removed.go.set()
         return (await loading).status
 
     assert run(load()) == 404
@@ -457,7 +468,7 @@ def test_a_request_ends_with_a_model_that_is_removed_before_its_load_begins(make
     registry.load()
     registry.is_local = True
     removed, slow, _ = registry.services
-    slow.seconds = 0.5
+    slow.go.clear()
 
     async def use() -> list[int]:
         first = asyncio.ensure_future(ask(registry, "m1"))
@@ -465,6 +476,7 @@ def test_a_request_ends_with_a_model_that_is_removed_before_its_load_begins(make
         waiting = [asyncio.ensure_future(ask(registry, "m0")), asyncio.ensure_future(post_life(registry, "m0", "load"))]
         await turns()
         await asyncio.to_thread(remove, registry, removed)
+        slow.go.set()
         return [await first, *[await of for of in waiting]]
 
     assert run(use()) == [200, 404, 404]

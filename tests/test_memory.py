@@ -5,8 +5,8 @@ import threading
 from bei import memory
 from bei.inflight import InFlight
 from bei.memory import Trimmer
+from tests.support.waiting import LIMIT
 
-LIMIT = 30.0  # seconds
 MANY = 2 << 20  # bytes
 
 

@@ -13,8 +13,7 @@ from bei.batching import Entry, Limits, Queue, Request
 from bei.engines.base import Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
 from bei.scheduler import Scheduler
-
-LIMIT = 10.0  # seconds of any wait of these tests
+from tests.support.waiting import LIMIT
 
 
 class StubEngine:

@@ -324,7 +324,7 @@ def test_whoever_leaves_keeps_a_place_until_the_work_ends_which_is_soon(start_se
     by_deadline = leaves_by == "deadline"
     if by_deadline and method == "tokenize":
         return
-    deadline = time.monotonic() + 0.1
+    deadline = time.monotonic() + 0.5
     more = {"options": Options(deadline=deadline)} if by_deadline else {}
 
     async def scenario():

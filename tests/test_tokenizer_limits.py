@@ -104,11 +104,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_grows_is_refused_before_a_text_is_read(open_with, name):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(SetupError, match=r"tokenizer\.json (may make|puts|has) ") as caught:
         open_with(**HOSTILE[name])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize("name", [*KINDS, "pii", "smollm2"])

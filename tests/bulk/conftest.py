@@ -36,7 +36,7 @@ def command(config) -> Command:
 
 @pytest.fixture(scope="module")
 def ray_address(tmp_path_factory) -> Iterator[str]:
-    address, log = f"127.0.0.1:{_port_above_workers()}", tmp_path_factory.mktemp("ray") / "log"
+    address, log = f"127.0.0.1:{free_port()}", tmp_path_factory.mktemp("ray") / "log"
     start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus", "2", "--block"]
     quiet = ["--include-dashboard=false", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"]
     with log.open("w") as output:
@@ -48,8 +48,3 @@ def ray_address(tmp_path_factory) -> Iterator[str]:
     yield address
     head.kill()  # its reaper ends the other processes at once
     head.wait()
-
-
-def _port_above_workers() -> int:
-    """Ray gives 10002 to 19999 to its workers, and refuses one of these for itself."""
-    return next(port for port in iter(free_port, None) if port > 19999)

@@ -338,9 +338,9 @@ def test_a_model_card_takes_no_time_and_stops_nothing(tmp_path, name):
     """The card is foreign: as YAML these took 27 s or gigabytes, or ended in a traceback."""
     folder = save_language_model(tmp_path, language_model("qwen3"))
     (folder / "README.md").write_text(CARDS[name])
-    started = time.monotonic()
+    started = time.thread_time()
     assert read(folder, "m").task == "embedding"
-    assert time.monotonic() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_a_tag_is_all_of_it(tmp_path):

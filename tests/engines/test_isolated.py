@@ -20,6 +20,7 @@ from bei.engines.replicas import Replicas
 from bei.errors import Ended, EngineDied, EngineFailed, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.stopped_processes import is_unread, stop
 from tests.support.waiting import LIMIT, wait_until
 
 BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
@@ -68,13 +69,11 @@ def stopped_while_it_runs(engine: Replicas) -> tuple[int, threading.Thread, list
         except (EngineFailed, Ended) as exc:
             became.append(exc)
 
-    os.kill(process, signal.SIGSTOP)
-    tasks = [task.joinpath("stat") for task in Path(f"/proc/{process}/task").iterdir()]
-    wait_until(lambda: all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks))
-    free = len(engine._processes[0].child.free)
+    stop(process)
+    channels = list(engine._processes[0].child.free)
     thread = threading.Thread(target=run)
     thread.start()
-    wait_until(lambda: len(engine._processes[0].child.free) < free)
+    wait_until(lambda: any(map(is_unread, channels)))
     return process, thread, became
 
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.exposition import values_of
 from tests.support.machines import machine
+from tests.support.stopped_processes import is_unread, stop
 from tests.support.waiting import LIMIT, wait_until
 
 BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
@@ -84,12 +84,6 @@ def group(tiny_folder, tiny_checkpoint):
 def gpus(tmp_path) -> Machine:
     """Two that do not exist: the null engine needs none."""
     return machine(tmp_path, gpus=2, allowed=[CPU])
-
-
-def stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    tasks = [task.joinpath("stat") for task in Path(f"/proc/{pid}/task").iterdir()]
-    wait_until(lambda: all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks))
 
 
 def test_facts_are_those_of_one_with_the_streams_of_all(group, gpus):
@@ -167,10 +161,10 @@ def test_a_batch_goes_to_the_device_that_is_free(group, gpus):
 def test_a_death_costs_what_it_ran_and_the_other_goes_on(group, gpus):
     found = group(gpus, devices="cuda")
     killed, other = found.pids
+    (channel,) = found.engine._processes[0].child.free
     stop(killed)
     thread, became = found.in_thread()
-    wait_until(lambda: found.waits(0))
-    time.sleep(0.2)  # the process has the batch when it is written, which leaves no trace
+    wait_until(lambda: is_unread(channel))
     os.kill(killed, signal.SIGKILL)
     thread.join(LIMIT)
     assert isinstance(became[0], EngineDied)

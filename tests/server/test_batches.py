@@ -82,8 +82,7 @@ def test_a_batch_survives_a_kill_with_the_same_answers(tmp_path, tiny_folder):
         expected = server.ended(whole.id)
         assert (expected.status, expected.request_counts.failed) == ("completed", LINES // 500)
         cut = server.batch(requests(LINES))
-        wait_until(lambda: server.client.batches.retrieve(cut.id).request_counts.completed)
-        assert server.client.batches.retrieve(cut.id).status == "in_progress"
+        wait_until(lambda: is_begun(server.client.batches.retrieve(cut.id)))
         server.kill()
     with served(tmp_path, tiny_folder) as server:
         found = server.ended(cut.id)
@@ -99,6 +98,13 @@ def test_a_batch_survives_a_kill_with_the_same_answers(tmp_path, tiny_folder):
         first = server.answers(found.output_file_id)[0]
         assert first["response"]["body"]["data"][0]["embedding"] == live.data[0].embedding
         server.end()
+
+
+def is_begun(batch: openai.types.Batch) -> bool:
+    if not batch.request_counts.completed:
+        return False
+    assert batch.status == "in_progress"
+    return True
 
 
 def body_of(row: dict) -> dict:

@@ -20,6 +20,8 @@ import pytest
 
 from bei import memory
 from bei.checkpoint.load import read
+from bei.serving.service import Service
+from bei.settings import Settings
 from tests.support.calls import near, post
 from tests.support.configs import tiny_config
 from tests.support.servers import serving
@@ -195,22 +197,47 @@ def test_an_idle_model_leaves_and_comes_back(run_server, workers, embedders, vec
     assert httpx.get(f"{server.url}/health/ready").status_code == 200
     for _ in range(20):
         assert is_right(server.embed("m1"), vectors["m1"])
-    assert server.states() == {"m0": "unloaded", "m1": "ready"}
+    comes_back = {"m0": "unloaded", "m1": "ready"}  # a slow machine may unload it before it is looked at
+    wait_until(lambda: is_right(server.embed("m1"), vectors["m1"]) and server.states() == comes_back)
 
 
-def test_ten_models_within_a_budget_for_three(run_server, workers, embedders, vectors):
+@pytest.fixture(scope="module")
+def budget(embedders, tmp_path_factory) -> int:
+    """The bytes of three and a half of the ten models. They are measured in processes that find the library and their
+    plans: one that compiles or packs is larger."""
     configs = [write_config(embedders[name], name) for name in embedders]
-    run_server(configs[:1])  # whoever compiles the engine is larger
-    size = memory.of_processes(run_server(configs[:4]).engines()) / 4
-    budget = int(3.5 * size)
+    for folder in embedders.values():
+        make_plan(folder)
+    with server_of(configs[:4], tmp_path_factory.mktemp("budget") / "log") as server:
+        return int(3.5 * memory.of_processes(server.engines()) / 4)
+
+
+def make_plan(folder: Path) -> None:
+    service = Service(Settings.load(tiny_config(folder), engine="native", precision="fp32"))
+    service.load()
+    service.close()
+
+
+def test_ten_models_within_a_budget_for_three(run_server, workers, embedders, vectors, budget):
+    """As many models are loaded as fit: one more would not."""
+    configs = [write_config(embedders[name], name) for name in embedders]
     server = run_server(configs, "--memory-budget", str(budget), *workers)
-    assert len(server.engines()) == 3
-    most = []
+    each = []
     stop = threading.Event()
+
+    def sizes() -> list[int]:
+        """Of the engines."""
+        return [memory.of_processes([pid]) for pid in server.engines()]
+
+    def is_full() -> bool:
+        each.append(sizes())
+        return sum(each[-1]) <= budget < sum(each[-1]) + max(each[-1])
+
+    assert is_full(), (budget, each)
 
     def watch() -> None:
         while not stop.is_set():
-            most.append(memory.of_processes(server.engines()))
+            each.append(sizes())
 
     def ask(seed: int) -> bool:
         names = random.Random(seed).choices(list(embedders), k=3)
@@ -222,9 +249,12 @@ def test_ten_models_within_a_budget_for_three(run_server, workers, embedders, ve
         assert all(pool.map(ask, range(4)))
     stop.set()
     watching.join()
-    assert max(most) < budget + 1.2 * size
-    assert memory.of_processes(server.engines()) < budget
-    assert Counter(server.states().values()) == {"ready": 3, "unloaded": 7}
+    one_more = 1.2 * max(size for of_one_look in each for size in of_one_look)
+    assert max(map(sum, each)) < budget + one_more
+    assert is_full(), (budget, each[-1])
+    loaded = len(server.engines())
+    assert 1 < loaded < 10
+    assert Counter(server.states().values()) == {"ready": loaded, "unloaded": 10 - loaded}
 
 
 # -- by its operator ---------------------------------------------------------------------------------------------------
@@ -348,8 +378,7 @@ def test_the_configs_are_read_again_at_sighup(run_server, workers, embedders, ve
         assert server.embed("m2").status_code == 404
         models("m0", "m1", "m3")  # one added
         server.hang_up()
-        wait_until(lambda: server.states().get("m3") == "ready")
-        assert is_right(server.embed("m3"), vectors["m3"])
+        wait_until(lambda: server.states().get("m3") == "ready" and is_right(server.embed("m3"), vectors["m3"]))
         one.write_text("trt_llm: [")  # one broken
         server.hang_up()
         wait_until(lambda: "the configs are not taken over: " in server.log.read_text())

@@ -47,11 +47,11 @@ def hasty(tiny_folder) -> Iterator[Running]:
         yield running
 
 
-def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> float:
-    """Sends a byte every 50 ms until the server closes; the seconds that took."""
-    started = time.monotonic()
+def trickle(sock: socket.socket, data: bytes = b"x") -> None:
+    """Sends a byte every 50 ms until the server closes."""
+    end = time.monotonic() + LIMIT
     sock.setblocking(False)
-    while time.monotonic() < started + seconds:
+    while time.monotonic() < end:
         try:
             sock.send(data)
             if sock.recv(1, socket.MSG_PEEK) is not None:
@@ -63,7 +63,6 @@ def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> 
         time.sleep(0.05)  # the client's pace
     sock.setblocking(True)
     sock.settimeout(LIMIT)
-    return time.monotonic() - started
 
 
 # -- request heads ---------------------------------------------------------------------------------------------------
@@ -74,12 +73,13 @@ def trickle(sock: socket.socket, data: bytes = b"x", seconds: float = LIMIT) -> 
 )
 def test_a_slow_head_is_408(hasty, opening):
     with connect(hasty) as sock:
+        started = time.monotonic()
         sock.sendall(opening)
         if b"\r\n\r\n" in opening:
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
-        trickled = trickle(sock, b"\r\n" if opening == b"\r\n" else b"x")
+        trickle(sock, b"\r\n" if opening == b"\r\n" else b"x")
+        assert PATIENCE * 0.8 < time.monotonic() - started < LIMIT
         reply = everything(sock)
-    assert PATIENCE * 0.8 < trickled < 10 * PATIENCE
     assert status(reply) == 408
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error_type"] == "Validation"
 
@@ -170,7 +170,7 @@ def test_a_pipeline_waits_outside(start, key):
             for _ in range(1000):
                 sock.sendall(requests)
         assert resident(running) - before < 20_000_000
-        assert httpx.get(f"{running.url}/health", timeout=5).status_code == 200
+        assert httpx.get(f"{running.url}/health").status_code == 200
 
 
 @pytest.mark.parametrize("name", attacks("http"))
@@ -187,10 +187,11 @@ def test_attacks_leave_a_server_that_answers(hasty, name):
 @pytest.mark.parametrize("framing", [b"content-length: 4000", b"transfer-encoding: chunked"])
 def test_a_slow_body_is_408(hasty, framing):
     with connect(hasty) as sock:
+        started = time.monotonic()
         sock.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n" + framing + b"\r\n\r\n")
-        trickled = trickle(sock, b"1\r\nx\r\n" if b"chunked" in framing else b"x")
+        trickle(sock, b"1\r\nx\r\n" if b"chunked" in framing else b"x")
+        assert PATIENCE * 0.8 < time.monotonic() - started < LIMIT
         reply = everything(sock)
-    assert PATIENCE * 0.8 < trickled < 10 * PATIENCE
     assert status(reply) == 408
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == 408
 
@@ -198,7 +199,7 @@ def test_a_slow_body_is_408(hasty, framing):
 def test_a_slow_body_over_http2_is_408(hasty):
     client = Http2(hasty)
     client.begin("/v1/embeddings")
-    events = client.events(4 * PATIENCE)
+    events = client.events(until=h2.events.ResponseReceived)
     assert client.status(events) == ["408"]
     client.sock.close()
 
@@ -207,8 +208,8 @@ def test_a_body_at_a_fair_pace_takes_its_time(hasty):
     body = json.dumps({"inputs": "the cat", "note": "x" * 40_000}).encode()
     with connect(hasty) as sock:
         sock.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
-        for start in range(0, len(body), 4000):  # above body_reader.RATE, and beyond body_reader.SECONDS
-            sock.sendall(body[start : start + 4000])
+        for start in range(0, len(body), 8000):  # above body_reader.RATE, and beyond body_reader.SECONDS
+            sock.sendall(body[start : start + 8000])
             time.sleep(0.15)  # the client's pace
         assert sock.recv(12) == b"HTTP/1.1 200"
 
@@ -299,8 +300,8 @@ def test_a_client_that_reads_slowly_is_cut_off(hasty):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", hasty.port))
         sock.settimeout(LIMIT)
-        sock.sendall(b"POST /embed_all HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         received, started = 0, time.monotonic()
+        sock.sendall(b"POST /embed_all HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         with suppress(OSError):
             while part := sock.recv(4096):
                 received += len(part)
@@ -310,7 +311,7 @@ def test_a_client_that_reads_slowly_is_cut_off(hasty):
 
 
 def test_a_client_that_does_not_read_is_cut_off_by_a_drain(start):
-    running = start()
+    running = start(drain_seconds=1)
     body = json.dumps(LARGE).encode()  # 9 MB to answer
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -331,7 +332,7 @@ def test_an_http2_client_that_opens_no_window_is_cut_off(hasty):
     stream = client.begin("/embed", **{"content-length": str(len(json.dumps({"inputs": "a"})))})
     client.machine.send_data(stream, json.dumps({"inputs": "a"}).encode(), end_stream=True)
     client.send()
-    events = client.events(8 * PATIENCE)
+    events = client.events()
     assert client.status(events) == ["200"]
     assert isinstance(events[-1], h2.events.ConnectionTerminated)
     client.sock.close()
@@ -363,31 +364,30 @@ def test_a_connection_without_a_call_ends(hasty, first):
     with connect(hasty) as sock:
         sock.sendall(first)
         assert (b"200" in everything(sock)) == first.startswith(b"GET")
-    assert 2 * PATIENCE < time.monotonic() - started < 12 * PATIENCE
+    assert 2 * PATIENCE < time.monotonic() - started < LIMIT
 
 
 @pytest.mark.parametrize("trickled", [b"", b"\x00\x40\x00\x01\x04\x00\x00\x00\x01"])
 def test_an_http2_connection_without_a_call_ends(hasty, trickled):
     """Nor does an incomplete request head keep it."""
+    started = time.monotonic()
     client = Http2(hasty)
     client.sock.sendall(trickled)
-    started = time.monotonic()
     if trickled:
-        trickle_on = started + 12 * PATIENCE
         with pytest.raises(OSError):
-            while time.monotonic() < trickle_on:
+            while time.monotonic() < started + LIMIT:
                 client.sock.sendall(b"\x82")
                 time.sleep(0.05)  # the client's pace
     else:
-        assert isinstance(client.events(12 * PATIENCE)[-1], h2.events.ConnectionTerminated)
-    assert 2 * PATIENCE < time.monotonic() - started < 12 * PATIENCE
+        assert isinstance(client.events()[-1], h2.events.ConnectionTerminated)
+    assert 2 * PATIENCE < time.monotonic() - started < LIMIT
     client.sock.close()
 
 
 def test_a_drain_does_not_wait_for_an_http2_connection_without_a_call(start):
     running = start()
     client = Http2(running)
-    client.events(0.3)
+    client.events(until=h2.events.RemoteSettingsChanged)
     exit_status, log = running.stop()
     assert exit_status == 0
     assert "timeout graceful shutdown exceeded" not in log
@@ -398,7 +398,7 @@ def test_a_large_head_over_http2_ends_the_connection(hasty):
     client = Http2(hasty)
     client.machine.config.header_encoding = None
     client.begin("/embed", end=True, **{f"x-{i}": "y" * 1000 for i in range(100)})
-    events = client.events(6 * PATIENCE)
+    events = client.events()
     assert isinstance(events[-1], h2.events.ConnectionTerminated)
     assert client.status(events) == []
     client.sock.close()

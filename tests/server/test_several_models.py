@@ -36,7 +36,7 @@ class Server:
     def engine(self, kind: str) -> int:
         """The process of the engine of a model: they are started in the order of the models."""
         engines = [pid for pid in _children(self.process) if "bei.engines.child" in _command(pid)]
-        return sorted(engines)[SERVED.index(kind)]
+        return sorted(engines, key=_age)[SERVED.index(kind)]
 
 
 def _children(parent: int) -> list[int]:
@@ -45,6 +45,11 @@ def _children(parent: int) -> list[int]:
 
 def _command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+def _age(pid: int) -> tuple[int, int]:
+    """When the process was started; numbers begin again at some time (proc(5), starttime)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]), pid
 
 
 @pytest.fixture(scope="module")

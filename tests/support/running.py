@@ -15,15 +15,15 @@ from typing import Any
 
 import httpx
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import LIMIT, wait_until
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 20.0
 _UNCHECKED = httpx.create_ssl_context(verify=False)  # making one takes longer than a call
 
 
 class Running:
-    """`settings` are the server's; `patience` replaces its time limits, in seconds."""
+    """`settings` are the server's; `patience` replaces its time limits, in seconds. `go_on` ends a load or a batch
+    before its time."""
 
     def __init__(
         self, folder: Path, load_seconds: float = 0, batch_seconds: float = 0, patience: float = 0, **settings: object
@@ -55,15 +55,17 @@ class Running:
 
     def wait_for_calls(self, count: int) -> None:
         """So many calls are in flight: their bodies are read, and they have no answer yet."""
-        line = re.compile(r"^bei_requests_in_flight\{.*\} (\d+)", re.MULTILINE)
+        wait_until(lambda: self.metric("bei_requests_in_flight") == count, LIMIT, self.log)
 
-        def calls() -> int:
-            return int(line.search(httpx.get(f"{self.url}/metrics", verify=_UNCHECKED).text)[1])
-
-        wait_until(lambda: calls() == count, LIMIT, self.log)
+    def metric(self, name: str) -> float:
+        text = httpx.get(f"{self.url}/metrics", verify=_UNCHECKED).text
+        return float(re.search(rf"^{name}\{{.*\}} (\S+)", text, re.MULTILINE)[1])
 
     def wait_for_log(self, text: str) -> None:
         wait_until(lambda: text in self.log(), LIMIT, self.log)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> tuple[int, str]:
         """The exit status after SIGTERM, and the log."""

@@ -1,6 +1,7 @@
 """A real server in its own process, on a real socket."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -17,9 +18,12 @@ BEI = Path(sys.executable).with_name("bei")
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """One that the system gives to no client meanwhile (ip(7), ip_local_port_range), and Ray to no worker."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """A server with a slow engine; prints its port. Takes FOLDER LOAD_SECONDS BATCH_SECONDS PATIENCE SETTINGS, as JSON; a
-PATIENCE above 0 is how many seconds it waits for clients. SIGUSR1 ends its load."""
+PATIENCE above 0 is how many seconds it waits for clients. SIGUSR1 ends its load, or the batch that runs."""
 
 import json
 import logging
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 from bei.checkpoint.load import read
@@ -33,7 +32,8 @@ settings = service.settings
 class SlowEngine(NullEngine):
     def run(self, batch):
         if len(batch.input_ids) > 3:  # the warm-up and probes are quick
-            time.sleep(batch_seconds)  # the engine's time
+            go_on.wait(batch_seconds)  # the engine's time
+            go_on.clear()
         return super().run(batch)
 
 
@@ -43,6 +43,7 @@ signal.signal(signal.SIGUSR1, lambda *_: go_on.set())
 
 def load() -> None:
     go_on.wait(load_seconds)  # the time of a start
+    go_on.clear()
     if batch_seconds < 0:
         raise SetupError("it cannot be loaded")
     checkpoint = read(folder, "tiny")
@@ -56,7 +57,7 @@ status = listen.serve(
     listener,
     load=load,
     on_stop=service.drain,
-    drain_seconds=5,
+    drain_seconds=settings.drain_seconds,
     max_connections=settings.max_connections,
     secure=listen.tls(settings.tls_cert, settings.tls_key),
 )

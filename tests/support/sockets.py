@@ -70,8 +70,10 @@ class Http2:
         self.send()
         return stream
 
-    def events(self, seconds: float) -> list[h2.events.Event]:
-        """The events until the server closes, or time is over."""
+    def events(
+        self, seconds: float = LIMIT, until: type[h2.events.Event] | tuple[type[h2.events.Event], ...] = ()
+    ) -> list[h2.events.Event]:
+        """The events until one of these kinds, until the server closes, or until time is over."""
         found, end = [], time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.sock.settimeout(left)
@@ -86,6 +88,8 @@ class Http2:
             found += self.machine.receive_data(data)
             with suppress(ConnectionError):  # the next read shows that the server has closed
                 self.send()
+            if any(isinstance(event, until) for event in found):
+                break
         return found
 
     def status(self, events: list[h2.events.Event]) -> list[str]:
