@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bei import api
+from bei.engines.interpreters import Interpreters
 from bei.errors import NotReady
 from bei.serving.registry import Registry
 from bei.settings import several
@@ -30,7 +31,7 @@ class Model:
 
     def load(self) -> None:
         models = several.for_all(several.models_of("config.yaml", self._config), secrets=self._secrets)
-        self._registry = Registry.of(models, isolated=True)
+        self._registry = Registry.of(models, interpreters=Interpreters())
         self._registry.load()
         first, *others = self._registry.services
         # `/` answers as the default route of the model that the body names.

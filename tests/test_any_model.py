@@ -8,7 +8,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bei import cli
+from bei import cli, launch
+from bei.server import hosting
 from bei.settings import Settings, several
 from tests.support.tiny_models import random_model, save
 
@@ -22,11 +23,11 @@ def served(monkeypatch) -> list[Settings]:
     """The settings of each model that `bei serve` would serve."""
     found: list[Settings] = []
 
-    def serve(models: Sequence[Settings], read: object) -> None:
+    def serve(models: Sequence[Settings], *others: object) -> None:
         found.extend(models)
 
-    monkeypatch.setattr(cli, "serve_until_signal", serve)
-    monkeypatch.setattr(cli.hosting, "start_logs", lambda settings, level: None)
+    monkeypatch.setattr(launch, "serve", serve)
+    monkeypatch.setattr(hosting, "start_logs", lambda settings, level: None)
     return found
 
 

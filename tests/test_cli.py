@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic import Field
 
-from bei import cli, options, router
+from bei import cli, launch, options, router
 from bei.architectures import families
 from bei.serving.routes import ROUTES
 from bei.serving.service import Service
@@ -243,8 +243,8 @@ def test_another_model_than_the_bundle_s_has_its_own_route(tmp_path, monkeypatch
     model = save(tmp_path / "model", random_model("bert", 0, head, id2label={0: "a", 1: "b", 2: "c"}), pooling=None)
     served = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(router, "serve", lambda models, read, show: served.extend(models))
-    result = CliRunner().invoke(cli.text_embeddings_router, ["--model-id", str(model), *flags])
+    monkeypatch.setattr(launch, "serve", lambda models, *others: served.extend(models))
+    result = CliRunner().invoke(router.text_embeddings_router, ["--model-id", str(model), *flags])
     assert result.exit_code == 0, result.output
     (settings,) = served
     service = Service(settings)
@@ -256,7 +256,7 @@ def test_another_model_than_the_bundle_s_has_its_own_route(tmp_path, monkeypatch
 TRUSS_ENCODER = (
     "--max-batch-requests 32 --max-batch-tokens 16384 --max-client-batch-size 128 --max-concurrent-requests 2048"
 )
-ROUTER = "import sys; from bei.cli import text_embeddings_router as r; r(sys.argv[1:])"
+ROUTER = "import sys; from bei.router import text_embeddings_router as r; r(sys.argv[1:])"
 
 
 @pytest.mark.parametrize(

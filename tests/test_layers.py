@@ -35,8 +35,7 @@ LAYERS = [
     "server",
     "launch bundle",
     "options",
-    "doctor bench evaluate embed",
-    "router",
+    "commands doctor bench evaluate router",
     "cli",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

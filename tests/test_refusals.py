@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from bei import cli
 from bei.checkpoint import sources
 from bei.engines import choice
+from bei.engines.interpreters import Interpreters
 from bei.engines.replicas import Replicas
 from bei.settings import Settings
 from tests.support.configs import tiny_config
@@ -182,5 +183,5 @@ def test_what_the_machine_lacks(tmp_path, tiny_folder, monkeypatch, command, own
 
 def test_an_engine_that_is_never_asked_for_ends_in_silence(tiny_folder, capfd):
     """As it does where the checkpoint is refused first."""
-    Replicas(Settings.load(tiny_config(tiny_folder), environ={})).abandon()
+    Replicas(Settings.load(tiny_config(tiny_folder), environ={}), Interpreters()).abandon()
     assert capfd.readouterr().err == ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bei import router
+from bei import launch, router
 from bei.errors import SetupError
 from bei.metrics import Metrics, port
 from bei.settings import Settings
@@ -59,7 +59,7 @@ def start(monkeypatch, tmp_path):
     served: list[Settings] = []
     ports: list[int] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(router, "serve", lambda models, read, show: (show(Metrics()), served.extend(models)))
+    monkeypatch.setattr(launch, "serve", lambda models, read, ahead, show: (show(Metrics()), served.extend(models)))
     monkeypatch.setattr(port, "listen", lambda metrics, host, number: ports.append(number))
 
     def run(*flags: str, **environment: str) -> tuple[Result, Settings | None, list[int]]:
@@ -176,7 +176,7 @@ def test_a_port_of_metrics_that_is_taken_ends_only_a_start_that_asked_for_it(sta
 def test_several_models(start, monkeypatch):
     """Each --model-id is a model; MODEL_ID has commas between them."""
     served: list[Settings] = []
-    monkeypatch.setattr(router, "serve", lambda models, read, show: served.extend(models))
+    monkeypatch.setattr(launch, "serve", lambda models, *others: served.extend(models))
     start("--model-id", "BAAI/b", "--max-batch-tokens", "99")
     assert [(of.source, of.repo, of.max_num_tokens) for of in served] == [("LOCAL", "./m", 99), ("HF", "BAAI/b", 99)]
     served.clear()

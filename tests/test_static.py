@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Static
 from bei.checkpoint.load import read
 from bei.engines import choice
 from bei.engines.base import Batch, EngineOptions
+from bei.engines.interpreters import Interpreters
 from bei.engines.static import StaticEngine
 from bei.errors import Empty, SetupError, Untokenizable
 from bei.serving.answers import Options
@@ -139,7 +140,7 @@ def settings(folder, **flags) -> Settings:
 
 def test_no_process_computes_it(tmp_path):
     saved(tmp_path / "m")
-    service = Service(settings(tmp_path / "m"), isolated=True)
+    service = Service(settings(tmp_path / "m"), interpreters=Interpreters())
     child = service._isolated._processes[0].child._process
     service.load()
     try:
@@ -153,7 +154,9 @@ def test_no_process_computes_it(tmp_path):
 
 def test_devices_are_told_to_be_without_effect(tmp_path, caplog):
     saved(tmp_path / "m")
-    service = Service(settings(tmp_path / "m", devices=f"cpu:{min(os.sched_getaffinity(0))}"), isolated=True)
+    service = Service(
+        settings(tmp_path / "m", devices=f"cpu:{min(os.sched_getaffinity(0))}"), interpreters=Interpreters()
+    )
     service.load()
     service.close()
     assert "devices: without effect, since the model is a table of vectors" in caplog.messages

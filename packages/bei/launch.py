@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from bei.checkpoint.load import Checkpoint
-from bei.errors import SetupError, address, printable, refusing
+from bei.engines.interpreters import Interpreters
+from bei.errors import address, printable
 from bei.jobs.store import Store
 from bei.metrics import Metrics
 from bei.server import hangups, hosting, listen, workers
@@ -21,22 +22,11 @@ from bei.settings import ServerSettings, Settings
 
 log = logging.getLogger("bei")
 
-_MESSAGE = 2000  # characters of a refusal
-
-
-def one_line_errors(run: Callable[[], Any]) -> Any:
-    """Prints a SetupError as one line on stderr and exits with status 2."""
-    try:
-        with refusing():
-            return run()
-    except SetupError as exc:
-        click.echo(f"bei: {printable(str(exc))[:_MESSAGE]}", err=True)
-        sys.exit(2)
-
 
 def serve(
     models: Sequence[Settings],
     read: Callable[[], Sequence[Settings]],
+    interpreters: Interpreters,
     show: Callable[[Metrics], None] = lambda metrics: None,
 ) -> None:
     """Serves the models until a signal; then the process ends. The settings of the server are those of the first. At
@@ -48,7 +38,7 @@ def serve(
         Store.of(settings)  # so is this
         listener = _listener(settings)
         try:
-            registry = Registry.of(models, metrics, tracer, isolated=True)
+            registry = Registry.of(models, metrics, tracer, interpreters=interpreters)
             hangups.handle(lambda: renewal.renew(registry, read))
 
             def ready() -> None:

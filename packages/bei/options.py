@@ -1,6 +1,7 @@
 """The command line's parts: the settings as options, help in groups with examples, and refusals with the command that
 works. Settings.load converts and checks a value, wherever it comes from."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -10,9 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from bei import processes
-from bei.errors import printable
+from bei.errors import SetupError, printable, refusing
 from bei.files import expanded
-from bei.launch import one_line_errors
 from bei.settings import Group
 from bei.settings.reference import Setting, settings_of
 
@@ -22,13 +22,22 @@ _FLAGS_OF_OTHERS = ("--model", "--model-id", "--model-name", "--model-name-or-pa
 """Flags by which other programs name the model."""
 _ALIKE = 0.8
 _WHOLE = 1000  # characters of a sentence, so that none is cut
+_MESSAGE = 2000  # characters of a refusal
 
 config = click.option(
     "--config",
     type=click.Path(path_type=Path),
     help="The deployment: a Truss config.yaml with a trt_llm block.  [default: BEI_CONFIG, else config.yaml]",
 )
+configs = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="The deployment: a Truss config.yaml with a trt_llm block. Repeatable: one server serves several models.  "
+    "[default: BEI_CONFIG, else config.yaml]",
+)
 model = click.argument("model", metavar="[MODEL]", required=False)
+models = click.argument("models", metavar="[MODEL]...", nargs=-1)
 log_level = click.option(
     "--log-level",
     default="info",
@@ -37,15 +46,25 @@ log_level = click.option(
 )
 
 
+def one_line_errors(run: Callable[[], Any]) -> Any:
+    """Prints a SetupError as one line on stderr and exits with status 2."""
+    try:
+        with refusing():
+            return run()
+    except SetupError as exc:
+        click.echo(f"bei: {printable(str(exc))[:_MESSAGE]}", err=True)
+        sys.exit(2)
+
+
 class Program(click.Group):
-    """A program whose commands stand under headings, and are imported when they are named. `late` maps the name of a
+    """A program whose commands stand under headings, and are imported when they are named. `places` maps the name of a
     command to its place (`bei.bench.command:bench`), `headings` a heading to the names below it."""
 
     def __init__(
-        self, *arguments: Any, late: Mapping[str, str], headings: Mapping[str, Sequence[str]], **options: Any
+        self, *arguments: Any, places: Mapping[str, str], headings: Mapping[str, Sequence[str]], **options: Any
     ) -> None:
         super().__init__(*arguments, **options)
-        self._late, self._headings = late, headings
+        self._places, self._headings = places, headings
 
     def invoke(self, context: click.Context) -> Any:
         processes.keep_libraries_isolated()
@@ -55,8 +74,8 @@ class Program(click.Group):
         return [name for names in self._headings.values() for name in names]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in self._late and name not in self.commands:
-            module, _, function = self._late[name].partition(":")
+        if name in self._places and name not in self.commands:
+            module, _, function = self._places[name].partition(":")
             self.add_command(getattr(import_module(module), function), name)
         return super().get_command(context, name)
 

@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from bei import processes
+from bei.engines.interpreters import Interpreters
 from bei.errors import SetupError
-from bei.launch import one_line_errors, serve
 from bei.metrics import Metrics, port
-from bei.options import Function, in_help, joined
-from bei.server import hosting
+from bei.options import Function, in_help, joined, one_line_errors
 from bei.settings import ServerSettings, Settings, read_config, several
 from bei.settings.reference import settings_of
 from bei.settings.several import Deployment
@@ -158,9 +157,13 @@ def text_embeddings_router(
 
         models = read()
         _check_dense(dense_path)
+        interpreters = Interpreters.ahead_of(models)
+        from bei import launch  # its imports run beside those of the interpreters
+        from bei.server import hosting
+
         hosting.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
         _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
-        serve(models, read, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
+        launch.serve(models, read, interpreters, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
 
     one_line_errors(run)
 

@@ -15,6 +15,7 @@ from bei import wire
 from bei.engines import choice
 from bei.engines import isolated as isolated_engine
 from bei.engines.base import Batch, EngineFacts
+from bei.engines.interpreters import Interpreters
 from bei.engines.messages import LogLine
 from bei.engines.replicas import Replicas
 from bei.errors import Ended, EngineDied, EngineFailed, SetupError
@@ -50,7 +51,7 @@ def isolate(tiny_checkpoint, settings):
     made = []
 
     def make(**more) -> Replicas:
-        made.append(Replicas(settings.model_copy(update=more)))
+        made.append(Replicas(settings.model_copy(update=more), Interpreters()))
         return made[-1].load(tiny_checkpoint)
 
     yield make
@@ -155,10 +156,12 @@ def test_close_ends_the_process_and_what_waits(isolate):
 def test_a_server_that_is_killed_leaves_no_process(tiny_folder):
     code = (
         "import sys, time; from pathlib import Path; from bei.engines.replicas import Replicas;"
+        "from bei.engines.interpreters import Interpreters;"
         "from bei.checkpoint.load import read; from bei.settings import Settings;"
         "from tests.support.configs import tiny_config;"
         f"folder = Path({str(tiny_folder)!r}); settings = Settings.load(tiny_config(folder), engine='null');"
-        "engine = Replicas(settings).load(read(folder, 'm')); print('ready', flush=True); time.sleep(60)"
+        "engine = Replicas(settings, Interpreters()).load(read(folder, 'm'));"
+        "print('ready', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as server:

@@ -13,6 +13,7 @@ import pytest
 from bei.engines import choice
 from bei.engines.base import Batch, EngineFacts
 from bei.engines.devices import ANY, Device, Machine
+from bei.engines.interpreters import Interpreters
 from bei.engines.replicas import Replicas, _of_all
 from bei.errors import EngineDied, EngineFailed, SetupError
 from bei.metrics import Metrics
@@ -33,7 +34,7 @@ class Group:
 
     def __init__(self, settings: Settings, checkpoint, where: Machine | None):
         self.metrics = Metrics()
-        self.engine = Replicas(settings, self.metrics.of_model("m"), where)
+        self.engine = Replicas(settings, Interpreters(), self.metrics.of_model("m"), where)
         self.faults: list[str | None] = []
         self.engine.on_fault = lambda: self.faults.append(self.engine.fault)
         self.engine.load(checkpoint)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from bei import logs, processes, wire
 from bei.engines.base import EngineFacts
 from bei.engines.devices import Device
+from bei.engines.interpreters import Interpreter, Interpreters
 from bei.engines.messages import LOADED, Load, LogLine, Refusal
 from bei.errors import SetupError, one_line
 from bei.metrics import DeviceMetrics
@@ -35,7 +36,14 @@ class EngineProcess:
     """The process of a device, then its successors. `fault` says why it runs no batch now; once it `is_down`, it never
     will again. These and the free channels of `child` are read and changed under the lock of `changed`."""
 
-    def __init__(self, device: Device, max_restarts: int, metrics: DeviceMetrics, changed: threading.Condition):
+    def __init__(
+        self,
+        device: Device,
+        interpreters: Interpreters,
+        max_restarts: int,
+        metrics: DeviceMetrics,
+        changed: threading.Condition,
+    ):
         """Starts it, so that its imports run while the server starts; call `load` next. Raises OSError."""
         self.device, self.metrics = device, metrics
         self.fault: str | None = None
@@ -43,7 +51,8 @@ class EngineProcess:
         self._restarts = processes.Restarts(max_restarts)
         self._changed, self._closing = changed, False
         self._watching: threading.Thread | None = None
-        self.child = Child(device)
+        self._interpreters = interpreters
+        self.child = Child(interpreters.take(device))
 
     def load(self, to_load: Load) -> EngineFacts:
         """Blocking. Raises SetupError."""
@@ -109,7 +118,7 @@ class EngineProcess:
             self._changed.wait_for(lambda: self._closing, pause)
         started = time.monotonic()
         try:
-            child = Child(self.device)
+            child = Child(self._interpreters.take(self.device))
         except OSError as exc:
             return f"{one_line(exc)} at its start"
         with self._changed:
@@ -141,16 +150,9 @@ class EngineProcess:
 class Child:
     """One process. `free`: the channels that are not in use; `free_brief`: the channel for brief batches, if free."""
 
-    def __init__(self, device: Device):
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = processes.start(
-                *("bei.engines.child", theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                variables=device.variables,
-                processors=device.processors,
-            )
-        self._control, self.ready_at = ours, 0.0
+    def __init__(self, interpreter: Interpreter):
+        self._process, self._control = interpreter.process, interpreter.control
+        self.ready_at = 0.0
         self.free: list[socket.socket] = []
         self.free_brief: list[socket.socket] = []
         self._brief: socket.socket | None = None

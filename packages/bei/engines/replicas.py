@@ -20,6 +20,7 @@ from bei.batching import is_brief
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Batch, EngineFacts
 from bei.engines.devices import ANY, Device, Machine
+from bei.engines.interpreters import Interpreters
 from bei.engines.isolated import Child, EngineProcess
 from bei.engines.messages import RESULTS, Failure, Load
 from bei.errors import ENDING, Ended, EngineDied, EngineFailed, SetupError
@@ -39,7 +40,13 @@ class Replicas:
     facts: EngineFacts
     fault: str | None
 
-    def __init__(self, settings: Settings, metrics: ModelMetrics | None = None, machine: Machine | None = None):
+    def __init__(
+        self,
+        settings: Settings,
+        interpreters: Interpreters,
+        metrics: ModelMetrics | None = None,
+        machine: Machine | None = None,
+    ):
         """Starts the processes, so that their imports run while the server starts; call `load` next. Without `metrics`
         it has metrics of its own. Raises SetupError for devices that the machine does not have."""
         metrics = metrics or Metrics().of_model("")
@@ -48,7 +55,9 @@ class Replicas:
         self._changed, self._telling = threading.Condition(), threading.Lock()
         self._closing = False
         self._processes = [
-            EngineProcess(device, settings.max_engine_restarts, metrics.of_device(device.name), self._changed)
+            EngineProcess(
+                device, interpreters, settings.max_engine_restarts, metrics.of_device(device.name), self._changed
+            )
             for device in (machine or Machine()).devices(settings.devices)
         ]
 

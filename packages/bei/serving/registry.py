@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from bei.engines.cpus import available_cpus
+from bei.engines.interpreters import Interpreters
 from bei.errors import ModelNotFound, NotReady, SetupError, short
 from bei.jobs.store import Store
 from bei.metrics import Metrics
@@ -59,15 +60,16 @@ class Registry:
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
         *,
-        isolated: bool = False,
+        interpreters: Interpreters | None = None,
     ) -> "Registry":
-        """A registry of models that are not loaded yet. Raises SetupError."""
+        """A registry of models that are not loaded yet; with `interpreters`, each engine runs in one of them. Raises
+        SetupError."""
         metrics = metrics or Metrics()
         processors = Slots(settings[0].threads or available_cpus())
-        first = Service(settings[0], metrics, tracer, isolated, None, processors)
+        first = Service(settings[0], metrics, tracer, interpreters, None, processors)
 
         def make(of: Settings) -> Service:
-            return Service(of, metrics, tracer, isolated, first.in_flight, processors)
+            return Service(of, metrics, tracer, interpreters, first.in_flight, processors)
 
         registry = cls(first, *map(make, settings[1:]))
         registry.make = make

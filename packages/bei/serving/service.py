@@ -17,6 +17,7 @@ from bei.checkpoint.load import Checkpoint, read_for
 from bei.engines import choice
 from bei.engines.base import Engine, EngineFacts
 from bei.engines.devices import ANY, Machine
+from bei.engines.interpreters import Interpreters, starts_at_once
 from bei.engines.replicas import Replicas
 from bei.errors import Error, NotReady, one_line, refusing
 from bei.inflight import InFlight
@@ -53,13 +54,13 @@ class Service:
         settings: Settings,
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
-        isolated: bool = False,
+        interpreters: Interpreters | None = None,
         in_flight: InFlight | None = None,
         processors: Slots | None = None,
     ):
         """`metrics`, `tracer`, `in_flight` and `processors` are the server's. Without them the service has its own, and
-        traces nothing. `isolated` runs the engine in a process of its own, whose crash the service survives. Raises
-        SetupError for devices that the machine does not have."""
+        traces nothing. With `interpreters` the engine runs in a process of its own, whose crash the service survives.
+        Raises SetupError for devices that the machine does not have."""
         self.settings = settings
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
@@ -72,11 +73,11 @@ class Service:
         self._is_on_demand = False
         """Whether a request that finds no model loads it, because it is lazy or was unloaded."""
         self._model: ServedModel | None = None
-        self._is_isolated = isolated
-        # It starts at once, unless it may not be needed for a long time.
-        starts = isolated and not settings.lazy and settings.memory_budget is None
-        self._isolated = Replicas(settings, self.model_metrics) if starts else None
-        if isolated and not starts:
+        self._interpreters = interpreters
+        self._isolated: Replicas | None = None
+        if starts_at_once(settings):
+            self._start_process()
+        elif interpreters:
             Machine().devices(settings.devices)  # refused now, and not at the first request
         self._on_fault: Callable[[], None] = lambda: None
         self.in_flight = in_flight or InFlight(
@@ -161,8 +162,8 @@ class Service:
     def _start_process(self) -> None:
         """Its imports run while the checkpoint is read. A model that is known to need none gets none."""
         is_needed = self.checkpoint is None or self.checkpoint.spec.layers
-        if self._is_isolated and self._isolated is None and is_needed:
-            self._isolated = Replicas(self.settings, self.model_metrics)
+        if self._interpreters and self._isolated is None and is_needed:
+            self._isolated = Replicas(self.settings, self._interpreters, self.model_metrics)
 
     def _engine_of(self, checkpoint: Checkpoint) -> Engine:
         """In processes of its own, where that is asked for or there are devices, unless the model has no layers: what
@@ -170,7 +171,7 @@ class Service:
         if not checkpoint.spec.layers:
             self._do_without_processes()
         elif self._isolated is None and self.settings.devices is not None:
-            self._isolated = Replicas(self.settings, self.model_metrics)
+            self._isolated = Replicas(self.settings, Interpreters(), self.model_metrics)
         if self._isolated is None:
             return choice.create(self.settings, checkpoint)
         self._isolated.on_fault = self._on_fault
