@@ -98,6 +98,9 @@ inline __m512 _mm512_maskz_loadu_ps(__mmask16 mask, const void* p) { return emul
 inline __m256i _mm256_maskz_loadu_epi16(__mmask16 mask, const void* p) {
   return emulated::load_first<__m256i>(mask, p, 2);
 }
+inline __m128i _mm_maskz_loadu_epi8(__mmask16 mask, const void* p) {
+  return emulated::load_first<__m128i>(mask, p, 1);
+}
 inline void _mm512_storeu_ps(void* p, __m512 v) { std::memcpy(p, &v, sizeof v); }
 inline void _mm512_storeu_si512(void* p, __m512i v) { std::memcpy(p, &v, sizeof v); }
 inline void _mm512_mask_storeu_ps(void* p, __mmask16 mask, __m512 v) { emulated::store_first(p, mask, v, 4); }
@@ -148,6 +151,10 @@ inline __m512i _mm512_cvtps_epi32(__m512 x) {
 inline __m512i _mm512_cvtepu16_epi32(__m256i x) {
   const auto halves = emulated::as<uint16_t>(x);
   return emulated::make<__m512i, int32_t>([&](int i) { return halves[i]; });
+}
+inline __m512i _mm512_cvtepi8_epi32(__m128i x) {
+  const auto bytes = emulated::as<int8_t>(x);
+  return emulated::make<__m512i, int32_t>([&](int i) { return bytes[i]; });
 }
 inline __m128i _mm512_cvtusepi32_epi8(__m512i x) {
   const auto words = emulated::as<uint32_t>(x);

@@ -174,7 +174,7 @@ void run(int precision, const Kind& kind, int longest = 260) {
   model.intermediate_size = inner, model.max_tokens = max_tokens, model.embedding_size = embedding;
   const std::vector<int32_t> rotary_sizes = {kind.head_size, kind.head_size / 2 / 2 * 2};
   if (kind.causal) {
-    model.tokens = arrays.add<bei::bf16>(vocab * embedding, 1), model.tokens_are_bf16 = 1;
+    model.tokens = arrays.add<bei::bf16>(vocab * embedding, 1), model.token_precision = BEI_BF16;
     model.soft_cap = 3, model.rotary_sizes = rotary_sizes.data(), model.final_norm = norm(arrays, hidden, true);
   } else {
     model.tokens = arrays.add<float>(vocab * embedding, 1);

@@ -4,7 +4,9 @@ import ctypes
 import itertools
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -344,18 +346,40 @@ def test_alibi_is_computed(tiny_checkpoint):
     np.testing.assert_array_equal(packed["relative_bias"], bias_by_distance(spec, None))
 
 
-@pytest.mark.parametrize(
-    ("stored", "packed"), [("float32", "float32"), ("float16", "float32"), ("bfloat16", "bfloat16")]
-)
-def test_a_table_of_tokens_in_bf16_stays_so(tiny_folder, tmp_path, stored, packed):
-    folder = shutil.copytree(tiny_folder, tmp_path / "stored")
+def table_of_tokens(folder: Path, stored: str, precision: str) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+    """The table of a folder whose tensors become `stored`, and its arrays in a plan."""
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor.astype(stored) for name, tensor in tensors.items()}, folder / "model.safetensors")
     checkpoint = read(folder, "m")
-    part = pack_checkpoint(checkpoint, compute_of(checkpoint.spec, "bf16"), SMALL)[0]
-    found = part.make()[""]
-    assert (part.name, found.dtype) == ("embeddings.token", packed)
-    np.testing.assert_array_equal(found, checkpoint.tensors["embeddings.token"].astype(packed))
+    part = pack_checkpoint(checkpoint, compute_of(checkpoint.spec, precision), SMALL)[0]
+    assert part.name == "embeddings.token"
+    return checkpoint.tensors["embeddings.token"], part.make()
+
+
+@pytest.mark.parametrize(
+    ("stored", "precision", "packed"),
+    [
+        ("float32", "fp32", "float32"),
+        ("float16", "fp32", "float32"),
+        ("bfloat16", "fp32", "bfloat16"),
+        ("float32", "bf16", "bfloat16"),
+        ("float16", "bf16", "bfloat16"),
+    ],
+)
+def test_a_table_of_tokens_has_the_engine_s_precision_or_stays_in_bf16(
+    tiny_folder, tmp_path, stored, precision, packed
+):
+    table, found = table_of_tokens(shutil.copytree(tiny_folder, tmp_path / "stored"), stored, precision)
+    assert found[""].dtype == packed
+    np.testing.assert_array_equal(found[""], table.astype(packed))
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
+def test_a_table_of_tokens_in_int8_has_a_scale_for_each_row(tiny_folder, tmp_path, stored):
+    table, found = table_of_tokens(shutil.copytree(tiny_folder, tmp_path / "stored"), stored, "int8")
+    exact, scales = table.astype(np.float32), found["scales"]
+    np.testing.assert_allclose(scales, np.maximum(np.abs(exact).max(axis=1), 1e-12) / 127, rtol=1e-6)
+    np.testing.assert_array_equal(found[""], np.rint(exact / scales[:, None]).astype(np.int8))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", ml_dtypes.bfloat16), ("int8", np.int8)])

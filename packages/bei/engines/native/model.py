@@ -35,6 +35,7 @@ from bei.architectures.spec import (
 from bei.engines.compute import Compute, Operands
 from bei.engines.native import abi
 from bei.engines.native.pack import hadamard, operands
+from bei.engines.native.panels import operands_of
 from bei.engines.native.positions import rows_by_distance
 
 _MLP: tuple[LinearName, LinearName] = ("up", "down")
@@ -62,7 +63,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         type_count=spec.token_types,
         embedding_size=spec.embedding_size,
         gated=spec.gated,
-        tokens_are_bf16=tokens.dtype != np.float32,
+        token_precision=abi.PRECISIONS[operands_of(tokens)],
         dropped_token=-1 if spec.dropped_token is None else spec.dropped_token,
         trigrams=spec.trigrams,
         attention_scale=spec.attention_scale,
@@ -73,6 +74,7 @@ def model_of(spec: EncoderSpec, compute: Compute, arrays: Arrays) -> tuple[abi.M
         query_growth=spec.query_growth.strength if spec.query_growth else 0,
         query_trained=spec.query_growth.trained if spec.query_growth else 1,
         tokens=abi.address(tokens),
+        token_scales=abi.address(arrays.get("embeddings.token.scales")),
         positions=abi.address(arrays.get("embeddings.position")),
         types=abi.address(arrays.get("embeddings.token_type")),
         embedding_norm=read.norm("embeddings.norm"),

@@ -48,7 +48,7 @@ class Packer:
         """All of a plan. Tables and matrices, which are most of it, are packed when their part is made. `input_peaks`
         come from calibrate.py, for int8."""
         spec, pieces = checkpoint.spec, checkpoint.tensors.pieces()
-        yield Part("embeddings.token", partial(self._table, pieces))
+        yield Part("embeddings.token", partial(self._table, pieces, compute))
         yield from (plan.ready(name, array) for name, array in _tables(spec, pieces))
         for name, norm in norms(spec):
             yield plan.ready(f"{name}.weight", pieces.exact(f"{name}.weight") + np.float32(norm.offset))
@@ -60,10 +60,12 @@ class Packer:
             content = weight and (weight, bias, of, peaks is not None and name)
             yield Part(name, partial(self._linear, spec, pieces, name, of, peaks), content)
 
-    def _table(self, pieces: Pieces) -> Mapping[str, np.ndarray]:
-        """A table in bf16 stays so: that is exact, and halves an array that may be a third of the model."""
+    def _table(self, pieces: Pieces, compute: Compute) -> Mapping[str, np.ndarray]:
+        """The tokens, often a third of a model, in the numbers of its products. In fp32 a table in bf16 stays so: that
+        is exact."""
         table = Rows.of(pieces["embeddings.token"])
-        return {"": pack_table(self.library, table, "bf16" if table.stored == "bf16" else "fp32")}
+        is_exact = compute.format == "fp32" and table.stored == "bf16"
+        return pack_table(self.library, table, "bf16" if is_exact else compute.format)
 
     def _linear(
         self, spec: EncoderSpec, pieces: Pieces, name: str, of: Operands, peaks: np.ndarray | None

@@ -23,7 +23,7 @@ _NAMES: Mapping[np.dtype, Literal["fp32", "bf16", "fp16"]] = {
     np.dtype(np.float16): "fp16",
 }
 """The types of numbers in a checkpoint that the library reads."""
-_ROW_BY_ROW = Layout(lanes=1, panel=1, word_multiple=1, row_group=1)
+_ROW_BY_ROW = Layout(lanes=1, panel=1, word_multiple=1, row_group=1, largest=127)
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,21 @@ def pack_linear(
     return packed
 
 
-def pack_table(library: ctypes.CDLL, table: Rows, operands: Literal["fp32", "bf16"]) -> np.ndarray:
-    """[rows, numbers], in the type of the operands. Raises SetupError for a lack of memory."""
-    packed = aligned((len(table.addresses), table.inputs), _TYPES[operands])
-    _pack(library, table, operands, _ROW_BY_ROW, {"panels": packed})
+def pack_table(library: ctypes.CDLL, table: Rows, operands: Operands) -> dict[str, np.ndarray]:
+    """[rows, numbers] in the type of the operands, by the name ""; for int8 also the scale of each row. Raises
+    SetupError for a lack of memory."""
+    rows = len(table.addresses)
+    packed = {"panels": aligned((rows, table.inputs), _TYPES[operands])}
+    if operands == "int8":
+        packed["scales"] = aligned((rows,), np.float32)
+    _pack(library, table, operands, _ROW_BY_ROW, packed)
+    packed[""] = packed.pop("panels")
     return packed
+
+
+def operands_of(packed: np.ndarray) -> Operands:
+    """The numbers that an array of a plan is stored in."""
+    return next(name for name, dtype in _TYPES.items() if packed.dtype == dtype)
 
 
 def _pack(

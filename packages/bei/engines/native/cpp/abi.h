@@ -100,8 +100,8 @@ typedef struct {
   const BeiLayerInput* input;
 } BeiLayer;
 
-// `tokens` is [vocab_size, embedding_size] in float32, or with `tokens_are_bf16` in bf16; `positions` (from the first
-// token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
+// `tokens` is [vocab_size, embedding_size] in `token_precision`; rows of INT8 have their scales in `token_scales`, which is
+// null otherwise. `positions` (from the first token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
 // where embedding and hidden size are one. With `trigrams` it reads the embeddings of the next token, of a token and of the
 // one before, side by side; `positions`, `types` and the norm come after it, and are as wide as its outputs.
 // `dropped_token` is negative for none. `soft_cap` is zero for none, and so is `query_growth`, the strength of
@@ -120,11 +120,11 @@ typedef struct {
 // `up`, or of the next layer's `key_value` for a layer without `up`; of one thread only.
 typedef struct {
   int32_t precision, vocab_size, hidden_size, heads, intermediate_size, max_tokens;
-  int32_t type_count, embedding_size, gated, tokens_are_bf16, dropped_token, trigrams;
+  int32_t type_count, embedding_size, gated, token_precision, dropped_token, trigrams;
   float attention_scale, soft_cap, embedding_scale, query_growth, residual_scale;
   int32_t query_trained, parallel;
   const void* tokens;
-  const float *positions, *types;
+  const float *token_scales, *positions, *types;
   BeiNorm embedding_norm, final_norm;
   BeiLinear project, convolution;
   BeiNorm convolution_norm;

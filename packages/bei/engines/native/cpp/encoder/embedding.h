@@ -90,15 +90,19 @@ class Embedding {
   // Written in whole vectors.
   void embed_token(int id, float scale, float* to) const {
     const size_t row = static_cast<size_t>(id) * model_.embedding_size;
-    const F by = splat(id == model_.dropped_token ? 0 : scale);
-    const auto scaled = [&](const auto* of_token) {
+    const auto scaled = [&](const auto* of_token, float scale) {
+      const F by = splat(id == model_.dropped_token ? 0 : scale);
       for_vectors(model_.embedding_size,
                   [&](int i, int lanes) { store(to + i, load_lanes(of_token + i, lanes) * by); });
     };
-    if (model_.tokens_are_bf16)
-      scaled(static_cast<const bf16*>(model_.tokens) + row);
-    else
-      scaled(static_cast<const float*>(model_.tokens) + row);
+    switch (model_.token_precision) {
+      case BEI_INT8:
+        return scaled(static_cast<const int8_t*>(model_.tokens) + row, scale * model_.token_scales[id]);
+      case BEI_BF16:
+        return scaled(static_cast<const bf16*>(model_.tokens) + row, scale);
+      default:
+        return scaled(static_cast<const float*>(model_.tokens) + row, scale);
+    }
   }
 
   // Zeros for a token that is not of the sequence.

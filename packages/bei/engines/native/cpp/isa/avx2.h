@@ -69,10 +69,14 @@ inline __m128i to_bytes(F v) {
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline F load(const int32_t* p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline F load(const bf16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 inline F load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
-inline F load_part(const bf16* p, int n) {
-  bf16 whole[kLanes] = {};
-  std::memcpy(whole, p, n * sizeof(bf16));
+template <class T>
+inline F load_part(const T* p, int n) {
+  T whole[kLanes] = {};
+  std::memcpy(whole, p, n * sizeof(T));
   return load(whole);
 }
 

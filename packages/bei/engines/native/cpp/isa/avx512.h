@@ -49,8 +49,14 @@ inline __m128i to_bytes(F v) {
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline F load(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 inline F load(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 inline F load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
 inline F load_part(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
+inline F load_part(const int8_t* p, int n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
+}
 
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline void store(int32_t* p, W v) { _mm512_storeu_si512(p, v); }

@@ -61,6 +61,12 @@ inline F widen(uint16x4_t bits) { return vreinterpretq_f32_u32(vshll_n_u16(bits,
 inline F load(const float* p) { return vld1q_f32(p); }
 inline F load(const int32_t* p) { return vcvtq_f32_s32(vld1q_s32(p)); }
 inline F load(const bf16* p) { return widen(vld1_u16(&p->bits)); }
+inline F load(const int8_t* p) {
+  int32_t bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  const int16x8_t words = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes)));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)));
+}
 template <class T>
 inline F load_part(const T* p, int n) {
   T whole[kLanes] = {};
