@@ -8,7 +8,6 @@ from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -16,6 +15,7 @@ from prometheus_client import (
     values,
 )
 
+from bei.metrics.direct import Count, counting, observing
 from bei.metrics.exposition import SharedRendering, text
 from bei.metrics.families import Families
 
@@ -39,7 +39,7 @@ class Metrics:
         if folder is None:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self._registry)
-        self._replies: dict[tuple[str, int], Counter] = {}
+        self._replies: dict[tuple[str, int], Count] = {}
         self._rendering = SharedRendering(self.exposition)
 
     def of_model(self, name: str) -> "ModelMetrics":
@@ -47,10 +47,10 @@ class Metrics:
 
     def observe_reply(self, path: str, status: int) -> None:
         """Counts an answered call; `path` is a route's, or `other`."""
-        counter = self._replies.get((path, status))
-        if counter is None:
-            counter = self._replies[path, status] = self._families.requests.labels(path, status)
-        counter.inc()
+        count = self._replies.get((path, status))
+        if count is None:
+            count = self._replies[path, status] = counting(self._families.requests.labels(path, status))
+        count(1)
 
     def observe_cancelled(self, reason: Cancellation) -> None:
         """Counts an abandoned request: its client left, its deadline passed, or the server stopped."""
@@ -87,29 +87,30 @@ class ModelMetrics:
 
     def __init__(self, server: Metrics, families: Families, name: str):
         self.server, self._families, self.name = server, families, name
-        self._count = {method: families.request_count.labels(method, name) for method in ("single", "batch")}
-        self._success = {method: families.request_success.labels(method, name) for method in ("single", "batch")}
-        self._failures: dict[str, Counter] = {}
-        self._embed = families.embed_count.labels(name), families.embed_success.labels(name)
-        self._predict = families.predict_count.labels(name), families.predict_success.labels(name)
-        self._duration = families.request_duration.labels(name)
-        self._tokenization = families.tokenization_duration.labels(name)
-        self._queue = families.queue_duration.labels(name)
-        self._inference = families.inference_duration.labels(name)
-        self._request_tokens = families.request_tokens.labels(name)
-        self._truncated_texts = families.truncated_texts.labels(name)
-        self._batch_size = families.batch_size.labels(name)
-        self._batch_tokens = families.batch_tokens.labels(name)
-        self._batch_fill = families.batch_fill.labels(name)
-        self._padded_tokens = families.padded_tokens.labels(name)
-        self._engine_seconds = families.engine_seconds.labels(name)
-        self._engine_tokens = families.engine_tokens.labels(name)
+        count, success = families.request_count, families.request_success
+        self._count = {method: counting(count.labels(method, name)) for method in ("single", "batch")}
+        self._success = {method: counting(success.labels(method, name)) for method in ("single", "batch")}
+        self._failures: dict[str, Count] = {}
+        self._embed = counting(families.embed_count.labels(name)), counting(families.embed_success.labels(name))
+        self._predict = counting(families.predict_count.labels(name)), counting(families.predict_success.labels(name))
+        self._duration = observing(families.request_duration.labels(name))
+        self._tokenization = observing(families.tokenization_duration.labels(name))
+        self._queue = observing(families.queue_duration.labels(name))
+        self._inference = observing(families.inference_duration.labels(name))
+        self._request_tokens = counting(families.request_tokens.labels(name))
+        self._truncated_texts = counting(families.truncated_texts.labels(name))
+        self._batch_size = observing(families.batch_size.labels(name))
+        self._batch_tokens = observing(families.batch_tokens.labels(name))
+        self._batch_fill = observing(families.batch_fill.labels(name))
+        self._padded_tokens = counting(families.padded_tokens.labels(name))
+        self._engine_seconds = counting(families.engine_seconds.labels(name))
+        self._engine_tokens = counting(families.engine_tokens.labels(name))
         self._engine_streams = families.engine_streams.labels(name)
         self._queue_size = families.queue_size.labels(name)
         self._queue_tokens = families.queue_tokens.labels(name)
         self._ready = families.ready.labels(name)
         self.requests_in_flight = families.requests_in_flight.labels(name)
-        self.input_length = families.input_length.labels(name)
+        self.observe_length = observing(families.input_length.labels(name))
         self.engine_restarts = families.engine_restarts.labels(name)
 
     def of_device(self, name: str) -> "DeviceMetrics":
@@ -125,15 +126,15 @@ class ModelMetrics:
 
     def observe_batch(self, texts: int, tokens: int, seconds: float) -> None:
         """Counts a batch that the engine finished."""
-        self._batch_size.observe(texts)
-        self._batch_tokens.observe(tokens)
-        self._engine_seconds.inc(seconds)
-        self._engine_tokens.inc(tokens)
+        self._batch_size(texts)
+        self._batch_tokens(tokens)
+        self._engine_seconds(seconds)
+        self._engine_tokens(tokens)
 
     def observe_packing(self, texts: int, tokens: int, longest: int, budget: int) -> None:
         """Counts the fill of a batch; `longest`, its longest text, and `budget` are in tokens."""
-        self._batch_fill.observe(tokens / budget)
-        self._padded_tokens.inc(texts * longest)
+        self._batch_fill(tokens / budget)
+        self._padded_tokens(texts * longest)
 
     def observe_queue(self, texts: int, tokens: int) -> None:
         """Notes the size of the queue."""
@@ -156,29 +157,29 @@ class ModelMetrics:
         """Counts an answered request. Times are in seconds; those of the queue and the engine are means over its
         texts. How long one in the background waits says nothing about the others, so its times are left out."""
         method = _method(texts)
-        self._count[method].inc()
-        self._success[method].inc()
-        for counter in self._predict if scored else self._embed:
-            counter.inc(texts)
-        self._request_tokens.inc(tokens)
-        self._truncated_texts.inc(truncated_texts)
+        self._count[method](1)
+        self._success[method](1)
+        for count in self._predict if scored else self._embed:
+            count(texts)
+        self._request_tokens(tokens)
+        self._truncated_texts(truncated_texts)
         if is_background:
             return
-        self._duration.observe(total)
-        self._tokenization.observe(tokenization)
-        self._queue.observe(queue)
-        self._inference.observe(inference)
+        self._duration(total)
+        self._tokenization(tokenization)
+        self._queue(queue)
+        self._inference(inference)
 
     def observe_failure(self, texts: int, cause: str, *, scored: bool) -> None:
         """Counts a request that was refused or failed. `texts` is 0 if its body could not be read; `cause` is one of
         TEI's labels."""
-        counter = self._failures.get(cause)
-        if counter is None:
-            counter = self._failures[cause] = self._families.request_failure.labels(cause, self.name)
-        counter.inc()
+        count = self._failures.get(cause)
+        if count is None:
+            count = self._failures[cause] = counting(self._families.request_failure.labels(cause, self.name))
+        count(1)
         if texts:
-            self._count[_method(texts)].inc()
-            (self._predict if scored else self._embed)[0].inc(texts)
+            self._count[_method(texts)](1)
+            (self._predict if scored else self._embed)[0](texts)
 
 
 class DeviceMetrics:
@@ -186,8 +187,8 @@ class DeviceMetrics:
 
     def __init__(self, model: ModelMetrics, families: Families, name: str, model_name: str):
         self._model, self.model = model, model_name
-        self._batches = families.device_batches.labels(name, model_name)
-        self._seconds = families.device_seconds.labels(name, model_name)
+        self._batches = counting(families.device_batches.labels(name, model_name))
+        self._seconds = counting(families.device_seconds.labels(name, model_name))
         self._restarts = families.device_restarts.labels(name, model_name)
         self._streams = families.device_streams.labels(name, model_name)
         self._down = families.device_down.labels(name, model_name)
@@ -199,8 +200,8 @@ class DeviceMetrics:
 
     def observe_batch(self, seconds: float) -> None:
         """Counts a batch that the device has answered."""
-        self._batches.inc()
-        self._seconds.inc(seconds)
+        self._batches(1)
+        self._seconds(seconds)
 
     def observe_death(self, *, restarts: bool) -> None:
         """Notes that the device runs no batches, and counts the restart that follows."""

@@ -100,7 +100,7 @@ class Pipeline:
             pending = Pending(len(encodings), options.deadline, is_background=options.is_background)
             rows = await self._submit(pending, encodings, kind)
         for encoding in encodings:
-            self._metrics.input_length.observe(len(encoding.ids))
+            self._metrics.observe_length(len(encoding.ids))
         return encodings, rows, _usage(encodings, pending, started, tokenized)
 
     async def only_read(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> tuple[E, Usage]:
@@ -110,7 +110,7 @@ class Pipeline:
         with self.admission:
             encodings = await self._encodings(inputs, read, options)
         for encoding in encodings:
-            self._metrics.input_length.observe(len(encoding.ids))
+            self._metrics.observe_length(len(encoding.ids))
         return encodings, _usage(encodings, None, started, time.monotonic())
 
     async def _encodings(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> E:
