@@ -30,6 +30,7 @@ def main(descriptor: int) -> None:
     for meant in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server handles them: it drains first
         signal.signal(meant, signal.SIG_IGN)
     memory.give_back_large_blocks()
+    choice.import_likely()  # meanwhile the server's process is imported, and reads the checkpoint
     control = socket.socket(fileno=descriptor)
     try:
         (load,) = TO_LOAD.receive(control)

@@ -104,6 +104,12 @@ def _fastest_first(settings: ModelSettings, options: EngineOptions) -> tuple[str
     return ("native", "torch")
 
 
+def import_likely() -> None:
+    """Imports the engine that `auto` tries first, unless the machine has a GPU: the engines of GPUs take seconds."""
+    if not _NVIDIA.exists():
+        _class("native")
+
+
 def _class(name: str) -> Callable[[Checkpoint, EngineOptions], Engine]:
     module, _, attribute = ENGINES[name].partition(":")
     try:
