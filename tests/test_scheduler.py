@@ -12,7 +12,8 @@ from bei import slots
 from bei.batching import Entry, Limits, Queue, Request
 from bei.engines.base import Batch, EngineFacts
 from bei.errors import EngineDied, EngineFailed, Expired, NotReady, Overloaded
-from bei.scheduler import Scheduler
+from bei.scheduler import _FIRST_BATCH, Scheduler
+from bei.slots import Slots
 from tests.support.waiting import LIMIT
 
 
@@ -226,6 +227,32 @@ def test_no_more_is_admitted_than_runs_in_good_time():
     scheduler._learn(1, 100.0)  # too small to tell
     assert scheduler._speed == 8
     engine.go.set()
+    scheduler.close(LIMIT)
+
+
+def test_before_the_first_batch_no_more_is_admitted_than_usual_engines_run_in_good_time():
+    queue = Queue(Limits(100, 4, 1 << 30))
+    scheduler = Scheduler(StubEngine(), queue, Inbox(), max_seconds=10.0)
+    assert queue.most_tokens == 10.0 * 100 / _FIRST_BATCH
+    assert Scheduler(StubEngine(), Queue(Limits(100, 4, 777)), Inbox())._queue.most_tokens == 777
+    scheduler._learn(100, 0.1)
+    assert queue.most_tokens == 10_000
+    scheduler.close(LIMIT)
+
+
+def test_an_engine_gets_the_part_of_the_device_that_others_left_lately():
+    slots, queue = Slots(1), Queue(Limits(100, 4, 1 << 30))
+    share, other = slots.share(1), slots.share(1)
+    scheduler = Scheduler(StubEngine(), queue, Inbox(), max_seconds=10.0, share=share)
+    scheduler._learn(100, 0.1)
+    share.batches, other.batches = 1, 1
+    scheduler._learn(100, 0.1)
+    assert queue.most_tokens == 9_500, "one batch of two busy engines says little"
+    for _ in range(100):
+        scheduler._learn(100, 0.1)
+    assert 5_000 <= queue.most_tokens < 5_010
+    queue.push(entries([1] * 1000))
+    assert scheduler.drains_in() == pytest.approx(2.0, rel=0.01)
     scheduler.close(LIMIT)
 
 

@@ -24,7 +24,8 @@ from bei.slots import Share, Slots
 log = logging.getLogger("bei")
 
 LAST_BATCH = 30.0  # seconds that it has at the end
-_SMOOTHING = 0.1  # the weight of a batch's speed in the mean
+_SMOOTHING = 0.1  # the weight of a batch in means
+_FIRST_BATCH = 0.25  # seconds that a full batch is assumed to take before one has run
 
 
 def deliver(outcomes: Sequence[Outcome]) -> None:
@@ -65,13 +66,16 @@ class Scheduler:
         lock = threading.Lock()
         self._changed, self._brief = (threading.Condition(lock) for _ in range(2))
         self._taken = 0  # batches taken in turn that have not ended
-        self._speed = 0.0  # tokens per second, over all streams
         self._closing = False
         self.last_success = 0.0
         self.failing = False
         self._streams, has_brief_slot = engine.facts.streams, engine.facts.has_brief_slot
         self._share = share or Slots(self._streams).share(self._streams, has_brief_slot=has_brief_slot)
         self._slots = self._share.slots
+        self._speed = self._streams * queue.limits.batch_tokens / _FIRST_BATCH  # tokens per second, over all streams
+        self._has_run = False
+        self._part = 1 / self._share.pool.busy  # of the device's time, which engines that are busy share
+        self._bound_queue()
         steps = [self._run_next] * (self._streams + 1) + [self._run_brief] * has_brief_slot
         self._threads = [
             threading.Thread(target=self._loop, args=(step,), name=f"engine-{i}", daemon=True)
@@ -109,7 +113,7 @@ class Scheduler:
 
     def drains_in(self) -> float:
         """Seconds in which the queue will have run, up to what is in the background."""
-        return self._queue.tokens / self._speed if self._speed else 1.0
+        return self._queue.tokens / (self._speed * self._part)
 
     def close(self, timeout: float = LAST_BATCH) -> None:
         """Finishes the queued entries, then stops. After `timeout` seconds the rest is answered by Ended."""
@@ -213,15 +217,20 @@ class Scheduler:
             self._learn(len(batch.input_ids), time.monotonic() - started)
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        """Notes the speed of the engine, and sets the limit of the queue. Only batches of at least half the full size
-        count, because small ones are slow. `seconds` is the whole time for which a batch had its slot. Engines that are
-        busy on the same device share its time."""
-        limits = self._queue.limits
-        if 2 * tokens < min(limits.batch_tokens, self._queue.most_tokens):
+        """Notes the speed of the engine and its part of the device's time, and bounds the queue by them. Only batches
+        of at least half the full size count, because small ones are slow. `seconds` is the whole time for which a batch
+        had its slot."""
+        if 2 * tokens < min(self._queue.limits.batch_tokens, self._queue.most_tokens):
             return
         speed = tokens / max(seconds, 1e-6) * self._streams
-        self._speed += (speed - self._speed) * (_SMOOTHING if self._speed else 1.0)
-        self._queue.most_tokens = int(min(limits.tokens, self._speed / self._share.pool.busy * self._max_seconds))
+        self._speed += (speed - self._speed) * (_SMOOTHING if self._has_run else 1.0)
+        self._part += (1 / self._share.pool.busy - self._part) * _SMOOTHING
+        self._has_run = True
+        self._bound_queue()
+
+    def _bound_queue(self) -> None:
+        most = self._speed * self._part * self._max_seconds
+        self._queue.most_tokens = int(min(self._queue.limits.tokens, most))
 
     def _failed(self, entries: list[Entry], fault: BaseException) -> None:
         """Fails a batch of one request. Runs the halves of another, so that only the faulty request fails. A batch that
