@@ -89,7 +89,7 @@ MODELS = {"models"}
 
 
 def test_every_flag_of_serve_is_a_setting():
-    names = {parameter.name for parameter in cli.serve.params} - OWN - MODELS
+    names = {parameter.name for parameter in cli.main.get_command(CONTEXT, "serve").params} - OWN - MODELS
     assert names == {setting.name for setting in settings_of(Settings)}
 
 

@@ -24,7 +24,7 @@ BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
 OTHER_ENVIRONMENTS = ("tests/clients/calls.py", "tests/truss/requirements.py")
 ONLY_OF_A_SERVER = (
     *("engines/native/prebuilt.py", "server/", "cli.py", "launch.py", "options.py", "router.py"),
-    *("bench/", "doctor/", "evaluate/", "commands/embed.py"),
+    *("bench/", "doctor/", "evaluate/", "commands/"),
 )
 
 

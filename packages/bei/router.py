@@ -157,13 +157,13 @@ def text_embeddings_router(
 
         models = read()
         _check_dense(dense_path)
-        interpreters = Interpreters.ahead_of(models)
-        from bei import launch  # its imports run beside those of the interpreters
-        from bei.server import hosting
+        with Interpreters.ahead_of(models) as interpreters:
+            from bei import launch  # its imports run beside those of the interpreters
+            from bei.server import hosting
 
-        hosting.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
-        _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
-        launch.serve(models, read, interpreters, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
+            hosting.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
+            _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
+            launch.serve(models, read, interpreters, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
 
     one_line_errors(run)
 

@@ -34,9 +34,9 @@ def serve(models: Sequence[str], config: Sequence[Path], log_level: str, **flags
         return several.named(models, config, **flags)
 
     settings = read()
-    interpreters = Interpreters.ahead_of(settings)
-    from bei import launch  # its imports run beside those of the interpreters
-    from bei.server import hosting
+    with Interpreters.ahead_of(settings) as interpreters:
+        from bei import launch  # its imports run beside those of the interpreters
+        from bei.server import hosting
 
-    hosting.start_logs(settings[0], log_level)
-    launch.serve(settings, read, interpreters)
+        hosting.start_logs(settings[0], log_level)
+        launch.serve(settings, read, interpreters)

@@ -20,7 +20,7 @@ class Interpreter:
 
 class Interpreters:
     """Starts interpreters for the devices of engines. `ahead` of them start at once and for any device, so that their
-    imports run beside ours."""
+    imports run beside ours; those that nobody takes are ended when the block of this manager ends."""
 
     def __init__(self, ahead: int = 0):
         """Raises OSError."""
@@ -30,6 +30,15 @@ class Interpreters:
     def ahead_of(cls, models: Sequence[Settings]) -> "Interpreters":
         """Those of a server's start: one for each model that is loaded at once and has no device of its own."""
         return cls(sum(starts_at_once(model) and model.devices is None for model in models))
+
+    def __enter__(self) -> "Interpreters":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._ahead:
+            unused = self._ahead.pop()
+            unused.control.close()
+            processes.end(unused.process, 0)
 
     def take(self, device: Device) -> Interpreter:
         """One that nobody else takes. Raises OSError."""

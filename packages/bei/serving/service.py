@@ -58,9 +58,8 @@ class Service:
         in_flight: InFlight | None = None,
         processors: Slots | None = None,
     ):
-        """`metrics`, `tracer`, `in_flight` and `processors` are the server's. Without them the service has its own, and
-        traces nothing. With `interpreters` the engine runs in a process of its own, whose crash the service survives.
-        Raises SetupError for devices that the machine does not have."""
+        """`metrics`, `tracer`, `in_flight` and `processors` are the server's, else its own. `interpreters` run the
+        engine, whose crash the service survives. Raises SetupError for devices that the machine does not have."""
         self.settings = settings
         self.metrics, self.tracer = metrics or Metrics(), tracer
         self.model_metrics = self.metrics.of_model(settings.served_model_name)
