@@ -1,6 +1,7 @@
 """`bei eval`: the real command on tiny models and a real server, and its statistics against scipy."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from bei import cli
-from bei.evaluate import statistics
+from bei.evaluate import compare, statistics
 from bei.evaluate.compare import Comparison
 from bei.evaluate.statistics import Estimate
 from bei.evaluate.verdict import verdict
@@ -76,7 +77,9 @@ def test_a_precision_against_fp32(tmp_path, texts):
     cosine, neighbors = found["measures"]["cosine"], found["measures"]["neighbors"]
     assert 0.99 < found["worst"] <= cosine["least"] <= cosine["mean"] <= cosine["most"] < 1
     assert 0 < neighbors["least"] <= neighbors["mean"] <= 1
-    words = run(*flags).stdout.splitlines()
+    result = run(*flags)
+    assert "%|" not in result.stderr
+    words = result.stdout.splitlines()
     assert words[-1] == found["verdict"]
     assert words[0].startswith("bf16 on cpu")
     refused = run(*flags, "--min-cosine", "1", "--min-entities", "0.5")
@@ -94,11 +97,13 @@ def test_a_precision_against_fp32(tmp_path, texts):
         ("ForTokenClassification", ["O", "B-A", "B-B"], {"entities"}),
     ],
 )
-def test_each_task_has_its_measures(tmp_path, texts, head, labels, measures):
+def test_each_task_has_its_measures_and_on_a_terminal_its_bars(tmp_path, texts, head, labels, measures, monkeypatch):
+    monkeypatch.setattr(compare, "is_watched", lambda: True)
     of = dict(enumerate(labels))
     model = save(tmp_path / "model", random_model("bert", 0, head, id2label=of), pooling=None)
     result = run(model, "--texts", texts, "--engine", "torch", "--precision", "bf16", "--json")
     assert result.exit_code == 0, result.output
+    assert len(re.findall(r"100%\|[^|]*\| (\d+)/\1 \[", result.stderr)) == 2, "one for each precision"
     found = json.loads(result.stdout)["measures"]
     assert set(found) == measures
     for share in measures - {"scores"}:

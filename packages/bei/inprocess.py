@@ -131,18 +131,30 @@ class Model:
         return await self._stacked(texts, ask, dimensions or self.dimensions, show_progress=show_progress)
 
     async def aembed_tokens(
-        self, texts: Sequence[str], *, prompt_name: str | None = None, truncate: bool | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        show_progress: bool = False,
     ) -> list[np.ndarray]:
         """A list of float32[tokens, D]: the state of each token; of a ColBERT model, the vectors that are compared."""
         options = Options(truncate=truncate, prompt_name=prompt_name)
-        return await self._listed(texts, functools.partial(self._model.embed_tokens, options=options))
+        ask = functools.partial(self._model.embed_tokens, options=options)
+        return await self._listed(texts, ask, show_progress=show_progress)
 
     async def asparse(
-        self, texts: Sequence[str], *, prompt_name: str | None = None, truncate: bool | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        show_progress: bool = False,
     ) -> list[Terms]:
         """The terms of each text: indices into the vocabulary, ascending, and their weights."""
         options = Options(truncate=truncate, prompt_name=prompt_name)
-        return await self._listed(texts, functools.partial(self._model.embed_sparse, options=options))
+        ask = functools.partial(self._model.embed_sparse, options=options)
+        return await self._listed(texts, ask, show_progress=show_progress)
 
     async def arerank(
         self, query: str, documents: Sequence[str], *, truncate: bool | None = None, show_progress: bool = False
@@ -166,11 +178,16 @@ class Model:
         return await self._stacked(texts, ask, len(self.labels), show_progress=show_progress)
 
     async def aentities(
-        self, texts: Sequence[str], *, strategy: Strategy = "simple", ignore_labels: Sequence[str] = ("O",)
+        self,
+        texts: Sequence[str],
+        *,
+        strategy: Strategy = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        show_progress: bool = False,
     ) -> list[list[Entity]]:
         """The entities of each text."""
         ask = functools.partial(self._model.entities, strategy=strategy, ignore_labels=ignore_labels)
-        return await self._listed(texts, ask)
+        return await self._listed(texts, ask, show_progress=show_progress)
 
     async def anamed_entities(
         self,
@@ -181,6 +198,7 @@ class Model:
         flat_ner: bool = True,
         multi_label: bool | None = None,
         truncate: bool | None = None,
+        show_progress: bool = False,
     ) -> list[list[Entity]]:
         """The entities of each text that `labels` name, for a GLiNER: names, or a description of each. The others are
         the arguments of its library. Raises Invalid for a threshold that is no share."""
@@ -193,7 +211,7 @@ class Model:
         ask = functools.partial(
             self._model.named_entities, labels=named, wanted=wanted, options=Options(truncate=truncate)
         )
-        return await self._listed(texts, ask)
+        return await self._listed(texts, ask, show_progress=show_progress)
 
     embed = _blocking(aembed)
     embed_tokens = _blocking(aembed_tokens)
@@ -230,7 +248,8 @@ class Model:
         one = isinstance(sentences, str)
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         if output_value == "token_embeddings":
-            return _given(self.embed_tokens(texts, prompt_name=prompt_name), one=one)
+            tokens = self.embed_tokens(texts, prompt_name=prompt_name, show_progress=bool(show_progress_bar))
+            return _given(tokens, one=one)
         rows = self.embed(
             texts,
             dimensions=truncate_dim,
@@ -261,8 +280,8 @@ class Model:
         rows: np.ndarray = np.concatenate([np.empty((0, *width), np.float32), *(answer.rows for answer in found)])
         return rows
 
-    async def _listed(self, texts: Sequence[str], ask: Ask) -> list[Any]:
-        return [row for answer in await self._answers(texts, ask, show_progress=False) for row in answer.rows]
+    async def _listed(self, texts: Sequence[str], ask: Ask, *, show_progress: bool) -> list[Any]:
+        return [row for answer in await self._answers(texts, ask, show_progress=show_progress) for row in answer.rows]
 
     async def _answers(self, inputs: Sequence[Any], ask: Ask, *, show_progress: bool) -> list[Answer]:
         """Raises Invalid for a text alone, whose letters would be texts."""

@@ -15,13 +15,13 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,8 +29,11 @@ from numpy.typing import DTypeLike
 from bei import files
 from bei.engines.cpus import available_cpus
 from bei.errors import SetupError, why
+from bei.progress import Stage
 
 log = logging.getLogger("bei")
+
+R = TypeVar("R")
 
 _HEADER = struct.Struct("<8sQ")
 _MAGIC = b"BEIPLAN1"
@@ -153,8 +156,20 @@ def temporary(folder: Path, parts: Iterable[Part]) -> Mapping[str, np.ndarray]:
 def in_memory(parts: Iterable[Part]) -> Mapping[str, np.ndarray]:
     """The arrays of all parts, each made by one of as many threads as there are processors."""
     with ThreadPoolExecutor(available_cpus(), "plan") as pool:
-        made = list(pool.map(_arrays_of, parts))
-    return {name: array for arrays in made for name, array in arrays}
+        made = _results([pool.submit(_arrays_of, part) for part in parts])
+        return {name: array for arrays in made for name, array in arrays}
+
+
+def _results(jobs: Sequence[Future[R]]) -> Iterator[R]:
+    """Of all parts in their order, with a bar. Raises what making or writing one of them raises."""
+    try:
+        with Stage("packing", len(jobs), " parts") as stage:
+            for job in jobs:
+                yield job.result()
+                stage.add(1)
+    finally:
+        for job in jobs:
+            job.cancel()
 
 
 def _arrays_of(part: Part) -> list[tuple[str, np.ndarray]]:
@@ -178,15 +193,18 @@ def _write(descriptor: int, key: str, parts: Iterable[Part]) -> Mapping[str, np.
     """Writes a plan to a file that is empty, by as many threads as there are processors; returns its arrays, mapped.
     Raises OSError."""
     writing = _Writing(descriptor)
-    jobs: list[tuple[Part, Future[list[_Place]]]] = []
+    named: list[Part] = []
+    jobs: list[Future[list[_Place]]] = []
     known: dict[Hashable, Future[list[_Place]]] = {}
     with ThreadPoolExecutor(available_cpus(), "plan") as pool:
         for part in parts:
             content = object() if part.content is None else part.content
             if content not in known:
                 known[content] = pool.submit(writing.write, len(known), part)
-            jobs.append((part, known[content]))
-        places = [(_name(part, end), *place) for part, job in jobs for end, *place in job.result()]
+            named.append(part)
+            jobs.append(known[content])
+        made = zip(named, _results(jobs), strict=True)
+        places = [(_name(part, end), *place) for part, written in made for end, *place in written]
     table = json.dumps({"key": key, "arrays": places}).encode()
     _write_at(descriptor, memoryview(table), writing.end)
     _write_at(descriptor, memoryview(_HEADER.pack(_MAGIC, writing.end)), 0)

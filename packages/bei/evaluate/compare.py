@@ -9,6 +9,7 @@ import numpy as np
 from bei.errors import SetupError
 from bei.evaluate.statistics import Estimate, bootstrap, cosines, neighbors_kept, order_kept
 from bei.inprocess import Model
+from bei.progress import is_watched
 from bei.settings import Settings
 
 Measure = Literal["cosine", "neighbors", "order", "scores", "labels", "entities"]
@@ -62,23 +63,24 @@ def compare(settings: Settings, texts: Sequence[str]) -> Comparison:
 
 
 def _vectors(model: Model, texts: Sequence[str]) -> np.ndarray:
-    return model.embed(texts)
+    return model.embed(texts, show_progress=is_watched())
 
 
 def _scores(model: Model, texts: Sequence[str]) -> np.ndarray:
     """float32[Q, D]: each of the first texts as a query over the next ones."""
     queries, documents = texts[:_RANKED_QUERIES], texts[-_RANKED_DOCUMENTS:]
-    scores = model.score([(query, document) for query in queries for document in documents])
+    pairs = [(query, document) for query in queries for document in documents]
+    scores = model.score(pairs, show_progress=is_watched())
     return scores.reshape(len(queries), len(documents))
 
 
 def _classes(model: Model, texts: Sequence[str]) -> np.ndarray:
-    return model.classify(texts)
+    return model.classify(texts, show_progress=is_watched())
 
 
 def _entities(model: Model, texts: Sequence[str]) -> list[set[tuple[int, int, str]]]:
     """Of each text, the places of its entities and the label of each."""
-    found = model.entities(texts)
+    found = model.entities(texts, show_progress=is_watched())
     return [
         {(one.start, one.end, max(one.results, key=lambda label: one.results[label])) for one in of} for of in found
     ]

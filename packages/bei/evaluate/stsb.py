@@ -8,7 +8,7 @@ import numpy as np
 from bei.errors import SetupError, one_line
 from bei.evaluate.statistics import Estimate, bootstrap, cosines, spearman
 from bei.inprocess import Model
-from bei.progress import Bar
+from bei.progress import Bar, is_watched
 from bei.samples.stsb import pairs
 from bei.settings import Settings
 
@@ -22,7 +22,7 @@ def of_model(settings: Settings) -> tuple[str, Estimate]:
     with Model.of(settings) as model:
         if model.task not in _TASKS:
             raise SetupError(f"STS-B is for {', '.join(_TASKS)} models; this one is a {model.task} model: use --texts")
-        scores = model.score(list(zip(of.first, of.second, strict=True)))
+        scores = model.score(list(zip(of.first, of.second, strict=True)), show_progress=is_watched())
         return model.computes_in, _correlation(scores)
 
 

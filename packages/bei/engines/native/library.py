@@ -19,6 +19,7 @@ from bei.engines.native.abi import PRECISIONS, Batch, Encoder, Field, Layout, La
 from bei.engines.native.levels import Level
 from bei.engines.plan import source_hash
 from bei.errors import SetupError, one_line
+from bei.progress import Wait
 
 log = logging.getLogger("bei")
 
@@ -33,6 +34,7 @@ OPTIONS = (*COMPILE, *_LINK)
 INCLUDE = ("-I", str(_SOURCES))
 _FIRST_UNIT = ("abi", "encoder_bf16", "encoder_int8")  # the other sources take about as long; headers are much of it
 _OPENED = Path("/proc/self/fd")  # Linux's names of opened files
+_SECONDS = 8.0  # a source on one core of Zen 3, by g++ 12
 _COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -118,7 +120,8 @@ def compile_into(file: Path, level: Level, compiler: Sequence[str]) -> None:
             options = [*COMPILE, *INCLUDE, *level.compiler_flags]
             _run([*compiler, *options, "-x", "c++", "-c", "-", "-o", str(target)], temporary, text)
 
-        with ThreadPoolExecutor(available_cpus()) as pool:
+        turns = len(texts) / min(len(texts), available_cpus())
+        with Wait(f"compiling for {level.name}", turns * _SECONDS), ThreadPoolExecutor(available_cpus()) as pool:
             list(pool.map(compile_one, texts, objects))
         linked = Path(temporary) / file.name
         _run([*compiler, *_LINK, *map(str, objects), "-o", str(linked)], temporary)
