@@ -4,7 +4,6 @@ import ast
 import importlib
 import re
 import runpy
-import subprocess
 from pathlib import PurePosixPath
 
 import click
@@ -14,10 +13,9 @@ from bei import api, cli
 from bei.router import text_embeddings_router
 from bei.settings import Settings
 from docs import checkpoints
+from tests.support.documents import DOCUMENTS, FILES, code_of, text_of
 from tests.support.servers import ROOT
 
-FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-DOCUMENTS = [name for name in FILES if name.endswith(".md")]
 PATHS = {str(parent) for name in FILES for parent in (PurePosixPath(name), *PurePosixPath(name).parents)} - {"."}
 PACKAGE = ROOT / "packages" / "bei"
 TOPS = (
@@ -40,7 +38,7 @@ FOREIGN_FLAGS = {
     *("--help", "--version", "--require-hashes", "--python-version", "--only-binary"),  # any program's, pip's
     *("--read-only", "--tmpfs", "--target", "--profile", "--phases", "--max-time", "--request-timeout"),  # docker's,
     # schemathesis's
-    *("--gpus", "--from-literal", "--now"),  # docker's, kubectl's, systemctl's
+    *("--gpus", "--from-literal", "--now", "--checks"),  # docker's, kubectl's, systemctl's, schemathesis's
     *("--url", "--endpoint-type", "--request-count", "--concurrency", "--tokenizer"),  # aiperf's
     *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
 }
@@ -48,18 +46,6 @@ PROGRAMS = re.compile(
     r"(?:^|[\s/])(bei (?:serve|embed|info|build|convert|doctor|bench|eval)|text-embeddings-router"
     r"|python -m [\w.]+|pytest)(?=[\s`]|$)"
 )
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text()
-
-
-def code_of(text: str) -> list[str]:
-    """Everything between backticks, and every line of a block of code."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    rest = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"^ {4}(\S.*)$", rest, re.MULTILINE)
-    return [*(line for block in blocks for line in block.splitlines()), *indented, *re.findall(r"`([^`\n]+)`", rest)]
 
 
 def source_of(program: str) -> str:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fnmatch import fnmatch
 
 import pytest
@@ -15,6 +16,7 @@ from bei.engines.native import prebuilt
 from bei.settings import Settings
 from tests.support.configs import tiny_config
 from tests.support.containers import DEPLOY, QUEUE_SECONDS, environment, given
+from tests.support.deploy_tools import FETCHED
 from tests.support.project import IMAGES, PROJECT
 from tests.support.servers import ROOT, serving
 
@@ -116,6 +118,25 @@ def test_the_compose_file_mounts_what_is_there():
             assert (DEPLOY / source).exists() if source.startswith(".") else source in compose["volumes"]
         assert {config["source"] for config in service.get("configs", [])} <= compose["configs"].keys()
     assert all(yaml.safe_load(config["content"]) for config in compose["configs"].values())
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong"),
+    [
+        ("", ""),
+        ("stop_grace_period:", "stop_grace_periods:"),
+        ("65s", "65 minutes"),
+        ('"8080:8080"', '"8080:x"'),
+        ("source: dashboards", "source: dashboard"),
+    ],
+)
+def test_the_compose_file_is_of_compose_s_specification(monkeypatch, written, wrong):
+    monkeypatch.syspath_prepend(FETCHED.with_name("python"))
+    spec = pytest.importorskip("compose_spec", reason="it was not fetched (make .venv-deploy/ok)")
+    text = (DEPLOY / "docker-compose.yaml").read_text()
+    assert written in text
+    with nullcontext() if written == wrong else pytest.raises(ValueError):
+        spec.PyCompose.from_yaml(text.replace(written, wrong)).validate()
 
 
 def test_compose_runs_it_read_only_and_lets_it_drain():
