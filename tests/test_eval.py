@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,12 +143,28 @@ def test_a_server_has_the_correlation_of_its_model(tmp_path, tiny_folder):
         assert "mteb is not installed: pip install" in local.stderr
 
 
+def test_mteb_evaluates_a_model_in_this_process(monkeypatch, tiny_folder):
+    """A stand-in has mteb's names; tests/test_inprocess.py has its calls of an encoder."""
+
+    def evaluate(encoder, tasks, cache):
+        rows = encoder.encode([{"text": ["a", "a", "b"]}], task_metadata=SimpleNamespace(name="STS12", type="STS"))
+        scores = encoder.similarity(rows, rows)
+        results = [SimpleNamespace(task_name=task, get_score=lambda: scores[0, 1]) for task in tasks]
+        return SimpleNamespace(task_results=results)
+
+    monkeypatch.setitem(sys.modules, "mteb", SimpleNamespace(get_tasks=lambda tasks: tasks, evaluate=evaluate))
+    flags = ("--mteb", "STS12", "--mteb", "SciFact", "--engine", "torch", "--precision", "fp32")
+    assert run(tiny_folder, *flags).stdout == "STS12: 1.0000\nSciFact: 1.0000\n"
+    refused = run(tiny_folder / "absent", *flags)
+    assert (refused.exit_code, "--mteb" in refused.stderr) == (2, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["MODEL", "--url", "http://127.0.0.1:1"], "--url evaluates a server"),
         (["--url", "http://127.0.0.1:1", "--precision", "int8"], "--precision is about a model in this process"),
-        (["MODEL", "--mteb", "STS12"], "--mteb needs --url"),
+        (["MODEL", "--mteb", "STS12", "--texts", "TEXTS"], "--texts and --mteb are two evaluations"),
         (["MODEL", "--min-cosine", "0.9"], "--min-cosine needs --texts"),
         (["MODEL", "--texts", "TEXTS", "--min-spearman", "0.9"], "--min-spearman is a bound of STS-B"),
         (["MODEL", "--texts", "FEW", "--engine", "null"], "has 2 texts; give it 12 or more"),

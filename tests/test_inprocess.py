@@ -1,7 +1,11 @@
 """`bei.Model`: the answers of a server, without one."""
 
 import asyncio
+import re
+import sys
 import threading
+from enum import StrEnum
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +13,16 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from torch.utils.data import DataLoader
 
 import bei
+from bei import inprocess
 from bei.errors import Invalid, NotReady, SetupError, WrongTask
 from tests.support.calls import post
 from tests.support.gliner_models import gliner, save_gliner
 from tests.support.task_models import KINDS, OWN, QUERY, TEXTS, start
 
+RNG = np.random.default_rng(0)
 MANY = [f"the {word} {'sat ' * (i % 40)}" for i in range(150) for word in ("cat", "dog")]
 
 
@@ -218,3 +225,71 @@ def test_encode_answers_as_sentence_transformers(models, reference, texts, optio
 
 def plain(rows) -> np.ndarray:
     return rows.numpy() if isinstance(rows, torch.Tensor) else np.array(rows)
+
+
+# -- as an encoder of mteb ---------------------------------------------------------------------------------------------
+
+
+class PromptType(StrEnum):
+    """mteb's."""
+
+    query = "query"
+    document = "document"
+
+
+def asked_by_mteb(model: bei.Model, texts: list[str], task: SimpleNamespace, kind: PromptType | None) -> np.ndarray:
+    """As mteb 2.26 calls an encoder: EncoderProtocol of mteb/models/models_protocols.py, by its evaluators."""
+    batches = DataLoader([{"id": str(i), "text": text} for i, text in enumerate(texts)], batch_size=2)
+    options = {"hf_split": "test", "hf_subset": "default", "batch_size": 2, "show_progress_bar": False}
+    return model.encode(batches, task_metadata=task, prompt_type=kind, **options)
+
+
+@pytest.mark.parametrize("kind", [None, *PromptType])
+def test_mteb_gets_what_sentence_transformers_answers(models, reference, kind):
+    task = SimpleNamespace(name="STS12", type="STS")
+    names = {None: "encode", PromptType.query: "encode_query", PromptType.document: "encode_document"}
+    found = asked_by_mteb(models["embedding"], TEXTS, task, kind)
+    np.testing.assert_allclose(found, getattr(reference, names[kind])(TEXTS), atol=1e-5)
+    assert isinstance(models["embedding"].encode(iter(TEXTS)), np.ndarray)
+    with pytest.raises(Invalid, match="a batch has no `text`, but image, id"):
+        models["embedding"].encode([{"image": [0], "id": ["0"]}], task_metadata=task)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "chosen"),
+    [
+        ("STS12-query STS12 STS-query STS query", PromptType.query, "STS12-query"),
+        ("STS12 STS-query STS query", PromptType.query, "STS12"),
+        ("STS-query STS query", PromptType.query, "STS-query"),
+        ("STS query", PromptType.query, "STS"),
+        ("query document", PromptType.query, "query"),
+        ("corpus passage document query", PromptType.document, "document"),
+        ("corpus passage query", PromptType.document, "passage"),
+        ("STS12-query STS-query query", None, None),
+        ("STS12-query STS query", None, "STS"),
+        ("document", PromptType.query, None),
+    ],
+)
+def test_the_prompt_of_a_task(names, kind, chosen):
+    task = SimpleNamespace(name="STS12", type="STS")
+    assert inprocess._prompt_of(task, kind, dict.fromkeys(names.split(), "")) == chosen
+
+
+def test_similarity_is_that_of_sentence_transformers(models, reference):
+    rows, others = RNG.normal(size=(3, 8)).astype(np.float32), RNG.normal(size=(5, 8)).astype(np.float32)
+    model = models["embedding"]
+    np.testing.assert_allclose(model.similarity(rows, others), reference.similarity(rows, others), atol=1e-6)
+    np.testing.assert_allclose(model.similarity(rows[0], others), reference.similarity(rows[0], others), atol=1e-6)
+    pairwise = reference.similarity_pairwise(rows, others[:3])
+    np.testing.assert_allclose(model.similarity_pairwise(rows, others[:3]), pairwise, atol=1e-6)
+    whole = np.array([[100, 100, 0]], np.int8)
+    assert model.similarity(whole, whole) == pytest.approx(1)
+
+
+def test_mteb_knows_its_name(models, monkeypatch):
+    stand_in = SimpleNamespace(ModelMeta=SimpleNamespace(create_empty=dict))
+    monkeypatch.setitem(sys.modules, "mteb.models", stand_in)
+    monkeypatch.setitem(sys.modules, "mteb", SimpleNamespace(models=stand_in))
+    meta = models["embedding"].mteb_model_meta
+    assert meta.keys() == {"name", "revision"}
+    assert re.fullmatch(r"bei/[^/]+", meta["name"])

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
@@ -21,9 +21,12 @@ from bei.tasks.entities import Entity, Strategy
 from bei.tasks.named_entities import Wanted
 from bei.tasks.precision import Precision, lowered
 from bei.tasks.sparse import Terms
+from bei.tasks.vectors import unit
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_DOCUMENTS = ("passage", "corpus")
 
 Ask = Callable[[Sequence[Any]], Awaitable[Answer]]
 
@@ -224,7 +227,7 @@ class Model:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str | Mapping[str, Sequence[str]]],
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -236,17 +239,25 @@ class Model:
         device: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        *,
+        task_metadata: Any = None,
+        prompt_type: Any = None,
+        hf_split: str | None = None,
+        hf_subset: str | None = None,
     ) -> Any:
-        """Vectors with the signature of sentence-transformers' `encode`, for programs that are written for it.
+        """Vectors with the signature of sentence-transformers' `encode`, for programs that are written for it, and of
+        mteb's encoders: batches `{"text": [...]}`, and a task, which chooses the prompt.
 
-        `batch_size` and `device` have no effect: batches are packed by tokens, and the engine has its device. The
-        ranges of int8 and uint8 are those of the setting `int8_ranges`, or else of these sentences. Raises Invalid for
-        both a prompt and its name, and for one sentence without ranges.
+        `batch_size`, `device` and the names of mteb's data have no effect: batches are packed by tokens, and the engine
+        has its device. The ranges of int8 and uint8 are those of the setting `int8_ranges`, or else of these sentences.
+        Raises Invalid for both a prompt and its name, and for one sentence without ranges.
         """
         if prompt is not None and prompt_name is not None:
             raise Invalid("`prompt` cannot be set with `prompt_name`; set one of them", param="prompt")
+        if task_metadata is not None and prompt is None and prompt_name is None:
+            prompt_name = _prompt_of(task_metadata, prompt_type, self.prompts)
         one = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        texts = [sentences] if isinstance(sentences, str) else _unbatched(sentences)
         if output_value == "token_embeddings":
             tokens = self.embed_tokens(texts, prompt_name=prompt_name, show_progress=bool(show_progress_bar))
             return _given(tokens, one=one)
@@ -265,6 +276,23 @@ class Model:
 
             return _given(torch.from_numpy(rows), one=one)
         return _given(rows if convert_to_numpy else list(rows), one=one)
+
+    def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
+        """The cosines of [N, D] and [M, D], or of one vector in place of either: float32[N, M]."""
+        return _unit(embeddings1) @ _unit(embeddings2).T
+
+    def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
+        """The cosine of each row of [N, D] to the row of [N, D] with its number: float32[N]."""
+        found: np.ndarray = (_unit(embeddings1) * _unit(embeddings2)).sum(1)
+        return found
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """The name and the revision of the model, for mteb, which asks for them."""
+        from mteb.models import ModelMeta  # only for those who have it
+
+        of = self._model.checkpoint
+        return ModelMeta.create_empty({"name": f"bei/{of.name.replace('/', '__')}", "revision": of.revision})
 
     def _ranges(self, rows: np.ndarray, precision: Precision) -> np.ndarray:
         """float32[2, D]"""
@@ -309,6 +337,32 @@ class Model:
         except BaseException:  # Ctrl-C, too: what nobody waits for is not computed
             future.cancel()
             raise
+
+
+def _unbatched(sentences: Iterable[str | Mapping[str, Sequence[str]]]) -> list[str]:
+    """The texts of batches, or of a list. Raises Invalid for a batch without texts, such as one of images."""
+    found: list[str] = []
+    for one in sentences:
+        if isinstance(one, str):
+            found.append(one)
+        elif "text" in one:
+            found += one["text"]
+        else:
+            raise Invalid(f"`sentences`: a batch has no `text`, but {', '.join(one)}", param="sentences")
+    return found
+
+
+def _prompt_of(task: Any, kind: Any, prompts: Mapping[str, str]) -> str | None:
+    """The name of mteb's prompt for a task: its own before its type's, before that of queries or documents
+    (mteb.models.abs_encoder.get_prompt_name); of documents sentence-transformers has three names."""
+    own = [f"{name}{end}" for name in (task.name, task.type) for end in ([f"-{kind.value}", ""] if kind else [""])]
+    kinds = [] if kind is None else [kind.value, *(_DOCUMENTS if kind.value == "document" else ())]
+    return next((name for name in (*own, *kinds) if name in prompts), None)
+
+
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+    """float32[N, D], rows of length 1, of numbers of any type."""
+    return unit(np.atleast_2d(np.asarray(embeddings, np.float32)))
 
 
 def _checked(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ _BELOW = 1  # the exit status
         "bei eval ./my-model",
         "bei eval ./my-model --texts my-texts.txt --precision int8 --min-neighbors 0.95",
         "bei eval --url http://127.0.0.1:8080 --min-spearman 0.8",
-        "bei eval --url http://127.0.0.1:8080 --mteb STS12 --mteb SciFact",
+        "bei eval ./my-model --mteb STS12 --mteb SciFact",
     ),
 )
 @options.model
@@ -47,7 +47,7 @@ _BELOW = 1  # the exit status
     help="The most texts of --texts; the first ones are taken.",
 )
 @click.option("--url", help="Evaluate this server, by /v1/embeddings, in place of a model.")
-@click.option("--mteb", "tasks", multiple=True, help="A task of mteb, in place of STS-B; needs --url. Repeatable.")
+@click.option("--mteb", "tasks", multiple=True, help="A task of mteb, in place of STS-B. Repeatable.")
 @click.option("--name", default="any", show_default=True, help="The model's name in requests to --url.")
 @click.option("--api-key", envvar="BEI_BENCH_API_KEY", help="A bearer token for --url; safer as BEI_BENCH_API_KEY.")
 @click.option("--min-spearman", type=click.FloatRange(-1, 1), help="Exit with status 1 if STS-B is below.")
@@ -83,13 +83,16 @@ def evaluate(
     logs.to_stderr("warning" if log_level == "info" else log_level)
     bounds = {of: bound for of in _BOUNDED if (bound := flags.pop(f"min_{of}")) is not None}
     of_model = [str(given) for given in (model, config and f"--config {config}", texts and "--texts") if given]
-    _check([*of_model, *options.given(flags)], url, tasks)
+    _check([*of_model, *options.given(flags)], url, texts, tasks)
     _check_bounds(texts, tasks, min_spearman, bounds)
     if texts is not None:
         found = compare(several.one(model, config, **flags), _read(texts, most_texts))
         _tell(_of_comparison(found) if as_json else _in_words(found), broken(found.measures, bounds), as_json)
-    elif url is not None and tasks:
-        scores = mteb.run(url.rstrip("/"), name, api_key, tasks)
+    elif tasks:
+        if url is not None:
+            scores = mteb.of_server(url.rstrip("/"), name, api_key, tasks)
+        else:
+            scores = mteb.of_model(several.one(model, config, **flags), tasks)
         _tell(scores if as_json else "\n".join(f"{task}: {score:.4f}" for task, score in scores.items()), [], as_json)
     else:
         if url is not None:
@@ -103,12 +106,12 @@ def evaluate(
         _tell(told, [f"--min-spearman {min_spearman:g}: it is {spearman.mean:.4f}"] if below else [], as_json)
 
 
-def _check(of_model: Sequence[str], url: str | None, tasks: Sequence[str]) -> None:
-    """Raises SetupError for words about a model in this process beside a server."""
+def _check(of_model: Sequence[str], url: str | None, texts: Path | None, tasks: Sequence[str]) -> None:
+    """Raises SetupError for words about a model in this process beside a server, and for two evaluations."""
     if url is not None and of_model:
         raise SetupError(f"--url evaluates a server; {of_model[0]} is about a model in this process: leave one out")
-    if tasks and url is None:
-        raise SetupError("--mteb needs --url, a server: bei serve MODEL, then bei eval --url http://127.0.0.1:8080")
+    if tasks and texts is not None:
+        raise SetupError("--texts and --mteb are two evaluations; leave one out")
 
 
 def _check_bounds(
