@@ -105,7 +105,9 @@ def test_each_task_has_its_measures_and_on_a_terminal_its_bars(tmp_path, texts, 
     model = save(tmp_path / "model", random_model("bert", 0, head, id2label=of), pooling=None)
     result = run(model, "--texts", texts, "--engine", "torch", "--precision", "bf16", "--json")
     assert result.exit_code == 0, result.output
-    assert len(re.findall(r"100%\|[^|]*\| (\d+)/\1 \[", result.stderr)) == 2, "one for each precision"
+    begun, ended = ({*re.findall(rf"{share}%\|[^|]*\| (\d+/\d+) \[", result.stderr)} for share in (0, 100))
+    assert (len(begun), len(ended)) == (1, 1), result.stderr
+    assert result.stderr.count("\n") == 2, "one for each precision"
     found = json.loads(result.stdout)["measures"]
     assert set(found) == measures
     for share in measures - {"scores"}:

@@ -46,13 +46,22 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     async def ask(self, request: bytes) -> int:
-        """The status of the answer, when the whole of it has come. Raises ConnectionError."""
+        """The status of the answer, when the whole of it has come. Closes the connection if none comes: raises
+        ConnectionError, and TimeoutError if it was given up."""
         if self._transport is None or not self.is_open:
             raise ConnectionError("the connection is closed")
         answer = self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        status: int = await answer
+        try:
+            status: int = await answer
+        except BaseException:  # the client's end, too: an answer may still come, and would be the next request's
+            self.close()
+            raise
         return status
+
+    def give_up(self) -> None:
+        """Whoever waits for the answer gets TimeoutError."""
+        self._end(TimeoutError())
 
     def close(self) -> None:
         self.is_open = False
@@ -78,7 +87,7 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(self._parser.get_status_code())
 
-    def _end(self, error: ConnectionError) -> None:
+    def _end(self, error: OSError) -> None:
         self.is_open = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)

@@ -69,8 +69,7 @@ class Figures:
 def measure(target: Target, load: Load, window: Window, seed: int = 0) -> Figures:
     """Loads a server, and waits for the end of it."""
     run = _Run(target, window)
-    runs = run.closed(load.clients) if load.clients is not None else run.open(load.rate or 1.0, seed)
-    uvloop.run(runs)
+    uvloop.run(run.all(load, seed))
     return run.figures()
 
 
@@ -79,6 +78,8 @@ class _Run:
         self._target, self._window = target, window
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._idle: list[Connection] = []
+        self._waiting: dict[Connection, float] = {}
+        """Since when each of them waits for its answer."""
         self._begin = 0.0
         self._took: list[float] = []
         self._errors: Counter[str] = Counter()
@@ -92,7 +93,14 @@ class _Run:
         p50, p90, p99 = map(float, np.percentile(milliseconds, _PERCENTS))
         return Figures(rate, texts, p50, p90, p99, float(milliseconds.mean()), len(self._took), errors)
 
-    async def closed(self, clients: int) -> None:
+    async def all(self, load: Load, seed: int) -> None:
+        watch = asyncio.create_task(self._watch())
+        await (self._closed(load.clients) if load.clients is not None else self._open(load.rate or 1.0, seed))
+        watch.cancel()
+        for connection in self._idle:
+            connection.close()
+
+    async def _closed(self, clients: int) -> None:
         self._begin = time.perf_counter() + self._window.warmup
 
         async def client() -> None:
@@ -105,7 +113,7 @@ class _Run:
 
         await self._for_a_while([client() for _ in range(clients)])
 
-    async def open(self, rate: float, seed: int) -> None:
+    async def _open(self, rate: float, seed: int) -> None:
         seconds = self._window.warmup + self._window.counted
         started = time.perf_counter()
         self._begin = started + self._window.warmup
@@ -121,7 +129,6 @@ class _Run:
             asked.add(task)
             task.add_done_callback(asked.discard)
         await asyncio.gather(*asked)
-        self._close()
 
     async def _for_a_while(self, clients: Sequence[Coroutine[None, None, None]]) -> None:
         tasks = [asyncio.create_task(client) for client in clients]
@@ -129,26 +136,41 @@ class _Run:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._close()
 
     async def _ask(self) -> str:
         """The status of the next request's answer, or the word for an error without one."""
-        connection = None
+        begun = time.perf_counter()
         try:
-            async with asyncio.timeout(self._window.timeout):
-                connection = self._idle.pop() if self._idle else await self._target.place.connect()
+            connection = self._idle.pop() if self._idle else await self._connect()
+            self._waiting[connection] = begun
+            try:
                 status = await connection.ask(next(self._requests))
-            if connection.is_open:
-                self._idle.append(connection)
-                connection = None
-            return str(status)
+            finally:
+                del self._waiting[connection]
         except TimeoutError:
             return "timeout"
         except OSError:
             return "connection"
-        finally:
-            if connection is not None:
-                connection.close()
+        if connection.is_open:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return str(status)
+
+    async def _connect(self) -> Connection:
+        async with asyncio.timeout(self._window.timeout):
+            return await self._target.place.connect()
+
+    async def _watch(self) -> None:
+        """Gives up each request when its time is over. A timer for each would cost a fifth of the client's time."""
+        timeout = self._window.timeout
+        while True:
+            now = time.perf_counter()
+            for connection, since in [*self._waiting.items()]:
+                if since + timeout <= now:
+                    connection.give_up()
+            oldest = min((since for since in self._waiting.values() if since + timeout > now), default=now)
+            await asyncio.sleep(oldest + timeout - now)
 
     def _note(self, counts_at: float, begun: float, outcome: str) -> None:
         """Counts a request that `counts_at` within the window."""
@@ -158,7 +180,3 @@ class _Run:
             self._took.append(time.perf_counter() - begun)
         else:
             self._errors[outcome] += 1
-
-    def _close(self) -> None:
-        for connection in self._idle:
-            connection.close()
