@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import numpy as np
@@ -292,7 +293,8 @@ class Model:
         from mteb.models import ModelMeta  # only for those who have it
 
         of = self._model.checkpoint
-        return ModelMeta.create_empty({"name": f"bei/{of.name.replace('/', '__')}", "revision": of.revision})
+        name = "__".join(PurePath(of.name).parts[-2:])  # of a repository both, of a folder its end
+        return ModelMeta.create_empty({"name": f"bei/{name}", "revision": of.revision})
 
     def _ranges(self, rows: np.ndarray, precision: Precision) -> np.ndarray:
         """float32[2, D]"""
