@@ -32,7 +32,7 @@ COMMANDS = list({command: None for name in DOCUMENTS for command in commands_of(
 ROUTES = {route.path for route in api.ROUTES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 UNIT = DEPLOY / "systemd" / "bei.service"
-SOURCES = "\n".join(text_of(name) for name in FILES if re.search(r"\.(py|ya?ml)$|^Makefile$", name))
+SOURCES = "\n".join(text_of(name) for name in FILES if re.search(r"^(?!tests/).*\.(py|ya?ml)$|^Makefile$", name))
 PROGRAMS_OF_THE_IMAGE = {"sh", "python", "bei"}
 """Debian's slim image lacks procps, and so `kill` and `ps`."""
 NO_DAEMON = {**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"}

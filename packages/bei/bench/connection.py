@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         return status
 
     def give_up(self) -> None:
-        """Whoever waits for the answer gets TimeoutError."""
+        """Ends the wait for the answer: `ask` raises TimeoutError."""
         self._end(TimeoutError())
 
     def close(self) -> None:
