@@ -280,7 +280,8 @@ class Model:
 
     def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
         """The cosines of [N, D] and [M, D], or of one vector in place of either: float32[N, M]."""
-        return _unit(embeddings1) @ _unit(embeddings2).T
+        found: np.ndarray = _unit(embeddings1) @ _unit(embeddings2).T
+        return found
 
     def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
         """The cosine of each row of [N, D] to the row of [N, D] with its number: float32[N]."""
