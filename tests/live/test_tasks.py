@@ -191,17 +191,31 @@ def test_the_examples_of_the_openapi_document_are_true_answers(task_urls, route)
     ), answers
 
 
+@pytest.fixture(scope="module")
+def pipeline() -> transformers.Pipeline:
+    """transformers' own, whose model reads each text once, however its entities are put together."""
+    made = transformers.pipeline("token-classification", model=str(small_model("pii")), device="cpu")
+    compute, known = made._forward, {}
+
+    def forward(inputs):
+        key = inputs["sentence"]
+        if key not in known:
+            known[key] = compute(inputs)
+        return known[key]
+
+    made._forward = forward
+    return made
+
+
 @pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
-def test_personal_data_as_the_pipeline_finds_it(task_urls, sentences, strategy):
+def test_personal_data_as_the_pipeline_finds_it(task_urls, sentences, pipeline, strategy):
     people = ["Maria Schmidt", "John Baker", "Zoë Müller", "O'Neill"]
     texts = [f"{text} I am {people[i % 4]}, call +49 30 {100000 + i}." for i, text in enumerate(sentences[:80])]
     texts += [text for text in texts_of_every_kind(40) if len(text) < 1000]
-    pipeline = transformers.pipeline(
-        "token-classification", model=str(small_model("pii")), aggregation_strategy=strategy, device="cpu"
-    )
     ours = post(task_urls["pii"], "/predict_tokens", inputs=texts, aggregation_strategy=strategy)
     found = 0
-    for text, entities, expected in zip(texts, ours, pipeline(texts, batch_size=1), strict=True):
+    theirs = pipeline(texts, batch_size=1, aggregation_strategy=strategy)
+    for text, entities, expected in zip(texts, ours, theirs, strict=True):
         assert [(e["start"], e["end"], *e["results"]) for e in entities] == [
             (e["start"], e["end"], e["entity_group"]) for e in expected
         ]
