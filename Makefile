@@ -31,6 +31,8 @@ FOR_PYTHON ?=
 
 # Threads that wait for one another by spinning stop for seconds where others want the same cores.
 ON_SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
+# One more than the cores that the tests are made for: a quarter of its time a worker waits for processes.
+TEST_WORKERS := 3
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,7 +42,7 @@ serve: .venv/serve.ok ## serve CONFIG, one file or several, on HOST:PORT
 
 test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/ok .venv-deploy/ok .venv-release/ok .venv-docs/ok .models/ok ## lint, then the whole test suite
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
-	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(PYTEST_FLAGS)
+	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
 test-arm: .venv/test.ok .venv-arm/ok ## every family at each level of ARM64, and a server there, under an emulator (minutes)
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --arm tests/arm

@@ -25,6 +25,8 @@ from tests.support.small_models import small_model
 from tests.support.waiting import LIMIT
 
 StartService = Callable[..., Service]
+LONG = ("arm", "bulk", "clients", "live", "server", "truss")
+"""Folders of tests that start servers, clusters or emulators."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
     objects = ROOT / ".pytest_cache" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     os.environ |= {"TESTS_CXX": compiler, "TESTS_OBJECTS": str(objects), "CXX": str(ROOT / "tests/support/compiler.py")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests are in front, so that no worker is alone with one of them at the end. The workers that take the
+    rest compute while these wait."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope="session")
