@@ -162,7 +162,7 @@ class _Run:
             return await self._target.place.connect()
 
     async def _watch(self) -> None:
-        """Gives up each request when its time is over. A timer for each would cost a fifth of the client's time."""
+        """Gives up each request when its time is over. A timer for each takes a quarter of the client's time."""
         timeout = self._window.timeout
         while True:
             now = time.perf_counter()
