@@ -21,9 +21,9 @@ class Wanted:
     has every label above the threshold; else the best one. `by_label`: entities of other labels are not looked at.
     `raw`: logits in place of scores."""
 
-    threshold: float = 0.5
-    flat: bool = True
-    each: bool | None = None
+    threshold: float
+    flat: bool
+    each: bool | None
     by_label: bool = False
     raw: bool = False
 
