@@ -60,7 +60,10 @@ PARTS: Mapping[str, Part] = {
     ),
     "scales": Part(
         _of(f"{_BEI}/engines", "compute.py native/pack.py native/panels.py small_floats.py quantization.py"),
-        (*_of("tests/engines", "test_scales.py test_quantization.py"), "tests/checkpoint/test_quantized.py"),
+        (
+            *_of("tests/engines", "test_scales.py test_quantization.py test_bart.py test_native.py::test_int8_is_near"),
+            "tests/checkpoint/test_quantized.py",
+        ),
     ),
     "windows": Part(
         _of(f"{_BEI}/tokenizer", "template.py windows.py how.py pairs.py places.py"),

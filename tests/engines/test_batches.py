@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bei.architectures.spec import Pooling, PoolingMode
-from bei.engines.base import DEFAULTS, Batch, pool
+from bei.engines.base import DEFAULTS, Batch, pool, token_weights
 
 
 def test_sequences_lie_end_to_end():
@@ -71,6 +71,12 @@ def test_each_mode_without_the_prompt(mode):
     last = pool(STATES, Batch.pack([[0] * 3, [0]], prompt_tokens=[3, 0]), Pooling((mode,), include_prompt=False))
 
     np.testing.assert_allclose(last, [[8, 2], [4, 4]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "mean_sqrt_len", "weighted_mean"])
+def test_the_weights_of_several_texts_are_those_of_each(mode):
+    pooled = np.array([[True, True, True, False], [False, True, True, True]])
+    np.testing.assert_array_equal(token_weights(mode, pooled), [token_weights(mode, of) for of in pooled])
 
 
 def test_modes_stand_side_by_side_in_their_order():
