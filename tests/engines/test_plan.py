@@ -97,6 +97,23 @@ def test_parts_have_their_places_in_their_order_whoever_is_first(tmp_path, monke
     assert found["1"].ctypes.data < found["2"].ctypes.data
 
 
+def test_a_part_that_cannot_be_made_ends_those_that_wait_for_their_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "available_cpus", lambda: 2)
+    is_made = threading.Event()
+
+    def first() -> dict[str, np.ndarray]:
+        is_made.wait(60)
+        raise RuntimeError("no memory")
+
+    def second() -> dict[str, np.ndarray]:
+        is_made.set()
+        return {"": np.array([2])}
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        plan.write(tmp_path / "p", "key", [Part("1", first), Part("2", second)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_read_is_mapped_and_not_to_be_written(file):
     found = plan.read(file, "key")
     assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in ARRAYS.items()}
