@@ -10,6 +10,7 @@ QUIET = {
     **os.environ,
     **{"PYTHONPATH": str(ROOT / "packages"), "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"},
     **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)},  # of the cluster that is started here
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after 5 s it would end one that a busy machine starts slowly
 }
 
 

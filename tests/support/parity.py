@@ -51,3 +51,9 @@ def expected_states(model: torch.nn.Module, seed: int = 0) -> np.ndarray:
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def least_in_bf16(family: str) -> float:
+    """The least cosine of a row to fp32. A row of the random EmbeddingGemma 2 is ill-conditioned: in int8 it is at
+    0.998, where the median is at 0.9994."""
+    return 0.998 if family == "embedding_gemma2_text" else 0.9995
