@@ -49,7 +49,7 @@ class Metrics:
         """Counts an answered call; `path` is a route's, or `other`."""
         count = self._replies.get((path, status))
         if count is None:
-            count = self._replies[path, status] = counting(self._families.requests.labels(path, status))
+            count = self._replies[path, status] = counting(self._families.requests, path, status)
         count(1)
 
     def observe_cancelled(self, reason: Cancellation) -> None:
@@ -87,30 +87,29 @@ class ModelMetrics:
 
     def __init__(self, server: Metrics, families: Families, name: str):
         self.server, self._families, self.name = server, families, name
-        count, success = families.request_count, families.request_success
-        self._count = {method: counting(count.labels(method, name)) for method in ("single", "batch")}
-        self._success = {method: counting(success.labels(method, name)) for method in ("single", "batch")}
+        self._count = {method: counting(families.request_count, method, name) for method in ("single", "batch")}
+        self._success = {method: counting(families.request_success, method, name) for method in ("single", "batch")}
         self._failures: dict[str, Count] = {}
-        self._embed = counting(families.embed_count.labels(name)), counting(families.embed_success.labels(name))
-        self._predict = counting(families.predict_count.labels(name)), counting(families.predict_success.labels(name))
-        self._duration = observing(families.request_duration.labels(name))
-        self._tokenization = observing(families.tokenization_duration.labels(name))
-        self._queue = observing(families.queue_duration.labels(name))
-        self._inference = observing(families.inference_duration.labels(name))
-        self._request_tokens = counting(families.request_tokens.labels(name))
-        self._truncated_texts = counting(families.truncated_texts.labels(name))
-        self._batch_size = observing(families.batch_size.labels(name))
-        self._batch_tokens = observing(families.batch_tokens.labels(name))
-        self._batch_fill = observing(families.batch_fill.labels(name))
-        self._padded_tokens = counting(families.padded_tokens.labels(name))
-        self._engine_seconds = counting(families.engine_seconds.labels(name))
-        self._engine_tokens = counting(families.engine_tokens.labels(name))
+        self._embed = counting(families.embed_count, name), counting(families.embed_success, name)
+        self._predict = counting(families.predict_count, name), counting(families.predict_success, name)
+        self._duration = observing(families.request_duration, name)
+        self._tokenization = observing(families.tokenization_duration, name)
+        self._queue = observing(families.queue_duration, name)
+        self._inference = observing(families.inference_duration, name)
+        self._request_tokens = counting(families.request_tokens, name)
+        self._truncated_texts = counting(families.truncated_texts, name)
+        self._batch_size = observing(families.batch_size, name)
+        self._batch_tokens = observing(families.batch_tokens, name)
+        self._batch_fill = observing(families.batch_fill, name)
+        self._padded_tokens = counting(families.padded_tokens, name)
+        self._engine_seconds = counting(families.engine_seconds, name)
+        self._engine_tokens = counting(families.engine_tokens, name)
         self._engine_streams = families.engine_streams.labels(name)
         self._queue_size = families.queue_size.labels(name)
         self._queue_tokens = families.queue_tokens.labels(name)
         self._ready = families.ready.labels(name)
         self.requests_in_flight = families.requests_in_flight.labels(name)
-        self.observe_length = observing(families.input_length.labels(name))
+        self.observe_length = observing(families.input_length, name)
         self.engine_restarts = families.engine_restarts.labels(name)
 
     def of_device(self, name: str) -> "DeviceMetrics":
@@ -175,7 +174,7 @@ class ModelMetrics:
         TEI's labels."""
         count = self._failures.get(cause)
         if count is None:
-            count = self._failures[cause] = counting(self._families.request_failure.labels(cause, self.name))
+            count = self._failures[cause] = counting(self._families.request_failure, cause, self.name)
         count(1)
         if texts:
             self._count[_method(texts)](1)
@@ -187,8 +186,8 @@ class DeviceMetrics:
 
     def __init__(self, model: ModelMetrics, families: Families, name: str, model_name: str):
         self._model, self.model = model, model_name
-        self._batches = counting(families.device_batches.labels(name, model_name))
-        self._seconds = counting(families.device_seconds.labels(name, model_name))
+        self._batches = counting(families.device_batches, name, model_name)
+        self._seconds = counting(families.device_seconds, name, model_name)
         self._restarts = families.device_restarts.labels(name, model_name)
         self._streams = families.device_streams.labels(name, model_name)
         self._down = families.device_down.labels(name, model_name)

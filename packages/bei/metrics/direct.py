@@ -8,14 +8,15 @@ from prometheus_client import Counter, Histogram
 Count = Callable[[float], None]
 
 
-def counting(counter: Counter) -> Count:
-    """Adds a number, which is not negative, to a counter with its labels."""
-    add: Count = counter._value.inc
+def counting(family: Counter, *labels: object) -> Count:
+    """Adds a number, which is not negative, to the counter with these labels."""
+    add: Count = family.labels(*labels)._value.inc
     return add
 
 
-def observing(histogram: Histogram) -> Count:
-    """Observes a number in a histogram with its labels, as Histogram.observe does."""
+def observing(family: Histogram, *labels: object) -> Count:
+    """Observes a number in the histogram with these labels, as Histogram.observe does."""
+    histogram = family.labels(*labels)
     bounds, add = histogram._upper_bounds, histogram._sum.inc
     buckets: list[Count] = [bucket.inc for bucket in histogram._buckets]
 

@@ -101,7 +101,8 @@ typedef struct {
 } BeiLayer;
 
 // `tokens` is [vocab_size, embedding_size] in `token_precision`; rows of INT8 have their scales in `token_scales`, which is
-// null otherwise. `positions` (from the first token's on) and `types` are [rows, embedding_size] in float32, null where there are none. `project` has null panels
+// null otherwise. `positions` (from the first token's on) and `types` are [rows, embedding_size] in float32, null where
+// there are none. `project` has null panels
 // where embedding and hidden size are one. With `trigrams` it reads the embeddings of the next token, of a token and of the
 // one before, side by side; `positions`, `types` and the norm come after it, and are as wide as its outputs.
 // `dropped_token` is negative for none. `soft_cap` is zero for none, and so is `query_growth`, the strength of
