@@ -3,8 +3,8 @@ SIGHUP with a changed config, a model that is unloaded by hand, one that is load
 
 Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 within seconds of a SIGKILL, or
 until the engine is back, is what the fault allows; any other one breaks a rule: an unload answers the requests that the
-model has, and others wait for the next load. Memory is compared at moments with one engine for each model. Run: python
--m benchmarks.life
+model has, and others wait for the next load. Memory is compared at moments with one engine for each model, after the
+first cycle: as many minutes as there are models. Run: python -m benchmarks.life
 """
 
 import asyncio
@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, served, stop
-from benchmarks.soak import BAD, OVERLOAD, Minute, Run, Soak, Target, finish, for_minutes, grown, listed
+from benchmarks.soak import BAD, GROWTH, OVERLOAD, Minute, Run, Soak, Target, finish, for_minutes, grown, listed
 from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
 from benchmarks.wire import Ask, Http1, Http2
 
@@ -45,6 +45,11 @@ class Life(Soak):
         self.acts: list[str] = []
         self.unasked: Counter[str] = Counter()
         """The statuses that nobody asked for."""
+
+    @property
+    def grown(self) -> float | None:
+        """The growth of memory after the first cycle, as a factor."""
+        return grown(self.minutes, settled=len(self._configs))
 
     async def disturb(self) -> None:
         """Acts at the moments of each minute, until it is cancelled."""
@@ -164,8 +169,8 @@ def violations(life: Life, tracebacks: int, status: int) -> list[str]:
     found = [f"{total[end]} {end}; the first: {life.examples[end]}" for end in BAD if end in life.examples]
     if life.unasked:
         found.append(f"statuses that nobody asked for: {listed(life.unasked)}")
-    if (growth := grown(life.minutes)) and growth > 1.05:
-        found.append(f"memory grew to {growth:.3f} of its size after the first minutes")
+    if life.grown and life.grown > GROWTH:
+        found.append(f"memory grew to {life.grown:.3f} of its size after the first cycle")
     if tracebacks:
         found.append(f"{tracebacks} tracebacks in the log")
     return [*found, f"exit status {status} after SIGTERM"] if status else found
@@ -186,7 +191,7 @@ def main(run: Run) -> None:
         tracebacks, status = max(0, server.tracebacks() - told), stop(server)
     found = violations(life, tracebacks, status)
     click.echo("\n".join(life.acts))
-    click.echo(f"in all: {listed(life.total())}; memory: {grown(life.minutes) or float('nan'):.3f}")
+    click.echo(f"in all: {listed(life.total())}; memory: {life.grown or float('nan'):.3f}")
     finish(found, life.minutes, {"rate": rate, "acts": life.acts}, run.json_file)
 
 

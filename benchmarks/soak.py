@@ -208,10 +208,11 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": float(p50), "p99": float(p99), "max": float(most)}
 
 
-def grown(minutes: Sequence[Minute]) -> float | None:
-    """The largest median of MB after the settling minutes, divided by the last of those; None in a shorter run."""
+def grown(minutes: Sequence[Minute], settled: int = SETTLED) -> float | None:
+    """The largest median of MB after the `settled` first minutes, divided by the last of those; None in a shorter
+    run."""
     medians = [float(np.median(minute.resident)) for minute in minutes if minute.resident]
-    return max(medians[SETTLED:]) / medians[SETTLED - 1] if len(medians) > SETTLED else None
+    return max(medians[settled:]) / medians[settled - 1] if len(medians) > settled else None
 
 
 def violations(soak: Soak, before: int, after: int, tracebacks: int, statuses: Sequence[int]) -> list[str]:

@@ -28,6 +28,10 @@ def test_memory_is_judged_after_two_minutes(medians, growth):
     assert grown(minutes(*medians)) == pytest.approx(growth)
 
 
+def test_memory_is_judged_after_so_many_minutes():
+    assert grown(minutes(100, 200, 190, 209), settled=3) == pytest.approx(1.1)
+
+
 def test_percentiles():
     assert percentiles(range(101)) == {"p50": 50, "p99": 99, "max": 100}
     assert percentiles([]) == {}
