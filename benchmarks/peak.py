@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bei import files
 from bei.engines.native import abi, library
 from bei.engines.native.levels import level
 from bei.engines.native.model import linear_of
@@ -18,7 +19,8 @@ class Peak:
     """Operations per second, in billions; a multiplication and an addition are two."""
 
     def __init__(self, precision: str, cache_dir: Path):
-        self._library = library.load(level(), cache_dir / "native")
+        with files.cache(cache_dir, "native") as folder:
+            self._library = library.load(level(), folder)
         layout = library.layouts(self._library)[precision]
         self._products = []
         rng = np.random.default_rng(0)
