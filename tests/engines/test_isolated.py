@@ -21,23 +21,11 @@ from bei.engines.replicas import Replicas
 from bei.errors import Ended, EngineDied, EngineFailed, SetupError
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.engine_processes import children
 from tests.support.stopped_processes import is_unread, stop
 from tests.support.waiting import LIMIT, wait_until
 
 BATCH = Batch.pack([[5, 6, 7], [8], list(range(5, 30))])
-
-
-def children(of: int | None = None) -> list[int]:
-    """The engine processes of a process, by default of this one."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == (of or os.getpid()) and b"bei.engines.child" in stat.with_name("cmdline").read_bytes():
-                found.append(int(stat.parent.name))
-        except (OSError, ValueError):
-            continue
-    return found
 
 
 @pytest.fixture
@@ -141,6 +129,28 @@ def test_after_too_many_deaths_it_stays_down_and_says_why(isolate):
     assert "2 times in a row, at last by SIGABRT" in engine.fault
     with pytest.raises(EngineFailed, match="in a row"):
         engine.run(BATCH)
+
+
+UNSENDABLE = """
+import os
+from bei.engines import null
+if os.path.exists({flag!r}):
+    os.remove({flag!r})
+    null.NullEngine.run = lambda self, batch: "no array"
+"""
+
+
+def test_a_thread_that_fails_ends_the_process_and_nobody_waits(isolate, tmp_path, monkeypatch, caplog):
+    """A row that cannot be sent is one way to make it fail."""
+    (tmp_path / "sitecustomize.py").write_text(UNSENDABLE.format(flag=str(tmp_path / "once")))
+    (tmp_path / "once").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    engine = isolate()
+    with pytest.raises(EngineDied):
+        engine.run(BATCH)
+    assert engine.run(BATCH).shape == (3, 48)  # by the next process
+    assert "a thread of the engine's process failed" in caplog.text
+    assert "died by exit status 1" in caplog.text
 
 
 def test_close_ends_the_process_and_what_waits(isolate):

@@ -1,4 +1,5 @@
-"""Python without what only Linux has: no /proc, no /sys, no affinity, no settings of glibc, no counters of a thread.
+"""Python without what only Linux has: no /proc, no /sys, no affinity, no settings of glibc, and no counters or priority
+of a thread.
 
 Interpreters that have this file's folder on their path under the name `sitecustomize` begin with it.
 """
@@ -39,7 +40,19 @@ class _Library(ctypes.CDLL):
         return super().__getattr__(name)
 
 
+def _of_processes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of priorities to which the id of a thread is nobody's."""
+
+    def refusing(which: int, who: int, *priority: int) -> Any:
+        if which == os.PRIO_PROCESS and who not in (0, os.getpid()):
+            raise ProcessLookupError(3, "No such process")
+        return function(which, who, *priority)
+
+    return refusing
+
+
 for module, name in ((io, "open"), (os, "stat"), (os, "open"), (os, "lstat")):
     setattr(module, name, _hiding(getattr(module, name)))
+os.getpriority, os.setpriority = _of_processes(os.getpriority), _of_processes(os.setpriority)
 ctypes.CDLL = _Library  # type: ignore[misc]  this is the point
 del os.sched_getaffinity, os.sched_setaffinity, resource.RUSAGE_THREAD

@@ -18,12 +18,14 @@ from bei.checkpoint.load import read_for
 from bei.engines import choice, plan
 from bei.engines.base import Batch, Engine
 from bei.engines.messages import BATCHES, TO_LOAD, Failure, LogLine, Refusal, Rows
-from bei.errors import EngineFailed, SetupError, one_line, refusing
+from bei.errors import EngineFailed, SetupError, one_line, refusing, why
 from bei.settings import Settings
 
 log = logging.getLogger("bei")
 
-_NICENESS = 5
+_NICER = 5
+_NICEST = 19
+_FAILED = 1  # the exit status
 
 
 def main(descriptor: int) -> None:
@@ -64,16 +66,34 @@ def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
 
 def _serve(engine: Engine, channel: socket.socket, yields: bool) -> None:
     """Answers each batch with its rows or with its error. If it `yields`, the thread has a lower priority, so that
-    brief batches and the server's process go first."""
-    if yields:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    with suppress(OSError):  # the server is gone, or has closed the channel
+    brief batches and the server's process go first. Any other end than that of the channel is the process's: the server
+    starts another one, where it would wait for this thread for ever."""
+    try:
+        if yields:
+            _give_way()
         while True:
             _answer(engine, channel)
+    except ConnectionError:  # the server is gone, or has closed the channel
+        return
+    except BaseException:
+        log.exception("a thread of the engine's process failed")
+        os._exit(_FAILED)
+
+
+def _give_way() -> None:
+    """Makes this thread nicer than its process. Only Linux gives a thread a niceness of its own, and a sandbox may
+    forbid even that; without it batches take longer, but no more."""
+    thread = threading.get_native_id()
+    try:
+        own = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(own + _NICER, _NICEST))
+    except OSError as exc:
+        log.debug("long batches do not give way to brief ones: %s", why(exc))
 
 
 def _answer(engine: Engine, channel: socket.socket) -> None:
-    """Answers one batch. It is a function so that the batch is freed before the next one comes. Raises OSError."""
+    """Answers one batch. It is a function so that the batch is freed before the next one comes. Raises OSError,
+    ConnectionError if the other side is gone."""
     try:
         (batch,) = BATCHES.receive(channel)
     except wire.UnknownMessage as exc:
