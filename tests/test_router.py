@@ -1,5 +1,6 @@
 """text-embeddings-router: every flag of TEI 1.9, by its name and variable, with TEI's default."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from bei import launch, router
 from bei.errors import SetupError
 from bei.metrics import Metrics, port
 from bei.settings import Settings
+from tests.support.configs import tiny_config
 
 TEI_FLAGS = """
     model-id revision tokenization-workers dtype served-model-name pooling max-concurrent-requests max-batch-tokens
@@ -184,3 +186,24 @@ def test_several_models(start, monkeypatch):
     assert [(of.source, of.repo) for of in served] == [("HF", "BAAI/b"), ("LOCAL", "./my model")]
     result, _, _ = start("--model-id", "b", "--pooling", "cls")
     assert "--pooling is about one model, and 2 are served" in result.stderr
+
+
+def test_without_a_model_the_configs_are_read_as_for_bei_serve(tmp_path, start, monkeypatch):
+    """BEI_CONFIG names several files, and a file lists several models."""
+    served: list[Settings] = []
+    monkeypatch.setattr(launch, "serve", lambda models, *others: served.extend(models))
+
+    def found(*flags: str, **environment: str) -> list[str]:
+        served.clear()
+        result = CliRunner().invoke(router.text_embeddings_router, flags, env={"MODEL_ID": None} | environment)
+        return [of.repo for of in served] or result.stderr
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(tiny_config(name)))
+    blocks = [tiny_config(name)["trt_llm"] for name in ("c", "d")]
+    (tmp_path / "config.yaml").write_text(json.dumps({"model_metadata": {"models": blocks}}))
+    assert found() == ["c", "d"]
+    assert found(BEI_CONFIG="a.yaml:b.yaml") == ["a", "b"]
+    assert found("--model-id", "./m", BEI_CONFIG="a.yaml") == ["./m"]
+    refused = found("--model-id", "./m", BEI_CONFIG="a.yaml:b.yaml")
+    assert "this is about one model, and 2 are listed (a.yaml, b.yaml)" in refused

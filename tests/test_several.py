@@ -1,14 +1,17 @@
 """Settings of several models in one server: a config.yaml each, and one server."""
 
+import json
 import re
 
 import pytest
+import yaml
 
 from bei.errors import SetupError
 from bei.settings import ModelSettings, several
 from bei.settings.reference import settings_of
 from bei.settings.several import OF_ALL_MODELS, Deployment
 from tests.support.configs import tiny_config
+from tests.support.documents import blocks_of
 
 
 def deployment(name: str, **variables: str) -> Deployment:
@@ -101,6 +104,28 @@ def test_a_bundle_lists_its_models():
     assert [(of.repo, of.pooling, of.port) for of in found] == [("a", None, 9000), ("b", "last", 9000)]
     (alone,) = loaded(*several.models_of("config.yaml", {**config, "model_metadata": {"models": [BLOCK]}}))
     assert (alone.repo, alone.port) == ("a", 9000)
+
+
+def test_a_command_about_one_model_refuses_a_config_of_several(tmp_path, monkeypatch):
+    listed = {name: tmp_path / f"{name}.yaml" for name in ("one", "two")}
+    listed["one"].write_text(json.dumps({"model_metadata": {"models": [BLOCK]}}))
+    listed["two"].write_text(json.dumps({"model_metadata": {"models": [BLOCK, WHOLE]}}))
+    assert several.one(None, listed["one"], environ={}).repo == "a"
+    told = f"this is about one model, and 2 are listed ({listed['two']}: models[0], {listed['two']}: models[1])"
+    with pytest.raises(SetupError, match=re.escape(told)):
+        several.one(None, listed["two"], environ={})
+    monkeypatch.setenv("BEI_CONFIG", f"{listed['one']}:{listed['two']}")
+    with pytest.raises(SetupError, match="and 3 are listed"):
+        several.one(None, None, environ={})
+
+
+def test_the_docs_list_of_models_is_one():
+    (block,) = [text for text in blocks_of("docs/serving.md", "yaml") if "model_metadata:" in text]
+    found = loaded(*several.models_of("config.yaml", yaml.safe_load(block)))
+    assert [(of.repo.rpartition("/")[2], of.served_model_name, of.lazy) for of in found] == [
+        ("all-MiniLM-L6-v2", "embedder", False),
+        ("bge-reranker-v2-m3", "reranker", True),
+    ]
 
 
 @pytest.mark.parametrize(

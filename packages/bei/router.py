@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from bei.engines.interpreters import Interpreters
 from bei.errors import SetupError
 from bei.metrics import Metrics, port
 from bei.options import Function, in_help, joined, one_line_errors
-from bei.settings import ServerSettings, Settings, read_config, several
+from bei.settings import ServerSettings, Settings, several
+from bei.settings.config import raw_block
 from bei.settings.reference import settings_of
 from bei.settings.several import Deployment
 
@@ -143,7 +144,7 @@ def text_embeddings_router(
 ) -> None:
     """The server of `bei serve` under the name and flags of text-embeddings-router, with TEI's defaults.
 
-    Without --model-id it serves the model of BEI_CONFIG, ./config.yaml or /app/config.yaml, so the start command that
+    Without --model-id it serves the models of BEI_CONFIG, ./config.yaml or /app/config.yaml, so the start command that
     truss generates for an encoder runs this program. BEI_* variables override TEI's defaults, and flags override both.
     """
 
@@ -207,21 +208,20 @@ def _show_metrics(metrics: Metrics, settings: ServerSettings, asked: int | None)
 
 
 def _deployments(model_ids: Sequence[str]) -> list[Deployment]:
-    """One for each --model-id, or the one of config.yaml."""
-    if not model_ids:
-        return [Deployment("config.yaml", _config(None))]
-    return [Deployment(model_id, _config(model_id), several.repository_of(model_id)) for model_id in model_ids]
-
-
-def _config(model_id: str | None) -> Mapping[str, Any]:
-    """The bundle's config.yaml where there is one; a bare block for --model-id without it."""
-    places = [Path(os.environ["BEI_CONFIG"])] if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()]
-    if places:
-        config = read_config(places[0])
-        if model_id is not None:  # the default route is that of the config's model, not of this one
-            block = config.get("trt_llm") or {}
-            (block.get("runtime") or {}).pop("webserver_default_route", None)
-        return config
-    if model_id is None:
+    """One for each --model-id, or those of the configs, as for `bei serve`."""
+    configs = several.default_configs() if "BEI_CONFIG" in os.environ else [p for p in _CONFIGS if p.exists()][:1]
+    if model_ids:
+        return [_of_model(model_id, configs) for model_id in model_ids]
+    if not configs:
         raise SetupError("neither --model-id nor a config.yaml says what to serve")
-    return several.of_model(model_id).config
+    return several.deployments_of(configs)
+
+
+def _of_model(model_id: str, configs: Sequence[Path]) -> Deployment:
+    """The bundle's config.yaml where there is one, with this model in the place of its own; else a bare block."""
+    if not configs:
+        return several.of_model(model_id)
+    found = several.only(configs)
+    block = raw_block(found.config) or {}
+    (block.get("runtime") or {}).pop("webserver_default_route", None)  # it is that of the config's own model
+    return replace(found, name=model_id, flags=several.repository_of(model_id))

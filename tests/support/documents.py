@@ -28,6 +28,11 @@ def code_of(text: str) -> list[str]:
     return [*lines, *_indented(text), *_inline(text)]
 
 
+def blocks_of(name: str, language: str) -> list[str]:
+    """The blocks of code of a page that are in this language."""
+    return [block for of, block in _BLOCK.findall(text_of(name)) if of == language]
+
+
 @dataclass(frozen=True)
 class Command:
     """`words` begin with the program's name, without its folder. One in a sentence may be a part: `bei embed`."""

@@ -41,7 +41,21 @@ class Deployment:
 
 def from_files(paths: Sequence[Path], **flags: Any) -> tuple[Settings, ...]:
     """The settings for config.yaml files. Raises SetupError."""
-    return for_all([model for path in paths for model in models_of(str(path), read_config(path))], **flags)
+    return for_all(deployments_of(paths), **flags)
+
+
+def deployments_of(paths: Sequence[Path]) -> list[Deployment]:
+    """The models that config.yaml files name. Raises SetupError."""
+    return [model for path in paths for model in models_of(str(path), read_config(path))]
+
+
+def only(paths: Sequence[Path]) -> Deployment:
+    """The one model that config.yaml files name. Raises SetupError where there are several."""
+    found = deployments_of(paths)
+    if len(found) > 1:
+        names = ", ".join(model.name for model in found)
+        raise SetupError(f"this is about one model, and {len(found)} are listed ({names}); name one of them")
+    return found[0]
 
 
 def named(models: Sequence[str], configs: Sequence[Path], **flags: Any) -> tuple[Settings, ...]:
@@ -58,7 +72,7 @@ def named(models: Sequence[str], configs: Sequence[Path], **flags: Any) -> tuple
 def one(model: str | None, config: Path | None, **flags: Any) -> Settings:
     """The settings of a command that is about one model. Raises SetupError, also where a config lists several."""
     if model is None:
-        return Settings.from_file(config or default_configs()[0], **flags)
+        return for_all([only([config] if config else default_configs())], **flags)[0]
     return named([model], [config] if config else [], **flags)[0]
 
 
