@@ -21,7 +21,13 @@ from bei.settings import Settings, several
 
 
 async def to_the_model(scope: Any, receive: Any, send: Any) -> None:
-    await serve.get_replica_context().servable_object.bei(scope, receive, send)
+    """The model that Ray's header names, if any, else the one that the request names."""
+    replica, name = serve.get_replica_context().servable_object, serve.get_multiplexed_model_id()
+    if name:
+        scope = {**scope, "path": f"/models/{name}{scope['path']}"}
+        if name in replica.registry.known:
+            await replica.has(name)
+    await replica.bei(scope, receive, send)
 
 
 @serve.deployment(max_ongoing_requests=256)
@@ -33,6 +39,11 @@ class Replica:
         self.registry = Registry.of(models)
         await asyncio.to_thread(self.registry.load)
         self.bei = asgi(self.registry)
+
+    @serve.multiplexed(max_num_models_per_replica=-1)
+    async def has(self, name: str) -> str:
+        """Tells Ray that this replica answered for a model, so that further requests for it come here."""
+        return name
 
     async def check_health(self) -> None:
         await self.registry.check()

@@ -61,6 +61,11 @@ def test_ray_serve(config, ray_address, tmp_path):
         assert httpx.post(f"{url}/embed", json={"inputs": "the cat"}).json()[0] == answer["data"][0]["embedding"]
         named = httpx.post(f"{url}/v1/embeddings", json={"input": "the cat", "model": "second"}).json()
         assert (named["model"], answer["model"] != "second") == ("second", True)
+        multiplexed = {"serve_multiplexed_model_id": "second"}
+        named = httpx.post(f"{url}/v1/embeddings", json={"input": "the cat"}, headers=multiplexed).json()
+        assert (named["model"], named["data"][0]) == ("second", answer["data"][0])
+        wrong = {"serve_multiplexed_model_id": "third"}
+        assert httpx.post(f"{url}/embed", json={"inputs": "the cat"}, headers=wrong).status_code == 404
         assert httpx.post(f"{url}/rerank", json={"query": "a", "texts": ["b"]}).status_code == 424
         assert httpx.get(f"{url}/nowhere").status_code == 404
         assert "/v1/embeddings" in httpx.get(f"{url}/openapi.json").json()["paths"]
