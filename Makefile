@@ -1,6 +1,7 @@
 # Everything from a fresh clone with Python 3.11 or newer: `make serve`, `make test`.
 PYTHON ?= python3
-CONFIG ?= config.yaml
+# Unset: BEI_CONFIG, else config.yaml.
+CONFIG ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
 

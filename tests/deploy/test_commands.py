@@ -109,6 +109,18 @@ def make(words: Words) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "bei serve --host"),  # where BEI_CONFIG counts
+        (["CONFIG=a.yaml b.yaml"], "bei serve --config a.yaml --config b.yaml --host"),
+    ],
+)
+def test_make_serve_names_a_config_where_its_user_does(words, told):
+    done = subprocess.run(["make", "-n", "serve", *words], cwd=ROOT, capture_output=True, text=True)
+    assert told in " ".join(done.stdout.split())
+
+
 def curl(words: Words) -> None:
     found = options_of(words, "url", s={"action": "store_true"}, d={}, H={"action": "append"})
     url = urlsplit(found.url if "://" in found.url else f"http://{found.url}")
