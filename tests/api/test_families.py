@@ -63,6 +63,9 @@ def test_ollama_s_lists(prompted):
         service = prompted[kind]
         (listed,) = get(service, "/api/tags")["models"]
         assert (listed["name"], listed["model"], listed["capabilities"]) == ("tiny", "tiny", capabilities)
+        (ours,) = get(service, "/v1/models")["data"]
+        assert (listed["state"], listed["dimensions"]) == (ours["state"], ours["dimensions"])
+        assert listed["context_length"] == ours["max_model_len"]
         (running,) = get(service, "/api/ps")["models"]
         assert (running["name"], running["context_length"]) == ("tiny", service.model.checkpoint.max_tokens)
         for named in ({"model": "tiny"}, {"name": "tiny:latest"}):

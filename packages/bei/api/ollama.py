@@ -19,6 +19,7 @@ from bei.api.routes import Dialect, Route
 from bei.checkpoint.load import Checkpoint
 from bei.serving.answers import Options, Usage
 from bei.serving.model import ServedModel
+from bei.serving.readiness import State
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 
@@ -87,6 +88,9 @@ class Details(TypedDict):
 
 
 class Listed(TypedDict):
+    """Ollama's fields, and those of ours: the state, and once the checkpoint is known the width of its vectors and the
+    limit of a text, by the name that Ollama has for it elsewhere."""
+
     name: str
     model: str
     modified_at: str
@@ -94,12 +98,14 @@ class Listed(TypedDict):
     digest: str
     details: Details
     capabilities: list[str]
+    state: State
+    dimensions: int | None
+    context_length: int | None
 
 
 class Running(Listed):
     expires_at: str
     size_vram: int
-    context_length: int
 
 
 class List(TypedDict):
@@ -208,19 +214,20 @@ def _listed(service: Service) -> Listed:
         "digest": (checkpoint and checkpoint.revision) or "",
         "details": _details(checkpoint),
         "capabilities": _capabilities(checkpoint),
+        "state": service.state,
+        "dimensions": checkpoint.width if checkpoint else None,
+        "context_length": checkpoint.max_tokens if checkpoint else None,
     }
 
 
 def _running(services: Iterable[Service]) -> Iterable[Running]:
     for service in services:
         if service.checkpoint is not None and service.state == "ready":
-            room = service.checkpoint.max_tokens
             yield {
                 **_listed(service),
                 "size": service.memory(),
                 "size_vram": service.device_memory(),
                 "expires_at": _expires_at(service),
-                "context_length": room,
             }
 
 
