@@ -1,19 +1,20 @@
 """Minutes of mixed requests at twice the capacity to one server of five models, whose life is disturbed: each minute a
 SIGHUP with a changed config, a model that is unloaded by hand, one that is loaded, and a SIGKILL of a random engine.
 
-Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 within seconds of a SIGKILL, or
-until the engine is back, is what the fault allows; any other one breaks a rule: an unload answers the requests that the
-model has, and others wait for the next load. Memory is compared at moments with one engine for each model, after the
-first cycle: as many minutes as there are models. Run: python -m benchmarks.life
+Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 of the killed model within seconds
+of the SIGKILL, or until its engine is back, is what the fault allows; any other one breaks a rule: an unload answers
+the requests that the model has, and others wait for the next load. Memory is compared at moments with one engine for
+each model, after the first cycle: as many minutes as there are models. Run: python -m benchmarks.life
 """
 
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,10 +30,11 @@ from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
 from benchmarks.wire import Ask, Http1, Http2
 
 INPUTS = 100  # of each model
-FAULT = 20.0  # seconds after a SIGKILL in which 424 and 503 are allowed
+FAULT = 20.0  # seconds after a SIGKILL in which the model may answer 424 and 503
+NOTICED = 5.0  # seconds in which the server notices a SIGKILL
 MOMENTS = {"hang_up": 5, "unload": 20, "load": 30, "kill": 40}  # seconds of each minute
 _ENGINE = "bei.engines.child"
-_DIED, _BACK = "the engine's process died by", "the engine is back after"
+_DIED, _BACK = (re.compile(f"{text}.* model=(\\S+)") for text in ("the engine's process died by", "the engine is back"))
 
 
 class Life(Soak):
@@ -41,7 +43,11 @@ class Life(Soak):
     def __init__(self, targets: Sequence[Target], limit: float, seed: int, configs: dict[str, Path]):
         super().__init__(targets, limit, seed)
         self._server, self._http, self._configs = targets[0].server, targets[0].http1, configs
-        self._killed, self._is_down = -FAULT, False
+        self._killed: dict[str, float] = {}
+        """When, by the names of the models."""
+        self._down: Set[str] = frozenset()
+        self._parked: list[tuple[Minute, str, str, str, str]] | None = None
+        """Ends while it is not known whose engine was killed."""
         self.acts: list[str] = []
         self.unasked: Counter[str] = Counter()
         """The statuses that nobody asked for."""
@@ -85,29 +91,51 @@ class Life(Soak):
 
     async def _by_hand(self, name: str, act: str) -> str:
         reply = await self._http.ask(Ask(f"/models/{name}/{act}"), self._limit)
-        if reply.status != 200 and not self._in_fault():
+        if reply.status != 200 and not self._in_fault(name):
             self.examples.setdefault("unasked", f"{act} {name}: {reply.status} {bytes(reply.body[:200])!r}")
         return str(reply.status)
 
-    async def kill(self, name: str) -> str:
-        engines = self._engines()
-        self._killed = time.monotonic()
+    async def kill(self, _: str) -> str:
+        """A random engine; the log says whose it was."""
+        before, engines, moment = self._deaths(), self._engines(), time.monotonic()
+        self._parked, new = [], Counter[str]()
         os.kill(engines[self._rng.integers(len(engines))], signal.SIGKILL)
-        return "killed an engine"
+        while not new and time.monotonic() < moment + NOTICED:
+            await asyncio.sleep(0.02)
+            new = self._deaths() - before
+        self._killed |= dict.fromkeys(new, moment)
+        parked, self._parked = self._parked, None
+        for end in parked:
+            self._judge(*end)
+        return f"killed an engine of {', '.join(new) or 'nobody'}"
+
+    def _deaths(self) -> Counter[str]:
+        return Counter(_DIED.findall(self._server.log.read_text()))
 
     def _engines(self) -> list[int]:
         return [pid for pid in self._server.pids()[1:] if _ENGINE in command(pid)]
 
-    def _in_fault(self) -> bool:
-        return self._is_down or time.monotonic() < self._killed + FAULT
+    def _in_fault(self, name: str) -> bool:
+        since = self._killed.get(name)
+        return since is not None and (name in self._down or time.monotonic() < since + FAULT)
 
-    def _end(self, minute: Minute, kind: str, end: str, detail: str) -> None:
-        if (end == "503" or (end == "unasked" and detail.startswith(("424", "503")))) and self._in_fault():
+    async def _ask(self, kind: str, target: Target) -> str:
+        name = next(name for name, of in zip(self._configs, self._targets, strict=True) if of is target)
+        minute = self.minutes[-1]
+        end, detail = await self._result(minute, kind, target)
+        if self._parked is None:
+            self._judge(minute, kind, end, detail, name)
+        else:
+            self._parked.append((minute, kind, end, detail, name))
+        return end
+
+    def _judge(self, minute: Minute, kind: str, end: str, detail: str, name: str) -> None:
+        if (end == "503" or (end == "unasked" and detail.startswith(("424", "503")))) and self._in_fault(name):
             end = "fault"
         elif end in ("503", "unasked"):
-            self.unasked[detail[:3] or end] += 1
+            self.unasked[f"{detail[:3] or end} of {name}"] += 1
             end = "unasked"
-        super()._end(minute, kind, end, detail or end)
+        self._end(minute, kind, end, detail or end)
 
     def _begin(self, target: Target) -> None:
         """No garbage."""
@@ -120,8 +148,8 @@ class Life(Soak):
         while True:
             await asyncio.sleep(1)
             ours = sum(target.connections() for target in self._targets)
-            log = self._server.log.read_text()
-            self._is_down = log.count(_DIED) > log.count(_BACK)
+            returns = Counter(_BACK.findall(self._server.log.read_text()))
+            self._down = (self._deaths() - returns).keys()
             if len(self._engines()) == len(self._configs):
                 self.minutes[-1].resident.append(self._server.resident())
             self.minutes[-1].descriptors.append(self._server.descriptors() - ours)
