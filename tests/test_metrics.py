@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
+from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
 from bei.errors import SetupError
@@ -95,19 +96,60 @@ def test_models_of_one_server_are_told_apart_and_each_has_the_durations_of_its_o
     gained(metrics, run)
     families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
 
-    def values(family: str, sample: str) -> dict[str, float]:
+    def counts(family: str, sample: str) -> dict[str, float]:
         return {
             one.labels["model"]: one.value
             for one in families[family].samples
             if one.name in (sample, f"{sample}_total")
         }
 
-    assert values("te_embed_count", "te_embed_count") == {named[0]: 2, "other": 0}
-    assert values("te_predict_count", "te_predict_count") == {named[0]: 0, "other": 3}
-    assert values("te_request_duration", "te_request_duration_count") == {named[0]: 1, "other": 3}
-    assert values("te_embed_duration", "te_embed_duration_count") == {named[0]: 1}
-    assert values("te_predict_queue_duration", "te_predict_queue_duration_count") == {"other": 3}
-    assert values("bei_ready", "bei_ready") == {named[0]: 0, "other": 1}
+    assert counts("te_embed_count", "te_embed_count") == {named[0]: 2, "other": 0}
+    assert counts("te_predict_count", "te_predict_count") == {named[0]: 0, "other": 3}
+    assert counts("te_request_duration", "te_request_duration_count") == {named[0]: 1, "other": 3}
+    assert counts("te_embed_duration", "te_embed_duration_count") == {named[0]: 1}
+    assert counts("te_predict_queue_duration", "te_predict_queue_duration_count") == {"other": 3}
+    assert counts("bei_ready", "bei_ready") == {named[0]: 0, "other": 1}
+
+
+STATES = ("bei_ready", "bei_info", "bei_engine_streams", "bei_device_streams", "bei_device_down")
+
+
+def states(metrics: Metrics) -> list[str]:
+    text = metrics.exposition().decode()
+    return [line.rpartition(" ")[0] for line in text.splitlines() if line.startswith(STATES)]
+
+
+@pytest.fixture(params=[False, True], ids=["one process", "several"])
+def metrics(request, tmp_path, monkeypatch) -> Metrics:
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    return Metrics(tmp_path if request.param else None)
+
+
+def test_a_model_that_took_over_has_one_engine(metrics):
+    model = metrics.of_model("m")
+    model.observe_engine("native", "cpu", "bf16", 2)
+    metrics.of_model("m").observe_engine("native", "cpu", "int8", 2)
+    infos = [state for state in states(metrics) if state.startswith("bei_info")]
+    assert infos == ['bei_info{device="cpu",engine="native",model="m",precision="int8"}']
+
+
+def test_a_model_that_is_gone_has_counts_and_no_states(metrics):
+    for name in ("kept", "gone"):
+        model = metrics.of_model(name)
+        model.of_device("any").observe_start(2)
+        model.observe_engine("native", "cpu", "bf16", 2)
+        model.set_ready(True)
+        model.observe_answer(1, 7, scored=False, **TIMES)
+    before = states(metrics)
+    model.forget()
+    assert states(metrics) == [state for state in before if 'model="kept"' in state]
+    assert len(states(metrics)) == len(STATES)
+    assert b'te_embed_count{model="gone"} 1.0' in metrics.exposition()
+    model.set_ready(True)
+    model.observe_engine("native", "cpu", "bf16", 2)
+    model.of_device("any").observe_start(2)
+    assert sorted(states(metrics)) == sorted(before)
 
 
 def test_two_servers_of_one_process_count_for_themselves():

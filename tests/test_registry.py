@@ -19,6 +19,7 @@ from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.calls import call, post
 from tests.support.configs import tiny_config
+from tests.support.exposition import gained
 from tests.support.task_models import KINDS, OWN, start
 
 
@@ -174,6 +175,14 @@ def test_metrics_are_of_the_model_that_answers(services):
     assert (
         'te_request_failure{err="validation",model="embedding"}' in services["embedding"].metrics.exposition().decode()
     )
+
+
+def test_a_model_that_is_not_served_is_no_failure_of_another_one(services):
+    metrics = services["embedding"].metrics  # the server's, which are the first model's
+    failed = {"input": "a", "model": "gpt-4"}
+    new = gained(metrics, lambda: answered(services, "/v1/embeddings", failed))
+    assert new.pop('bei_requests_total{path="/v1/embeddings",status="404"}') == 1
+    assert new == {'te_request_failure{err="validation",model=""}': 1}
 
 
 @pytest.mark.parametrize("path", ["/info", "/health/ready"])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import threading
 from collections import Counter
@@ -47,6 +48,13 @@ class Server:
 
     def states(self) -> dict[str, str]:
         return {of["id"]: of["state"] for of in httpx.get(f"{self.url}/v1/models").json()["data"]}
+
+    def is_ready(self) -> dict[str, float]:
+        """`bei_ready` by model."""
+        text = httpx.get(f"{self.url}/metrics").text
+        return {
+            name: float(value) for name, value in re.findall(r'^bei_ready\{model="(.*)"\} (.*)$', text, re.MULTILINE)
+        }
 
     def engines(self) -> list[int]:
         """The processes of engines."""
@@ -152,6 +160,7 @@ def test_a_lazy_model_is_loaded_for_its_first_requests(run_server, workers, tmp_
     assert httpx.get(f"{server.url}/info?model=entities").json()["engine"] is None
     assert server.ask("/predict_tokens", OWN["entities"][1]).status_code == 200
     assert httpx.get(f"{server.url}/health/ready?model=entities").status_code == 200
+    assert server.is_ready() == dict.fromkeys(alone, 1)  # for a request loads the rest
     for service in alone.values():
         service.close()
 
@@ -182,8 +191,10 @@ def test_a_load_that_fails(run_server, workers, embedders, vectors, tmp_path):
         assert "the model broken cannot be loaded: " in reply.json()["error"]["message"]
         assert is_right(server.embed("m0"), vectors["m0"])
     assert httpx.get(f"{server.url}/health/ready").status_code == 200
+    wait_until(lambda: server.is_ready() == {"m0": 1, "broken": 0})
     weights.write_bytes(kept)
     wait_until(lambda: is_right(server.embed("broken"), vectors["m1"]))
+    assert server.is_ready() == {"m0": 1, "broken": 1}
 
 
 # -- unloading ---------------------------------------------------------------------------------------------------------
@@ -195,6 +206,7 @@ def test_an_idle_model_leaves_and_comes_back(run_server, workers, embedders, vec
     wait_until(lambda: server.states() == {"m0": "unloaded", "m1": "unloaded"})
     wait_until(lambda: server.engines() == [])
     assert httpx.get(f"{server.url}/health/ready").status_code == 200
+    assert server.is_ready() == {"m0": 1, "m1": 1}
     for _ in range(20):
         assert is_right(server.embed("m1"), vectors["m1"])
     comes_back = {"m0": "unloaded", "m1": "ready"}  # a slow machine may unload it before it is looked at
@@ -396,8 +408,7 @@ def test_the_configs_are_read_again_at_sighup(run_server, workers, embedders, ve
         assert len(server.engines()) == 2
         assert is_right(server.embed("x"), vectors["m1"])
     assert httpx.get(f"{server.url}/health/ready").status_code == 200
-    text = httpx.get(f"{server.url}/metrics").text
-    assert 'bei_ready{model="m0"} 1.0' in text
+    wait_until(lambda: server.is_ready() == {"m0": 1, "m1": 1})  # no other model is left
 
 
 def test_a_model_that_cannot_be_loaded_changes_nothing(run_server, workers, embedders, vectors, tmp_path):

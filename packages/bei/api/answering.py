@@ -14,7 +14,7 @@ from bei.api.observation import Observation
 from bei.api.reply import Reply, Result, finish, render, render_error
 from bei.api.routes import Route
 from bei.api.table import TABLE
-from bei.errors import ClientGone, Ended, Error
+from bei.errors import ClientGone, Ended, Error, ModelNotFound
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
@@ -115,7 +115,7 @@ async def _compute(
         finally:
             service.leases.give_back()
     except (Exception, asyncio.CancelledError) as fault:
-        seen.failed(service, fault, body)
+        seen.failed(None if isinstance(fault, ModelNotFound) else service, fault, body)
         raise
     if isinstance(result, Reply):
         return result

@@ -8,7 +8,7 @@ from typing import Any, Self
 from bei import logs, tracing
 from bei.api.call import Call
 from bei.api.reply import Reply
-from bei.errors import Error, Expired, Overloaded, TooLarge, Untokenizable, WrongTask
+from bei.errors import Error, Expired, ModelNotFound, Overloaded, TooLarge, Untokenizable, WrongTask
 from bei.serving.answers import Usage
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
@@ -59,10 +59,14 @@ class Observation:
             inference=usage.inference,
         )
 
-    def failed(self, service: Service, fault: BaseException, body: Any) -> None:
-        """Counts a failed request. `body` is the parsed body, or None."""
-        texts = 0 if body is None else _texts(body)
-        service.model_metrics.observe_failure(texts, _cause(fault), scored=service.has_labels)
+    def failed(self, service: Service | None, fault: BaseException, body: Any) -> None:
+        """Counts a failed request. `body` is the parsed body, or None; `service` is None for a model that is not
+        served."""
+        if service is None:
+            self._metrics.observe_unresolved(_cause(fault))
+        else:
+            texts = 0 if body is None else _texts(body)
+            service.model_metrics.observe_failure(texts, _cause(fault), scored=service.has_labels)
         if isinstance(fault, Expired):
             self._metrics.observe_cancelled("deadline")
 
@@ -139,7 +143,7 @@ def _cause(fault: BaseException) -> str:
             return "model_type"
         case Expired() | asyncio.CancelledError():
             return "dropped"
-        case Error(kind="Validation" | "Empty"):
+        case Error(kind="Validation" | "Empty") | ModelNotFound():
             return "validation"
         case _:
             return "inference"

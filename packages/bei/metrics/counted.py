@@ -8,6 +8,7 @@ from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
+    Gauge,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -16,7 +17,7 @@ from prometheus_client import (
 )
 
 from bei.metrics.direct import Count, counting, observing
-from bei.metrics.exposition import SharedRendering, text
+from bei.metrics.exposition import GONE, SharedRendering, text
 from bei.metrics.families import Families
 
 Cancellation = Literal["disconnect", "deadline", "drain"]
@@ -40,10 +41,12 @@ class Metrics:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self._registry)
         self._replies: dict[tuple[str, int], Count] = {}
+        self._models: dict[str, ModelMetrics] = {}
         self._rendering = SharedRendering(self.exposition)
 
     def of_model(self, name: str) -> "ModelMetrics":
-        return ModelMetrics(self, self._families, name)
+        """The same ones for a model and for the one that takes over from it."""
+        return self._models.setdefault(name, ModelMetrics(self, self._families, name))
 
     def observe_reply(self, path: str, status: int) -> None:
         """Counts an answered call; `path` is a route's, or `other`."""
@@ -51,6 +54,10 @@ class Metrics:
         if count is None:
             count = self._replies[path, status] = counting(self._families.requests, path, status)
         count(1)
+
+    def observe_unresolved(self, cause: str) -> None:
+        """Counts a request for a model that is not served, under no name. `cause` is one of TEI's labels."""
+        self._families.request_failure.labels(cause, "").inc()
 
     def observe_cancelled(self, reason: Cancellation) -> None:
         """Counts an abandoned request: its client left, its deadline passed, or the server stopped."""
@@ -111,16 +118,30 @@ class ModelMetrics:
         self.requests_in_flight = families.requests_in_flight.labels(name)
         self.observe_length = observing(families.input_length, name)
         self.engine_restarts = families.engine_restarts.labels(name)
+        self._info: Gauge | None = None
+        self._devices: dict[str, DeviceMetrics] = {}
 
     def of_device(self, name: str) -> "DeviceMetrics":
-        return DeviceMetrics(self, self._families, name, self.name)
+        return self._devices.setdefault(name, DeviceMetrics(self, self._families, name, self.name))
 
     def observe_engine(self, engine: str, device: str, precision: str, streams: int) -> None:
-        """Notes the served model and its engine."""
-        self._families.info.labels(engine, device, precision, self.name).set(1)
+        """Notes the served model and its engine, in the place of an earlier one."""
+        info = self._families.info.labels(engine, device, precision, self.name)
+        if self._info is not None and self._info is not info:
+            self._info.set(GONE)
+        self._info = info
+        info.set(1)
         self._engine_streams.set(streams)
 
+    def forget(self) -> None:
+        """Notes that nobody serves the model any more: its states go, its counts stay."""
+        for state in (self._ready, self._engine_streams, *([] if self._info is None else [self._info])):
+            state.set(GONE)
+        for device in self._devices.values():
+            device.forget()
+
     def set_ready(self, ready: bool) -> None:
+        """Notes whether a request for the model is answered, even if it has to load it."""
         self._ready.set(ready)
 
     def observe_batch(self, texts: int, tokens: int, seconds: float) -> None:
@@ -212,6 +233,10 @@ class DeviceMetrics:
     def observe_end(self) -> None:
         """Notes that nobody needs the device any more."""
         self._down.set(0)
+
+    def forget(self) -> None:
+        self._streams.set(GONE)
+        self._down.set(GONE)
 
 
 def _method(texts: int) -> str:

@@ -9,6 +9,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+GONE = -1.0
+"""The state of a model that nobody serves any more. Its line is left out of the text: prometheus_client cannot remove
+one from the files that several processes share."""
+_GONE = re.compile(rb"^bei_\w+\{.*\} -1\.0\n", re.MULTILINE)
 _TEI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?te_\w+)_total\b", re.MULTILINE)
 _TEI_DURATION = re.compile(rb"^(?:# (?:HELP|TYPE) )?te_request_(?:[a-z]+_)?duration.*\n", re.MULTILINE)
 _TASK_COUNT = re.compile(rb'^te_(embed|predict)_count\{(model="(?:[^"\\]|\\.)*")\} (.*)$', re.MULTILINE)
@@ -17,7 +21,7 @@ _TASK_COUNT = re.compile(rb'^te_(embed|predict)_count\{(model="(?:[^"\\]|\\.)*")
 def text(registry: CollectorRegistry) -> bytes:
     """Every metric of a registry in Prometheus' text format; names of TEI in TEI's way. TEI's counters have no
     `_total`. The te_embed_* or te_predict_* durations equal those of te_request_*, because a model has one task."""
-    plain = _TEI_COUNTER.sub(rb"\1", generate_latest(registry))
+    plain = _TEI_COUNTER.sub(rb"\1", _GONE.sub(b"", generate_latest(registry)))
     return b"".join([plain, *_task_durations(plain)])
 
 

@@ -61,7 +61,7 @@ class Families:
         self.engine_tokens = counter("bei_engine_tokens", "Tokens that the engine ran")
         self.engine_streams = self._maximum("bei_engine_streams", "Batches that the engine runs at once", "model")
         self.engine_restarts = counter("bei_engine_restarts", "Restarts of the engine after a crash")
-        self.ready = self._maximum("bei_ready", "1 while the model answers requests", "model")
+        self.ready = self._maximum("bei_ready", "1 while the model answers requests, or a request loads it", "model")
         self.info = self._maximum(
             "bei_info", "Constant 1; the served model and its engine", "engine", "device", "precision", "model"
         )

@@ -35,6 +35,7 @@ from bei.server.control import (
     Used,
     Wanted,
 )
+from bei.serving.keeper import settle_metrics
 from bei.serving.loading import Loading
 from bei.serving.registry import Registry
 from bei.serving.service import Service
@@ -215,8 +216,10 @@ class _Manager:
         elif service.checkpoint is None:
             service.defer(read_for(service.settings, Path(message.folder), message.revision))
         if message.fault is not None:
+            service.model_metrics.set_ready(False)
             self._loading(service).finish(message.fault)
         if message.is_gone:
+            settle_metrics(service, self._registry.services)
             self._forget(service)
 
     def _forget(self, service: Service) -> None:

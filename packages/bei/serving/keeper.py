@@ -110,8 +110,7 @@ class Keeper:
         if service in self._beside:
             self._beside.remove(service)
         self._forget(service)
-        for of in self._services():
-            of.model_metrics.set_ready(of.state == "ready")  # the one that took over has the same name
+        settle_metrics(service, self._services())
 
     def _forget(self, service: Service) -> None:
         """Those who wait for a model that is served no more find another one of its name, or none."""
@@ -173,6 +172,7 @@ class Keeper:
                 fault = type(exc).__name__
             self._loading(service).finish(fault)
             if fault is not None:
+                service.model_metrics.set_ready(False)
                 self.audience.failed(service, fault)
         if service not in self._services():
             self._forget(service)
@@ -284,3 +284,12 @@ class Keeper:
     def close(self) -> None:
         """Begins no more loads."""
         self._closing.set()
+
+
+def settle_metrics(ended: Service, services: Sequence[Service]) -> None:
+    """The states of a model that ended are those of the one that took over, or gone."""
+    successors = [service for service in services if service.name == ended.name]
+    for service in successors:
+        service.observe()
+    if not successors:
+        ended.model_metrics.forget()

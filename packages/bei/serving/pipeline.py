@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from bei.batching import Entry, RowKind
+from bei.batching import Entry, Limits, RowKind
 from bei.checkpoint.load import Checkpoint
-from bei.engines.base import Engine
+from bei.engines.base import Engine, EngineFacts
 from bei.engines.cpus import available_cpus
 from bei.engines.prefixes import worth_sharing
 from bei.errors import Empty, Expired, Overloaded, TooLarge
@@ -38,6 +38,18 @@ R = TypeVar("R")
 FLOAT = 4  # bytes of a number of a row
 _ON_THE_LOOP = 400  # characters, about 0.1 ms
 _BULK = 1 << 16  # characters or token ids, about 20 ms
+
+
+def limits(settings: Settings, facts: EngineFacts) -> Limits:
+    """Those of the queue before an engine."""
+    return Limits(
+        batch_tokens=min(settings.max_num_tokens, facts.token_budget),
+        batch_size=settings.max_batch_size,
+        tokens=settings.max_queue_tokens,
+        size=settings.max_queue_texts,
+        requests=settings.max_concurrent_requests,
+        brief_apart=facts.has_brief_slot,
+    )
 
 
 class Admission:

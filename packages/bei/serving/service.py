@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from bei import logs, memory
-from bei.batching import Limits, Queue
+from bei.batching import Queue
 from bei.checkpoint import sources
 from bei.checkpoint.load import Checkpoint, read_for
 from bei.engines import choice
@@ -28,7 +28,7 @@ from bei.serving import abilities, ranges
 from bei.serving.abilities import Ability
 from bei.serving.leases import Leases
 from bei.serving.model import ServedModel
-from bei.serving.pipeline import Pipeline
+from bei.serving.pipeline import Pipeline, limits
 from bei.serving.readiness import Readiness, State
 from bei.serving.routes import default_route
 from bei.serving.span_finder import SpanFinder
@@ -139,6 +139,7 @@ class Service:
         with refusing():
             self.checkpoint = checkpoint or self.read()
         self.readiness.state, self._is_on_demand = "unloaded", True
+        self.observe()
 
     def load(self) -> None:
         """Fetches and reads the checkpoint, makes the engine, and runs one batch; then the service is ready. Blocking.
@@ -187,18 +188,10 @@ class Service:
         """Serves a checkpoint on an engine: the second half of `load`. `texts` waits for the reader of texts."""
         settings = self.settings
         self._share = self._share_of(engine.facts)
-        limits = Limits(
-            batch_tokens=min(settings.max_num_tokens, engine.facts.token_budget),
-            batch_size=settings.max_batch_size,
-            tokens=settings.max_queue_tokens,
-            size=settings.max_queue_texts,
-            requests=settings.max_concurrent_requests,
-            brief_apart=engine.facts.has_brief_slot,
-        )
         keep = partial(sparse.terms, most=checkpoint.max_terms) if checkpoint.task == "sparse" else np.asarray
         scheduler = Scheduler(
             engine,
-            Queue(limits),
+            Queue(limits(settings, engine.facts)),
             keep=keep,
             max_seconds=settings.max_queue_seconds,
             metrics=self.model_metrics,
@@ -239,9 +232,15 @@ class Service:
         if self.readiness.state == "loading":  # otherwise it was stopped meanwhile
             self.readiness.state = "ready"
             self.leases.open()
-            self.model_metrics.set_ready(True)
-        facts = engine.facts
-        self.model_metrics.observe_engine(facts.name, facts.device, facts.computes_in, facts.streams)
+        self.observe()
+
+    def observe(self) -> None:
+        """Notes in the metrics whether requests are answered, and the engine. A model of the same name may have noted
+        its own."""
+        self.model_metrics.set_ready(self.state in ("ready", "unloaded"))
+        if self._model is not None:
+            facts = self._model.engine.facts
+            self.model_metrics.observe_engine(facts.name, facts.device, facts.computes_in, facts.streams)
 
     def _made(
         self,
@@ -367,7 +366,7 @@ class Service:
             log.warning(told, seconds, self.leases.count)
         if self.readiness.state != "draining":
             self.readiness.state = "unloaded"
-        self.model_metrics.set_ready(False)
+        self.model_metrics.set_ready(self.state == "unloaded")
         self._stop(LAST_BATCH if are_answered else 0.0)
         self._model = self._isolated = None
         self.in_flight.on_calm()
