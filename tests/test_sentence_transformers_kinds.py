@@ -285,7 +285,7 @@ def test_queries_of_another_tokenizer_are_refused(tmp_path):
 def test_kinds_of_text_choose_the_route(tmp_path, kind, name):
     """`input_type` of Cohere, NVIDIA and Voyage, for a model that has no prompts."""
     inference_free(tmp_path)
-    assert of_kind(read(tmp_path / "model", "m").prompts.texts, "input_type", kind) == name
+    assert of_kind(read(tmp_path / "model", "m").prompts, "input_type", kind) == name
 
 
 def test_an_older_router_of_dense_layers_is_refused(tmp_path):

@@ -312,6 +312,42 @@ def test_a_symmetric_model_reads_every_kind_of_text_alike(prompted):
             service.close()
 
 
+@pytest.fixture(scope="module")
+def adapted(prompted):
+    """A model with an adapter for each task, of which the one for passages is served."""
+    prompts = Prompts({"retrieval.query": "the ", "retrieval.passage": "a "}, adapter="retrieval.passage")
+    service = start(replace(prompted["embedding"].model.checkpoint, prompts=prompts))
+    yield service
+    service.close()
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for kind, path, body in BODIES if kind == "embedding"])
+@pytest.mark.parametrize("field", ["task", "input_type"])
+def test_a_task_whose_adapter_is_not_served_is_refused(adapted, path, body, field):
+    """Also by the routes that have no such field; of vLLM's `/pooling` a `task` is the kind of the model."""
+    if path in {*WITHOUT_ANY, "/decode"}:
+        return
+    for kind in ("retrieval.query", "query", "text-matching", "strange"):
+        status, message = refused(adapted, path, {**body, field: kind})
+        assert (status, f"`{field}`" in message or f"{field}`" in message) == (422, True), message
+    assert call(adapted, "/v1/embeddings", {"input": "a", field: "retrieval.passage"}).status == 200
+
+
+def test_the_refusal_names_the_adapter_that_is_served(adapted):
+    found = refused(adapted, "/v1/embeddings", {"input": "a", "task": "retrieval.query"})
+    assert found == (
+        422,
+        "`task` 'retrieval.query' has an adapter of its own, and this server's is 'retrieval.passage' "
+        "(BEI_TASK_ADAPTER); send what that one is for, or leave the field out",
+    )
+
+
+def test_the_adapter_that_is_served_is_for_all_names_of_its_task(adapted):
+    passage = embed(adapted, "the cat", prompt_name="retrieval.passage")
+    for kind in ({"input_type": "search_document"}, {"task": "passage"}, {"task": "retrieval.passage"}):
+        assert embed(adapted, "the cat", **kind) == pytest.approx(passage, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

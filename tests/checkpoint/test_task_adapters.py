@@ -53,7 +53,7 @@ def test_the_task_that_the_setting_names(published, tmp_path, task):
     folder, worth = published
     checkpoint = load(settings("LOCAL", str(folder), tmp_path, task_adapter=task))
     found = {name: checkpoint.tensors[name] for name in checkpoint.tensors}
-    assert checkpoint.spec.pooling.modes == ("mean",)
+    assert (checkpoint.spec.pooling.modes, checkpoint.prompts.adapter) == (("mean",), task)
     expected = save(tmp_path / "expected", random_model("jina_embeddings_v3"))
     save_file(worth[task], expected / "model.safetensors", {"format": "pt"})
     tensors = read(expected, "m").tensors

@@ -394,4 +394,5 @@ def _prompts(source: Source, served: Served) -> Prompts:
             f"config_sentence_transformers.json: default_prompt_name {short(default)} is not among its prompts"
         )
     before_pairs = source.modules.cross_encoder and served.pair_template is None
-    return Prompts(by_name, default, before_pairs)
+    adapter = None if source.task_adapter is None else source.task_adapter.name
+    return Prompts(by_name, default, before_pairs, adapter)

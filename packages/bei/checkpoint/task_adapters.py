@@ -14,8 +14,10 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class TaskAdapter:
-    """The index of a task among all, or None for the weights without an adapter; the rank, and the product's scale."""
+    """The name of a task, or `none`; its index among all, or None for the weights without an adapter; the rank, and the
+    product's scale."""
 
+    name: str
     index: int | None
     rank: int
     scale: float
@@ -40,7 +42,7 @@ def chosen(config: Mapping[str, Any], setting: str | None) -> TaskAdapter | None
     rank, alpha = (config.get(key, default) for key, default in (("lora_rank", 4), ("lora_alpha", 1)))
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
         raise SetupError("config.json: lora_rank and lora_alpha must be numbers of at least 1")
-    return TaskAdapter(None if setting == _NONE else names.index(setting), rank, alpha / rank)
+    return TaskAdapter(str(setting), None if setting == _NONE else names.index(setting), rank, alpha / rank)
 
 
 def merged(stored: Mapping[str, Tensor], adapter: TaskAdapter) -> dict[str, Tensor]:

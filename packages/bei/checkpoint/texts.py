@@ -16,11 +16,13 @@ _NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_l
 @dataclass(frozen=True)
 class Prompts:
     """Texts put before an input, by name (config_sentence_transformers.json). `default` names the one for requests that
-    name none. `before_pairs`: they also go before the first text of a pair, as in CrossEncoder."""
+    name none. `before_pairs`: they also go before the first text of a pair, as in CrossEncoder. `adapter`: the only
+    task that the weights are for, of a checkpoint with an adapter for each."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
     before_pairs: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from bei.batching import RowKind
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.task import Scoring, Task
+from bei.checkpoint.texts import Prompts
 from bei.engines.base import Engine
 from bei.errors import Empty, Invalid, WrongTask, short
 from bei.inflight import InFlight
@@ -300,10 +301,9 @@ class ServedModel:
             raise Invalid("`labels`: this model has labels of its own; leave it out", param=_LABELS)
         return await self.span_finder.find(texts, labels, wanted, options)
 
-    def prompts(self) -> Mapping[str, str]:
-        """The model's prompts by name."""
+    def prompts(self) -> Prompts:
         self.readiness.check(self.engine)
-        return self.checkpoint.prompts.texts
+        return self.checkpoint.prompts
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
