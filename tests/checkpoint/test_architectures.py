@@ -8,6 +8,7 @@ from bei.architectures.rope import rotary
 from bei.architectures.spec import Layer
 from bei.engines.rotary import RotaryTable
 from bei.errors import SetupError
+from tests.support.tiny_models import random_model
 
 SIZES = {
     **{"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
@@ -128,6 +129,15 @@ def test_bidirectional_variants():
     assert not spec("qwen2", architectures=["Qwen2BidirectionalModel"]).causal
     assert not spec("llama_bidirec").causal
     assert family({"model_type": "llama_bidirec"}).pooling.modes == ("mean",)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neo", "bloom", "lfm2"])
+@pytest.mark.parametrize("changes", [{"is_causal": False}, {"use_bidirectional_attention": True}])
+def test_an_architecture_without_a_bidirectional_variant_refuses_one(model_type, changes):
+    config = random_model(model_type).config.to_dict()
+    assert family(config).spec(config).causal
+    with pytest.raises(SetupError, match=f"config.json: a bidirectional {model_type} is not supported: "):
+        family(config).spec({**config, **changes})
 
 
 def test_windows():

@@ -224,7 +224,7 @@ OVERRULED = {
     ("jina-embeddings-v2", "hidden_act"),  # by feed_forward_type
     ("jina-embeddings-v2-base-code", "hidden_act"),
     ("nomic-embed-text-v2-moe", "max_trained_positions"),  # of no scaling
-    ("modernbert-decoder", "sliding_window"),  # by local_attention
+    ("modernbert-decoder", "local_attention"),  # by sliding_window
     ("modernbert-decoder", "decoder_bias"),  # of a head that is not served
     ("lfm2", "full_attn_idxs"),  # by layer_types
     ("gpt_neox", "is_decoder"),  # it always is one
@@ -244,6 +244,7 @@ DERIVED = {
     ("roformer", "embedding_size"),
     ("mobilebert", "true_hidden_size"),
     ("xlnet", "d_head"),
+    ("modernbert-decoder", "sliding_window"),
 }  # from other sizes, unless stated
 
 

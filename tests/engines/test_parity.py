@@ -12,6 +12,8 @@ from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, random_model, save
 DEFAULT = {"rope_type": "default", "rope_theta": 20.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "original_max_position_embeddings": 16}
 
+BOTH_WAYS = {"is_causal": False, "sliding_window": 4}
+SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
 LONG = {
     **{"rope_type": "longrope", "rope_theta": 100.0, "factor": 3.0, "partial_rotary_factor": 0.5},
     **{"short_factor": [1.0, 1.1, 1.2], "long_factor": [1.0, 2.0, 4.0]},
@@ -90,26 +92,27 @@ OPTIONS = {
             }
         ),
     ],
-    "mistral": [{}, {"sliding_window": None}, {"sliding_window": 1}, {"head_dim": 16}],
-    "ministral3": [{}, {"sliding_window": 8}, {"is_causal": False, "hidden_act": "gelu"}],
-    "qwen2": [{}, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, {"is_causal": False}],
-    "qwen3": [{}, {"head_dim": 20, "attention_bias": True}, {"num_key_value_heads": 4}],
+    "mistral": [{}, {"sliding_window": None}, {"sliding_window": 1}, {"head_dim": 16}, BOTH_WAYS],
+    "ministral3": [{}, {"sliding_window": 8}, {"is_causal": False, "hidden_act": "gelu"}, BOTH_WAYS],
+    "qwen2": [{}, SLIDING, {"is_causal": False}, {**SLIDING, **BOTH_WAYS}],
+    "qwen3": [{}, {"head_dim": 20, "attention_bias": True}, {"num_key_value_heads": 4}, {**SLIDING, **BOTH_WAYS}],
     "qwen3_moe": [
         *({}, {"norm_topk_prob": True, "num_experts_per_tok": 8}, {"mlp_only_layers": [1], "hidden_act": "gelu"}),
         *({"decoder_sparse_step": 2}, {"use_sliding_window": True, "sliding_window": 4}, {"num_experts": 0}),
-        {"moe_intermediate_size": 36},
+        *({"moe_intermediate_size": 36}, {"use_sliding_window": True, **BOTH_WAYS}),
     ],
     "openai_privacy_filter": [
         *({}, {"num_experts_per_tok": 1, "swiglu_alpha": 1.0, "swiglu_limit": 0.5}, {"attention_bias": False}),
         rope(DEFAULT),
     ],
     "gemma": [{}, {"num_key_value_heads": 1}],
-    "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}],
-    "gemma3_text": [{}, {"use_bidirectional_attention": True}],
+    "gemma2": [{}, {"attn_logit_softcapping": None}, {"hidden_activation": "silu"}, BOTH_WAYS],
+    "gemma3_text": [{}, {"use_bidirectional_attention": True}, BOTH_WAYS],
     "embedding_gemma2_text": [{}, {"hidden_activation": "silu", "embedding_dim": 56, "attention_bias": True}],
-    "phi3": [{}, {**rope(DEFAULT), "sliding_window": 8}, {"partial_rotary_factor": 0.5, **rope(LONG)}],
+    "phi3": [{}, {**rope(DEFAULT), "sliding_window": 8}, {"partial_rotary_factor": 0.5, **rope(LONG)}, BOTH_WAYS],
     "granite": [{}, {"attention_bias": True, "mlp_bias": True}],
-    "smollm3": [{}, {"use_sliding_window": True, "sliding_window": 8}],
+    "smollm3": [{}, {"use_sliding_window": True, "sliding_window": 8}, {"use_sliding_window": True, **BOTH_WAYS}],
+    "olmo3": [{}, BOTH_WAYS],
     "olmo2": [{}, {"num_key_value_heads": 1, "attention_bias": True}],
     "stablelm": [{}, {"use_parallel_residual": True, "use_qkv_bias": True}],
     "gpt2": [{}, {"activation_function": "gelu", "scale_attn_weights": False}, {"is_causal": False}],
@@ -118,8 +121,9 @@ OPTIONS = {
     "gptj": [{}, {"rotary_dim": 12}],
     "gpt_neox": [{}, {"use_parallel_residual": False, "attention_bias": False}],
     "bloom": [{}, {"n_head": 6}],
-    "starcoder2": [{}, {"sliding_window": 8, "use_bias": False}],
+    "starcoder2": [{}, {"sliding_window": 8, "use_bias": False}, BOTH_WAYS],
     "cohere": [{}, {"attention_bias": True}],
+    "cohere2": [{}, BOTH_WAYS],
     "lfm2": [
         *(
             {},
@@ -128,7 +132,10 @@ OPTIONS = {
         ),
         {"layer_types": ["conv", "conv", "full_attention"], "block_ffn_dim_multiplier": 1.5},
     ],
-    "modernbert-decoder": [{}, {"norm_bias": False}, {"attention_bias": True, "mlp_bias": True}],
+    "modernbert-decoder": [
+        *({}, {"norm_bias": False}, {"attention_bias": True, "mlp_bias": True}),
+        {"sliding_window": 3, "local_attention": 20},
+    ],
 }
 CASES = [(family, seed, options) for family in FAMILIES for options in OPTIONS.get(family, [{}]) for seed in range(3)]
 

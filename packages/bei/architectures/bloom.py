@@ -1,7 +1,7 @@
 """BLOOM (arXiv:2211.05100): ALiBi instead of positions, and a norm on the embeddings."""
 
 from bei.architectures.config import Config, read, refuse_others
-from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors
+from bei.architectures.decoder import GPT_HEADS, gpt_spec, gpt_tensors, refuse_both_ways
 from bei.architectures.family import Family
 from bei.architectures.positions import Alibi
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
@@ -12,6 +12,7 @@ _TRAINED = 2048  # tokens: where config.json lacks `seq_length`
 
 def _spec(config: Config) -> EncoderSpec:
     refuse_others(config, {"apply_residual_connection_post_layernorm": False})
+    refuse_both_ways(config, "its positions count in one direction")
     hidden = config.get("n_embed") or read(config, "hidden_size")
     heads = config.get("n_head") or read(config, "num_attention_heads")
     return gpt_spec(

@@ -10,6 +10,7 @@ from bei.architectures.rope import longest, rotary
 from bei.architectures.spec import LAST, PRE, Dense, EncoderSpec, Layer, LinearName, Norm
 from bei.architectures.tensor_names import Part, TensorNames, affine, layer_tensors
 from bei.architectures.usual_heads import HeadMaker, one_dense
+from bei.errors import SetupError
 
 PREFIXES = ("model.", "")
 IGNORED = (r"lm_head\.", r"score\.")
@@ -98,10 +99,23 @@ def attention_biases(config: Config, *, qkv: bool = False, out: bool = False) ->
     return tuple(name for name, has in found.items() if has)
 
 
+def farthest(config: Config, window: int | None) -> int | None:
+    """The largest distance in a window: of a causal model it counts the token itself, and of a bidirectional one it is
+    the distance on each side (transformers, masking_utils). None for no window."""
+    return window - is_causal(config) if window else None
+
+
 def windows(config: Config, default: str = "full_attention") -> tuple[int | None, ...]:
-    """The window of each layer, by `layer_types`: a token attends to itself and the `sliding_window` - 1 before it."""
+    """The window of each layer, by `layer_types`."""
     kinds = layer_kinds(config, [default] * read(config, "num_hidden_layers"))
-    return tuple(read(config, "sliding_window") - 1 if kind == "sliding_attention" else None for kind in kinds)
+    seen = (farthest(config, read(config, "sliding_window")) if kind == "sliding_attention" else None for kind in kinds)
+    return tuple(seen)
+
+
+def refuse_both_ways(config: Config, why: str) -> None:
+    """Raises SetupError for a bidirectional variant of an architecture that has none."""
+    if not is_causal(config):
+        raise SetupError(f"config.json: a bidirectional {config.get('model_type')} is not supported: {why}")
 
 
 def decoder_tensors(

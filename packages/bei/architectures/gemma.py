@@ -6,7 +6,16 @@ from dataclasses import replace
 from functools import partial
 
 from bei.architectures.config import Config, activation, layer_kinds, read, refuse_others
-from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
+from bei.architectures.decoder import (
+    HEADS,
+    IGNORED,
+    PREFIXES,
+    attention_biases,
+    decoder_spec,
+    decoder_tensors,
+    farthest,
+    windows,
+)
 from bei.architectures.family import Family
 from bei.architectures.limits import check_counts
 from bei.architectures.rope import rotary
@@ -63,7 +72,7 @@ def _gemma3_layer(config: Config, kind: str) -> Layer:
     if kind == "full_attention":
         return Layer(SANDWICH, None, rotary({"rope_theta": 1e6, **config}, size, kind))
     window = config.get("sliding_window", 4096)
-    seen = window // 2 if config.get("use_bidirectional_attention") else window - 1
+    seen = window // 2 if config.get("use_bidirectional_attention") else farthest(config, window)
     local = {
         "rope_theta": config.get("rope_local_base_freq", 10_000.0),
         "rope_parameters": config.get("rope_parameters"),
@@ -72,12 +81,10 @@ def _gemma3_layer(config: Config, kind: str) -> Layer:
 
 
 def _t5gemma(config: Config) -> EncoderSpec:
-    """The encoder of T5Gemma: Gemma 2, whose windows reach to both sides."""
-    encoder = {"sliding_window": 4096, **read(config, "encoder")}
+    """The encoder of T5Gemma: Gemma 2 that sees both ways."""
+    encoder = {"sliding_window": 4096, **read(config, "encoder"), "is_causal": False}
     check_counts(encoder)
-    spec = _gemma2(encoder)
-    layers = (replace(of, window=None if of.window is None else of.window + 1) for of in spec.layers)
-    return replace(spec, layers=tuple(layers), causal=False, pooling=MEAN)
+    return replace(_gemma2(encoder), pooling=MEAN)
 
 
 _T5GEMMA_NAMES = {

@@ -1,7 +1,7 @@
 """GPT-Neo (EleutherAI): GPT-2 whose every other layer has a window, and whose scores are not scaled."""
 
 from bei.architectures.config import Config, activation, read
-from bei.architectures.decoder import GPT_HEADS, gpt_spec
+from bei.architectures.decoder import GPT_HEADS, gpt_spec, refuse_both_ways
 from bei.architectures.family import Family
 from bei.architectures.gpt2 import gpt2_tensors
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
@@ -12,6 +12,7 @@ _KINDS = ("global", "local")
 
 
 def _spec(config: Config) -> EncoderSpec:
+    refuse_both_ways(config, "its attention hides the tokens after each one, whatever config.json says")
     hidden = read(config, "hidden_size")
     return gpt_spec(
         config,

@@ -4,7 +4,7 @@ encoders, whose convolutions and attention see both ways."""
 from typing import Any
 
 from bei.architectures.config import Config, read, refuse_others
-from bei.architectures.decoder import decoder_spec, decoder_tensors, is_causal, score_head, tagger
+from bei.architectures.decoder import decoder_spec, decoder_tensors, is_causal, refuse_both_ways, score_head, tagger
 from bei.architectures.family import Family, TaskHead
 from bei.architectures.layer_parts import ShortConvolution
 from bei.architectures.rope import rotary
@@ -19,6 +19,8 @@ _MLP = {"up": ("feed_forward.w1", "feed_forward.w3"), "down": ("feed_forward.w2"
 
 def _spec(config: Config) -> EncoderSpec:
     refuse_others(config, {"conv_bias": False})
+    if not any("Bidirectional" in name for name in config.get("architectures") or ()):
+        refuse_both_ways(config, "only the convolutions of Lfm2BidirectionalModel see both ways")
     size = config.get("head_dim") or read(config, "hidden_size") // read(config, "num_attention_heads")
     attention = Layer(PRE, rotary=rotary({"rope_theta": 1e6, **config}, size))
     convolution = Layer(PRE, convolution=ShortConvolution(config.get("conv_L_cache", 3), not is_causal(config)))

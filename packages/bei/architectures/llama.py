@@ -11,6 +11,7 @@ from bei.architectures.decoder import (
     attention_biases,
     decoder_spec,
     decoder_tensors,
+    farthest,
     score_head,
 )
 from bei.architectures.family import Family, TaskHead
@@ -33,7 +34,7 @@ def _llama(config: Config) -> EncoderSpec:
 def _mistral(config: Config) -> EncoderSpec:
     size = config.get("head_dim") or read(config, "hidden_size") // read(config, "num_attention_heads")
     window = config.get("sliding_window", 4096)
-    layer = Layer(PRE, window - 1 if window else None, rotary(config, size))
+    layer = Layer(PRE, farthest(config, window), rotary(config, size))
     return decoder_spec(config, layers=(layer,) * read(config, "num_hidden_layers"))
 
 

@@ -4,7 +4,7 @@ every third layer and has a window in the others. ModernBERT-decoder (Ettin, arX
 from dataclasses import replace
 
 from bei.architectures.config import Config, activation, attention_sizes, layer_kinds, read
-from bei.architectures.decoder import is_causal
+from bei.architectures.decoder import farthest, is_causal
 from bei.architectures.family import Family, NamedHeadLayer, TaskHead
 from bei.architectures.rope import rotary
 from bei.architectures.spec import FIRST, LAST, MEAN, PRE, Dense, EncoderSpec, Layer, LayerNorm, LinearName, Norm
@@ -95,10 +95,11 @@ def _masked_lm(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
 
 
 def _decoder(config: Config) -> EncoderSpec:
-    """The window is all before the token: half as wide as ModernBERT's."""
+    """`sliding_window` is all before the token; where only `local_attention` is stated, it is half of that."""
     config = {"local_rope_theta": 10_000.0, **config}
-    spec = _spec(config)
-    layers = (of if of.window is None else replace(of, window=max(of.window - 1, 0)) for of in spec.layers)
+    spec, stated = _spec(config), config.get("sliding_window")
+    seen = farthest(config, max(config.get("local_attention", 128) // 2 if stated is None else stated, 1))
+    layers = (of if of.window is None else replace(of, window=seen) for of in spec.layers)
     return replace(spec, layers=tuple(layers), causal=is_causal(config), pooling=LAST)
 
 

@@ -5,7 +5,15 @@ from functools import partial
 from typing import Any
 
 from bei.architectures.config import Config, layer_kinds, read
-from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors
+from bei.architectures.decoder import (
+    HEADS,
+    IGNORED,
+    PREFIXES,
+    attention_biases,
+    decoder_spec,
+    decoder_tensors,
+    farthest,
+)
 from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, EncoderSpec, Layer, NormPlace
@@ -44,7 +52,7 @@ def _olmo3_layer(config: Config, kind: str) -> Layer:
     if kind == "full_attention":
         return Layer(_OUTPUTS, None, rotary(config, _size(config), kind))
     local: dict[str, Any] = {key: config.get(key) for key in ("rope_theta", "rope_parameters")}
-    return Layer(_OUTPUTS, read(config, "sliding_window") - 1, rotary(local, _size(config), kind))
+    return Layer(_OUTPUTS, farthest(config, read(config, "sliding_window")), rotary(local, _size(config), kind))
 
 
 _tensors = partial(

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from bei.architectures.config import Config, read
-from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors
+from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors, farthest
 from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
@@ -13,7 +13,7 @@ from bei.architectures.spec import LAST, PRE, EncoderSpec, Layer
 def _phi3(config: Config) -> EncoderSpec:
     size = config.get("head_dim") or read(config, "hidden_size") // read(config, "num_attention_heads")
     window = config.get("sliding_window")
-    layer = Layer(PRE, window - 1 if window else None, rotary(_long(config), size, partial=1.0))
+    layer = Layer(PRE, farthest(config, window), rotary(_long(config), size, partial=1.0))
     layers = (layer,) * read(config, "num_hidden_layers")
     return decoder_spec({"rms_norm_eps": 1e-5, **config}, layers=layers)
 

@@ -5,7 +5,16 @@ token, and pplx-embed."""
 from dataclasses import replace
 
 from bei.architectures.config import Config, activation, read, refuse_others
-from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, attention_biases, decoder_spec, decoder_tensors, windows
+from bei.architectures.decoder import (
+    HEADS,
+    IGNORED,
+    PREFIXES,
+    attention_biases,
+    decoder_spec,
+    decoder_tensors,
+    farthest,
+    windows,
+)
 from bei.architectures.family import Family, NamedHeadLayer, TaskHead, no_layers
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, MEAN, PRE, Dense, EncoderSpec, Experts, Layer
@@ -47,7 +56,7 @@ def _qwen3_moe(config: Config) -> EncoderSpec:
         activation=activation(config.get("hidden_act", "silu")),
         normalized=bool(config.get("norm_topk_prob", False)),
     )
-    layer = Layer(PRE, window - 1 if window else None, rotary(config, size))
+    layer = Layer(PRE, farthest(config, window), rotary(config, size))
     layers = (replace(layer, experts=experts if has else None) for has in _has_experts(config))
     return decoder_spec(
         config,

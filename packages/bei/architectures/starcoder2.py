@@ -3,7 +3,7 @@
 from functools import partial
 
 from bei.architectures.config import Config, activation, read
-from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors
+from bei.architectures.decoder import HEADS, IGNORED, PREFIXES, decoder_spec, decoder_tensors, farthest
 from bei.architectures.family import Family
 from bei.architectures.rope import rotary
 from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Norm
@@ -12,7 +12,7 @@ from bei.architectures.spec import LAST, LINEARS, PRE, EncoderSpec, Layer, Norm
 def _spec(config: Config) -> EncoderSpec:
     size = config.get("head_dim") or read(config, "hidden_size") // read(config, "num_attention_heads")
     window = config.get("sliding_window")
-    layer = Layer(PRE, window - 1 if window else None, rotary(config, size))
+    layer = Layer(PRE, farthest(config, window), rotary(config, size))
     return decoder_spec(
         config,
         layers=(layer,) * read(config, "num_hidden_layers"),
