@@ -253,7 +253,26 @@ def test_a_decoder_that_says_what_is_seen_is_served(tmp_path, caplog, model_type
     folder = save(tmp_path, random_model(model_type), pooling={"pooling_mode": "lasttoken"})
     edit(folder / "config.json", **changes)
     assert read(folder, "m").spec.causal == causal
-    assert caplog.text == ""
+    assert ("code of its own that is not run" in caplog.text) == (model_type == "qwen2")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3", "bert", "modernbert", "gemma"])
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"pooling": "avg"}, "pooling 'avg' is not supported with this head, which pools"),
+        ({"pooling": "strange"}, "pooling 'strange' is not supported"),
+        ({"temperature": 0.2}, "temperature 0.2 is not supported with this head; remove the key if"),
+    ],
+)
+def test_a_classifier_whose_config_states_another_pooling_is_refused(tmp_path, model_type, stated, message):
+    folder = save(tmp_path, random_model(model_type, 0, "ForSequenceClassification", num_labels=1), pooling=None)
+    usual = "cls" if model_type in ("bert", "modernbert") else "last"
+    edit(folder / "config.json", pooling=usual, temperature=1.0)
+    assert read(folder, "m").task == "reranker"
+    edit(folder / "config.json", **stated)
+    with pytest.raises(SetupError, match=message):
+        read(folder, "m")
 
 
 def test_the_setting_does_not_contradict_a_checkpoint(tmp_path):

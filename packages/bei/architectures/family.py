@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bei.architectures.config import Config
+from bei.architectures.config import Config, stated_pooling
 from bei.architectures.spec import FIRST, EncoderSpec, HeadLayer, Pooling
 from bei.architectures.tensor_names import TensorNames
+from bei.errors import SetupError, short
 
 HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM", "RewardModel"]
 """The heads that are supported: the part after `For` in the name of a transformers class."""
@@ -60,3 +61,23 @@ class Family:
     heads: Mapping[HeadKind, Callable[[Config, EncoderSpec, int], TaskHead]]
     pooling: Pooling | None = None
     token_layers: Callable[[Config, EncoderSpec], tuple[NamedHeadLayer, ...]] = no_layers
+
+    def head(self, kind: HeadKind, config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+        """A head of `heads`. Raises SetupError for one that differs from the `pooling` and the `temperature` that
+        config.json states for its class."""
+        head = self.heads[kind](config, spec, outputs)
+        if kind in ("SequenceClassification", "RewardModel"):
+            _check_stated(config, head)
+        return head
+
+
+def _check_stated(config: Config, head: TaskHead) -> None:
+    pooling, temperature = config.get("pooling"), config.get("temperature")
+    remedy = "remove the key if the model's class does not read it"
+    if pooling is not None and stated_pooling({"pooling": pooling}) != head.pooling:
+        raise SetupError(
+            f"config.json: pooling {short(pooling)} is not supported with this head, which pools "
+            f"{'+'.join(head.pooling.modes)}; {remedy}"
+        )
+    if temperature is not None and temperature != head.temperature:
+        raise SetupError(f"config.json: temperature {short(temperature)} is not supported with this head; {remedy}")

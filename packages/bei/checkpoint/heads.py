@@ -196,7 +196,7 @@ def _own_head(source: Source, kind: HeadKind, outputs: int) -> TaskHead:
         raise SetupError(
             f"config.json: {architecture(config)}: {short(config['model_type'])} is not supported with this head"
         )
-    return family.heads[kind](config, source.spec, outputs)
+    return family.head(kind, config, source.spec, outputs)
 
 
 def _stanford_head(spec: EncoderSpec, folder: Path) -> TaskHead:

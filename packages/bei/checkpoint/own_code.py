@@ -1,5 +1,5 @@
 """Code that a checkpoint brings (config.json's `auto_map`) is never run. If it may compute something other than
-our architecture of that name, the checkpoint is refused, or a warning is logged."""
+our architecture of that name, a warning is logged. A decoder of whose attention nothing is stated is refused."""
 
 import logging
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ _OURS: dict[str, tuple[str, ...]] = {
     "ministral3_bidirec": ("Ministral3Bidirec",),
     "bidirectional_pplx_qwen3": ("PPLXQwen3",),
     "qwen2": ("Qwen2ForRewardModel",),
+    "qwen3": ("Qwen3Bidirectional", "VoyageQwen3Bidirectional"),
 }
 """Prefixes of the classes whose published code our architectures implement, by `model_type`."""
 
@@ -41,9 +42,9 @@ def check(config: Mapping[str, Any], spec: EncoderSpec, setting: AttentionSettin
     if setting is not None and spec.causal != (setting == "causal"):
         raise SetupError(f"BEI_ATTENTION is {setting}, but config.json and its architecture say otherwise; remove it")
     own = [name for name in _own_classes(config) if not _is_ours(name, config.get("model_type", ""))]
-    if not own or any(config.get(key) is not None for key in _STATED):
+    if not own:
         return
-    if spec.causal:
+    if spec.causal and not any(config.get(key) is not None for key in _STATED):
         raise SetupError(
             f"config.json: the model is {own[0]}, code of its own that is not run and may let tokens see both ways; "
             "set BEI_ATTENTION to causal or bidirectional, as its model card says"
