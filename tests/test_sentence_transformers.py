@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 from bei.checkpoint.load import read
 from bei.engines.base import EngineOptions
 from bei.engines.torch.engine import TorchEngine
+from bei.errors import SetupError
 from bei.serving.answers import Options
 from tests.support.tiny_models import FAMILIES, random_model, save, write_json
 
@@ -129,6 +130,32 @@ def test_vectors_that_the_model_itself_cuts(tiny, start_service):
     pairs = [(TEXTS[0], text) for text in TEXTS[1:]]
     np.testing.assert_allclose(asyncio.run(service.model.score(pairs)).rows, cosines, atol=1e-5)
     np.testing.assert_allclose(asyncio.run(service.model.similarity(TEXTS[0], TEXTS[1:])).rows, cosines, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dot", "euclidean", "manhattan", "cosine"])
+@pytest.mark.parametrize(("last", "dimensions"), [((), None), ((Normalize(),), None), ((Normalize(),), 20)])
+def test_similarities(tiny, start_service, name, last, dimensions):
+    options = {"similarity_fn_name": name, "truncate_dim": dimensions}
+    reference, checkpoint = tiny(Pooling(48, "mean"), *last, **options)
+    assert (checkpoint.similarity.name, checkpoint.similarity.of_units) == (name, bool(last))
+    expected = reference.encode(TEXTS)
+    service = start_service(TorchEngine(checkpoint, EngineOptions(precision="fp32")), checkpoint)
+    found = asyncio.run(service.model.similarity(TEXTS[0], TEXTS[1:])).rows
+    np.testing.assert_allclose(found, reference.similarity(expected[:1], expected[1:])[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("similarity_fn_name", "similarity_fn_name 'strange' is not supported; supported: cosine, dot, euclidean"),
+        ("model_type", "model_type 'strange' is not supported; supported: SentenceTransformer, SparseEncoder"),
+    ],
+)
+def test_a_word_that_sentence_transformers_lacks_is_refused(tmp_path, key, message):
+    folder = save(tmp_path, random_model("bert"))
+    write_json(folder / "config_sentence_transformers.json", {key: "strange"})
+    with pytest.raises(SetupError, match=f"config_sentence_transformers.json: {message}"):
+        read(folder, "m")
 
 
 def test_as_embeddinggemma(tiny, start_service):

@@ -22,7 +22,7 @@ from bei.tasks.entities import Entity, Strategy
 from bei.tasks.named_entities import Wanted
 from bei.tasks.precision import Precision, lowered
 from bei.tasks.sparse import Terms
-from bei.tasks.vectors import unit
+from bei.tasks.vectors import similarities
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -279,14 +279,14 @@ class Model:
         return _given(rows if convert_to_numpy else list(rows), one=one)
 
     def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
-        """The cosines of [N, D] and [M, D], or of one vector in place of either: float32[N, M]."""
-        found: np.ndarray = _unit(embeddings1) @ _unit(embeddings2).T
-        return found
+        """The similarities of [N, D] and [M, D], or of one vector in place of either: float32[N, M]. They are cosines
+        unless the checkpoint says otherwise."""
+        return similarities(_rows(embeddings1), _rows(embeddings2), self._model.checkpoint.similarity.name)
 
     def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
-        """The cosine of each row of [N, D] to the row of [N, D] with its number: float32[N]."""
-        found: np.ndarray = (_unit(embeddings1) * _unit(embeddings2)).sum(1)
-        return found
+        """The similarity of each row of [N, D] to the row of [N, D] with its number: float32[N]."""
+        pairs, name = zip(*map(_rows, (embeddings1, embeddings2)), strict=True), self._model.checkpoint.similarity.name
+        return np.array([similarities(a[None], b[None], name)[0, 0] for a, b in pairs])
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -363,9 +363,9 @@ def _prompt_of(task: Any, kind: Any, prompts: Mapping[str, str]) -> str | None:
     return next((name for name in (*own, *kinds) if name in prompts), None)
 
 
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    """float32[N, D], rows of length 1, of numbers of any type."""
-    return unit(np.atleast_2d(np.asarray(embeddings, np.float32)))
+def _rows(embeddings: np.ndarray) -> np.ndarray:
+    """float32[N, D] of numbers of any type."""
+    return np.atleast_2d(np.asarray(embeddings, np.float32))
 
 
 def _checked(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

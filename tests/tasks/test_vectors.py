@@ -35,6 +35,15 @@ def test_dimensions_in_range(dimensions):
     vectors.check(dimensions, 8)
 
 
-def test_similarities_are_cosines():
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cosine", [1, 0, -1]),
+        ("dot", [2, 0, -1]),
+        ("euclidean", [-1, -(10**0.5), -2]),
+        ("manhattan", [-1, -4, -2]),
+    ],
+)
+def test_similarities(name, expected):
     rows = np.array([[1, 0], [2, 0], [0, 3], [-1, 0]], np.float32)
-    np.testing.assert_allclose(vectors.similarities(rows[0], rows[1:]), [1, 0, -1], atol=1e-7)
+    np.testing.assert_allclose(vectors.similarities(rows[:1], rows[1:], name), [expected], atol=1e-6)

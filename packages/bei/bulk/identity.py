@@ -18,7 +18,7 @@ OF_SETTINGS = tuple(
     name for name in inspect.get_annotations(ModelSettings) if NO_ROW not in ModelSettings.model_fields[name].metadata
 )
 """Settings that decide the vectors. The workers agree on the meaning of `auto` (`Parts.agree`)."""
-ELSEWHERE = ("name", "revision", "folder", "tensors", "tokenizer_file", "m3", "lookup", "gliner")
+ELSEWHERE = ("name", "revision", "folder", "tensors", "tokenizer_file", "m3", "lookup", "gliner", "similarity")
 """Fields of a checkpoint that change no dense vector, or whose content is hashed. All others belong to the identity."""
 
 

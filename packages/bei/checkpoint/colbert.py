@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bei.checkpoint.modules import Modules, read_json, special_token
-from bei.errors import SetupError
+from bei.errors import SetupError, short
 
 _PUNCTUATION = tuple(string.punctuation)
 _QUERY_TOKENS = 32  # the paper's, and every layout's default
@@ -59,8 +59,19 @@ def read_late_interaction(folder: Path, modules: Modules, limits: Mapping[str, A
         skiplist=_skiplist(saved, mask, metadata, legacy=stanford or is_pylate(folder)),
         skip_queries="query" in mask.get("skiplist_tasks", ()),
         markers=markers,
-        mean="mean" in (saved.get("similarity_fn_name") or "").lower(),
+        mean=_is_mean(saved.get("similarity_fn_name")),
     )
+
+
+def _is_mean(similarity: object) -> bool:
+    """Of the older layouts the word may be that of an embedder. Raises SetupError for an unknown one."""
+    word = str(similarity or "maxsim").lower().replace("_", "")
+    if word not in ("maxsim", "meanmaxsim", "maxsimmean", "cosine", "dot"):
+        raise SetupError(
+            f"config_sentence_transformers.json: similarity_fn_name {short(similarity)} is not supported; supported: "
+            "maxsim, meanmaxsim"
+        )
+    return "mean" in word
 
 
 def _markers(saved: Mapping[str, Any], metadata: Mapping[str, Any], stanford: bool) -> dict[str, str]:

@@ -26,6 +26,7 @@ from bei.checkpoint.over_base import adapter_in
 from bei.checkpoint.packed import check_quantized
 from bei.checkpoint.rerank_file import read_template
 from bei.checkpoint.reranking import PairTemplate, pair_template
+from bei.checkpoint.similarity import COSINE, Similarity, read_similarity
 from bei.checkpoint.task import (
     STANFORD_COLBERT,
     Scoring,
@@ -57,7 +58,7 @@ class Checkpoint:
     `labels` names the outputs of a classifier or tagger in their order; `scoring` turns outputs into scores.
     `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
     `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json. `reading`: the tokens
-    of a text that count.
+    of a text that count. `similarity`: of two embeddings.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Checkpoint:
     truncation_side: Literal["left", "right"] = "right"
     casing: Casing = AS_STATED
     reading: Reading = "with specials"
+    similarity: Similarity = COSINE
 
     @property
     def width(self) -> int | None:
@@ -95,7 +97,6 @@ class Checkpoint:
         return self.dimensions or self.spec.row_size if self.task in ("embedding", "sparse") else None
 
 
-_LONGEST_PROMPT = 1 << 14  # characters
 _FROM_JSON = (
     "spec",
     "max_tokens",
@@ -169,7 +170,7 @@ def read(
         ) from exc
     for field_name in _FROM_JSON:
         check_types(getattr(checkpoint, field_name), get_type_hints(Checkpoint)[field_name], field_name)
-    _check_prompts(checkpoint.prompts)
+    texts.check_prompts(checkpoint.prompts)
     return checkpoint
 
 
@@ -179,22 +180,13 @@ def described(
     cache_dir: Path,
     attention: AttentionSetting | None = None,
     task_adapter: str | None = None,
+    pooling: PoolingSetting | None = None,
 ) -> tuple[Task, EncoderSpec]:
     """The task and the spec of a folder, by its JSON files: its weights are not read. Raises SetupError."""
-    overrides = _Overrides(None, None, attention, task_adapter, cache_dir, ())
+    overrides = _Overrides(pooling, None, attention, task_adapter, cache_dir, ())
     source = _open(folder, name, overrides)
     task = _task(source, overrides)
     return task, _with_heads(source.spec, served_as(task, source))
-
-
-def _check_prompts(prompts: Prompts) -> None:
-    """Raises SetupError for a long prompt: it is put before each text of a request."""
-    for name, text in prompts.texts.items():
-        if len(text) > _LONGEST_PROMPT:
-            raise SetupError(
-                f"config_sentence_transformers.json: the prompt {short(name)} has {len(text)} characters; at most "
-                f"{_LONGEST_PROMPT} are read"
-            )
 
 
 def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, overrides: _Overrides) -> Checkpoint:
@@ -231,6 +223,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         max_terms=read_size(folder, "max_active_dims"),
         casing=texts.casing(encoder),
         truncation_side=read_json(encoder / "tokenizer_config.json").get("truncation_side") or "right",
+        similarity=read_similarity(folder, source.modules) if task == "embedding" else COSINE,
     )
     return checkpoint if source.modules.static is None else _as_static(checkpoint, source.modules, max_num_tokens)
 

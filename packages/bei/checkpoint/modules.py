@@ -57,12 +57,14 @@ _ACTIVATIONS: dict[str, Activation] = {
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
 }
+_CLASSES = ("SentenceTransformer", "SparseEncoder", "CrossEncoder", "MultiVectorEncoder", "ColBERT")
 Static = Literal["StaticEmbedding", "model2vec"]
 _LIBRARIES = ("sentence_transformers.", "pylate.")
 _ROUTERS = ("router_config.json", "config.json")
 _PUBLISHED = ("st_quantize.FlexibleQuantizer",)
 """Modules of a repository's own whose published code is implemented here: pplx-embed's, whose default is int8."""
 
+_ONCE = (("Transformer", "MLMTransformer", "StaticEmbedding"), ("Pooling", "SpladePooling"), ("MultiVectorMask",))
 _FEATURES = ("sentence_embedding", "token_embeddings")
 _LENGTH_FILES = tuple(
     f"sentence_{kind}_config.json"
@@ -79,6 +81,7 @@ class Modules:
     model whose logits are the score. `saved_as` is the class of sentence-transformers that saved the folder. `static`:
     there is no encoder but a table of token vectors, in the layout of sentence-transformers or of Model2Vec. `queries`:
     the folder of a SparseStaticEmbedding that reads queries; `default_route` is for texts that are of neither kind.
+    `normalizes`: the last module is a Normalize, which is not in `head`: each request says whether it is applied.
     """
 
     encoder: Path
@@ -93,6 +96,7 @@ class Modules:
     static: Static | None = None
     queries: Path | None = None
     default_route: str | None = None
+    normalizes: bool = False
 
     @property
     def cross_encoder(self) -> bool:
@@ -142,7 +146,7 @@ class _Building:
     """Modules, collected in their order."""
 
     def __init__(self, folder: Path):
-        self._saved_as = read_json(folder / "config_sentence_transformers.json").get("model_type")
+        self._saved_as = _saved_as(folder)
         self._encoder, self._static = folder, _own_layout(folder)
         self._pooling = MEAN if self._static else None
         self._sparse, self._at = False, "head" if self._static else "token_head"
@@ -151,10 +155,16 @@ class _Building:
         self._queries: Path | None = None
         self._default_route: str | None = None
         self._layers: dict[str, list[HeadLayer]] = {"token_head": [], "head": []}
+        self._taken: set[tuple[str, ...]] = set()
         self._tensors: dict[str, tuple[Tensor, ...]] = {}
 
     def take(self, kind: str, path: Path) -> None:
         """Raises SetupError for a module that is not supported."""
+        once = next((names for names in _ONCE if kind in names), None)
+        if once in self._taken:
+            raise SetupError(f"modules.json: a second {kind} is not supported")
+        if once:
+            self._taken.add(once)
         match kind:
             case "Transformer" | "MLMTransformer":
                 self._encoder = path
@@ -193,9 +203,9 @@ class _Building:
         self._tensors |= tensors
 
     def modules(self) -> Modules:
-        head = self._layers["head"]
+        head = list(self._layers["head"])
         while head and head[-1] == Normalize():
-            head.pop()  # each request chooses whether the last norm is applied
+            head.pop()
         return Modules(
             encoder=self._encoder,
             token_head=tuple(self._layers["token_head"]),
@@ -209,7 +219,19 @@ class _Building:
             static=self._static,
             queries=self._queries,
             default_route=self._default_route,
+            normalizes=len(head) < len(self._layers["head"]),
         )
+
+
+def _saved_as(folder: Path) -> str | None:
+    """The class of sentence-transformers or PyLate that saved the folder. Raises SetupError for an unknown one."""
+    stated = read_json(folder / "config_sentence_transformers.json").get("model_type")
+    if stated is not None and stated not in _CLASSES:
+        raise SetupError(
+            f"config_sentence_transformers.json: model_type {short(stated)} is not supported; supported: "
+            f"{', '.join(_CLASSES)}"
+        )
+    return stated
 
 
 def _own_layout(folder: Path) -> Static | None:

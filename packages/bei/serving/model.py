@@ -183,11 +183,12 @@ class ServedModel:
         return Answer(rows, usage)
 
     async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = DEFAULTS) -> Answer:
-        """The cosine of the source to each sentence: float32[N]."""
+        """The similarity of the source to each sentence, the cosine unless the checkpoint says otherwise: float32[N]."""
         self._require("similarity")
         rows, usage = await self._rows([source, *sentences], options)
-        found = np.array(rows)[:, : self.checkpoint.dimensions]
-        return Answer(vectors.similarities(found[0], found[1:]), usage)
+        of = self.checkpoint.similarity
+        found = (vectors.unit(np.array(rows)) if of.of_units else np.array(rows))[:, : self.checkpoint.dimensions]
+        return Answer(vectors.similarities(found[:1], found[1:], of.name)[0], usage)
 
     async def rerank(
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = DEFAULTS

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bei.checkpoint.similarity import SimilarityName
 from bei.errors import Invalid
 
 _TINY = np.float32(1e-12)  # the eps of torch.nn.functional.normalize: a zero row stays zero
@@ -26,7 +27,17 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return made
 
 
-def similarities(source: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Cosine of float32[D] to each of float32[N, D]: float32[N]."""
-    cosines: np.ndarray = unit(others) @ unit(source[None])[0]
-    return cosines
+def similarities(first: np.ndarray, second: np.ndarray, name: SimilarityName = "cosine") -> np.ndarray:
+    """Of each of float32[N, D] to each of float32[M, D]: float32[N, M]. A distance is negative, so that more is
+    closer."""
+    match name:
+        case "cosine":
+            found: np.ndarray = unit(first) @ unit(second).T
+        case "dot":
+            found = first @ second.T
+        case "euclidean" | "manhattan":
+            order = 2 if name == "euclidean" else 1
+            found = np.zeros((len(first), len(second)), np.float32)
+            for row, one in zip(found, first, strict=True):
+                row[:] = -np.linalg.norm(second - one, order, axis=1)
+    return found
