@@ -19,7 +19,14 @@ NAMES = {"yaml": "pyyaml", "grpc": "grpcio", "opentelemetry": "opentelemetry-exp
 UNDECLARED = {"datasets", "mteb"}  # without it the command reports that it is missing, and the remedy
 # Fsspec imports the first three, engines/tensorrt/api.py the last.
 BY_NAME = {"s3fs", "gcsfs", "adlfs", "tensorrt-rtx-cu13"}
-BOUNDED = ["uvicorn", "prometheus-client", "h2", "huggingface-hub"]
+PRIVATE = {
+    **{"_strip_protocol": "fsspec", "_upper_bounds": "prometheus-client", "_buckets": "prometheus-client"},
+    **{"_unset_keepalive_if_required": "uvicorn"},
+    **dict.fromkeys(("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_dynamo", "_scaled_mm"), "torch"),
+    **dict.fromkeys(("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported"), "torch"),
+}
+"""The private names of packages that we use."""
+BOUNDED = sorted({*PRIVATE.values(), "h2", "huggingface-hub"})
 """Packages whose private names or undocumented behavior we rely on: each new series is tried before it is allowed."""
 OTHER_ENVIRONMENTS = ("tests/clients/calls.py", "tests/truss/requirements.py")
 ONLY_OF_A_SERVER = (
@@ -81,8 +88,26 @@ def test_the_tests_imports_are_declared():
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_what_promises_nothing_has_an_upper_bound(name):
-    (wanted,) = [need for need in map(Requirement, DEPENDENCIES) if canonicalize_name(need.name) == name]
-    assert [part.operator for part in wanted.specifier if part.operator.startswith("<")] == ["<"]
+    needs = map(Requirement, [*DEPENDENCIES, *EXTRAS["torch"]])
+    (wanted,) = [need for need in needs if canonicalize_name(need.name) == name]
+    assert [part.operator for part in wanted.specifier if part.operator != ">="] in (["<"], ["=="])
+
+
+def private_names() -> set[str]:
+    """Attributes with one underscore before them that no file of ours defines, and private imports."""
+    nodes = [node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} - defined
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("bei"):
+            used |= {*(node.module or "").split("."), *(name.name for name in node.names)}
+    return {name for name in used if name.startswith("_") and not name.startswith("__")}
+
+
+def test_a_private_name_of_a_package_is_listed_with_it():
+    assert private_names() == PRIVATE.keys()
 
 
 def test_the_bundle_with_a_model_py_needs_all_but_what_a_server_needs():
