@@ -38,7 +38,7 @@ class Attending:
 
 
 @dataclass(frozen=True)
-class Sight:
+class AttentionMask:
     """The keys that a query attends to. `bias`: the name of the table of biases by distance; empty if there is none."""
 
     causal: bool
@@ -51,8 +51,8 @@ class Attention:
 
     def __init__(self, parts: Parts, attending: Attending):
         self._parts, self._attending = parts, attending
-        self._seen: dict[Sight, Node] = {}
-        self._masks: dict[Sight, Node] = {}
+        self._seen: dict[AttentionMask, Node] = {}
+        self._masks: dict[AttentionMask, Node] = {}
         self._cos_sin: dict[Rotary, tuple[Node, Node]] = {}
         bias = parts.spec.relative_bias
         self._positions = PositionScores(parts, bias) if isinstance(bias, Disentangled) else None
@@ -81,33 +81,33 @@ class Attention:
             table = g.constant(factors(spec.query_growth, self._parts.longest))
             q = g.multiply(q, g.reshape(g.gather(table, self._parts.input("positions")), (-1, 1, 1)))
         has_bias = isinstance(spec.relative_bias, (RelativeBias, Alibi))
-        sight = Sight(spec.causal, spec.layers[i].window, spec.bias_name(i) if has_bias else "")
-        return self._attended(i if scored_heads(spec) else None, sight, q, k, v)
+        mask = AttentionMask(spec.causal, spec.layers[i].window, spec.bias_name(i) if has_bias else "")
+        return self._attended(i if scored_heads(spec) else None, mask, q, k, v)
 
     def of_decoder(self, q: Node, k: Node, v: Node, *, causal: bool) -> Node:
         """The same, of a layer of a CrossDecoder."""
-        return self._attended(None, Sight(causal), q, k, v)
+        return self._attended(None, AttentionMask(causal), q, k, v)
 
-    def _attended(self, scored: int | None, sight: Sight, q: Node, k: Node, v: Node) -> Node:
+    def _attended(self, scored: int | None, mask: AttentionMask, q: Node, k: Node, v: Node) -> Node:
         """`scored`: the layer whose scores are made."""
         g, parts, width = self._parts.graph, self._parts, q.shape[1] * q.shape[2]
         q = g.multiply(q, parts.spec.attention_scale)
         q, k, v = (g.cast(x, parts.dtype) for x in (q, k, v))
         if self._attending.packed:
-            context = g.packed_attention(q, k, v, sight.causal, parts.input("cu_seqlens"))
+            context = g.packed_attention(q, k, v, mask.causal, parts.input("cu_seqlens"))
         else:
             q, k, v = (g.transpose(g.gather(x, parts.input("sources")), (0, 2, 1, 3)) for x in (q, k, v))
             if scored is not None:
-                context = self._scored(scored, sight, q, k, v)
+                context = self._scored(scored, mask, q, k, v)
             elif self._attending.masked:
-                context = g.attention(q, k, v, causal=False, mask=self._mask(sight))
+                context = g.attention(q, k, v, causal=False, mask=self._mask(mask))
             else:
-                context = g.attention(q, k, v, sight.causal, lengths=parts.input("attended"))
+                context = g.attention(q, k, v, mask.causal, lengths=parts.input("attended"))
             context = g.reshape(g.transpose(context, (0, 2, 1, 3)), (-1, width))
             context = g.gather(context, parts.input("slots"))
         return g.cast(g.reshape(context, (-1, width)), "float32")
 
-    def _scored(self, i: int, sight: Sight, q: Node, k: Node, v: Node) -> Node:
+    def _scored(self, i: int, mask: AttentionMask, q: Node, k: Node, v: Node) -> Node:
         """[B, heads, S, size] each, with scores of float32"""
         g, spec = self._parts.graph, self._parts.spec
         groups = q.shape[1] // k.shape[1]
@@ -119,10 +119,10 @@ class Attention:
             scores = self._positions.added(i, scores, q, k)
         if spec.soft_cap is not None:
             scores = g.multiply(g.activation("TANH", g.multiply(scores, 1 / spec.soft_cap)), spec.soft_cap)
-        if sight.bias:
-            scores = g.add(scores, self._bias(sight.bias))
+        if mask.bias:
+            scores = g.add(scores, self._bias(mask.bias))
         hidden = g.constant(np.full((1, 1, 1, 1), MASKED, np.float32))
-        scores = g.select(self._seen_keys(sight), scores, hidden)
+        scores = g.select(self._seen_keys(mask), scores, hidden)
         shares = self._with_sink(i, scores) if spec.sinks else g.softmax(scores)
         return g.matmul(g.cast(shares, self._parts.dtype), v)
 
@@ -135,31 +135,31 @@ class Attention:
         rest = g.unary("EXP", g.elementwise("SUB", sinks, peak))
         return g.elementwise("DIV", powers, g.add(g.reduce("SUM", powers, 3, keep=True), rest))
 
-    def _mask(self, sight: Sight) -> Node:
+    def _mask(self, mask: AttentionMask) -> Node:
         """bool[B, 1, S, S], true for a key that is attended to; with a bias, what is added to scores, [B, heads, S, S]
         in the products' type."""
-        if not sight.bias:
-            return self._seen_keys(sight)
-        if sight not in self._masks:
+        if not mask.bias:
+            return self._seen_keys(mask)
+        if mask not in self._masks:
             g = self._parts.graph
             hidden = g.constant(np.full((1, 1, 1, 1), MASKED, np.float32))
-            biases = g.select(self._seen_keys(sight), self._bias(sight.bias), hidden)
-            self._masks[sight] = g.cast(biases, self._parts.dtype)
-        return self._masks[sight]
+            biases = g.select(self._seen_keys(mask), self._bias(mask.bias), hidden)
+            self._masks[mask] = g.cast(biases, self._parts.dtype)
+        return self._masks[mask]
 
-    def _seen_keys(self, sight: Sight) -> Node:
+    def _seen_keys(self, mask: AttentionMask) -> Node:
         """bool[B, 1, S, S]"""
-        sight = replace(sight, bias="")
-        if sight not in self._seen:
-            self._seen[sight] = self._made_seen(sight)
-        return self._seen[sight]
+        mask = replace(mask, bias="")
+        if mask not in self._seen:
+            self._seen[mask] = self._made_seen(mask)
+        return self._seen[mask]
 
-    def _made_seen(self, sight: Sight) -> Node:
+    def _made_seen(self, mask: AttentionMask) -> Node:
         g, parts = self._parts.graph, self._parts
         seen = g.elementwise("LESS", parts.input("steps"), g.reshape(parts.input("attended"), (-1, 1, 1, 1)))
-        seen = g.elementwise("AND", seen, g.elementwise("LESS", parts.distance, 1 if sight.causal else parts.longest))
-        if sight.window is not None:
-            near = g.elementwise("LESS", g.unary("ABS", parts.distance), sight.window + 1)
+        seen = g.elementwise("AND", seen, g.elementwise("LESS", parts.distance, 1 if mask.causal else parts.longest))
+        if mask.window is not None:
+            near = g.elementwise("LESS", g.unary("ABS", parts.distance), mask.window + 1)
             seen = g.elementwise("AND", seen, near)
         return seen
 
