@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ import pytest
 from bei.engines.native import library
 from bei.engines.native.levels import ARM, X86, Level
 from tests.support.arm import COMPILERS as CROSS
+from tests.support.servers import ROOT
 
 CPP = Path(library.__file__).parent / "cpp"
 HEADERS = sorted(CPP.rglob("*.h"))
 SOURCES = sorted(CPP.rglob("*.cpp"))
-COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
+COMPILERS = ["g++", "clang++"]
 OWN, OTHERS = (ARM, X86) if platform.machine() in ("aarch64", "arm64") else (X86, ARM)
 CASES = [(compiler, level) for compiler in COMPILERS for level in OWN]
 CASES += [(str(compiler), level) for compiler in CROSS for level in OTHERS]
@@ -51,11 +53,31 @@ IN_HEADER = {
 HEADER_OF = {name: header for header, names in IN_HEADER.items() for name in names.split()}
 
 
+@cache
+def clang_of_zig() -> list[str]:
+    """The clang of the environment that builds wheels, with the headers of g++; empty without either."""
+    found = sorted((ROOT / ".venv-wheels/lib").glob("python*/site-packages/ziglang/zig"))
+    if not found or not shutil.which("g++"):
+        return []
+    told = subprocess.run(["g++", "-E", "-x", "c++", "-v", "-"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    listed = re.search(r"#include <\.\.\.> search starts here:\n(.*?)\nEnd of search list", told.stderr, re.DOTALL)
+    folders = [line.strip() for line in listed[1].splitlines() if "/lib/gcc/" not in line] if listed else []
+    own = [str(found[0].parent / "lib/include")]  # of the processor's instructions
+    headers = [word for folder in (*folders[:1], *own, *folders[1:]) for word in ("-isystem", folder)]
+    target = f"--target={platform.machine()}-linux-gnu"
+    return [str(found[0]), "clang", target, "-nostdinc", *headers, "-Wno-unused-command-line-argument"]
+
+
+def command_of(compiler: str) -> list[str]:
+    found = [compiler] if shutil.which(compiler) else clang_of_zig() if compiler == "clang++" else []
+    return found or pytest.skip(f"no {compiler}")
+
+
 def complaints(compiler: str, level: Level, *files: Path, text: str = "", flags: Sequence[str] = ()) -> str:
     """The messages of the compiler for a unit that includes these files."""
     unit = text + "".join(f'#include "{file}"\n' for file in files)
     options = [*library.COMPILE, *library.INCLUDE, *STRICT, *level.compiler_flags, *flags]
-    command = [compiler, *options, "-x", "c++", "-"]
+    command = [*command_of(compiler), *options, "-x", "c++", "-"]
     done = subprocess.run(command, input=unit, capture_output=True, text=True)
     return done.stderr or (f"status {done.returncode}" if done.returncode else "")
 
