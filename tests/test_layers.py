@@ -198,6 +198,29 @@ def test_a_long_function_is_noticed():
     assert long_functions(ast.parse(f"def f():\n    pass\n{body}")) == ["f"]
 
 
+def long_blocks(text: str) -> list[int]:
+    """The first lines of C++'s blocks after a parenthesis, functions and loops, whose layout is clang-format's."""
+    lines, found = text.splitlines(), []
+    depth = [len(line) - len(line.lstrip()) for line in lines]
+    for i, line in enumerate(lines):
+        if re.search(r"\)[\w\s:<>*&-]*\{$", line):
+            last = next(j for j in range(i + 1, len(lines)) if depth[j] <= depth[i] and lines[j].lstrip()[:1] == "}")
+            found += [i + 1] * (last - i >= MOST_LINES_OF_A_FUNCTION)
+    return found
+
+
+def test_no_function_of_the_native_engine_is_long():
+    sources = {name: (TREE / name).read_text() for name in (*tracked(".h"), *tracked(".cpp"))}
+    assert any("{" in text for text in sources.values())
+    assert {name: lines for name, text in sources.items() if (lines := long_blocks(text))} == {}
+
+
+def test_a_long_function_of_the_native_engine_is_noticed():
+    body = "    x++;\n" * (MOST_LINES_OF_A_FUNCTION - 2)
+    assert long_blocks(f"struct A {{\n  int f() const {{\n{body}  }}\n}};\n") == []
+    assert long_blocks(f"struct A {{\n  int f() const {{\n    x++;\n{body}  }}\n}};\n") == [2]
+
+
 # -- __init__.py -----------------------------------------------------------------------------------------------------
 
 
