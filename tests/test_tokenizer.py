@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bei.checkpoint.load import read
 from bei.errors import Empty, Invalid, SetupError, Untokenizable
@@ -305,17 +305,30 @@ def test_two_templates_in_a_row_are_refused_in_words(tmp_path):
         Tokenizer(read(folder, "m"))
 
 
+CLASSES = {
+    **dict.fromkeys(("LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizerFast", "CohereTokenizer", None), True),
+    **dict.fromkeys(("GPT2TokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"), False),
+}
+"""The classes of tokenizers, and whether they obey the flags."""
+
+
+@pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("flags", [{}, {"add_bos_token": False}, {"add_eos_token": True}, {"add_bos_token": True}])
-def test_specials_that_the_config_adds(tmp_path, flags):
+def test_specials_that_the_config_adds(tmp_path, flags, name):
     """Like transformers' Llama tokenizers, whose tokenizer.json may lack the end of e5-mistral's texts."""
+    obeyed = flags if CLASSES[name] else {}
     folder = save(tmp_path, random_model("llama"))
     library = Library.from_file(str(folder / "tokenizer.json"))
     library.post_processor = processors.Sequence([])
     library.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {"bos_token": "[CLS]", "eos_token": "[SEP]", **flags})
+    stated = {"bos_token": "[CLS]", "eos_token": "[SEP]", **flags} | ({"tokenizer_class": name} if name else {})
+    write_json(folder / "tokenizer_config.json", stated)
     tokenizer = Tokenizer(read(folder, "m"))
+    if name in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+        theirs = AutoTokenizer.from_pretrained(folder)("the cat")["input_ids"]
+        assert tokenizer.encode(["the cat"], truncate=True)[0].ids.tolist() == theirs
     single, pair = (tokenizer.encode([item], truncate=True)[0].ids.tolist() for item in ("the cat", ("the", "cat")))
-    before, after = ([id] if flags.get(flag) else [] for flag, id in (("add_bos_token", 2), ("add_eos_token", 3)))
+    before, after = ([id] if obeyed.get(flag) else [] for flag, id in (("add_bos_token", 2), ("add_eos_token", 3)))
     body = [id for id in single if id > 4]
     assert single == pair == [*before, *body, *after]
     assert len(body) == 2

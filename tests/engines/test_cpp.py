@@ -59,7 +59,8 @@ def clang_of_zig() -> list[str]:
     found = sorted((ROOT / ".venv-wheels/lib").glob("python*/site-packages/ziglang/zig"))
     if not found or not shutil.which("g++"):
         return []
-    told = subprocess.run(["g++", "-E", "-x", "c++", "-v", "-"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    ask = ["g++", "-E", "-x", "c++", "-v", "-"]
+    told = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     listed = re.search(r"#include <\.\.\.> search starts here:\n(.*?)\nEnd of search list", told.stderr, re.DOTALL)
     folders = [line.strip() for line in listed[1].splitlines() if "/lib/gcc/" not in line] if listed else []
     own = [str(found[0].parent / "lib/include")]  # of the processor's instructions

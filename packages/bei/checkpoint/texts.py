@@ -8,8 +8,11 @@ from typing import Any, Literal
 from bei.architectures.spec import EncoderSpec
 from bei.checkpoint.modules import read_json, special_token
 from bei.checkpoint.options import max_length
+from bei.errors import SetupError, short
 
 _BERT_TOKENIZERS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+_OBEDIENT = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
+_LONGEST_PROMPT = 1 << 14  # characters
 _NO_LIMIT = 1_000_000  # tokenizers without a length write 1e30 into model_max_length
 
 
@@ -53,6 +56,16 @@ Reading = Literal["with specials", "bare", "known"]
 """Whether special tokens go around a text; `known`: tokens that the vocabulary lacks are left out, too."""
 
 
+def check_prompts(prompts: Prompts) -> None:
+    """Raises SetupError for a long prompt: it is put before each text of a request."""
+    for name, text in prompts.texts.items():
+        if len(text) > _LONGEST_PROMPT:
+            raise SetupError(
+                f"config_sentence_transformers.json: the prompt {short(name)} has {len(text)} characters; at most "
+                f"{_LONGEST_PROMPT} are read"
+            )
+
+
 def reads_types(folder: Path) -> bool:
     """Whether the model was trained with token types; tokenizer.json alone does not say."""
     names = read_json(folder / "tokenizer_config.json").get("model_input_names")
@@ -76,7 +89,15 @@ def casing(folder: Path) -> Casing:
 
 
 def added_specials(folder: Path) -> Specials:
-    """The tokens that flags of tokenizer_config.json add; transformers' Llama tokenizers obey these flags."""
+    """The tokens that flags of tokenizer_config.json add beside those of tokenizer.json.
+
+    transformers 4 obeyed the flags for the tokenizers of Llama, Code Llama, Gemma and Cohere, with which e5-mistral and
+    its kin were trained, and so does a tokenizer of the repository's own, as gte-Qwen2's. For other classes, and in
+    transformers 5 for all, tokenizer.json alone decides.
+    """
     config = read_json(folder / "tokenizer_config.json")
+    name = str(config.get("tokenizer_class") or _OBEDIENT[0]).removesuffix("Fast")
+    if name not in _OBEDIENT and "auto_map" not in config:
+        return NO_SPECIALS
     ends = (special_token(folder, f"{end}_token") if config.get(f"add_{end}_token") else None for end in ("bos", "eos"))
     return Specials(*ends)
