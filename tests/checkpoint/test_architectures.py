@@ -123,6 +123,13 @@ def test_a_dynamic_rotary_depends_on_its_own_sequence_only():
     assert np.abs(together[10:20] - together[:10]).max() > 1e-3
 
 
+@pytest.mark.parametrize("model_type", ["gemma3_text", "olmo3", "modernbert", "modernbert-decoder"])
+def test_angles_without_their_types_of_layers_are_refused(model_type):
+    """transformers passes over them."""
+    with pytest.raises(SetupError, match="rope_parameters must have a part for each type of layer"):
+        spec(model_type, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0})
+
+
 def test_bidirectional_variants():
     assert spec("llama").causal
     assert not spec("llama", is_causal=False).causal

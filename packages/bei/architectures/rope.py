@@ -29,8 +29,8 @@ def rotary(
     `partial` is the share of a head that is rotated where no `partial_rotary_factor` says it; None for an architecture
     that rotates heads whole. Raises SetupError for a share or a kind of scaling that is not supported."""
     stated = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if layer_type is not None and isinstance(stated.get(layer_type), Mapping):
-        stated = stated[layer_type]
+    if layer_type is not None:
+        stated = _of_layer(config, stated, layer_type)
     stated = {"rope_theta": base or config.get("rope_theta", 10_000.0), **stated}
     kind = stated.get("rope_type", stated.get("type", "default"))
     if kind not in _KINDS:
@@ -44,6 +44,15 @@ def rotary(
         return _KINDS[kind](config, stated, float(stated["rope_theta"]), size)
     except KeyError as exc:
         raise SetupError(f"config.json: rope scaling {short(kind)} lacks {one_line(exc)}") from None
+
+
+def _of_layer(config: _Config, stated: _Config, layer_type: str) -> _Config:
+    """The part of a type of layer; `rope_scaling`, of earlier versions, has no parts. transformers passes over
+    `rope_parameters` without parts, which no version of it writes for these architectures."""
+    if not config.get("rope_scaling") and stated and not any(isinstance(of, Mapping) for of in stated.values()):
+        raise SetupError("config.json: rope_parameters must have a part for each type of layer, as `full_attention`")
+    part = stated.get(layer_type)
+    return part if isinstance(part, Mapping) else stated
 
 
 def _share(stated: Any, default: float | None) -> float:
