@@ -160,11 +160,7 @@ class _Building:
 
     def take(self, kind: str, path: Path) -> None:
         """Raises SetupError for a module that is not supported."""
-        once = next((names for names in _ONCE if kind in names), None)
-        if once in self._taken:
-            raise SetupError(f"modules.json: a second {kind} is not supported")
-        if once:
-            self._taken.add(once)
+        self._count(kind)
         match kind:
             case "Transformer" | "MLMTransformer":
                 self._encoder = path
@@ -183,6 +179,14 @@ class _Building:
                 self._score_tokens = _score_tokens(path / "config.json")
             case _ if kind != "Dropout":
                 self._take_layer(kind, path)
+
+    def _count(self, kind: str) -> None:
+        """Raises SetupError for a second encoder or pooling."""
+        once = next((names for names in _ONCE if kind in names), None)
+        if once in self._taken:
+            raise SetupError(f"modules.json: a second {kind} is not supported")
+        if once:
+            self._taken.add(once)
 
     def _take_routes(self, path: Path) -> None:
         file = next((path / name for name in _ROUTERS if (path / name).exists()), path / _ROUTERS[0])

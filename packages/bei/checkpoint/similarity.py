@@ -29,7 +29,5 @@ def read_similarity(folder: Path, modules: Modules) -> Similarity:
     known: tuple[SimilarityName, ...] = get_args(SimilarityName)
     found = next((name for name in known if name == _ALIASES.get(str(stated), stated)), None)
     if found is None:
-        raise SetupError(
-            f"{_FILE}: similarity_fn_name {short(stated)} is not supported; supported: {', '.join(known)}"
-        )
+        raise SetupError(f"{_FILE}: similarity_fn_name {short(stated)} is not supported; supported: {', '.join(known)}")
     return Similarity(found, modules.normalizes)

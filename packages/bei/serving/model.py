@@ -183,7 +183,7 @@ class ServedModel:
         return Answer(rows, usage)
 
     async def similarity(self, source: str, sentences: Sequence[str], *, options: Options = DEFAULTS) -> Answer:
-        """The similarity of the source to each sentence, the cosine unless the checkpoint says otherwise: float32[N]."""
+        """Of the source to each sentence, the cosine unless the checkpoint says otherwise: float32[N]."""
         self._require("similarity")
         rows, usage = await self._rows([source, *sentences], options)
         of = self.checkpoint.similarity
