@@ -229,7 +229,7 @@ class _Building:
 
 def _saved_as(folder: Path) -> str | None:
     """The class of sentence-transformers or PyLate that saved the folder. Raises SetupError for an unknown one."""
-    stated = read_json(folder / "config_sentence_transformers.json").get("model_type")
+    stated: str | None = read_json(folder / "config_sentence_transformers.json").get("model_type")
     if stated is not None and stated not in _CLASSES:
         raise SetupError(
             f"config_sentence_transformers.json: model_type {short(stated)} is not supported; supported: "
