@@ -6,6 +6,7 @@ from pathlib import Path
 from bei.architectures.base_model import base_model
 from bei.architectures.families import FAMILIES
 from bei.architectures.family import Family
+from bei.checkpoint import not_served
 from bei.checkpoint.reranking import TEMPLATES, template_of
 from bei.engines.native import engine as native
 from bei.engines.tensorrt import network as tensorrt
@@ -108,14 +109,15 @@ TASKS = {
 }
 PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models
-Each architecture is a family in `packages/bei/architectures/`, selected by `model_type` in config.json. Every one
-embeds, dense or (but for BART) token by token for ColBERT; its heads give it more tasks. Weights are safetensors or
-`pytorch_model.bin` in float32, float16 or bfloat16, or safetensors in fp8 with scales. GPTQ, AWQ, bitsandbytes and
-other formats are refused by their names. Wrappers of training (`module.`, `auto_model.`, `0.auto_model.`, `encoder.`,
-`model.`) around all names are recognized. No code of a repository is run:
-an architecture that is not in the table is refused, and so is any tensor
-left over. sentence-transformers' `truncate_dim` and `max_active_dims` apply where a request asks for no `dimensions`,
-and the tokenizer's `truncation_side` where it names no direction.
+Each of the {count} architectures is a family in `packages/bei/architectures/`, selected by `model_type` in
+config.json. Every one embeds, dense or (but for BART) token by token for ColBERT; its heads give it more tasks. Weights
+are safetensors or `pytorch_model.bin` in float32, float16 or bfloat16, or safetensors in fp8 with scales. GPTQ, AWQ,
+bitsandbytes and other formats are refused by their names. Wrappers of training (`module.`, `auto_model.`,
+`0.auto_model.`, `encoder.`, `model.`) around all names are recognized. No code of a repository is run: an architecture
+that is not in the table is refused, and so is any tensor left over. A value of config.json, modules.json or
+config_sentence_transformers.json that changes numbers is obeyed, or refused by its name. sentence-transformers'
+`truncate_dim` and `max_active_dims` apply where a request asks for no `dimensions`, and the tokenizer's
+`truncation_side` where it names no direction.
 
 A repository without tokenizer.json is served from its older files: vocab.txt (BERT, DistilBERT, ELECTRA, MobileBERT,
 ERNIE, MPNet, ESM); vocab.json and merges.txt (RoBERTa, BART, GPT-2, GPT-NeoX, Qwen2, DeBERTa); sentencepiece models
@@ -124,8 +126,8 @@ tokenizer is built once, equal to that of transformers, and kept in the cache. T
 (MeCab, VnCoreNLP, jieba) are refused by name.
 
 A decoder whose `auto_map` names a class of its own may let tokens attend both ways (GritLM, ReasonIR). It is refused
-unless config.json has `is_causal`, or `BEI_ATTENTION` is `causal` or `bidirectional`. For an encoder's own class the
-log has a line, unless these architectures compute that class. A class with a head that is not served
+unless config.json has `is_causal`, or `BEI_ATTENTION` is `causal` or `bidirectional`. The log has a line for every
+class of its own, unless these architectures compute that class. A class with a head that is not served
 (`*ForQuestionAnswering`, `*ForRewardModel`) is refused unless `BEI_POOLING` asks for its encoder. modules.json may name
 only modules of sentence-transformers and PyLate.
 
@@ -150,6 +152,12 @@ entities, too; its classifications, structures and relations are not served.
 | architecture | `model_type` | `base_model` | for example | tasks | engines |
 |---|---|---|---|---|---|
 {architectures}
+
+Kinds that are refused by a line of their own:
+
+| `model_type`, or class | the model |
+|---|---|
+{kinds}
 
 ## Language models that rerank
 A template is applied to a `*ForCausalLM` checkpoint, or to a `*ForSequenceClassification` of one label that was
@@ -218,6 +226,14 @@ def _passes(check: Callable[[], None]) -> bool:
     return True
 
 
+def kinds() -> list[str]:
+    """Rows of the kinds of models that are not served, one for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in (*not_served.TYPES.items(), *not_served.CLASSES.items()):
+        names.setdefault(reason, []).append(f"`{name}`")
+    return [f"| {', '.join(of)} | {reason} |" for reason, of in names.items()]
+
+
 def template(name: str) -> str:
     of = TEMPLATES[name]
     word = f"`{of.yes}`" if of.yes else "a classifier of one label"
@@ -231,7 +247,9 @@ def table() -> str:
     found = list(checkpoints.outcomes())
     served = [of for of in found if not of.refusal]
     return PAGE.format(
+        count=len(FAMILIES),
         architectures="\n".join(rows),
+        kinds="\n".join(kinds()),
         templates="\n".join(map(template, TEMPLATES)),
         counts=f"Of {len(found)} checkpoints that people deploy, {len(served)} are served.",
         served="\n".join(

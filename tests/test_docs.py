@@ -10,6 +10,7 @@ import click
 import pytest
 
 from bei import api, cli
+from bei.architectures.families import FAMILIES
 from bei.router import text_embeddings_router
 from bei.settings import Settings
 from docs import checkpoints
@@ -83,6 +84,10 @@ def _flags(option: click.Option) -> list[str]:
 def test_a_table_that_is_made_from_the_code(name):
     made = runpy.run_path(str(ROOT / "docs" / f"{name}.py"))
     assert made["FILE"].read_text() == made["table"](), "run: make docs"
+
+
+def test_the_readme_counts_the_architectures():
+    assert f"lists {len(FAMILIES)} architectures" in text_of("README.md")
 
 
 def test_most_checkpoints_that_people_deploy_are_served():

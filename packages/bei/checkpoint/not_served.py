@@ -12,7 +12,7 @@ _DECODER = (
 )
 _SPARSE = "attends to a part of the tokens by a pattern of its own, which no engine here computes"
 _APPROXIMATE = "approximates attention, which no engine here computes"
-_TYPES: dict[str, str] = {
+TYPES: dict[str, str] = {
     **dict.fromkeys(("mbart", "pegasus", "marian", "m2m_100", "plbart", "blenderbot"), _DECODER),
     **dict.fromkeys(("longformer", "led", "longt5", "bigbird_pegasus"), _SPARSE),
     **dict.fromkeys(("nystromformer", "reformer", "yoso", "mra"), _APPROXIMATE),
@@ -24,6 +24,9 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(
         ("layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "markuplm"), "reads the layout of a page, which is not served"
     ),
+    "jina_embeddings_v5": (
+        "has adapters of several tasks that its own code chooses, which is not run; serve a checkpoint of one task"
+    ),
     "nvembed": "pools by a latent attention of its own code, which is not run",
     **dict.fromkeys(
         (
@@ -33,14 +36,15 @@ _TYPES: dict[str, str] = {
         _IMAGES,
     ),
 }
-_CLASSES = {"JinaForRanking": "ranks all documents of a request together; only pairs are scored here"}
+CLASSES = {"JinaForRanking": "ranks all documents of a request together; only pairs are scored here"}
+"""The same by the name of a class."""
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raises SetupError for a model of such a kind."""
     for key, names, known in (
-        ("model_type", [config.get("model_type")], _TYPES),
-        ("architectures", config.get("architectures") or [], _CLASSES),
+        ("model_type", [config.get("model_type")], TYPES),
+        ("architectures", config.get("architectures") or [], CLASSES),
     ):
         line = next((known[name] for name in names if isinstance(name, str) and name in known), None)
         if line is not None:
