@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import transformers
 
 from bei.architectures import families
 from bei.architectures.config import stated_pooling
@@ -232,6 +233,14 @@ OVERRULED = {
     ("gpt_bigcode", "num_key_value_heads"),  # by multi_query
     ("gpt_neo", "attention_layers"),  # by attention_types
 }
+OF_A_PART = {"architectures", "final_logit_softcapping", "is_decoder", "model_type", "problem_type", "id2label"}
+"""Keys that change nothing in the part of an encoder, which has no head."""
+OF_A_WHOLE = {
+    "t5gemma": {"classifier_dropout_rate", "vocab_size"},  # its encoder has its own
+    "embedding_gemma2": {f"{kind}_token_{end}" for kind in ("boa", "boi", "eoa", "eoi") for end in ("id", "index")}
+    | {"audio_token_id", "image_token_id", "video_token_id"},
+}
+"""Keys beside the part that is served which change nothing: of images, sounds and heads."""
 SAVED_WITH = {
     "big_bird": {"block_size": 4},
     **{"qwen2": WINDOWS, "qwen3": WINDOWS, "smollm3": WINDOWS},
@@ -239,7 +248,10 @@ SAVED_WITH = {
 }
 SHAPES = {"num_key_value_heads", "head_dim", "word_embed_proj_dim"}
 """Sizes that contradict the tensors' shapes where they are wrong."""
-KNOWN_VALUES = {"problem_type": ["regression"], "max_position_embeddings": [32]}
+KNOWN_VALUES = {
+    **{"problem_type": ["regression"], "max_position_embeddings": [32]},
+    **{"beta_fast": [0.5], "beta_slow": [0.01]},
+}
 DERIVED = {
     ("roformer", "embedding_size"),
     ("mobilebert", "true_hidden_size"),
@@ -264,11 +276,13 @@ def outcome(config: dict[str, Any]) -> str:
         own_code.check(config, spec, None)
         made = [spec, dict(family.tensors(config, spec)), head_kind(config), stated_pooling(config)]
         made += [family.token_layers(config, spec)]
-        made += [make(config, spec, 2) for make in family.heads.values()]
+        made += [family.head(kind, config, spec, 2) for kind in family.heads]
         made += [scoring(config, task) for task in ("reranker", "classifier")]
         made += [labels(config)] if config.get("id2label") else []
     except SetupError as refusal:
         return f"refused: {refusal}"
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as broken:  # as load.read has it
+        return f"refused: {broken}"
     return repr([*made, scored(config, spec) if config["model_type"] in CAUSAL else None])
 
 
@@ -318,6 +332,79 @@ def test_every_key_of_transformers(model_type):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_key_as_published(name):
     assert ineffective(PUBLISHED[name]) <= set(WITHOUT_EFFECT) | {key for of, key in OVERRULED if of == name}
+
+
+def changed(config: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """The same with another value at a path of keys."""
+    key, *rest = path
+    return {**config, key: changed(config[key], tuple(rest), value) if rest else value}
+
+
+def leaves(config: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each key within the dictionaries of a config.json, but for those that have no effect as a whole."""
+    for key, value in config.items():
+        if key in WITHOUT_EFFECT or key in OTHER_PARTS:
+            continue
+        if isinstance(value, dict):
+            yield from leaves(value, (*above, key))
+        elif above:
+            yield (*above, key), value
+
+
+def nested_ineffective(config: dict[str, Any]) -> set[str]:
+    expected = outcome(config)
+    assert not expected.startswith("refused"), expected
+    return {
+        ".".join(path)
+        for path, value in leaves(config)
+        if all(
+            outcome(changed(config, path, other)) == expected
+            for other in [*others(value), *KNOWN_VALUES.get(path[-1], ())]
+        )
+    }
+
+
+OTHER_PARTS = ("decoder", "vision_config", "audio_config")
+"""Of an encoder that is served without them."""
+T5GEMMA_ENCODER = {
+    **{key: value for key, value in SIZES.items() if key != "max_position_embeddings"},
+    **{"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8, "max_position_embeddings": 256},
+}
+COMPOSITES = {
+    "t5gemma": lambda: transformers.T5GemmaConfig(encoder=T5GEMMA_ENCODER, decoder=T5GEMMA_ENCODER),
+    "embedding_gemma2": lambda: transformers.EmbeddingGemma2Config(
+        text_config=json.loads(saved("embedding_gemma2_text"))
+    ),
+}
+"""Architectures whose sizes are in a part of config.json."""
+
+
+def composite(name: str) -> dict[str, Any]:
+    classes = {"t5gemma": "T5GemmaEncoderModel", "embedding_gemma2": "EmbeddingGemma2Model"}
+    return json.loads(json.dumps(COMPOSITES[name]().to_dict())) | {"architectures": [classes[name]]}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_key_within_a_key_of_transformers(model_type):
+    assert nested_ineffective(json.loads(saved(model_type))) == set()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_key_within_a_key_as_published(name):
+    assert nested_ineffective(PUBLISHED[name]) == set()
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_every_key_of_a_part(name):
+    config = composite(name)
+    assert {path.split(".")[1] for path in nested_ineffective(config)} <= OF_A_PART
+    assert ineffective(config) - {*WITHOUT_EFFECT, *OTHER_PARTS} <= OF_A_WHOLE[name]
+
+
+def test_every_architecture_is_walked():
+    configs = [*PUBLISHED.values(), *map(composite, COMPOSITES), *(json.loads(saved(of)) for of in FAMILIES)]
+    walked = [families.family(config) for config in configs]
+    assert [name for name, family in families.FAMILIES.items() if family not in walked] == []
 
 
 def test_nothing_is_listed_that_is_read_or_that_nobody_writes():
