@@ -210,7 +210,8 @@ def long_blocks(text: str) -> list[int]:
 
 
 def test_no_function_of_the_native_engine_is_long():
-    sources = {name: (TREE / name).read_text() for name in (*tracked(".h"), *tracked(".cpp"))}
+    names = [name for name in tracked(".h", ".cpp") if name.startswith("packages/")]
+    sources = {name: (TREE / name).read_text() for name in names}
     assert any("{" in text for text in sources.values())
     assert {name: lines for name, text in sources.items() if (lines := long_blocks(text))} == {}
 

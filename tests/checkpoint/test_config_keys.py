@@ -232,6 +232,7 @@ OVERRULED = {
     ("mobilebert", "layer_norm_eps"),  # its norms divide by nothing
     ("gpt_bigcode", "num_key_value_heads"),  # by multi_query
     ("gpt_neo", "attention_layers"),  # by attention_types
+    ("phi3", "rope_parameters.original_max_position_embeddings"),  # by the key of that name beside rope_parameters
 }
 OF_A_PART = {"architectures", "final_logit_softcapping", "is_decoder", "model_type", "problem_type", "id2label"}
 """Keys that change nothing in the part of an encoder, which has no head."""
@@ -250,7 +251,7 @@ SHAPES = {"num_key_value_heads", "head_dim", "word_embed_proj_dim"}
 """Sizes that contradict the tensors' shapes where they are wrong."""
 KNOWN_VALUES = {
     **{"problem_type": ["regression"], "max_position_embeddings": [32]},
-    **{"beta_fast": [0.5], "beta_slow": [0.01]},
+    **{"beta_fast": [0.5, 0.05], "beta_slow": [0.01]},
 }
 DERIVED = {
     ("roformer", "embedding_size"),
@@ -386,7 +387,8 @@ def composite(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_key_within_a_key_of_transformers(model_type):
-    assert nested_ineffective(json.loads(saved(model_type))) == set()
+    overruled = {path for of, path in OVERRULED if of == model_type}
+    assert nested_ineffective(json.loads(saved(model_type))) <= overruled
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
