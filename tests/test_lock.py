@@ -1,7 +1,9 @@
 """The locks of a server and of images: the packages of pyproject.toml, at versions that fit, with hashes, without an
 index."""
 
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -62,6 +64,33 @@ def test_make_serve_installs_from_the_lock():
     assert "--hash=sha256:" in (ROOT / "data" / "default-weights.txt").read_text()
     locked = {canonicalize_name(pin.name) for pin in pins_of("requirements.lock")}
     assert locked >= {canonicalize_name(Requirement(need).name) for need in PROJECT["build-system"]["requires"]}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "vectors", "compiles", "installs_torch"),
+    [
+        ("Darwin arm64", "", True, False),
+        ("Darwin arm64", "", False, True),
+        ("Darwin x86_64", "machdep.cpu.leaf7_features: RDWRFSGS AVX2 BMI2", True, False),
+        ("Darwin x86_64", "machdep.cpu.leaf7_features: RDWRFSGS", True, True),
+        ("FreeBSD arm64", "", True, True),
+    ],
+)
+def test_torch_is_installed_where_the_engine_cannot_be_compiled(tmp_path, kernel, vectors, compiles, installs_torch):
+    """On systems without /proc/cpuinfo."""
+    commands = {
+        "uname": f"echo {kernel}",
+        "sysctl": f"echo {vectors}",
+        "grep": f'case "$*" in */proc/cpuinfo) exit 2;; esac; exec {shutil.which("grep")} "$@"',
+        "a-compiler": "echo its version" if compiles else "exit 1",
+    }
+    for name, script in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    dry = ["make", "-n", "-B", ".venv/serve.ok", "CXX=a-compiler"]
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    ran = subprocess.run(dry, cwd=ROOT, check=True, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert ("install torch==" in ran.stdout) is installs_torch
 
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)

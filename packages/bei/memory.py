@@ -15,6 +15,7 @@ _LARGE = 1 << 20  # bytes
 # Objects; 64 requests at once make several times Python's default of 700 to 2,000 in one turn of the loop.
 _YOUNG = 10_000
 _CALM, _LATEST = 2.0, 30.0  # seconds
+_PROC = Path("/proc")
 
 
 def give_back_large_blocks() -> None:
@@ -65,13 +66,19 @@ def settle() -> None:
     gc.set_threshold(_YOUNG)
 
 
+def is_told() -> bool:
+    """Whether the system tells the memory of another process, as Linux does."""
+    return _PROC.joinpath("self/maps").exists()
+
+
 def of_processes(pids: Iterable[int]) -> int:
     """The bytes of processes: the anonymous memory that is resident in each, and the whole of each file of data that
-    they map, once, whether its pages are resident or not. Code is not counted, and neither is a process that ended."""
+    they map, once, whether its pages are resident or not. Code is not counted, and neither is a process that ended.
+    0 where the system tells none of it (is_told)."""
     own, mapped = 0, dict[str, int]()
     for pid in pids:
         with suppress(OSError):
-            place = Path(f"/proc/{pid}")
+            place = _PROC / str(pid)
             own += _anonymous((place / "status").read_text())
             for file, size in _mapped((place / "maps").read_text()).items():
                 mapped[file] = max(size, mapped.get(file, 0))

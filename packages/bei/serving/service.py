@@ -323,11 +323,11 @@ class Service:
 
     def memory(self) -> int:
         """The bytes of the loaded model: those of its engine's process (memory.of_processes), and on a device of its
-        own, or without a process, the files of its weights. The tokenizer is not counted."""
+        own, or without a process whose memory is told, the files of its weights. The tokenizer is not counted."""
         model = self._model
         if model is None:
             return 0
-        processes = () if self._isolated is None else self._isolated.processes
+        processes = () if self._isolated is None or not memory.is_told() else self._isolated.processes
         return memory.of_processes(processes) + (self.device_memory() if processes else self.stored_bytes)
 
     def device_memory(self) -> int:
