@@ -41,17 +41,17 @@ def test_it_serves_without_linux(tmp_path, monkeypatch, native_cache, engine):
     np.testing.assert_array_equal(answer(*flags, log=tmp_path / "log"), expected)
 
 
-def test_a_budget_counts_the_files_of_weights_where_no_memory_is_told(tmp_path, monkeypatch):
+def test_a_budget_counts_the_files_of_weights_where_no_memory_is_told(tmp_path, monkeypatch, native_cache):
     folders = [save(tmp_path / name, random_model("bert")) for name in ("first", "second", "third")]
     for folder in folders:
         write_json(folder.with_suffix(".yaml"), tiny_config(folder))
     hide_linux(tmp_path, monkeypatch)
     budget = int(2.5 * read(folders[0], "first").tensors.stored_bytes)
-    flags = ["--engine", "native", "--lazy", "--memory-budget", str(budget)]
+    flags = ["--engine", "native", "--cache-dir", str(native_cache), "--lazy", "--memory-budget", str(budget)]
     for folder in folders[1:]:
         flags += "--config", str(folder.with_suffix(".yaml"))
     with serving(*flags, log=tmp_path / "log", config=folders[0].with_suffix(".yaml")) as url:
         for folder in folders:
-            reply = httpx.post(f"{url}/v1/embeddings", json={**TEXTS, "model": str(folder)})
+            reply = httpx.post(f"{url}/v1/embeddings", json={**TEXTS, "model": str(folder)}, timeout=300)
             assert reply.status_code == 200, reply.text
         wait_until(lambda: states(url) == ["unloaded", "ready", "ready"])
