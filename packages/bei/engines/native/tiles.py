@@ -15,11 +15,17 @@ _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18  # of x86-64
 
 def usable(flags: Set[str]) -> Set[str]:
     """The processor's flags, without those of tiles where the kernel does not permit them, or one of them is hidden."""
-    if not flags.isdisjoint(FEATURES):
-        return flags if flags >= set(FEATURES) and _permitted() else flags - set(FEATURES)
-    if "avx512_fp16" in flags and "sse4a" not in flags:  # Intel's since Sapphire Rapids; AMD's have sse4a
-        _log_hidden()
-    return flags
+    hidden = [feature for feature in FEATURES if feature not in flags]
+    if not hidden:
+        return flags if _permitted() else flags - set(FEATURES)
+    if len(hidden) < len(FEATURES) or _is_of_a_kind_with_tiles(flags):
+        _log_hidden(", ".join(hidden))
+    return flags - set(FEATURES)
+
+
+def _is_of_a_kind_with_tiles(flags: Set[str]) -> bool:
+    """Intel's since Sapphire Rapids; AMD's have sse4a."""
+    return "avx512_fp16" in flags and "sse4a" not in flags
 
 
 @cache
@@ -38,5 +44,5 @@ def _ask() -> int:
 
 
 @cache
-def _log_hidden() -> None:
-    log.info("the processor is of a kind with AMX tiles, but the hypervisor hides them: vectors are used")
+def _log_hidden(features: str) -> None:
+    log.info("the processor is of a kind with AMX tiles, but the hypervisor hides %s: vectors are used", features)
