@@ -95,7 +95,7 @@ release: .venv/serve.ok ## dist/ for a release: tests, wheels, source, bills of 
 	@$(MAKE) test wheels .venv-release/ok
 	@.venv/bin/python -m deploy.release
 
-bench: .venv/bench.ok .venv-peers/ok .models/ok ## ours against seven CPU engines, and against infinity's server, interleaved
+bench: .venv/bench.ok .venv-peers/ok .models/ok ## ours against other CPU engines, and against infinity's server, interleaved
 	.venv/bin/python -m benchmarks.cpu
 	.venv/bin/python -m benchmarks.cpu --model smollm2 --sets short,passage,mixed
 	.venv/bin/python -m benchmarks.http

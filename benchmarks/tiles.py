@@ -99,7 +99,7 @@ def table() -> str:
     ]
     for shape in SHAPES:
         for size, name in ((2, "bf16"), (1, "int8")):
-            for rows, keys in ((12, 12), (96, 127), (192, 127)):
+            for rows, keys in ((12, 12), (96, 127), (224, 127)):
                 count = layer(shape, rows, keys, size)
                 share, ratio = count.peak / count.tiles, count.vectors / count.tiles
                 lines.append(f"| {shape.name}, {name} | {rows}, {keys} | {share:.0%} | {ratio:.2f} |")

@@ -79,7 +79,7 @@ def test_the_layouts_are_those_of_words(native_cache):
     assert {name: layout.row_group for name, layout in layouts.items()} == {"fp32": 1, "bf16": 2, "int8": 4}
     assert all(layout.word_multiple % layout.row_group == 0 for layout in layouts.values())
     assert all(layout.panel % layout.lanes == 0 for layout in layouts.values())
-    assert {layout.block_rows for layout in layouts.values()} == {192 if level().has_tiles else 96}
+    assert {layout.block_rows for layout in layouts.values()} == {224 if level().has_tiles else 96}
     assert {name: layout.largest for name, layout in layouts.items()} == {"fp32": 0, "bf16": 0, "int8": 127}
     vnni = any(feature.endswith("vnni") for feature in level().features)
     pairs = {name: layout.largest_pair for name, layout in layouts.items()}

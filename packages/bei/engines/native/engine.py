@@ -1,4 +1,5 @@
-"""native: x86-64 processors, by fused kernels over packed tokens (cpp/). Needs a C++ compiler once, and no torch."""
+"""native: processors of x86-64 and ARM64, by fused kernels over packed tokens (cpp/). It needs no torch. It needs a
+C++ compiler once, unless a wheel or an image brings the libraries."""
 
 import ctypes
 import hashlib

@@ -17,7 +17,7 @@ constexpr float kLargestPair = largest_pair(kPairsIn16Bits);
 
 // Rows that go through a layer together, each time that its matrices arrive. Tiles multiply so fast that a matrix from
 // memory would keep fewer rows waiting (benchmarks/tiles.py).
-constexpr int block_rows(bool tiles) { return tiles ? 192 : 96; }
+constexpr int block_rows(bool tiles) { return tiles ? 224 : 96; }
 constexpr int kBlockRows = block_rows(kMultipliesTiles);
 
 // The type of its products' sums.
