@@ -66,6 +66,7 @@ def is_near(family: str, cache: Path, folder: Path, isa: Level, ids: list[list[i
 @each_level
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ALIKE])
 def test_families(native_cache, saved, isa, family):
+    """Every word of every spec: the families in ALIKE add none (test_alike.py)."""
     model, folder = saved(family, **ALL_EXPERTS.get(family, {}))
     is_near(family, native_cache, folder, isa, sequences(), expected_states(model))
 

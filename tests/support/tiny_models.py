@@ -109,10 +109,10 @@ MIXTURES = ("qwen3_moe", "openai_privacy_filter")
 ALL_EXPERTS = {family: {"num_experts_per_tok": 8} for family in MIXTURES}
 """Options of a mixture all of whose experts are chosen: where two are nearly alike, rounding chooses the other one."""
 ALIKE = (
-    *("smollm3", "olmo3", "gpt_bigcode", "gpt_neo", "gptj", "gpt_neox", "opt", "starcoder2", "cohere", "cohere2"),
+    *("smollm3", "olmo3", "gpt_bigcode", "gpt_neo", "gptj", "opt", "starcoder2", "cohere", "cohere2"),
     "modernbert-decoder",
 )
-"""Families whose specs have no word that others lack: slow tests pass them by."""
+"""Families whose specs have no word that others lack: slow tests pass them by (tests/engines/test_alike.py)."""
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet")
 """Their positions begin after the padding's."""
 _GPT2_SIZES = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_inner": 96, "n_positions": 64}
