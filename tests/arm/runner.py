@@ -1,54 +1,67 @@
-"""The native engine on ARM64: `runner.py FOLDER`, by the interpreter of environment.py, without torch.
+"""The native engine on ARM64: `runner.py FOLDER CACHE`, by the interpreter of environment.py, without torch.
 
-FOLDER has `sequences.json`, and a checkpoint in a folder of its name for each model. The rows are written beside it as
-`NAME.npz`, and `level` is the level of instructions that the processor has.
+FOLDER has a folder for each case (cases.py), with its checkpoint and `runs.json`. The results of a case are written
+beside it as `NAME.npz`, and `level` is the level of instructions that the processor has.
 """
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bei.checkpoint.load import read
+from bei.architectures.spec import Pooling
+from bei.checkpoint.load import Checkpoint, read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
 from bei.engines.native.levels import level
 from tests.support.native_products import TOLERANCE, linear_error
 
-ALONE = 3
-"""The sequence that also runs alone."""
+
+def results(folder: Path, cache_dir: Path) -> dict[str, np.ndarray]:
+    told = json.loads((folder / "runs.json").read_text())
+    checkpoint = read(folder, folder.name, **told["reading"])
+
+    @cache
+    def engine(precision: str, threads: int, modes: tuple[str, ...]) -> NativeEngine:
+        options = EngineOptions(precision=precision, threads=threads, cache_dir=cache_dir)
+        return NativeEngine(_pooling(checkpoint, modes), options)
+
+    def run(of: Mapping[str, Any]) -> np.ndarray:
+        batch = Batch.pack(of["ids"], prompt_tokens=of["prompts"], row_kind=of["rows"])
+        return engine(of["precision"], of["threads"], tuple(of["modes"])).run(batch)
+
+    return {name: run(of) for name, of in told["runs"].items()}
 
 
-def rows(folder: Path, sequences: list[list[int]], cache: Path) -> dict[str, np.ndarray]:
-    checkpoint, found = read(folder, folder.name), {}
-    for precision in ("fp32", "bf16", "int8"):
-        engine = NativeEngine(checkpoint, EngineOptions(precision=precision, threads=1, cache_dir=cache))
-        found[precision] = engine.run(Batch.pack(sequences))
-        found[f"{precision} alone"] = engine.run(Batch.pack([sequences[ALONE]]))
-        if precision == "fp32":
-            found["states"] = engine.run(Batch.pack(sequences, row_kind="tokens"))
-    return found
+def _pooling(checkpoint: Checkpoint, modes: tuple[str, ...]) -> Checkpoint:
+    """The checkpoint, or one that pools by these modes."""
+    if not modes:
+        return checkpoint
+    return replace(checkpoint, spec=replace(checkpoint.spec, pooling=Pooling(modes, include_prompt=False)))
 
 
-def products(cache: Path) -> dict[str, np.ndarray]:
+def products(cache_dir: Path) -> dict[str, np.ndarray]:
     """The errors of products of random sizes, as shares of what is allowed."""
     rng, errors = np.random.default_rng(0), {}
     for precision, tolerance in TOLERANCE.items():
         sizes = rng.integers((1, 1, 1), (40, 90, 150), (25, 3))
         errors[precision] = [
-            linear_error(*map(int, size), seed, precision, level(), cache) / tolerance
+            linear_error(*map(int, size), seed, precision, level(), cache_dir) / tolerance
             for seed, size in enumerate(sizes)
         ]
     return {precision: np.array(found) for precision, found in errors.items()}
 
 
-def main(folder: Path, cache: Path) -> None:
-    sequences = json.loads((folder / "sequences.json").read_text())
+def main(folder: Path, cache_dir: Path) -> None:
     (folder / "level").write_text(level().name)
-    np.savez(folder / "products.npz", **products(cache))
-    for model in sorted(filter(Path.is_dir, folder.iterdir())):
-        np.savez(folder / f"{model.name}.npz", **rows(model, sequences, cache))
+    np.savez(folder / "products.npz", **products(cache_dir))
+    for of in sorted(filter(Path.is_dir, folder.iterdir())):
+        np.savez(folder / f"{of.name}.npz", **results(of, cache_dir))
 
 
 if __name__ == "__main__":

@@ -11,27 +11,20 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from bei.architectures import families
 from bei.checkpoint.load import read
 from bei.engines.base import Batch, Engine
 from bei.errors import SetupError
+from tests.support.model_options import families_with
 from tests.support.parity import COLBERT, cosines, reference, sequences
-from tests.support.tiny_models import DISENTANGLED, ENCODERS, FAMILIES, VOCAB, random_model, save, write_json
+from tests.support.tiny_models import DISENTANGLED, ENCODERS, VOCAB, random_model, save, write_json
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER"}
 HIDE_OTHERWISE = (*DISENTANGLED, "xlnet", "esm")
-NO_CLASS = {  # of ours, that transformers does not have
-    *((family, "SequenceClassification") for family in ("granite", "cohere", "cohere2", "lfm2")),
-    *((family, "TokenClassification") for family in ("granite", "cohere", "cohere2", "lfm2", "gemma3_text")),
-    *((family, "TokenClassification") for family in ("olmo2", "olmo3", "opt")),
-    ("lfm2", "MaskedLM"),
-}
 
 
 def with_head(kind: str) -> list[tuple[str, int]]:
     """Each family with this head, and each seed."""
-    has = (family for family in FAMILIES if kind in families.FAMILIES[family].heads and (family, kind) not in NO_CLASS)
-    return [(family, seed) for family in has for seed in range(3)]
+    return [(family, seed) for family in families_with(kind) for seed in range(3)]
 
 
 def engine_for(make, folder, model, **options) -> Engine:
