@@ -47,7 +47,7 @@ test: .venv/test.ok .venv-truss/ok .venv-clients/ok .venv-arm/ok .venv-browser/o
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal $(PYTEST_FLAGS)
 
-test-arm: .venv/test.ok .venv-arm/ok ## every family at each level of ARM64, and a server there, under an emulator (minutes)
+test-arm: .venv/test.ok .venv-arm/ok .venv-wheels/ok ## the native engine and a server at each level of ARM64, under an emulator, and wheels (minutes)
 	$(ON_SHARED_CORES) HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n 2 --arm tests/arm
 
 test-all: PYTEST_FLAGS := --every-seed

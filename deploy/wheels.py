@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,17 +21,20 @@ DIST = ROOT / "dist"
 TOOLS = ROOT / ".venv-wheels" / "bin" / "python"
 MACHINES = ("x86_64", "aarch64")  # of Linux
 GLIBC = "2.28"  # of 2018: Debian 10, Ubuntu 18.10, RHEL 8 and later
+TOO_MANY_BYTES = 25_000_000
+"""No wheel has so many."""
 
 
-def build(machine: str) -> Path:
-    """The wheel of a machine."""
+def build(machine: str, levels: Sequence[Level], dist: Path) -> Path:
+    """The wheel of a machine with the libraries of these levels, in the folder `dist`."""
     platform = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
     compiler = (str(TOOLS), "-m", "ziglang", "c++", "-s", "-target", f"{machine}-linux-gnu.{GLIBC}")
     with tempfile.TemporaryDirectory() as folder:
-        compile_all(Path(folder), [in_zigs_words(level) for level in LEVELS_OF[machine]], compiler)
+        compile_all(Path(folder), [in_zigs_words(level) for level in levels], compiler)
         given = {"BEI_WHEEL_LIBRARIES": folder, "BEI_WHEEL_PLATFORM": platform}
-        run("hatchling", "build", "-t", "wheel", "-d", str(DIST), **given)
-    (wheel,) = DIST.glob(f"*{platform}.whl")
+        run("hatchling", "build", "-t", "wheel", "-d", str(dist), **given)
+    (wheel,) = dist.glob(f"*{platform}.whl")
+    check_size(wheel)
     check(wheel, platform)
     return wheel
 
@@ -43,6 +47,13 @@ def in_zigs_words(level: Level) -> Level:
 
 def _of_architecture(found: re.Match[str]) -> str:
     return "-mcpu=generic" if found[1] == "8" else f"-mcpu=generic+v{found[1].replace('.', '_')}a"
+
+
+def check_size(wheel: Path) -> None:
+    """Exits if it is too large."""
+    size = wheel.stat().st_size
+    if size >= TOO_MANY_BYTES:
+        sys.exit(f"{wheel.name} has {size / 1e6:.1f} MB; less than {TOO_MANY_BYTES / 1e6:.0f} MB are allowed")
 
 
 def check(wheel: Path, platform: str) -> None:
@@ -65,5 +76,5 @@ def run(module: str, *arguments: str, **environment: str) -> str:
 if __name__ == "__main__":
     shutil.rmtree(DIST, ignore_errors=True)
     for machine in MACHINES:
-        wheel = build(machine)
+        wheel = build(machine, LEVELS_OF[machine], DIST)
         sys.stdout.write(f"{wheel.relative_to(ROOT)}: {wheel.stat().st_size / 1e6:.1f} MB\n")

@@ -39,14 +39,20 @@ def test_it_names_no_index(lock):
     assert not re.search(r"^\s*(-i|--index|--extra-index|--find-links|--trusted-host|#)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("lock", IMAGES)
-def test_an_image_has_what_it_needs_in_the_versions_of_the_server_s_lock(lock):
+MACHINES = [(lock, machine) for lock in IMAGES for machine in ("x86_64", "aarch64")[: 1 if "cuda" in lock else 2]]
+"""The machines of each image."""
+
+
+@pytest.mark.parametrize(("lock", "machine"), MACHINES)
+def test_an_image_has_what_it_needs_in_the_versions_of_the_server_s_lock(lock, machine):
     """The packages that build bei, too, and none in another version than in requirements.lock."""
     pins = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins_of(lock)}
     extras = [need for extra in IMAGES[lock] for need in EXTRAS[extra]]
     for wanted in map(Requirement, [*DEPENDENCIES, *extras, *PROJECT["build-system"]["requires"]]):
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), f"{wanted}: `make lock`"
     linux = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux"}
+    linux["platform_machine"] = machine
+    assert all(pin.marker is None or pin.marker.evaluate(linux) for pin in pins_of(lock))
     for pin in pins_of("requirements.lock"):
         if pin.marker is None or pin.marker.evaluate(linux):
             assert pin.specifier.contains(pins[canonicalize_name(pin.name)]), f"{pin.name}: `make lock`"

@@ -1,7 +1,7 @@
-"""The native engine on ARM64: `runner.py FOLDER CACHE`, by the interpreter of environment.py, without torch.
+"""The native engine on ARM64: `runner.py FOLDER CACHE [LEVEL]`, by the interpreter of environment.py, without torch.
 
 FOLDER has a folder for each case (cases.py), with its checkpoint and `runs.json`. The results of a case are written
-beside it as `NAME.npz`, and `level` is the level of instructions that the processor has.
+beside it as `NAME.npz`, and `level` is the level of instructions: LEVEL, or the processor's fastest.
 """
 
 import json
@@ -18,18 +18,18 @@ from bei.architectures.spec import Pooling
 from bei.checkpoint.load import Checkpoint, read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.levels import level
+from bei.engines.native.levels import Level, level, named
 from tests.support.native_products import TOLERANCE, linear_error
 
 
-def results(folder: Path, cache_dir: Path) -> dict[str, np.ndarray]:
+def results(folder: Path, cache_dir: Path, isa: Level) -> dict[str, np.ndarray]:
     told = json.loads((folder / "runs.json").read_text())
     checkpoint = read(folder, folder.name, **told["reading"])
 
     @cache
     def engine(precision: str, threads: int, modes: tuple[str, ...]) -> NativeEngine:
         options = EngineOptions(precision=precision, threads=threads, cache_dir=cache_dir)
-        return NativeEngine(_pooling(checkpoint, modes), options)
+        return NativeEngine(_pooling(checkpoint, modes), options, isa=isa)
 
     def run(of: Mapping[str, Any]) -> np.ndarray:
         batch = Batch.pack(of["ids"], prompt_tokens=of["prompts"], row_kind=of["rows"])
@@ -45,24 +45,25 @@ def _pooling(checkpoint: Checkpoint, modes: tuple[str, ...]) -> Checkpoint:
     return replace(checkpoint, spec=replace(checkpoint.spec, pooling=Pooling(modes, include_prompt=False)))
 
 
-def products(cache_dir: Path) -> dict[str, np.ndarray]:
+def products(cache_dir: Path, isa: Level) -> dict[str, np.ndarray]:
     """The errors of products of random sizes, as shares of what is allowed."""
     rng, errors = np.random.default_rng(0), {}
     for precision, tolerance in TOLERANCE.items():
         sizes = rng.integers((1, 1, 1), (40, 90, 150), (25, 3))
         errors[precision] = [
-            linear_error(*map(int, size), seed, precision, level(), cache_dir) / tolerance
+            linear_error(*map(int, size), seed, precision, isa, cache_dir) / tolerance
             for seed, size in enumerate(sizes)
         ]
     return {precision: np.array(found) for precision, found in errors.items()}
 
 
-def main(folder: Path, cache_dir: Path) -> None:
-    (folder / "level").write_text(level().name)
-    np.savez(folder / "products.npz", **products(cache_dir))
-    for of in sorted(filter(Path.is_dir, folder.iterdir())):
-        np.savez(folder / f"{of.name}.npz", **results(of, cache_dir))
+def main(folder: str, cache_dir: str, name: str = "") -> None:
+    isa = named(name)[0] if name else level()
+    (Path(folder) / "level").write_text(isa.name)
+    np.savez(Path(folder) / "products.npz", **products(Path(cache_dir), isa))
+    for of in sorted(filter(Path.is_dir, Path(folder).iterdir())):
+        np.savez(of.with_name(f"{of.name}.npz"), **results(of, Path(cache_dir), isa))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -16,10 +16,11 @@ import click
 import pytest
 import yaml
 
-from bei import api, cli
+from bei import __version__, api, cli
 from bei.errors import Error
 from bei.router import text_embeddings_router
 from bei.settings import Settings
+from deploy import wheels
 from tests.support import deploy_tools
 from tests.support.cluster import cluster
 from tests.support.configs import tiny_config
@@ -35,6 +36,8 @@ UNIT = DEPLOY / "systemd" / "bei.service"
 SOURCES = "\n".join(text_of(name) for name in FILES if re.search(r"^(?!tests/).*\.(py|ya?ml)$|^Makefile$", name))
 PROGRAMS_OF_THE_IMAGE = {"sh", "python", "bei"}
 """Debian's slim image lacks procps, and so `kill` and `ps`."""
+PLATFORMS = {"Dockerfile": ("linux/amd64", "linux/arm64"), "Dockerfile.cuda": ("linux/amd64",)}
+"""tests/test_lock.py holds that these have what an image installs."""
 NO_DAEMON = {**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"}
 
 Words = Sequence[str]
@@ -138,7 +141,7 @@ def dockerfiles() -> dict[str, str]:
 
 
 def build_options(words: Words) -> argparse.Namespace:
-    return options_of(words, "context", f={"required": True}, t={"required": True}, target={})
+    return options_of(words, "context", f={"required": True}, t={"required": True}, target={}, platform={})
 
 
 def docker(words: Words) -> None:
@@ -156,6 +159,7 @@ def docker_build(words: Words) -> None:
     assert (ROOT / found.f).parent == DEPLOY
     stages = re.findall(r" AS (\w+)$", "\n".join(given(Path(found.f).name, "FROM")), re.MULTILINE)
     assert found.target in (None, *stages)
+    assert found.platform in (None, *PLATFORMS[Path(found.f).name])
 
 
 def docker_run(words: Words) -> None:
@@ -235,10 +239,14 @@ def truss(words: Words, *, in_a_sentence: bool) -> None:
 
 
 def pip(words: Words) -> None:
-    """An extra of ours, or a package that a source names."""
+    """An extra of ours, a wheel that `make wheels` builds, or a package that a source names."""
     assert words[0] == "install"
     found = options_of(words[1:], "package", e={"action": "store_true"})
-    if found.e:
+    if found.package.endswith(".whl"):
+        platforms = "|".join(wheels.MACHINES)
+        built = rf"dist/bei-{__version__}-py3-none-manylinux_{wheels.GLIBC.replace('.', '_')}_({platforms})\.whl"
+        assert re.fullmatch(built, found.package)
+    elif found.e:
         assert re.fullmatch(r"\.\[(\w+)\]", found.package)[1] in EXTRAS
     else:
         assert re.search(rf"(?<![\w-]){re.escape(found.package)}(?![\w-])", SOURCES)
@@ -336,6 +344,8 @@ def test_a_command_is_one_of_its_program(command, tmp_path):
         "curl 127.0.0.1:8080/v1/embedded -d '{}'",
         "docker build -f deploy/Dockerfile -t bei --target bake .",
         "docker build -f deploy/Dockerfiles -t bei .",
+        "docker build --platform linux/arm64 -f deploy/Dockerfile.cuda -t bei .",
+        "docker build --platform linux/riscv64 -f deploy/Dockerfile -t bei .",
         "docker run -p 8080:80 -v bei-cache:/cache bei",
         "docker run -p 8080:8080 -v bei-cache:/cache bei-cuda",
         "docker run -p 8080:8080 -v bei-cache:/cache --read-only bei",
@@ -350,6 +360,7 @@ def test_a_command_is_one_of_its_program(command, tmp_path):
         "truss push --config examples/model-py/configs.yaml",
         "pip install -e '.[plots]'",
         "pip install torch==2.12.0",
+        "pip install dist/bei-0.1.0-py3-none-any.whl",
         "aiperf profile --endpoint /v1/embedded",
         "gcloud run deploy",
     ],

@@ -1,6 +1,7 @@
 """Dockerfiles and the compose file. No daemon builds them here: their files are looked up, and their commands run."""
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from bei import api
 from bei.engines.native import prebuilt
 from bei.settings import Settings
 from tests.support.configs import tiny_config
-from tests.support.containers import DEPLOY, QUEUE_SECONDS, environment, given
+from tests.support.containers import DEPLOY, QUEUE_SECONDS, environment, given, instructions
 from tests.support.deploy_tools import FETCHED
 from tests.support.project import IMAGES, PROJECT
 from tests.support.servers import ROOT, serving
@@ -84,6 +85,14 @@ def test_the_image_for_processors_has_the_engine_and_no_compiler():
     install, *_, last = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[1:]
     assert "g++" in install and f"python -m {prebuilt.__name__}\n" in install
     assert "apt-get" not in last and "g++" not in last
+
+
+def test_the_image_for_processors_is_built_for_every_machine():
+    """Its levels are those of the machine for which it is built, and no instruction names one."""
+    (machine,) = (option for option in prebuilt.main.params if option.name == "machine")
+    assert machine.default == platform.machine()
+    named = re.compile(r"x86|amd64|aarch64|arm64", re.IGNORECASE)
+    assert not [words for words in instructions("Dockerfile") if named.search(" ".join(words))]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 
 from bei.engines.native import library, prebuilt
 from bei.engines.native.levels import LEVELS_OF, Level, level
+from deploy import wheels
 from tests.support.configs import tiny_config
 from tests.support.servers import ROOT, free_port, wait_until_ready
 from tests.support.tiny_models import write_json
@@ -104,6 +104,14 @@ def test_every_level_of_a_machine_is_compiled(tmp_path, monkeypatch):
     ],
 )
 def test_zig_has_words_of_its_own_for_arm(flag, zigs):
-    wheels = runpy.run_path(str(ROOT / "deploy" / "wheels.py"))
-    level = Level("neon", (), (flag,))
-    assert wheels["in_zigs_words"](level) == Level("neon", (), (zigs,))
+    assert wheels.in_zigs_words(Level("neon", (), (flag,))) == Level("neon", (), (zigs,))
+
+
+def test_a_wheel_of_25_mb_is_refused(tmp_path):
+    wheel = tmp_path / "bei.whl"
+    with wheel.open("wb") as file:
+        file.truncate(24_999_999)
+        wheels.check_size(wheel)
+        file.truncate(25_000_000)
+        with pytest.raises(SystemExit, match=r"bei\.whl has 25\.0 MB"):
+            wheels.check_size(wheel)
