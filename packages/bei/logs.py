@@ -61,6 +61,21 @@ def to_stderr(level: str, *, as_json: bool = False, requests: bool = False) -> N
     access.disabled = not requests
 
 
+class Firsts:
+    """Names that clients invent, for lines that are logged once each: at most `most` names are ever new."""
+
+    def __init__(self, most: int = 100):
+        self._most = most
+        self._seen: set[str] = set()
+
+    def is_new(self, name: str) -> bool:
+        """Whether nobody asked for the name before. `name` should be short."""
+        if name in self._seen or len(self._seen) >= self._most:
+            return False
+        self._seen.add(name)
+        return True
+
+
 @contextmanager
 def step(name: str) -> Iterator[None]:
     """Logs a step of the start with its duration."""

@@ -251,9 +251,10 @@ def test_a_fault_of_ours_is_a_plain_500(service, monkeypatch):
 
 def test_before_ready_everything_says_503_but_liveness():
     service = Service(Settings.load(tiny_config(), environ={}))
-    for path in ("/health", "/health/ready", "/ping", "/info"):
+    for path in ("/health", "/health/ready", "/v1/health/ready", "/ping", "/info"):
         assert call(service, path, method="GET").status == 503
-    assert call(service, "/health/live", method="GET").status == 200
+    for path in ("/health/live", "/v1/health/live"):
+        assert call(service, path, method="GET").status == 200
     reply = call(service, "/v1/embeddings", {"input": "a"})
     assert (reply.status, json.loads(reply.body)["type"]) == (503, "Unhealthy")
 

@@ -22,7 +22,17 @@ def service(start_service):
     return start_service()
 
 
-PUBLIC = ("/", "/docs", "/health", "/health/live", "/health/ready", "/ping", "/metrics")
+PUBLIC = (
+    "/",
+    "/docs",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/ping",
+    "/metrics",
+    "/v1/health/live",
+    "/v1/health/ready",
+)
 
 
 @pytest.mark.parametrize("keys", ["k1", "k0, k1,k2"])

@@ -127,6 +127,7 @@ EMBEDDING = [
         headers={"content_type": "application/json", "api_key": "k"},
     ),
     Recorded("aiperf, embeddings and nim-embeddings", "/v1/embeddings", {"model": "m", "input": TEXTS}, of_openai),
+    Recorded("guidellm, several columns of text", "/v1/embeddings", {"model": "m", "input": TEXTS}, of_openai),
     Recorded(
         "vllm bench serve, openai-embeddings",
         "/v1/embeddings",

@@ -21,7 +21,7 @@ def test_promtool_runs_their_tests():
     ("written", "wrong"),
     [
         ('status=~"5.."', 'status=~"[45].."'),
-        ('{path!~"/health.*|/ping|other"}[5m])) > 0.01', "[5m])) > 0.01"),
+        ('{path!~"(/v1)?/health.*|/ping|other"}[5m])) > 0.01', "[5m])) > 0.01"),
         ("> 0.05", "> 0.1"),
         ("histogram_quantile(0.99", "histogram_quantile(0.01"),
         ("max by (model) (bei_ready)", "min by (model) (bei_ready)"),

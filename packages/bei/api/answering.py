@@ -91,7 +91,7 @@ async def _reply(registry: Registry, call: Call, route: Route | None, seen: Obse
     if route.adapter is not None:
         if not route.of_server:
             return await _compute(route, route.adapter, registry, call, seen)
-        body = await read(route.adapter, call.body, registry.settings, registry.readers)
+        body = await read(route.adapter, call.body, registry.settings, registry.readers, unknown=call.unknown)
     result = await route.handler(registry, body, call)
     return result if isinstance(result, Reply) else await render(result, call, "", registry.writers)
 
@@ -101,10 +101,11 @@ async def _compute(
 ) -> Reply:
     body, service = None, registry.services[0]
     try:
-        body = await read(adapter, call.body, registry.settings, registry.readers, registry.in_flight.admit)
+        admit = registry.in_flight.admit
+        body = await read(adapter, call.body, registry.settings, registry.readers, admit, call.unknown)
         name = call.base or body.model
         service = registry.resolve(route.ability, name)
-        seen.computing(service)
+        seen.computing(service, name)
         model = service.lease()
         if model is None:
             service, model = await registry.loaded(route.ability, name, deadline(call))

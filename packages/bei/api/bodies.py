@@ -26,35 +26,33 @@ async def read(
     settings: LimitSettings,
     readers: ThreadPoolExecutor,
     admit: Callable[[int], None] = lambda size: None,
+    unknown: set[str] | None = None,
 ) -> B:
     """Parses a body of any size. A thread reads a large body in pieces, few bodies at a time. Also raises TooLarge,
     before any value is made, for a body with more values than the settings allow; and the errors of `admit`, which is
-    called with the number of bytes of the values beside the body's own."""
+    called with the number of bytes of the values beside the body's own. Names of fields that no family knows are added
+    to `unknown`."""
     if len(raw) <= _UNCOUNTED:
-        return parse(adapter, raw)
+        return parse(adapter, raw, unknown)
     bounds = Bounds(_NODES * settings.max_client_batch_size + _OWN_NODES, settings.max_queue_tokens)
     if len(raw) <= _LARGE:
         pieces.check(raw, bounds)
-        return parse(adapter, raw)
-    return await off_loop(readers, lambda: _read_large(adapter, raw, bounds, admit))
+        return parse(adapter, raw, unknown)
+    return await off_loop(readers, lambda: validated(adapter, pieces.read(raw, bounds, admit), unknown))
 
 
-def _read_large(adapter: TypeAdapter[B], raw: bytes | bytearray, bounds: Bounds, admit: Callable[[int], None]) -> B:
-    return validated(adapter, pieces.read(raw, bounds, admit))
-
-
-def validated(adapter: TypeAdapter[B], value: Any) -> B:
+def validated(adapter: TypeAdapter[B], value: Any, unknown: set[str] | None = None) -> B:
     """Raises Invalid, with the name of the field."""
     try:
-        return adapter.validate_python(value)
+        return adapter.validate_python(value, context=unknown)
     except ValidationError as exc:
         raise _plain_words(exc) from None
 
 
-def parse(adapter: TypeAdapter[B], raw: bytes | bytearray) -> B:
+def parse(adapter: TypeAdapter[B], raw: bytes | bytearray, unknown: set[str] | None = None) -> B:
     """Raises Malformed for invalid JSON, and Invalid, with the name of the field, for JSON of the wrong shape."""
     try:
-        return adapter.validate_json(raw)
+        return adapter.validate_json(raw, context=unknown)
     except ValidationError as exc:
         raise _plain_words(exc, raw) from None
 

@@ -27,7 +27,7 @@ class Call:
     part of the target after `?`. `parameters` are parts of the path, once its route is known. `base` names the
     model below whose base URL the path was. `client` is an address, of the access log. `root_path` is the prefix
     before our paths in the URLs of clients. `stream` is the body of a call whose route streams it. A call in the
-    background gives way to all that are not."""
+    background gives way to all that are not. `unknown` are the fields of its body that no family of clients knows."""
 
     method: str
     path: str
@@ -41,6 +41,7 @@ class Call:
     root_path: str = ""
     stream: AsyncIterator[bytes] | None = None
     is_background: bool = False
+    unknown: set[str] = field(default_factory=set)
 
     @cached_property
     def request_id(self) -> str:

@@ -203,10 +203,11 @@ def _embed_route(path: str, version: str) -> Route:
     )
 
 
+RERANK = _rerank_route("/v1/rerank", "1")
+"""Its path is llama.cpp's, too."""
 DIALECT = Dialect(
     "cohere",
     (
-        _rerank_route("/v1/rerank", "1"),
         _rerank_route("/v2/rerank", "2"),
         _embed_route("/v1/embed", "1"),
         _embed_route("/v2/embed", "2"),

@@ -1,12 +1,12 @@
 """The fields of all API families that change an answer: a body reads such a field, or refuses it by name.
 
-A field that no family knows is ignored. null means unset, because clients send both.
+Other fields are ignored; the log names those that no family knows. null means unset, because clients send both.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, PrivateAttr, StrictStr, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, PrivateAttr, StrictStr, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
 
 from bei.errors import Error, Invalid, short
@@ -24,6 +24,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "max_chunks_per_doc": (),
     "overlap_tokens": (),
     "stride": (),
+    "padding": ("do_not_pad", "longest", True, False),
     "add_special_tokens": (True,),
     "skip_special_tokens": (True,),
     "prompt_name": (),
@@ -39,6 +40,7 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "embed_overrides": (),
     # additional inputs: vLLM, infinity, Cohere
     "messages": (),
+    "inputs": (),
     "images": (),
     "modality": ("text",),
     "rank_fields": (),
@@ -61,6 +63,8 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "return_multivector": (False,),
     # computation and selection of scores: TEI, vLLM, SGLang, Cohere, Voyage, huggingface_hub, GLiNER
     "use_activation": (),
+    "activation": (True,),
+    "softmax": (True,),
     "raw_scores": (False,),
     "function_to_apply": (),
     "apply_softmax": (False,),
@@ -79,24 +83,40 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "parameters": ({},),
 }
 """Field → the values of it that request nothing."""
+WITHOUT_EFFECT = frozenset(
+    (
+        *("user", "request_id", "rid"),  # of logs and bills: OpenAI, vLLM, SGLang
+        *("priority", "cache_salt", "keep_alive", "options"),  # of when and where it runs: vLLM, Cohere, Ollama, HF
+        *("mm_processor_kwargs", "media_io_kwargs"),  # of images: vLLM
+        *("return_documents", "return_text"),  # of rankings: what is sent back beside the scores
+    )
+)
+"""Fields of all families that change no number of any answer; where a body does not read them, they are ignored."""
+
+_MOST_UNKNOWN = 16  # of a body, that are remembered
 
 
 class Part(BaseModel):
     """A JSON object in a body."""
 
     model_config = ConfigDict(extra="ignore")
-    ignored: ClassVar[frozenset[str]] = frozenset(CHANGING)
+    own: ClassVar[frozenset[str]] = frozenset()
+    """The names of the fields that it reads."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.ignored = frozenset(CHANGING).difference(*map(_names, cls.model_fields.items()))
+        cls.own = frozenset().union(*map(_names, cls.model_fields.items()))
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse(cls, sent: Any) -> Any:
-        if isinstance(sent, dict) and not cls.ignored.isdisjoint(sent):
-            for name in sent.keys() & cls.ignored:
-                if sent[name] is not None and not asks_nothing(name, sent[name]):
+    def _check_others(cls, sent: Any, info: ValidationInfo) -> Any:
+        """Refuses fields that change an answer, and adds those that no family knows to the set of the context."""
+        if isinstance(sent, dict) and not sent.keys() <= cls.own:
+            for name in sent.keys() - cls.own:
+                if name not in CHANGING:
+                    if info.context is not None and name not in WITHOUT_EFFECT and len(info.context) < _MOST_UNKNOWN:
+                        info.context.add(name)
+                elif sent[name] is not None and not asks_nothing(name, sent[name]):
                     raise Invalid(f"`{name}` {short(sent[name])} is not possible here; leave it out", param=name)
         return sent
 

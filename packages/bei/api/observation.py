@@ -3,16 +3,20 @@
 import asyncio
 import logging
 import time
+from difflib import get_close_matches
 from typing import Any, Self
 
 from bei import logs, tracing
 from bei.api.call import Call
+from bei.api.fields import CHANGING
 from bei.api.reply import Reply
-from bei.errors import Error, Expired, ModelNotFound, Overloaded, TooLarge, Untokenizable, WrongTask
+from bei.errors import Error, Expired, ModelNotFound, Overloaded, TooLarge, Untokenizable, WrongTask, short
 from bei.serving.answers import Usage
 from bei.serving.model import ServedModel
 from bei.serving.registry import Registry
 from bei.serving.service import Service
+
+log = logging.getLogger("bei")
 
 
 class Observation:
@@ -20,7 +24,7 @@ class Observation:
     metrics."""
 
     def __init__(self, registry: Registry, call: Call, path: str):
-        self._metrics = registry.metrics
+        self._registry, self._metrics = registry, registry.metrics
         self._call, self._path = call, path
         self._computing: Service | None = None
         self._started = call.arrived
@@ -38,12 +42,14 @@ class Observation:
         if self._trace and kind is asyncio.CancelledError:
             self._trace.end(time.monotonic(), {"error.type": "cancelled"}, failed=True)
 
-    def computing(self, service: Service) -> None:
-        """Marks that the body is read and the model's work begins."""
+    def computing(self, service: Service, name: str | None) -> None:
+        """Marks that the body is read and the model's work begins. `name` is the request's own for the model."""
         self._computing = service
         service.model_metrics.requests_in_flight.inc()
         logs.about_model(service.name, service.devices)
         self._started = time.monotonic()
+        if name is not None and not self._registry.has_name(name) and self._registry.unknown_models.is_new(short(name)):
+            log.info("a request names the model %s; the only one that is served answers it", short(name))
 
     def answered(self, model: ServedModel, texts: int, usage: Usage) -> None:
         self._texts, self._usage = texts, usage
@@ -73,6 +79,8 @@ class Observation:
     def replied(self, reply: Reply) -> Reply:
         """The reply as it is sent; with tracing it carries the context of the trace."""
         self._metrics.observe_reply(self._path, reply.status)
+        if self._call.unknown:
+            self._tell_unknown()
         now = time.monotonic()
         if logs.access.isEnabledFor(logging.INFO) and (self._call.method == "POST" or reply.status >= 400):
             self._log(reply, now)
@@ -80,6 +88,14 @@ class Observation:
             return reply
         self._finish_trace(self._trace, reply, now)
         return reply.with_headers({"traceresponse": self._trace.response})
+
+    def _tell_unknown(self) -> None:
+        """The log names a field once; clients send the same ones again and again."""
+        for name in sorted(self._call.unknown):
+            if self._registry.unknown_fields.is_new(short(name)):
+                near = get_close_matches(name[:64], CHANGING, 1)
+                hint = f"; did you mean `{near[0]}`?" if near else ""
+                log.info("the field %s of %s is ignored: no client of ours has one%s", short(name), self._path, hint)
 
     def _log(self, reply: Reply, now: float) -> None:
         fields: dict[str, Any] = {"seconds": round(now - self._call.arrived, 6)}

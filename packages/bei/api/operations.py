@@ -5,6 +5,7 @@ from typing import Any
 
 from bei import __version__
 from bei.api.call import Call
+from bei.api.error_shapes import OPENAI
 from bei.api.reply import Reply, Result
 from bei.api.routes import Dialect, Route
 from bei.architectures.spec import PoolingMode
@@ -95,13 +96,15 @@ async def prometheus(registry: Registry, body: Any, call: Call) -> Reply:
     return Reply(text, headers={"content-type": CONTENT_TYPE})
 
 
+_LIVE = Route("/health/live", live, "200 while the process answers", method="GET", public=True)
 _READY = Route("/health", ready, "200 while requests are answered, else 503", method="GET", public=True)
 
 DIALECT = Dialect(
     "operations",
     (
-        Route("/health/live", live, "200 while the process answers", method="GET", public=True),
+        *(_LIVE, _LIVE.at("/v1/health/live", OPENAI)),
         *(_READY.at(path) for path in ("/health", "/health/ready", "/ping")),
+        _READY.at("/v1/health/ready", OPENAI),
         Route(
             "/info",
             info,

@@ -1,6 +1,7 @@
 """Paths of several dialects: the body tells which one the client speaks, or the model which task is meant."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
@@ -26,6 +27,11 @@ def _ranking(value: Any) -> str:
     return "#cohere" if isinstance(value, dict) and "documents" in value else "#tei"
 
 
+def _ranking_of_v1(value: Any) -> str:
+    """Where a body has neither, Cohere's clients are more."""
+    return "#tei" if isinstance(value, dict) and "texts" in value and "documents" not in value else "#cohere"
+
+
 def _embedding(value: Any) -> str:
     if isinstance(value, dict) and "input" in value:
         return "#openai"
@@ -33,6 +39,9 @@ def _embedding(value: Any) -> str:
 
 
 AnyRerank = Annotated[Annotated[CohereRerank, Tag("#cohere")] | Annotated[Rerank, Tag("#tei")], Discriminator(_ranking)]
+RerankOfV1 = Annotated[
+    Annotated[CohereRerank, Tag("#cohere")] | Annotated[Rerank, Tag("#tei")], Discriminator(_ranking_of_v1)
+]
 AnyEmbed = Annotated[
     Annotated[OpenAIEmbeddings, Tag("#openai")]
     | Annotated[Similarity, Tag("#similarity")]
@@ -125,7 +134,7 @@ async def _predicted(model: ServedModel, place: int, instance: dict[str, Any], c
     route = _RERANK if "query" in instance and model.has("rerank") else _BY_DEFAULT_ROUTE[model.route]
     body: Body | None = None
     try:
-        body = validated(route.adapter, instance) if route.adapter else None
+        body = validated(route.adapter, instance, call.unknown) if route.adapter else None
         result = await route.handler(model, body, call)
     except Error as error:
         if body is not None:
@@ -150,6 +159,7 @@ DIALECT = Dialect(
     (
         *(_RERANK.at(path) for path in ("/rerank", "/reranking")),
         _RERANK.at("/v1/reranking", OPENAI),
+        replace(cohere.RERANK, handler=rerank, body=RerankOfV1, response=RankedList | list[Rank], errors=OPENAI),
         *(_DEFAULT.at(path) for path in ("/", "/invocations")),
         _VERTEX,
     ),

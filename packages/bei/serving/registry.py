@@ -8,6 +8,7 @@ from bei.engines.cpus import available_cpus
 from bei.engines.interpreters import Interpreters
 from bei.errors import ModelNotFound, NotReady, SetupError, short
 from bei.jobs.store import Store
+from bei.logs import Firsts
 from bei.metrics import Metrics
 from bei.serving.abilities import Ability, is_own
 from bei.serving.keeper import Keeper
@@ -45,6 +46,8 @@ class Registry:
         self._named = by_name(services)
         self.is_local = False
         """Whether only this machine reaches the server; its host says so."""
+        self.unknown_fields, self.unknown_models = Firsts(), Firsts()
+        """Names in requests that mean nothing here, and that the log has."""
         self.jobs: Store | None = None
         """The files and jobs of the Batch API; a host that runs jobs sets it."""
         self.keeper = Keeper(first.settings, lambda: self.services)
@@ -96,6 +99,10 @@ class Registry:
         if found is None:
             raise self._not_found(name)
         return found
+
+    def has_name(self, name: str) -> bool:
+        """Whether a model answers to the name, or nobody chose it."""
+        return name in self._named or name.lower() in PLACEHOLDERS
 
     def _not_found(self, name: str) -> ModelNotFound:
         return ModelNotFound(f"the model {short(name)} is not served; served: {', '.join(self.names)}", param="model")
