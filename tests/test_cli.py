@@ -75,6 +75,9 @@ def test_help_has_examples_that_the_command_takes(name):
         (["serve", "--model", "owner/name"], "--model: the model has no flag here: bei serve owner/name"),
         (["info", "--model-id=owner/name"], "--model-id: the model has no flag here: bei info owner/name"),
         (["build", "--modle"], "--modle: the model has no flag here: bei build MODEL"),
+        (["--model-id", "owner/name"], "No such option --model-id: a command comes first, such as `bei serve MODEL`."),
+        (["--json-output", "--port", "80"], "a container runs it with --entrypoint text-embeddings-router"),
+        (["--verison"], "No such option '--verison'. Did you mean '--version'?"),
         (["serve", "--prot", "1"], "No such option '--prot'. (Did you mean one of: '--port'"),
     ],
 )

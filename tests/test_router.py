@@ -1,12 +1,13 @@
 """text-embeddings-router: every flag of TEI 1.9, by its name and variable, with TEI's default."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from bei import launch, router
+from bei import __version__, launch, router
 from bei.errors import SetupError
 from bei.metrics import Metrics, port
 from bei.settings import Settings
@@ -61,13 +62,14 @@ def start(monkeypatch, tmp_path):
     served: list[Settings] = []
     ports: list[int] = []
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("bei"), "level", logging.getLogger("bei").level)  # to have it back
     monkeypatch.setattr(launch, "serve", lambda models, read, ahead, show: (show(Metrics()), served.extend(models)))
     monkeypatch.setattr(port, "listen", lambda metrics, host, number: ports.append(number))
 
     def run(*flags: str, **environment: str) -> tuple[Result, Settings | None, list[int]]:
         served.clear()
         ports.clear()
-        unset = dict.fromkeys((flag.upper().replace("-", "_") for flag in TEI_FLAGS.split()), None)
+        unset = dict.fromkeys((*(flag.upper().replace("-", "_") for flag in TEI_FLAGS.split()), "LOG_LEVEL"), None)
         result = CliRunner().invoke(
             router.text_embeddings_router, ["--model-id", "./m", *flags], env=unset | environment
         )
@@ -110,6 +112,40 @@ def test_a_flag_and_its_variable_say_the_same(start, flag):
     value, name, found = GIVEN[flag]
     assert getattr(start(f"--{flag}", value)[1], name) == found
     assert getattr(start(**{flag.upper().replace("-", "_"): value})[1], name) == found
+
+
+def test_the_arguments_of_teis_image(start):
+    """Its command is --json-output. Docker sets HOSTNAME to the container's name, with which TEI listens everywhere."""
+    result, settings, _ = start("--json-output", PORT="80", HOSTNAME="3f2a9c1b7d10", HUGGINGFACE_HUB_CACHE="/data")
+    assert result.exit_code == 0, result.output
+    assert (settings.host, settings.port, settings.json_output) == ("0.0.0.0", 80, True)
+    assert settings.hub_cache == Path("/data")
+    assert start("--hostname", "my-host", HOSTNAME="3f2a9c1b7d10")[1].host == "my-host"
+    assert start(HOSTNAME="::1")[1].host == "::1"
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(start, flag):
+    assert start(flag)[0].output == f"text-embeddings-router {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "level", "told"),
+    [
+        ("trace", "DEBUG", None),
+        ("OFF", "CRITICAL", None),
+        ("warn", "WARNING", None),
+        ("", "INFO", None),
+        ("info,text_embeddings_router=debug", "INFO", "text_embeddings_router=debug"),
+        ("hyper=off, debug ,x[y]", "DEBUG", "hyper=off,x[y]"),
+        ("verbose", "INFO", "verbose"),
+    ],
+)
+def test_filters_of_the_log(start, caplog, asked, level, told):
+    result, _, _ = start(LOG_LEVEL=asked)
+    assert (result.exit_code, logging.getLevelName(logging.getLogger("bei").level)) == (0, level)
+    lines = [f"LOG_LEVEL: {told} has no effect here; the level is {level.lower()}"] if told else []
+    assert [line for line in caplog.messages if line.startswith("LOG_LEVEL")] == lines
 
 
 def test_our_variables_go_before_teis_defaults_and_flags_before_both(start):

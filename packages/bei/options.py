@@ -20,6 +20,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _OTHER_NAMES = {"drain_seconds": ["--drain-timeout"]}
 _FLAGS_OF_OTHERS = ("--model", "--model-id", "--model-name", "--model-name-or-path", "--model-path")
 """Flags by which other programs name the model."""
+_OWN_FLAGS = ("--help", "--version")
+_NO_COMMAND = (
+    "a command comes first, such as `bei serve MODEL`. The flags of TEI are those of the program "
+    "`text-embeddings-router`; a container runs it with --entrypoint text-embeddings-router"
+)
 _ALIKE = 0.8
 _WHOLE = 1000  # characters of a sentence, so that none is cut
 _MESSAGE = 2000  # characters of a refusal
@@ -69,6 +74,15 @@ class Program(click.Group):
     def invoke(self, context: click.Context) -> Any:
         processes.keep_libraries_isolated()
         return one_line_errors(lambda: super(Program, self).invoke(context))
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        """Raises UsageError for a flag without a command, with what takes flags."""
+        try:
+            return super().parse_args(context, words)
+        except click.NoSuchOption as exc:
+            if get_close_matches(exc.option_name, _OWN_FLAGS, 1, _ALIKE):
+                raise
+            context.fail(printable(f"No such option {exc.option_name}: {_NO_COMMAND}"))
 
     def list_commands(self, context: click.Context) -> list[str]:
         return [name for names in self._headings.values() for name in names]

@@ -1,5 +1,6 @@
 """`text-embeddings-router`: our server with the flags, variables and defaults of TEI's."""
 
+import ipaddress
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from bei import processes
+from bei import __version__, processes
 from bei.engines.interpreters import Interpreters
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 from bei.metrics import Metrics, port
 from bei.options import Function, in_help, joined, one_line_errors
 from bei.settings import ServerSettings, Settings, several
@@ -26,6 +28,9 @@ _POOLING = {"cls": "first", "mean": "mean", "last-token": "last", "splade": "spl
 _CONFIGS = (Path("config.yaml"), Path("/app/config.yaml"))
 _METRICS_PORT = 9000
 _DENSE = "2_Dense"
+_LEVELS = {"trace": "debug", "warn": "warning", "off": "critical"}
+_LEVELS |= {level: level for level in ("debug", "info", "warning", "error", "critical")}
+"""Words of LOG_LEVEL, and Python's for each."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,20 @@ class Flag:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Docker sets HOSTNAME to the name of the container; TEI then listens on every address, and so do we."""
+    assert parameter.name is not None
+    if value is None or context.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
+        return value
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return None
+
+
 FLAGS = (
     Flag("revision", "revision"),
-    Flag("hostname", "host", "0.0.0.0"),
+    Flag("hostname", "host", "0.0.0.0", options={"callback": _address}),
     Flag("port", "port", "3000"),
     Flag("dtype", "precision", words=_DTYPES),
     Flag("pooling", "pooling", words=_POOLING),
@@ -124,6 +140,9 @@ def _other(name: str, **options: Any) -> Callable[[Function], Function]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(
+    __version__, "-V", "--version", prog_name="text-embeddings-router", message="%(prog)s %(version)s"
+)
 @_other("model-id", type=_Names(), multiple=True)
 @_of_settings
 @_other("hf-token")
@@ -162,8 +181,11 @@ def text_embeddings_router(
             from bei import launch  # its imports run beside those of the interpreters
             from bei.server import hosting
 
-            hosting.start_logs(models[0], os.environ.get("LOG_LEVEL", "info"))
+            level, others = _level(os.environ.get("LOG_LEVEL", ""))
+            hosting.start_logs(models[0], level)
             _tell_without_effect({"uds-path": uds_path, "disable-spans": disable_spans})
+            if others:
+                log.warning("LOG_LEVEL: %s has no effect here; the level is %s", one_line(others), level)
             launch.serve(models, read, interpreters, lambda metrics: _show_metrics(metrics, models[0], prometheus_port))
 
     one_line_errors(run)
@@ -173,6 +195,13 @@ def _defaults() -> dict[str, str]:
     """TEI's defaults as BEI_* variables; variables of the environment override them."""
     ours = UNASKED | {flag.setting: flag.default for flag in FLAGS if flag.default is not None}
     return {_SETTINGS[name].variable: value for name, value in ours.items()}
+
+
+def _level(asked: str) -> tuple[str, str]:
+    """The level that a filter of TEI's sets for everything, such as `info,hyper=debug`, and its other directives."""
+    directives = [one.strip() for one in asked.split(",") if one.strip()]
+    levels = [_LEVELS[one.lower()] for one in directives if one.lower() in _LEVELS]
+    return levels[-1] if levels else "info", ",".join(one for one in directives if one.lower() not in _LEVELS)
 
 
 def _token(token: str | None, older: str | None) -> str | None:
