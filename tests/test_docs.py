@@ -42,6 +42,7 @@ FOREIGN_FLAGS = {
     *("--gpus", "--from-literal", "--now", "--checks"),  # docker's, kubectl's, systemctl's, schemathesis's
     *("--url", "--endpoint-type", "--request-count", "--concurrency", "--tokenizer"),  # aiperf's
     *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
+    *("--constraint", "--data", "--entrypoint"),  # guidellm's, docker's
 }
 PROGRAMS = re.compile(
     r"(?:^|[\s/])(bei (?:serve|embed|info|build|convert|doctor|bench|eval)|text-embeddings-router"
@@ -195,14 +196,18 @@ def paths_in(code: str) -> list[str]:
 
 
 def missing_flags(code: str) -> list[str]:
-    """Unknown flags of the program that a line begins with; without a program, flags that none of our programs has."""
+    """Unknown flags of a program; without one, and before its name, flags that none of our programs has."""
     program = PROGRAMS.search(code)
-    flags = set(re.findall(r"(?<![\w=-])(--[a-z][a-z0-9-]+)", code))
     if program is None or not program[1].startswith(("bei", "text-", "python -m benchmarks", "python -m tests")):
-        return sorted(flags - set().union(*COMMANDS.values()) - FOREIGN_FLAGS)
+        return sorted(flags_in(code) - set().union(*COMMANDS.values()) - FOREIGN_FLAGS)
     if program[1] not in COMMANDS:
         return [program[1]]
-    return sorted(flags - COMMANDS[program[1]] - {"--help"})
+    before, own = code[: program.start(1)], code[program.start(1) :]
+    return sorted((flags_in(before) - FOREIGN_FLAGS) | (flags_in(own) - COMMANDS[program[1]] - {"--help"}))
+
+
+def flags_in(code: str) -> set[str]:
+    return set(re.findall(r"(?<![\w=-])(--[a-z][a-z0-9-]+)", code))
 
 
 def routes_in(code: str) -> list[str]:

@@ -2,13 +2,12 @@
 daemon and no network."""
 
 import argparse
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,20 +16,23 @@ import pytest
 import yaml
 
 from bei import __version__, api, cli
+from bei.api.bodies import parse
 from bei.errors import Error
 from bei.router import text_embeddings_router
 from bei.settings import Settings
 from deploy import wheels
-from tests.support import deploy_tools
+from tests.support import deploy_tools, load_generators
 from tests.support.cluster import cluster
 from tests.support.configs import tiny_config
 from tests.support.containers import DEPLOY, given
 from tests.support.documents import DOCUMENTS, FILES, Command, commands_of, text_of
+from tests.support.load_generators import Words, options_of
 from tests.support.project import EXTRAS
 from tests.support.servers import ROOT
 
 COMMANDS = list({command: None for name in DOCUMENTS for command in commands_of(text_of(name))})
-ROUTES = {route.path for route in api.ROUTES}
+ROUTES = {(route.method, route.path): route for route in api.ROUTES}
+PATHS = {route.path for route in api.ROUTES}
 MAKEFILE = (ROOT / "Makefile").read_text()
 UNIT = DEPLOY / "systemd" / "bei.service"
 SOURCES = "\n".join(text_of(name) for name in FILES if re.search(r"^(?!tests/).*\.(py|ya?ml)$|^Makefile$", name))
@@ -39,20 +41,6 @@ PROGRAMS_OF_THE_IMAGE = {"sh", "python", "bei"}
 PLATFORMS = {"Dockerfile": ("linux/amd64", "linux/arm64"), "Dockerfile.cuda": ("linux/amd64",)}
 """tests/test_lock.py holds that these have what an image installs."""
 NO_DAEMON = {**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"}
-
-Words = Sequence[str]
-
-
-def options_of(words: Words, *positional: str, **options: object) -> argparse.Namespace:
-    """As a program with these options parses them; another option fails the test."""
-    parser = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
-    for name in positional:
-        parser.add_argument(name)
-    for name, how in options.items():
-        parser.add_argument(f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}", dest=name, **how)
-    found, unknown = parser.parse_known_args(words)
-    assert unknown == [], f"no rule for {unknown}"
-    return found
 
 
 def ran(tool: str, *words: str, cwd: Path = ROOT) -> str:
@@ -125,10 +113,14 @@ def test_make_serve_names_a_config_where_its_user_does(words, told):
 
 
 def curl(words: Words) -> None:
+    """Its body has fields that the route reads, of their types."""
     found = options_of(words, "url", s={"action": "store_true"}, d={}, H={"action": "append"})
     url = urlsplit(found.url if "://" in found.url else f"http://{found.url}")
-    assert url.path in ROUTES
-    assert found.d is None or isinstance(json.loads(found.d), dict)
+    route = ROUTES["GET" if found.d is None else "POST", url.path]
+    if found.d is not None:
+        unknown: set[str] = set()
+        parse(route.adapter, found.d.encode(), unknown)
+        assert unknown == set()
 
 
 # -- containers ------------------------------------------------------------------------------------------------------
@@ -164,8 +156,13 @@ def docker_build(words: Words) -> None:
 
 def docker_run(words: Words) -> None:
     many = {"action": "append", "default": []}
-    found = options_of(words, "image", p=many, v=many, e=many, gpus={}, tmpfs=many, read_only={"action": "store_true"})
+    place = next((i for i, word in enumerate(words) if word in dockerfiles()), len(words) - 1)
+    named = {"gpus": {}, "entrypoint": {}, "read_only": {"action": "store_true"}}
+    found = options_of(words[: place + 1], "image", p=many, v=many, e=many, tmpfs=many, **named)
     file = dockerfiles()[found.image]
+    if arguments := words[place + 1 :]:
+        assert found.entrypoint == "text-embeddings-router"
+        parsed(text_embeddings_router, arguments, in_a_sentence=False)
     assert [published.split(":")[1] for published in found.p] == given(file, "EXPOSE")
     assert [volume.split(":")[1] for volume in found.v] == given(file, "VOLUME")
     assert (found.gpus is not None) == file.endswith(".cuda")
@@ -275,10 +272,8 @@ def ray_serve(words: Words) -> None:
     assert all(f"\n    {argument}: " in source for argument in given_to)
 
 
-def load_generator(words: Words) -> None:
-    """tests/api/test_recorded.py has their requests; here only their paths are looked up."""
-    paths = {word for word in words if word.startswith("/")} | {urlsplit(word).path for word in words if "//" in word}
-    assert paths <= ROUTES
+def schemathesis(words: Words) -> None:
+    assert {urlsplit(word).path for word in words if "//" in word} <= PATHS
 
 
 def shell(words: Words) -> None:
@@ -291,13 +286,14 @@ def kill(words: Words) -> None:
 
 
 RULES: dict[str, Callable[..., None]] = {
-    "aiperf": load_generator,
+    "aiperf": load_generators.aiperf,
     "apt-get": apt_get,
     "bei": bei,
     "cd": shell,
     "curl": curl,
     "docker": docker,
     "export": shell,
+    "guidellm": load_generators.guidellm,
     "helm": helm,
     "hf": lambda words: options_of(words, "cache"),
     "kill": kill,
@@ -307,14 +303,14 @@ RULES: dict[str, Callable[..., None]] = {
     "pip-audit": pip_audit,
     "promtool": lambda words: ran("promtool", *words),
     "python": python,
-    "schemathesis": load_generator,
+    "schemathesis": schemathesis,
     "serve": ray_serve,
     "systemctl": systemctl,
     "text-embeddings-router": lambda words, *, in_a_sentence: parsed(
         text_embeddings_router, words, in_a_sentence=in_a_sentence
     ),
     "truss": truss,
-    "vllm": load_generator,
+    "vllm": load_generators.vllm,
 }
 
 
@@ -342,6 +338,11 @@ def test_a_command_is_one_of_its_program(command, tmp_path):
         "make tests",
         "make serve HOSTS=a",
         "curl 127.0.0.1:8080/v1/embedded -d '{}'",
+        "curl 127.0.0.1:8080/v1/embeddings",
+        """curl 127.0.0.1:8080/v1/embeddings -d '{"text": "a"}'""",
+        """curl 127.0.0.1:8080/v1/embeddings -d '{"input": 3}'""",
+        """curl 127.0.0.1:8080/v1/embeddings -d '{"input": "a", "dimension": 4}'""",
+        """curl 127.0.0.1:8080/rerank -d '{"query": "a", "texts": ["b"], "padding": "max_length"}'""",
         "docker build -f deploy/Dockerfile -t bei --target bake .",
         "docker build -f deploy/Dockerfiles -t bei .",
         "docker build --platform linux/arm64 -f deploy/Dockerfile.cuda -t bei .",
@@ -351,6 +352,8 @@ def test_a_command_is_one_of_its_program(command, tmp_path):
         "docker run -p 8080:8080 -v bei-cache:/cache --read-only bei",
         "docker run -p 8080:8080 -v bei-cache:/cache -e BEI_PRECISION=int7 bei",
         "docker run -p 8080:8080 -v bei-cache:/cache baked",
+        "docker run -p 8080:8080 -v bei-cache:/cache bei --model-id owner/name",
+        "docker run --entrypoint text-embeddings-router -p 8080:8080 -v bei-cache:/cache bei --model owner/name",
         "docker compose -f deploy/docker-compose.yaml --profile observed up",
         "kubectl apply -k deploy/kubernets",
         "kubectl create secret generic bei --from-literal=api_key=KEY --from-literal=hf-token=TOKEN",
@@ -361,7 +364,11 @@ def test_a_command_is_one_of_its_program(command, tmp_path):
         "pip install -e '.[plots]'",
         "pip install torch==2.12.0",
         "pip install dist/bei-0.1.0-py3-none-any.whl",
-        "aiperf profile --endpoint /v1/embedded",
+        "aiperf profile -m MODEL --url U --endpoint-type embedding",
+        "vllm bench serve --backend openai-embeddings --endpoint /v1/embedded",
+        "vllm bench serve --backend vllm-pooling --endpoint /v1/embeddings",
+        "guidellm run --backend kind=openai_http,target=U,request_format=/v1/embedded",
+        "guidellm run --backend kind=openai_http,request_format=/pooling --constraint kind=max_requests,value=9",
         "gcloud run deploy",
     ],
 )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.documents import DOCUMENTS, text_of
 from tests.support.servers import ROOT, serving
 
 README, SERVING, BULK = ((ROOT / name).read_text() for name in ("README.md", "docs/serving.md", "docs/bulk.md"))
@@ -21,7 +22,37 @@ TASKS = "\n".join(
 ADDRESS = "127.0.0.1:8080"
 FIRST = re.findall(r"```sh\n(curl [^\n]+)\n```\n\n```json\n(.+?)\n```", README)
 RECIPES = re.findall(r"bei serve --config (\S+)\n(curl [^\n]+)\n# ([^\n]+)", TASKS)
-PYTHON = re.findall(r"```python\n(.+?)```", README + SERVING, re.DOTALL)
+BLOCKS = {name: re.findall(r"```python\n(.*?)```", text_of(name), re.DOTALL) for name in DOCUMENTS}
+PYTHON = [*BLOCKS["README.md"], *BLOCKS["docs/serving.md"]]
+RUN_ELSEWHERE = {"docs/recipes.md", "CONTRIBUTING.md"}
+"""tests/test_site.py runs the first page's; the other page's is a family of architectures."""
+STAND_INS = {
+    "mteb.py": """
+def get_tasks(tasks):
+    return tasks
+
+
+def evaluate(model, tasks):
+    return model.encode(tasks).shape
+""",
+    "bertopic/__init__.py": """
+class BERTopic:
+    def __init__(self, embedding_model=None):
+        self.model = embedding_model
+
+    def fit_transform(self, texts, embeddings=None):
+        vectors = self.model.embed(texts, verbose=False) if embeddings is None else embeddings
+        return list(range(len(vectors))), None
+""",
+    "bertopic/backend.py": "class BaseEmbedder:\n    pass\n",
+}
+"""Libraries of the page about Python, which fetch data or take minutes to install: the names that it calls."""
+SEEN = {
+    "vectors = ": ("print(vectors.shape, vectors.dtype)", "(2, 384) float32"),
+    "result = ": ("print(result)", "(1, 384)"),
+    "topics, _": ("print(topics)", "[0, 1]"),
+}
+"""By a part of a block: what to print of its names, and the output."""
 
 
 def tokens(text: str) -> list[str]:
@@ -83,12 +114,15 @@ def asked(command: str, url: str) -> str:
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory) -> Iterator[str]:
-    with serving(log=tmp_path_factory.mktemp("default") / "log") as url:
+    folder = tmp_path_factory.mktemp("default")
+    with serving("--batch-dir", str(folder / "batches"), log=folder / "log") as url:
         yield url
 
 
 def test_there_is_something_to_run():
     assert (len(FIRST), len(RECIPES), len(PYTHON)) == (1, 5, 2)
+    others = {name: len(blocks) for name, blocks in BLOCKS.items() if blocks and name not in RUN_ELSEWHERE}
+    assert others == {"README.md": 1, "docs/serving.md": 1, "docs/python.md": 3, "docs/batches.md": 1}
 
 
 @pytest.mark.parametrize(("command", "answer"), FIRST)
@@ -105,6 +139,26 @@ def test_python(default, code):
     assert done.returncode == 0, done.stderr
     stated = re.findall(r"^print\(.*#\s*(.+)$", code, re.MULTILINE)
     assert agree("\n".join(stated), done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("code", BLOCKS["docs/python.md"], ids=lambda code: code.split()[1])
+def test_python_without_a_server(tmp_path, code):
+    for name, source in STAND_INS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    (asked, stated) = next(SEEN[part] for part in SEEN if part in code)
+    command = [sys.executable, "-c", f'texts = ["a cat", "a dog"]\n{code}\n{asked}']
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, stated), done.stderr
+
+
+def test_a_batch(default, tmp_path):
+    (code,) = BLOCKS["docs/batches.md"]
+    seen = 'print([(answer["custom_id"], answer["response"]["status_code"]) for answer in answers])'
+    command = [sys.executable, "-c", f"{code.replace(f'http://{ADDRESS}', default)}\n{seen}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[('text-0', 200), ('text-1', 200)]", done.stderr
 
 
 @pytest.mark.parametrize(("config", "command", "answer"), RECIPES, ids=[config for config, *_ in RECIPES])
