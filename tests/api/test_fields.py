@@ -84,7 +84,6 @@ VALUES = {
     "lora_path": ("a",),
     "embed_overrides": ([[1.0]],),
     "messages": ([{"role": "user", "content": "a"}],),
-    "inputs": ([{"content": [{"type": "text", "text": "a"}]}],),
     "images": (["data:"],),
     "modality": ("image",),
     "rank_fields": (["title"],),
@@ -198,8 +197,6 @@ def test_no_field_that_changes_an_answer_is_ignored(prompted, kind, path, body):
     baseline = plain(post(service, path, body))
     found, ignored = {}, []
     for name, values in VALUES.items():
-        if name == "inputs" and name in body:
-            continue  # its own texts
         for value in values:
             was = found[(name, str(value))] = outcome(service, path, {**body, name: value}, name, baseline)
             assert was in ("obeyed", "refused", "ignored"), (name, value, was)
@@ -386,6 +383,12 @@ def test_two_names_of_one_field_are_refused(prompted):
     assert found == (422, "`top_k` and `top_n` mean the same; send one of them")
     found = refused(prompted["reranker"], "/score", {**SCORE, "queries": "a"})
     assert found == (422, "`queries` and `text_1` mean the same; send one of them")
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])
+def test_images_beside_texts_are_refused(prompted, path):
+    body = {"texts": TEXTS, "inputs": [{"content": [{"type": "text", "text": "a"}]}]}
+    assert refused(prompted["embedding"], path, body) == (422, "`inputs` should be null")
 
 
 def test_the_best_in_the_order_of_the_texts(prompted):

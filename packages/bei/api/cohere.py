@@ -34,7 +34,10 @@ class CohereRerank(Synonyms, Pairs):
 
 
 class CohereEmbed(Vectors):
+    """`inputs` is Cohere's place for images beside texts, which are not possible here."""
+
     texts: list[StrictStr]
+    inputs: None = None
     embedding_types: list[EmbeddingType] | None = None
     input_fields = ("texts",)
 

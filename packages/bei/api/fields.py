@@ -40,7 +40,6 @@ CHANGING: Mapping[str, tuple[Any, ...]] = {
     "embed_overrides": (),
     # additional inputs: vLLM, infinity, Cohere
     "messages": (),
-    "inputs": (),
     "images": (),
     "modality": ("text",),
     "rank_fields": (),
