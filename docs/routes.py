@@ -40,8 +40,12 @@ def section(method: str, path: str, operation: dict[str, Any], schemas: dict[str
 
 
 def fields(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
-    """A table of the fields of a body; nothing for a body that is a list or of several kinds."""
+    """A table of the fields of a body, or one for each kind that its fields tell apart; nothing for other bodies."""
     schema = resolved(schema, schemas)
+    for one in schema.get("oneOf", ()):
+        needed = resolved(one, schemas).get("required", ())
+        yield f"\nA body with {' and '.join(f'`{name}`' for name in needed)}:"
+        yield from fields(one, schemas)
     properties = schema.get("properties")
     if not properties:
         return
