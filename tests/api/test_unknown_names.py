@@ -34,14 +34,10 @@ def ask(prompted, caplog):
 
 
 def test_a_field_that_nobody_knows_is_named_once_with_the_closest_one(prompted, ask):
-    typo = {**BODY, "dimension": 3}
-    assert near(
-        post(prompted["embedding"], "/v1/embeddings", typo), post(prompted["embedding"], "/v1/embeddings", BODY)
-    )
-    line = "the field 'dimension' of /v1/embeddings is ignored: no API has it; did you mean `dimensions`?"
-    assert ask(("/v1/embeddings", typo), ("/v1/embeddings", typo), ("/embed", {"inputs": "a", "dimension": 4})) == [
-        line
-    ]
+    path, typo = "/v1/embeddings", {**BODY, "dimension": 3}
+    assert near(post(prompted["embedding"], path, typo), post(prompted["embedding"], path, BODY))
+    line = f"the field 'dimension' of {path} is ignored: the route has none of that name; did you mean `dimensions`?"
+    assert ask((path, typo), (path, typo), ("/embed", {"inputs": "a", "dimension": 4})) == [line]
 
 
 def test_fields_of_objects_within_a_body_are_named_too(ask):
@@ -50,7 +46,7 @@ def test_fields_of_objects_within_a_body_are_named_too(ask):
     (line,) = ask(("/vertex", {"instances": [{"inputs": "a", "truncat": True}]}))
     assert line.endswith("did you mean `truncate`?")
     (line,) = ask(("/embed", {"inputs": ["a"] * 3, "zzz": "x" * (1 << 19)}))  # a large body is read in pieces
-    assert line == "the field 'zzz' of /embed is ignored: no API has it"
+    assert line == "the field 'zzz' of /embed is ignored: the route has none of that name"
 
 
 def test_fields_without_effect_and_those_that_request_nothing_are_not_named(ask):

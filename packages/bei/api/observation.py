@@ -95,7 +95,9 @@ class Observation:
             if self._registry.unknown_fields.is_new(short(name)):
                 near = get_close_matches(name[:64], CHANGING, 1)
                 hint = f"; did you mean `{near[0]}`?" if near else ""
-                log.info("the field %s of %s is ignored: no API has it%s", short(name), self._path, hint)
+                log.info(
+                    "the field %s of %s is ignored: the route has none of that name%s", short(name), self._path, hint
+                )
 
     def _log(self, reply: Reply, now: float) -> None:
         fields: dict[str, Any] = {"seconds": round(now - self._call.arrived, 6)}
