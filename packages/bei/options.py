@@ -102,13 +102,16 @@ class Program(click.Group):
     def resolve_command(
         self, context: click.Context, words: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Raises UsageError for a model in the place of a command, with the command that serves it."""
+        """Raises UsageError for a model in the place of a command, with the command that serves it; for another word, with
+        the closest command: click itself knows only those that are imported."""
         name = words[0]
-        if self.get_command(context, name) is None and not name.startswith("-"):
+        if self.get_command(context, name) is None and not (name.startswith("-") or context.resilient_parsing):
             if name.endswith((".yaml", ".yml")):
                 context.fail(printable(f"{name} is a config, no command; serve it with: bei serve --config {name}"))
             if "/" in name or expanded(name).is_dir():
                 context.fail(printable(f"{name} is a model, no command; serve it with: bei serve {name}"))
+            close = get_close_matches(name, self.list_commands(context), 1)
+            context.fail(printable(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else "")))
         return super().resolve_command(context, words)
 
 
