@@ -343,6 +343,10 @@ def test_the_openapi_document_is_valid(service):
     validate(document)
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {route.path for route in api.ROUTES}
+    tags = [tag["name"] for tag in document["tags"]]
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert list(dict.fromkeys(tag for operation in operations for tag in operation["tags"])) == tags
+    assert document["paths"]["/v1/embeddings"]["post"]["tags"] == ["openai"]
 
 
 def test_a_browser_gets_a_page_that_needs_nothing_from_elsewhere(service):

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from bei import __version__
 from bei.api.error_shapes import ErrorShape
-from bei.api.routes import Route
+from bei.api.routes import Dialect, Route
 
 _REFERENCES = "#/components/schemas/{model}"
 _NO_NAME = re.compile(r"\W+")
@@ -29,9 +29,12 @@ _ERRORS = {
 }
 
 
-def document(routes: Sequence[Route], errors: Callable[[str], ErrorShape]) -> dict[str, Any]:
+def document(dialects: Sequence[Dialect], errors: Callable[[str], ErrorShape]) -> dict[str, Any]:
     """A valid OpenAPI 3.1 document with every body, answer and error of every route. `errors` gives the shape of errors
-    by path. `x-ability` is the ability that a route needs of a model; /info lists those of a model."""
+    by path. A route's tag is its dialect. `x-ability` is the ability that a route needs of a model; /info lists those
+    of a model."""
+    routes = [route for dialect in dialects for route in dialect.routes]
+    tags = {id(route): dialect.name for dialect in dialects for route in dialect.routes}
     typed = [
         (route, kind) for route in routes for kind in (route.body or route.form, route.response) if kind is not None
     ]
@@ -42,14 +45,14 @@ def document(routes: Sequence[Route], errors: Callable[[str], ErrorShape]) -> di
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         body, response = (by_kind.get((id(route), id(kind))) for kind in (route.body or route.form, route.response))
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
-            route, errors(route.path).name, body, response
-        )
+        operation = _operation(route, errors(route.path).name, body, response)
+        paths.setdefault(route.path, {})[route.method.lower()] = {"tags": [tags[id(route)]], **operation}
     shapes = {shape.name: shape.schema for shape in (errors(route.path) for route in routes)}
     components = {**definitions.get("$defs", {}), **shapes}
     return {
         "openapi": "3.1.0",
         "info": {"title": "bei", "version": __version__, "description": "An open embedding engine"},
+        "tags": [{"name": dialect.name} for dialect in dialects],
         "paths": paths,
         "components": {
             "schemas": components,

@@ -11,7 +11,7 @@ from bei.api.reply import Reply
 from bei.api.routes import Dialect, Route
 from bei.serving.registry import Registry
 
-_SCRIPTS = ("core.js", "charts.js", "tasks.js", "routes.js", "main.js")
+_SCRIPTS = ("core.js", "charts.js", "tasks.js", "schemas.js", "routes.js", "main.js")
 
 
 @cache

@@ -102,7 +102,7 @@ def _pattern(template: str) -> str:
 
 @cache
 def _openapi() -> dict[str, Any]:
-    return openapi.document(TABLE.routes, TABLE.errors)
+    return openapi.document(DIALECTS, TABLE.errors)
 
 
 async def _document(registry: Registry, body: Any, call: Call) -> Reply:

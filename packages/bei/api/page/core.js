@@ -19,9 +19,12 @@ function headers() {
   return { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
 }
 
-/** The address of a route. With several models each is asked at its own base URL, which every route has. */
+/**
+ * The address of a route. With several models each is asked at its own base URL, which every route has. It is relative:
+ * a proxy may pass on only what is below BASE.
+ */
 function address(path, model = null) {
-  return new URL((model === null ? "" : `models/${model}`) + path, BASE).href.replace(/([^:])\/\/+/g, "$1/");
+  return new URL((model === null ? "." : `models/${model}`) + path, BASE).href;
 }
 
 /** The value, the milliseconds and the headers of an answer. Throws an Error with the server's message. */

@@ -17,7 +17,7 @@ async function showModel(name, several) {
 
 async function showRoutes(info) {
   const { value: document_ } = await ask(address("/openapi.json"));
-  $("routes").replaceChildren(...routeList(document_.paths, info));
+  $("routes").replaceChildren(...routeList(document_, info));
 }
 
 async function start() {
