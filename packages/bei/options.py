@@ -102,8 +102,8 @@ class Program(click.Group):
     def resolve_command(
         self, context: click.Context, words: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Raises UsageError for a model in the place of a command, with the command that serves it; for another word, with
-        the closest command: click itself knows only those that are imported."""
+        """Raises UsageError for a model in the place of a command, with the command that serves it, and for another
+        word, with the closest command: click itself knows only those that are imported."""
         name = words[0]
         if self.get_command(context, name) is None and not (name.startswith("-") or context.resilient_parsing):
             if name.endswith((".yaml", ".yml")):
