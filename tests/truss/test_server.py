@@ -13,10 +13,11 @@ from bei.api import Call, answer
 from bei.serving.registry import Registry
 from bei.serving.service import Service
 from bei.settings import Settings
+from tests.support.documents import commands_of, text_of
 from tests.support.servers import ROOT
 from tests.support.small_models import small_model
 from tests.support.truss_bundles import copy_bundle
-from tests.support.truss_servers import truss_server
+from tests.support.truss_servers import running, truss_server
 
 BODIES = [
     {"input": ["hello world", "a b c d"]},
@@ -80,6 +81,19 @@ def test_more_calls_at_once_than_anyio_has_threads(truss_url):
         return [reply.status_code for reply in replies]
 
     assert asyncio.run(calls()) == [200] * 120
+
+
+def test_the_lines_of_the_page_about_deploying_run_the_server(in_truss, truss_python, tmp_path):
+    (section,) = re.findall(r"## Truss's server on this machine\n(.*?)\n## ", text_of("docs/deploying.md"), re.DOTALL)
+    blocks = re.findall(r"```sh\n.*?```", section, re.DOTALL)
+    _, make, _, serve = (command.words for command in commands_of(blocks[0]))
+    assert (make[:2], serve) == (("python", "-c"), ("python", "server/main.py"))
+    in_truss(make[2].replace("'build/truss'", repr(str(tmp_path / "truss"))))
+    variables = {"PYTHONPATH": "packages", "BEI_ENGINE": "native"}
+    with running([truss_python, serve[1]], tmp_path / "truss", tmp_path / "log", variables) as url:
+        (asked,) = (command.words for command in commands_of(blocks[1]))
+        reply = httpx.post(url + asked[2].removeprefix("127.0.0.1:8080"), content=asked[4])
+    assert len(reply.raise_for_status().json()["data"][0]["embedding"]) == 4
 
 
 def test_malformed_json_is_refused(truss_url):
