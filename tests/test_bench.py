@@ -1,7 +1,9 @@
 """`bei bench`: the real command against a real server, and against servers that fail."""
 
 import asyncio
+import gc
 import json
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -128,9 +130,11 @@ def answering(answer: Answer) -> Iterator[Place]:
     server = asyncio.run_coroutine_threadsafe(starting, loop).result(10)
 
     async def end() -> None:
+        """Each connection ends when its client is gone. The server closes after them: it would drop the socket of one
+        that has just been accepted, unclosed."""
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*tasks)
         server.close()
-        """Each connection ends when its client is gone."""
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
     yield Place("127.0.0.1", server.sockets[0].getsockname()[1])
     asyncio.run_coroutine_threadsafe(end(), loop).result(10)
@@ -160,6 +164,13 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"
 CLOSING = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
+
+
+def test_a_server_of_these_tests_closes_the_connection_that_comes_last():
+    for _ in range(20):
+        with answering(saying(OK)) as place:
+            socket.create_connection((place.host, place.port)).close()
+        gc.collect()  # a socket that nobody closed says so, which is an error here
 
 
 @pytest.mark.parametrize(
