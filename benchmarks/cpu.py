@@ -30,7 +30,7 @@ from benchmarks.peak import Peak
 HERE = Path(__file__).parent
 BASELINE = "sentence-transformers fp32"
 OURS = (
-    *("ours bf16", "ours int8", "ours fp32", "ours torch bf16", "ours torch fp32"),
+    *("ours bf16", "ours int8", "ours int4", "ours fp32", "ours torch bf16", "ours torch fp32"),
     *(BASELINE, "sentence-transformers bf16"),
 )
 LLAMA_CPP = ("llama.cpp F16", "llama.cpp Q8_0")

@@ -56,7 +56,7 @@ def openvino(file: str, hint: str) -> Load:
     return load
 
 
-OURS = {"ours bf16": ours("bf16"), "ours int8": ours("int8")}
+OURS = {f"ours {precision}": ours(precision) for precision in ("bf16", "int8", "int4")}
 ENGINES = {
     **OURS,
     "OpenVINO bf16": openvino("openvino.xml", "bf16"),

@@ -160,6 +160,7 @@ def by_token_budget(encoded: list[list[int]]) -> Iterator[list[int]]:
 ENGINES: dict[str, Load] = {
     "ours bf16": ours("native", "bf16"),
     "ours int8": ours("native", "int8"),
+    "ours int4": ours("native", "int4"),
     "ours fp32": ours("native", "fp32"),
     "ours torch bf16": ours("torch", "bf16"),
     "ours torch fp32": ours("torch", "fp32"),

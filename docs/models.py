@@ -131,8 +131,8 @@ class of its own, unless these architectures compute that class. A class with a 
 (`*ForQuestionAnswering`, `*ForRewardModel`) is refused unless `BEI_POOLING` asks for its encoder. modules.json may name
 only modules of sentence-transformers and PyLate.
 
-`base_model` is the value for config.yaml. On a CPU `native` computes in bf16, int8 or fp32; without a C++ compiler
-`torch` does, in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or
+`base_model` is the value for config.yaml. On a CPU `native` computes in bf16, int8, int4 or fp32; without a C++
+compiler `torch` does, in bf16 or fp32, and the log says so. On an NVIDIA GPU `tensorrt` computes in bf16, fp16, fp8 or
 fp4, and `torch` the rest in bf16, fp16 or fp8. `tensorrt` computes all experts of a mixture for each token, so it
 refuses more than 16 (Qwen3-30B-A3B and privacy-filter have 128); it also refuses texts whose attention scores would
 need more than 8 GiB at once, where it makes them (soft caps, sinks, relative positions). Neither has run on a GPU yet.

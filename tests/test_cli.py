@@ -193,7 +193,7 @@ def test_what_build_makes_is_what_serve_maps(config, tmp_path):
         (
             ["info", "--config", "CONFIG", "--precision", "fp16"],
             {},
-            "fp16 needs a GPU; on a CPU use bf16, fp32 or int8",
+            "fp16 needs a GPU; on a CPU use bf16, fp32, int8 or int4",
         ),
         (["serve", "--config", "CONFIG", "--host", "256.0.0.1"], {}, "cannot listen on 256.0.0.1:8080"),
         (["serve", "--config", "CONFIG", "--log-level", "loud"], {}, "--log-level 'loud'"),

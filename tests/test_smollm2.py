@@ -61,6 +61,15 @@ def test_the_last_token_in_int8(checkpoint, ids, expected, native_cache):
     assert near.min() >= 0.995
 
 
+def test_four_bits_in_groups_are_kept_in_int4(checkpoint, ids, expected, native_cache):
+    """This checkpoint's weights had four bits in groups of 32 before."""
+    made = NativeEngine(checkpoint, EngineOptions(precision="int4", cache_dir=native_cache))
+    states = np.concatenate([made.run(Batch.pack(ids[i : i + 20], row_kind="tokens")) for i in range(0, len(ids), 20)])
+    last = np.cumsum([len(text) for text in ids]) - 1
+    assert cosines(states[last], expected[last]).min() >= 0.998
+    assert cosines(states, expected).mean() >= 0.9995
+
+
 @pytest.mark.parametrize(("asked", "mean", "least"), [("fp8", 0.995, 0.98), ("fp4", 0.93, 0.8)])
 def test_quantized_rows_are_near(checkpoint, ids, asked, mean, least):
     """Of the network that TensorRT gets, computed by the interpreter; scales from other texts than those compared."""

@@ -165,7 +165,11 @@ def test_devices_are_told_to_be_without_effect(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("flags", "refusal"),
-    [({"engine": "torch"}, "engine torch: the model is a table"), ({"precision": "int8"}, "precision int8")],
+    [
+        ({"engine": "torch"}, "engine torch: the model is a table"),
+        ({"precision": "int8"}, "precision int8"),
+        ({"precision": "int4"}, "precision int4"),
+    ],
 )
 def test_settings_that_do_not_fit(tmp_path, flags, refusal):
     saved(tmp_path / "m")

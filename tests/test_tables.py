@@ -209,8 +209,9 @@ def test_rerank_templates():
 def test_types_of_numbers():
     dtypes, quantizations = set(get_args(compute.Dtype)), set(get_args(compute.Quantization)) - {"none"}
     assert set(operations._DTYPES) == dtypes | quantizations
-    assert of_setting("precision") - {"auto"} == dtypes | {"int8"}
-    assert quantizations == {"int8"} | {kind.value for kind in QuantizationType if kind.value[:3] in NEEDS}
+    integers = set(get_args(compute.Integers))
+    assert of_setting("precision") - {"auto"} == dtypes | integers
+    assert quantizations == integers | {kind.value for kind in QuantizationType if kind.value[:3] in NEEDS}
     formats = {compute.Compute("fp32", name).format for name in quantizations}
     assert dtypes | formats == set(get_args(compute.Operands))
     assert set(abi.PRECISIONS) < set(get_args(compute.Operands))

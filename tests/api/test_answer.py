@@ -149,7 +149,7 @@ def test_info_names_the_numbers_that_an_engine_computes_in(start_service, tiny_c
     engine.facts = replace(engine.facts, precision=dtype, quantization=quantization)
     info = json.loads(call(start_service(engine), "/info", method="GET").body)
     plain = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
-    narrow = {"int8": "int8", "fp8": "float8_e4m3fn", "fp4": "float4_e2m1fn"}
+    narrow = {"int8": "int8", "int4": "int4", "fp8": "float8_e4m3fn", "fp4": "float4_e2m1fn"}
     assert info["model_dtype"] == narrow.get(quantization.split("_")[0], plain)
 
 

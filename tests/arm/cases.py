@@ -16,7 +16,7 @@ from tests.support.model_options import OPTIONS, families_with
 from tests.support.parity import reference, sequences
 from tests.support.tiny_models import ALL_EXPERTS, FAMILIES, VOCAB, random_model, save
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
 ALONE = (0, 3, 6)
 """Sequences that also run alone: of 1, 7 and 33 tokens."""
 ORDER = np.random.default_rng(1).permutation(len(sequences())).tolist()

@@ -65,6 +65,7 @@ def test_lower_precisions_are_close(at_level):
         family = case.folder.name
         assert cosines(found["fp32"], found["bf16"]).min() >= least_in_bf16(family), family
         assert cosines(found["fp32"], found["int8"]).mean() >= 0.998, family
+        assert np.median(cosines(found["fp32"], found["int4"])) >= 0.85, family
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

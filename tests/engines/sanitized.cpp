@@ -28,6 +28,11 @@ struct Arrays {
   }
   static void set(float& x, float v) { x = v; }
   static void set(int8_t& x, float v) { x = static_cast<int8_t>(std::clamp(v * 100, -127.f, 127.f)); }
+  static void set(uint32_t& x, float v) {  // a scale and an offset, or eight codes
+    bei::bf16 half;
+    set(half, v);
+    x = half.bits | static_cast<uint32_t>(half.bits) << 16;
+  }
   static void set(bei::bf16& x, float v) {
     uint32_t bits;
     std::memcpy(&bits, &v, sizeof bits);
@@ -59,6 +64,7 @@ BeiLinear linear(Arrays& arrays, int inputs, int outputs, int precision, int act
   BeiLinear of{};
   if (precision == BEI_FP32) of.panels = arrays.add<float>(numbers, 0.1f);
   if (precision == BEI_BF16) of.panels = arrays.add<bei::bf16>(numbers, 0.1f);
+  if (precision == BEI_INT4) of.panels = arrays.add<uint32_t>(numbers / 8 + numbers / bei::kInt4Group, 0.01f);
   if (precision == BEI_INT8) {
     of.panels = arrays.add<int8_t>(numbers, 0.1f);
     of.scales = arrays.add<float>(columns, 0.01f);
@@ -258,7 +264,7 @@ void run(int precision, const Kind& kind, int longest = 260) {
 
 int main() {
   check_gelu();
-  for (int precision : {BEI_FP32, BEI_BF16, BEI_INT8}) {
+  for (int precision : {BEI_FP32, BEI_BF16, BEI_INT8, BEI_INT4}) {
     run(precision, {48, 4, 4, 12, 48, false, false}, 1100);
     run(precision, {48, 16, 16, 3, 20, true, false});
     run(precision, {72, 1, 1, 72, 72, true, false});

@@ -30,7 +30,7 @@ OF_VECTORS = {f"{level.name.partition('_')[0]}.h": (compiler, level) for compile
 """Headers of vectors, each with a level that compiles it."""
 
 IN_HEADER = {
-    "algorithm": "clamp copy_n count fill fill_n find max max_element min upper_bound",
+    "algorithm": "clamp copy_n count fill fill_n find max max_element min minmax_element upper_bound",
     "atomic": "atomic",
     "cmath": "abs exp log1p nearbyint rint sqrt tanh",
     "condition_variable": "condition_variable",

@@ -122,7 +122,7 @@ def test_the_second_start_maps_what_the_first_packed(compiled, engine):
     assert len(plans(compiled)) == 2
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
 def test_plans_for_other_machines_are_those_that_they_look_for(compiled, engine, tiny_checkpoint, caplog, precision):
     options = EngineOptions(precision=precision, threads=1, cache_dir=compiled)
     make_plans(tiny_checkpoint, options, named(f"neon_i8mm, {level().name}"))
@@ -352,7 +352,7 @@ def test_int8_does_not_saturate(native_cache, isa, sign):
 # Threads
 
 
-@given(st.lists(st.integers(1, 64), min_size=1, max_size=40), st.sampled_from(["fp32", "bf16", "int8"]))
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=40), st.sampled_from(["fp32", "bf16", "int8", "int4"]))
 @settings(max_examples=30, deadline=None)
 def test_a_row_is_bit_for_bit_what_it_is_alone(tiny_checkpoint, native_cache, lengths, precision):
     alone = NativeEngine(tiny_checkpoint, EngineOptions(precision=precision, threads=1, cache_dir=native_cache))
@@ -408,7 +408,7 @@ def test_relative_positions_of_many_blocks_of_queries(saved, native_cache, famil
     states = run("fp32", ids, 4, "tokens")
     expected = TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(Batch.pack(ids, row_kind="tokens"))
     assert np.abs(states - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
-    for precision in ("fp32", "bf16", "int8"):
+    for precision in ("fp32", "bf16", "int8", "int4"):
         alone = np.concatenate([run(precision, [s], 1) for s in ids])
         np.testing.assert_array_equal(run(precision, ids, 3), alone)
 

@@ -27,7 +27,7 @@ from bei.engines.tensorrt.execution import GPU
 
 ARRAYS = {"a": np.arange(3, dtype=np.float32), "b": np.ones((2, 5), np.int8), "c": np.array(7, np.int64)}
 
-BF16, INT8 = Compute("bf16"), Compute("bf16", "int8", ("layers.0.up",))
+BF16, INT8, INT4 = Compute("bf16"), *(Compute("bf16", of, ("layers.0.up",)) for of in ("int8", "int4"))
 
 
 def parts(arrays: dict[str, np.ndarray]) -> list[Part]:
@@ -319,17 +319,18 @@ def native_key(identity, monkeypatch):
 
 
 def test_what_changes_a_plan_of_the_native_engine_changes_its_key(identity, native_key, monkeypatch):
-    keys = [native_key(), native_key(INT8), native_key(replace(INT8, products=())), native_key(isa=LEVELS[1])]
+    keys = [native_key(), native_key(INT8), native_key(INT4), native_key(replace(INT8, products=()))]
+    keys.append(native_key(isa=LEVELS[1]))
     keys += [native_key(**{name: "other"}) for name in ("fingerprint", "spec", "sources", "version")]
     monkeypatch.setattr(native.library, "COMPILE", ("-O1",))
     keys.append(native_key())
-    assert len(set(keys)) == 9
+    assert len(set(keys)) == 10
     assert native_key() == keys[-1], "and nothing else does"
     check_name(identity)
 
 
-@pytest.mark.parametrize(("compute", "peaks"), [(INT8, "peaks"), (BF16, {}), (Compute("fp32"), {})])
-def test_peaks_are_seen_for_int8_only(identity, native_key, monkeypatch, compute, peaks):
+@pytest.mark.parametrize(("compute", "peaks"), [(INT8, "peaks"), (INT4, "peaks"), (BF16, {}), (Compute("fp32"), {})])
+def test_peaks_are_seen_for_integers_only(identity, native_key, monkeypatch, compute, peaks):
     monkeypatch.setattr(native.library, "layouts", lambda loaded, level: f"layouts of {level.name} by the {loaded}")
     monkeypatch.setattr(native, "input_peaks", lambda *of: "peaks" if of[1:] == ("library", identity.folder, 3) else of)
     monkeypatch.setattr(native.Packer, "parts", lambda packer, *of: (packer, *of))

@@ -63,10 +63,10 @@ def engine(request, tmp_path_factory, native_cache):
     def make(precision: str) -> NativeEngine:
         return NativeEngine(read(folder, "m"), EngineOptions(precision=precision, threads=2, cache_dir=native_cache))
 
-    return {precision: make(precision) for precision in ("fp32", "bf16", "int8")}
+    return {precision: make(precision) for precision in ("fp32", "bf16", "int8", "int4")}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @given(sequences=SEQUENCES)
 @settings(max_examples=15, deadline=None)
 def test_a_row_is_bit_for_bit_what_it_is_alone(engine, precision, sequences):

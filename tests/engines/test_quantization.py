@@ -88,7 +88,7 @@ def test_what_runs_in_fewer_bits(tmp_path):
 
 
 def test_every_quantization_that_can_be_asked_for_is_one_of_an_engine(tiny_checkpoint):
-    found = {"int8"}
+    found = {"int8", "int4"}
     for kind in QuantizationType:
         with suppress(SetupError):
             found.add(gpu_compute("bf16", kind, tiny_checkpoint, (12, 0)).quantization)
@@ -110,7 +110,7 @@ def test_a_quantization_leaves_the_dtype_as_it_is(tiny_checkpoint, dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "quantization", "said"),
-    [("bf16", "none", "bf16"), ("bf16", "int8", "int8"), ("fp16", "fp4_kv", "fp4_kv")],
+    [("bf16", "none", "bf16"), ("bf16", "int8", "int8"), ("bf16", "int4", "int4"), ("fp16", "fp4_kv", "fp4_kv")],
 )
 def test_what_an_engine_computes_in_is_said_in_one_word(dtype, quantization, said):
     facts = replace(NullEngine.facts, precision=dtype, quantization=quantization)

@@ -298,9 +298,10 @@ def test_the_dtype_and_the_quantization_of_the_engine(tmp_path, on_gpu, options,
     assert (found.precision, found.quantization, found.computes_in) == facts
 
 
-def test_int8_is_not_its(tiny_checkpoint, on_gpu):
-    with pytest.raises(SetupError, match="int8 needs the native engine"):
-        on_gpu(tiny_checkpoint, precision="int8")
+def test_int8_and_int4_are_not_its(tiny_checkpoint, on_gpu):
+    for precision in ("int8", "int4"):
+        with pytest.raises(SetupError, match=f"{precision} needs the native engine; on a GPU set quantization_type fp"):
+            on_gpu(tiny_checkpoint, precision=precision)
 
 
 def test_a_broken_plan_is_built_again(tmp_path, on_gpu):

@@ -23,6 +23,7 @@ _DTYPES: dict[str, str] = {
     "bf16": "bfloat16",
     "fp16": "float16",
     "int8": "int8",
+    "int4": "int4",
     **dict.fromkeys(("fp8", "fp8_kv", "fp8_mlp_only"), "float8_e4m3fn"),
     **dict.fromkeys(("fp4", "fp4_kv", "fp4_mlp_only"), "float4_e2m1fn"),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from bei.architectures.spec import Pooling, PoolingMode
 from bei.batching import RowKind
 from bei.checkpoint.load import Checkpoint
-from bei.engines.compute import Dtype, Quantization
+from bei.engines.compute import Dtype, Integers, Quantization
 from bei.settings.block import QuantizationType
 
 
@@ -88,7 +88,7 @@ class EngineOptions:
     first runs alone. `precision` and `quantization` are what the settings ask for; an engine makes its `Compute` of
     them. `quantization` is BEI's quantization_type, for engines that support it."""
 
-    precision: Dtype | Literal["auto", "int8"] = "auto"
+    precision: Dtype | Integers | Literal["auto"] = "auto"
     quantization: QuantizationType = QuantizationType.NO_QUANT
     calibration: Calibration = Calibration()
     threads: int | None = None

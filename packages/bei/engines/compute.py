@@ -6,10 +6,12 @@ from typing import Literal
 from bei.settings.gpus import Format, format_of
 
 Dtype = Literal["fp32", "bf16", "fp16"]
-Quantization = Literal["none", "int8", "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only"]
-"""int8 is asked for as a `precision`, the others as a `quantization_type`."""
-Operands = Literal[Dtype, Format, "int8"]
-"""The numbers that a product multiplies."""
+Integers = Literal["int8", "int4"]
+"""They are asked for as a `precision`, other quantizations as a `quantization_type`."""
+Quantization = Literal["none", Integers, "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only"]
+Operands = Literal[Dtype, Format, Integers]
+"""The numbers that a product multiplies. int4 are those of a matrix alone: they become `dtype` again, which is
+multiplied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class Compute:
     @property
     def format(self) -> Operands:
         """The operands of `products`; without a quantization, of all large ones."""
-        return "int8" if self.quantization == "int8" else format_of(self.quantization) or self.dtype
+        if self.quantization == "int8" or self.quantization == "int4":
+            return self.quantization
+        return format_of(self.quantization) or self.dtype
 
     def operands(self, product: str) -> Operands:
         """The operands of a large product."""

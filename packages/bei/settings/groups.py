@@ -82,7 +82,7 @@ class ModelSettings(SourceSettings):
     engine: Literal["auto", "tensorrt", "native", "torch", "static", "null"] = Field(
         "auto", description="The engine that computes. auto takes the fastest that runs here."
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = Field(
         "auto", description="The type of the numbers that the engine computes in. Unset or auto: the engine chooses."
     )
     threads: Annotated[int | None, NO_ROW] = Field(

@@ -10,7 +10,7 @@ from bei.architectures.spec import NormPlace, PoolingMode
 
 Encoder = c_void_p
 
-PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2}
+PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 STORED = {"fp32": 0, "bf16": 1, "fp16": 2}
 ACTIVATIONS = {"identity": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5, "sigmoid": 6}
 NORMS = {"layer": 0, "rms": 1, "affine": 2}

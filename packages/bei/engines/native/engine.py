@@ -21,7 +21,7 @@ from bei.engines.native import library
 from bei.engines.native.calibrate import input_peaks
 from bei.engines.native.encoder import Encoder
 from bei.engines.native.levels import Level, levels
-from bei.engines.native.pack import Packer, compute_of
+from bei.engines.native.pack import PEAKED, Packer, compute_of
 from bei.engines.plan import Part
 from bei.engines.prefixes import can_share
 from bei.errors import SetupError
@@ -68,7 +68,7 @@ class NativeEngine:
 def _check_precision(options: EngineOptions) -> None:
     """Raises SetupError for a precision that no processor has."""
     if options.precision == "fp16":
-        raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32 or int8")
+        raise SetupError("fp16 needs a GPU; on a CPU use bf16, fp32, int8 or int4")
 
 
 def check(spec: EncoderSpec) -> None:
@@ -121,7 +121,7 @@ def _plan(
 
     def make() -> Iterator[Part]:
         log.info("packing the weights in %s for %s ...", compute.format, isa.name)
-        peaks = input_peaks(checkpoint, loaded, folder, threads) if compute.format == "int8" else {}
+        peaks = input_peaks(checkpoint, loaded, folder, threads) if compute.format in PEAKED else {}
         return Packer(loaded, library.layouts(loaded, isa)).parts(checkpoint, compute, peaks)
 
     return plan.cached(folder / f"{key[:32]}.plan", key, make)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from bei.architectures.spec import Dense, EncoderSpec, HeadLayer, Layer, LayerNo
 from bei.checkpoint.load import Checkpoint
 from bei.checkpoint.tensors import Pieces
 from bei.engines import plan
-from bei.engines.compute import Compute, Dtype, Operands
+from bei.engines.compute import Compute, Dtype, Integers, Operands
 from bei.engines.native import positions
 from bei.engines.native.abi import Layouts
 from bei.engines.native.panels import Rows, interleave, pack_linear, pack_table
@@ -32,6 +31,8 @@ from bei.engines.relative_bias import bias_by_distance
 Arrays = Iterator[tuple[str, np.ndarray]]
 Exact = Callable[[str], np.ndarray]
 Peaks = Mapping[str, np.ndarray]
+PEAKED = ("int8", "int4")
+"""The operands whose rounding depends on the inputs of a product (calibrate.py)."""
 _MOST_ROTATED = 64  # 512 spread outliers no better
 
 
@@ -46,7 +47,7 @@ class Packer:
         self, checkpoint: Checkpoint, compute: Compute, input_peaks: Peaks = MappingProxyType({})
     ) -> Iterator[Part]:
         """All of a plan. Tables and matrices, which are most of it, are packed when their part is made. `input_peaks`
-        come from calibrate.py, for int8."""
+        come from calibrate.py, for PEAKED operands."""
         spec, pieces = checkpoint.spec, checkpoint.tensors.pieces()
         yield Part("embeddings.token", partial(self._table, pieces, compute))
         yield from (plan.ready(name, array) for name, array in _tables(spec, pieces))
@@ -61,11 +62,12 @@ class Packer:
             yield Part(name, partial(self._linear, spec, pieces, name, of, peaks), content)
 
     def _table(self, pieces: Pieces, compute: Compute) -> Mapping[str, np.ndarray]:
-        """The tokens, often a third of a model, in the numbers of its products. In fp32 a table in bf16 stays so: that
-        is exact."""
-        table = Rows.of(pieces["embeddings.token"])
-        is_exact = compute.format == "fp32" and table.stored == "bf16"
-        return pack_table(self.library, table, "bf16" if is_exact else compute.format)
+        """The tokens, often a third of a model, in the numbers of its products; in int8 where these are int4. In fp32
+        a table in bf16 stays so: that is exact."""
+        table, of = Rows.of(pieces["embeddings.token"]), compute.format
+        if of == "fp32" and table.stored == "bf16":
+            of = "bf16"
+        return pack_table(self.library, table, "int8" if of == "int4" else of)
 
     def _linear(
         self, spec: EncoderSpec, pieces: Pieces, name: str, of: Operands, peaks: np.ndarray | None
@@ -179,10 +181,10 @@ def _norms_of_layer(spec: EncoderSpec, layer: Layer) -> Iterator[tuple[str, Norm
         yield from ((part, spec.norm_of_heads) for part in spec.qk_norm_sizes)
 
 
-def compute_of(spec: EncoderSpec, precision: Dtype | Literal["int8"]) -> Compute:
-    """In int8 every large product has int8, and bf16 lies between them."""
-    if precision == "int8":
-        return Compute("bf16", "int8", tuple(_large(spec)))
+def compute_of(spec: EncoderSpec, precision: Dtype | Integers) -> Compute:
+    """In int8 and int4 every large product has it, and bf16 lies between them."""
+    if precision == "int8" or precision == "int4":
+        return Compute("bf16", precision, tuple(_large(spec)))
     return Compute(precision)
 
 

@@ -16,7 +16,12 @@ from bei.engines.native.abi import Layout
 from bei.engines.plan import aligned
 from bei.errors import SetupError
 
-_TYPES: Mapping[Operands, DTypeLike] = {"fp32": np.float32, "bf16": ml_dtypes.bfloat16, "int8": np.int8}
+_TYPES: Mapping[Operands, DTypeLike] = {
+    "fp32": np.float32,
+    "bf16": ml_dtypes.bfloat16,
+    "int8": np.int8,
+    "int4": np.uint32,  # words of eight (cpp/kernel/int4.h)
+}
 _NAMES: Mapping[np.dtype, Literal["fp32", "bf16", "fp16"]] = {
     np.dtype(np.float32): "fp32",
     np.dtype(ml_dtypes.bfloat16): "bf16",
@@ -80,13 +85,17 @@ def pack_linear(
     ValueError for peaks of other inputs."""
     weight = weight.filled(layout.lanes)
     columns, width = len(weight.addresses), -(-weight.inputs // layout.word_multiple) * layout.word_multiple
-    packed = {"panels": aligned((columns * width,), _TYPES[operands])}
-    if layout.largest:
+    numbers = columns * width
+    if operands == "int4":
+        numbers = numbers // 8 + numbers // layout.word_multiple  # words: codes; a scale and an offset for each group
+    packed = {"panels": aligned((numbers,), _TYPES[operands])}
+    if operands == "int8":
         packed |= {"scales": aligned((columns,), np.float32), "sums": aligned((columns,), np.float32)}
     if input_peaks is not None:
         if input_peaks.shape != (weight.inputs,):
             raise ValueError(f"peaks {list(input_peaks.shape)} of {weight.inputs} inputs")
-        packed["input_scales"] = aligned((weight.inputs,), np.float32)
+        if operands != "int4":
+            packed["input_scales"] = aligned((weight.inputs,), np.float32)
         input_peaks = np.ascontiguousarray(input_peaks, np.float32)
     _pack(library, weight, operands, layout, packed, input_peaks, hadamard)
     packed["bias"] = aligned((columns,), np.float32)

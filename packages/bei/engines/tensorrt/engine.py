@@ -69,6 +69,8 @@ def _choose(checkpoint: Checkpoint, options: EngineOptions, capability: Capabili
     """Raises SetupError for what the GPU or TensorRT does not have."""
     if options.precision == "int8":
         raise SetupError("int8 needs the native engine; on a GPU set quantization_type fp8")
+    if options.precision == "int4":
+        raise SetupError("int4 needs the native engine; on a GPU set quantization_type fp4")
     dtype = gpu_dtype(checkpoint, capability, options.precision)
     return gpu_compute(dtype, options.quantization, checkpoint, capability)
 

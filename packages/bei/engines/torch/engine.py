@@ -92,8 +92,8 @@ def _quantized(dtype: Dtype, checkpoint: Checkpoint, options: EngineOptions) -> 
 def _choose(device: torch.device, checkpoint: Checkpoint, options: EngineOptions) -> tuple[Dtype, str]:
     """The dtype and the reason for it. Raises SetupError for a precision that the device does not support."""
     precision = options.precision
-    if precision == "int8":
-        raise SetupError("int8 needs the native engine")
+    if precision == "int8" or precision == "int4":
+        raise SetupError(f"{precision} needs the native engine")
     if device.type == "cuda":
         dtype = gpu_dtype(checkpoint, torch.cuda.get_device_capability(), precision)
         return dtype, f"{dtype} is native to this GPU" if precision == "auto" else "as asked"

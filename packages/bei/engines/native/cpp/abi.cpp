@@ -26,6 +26,7 @@ int32_t guarded(Run run) {
 std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
   switch (model.precision) {
     case BEI_BF16:
+    case BEI_INT4:
       return bei::make_bf16_encoder(model, threads);
     case BEI_INT8:
       return bei::make_int8_encoder(model, threads);

@@ -10,7 +10,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-enum { BEI_FP32, BEI_BF16, BEI_INT8 };
+enum { BEI_FP32, BEI_BF16, BEI_INT8, BEI_INT4 };
 enum { BEI_STORED_FP32, BEI_STORED_BF16, BEI_STORED_FP16 };
 enum { BEI_IDENTITY, BEI_GELU, BEI_GELU_TANH, BEI_RELU, BEI_SILU, BEI_TANH, BEI_SIGMOID };
 enum { BEI_LAYER, BEI_RMS, BEI_AFFINE };
@@ -169,7 +169,8 @@ typedef struct {
 
 // A matrix to pack. `rows`, [columns], are the inputs of each column, numbers of the type `stored`; null for a column of
 // zeros. `input_peaks`, [inputs], null for none, are the largest sizes of the product's inputs: those that reach far are
-// scaled down by `input_scales`, [inputs], and their weights up. `hadamard` is that of BeiLinear. `panels` takes the matrix in the layout's order; `scales` and
+// scaled down by `input_scales`, [inputs], and their weights up; in INT4, which has no `input_scales`, their weights are rounded
+// less. `hadamard` is that of BeiLinear. `panels` takes the matrix in the layout's order; `scales` and
 // `sums`, [columns], null for none, are those of bytes.
 typedef struct {
   const void* const* rows;

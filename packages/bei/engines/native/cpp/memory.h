@@ -74,6 +74,7 @@ struct Scratch {
   Buffer keys, values, scores, probabilities;  // attention
   Buffer by_distance, by_query, by_query_of;   // its products with relative positions
   Buffer panel;                                // of a matrix, widened
+  Buffer group_sums;                           // of inputs that share a scale, in four bits
   Buffer arranged;                             // rows, in the order in which a kernel reads them
   RowBuffer operands, inner, inner_operands;   // a block of rows
   RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm

@@ -36,6 +36,7 @@ void any_dense(const BeiLinear& weights, const MatrixView<float>& x, int row_cou
                Scratch& scratch) {
   switch (weights.precision) {
     case BEI_BF16:
+    case BEI_INT4:
       return rounded_dense<Half>(weights, x, row_count, out, scratch);
     case BEI_INT8:
       return rounded_dense<uint8_t>(weights, x, row_count, out, scratch);

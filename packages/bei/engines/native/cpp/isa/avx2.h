@@ -101,6 +101,13 @@ inline F as_floats(W w) { return _mm256_castsi256_ps(w); }
 inline F low_half(W w) { return as_floats(_mm256_slli_epi32(w, 16)); }
 inline F high_half(W w) { return as_floats(_mm256_and_si256(w, _mm256_set1_epi32(static_cast<int>(0xffff0000)))); }
 
+template <int Right>
+inline W bits_over(W w, int32_t bits, int32_t over) {
+  const W there =
+      Right < 0 ? _mm256_slli_epi32(w, Right < 0 ? -Right : 0) : _mm256_srli_epi32(w, Right < 0 ? 0 : Right);
+  return _mm256_or_si256(_mm256_and_si256(there, _mm256_set1_epi32(bits)), _mm256_set1_epi32(over));
+}
+
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
 inline W dot(W acc, W a, W b, uint8_t) {

@@ -76,6 +76,14 @@ inline F as_floats(W w) { return _mm512_castsi512_ps(w); }
 inline F low_half(W w) { return as_floats(_mm512_slli_epi32(w, 16)); }
 inline F high_half(W w) { return as_floats(_mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000)))); }
 
+// These bits of each word, so far to the right or, if less than zero, to the left; over other bits.
+template <int Right>
+inline W bits_over(W w, int32_t bits, int32_t over) {
+  const W there =
+      Right < 0 ? _mm512_slli_epi32(w, Right < 0 ? -Right : 0) : _mm512_srli_epi32(w, Right < 0 ? 0 : Right);
+  return _mm512_or_si512(_mm512_and_si512(there, _mm512_set1_epi32(bits)), _mm512_set1_epi32(over));
+}
+
 // acc + a * b, lane by lane. A lane is one float;
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 

@@ -100,6 +100,12 @@ inline F as_floats(W w) { return vreinterpretq_f32_s32(w); }
 inline F low_half(W w) { return as_floats(vshlq_n_s32(w, 16)); }
 inline F high_half(W w) { return as_floats(vandq_s32(w, vdupq_n_s32(static_cast<int>(0xffff0000)))); }
 
+template <int Right>
+inline W bits_over(W w, int32_t bits, int32_t over) {
+  const W there = vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(w), vdupq_n_s32(-Right)));
+  return vorrq_s32(vandq_s32(there, vdupq_n_s32(bits)), vdupq_n_s32(over));
+}
+
 inline F dot(F acc, W a, W b, float) { return fma(as_floats(a), as_floats(b), acc); }
 
 // Bytes are signed in both. Without the instruction: two products of bytes are summed in 16 bits, then in 32.

@@ -1,7 +1,10 @@
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
 
+#include "kernel/int4.h"
 #include "kernel/kernel.h"
 
 namespace bei {
@@ -66,6 +69,40 @@ void tile(const char* a, size_t stride, const char* panel, int words, Sum<T>* ou
     for (int j = 0; j < Vectors; j++) store(out + i * out_stride + j * kLanes, sums[i][j]);
 }
 
+// A vector of bits has those of a word of all columns.
+template <class T, int Rows>
+void int4_tile(const char* a, size_t stride, const uint32_t* packed, int words, const float* of_inputs, int of_stride,
+               float* totals) {
+  constexpr int kWords = kInt4Group / Dot<T>::kGroup, kPanel = Dot<T>::kPanel;
+  static_assert(kVectors * kInt4Group == kWords * 8, "as above");
+  for (int first = 0; first < words; first += kWords, packed += kPanel * (1 + kInt4Group / 8), of_inputs += of_stride) {
+    F sums[Rows][kVectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; j++) sums[i][j] = zero();
+    const uint32_t* bits = packed + kPanel;
+    for (int k = first; k < std::min(words, first + kWords); k++, bits += kLanes) {
+      __builtin_prefetch(bits + kPrefetched);
+      const W word = load_words(bits);
+      const W columns[] = {numbers_of<0>(word, T{}), numbers_of<1>(word, T{}), numbers_of<2>(word, T{}),
+                           numbers_of<3>(word, T{})};
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; i++) {
+        const W row = splat_word(a + i * stride + 4 * k);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; j++) sums[i][j] = dot(sums[i][j], row, columns[j], T{});
+      }
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; j++) {
+      const Int4Scales scales(packed + j * kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; i++) scales.add(sums[i][j], of_inputs[i], totals + i * kPanel + j * kLanes);
+    }
+  }
+}
+
 template <class T>
 using Tile = void (*)(const char*, size_t, const char*, int, Sum<T>*, size_t);
 
@@ -83,6 +120,17 @@ void Dot<T>::multiply(Session&, const T* a, int stride, int row_count, const voi
   const auto sizes = std::make_integer_sequence<int, kRows * kVectors>();
   const Tile<T> tile = tile_of<T>((row_count - 1) * kVectors + columns / kLanes - 1, sizes);
   tile(reinterpret_cast<const char*>(a), stride * sizeof(T), static_cast<const char*>(panel), words, out, out_stride);
+}
+
+template <class T>
+void Dot<T>::multiply_int4(const T* a, int stride, int row_count, const uint32_t* packed, int words,
+                           const float* of_inputs, int of_stride, float* totals) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    constexpr decltype(&int4_tile<T, 1>) kTiles[] = {int4_tile<T, 1>, int4_tile<T, 2>, int4_tile<T, 3>,
+                                                     int4_tile<T, 4>, int4_tile<T, 5>, int4_tile<T, 6>};
+    const auto tile = kTiles[row_count - 1];
+    tile(reinterpret_cast<const char*>(a), stride * sizeof(T), packed, words, of_inputs, of_stride, totals);
+  }
 }
 
 template struct Dot<float>;

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "isa/vectors.h"
+#include "kernel/numbers.h"
 
 namespace bei {
 
@@ -67,6 +68,11 @@ struct Dot {
 
   static void multiply(Session& session, const T* a, int stride, int row_count, const void* panel, int columns,
                        int words, Sum<T>* out, int out_stride);
+
+  // For bf16, with a whole panel of four bits (int4.h), which is unpacked in registers: added to totals[row_count][kPanel].
+  // of_inputs: the sums of the inputs of each group, `of_stride` apart.
+  static void multiply_int4(const T* a, int stride, int row_count, const uint32_t* packed, int words,
+                            const float* of_inputs, int of_stride, float* totals);
 };
 
 // AMX: two tiles of rows at a time. A panel is four tiles of columns side by side, as it is packed for vectors.

@@ -15,15 +15,15 @@ struct LevelFacts {
   const char* name;
   int lanes, vectors;
   Way way;
-  bool pairs_in_16_bits;
+  bool pairs_in_16_bits, bf16;
 };
 
 constexpr LevelFacts kLevels[] = {
-    {"amx", 16, 4, Way::tiles, false},       {"avx512_bf16", 16, 4, Way::dot, false},
-    {"avx512_vnni", 16, 4, Way::dot, false}, {"avx512", 16, 4, Way::dot, true},
-    {"avx2_vnni", 8, 2, Way::dot, false},    {"avx2", 8, 2, Way::dot, true},
-    {"neon_i8mm", 4, 4, Way::mmla, false},   {"neon_dotprod", 4, 4, Way::dot, false},
-    {"neon", 4, 4, Way::dot, false},
+    {"amx", 16, 4, Way::tiles, false, true},        {"avx512_bf16", 16, 4, Way::dot, false, true},
+    {"avx512_vnni", 16, 4, Way::dot, false, false}, {"avx512", 16, 4, Way::dot, true, false},
+    {"avx2_vnni", 8, 2, Way::dot, false, false},    {"avx2", 8, 2, Way::dot, true, false},
+    {"neon_i8mm", 4, 4, Way::mmla, false, true},    {"neon_dotprod", 4, 4, Way::dot, false, false},
+    {"neon", 4, 4, Way::dot, false, false},
 };
 
 template <class K>
@@ -42,10 +42,18 @@ BeiLayout layout_at(const LevelFacts& level, float largest, float largest_pair) 
   return layout_of<bei::Dot<T>>(lanes, lanes * level.vectors, rows, largest, largest_pair);
 }
 
+// Four bits lie in the order of the numbers that are multiplied, in whole groups.
+BeiLayout of_groups(BeiLayout layout) {
+  layout.word_multiple = bei::kInt4Group;
+  return layout;
+}
+
 BeiLayout layout_at(const LevelFacts& level, int32_t precision) {
   switch (precision) {
     case BEI_BF16:
       return layout_at<bei::bf16>(level, 0, 0);
+    case BEI_INT4:
+      return of_groups(level.bf16 ? layout_at<bei::bf16>(level, 0, 0) : layout_at<float>(level, 0, 0));
     case BEI_INT8:
       return layout_at<uint8_t>(level, bei::kLargestWeight, bei::largest_pair(level.pairs_in_16_bits));
     default:
@@ -66,6 +74,8 @@ BeiLayout bei_layout(int32_t precision) noexcept {
   switch (precision) {
     case BEI_BF16:
       return own_layout<bei::bf16>(0, 0);
+    case BEI_INT4:
+      return of_groups(own_layout<bei::Half>(0, 0));
     case BEI_INT8:
       return own_layout<uint8_t>(bei::kLargestWeight, bei::kLargestPair);
     default:

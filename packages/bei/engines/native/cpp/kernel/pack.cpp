@@ -8,52 +8,15 @@
 #include <vector>
 
 #include "abi.h"
+#include "kernel/int4_rounding.h"
+#include "kernel/numbers.h"
 
 namespace {
 
-// bf16 is the upper half of a float, fp16 is IEEE 754's binary16; both are known by their bits.
-struct Bf16 {
-  uint16_t bits;
-};
-struct Fp16 {
-  uint16_t bits;
-};
+using namespace bei::packing;
 
-constexpr uint32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
 constexpr float kLeastPeak = 1e-12f;                        // a column of zeros is zeros at any scale
 constexpr float kLeastInput = 1e-3f, kLeastWeight = 1e-5f;  // of which a ratio is taken
-
-inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline float float_of(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-inline float to_float(float x) { return x; }
-inline float to_float(Bf16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
-
-// The exponent's bias is 112 smaller than a float's, which a product makes up for; also where the exponent is zero.
-inline float to_float(Fp16 x) {
-  const uint32_t magnitude = (x.bits & 0x7fffu) << 13, sign = (x.bits & 0x8000u) << 16;
-  const uint32_t special = magnitude >= 0x0f800000 ? kInfinity : 0;
-  return float_of(bits_of(float_of(magnitude) * 0x1p112f) | special | sign);
-}
-
-inline void from_float(float x, float& to) { to = x; }
-
-// To nearest, ties to even.
-inline void from_float(float x, Bf16& to) {
-  const uint32_t bits = bits_of(x), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  to.bits = static_cast<uint16_t>((bits & kMagnitude) > kInfinity ? bits >> 16 | 0x40 : rounded);
-}
-
-inline void from_float(float x, int8_t& to) { to = static_cast<int8_t>(static_cast<int32_t>(x)); }
 
 template <class S, class T>
 void convert(const S* from, int n, T* to) {
@@ -133,6 +96,17 @@ class Packing {
     }
   }
 
+  // The layout of kernel/int4.h.
+  void run_int4() {
+    std::vector<float> columns(static_cast<size_t>(layout_.panel) * filled_);
+    uint32_t* to = static_cast<uint32_t*>(matrix_.panels);
+    for (int first = 0; first < matrix_.columns; first += layout_.panel) {
+      const int width = std::min(layout_.panel, matrix_.columns - first);
+      for (int j = 0; j < width; j++) convert_column(first + j, columns.data() + static_cast<size_t>(j) * filled_);
+      for (int input = 0; input < filled_; input += bei::kInt4Group) to = write_group(columns.data(), input, width, to);
+    }
+  }
+
  private:
   const S* row(int column) const { return static_cast<const S*>(matrix_.rows[column]); }
 
@@ -156,6 +130,39 @@ class Packing {
     }
     matrix_.scales[column] = scale;
     if (matrix_.sums) matrix_.sums[column] = static_cast<float>(sum);
+  }
+
+  // The group that begins at an input, of each column, which are `filled_` numbers apart. Returns the end of what it
+  // writes.
+  uint32_t* write_group(const float* columns, int input, int width, uint32_t* to) const {
+    const int size = bei::kInt4Group, together = layout_.row_group, lanes = layout_.lanes;
+    const int halves = std::min(together, 2), vectors = 8 / halves;  // numbers of a word, and vectors of their bits
+    uint32_t* const nibbles = to + width;
+    uint32_t* const end = nibbles + static_cast<size_t>(width) * size / 8;
+    std::fill(nibbles, end, 0);
+    for (int j = 0; j < width; j++) {
+      const Rounded found = round_to_codes(group_of(columns + static_cast<size_t>(j) * filled_, input));
+      to[j] = pair_of(found);
+      for (int i = 0; i < size; i++) {
+        const int at = (i / together * width + j) * together + i % together, word = at / halves;
+        uint32_t& bits = nibbles[word / lanes / vectors * lanes + word % lanes];
+        bits |= static_cast<uint32_t>(found.codes[i]) << (4 * (word / lanes % vectors) + 16 * (at % halves));
+      }
+    }
+    return end;
+  }
+
+  // An error counts by the square of the input that it is multiplied with.
+  Group group_of(const float* column, int input) const {
+    const int count = std::min(bei::kInt4Group, matrix_.inputs - input);
+    Group group{};
+    std::copy_n(column + input, count, group.numbers);
+    std::fill(group.numbers + count, group.numbers + bei::kInt4Group, column[input]);
+    for (int i = 0; i < count; i++) {
+      const float peak = matrix_.input_peaks ? std::max(matrix_.input_peaks[input + i], kLeastInput) : 1;
+      group.counts[i] = peak * peak;
+    }
+    return group;
   }
 
   // The numbers of a column, smoothed, rotated, and filled up with zeros.
@@ -205,6 +212,8 @@ void pack(const BeiLayout& layout, const BeiMatrix& matrix) {
   switch (matrix.precision) {
     case BEI_BF16:
       return packing.template run<Bf16>();
+    case BEI_INT4:
+      return packing.run_int4();
     case BEI_INT8:
       return packing.template run<int8_t>();
     default:
