@@ -61,7 +61,10 @@ PARTS: Mapping[str, Part] = {
     "scales": Part(
         _of(f"{_BEI}/engines", "compute.py native/pack.py native/panels.py small_floats.py quantization.py"),
         (
-            *_of("tests/engines", "test_scales.py test_quantization.py test_bart.py test_native.py::test_int8_is_near"),
+            *_of(
+                "tests/engines",
+                "test_scales.py test_int4.py test_quantization.py test_bart.py test_native.py::test_int8_is_near",
+            ),
             "tests/checkpoint/test_quantized.py",
         ),
     ),
