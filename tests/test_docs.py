@@ -28,7 +28,7 @@ TOPS = (
 TESTS = "\n".join(f"{name} {(ROOT / name).read_text()}" for name in FILES if re.fullmatch(r"tests/.*\.py", name))
 SOURCES = [name for name in FILES if re.search(r"\.(py|h|ya?ml)$|^Makefile$", name) and name != "tests/test_docs.py"]
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-OF_MODELS = {"modeling.py"}
+OF_OTHERS = {"modeling.py", "server/main.py"}  # of models, of Truss
 FOREIGN_PATHS = {
     *("/v1", "/cache", "/baked", "/proc", "/tmp", "/etc/bei/config.yaml", "/run/bei.sock"),
     "/tmp/training_checkpoints",  # Baseten's
@@ -42,7 +42,7 @@ FOREIGN_FLAGS = {
     *("--gpus", "--from-literal", "--now", "--checks"),  # docker's, kubectl's, systemctl's, schemathesis's
     *("--url", "--endpoint-type", "--request-count", "--concurrency", "--tokenizer"),  # aiperf's
     *("--base-url", "--dataset-name", "--backend", "--endpoint"),  # those of vllm bench serve
-    *("--constraint", "--data", "--entrypoint"),  # guidellm's, docker's
+    *("--constraint", "--data", "--entrypoint", "--platform"),  # guidellm's, docker's
 }
 PROGRAMS = re.compile(
     r"(?:^|[\s/])(bei (?:serve|embed|info|build|convert|doctor|bench|eval)|text-embeddings-router"
@@ -192,7 +192,7 @@ def paths_in(code: str) -> list[str]:
     """Paths of this tree, and names of sources; not those of an environment, an address or a checkpoint."""
     found = re.findall(r"(?<![\w/.<>*{}:~-])((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|cpp|h|md))(?![\w/*<{])", code)
     ours = [path for path in found if re.search(r"\.(py|cpp|h|md)$", path) or path.split("/")[0] in TOPS]
-    return [path.rstrip("/.") for path in ours if path not in OF_MODELS and not path.startswith(".venv")]
+    return [path.rstrip("/.") for path in ours if path not in OF_OTHERS and not path.startswith(".venv")]
 
 
 def missing_flags(code: str) -> list[str]:

@@ -89,7 +89,8 @@ def python(words: Words) -> None:
         return
     if words == ("server/main.py",):
         return
-    found = options_of([word for word in words if word != "-P"][:2], m={"required": True})
+    found = options_of([word for word in words if word != "-P"][:2], m={"default": ""})
+    assert found.m
     place = ROOT.joinpath(*found.m.split("."))
     if found.m == "pytest":
         files = [word for word in words if word.endswith(".py")]

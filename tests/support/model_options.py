@@ -1,4 +1,4 @@
-"""What changes the math of tiny random models: options of their families, and heads."""
+"""Options of the families and heads, which change the math of tiny random models."""
 
 from bei.architectures import families
 from tests.support.tiny_models import FAMILIES
