@@ -88,6 +88,8 @@ class Claim:
         """Removes the file, unless it was moved, and gives the place to the next."""
         if self._unmoved is not None:
             self._unmoved.unlink(missing_ok=True)
+        with suppress(OSError):  # where files cannot be locked
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # a mapping has a copy of the descriptor, with its lock
         os.close(self.descriptor)
 
 

@@ -1,9 +1,11 @@
 """The file of an engine's plan, and its key: whatever changes the plan changes the key, and nothing else does."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -201,6 +203,20 @@ def test_of_processes_that_want_one_plan_one_makes_it_and_the_others_wait(maker,
     said = [process.communicate("\n", timeout=60)[0] for process in (first, second)]
     assert said == (["", "makes\n[1.0, 1.0, 1.0]\n"] if dies else ["[1.0, 1.0, 1.0]\n"] * 2)
     assert {file.name for file in tmp_path.iterdir()} == ({"first", "second", "p"} if dies else {"first", "p"})
+
+
+def test_a_plan_that_is_mapped_keeps_nobody_waiting(tmp_path):
+    waits = []
+
+    def make():
+        waits.append(os.open(tmp_path / ".p.unfinished", os.O_RDWR))
+        return parts(ARRAYS)
+
+    arrays = plan.cached(tmp_path / "p", "key", make)
+    plan.settle()
+    fcntl.flock(waits[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(waits[0])
+    assert arrays["a"].tolist() == [0, 1, 2]
 
 
 def test_where_files_cannot_be_locked_each_process_makes_its_own(tmp_path, monkeypatch):
