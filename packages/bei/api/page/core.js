@@ -56,7 +56,7 @@ const SNIPPETS = {
   JavaScript: (url, body, key) =>
     `const reply = await fetch(${JSON.stringify(url)}, {\n  method: "POST",\n` +
     `  headers: { "content-type": "application/json"${key ? `, authorization: "Bearer " + process.env.KEY` : ""} },\n` +
-    `  body: JSON.stringify(${JSON.stringify(body)}),\n});\nconsole.log(await reply.json());\n`,
+    `  body: JSON.stringify(${JSON.stringify(body)}),\n});\nconsole.log(JSON.stringify(await reply.json()));\n`,
 };
 
 /** Buttons that copy a request; where the page may not write to the clipboard, the text is shown. */
