@@ -117,7 +117,7 @@ clean: ## remove what the targets above made
 	rm -rf .venv .venv-* .models .benchmarks .pytest_cache .ruff_cache .hypothesis
 
 .venv/python.ok:
-	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
+	@$(PYTHON) -c 'import sys; sys.exit("bei needs Python 3.11 or newer; name one that you have: make PYTHON=python3.12 TARGET") if sys.version_info < (3, 11) else 0'
 	@echo "making the virtual environment .venv"
 	@$(PYTHON) -m venv .venv && touch $@
 

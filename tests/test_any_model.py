@@ -110,7 +110,8 @@ def test_the_config_of_a_model_serves_the_same_model(tmp_path, family, head, opt
     by_config = json.loads(run("info", "--config", config, "--json").stdout)
     assert direct["settings"].pop("route") is None
     assert by_config["settings"].pop("route") == route
-    assert by_config == {**direct, "engine": by_config["engine"]}
+    assert (direct["set_by"]["flag"], by_config["set_by"].keys()) == (["auto_truncate", "engine"], {"config"})
+    assert by_config == {**direct, "engine": by_config["engine"], "set_by": by_config["set_by"]}
 
 
 def test_a_repository_stays_one_and_keeps_its_revision():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,27 @@ def test_info(config):
     assert facts["settings"]["max_num_tokens"] == 8192
     readable = yaml.safe_load(run("info", "--config", str(config), "--engine", "null").stdout)
     assert readable["engine"]["name"] == "null"
+
+
+def test_info_says_which_way_set_a_value_and_the_license_of_the_card(config, tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    content = tiny_config(folder) | {"environment_variables": {"BEI_PRECISION": "fp32", "BEI_THREADS": "1"}}
+    config.write_text(yaml.safe_dump(content))
+    flags = ("--config", str(config), "--engine", "native", "--json")
+    for card, expected in (
+        ("---\nlicense: mit\n---\n# A model\n", "mit"),
+        ("# A model\n", None),
+        ("---\n[\n---\n", None),
+    ):
+        (folder / "README.md").write_text(card)
+        facts = json.loads(run("info", *flags, BEI_THREADS="2", BEI_ENGINE="torch").stdout)
+        assert facts["model"]["license"] == expected
+    assert facts["set_by"] == {
+        "flag": ["engine"],
+        "environment": ["threads"],
+        "config": ["base_model", "precision", "repo", "source"],
+    }
+    assert 100_000 < facts["engine"]["memory_bytes"] < 1e9
 
 
 def test_info_names_each_device(config):

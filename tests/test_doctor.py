@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_no_engine_is_a_fault(tmp_path, no_compiler, monkeypatch):
     result = run("--cache-dir", tmp_path)
     assert result.exit_code == 1
     assert "no engine runs here" in result.stdout
-    assert "pip install" in result.stdout.partition("\nextras\n")[2]
+    assert f"{sys.executable} -m pip install" in result.stdout.partition("\nextras\n")[2]
 
 
 def test_a_compiled_library_is_found(tmp_path, no_compiler):

@@ -310,7 +310,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "filesystem", filesystem)
-    with pytest.raises(SetupError, match=r"source S3 needs an extra: pip install .*\[s3\]'"):
+    with pytest.raises(SetupError, match=r"source S3 needs an extra: \S+ -m pip install .*\[s3\]'"):
         fetch(settings("S3", "s3://bucket/path", tmp_path))
 
 

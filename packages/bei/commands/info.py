@@ -1,6 +1,7 @@
 """The command `bei info`."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import click
 import yaml
 
 from bei import bundle, logs, options
-from bei.errors import SetupError
+from bei.errors import SetupError, one_line
 from bei.launch import outputs
 from bei.serving.service import Service
-from bei.settings import ModelSettings, several
+from bei.settings import ModelSettings, several, ways
 from bei.settings.devices import names_of
+
+_FRONT_MATTER = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
 
 
 @click.command(
@@ -33,17 +36,20 @@ from bei.settings.devices import names_of
 def info(
     models: Sequence[str], config: Sequence[Path], log_level: str, as_json: bool, as_config: bool, **flags: Any
 ) -> None:
-    """Print the model that would be served, the engine and the reason for it, and every setting. MODEL is a folder or a
-    repository of the hub; without one the config says it."""
+    """Print the model that would be served, the engine with its memory and the reason for it, and every setting with
+    the way that set it: a flag, the environment or the config. MODEL is a folder or a repository of the hub; without
+    one the config says it."""
     logs.to_stderr("warning" if log_level == "info" else log_level)
     if as_config:
         click.echo(_as_config(models, config, as_json, flags), nl=False)
         return
     found = []
-    for settings in several.named(models, config, **flags):
+    deployed = several.named(models, config, **flags)
+    asked = [several.of_model(name) for name in models] or several.deployments_of(config or several.default_configs())
+    for settings, deployment in zip(deployed, asked, strict=True):
         service = Service(settings)
         service.load()
-        facts = _facts(service)
+        facts = {**_facts(service), "set_by": ways.set_by(deployment, flags)}
         if models:  # no config says it
             facts["settings"]["base_model"] = bundle.kind(service.model.checkpoint)
         found.append(facts)
@@ -74,6 +80,7 @@ def _facts(service: Service) -> dict[str, Any]:
         "name": checkpoint.name,
         "folder": str(checkpoint.folder),
         "revision": checkpoint.revision,
+        "license": _license(checkpoint.folder),
         "stored_as": checkpoint.dtype,
         "task": checkpoint.task,
         "default_route": served.route,
@@ -86,6 +93,17 @@ def _facts(service: Service) -> dict[str, Any]:
         "device": facts.device,
         "devices": names_of(facts.devices),
         "precision": facts.computes_in,
+        "memory_bytes": service.memory(),
         "reason": facts.reason,
     }
     return {"model": model, "engine": chosen, "settings": service.settings.model_dump(mode="json")}
+
+
+def _license(folder: Path) -> str | None:
+    """That of the model card's front matter, where the folder has a card; a download has none."""
+    try:
+        front = _FRONT_MATTER.match((folder / "README.md").read_text())
+        named = (yaml.safe_load(front[1]) or {}).get("license") if front else None
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return None
+    return one_line(named) if named else None

@@ -19,6 +19,7 @@ from bei.files import expanded
 _EXTRAS = {
     "bulk": ("pyarrow", "bei embed"),
     "ray": ("ray", "bei embed --ray"),
+    "plot": ("matplotlib", "bei bench --plot"),
     "otel": ("opentelemetry-exporter-otlp", "traces"),
     "s3": ("s3fs", "checkpoints in S3"),
     "gcs": ("gcsfs", "checkpoints in Google's storage"),

@@ -34,19 +34,20 @@ def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
     """The engine that the settings name, or the first that runs here. Raises SetupError with the reason of each that
     does not run."""
     options = _options(settings)
-    refusals = []
+    refusals: dict[str, SetupError] = {}
     for name in _candidates(settings, checkpoint, options):
         try:
             engine = _class(name)(checkpoint, options)
         except SetupError as exc:
-            log.warning("engine %s does not run here: %s", name, exc)
-            refusals.append(f"{name}: {exc}")
+            refusals[name] = exc
             continue
+        for other, why in refusals.items():
+            log.warning("engine %s does not run here: %s", other, why)
         asked, facts = "as asked" if settings.engine == name else "the fastest that runs here", engine.facts
         log.info("engine %s: %s; %s on %s (%s)", name, asked, facts.computes_in, facts.device, facts.reason)
         _warn_of_quantization(options.quantization, facts)
         return engine
-    raise SetupError(f"no engine runs here ({'; '.join(refusals)})")
+    raise SetupError(f"no engine runs here ({'; '.join(f'{name}: {why}' for name, why in refusals.items())})")
 
 
 def levels_named(names: str) -> Sequence["Level"]:

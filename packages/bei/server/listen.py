@@ -209,7 +209,8 @@ class _Server(uvicorn.Server):
         if self._calls.open:
             await self._cut_off()
         if self._calls.open:
-            log.warning("%d calls did not finish in %g s, and get a 503", self._calls.open, self._drain_seconds)
+            told = "%d calls did not finish in %g s, and get a 503; --drain-seconds gives more time"
+            log.warning(told, self._calls.open, self._drain_seconds)
             for task in list(self.server_state.tasks):
                 task.cancel()
             await self._until(lambda: not self._calls.open, now() + _LAST_SECONDS)
