@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bei import processes
-from bei.errors import SetupError, printable, refusing
+from bei.errors import SetupError, printable, refusing, short
 from bei.files import expanded
 from bei.settings import Group
 from bei.settings.reference import Setting, settings_of
@@ -111,7 +111,7 @@ class Program(click.Group):
             if "/" in name or expanded(name).is_dir():
                 context.fail(printable(f"{name} is a model, no command; serve it with: bei serve {name}"))
             close = get_close_matches(name, self.list_commands(context), 1)
-            context.fail(printable(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else "")))
+            context.fail(f"No such command {short(name)}." + (f" Did you mean {short(close[0])}?" if close else ""))
         return super().resolve_command(context, words)
 
 

@@ -21,12 +21,13 @@ from bei.api.fields import Body, Part, agreed
 from bei.api.output import FORMS, Form
 from bei.api.readings import Cut, Pairs, Reading, Scored, Vectors
 from bei.api.reply import Reply, Result, finish, render
+from bei.checkpoint.texts import Prompts
 from bei.errors import Empty, Error, Invalid, NotReady, Overloaded, Untokenizable
 from bei.serving.answers import Options, Usage
 from bei.tasks.sparse import Terms
 
 CALL = Call("POST", "/embed")
-PROMPTED = SimpleNamespace(prompts=lambda: {"query": "q: ", "passage": "p: "})
+PROMPTED = SimpleNamespace(prompts=lambda: Prompts({"query": "q: ", "passage": "p: "}))
 
 
 @pytest.fixture(scope="module")

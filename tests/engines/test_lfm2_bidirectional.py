@@ -62,7 +62,7 @@ def test_states(make, encoder, taps, caplog):
     firsts = expected[np.cumsum([0, *map(len, ids[:-1])])]
     assert np.abs(rows - firsts).max() <= 2e-5 * np.abs(expected).max()
     rounded = make(checkpoint, precision="bf16").run(Batch.pack(ids))
-    assert cosines(rounded, firsts).min() >= 0.999  # the state of one token, not a mean
+    assert cosines(rounded, firsts).min() >= 0.998  # the state of one token, not a mean
     assert cosines(rounded, firsts).mean() >= 0.9995
     assert "code of its own" not in caplog.text
 

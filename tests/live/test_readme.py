@@ -148,7 +148,7 @@ def test_python_without_a_server(tmp_path, code):
         (tmp_path / name).write_text(source)
     (asked, stated) = next(SEEN[part] for part in SEEN if part in code)
     command = [sys.executable, "-c", f'texts = ["a cat", "a dog"]\n{code}\n{asked}']
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, stated), done.stderr
 
