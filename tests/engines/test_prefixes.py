@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bei.checkpoint.load import read
@@ -15,6 +15,7 @@ from tests.support.tiny_models import ALIKE, CAUSAL, VOCAB, random_model, save
 
 LAST = {"pooling_mode": "lasttoken"}
 BEGINNINGS = [[i + 5 for i in range(n)] for n in (LEAST, LEAST + 1, LEAST + 9)]
+WINDOW_BEGINS_AT_AN_ODD_TOKEN = [BEGINNINGS[0] + [5], BEGINNINGS[2] + [9, 15, 15, 18, 19, 15, 15]]
 SEQUENCES = st.lists(
     st.tuples(st.sampled_from([[], *BEGINNINGS]), st.lists(st.integers(5, 20), min_size=1, max_size=16)),
     min_size=1,
@@ -68,6 +69,7 @@ def engine(request, tmp_path_factory, native_cache):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @given(sequences=SEQUENCES)
+@example(sequences=WINDOW_BEGINS_AT_AN_ODD_TOKEN)
 @settings(max_examples=15, deadline=None)
 def test_a_row_is_bit_for_bit_what_it_is_alone(engine, precision, sequences):
     assert max(max(ids) for ids in sequences) < len(VOCAB)

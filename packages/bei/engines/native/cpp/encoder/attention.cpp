@@ -275,7 +275,8 @@ void attend(const KeyValueGroup<T>& group, int head, int row, int query_count, c
 template <class K, class T>
 void attention_by(const KeyValueGroup<T>& group, int first, int last, Scratch& scratch) {
   Packed<K> packed;
-  packed.first = group.begin(first), packed.last = group.end(last - 1);
+  // The keys of a word are the same whatever the first row is.
+  packed.first = group.begin(first) / K::kWordMultiple * K::kWordMultiple, packed.last = group.end(last - 1);
   packed.keys = pack_keys<K>(group, packed.first, packed.last, scratch.keys);
   packed.values = pack_values<K>(group, packed.first, packed.last, scratch.values);
   // a row that begins late ends as late
