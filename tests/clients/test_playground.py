@@ -335,7 +335,7 @@ def test_behind_a_proxy_that_passes_on_only_a_prefix(browser, server_of_all, pla
 
 
 def test_the_first_paint_is_soon(browser, server_of_all, capsys):
-    """The bound is lenient, for machines that do other work; the page takes a fifth of it here."""
+    """The bound is lenient, for machines that do other work."""
     found, asked = [], "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
     for _ in range(5):
         browser.get(f"{server_of_all}/docs")
