@@ -4,8 +4,8 @@
 
 namespace bei {
 
-std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel& model, int threads) {
-  return std::make_unique<PrecisionEncoder<Fp32>>(model, threads);
+std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel& model, const BeiMachine& machine) {
+  return std::make_unique<PrecisionEncoder<Fp32>>(model, machine);
 }
 
 }  // namespace bei
