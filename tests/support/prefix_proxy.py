@@ -7,8 +7,8 @@ from threading import Thread
 
 import httpx
 
-_OF_A_HOP = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
-"""Headers that a proxy writes itself."""
+_OF_A_HOP = {"connection", "content-encoding", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+"""Headers that a proxy writes itself; httpx has decoded the content."""
 
 
 @contextmanager
