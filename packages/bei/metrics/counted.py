@@ -46,7 +46,9 @@ class Metrics:
 
     def of_model(self, name: str) -> "ModelMetrics":
         """The same ones for a model and for the one that takes over from it."""
-        return self._models.setdefault(name, ModelMetrics(self, self._families, name))
+        if name not in self._models:
+            self._models[name] = ModelMetrics(self, self._families, name)
+        return self._models[name]
 
     def observe_reply(self, path: str, status: int) -> None:
         """Counts an answered call; `path` is a route's, or `other`."""
@@ -122,7 +124,9 @@ class ModelMetrics:
         self._devices: dict[str, DeviceMetrics] = {}
 
     def of_device(self, name: str) -> "DeviceMetrics":
-        return self._devices.setdefault(name, DeviceMetrics(self, self._families, name, self.name))
+        if name not in self._devices:
+            self._devices[name] = DeviceMetrics(self, self._families, name, self.name)
+        return self._devices[name]
 
     def observe_engine(self, engine: str, device: str, precision: str, streams: int) -> None:
         """Notes the served model and its engine, in the place of an earlier one."""
