@@ -22,7 +22,7 @@ from bei.tasks.entities import Entity, Strategy
 from bei.tasks.named_entities import Wanted
 from bei.tasks.precision import Precision, lowered
 from bei.tasks.sparse import Terms
-from bei.tasks.vectors import similarities
+from bei.tasks.vectors import pairwise, similarities
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -284,9 +284,12 @@ class Model:
         return similarities(_rows(embeddings1), _rows(embeddings2), self._model.checkpoint.similarity.name)
 
     def similarity_pairwise(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
-        """The similarity of each row of [N, D] to the row of [N, D] with its number: float32[N]."""
-        pairs, name = zip(*map(_rows, (embeddings1, embeddings2)), strict=True), self._model.checkpoint.similarity.name
-        return np.array([similarities(a[None], b[None], name)[0, 0] for a, b in pairs])
+        """The similarity of each row of [N, D] to the row of [N, D] with its number: float32[N]. Raises ValueError for
+        other numbers of rows."""
+        first, second = _rows(embeddings1), _rows(embeddings2)
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} rows cannot be compared with {len(second)}, row by row")
+        return pairwise(first, second, self._model.checkpoint.similarity.name)
 
     @property
     def mteb_model_meta(self) -> Any:

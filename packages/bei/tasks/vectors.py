@@ -36,8 +36,19 @@ def similarities(first: np.ndarray, second: np.ndarray, name: SimilarityName = "
         case "dot":
             found = first @ second.T
         case "euclidean" | "manhattan":
-            order = 2 if name == "euclidean" else 1
             found = np.zeros((len(first), len(second)), np.float32)
             for row, one in zip(found, first, strict=True):
-                row[:] = -np.linalg.norm(second - one, order, axis=1)
+                row[:] = pairwise(one[None], second, name)
+    return found
+
+
+def pairwise(first: np.ndarray, second: np.ndarray, name: SimilarityName) -> np.ndarray:
+    """Of each row of one to the row of the other with its number: float32[N]. A single row stands for N."""
+    match name:
+        case "cosine":
+            found: np.ndarray = (unit(first) * unit(second)).sum(1)
+        case "dot":
+            found = (first * second).sum(1)
+        case "euclidean" | "manhattan":
+            found = -np.linalg.norm(second - first, 2 if name == "euclidean" else 1, axis=1)
     return found
