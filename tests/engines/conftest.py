@@ -1,18 +1,21 @@
 """Every engine that runs here, the native one at each level of instructions that the processor has, and TensorRT's
 networks, interpreted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedModel
 
+from bei import files
 from bei.checkpoint.load import Checkpoint
 from bei.engines.base import Engine, EngineOptions
+from bei.engines.native import library
 from bei.engines.native.engine import NativeEngine
-from bei.engines.native.levels import levels
+from bei.engines.native.levels import level, levels
 from bei.engines.torch.engine import TorchEngine
+from tests.support.native_products import LOADED
 from tests.support.tensorrt_interpreter import Interpreted
 from tests.support.tiny_models import MEAN, random_model, save
 
@@ -34,6 +37,16 @@ def _is_one_more(case, never: set[str] | None) -> bool:
 
 
 _ONCE = {"tensorrt", *list(NATIVE)[1:]}
+
+
+@pytest.fixture(scope="module")
+def packs(native_cache) -> Iterator[None]:
+    """The library in LOADED, for tests that pack many matrices."""
+    with files.cache(native_cache, "native") as folder:
+        loaded = library.load(level(), folder)
+    LOADED.append(loaded)
+    yield
+    LOADED.remove(loaded)
 
 
 @pytest.fixture(scope="session")

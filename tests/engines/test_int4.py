@@ -1,6 +1,5 @@
 """Matrices of four bits: how they are rounded and laid out, and models that have them."""
 
-import ctypes
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bei import files
 from bei.checkpoint.load import Checkpoint, read
 from bei.engines.base import Batch, EngineOptions
 from bei.engines.compute import Compute
@@ -23,20 +21,11 @@ from bei.engines.native.panels import Rows, pack_linear
 from bei.engines.plan import in_memory
 from bei.engines.torch.engine import TorchEngine
 from bei.errors import SetupError
-from tests.support.native_products import GROUP, codes_of, dequantized, error_of_unpacking
+from tests.support.native_products import GROUP, LOADED, codes_of, dequantized, error_of_unpacking
 from tests.support.parity import cosines, least_in_bf16, sequences
 from tests.support.tiny_models import ALIKE, ALL_EXPERTS, FAMILIES
 
-LOADED: list[ctypes.CDLL] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def packs(native_cache):
-    with files.cache(native_cache, "native") as folder:
-        loaded = library.load(level(), folder)
-    LOADED.append(loaded)
-    yield
-    LOADED.remove(loaded)
+pytestmark = pytest.mark.usefixtures("packs")
 
 
 def layout_of(lanes: int, panel: int, together: int) -> Layout:

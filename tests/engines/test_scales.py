@@ -1,6 +1,5 @@
 """Packed weights and their scales, by hand and by numpy alone: panels, pairs and quads; fp8 and fp4."""
 
-import ctypes
 import itertools
 import re
 import shutil
@@ -16,19 +15,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from scipy.linalg import hadamard
 
-from bei import files
 from bei.architectures.positions import Alibi
 from bei.checkpoint.load import Checkpoint, read
 from bei.engines import plan, small_floats
 from bei.engines.compute import Compute
 from bei.engines.native import library
 from bei.engines.native.abi import Layout
-from bei.engines.native.levels import LEVELS, X86, level
+from bei.engines.native.levels import LEVELS, X86
 from bei.engines.native.pack import Packer, compute_of
 from bei.engines.native.pack import hadamard as hadamard_of
 from bei.engines.native.panels import Rows, interleave
 from bei.engines.native.panels import pack_linear as pack_rows
 from bei.engines.relative_bias import bias_by_distance
+from tests.support.native_products import LOADED
 
 PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 
@@ -46,18 +45,8 @@ SMALL = {precision: layout_of(precision, 2, 4) for precision in PER_WORD}
 WIDE = {precision: layout_of(precision, 16, 64) for precision in PER_WORD}
 WITHOUT_VNNI = layout_of("int8", 2, 4, ONE_SIGN)
 FP32 = Compute("fp32")
-LOADED: list[ctypes.CDLL] = []
+pytestmark = pytest.mark.usefixtures("packs")
 WEIGHT = np.array([[11, 12, 13], [21, 22, 23], [31, 32, 33], [41, 42, 43], [51, 52, 53]], np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def packs(native_cache):
-    """The library, for tests that pack many matrices."""
-    with files.cache(native_cache, "native") as folder:
-        loaded = library.load(level(), folder)
-    LOADED.append(loaded)
-    yield
-    LOADED.remove(loaded)
 
 
 def pack_linear(weight: np.ndarray, bias: np.ndarray | None, *of: object) -> dict[str, np.ndarray]:

@@ -15,6 +15,8 @@ from bei.engines.native.panels import Rows, pack_linear
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "int8": 2.5e-2, "int4": 0.12}
 GROUP = 32
+LOADED: list[ctypes.CDLL] = []
+"""The library, while the fixture `packs` has one: hypothesis calls a test many times."""
 
 
 def run_linear(weight, bias, x, precision, activation, isa, folder: Path, hadamard: int = 1) -> np.ndarray:
