@@ -52,6 +52,8 @@ def page(browser, server_of_all) -> Any:
 
 def opened(browser: Any, url: str) -> Any:
     browser.set_window_size(1100, 1000)
+    browser.get("about:blank")
+    browser.get_log("browser")  # an earlier test's: reading the log empties it
     browser.get(url)
     until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#routes details"))
     return browser
