@@ -1,7 +1,9 @@
-"""Slots that the engines of several models share: never more batches than processors, in the order of arrival."""
+"""Slots that the engines of several models share: never more batches than processors, in the order of arrival, and as
+many threads as processors."""
 
 import threading
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -161,3 +163,70 @@ def test_models_that_name_the_same_processors_share_them(batches):
     assert batches.running == ["a1", "a2"]
     batches.end("a1")
     wait_until(lambda: batches.running == ["a2", "b1"])
+
+
+class Engines:
+    """The threads that each of some engines may run, as it was told last."""
+
+    def __init__(self, processors: Slots, *streams: int, has_brief_slot: bool = False):
+        self.threads = [0] * len(streams)
+        self.shares = [
+            processors.share(count, has_brief_slot=has_brief_slot, allow=partial(self.threads.__setitem__, place))
+            for place, count in enumerate(streams)
+        ]
+
+
+def test_an_engine_alone_may_run_a_thread_on_each_processor(batches):
+    engines = Engines(Slots(4), 4, 4)
+    for name in ("a1", "a2"):
+        batches.start(name, engines.shares[0])
+        assert engines.threads == [4, 0]
+
+
+def test_a_batch_takes_a_slot_back_that_was_lent_and_does_not_wait(batches):
+    engines = Engines(Slots(2), 2, 2)
+    batches.start("a1", engines.shares[0])
+    batches.start("b1", engines.shares[1])
+    assert batches.running == ["a1", "b1"]
+    assert engines.threads == [1, 1]
+    batches.end("a1")
+    wait_until(lambda: engines.threads[1] == 2)
+
+
+def test_free_slots_are_divided_among_the_engines_that_run_batches(batches):
+    engines = Engines(Slots(7), 7, 7, 7)
+    for name, place, helpers in (
+        ("a1", 0, [6, 0, 0]),
+        ("a2", 0, [5, 0, 0]),
+        ("b1", 1, [2, 2, 0]),
+        ("c1", 2, [1, 1, 1]),
+        ("c2", 2, [0, 1, 1]),
+    ):
+        batches.start(name, engines.shares[place])
+        found = [threads - share.running for threads, share in zip(engines.threads, engines.shares, strict=True)]
+        assert sorted(found) == sorted(helpers)
+    for name in ("c1", "c2"):
+        batches.end(name)
+    wait_until(lambda: engines.threads[:2] == [4, 3])
+
+
+def test_a_brief_batch_beside_long_ones_has_no_helpers_but_a_thread(batches):
+    engines = Engines(Slots(2), 2, 2, has_brief_slot=True)
+    for name in ("a1", "a2"):
+        batches.start(name, engines.shares[0])
+    batches.start("b", engines.shares[1], is_long=False)
+    assert batches.running == ["a1", "a2", "b"]
+    assert engines.threads == [2, 1]
+    batches.end("a1")
+    wait_until(lambda: engines.threads == [1, 1])
+    batches.end("b")
+    wait_until(lambda: engines.threads[0] == 2)
+
+
+def test_engines_on_processors_of_their_own_lend_each_other_none(batches):
+    processors, threads = Slots(8), [0, 0]
+    for place, numbers in enumerate((range(3), range(3, 8))):
+        allow = partial(threads.__setitem__, place)
+        share = processors.share(len(numbers), processors=frozenset(numbers), allow=allow)
+        batches.start(f"{place}", share)
+    assert threads == [3, 5]

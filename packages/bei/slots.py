@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,8 @@ class _Waiting:
 
 
 class Slots:
-    """Batches get slots about in the order of their arrival, whatever their model. Shares that have no processor in
+    """Batches get slots about in the order of their arrival, whatever their model. The slots that no batch has are lent:
+    running batches may be helped by as many threads, until a batch takes the slot. Shares that have no processor in
     common, not even through others, do not wait for each other."""
 
     def __init__(self, capacity: int):
@@ -34,10 +35,12 @@ class Slots:
         *,
         has_brief_slot: bool = False,
         processors: frozenset[int] = frozenset(),
+        allow: Callable[[int], None] = lambda threads: None,
     ) -> "Share":
         """The share of an engine that runs up to `streams` batches at once, each in `cost` slots, on these processors,
-        or on any. With a brief slot it runs one more, brief batch while long ones run, which takes no slot."""
-        made = Share(self, streams, cost, has_brief_slot, processors)
+        or on any. With a brief slot it runs one more, brief batch while long ones run, which takes no slot. `allow` is
+        called with the number of threads that the engine may run, whenever that may have changed and a batch runs."""
+        made = Share(self, streams, cost, has_brief_slot, processors, allow)
         with self._changed:
             self._shares.append(made)
             self._divide()
@@ -82,6 +85,7 @@ class Slots:
             in_brief_slot = not has_slot()
             self._waiting.remove(mine)
             share.count(1, in_brief_slot=in_brief_slot, is_long=is_long)
+            share.pool.lend()
             if self._waiting and share.pool.has_room(1):
                 self._changed.notify_all()
         try:
@@ -90,6 +94,7 @@ class Slots:
             with self._changed:
                 share.batches -= 1
                 share.count(-1, in_brief_slot=in_brief_slot, is_long=is_long)
+                share.pool.lend()
                 self._changed.notify_all()
 
 
@@ -103,8 +108,18 @@ class _Pool:
         self._capacity = max(named, capacity) if takes_any else named
 
     def has_room(self, cost: int) -> bool:
-        taken = sum(share.running * min(share.cost, self._capacity) for share in self._shares)
-        return taken + min(cost, self._capacity) <= self._capacity
+        return sum(map(self._taken, self._shares)) + min(cost, self._capacity) <= self._capacity
+
+    def lend(self) -> None:
+        """Divides the processors that no batch has among the engines that run batches."""
+        batches = {share: self._taken(share) + share.brief_slot_is_taken for share in self._shares}
+        running = [share for share, own in batches.items() if own]
+        idle = max(0, self._capacity - sum(batches.values()))
+        for place, share in enumerate(running):
+            share.allow(batches[share] + (idle + place) // len(running))
+
+    def _taken(self, share: "Share") -> int:
+        return share.running * min(share.cost, self._capacity)
 
     @property
     def busy(self) -> int:
@@ -122,9 +137,17 @@ class Share:
 
     pool: _Pool
 
-    def __init__(self, slots: Slots, streams: int, cost: int, has_brief_slot: bool, processors: frozenset[int]):
+    def __init__(
+        self,
+        slots: Slots,
+        streams: int,
+        cost: int,
+        has_brief_slot: bool,
+        processors: frozenset[int],
+        allow: Callable[[int], None],
+    ):
         self.slots, self.streams, self.cost, self.has_brief_slot = slots, streams, cost, has_brief_slot
-        self.processors = processors
+        self.processors, self.allow = processors, allow
         self.running = self.batches = self.long = 0  # batches in slots; those that run or wait; in slots, not brief
         self.brief_slot_is_taken = False
 
