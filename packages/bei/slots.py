@@ -18,8 +18,8 @@ class _Waiting:
 
 
 class Slots:
-    """Batches get slots about in the order of their arrival, whatever their model. The slots that no batch has are lent:
-    running batches may be helped by as many threads, until a batch takes the slot. Shares that have no processor in
+    """Batches get slots about in the order of their arrival, whatever their model. Running batches may have as
+    many helper threads as there are free slots; a batch does not wait for these. Shares that have no processor in
     common, not even through others, do not wait for each other."""
 
     def __init__(self, capacity: int):

@@ -242,7 +242,8 @@ void run(int precision, const Kind& kind, int longest = 260) {
   const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), turns.data(), kind.causal ? parents : nullptr, 6};
   const size_t width = more ? 5 : hidden, token_width = more ? 33 : hidden;
 
-  BeiEncoder* encoder = bei_encoder_create(&model, 3);
+  int32_t allowed = 3;
+  BeiEncoder* encoder = bei_encoder_create(&model, 3, &allowed);
   check(encoder, "no encoder");
   std::vector<float> first(width * 6);
   check(bei_encoder_pooled(encoder, &batch, first.data()) == BEI_OK, "pooled failed");
@@ -254,6 +255,7 @@ void run(int precision, const Kind& kind, int longest = 260) {
       check(rows == first, "another answer");
       if (i % 2) check(bei_encoder_tokens(encoder, &batch, states.data()) == BEI_OK, "tokens failed");
     });
+  for (int threads : {1, 3, 2, 3}) __atomic_store_n(&allowed, threads, __ATOMIC_RELAXED), std::this_thread::yield();
   for (auto& caller : callers) caller.join();
   ids[3] = vocab;
   check(bei_encoder_pooled(encoder, &batch, first.data()) == BEI_BAD_BATCH, "a bad batch was run");

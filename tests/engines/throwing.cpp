@@ -28,9 +28,9 @@ struct Throwing : BeiEncoder {
 
 namespace bei {
 
-std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, int) { return fail(), nullptr; }
-std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, int) { return fail(), nullptr; }
-std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, int) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, int, const int32_t*) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, int, const int32_t*) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, int, const int32_t*) { return fail(), nullptr; }
 MatrixView<float> HeadLayers::apply(MatrixView<float> x, int, int, Scratch&) const { return fail(), x; }
 
 }  // namespace bei
@@ -42,7 +42,7 @@ int main() {
   float numbers[16] = {};
   linear.inputs = linear.outputs = 1;
   for (thrown = 0; thrown < 3; thrown++) {
-    std::printf("%d", bei_encoder_create(&model, 1) != nullptr);
+    std::printf("%d", bei_encoder_create(&model, 1, nullptr) != nullptr);
     for (bool in_fits : {false, true}) {
       BeiEncoder* encoder = new Throwing;
       static_cast<Throwing*>(encoder)->in_fits = in_fits;

@@ -13,6 +13,7 @@ import numpy as np
 from bei.architectures.spec import Pooling, PoolingMode
 from bei.batching import RowKind
 from bei.checkpoint.load import Checkpoint
+from bei.engines.allowance import Allowance
 from bei.engines.compute import Dtype, Integers, Quantization
 from bei.settings.block import QuantizationType
 
@@ -86,7 +87,8 @@ class Calibration:
 class EngineOptions:
     """How an engine should run. `max_num_tokens` and `max_batch_size` bound its batches; a sequence longer than the
     first runs alone. `precision` and `quantization` are what the settings ask for; an engine makes its `Compute` of
-    them. `quantization` is BEI's quantization_type, for engines that support it."""
+    them. `quantization` is BEI's quantization_type, for engines that support it. `allowance` bounds `threads` while it
+    runs, for engines whose batches have helpers."""
 
     precision: Dtype | Integers | Literal["auto"] = "auto"
     quantization: QuantizationType = QuantizationType.NO_QUANT
@@ -95,6 +97,7 @@ class EngineOptions:
     cache_dir: Path = Path("~/.cache/bei")
     max_num_tokens: int = 16384
     max_batch_size: int = 256
+    allowance: Allowance | None = None
 
 
 DEFAULTS = EngineOptions()

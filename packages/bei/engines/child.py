@@ -16,8 +16,9 @@ from pathlib import Path
 from bei import memory, wire
 from bei.checkpoint.load import read_for
 from bei.engines import choice, plan
+from bei.engines.allowance import Allowance
 from bei.engines.base import Batch, Engine
-from bei.engines.messages import BATCHES, TO_LOAD, Failure, LogLine, Refusal, Rows
+from bei.engines.messages import BATCHES, TO_LOAD, Failure, Load, LogLine, Refusal, Rows
 from bei.errors import EngineFailed, SetupError, one_line, refusing, why
 from bei.settings import Settings
 
@@ -41,7 +42,7 @@ def main(descriptor: int) -> None:
         return
     _log_to(control, load.log_level)
     try:
-        engine = _make(Settings.model_validate_json(load.settings), Path(load.folder), load.revision)
+        engine = _make(load)
     except SetupError as exc:
         wire.send(control, Refusal(exc.message))
         return
@@ -59,9 +60,12 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
-def _make(settings: Settings, folder: Path, revision: str | None) -> Engine:
+def _make(load: Load) -> Engine:
+    settings = Settings.model_validate_json(load.settings)
+    with open(load.allowance, "r+b", 0) as file:
+        allowance = Allowance(file)
     with refusing():
-        return choice.create(settings, read_for(settings, folder, revision))
+        return choice.create(settings, read_for(settings, Path(load.folder), load.revision), allowance)
 
 
 def _serve(engine: Engine, channel: socket.socket, yields: bool) -> None:

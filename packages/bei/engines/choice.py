@@ -3,11 +3,13 @@
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bei import extras
 from bei.checkpoint.load import Checkpoint
+from bei.engines.allowance import Allowance
 from bei.engines.base import Calibration, Engine, EngineFacts, EngineOptions
 from bei.errors import SetupError
 from bei.settings import ModelSettings
@@ -30,10 +32,10 @@ ENGINES = {
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
-def create(settings: ModelSettings, checkpoint: Checkpoint) -> Engine:
+def create(settings: ModelSettings, checkpoint: Checkpoint, allowance: Allowance | None = None) -> Engine:
     """The engine that the settings name, or the first that runs here. Raises SetupError with the reason of each that
     does not run."""
-    options = _options(settings)
+    options = replace(_options(settings), allowance=allowance)
     refusals: dict[str, SetupError] = {}
     for name in _candidates(settings, checkpoint, options):
         try:

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bei import processes
+from bei.engines.allowance import Allowance, shared_file
 from bei.engines.devices import ANY, Device
 from bei.settings import Settings
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A process, and our end of the socket that it listens to; it ends when that is closed."""
+    """A process, our end of the socket that it listens to, and the allowance of its engine. The process ends when the
+    socket is closed. `descriptor` is its own of the allowance's file."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
+    allowance: Allowance
+    descriptor: int
 
 
 class Interpreters:
@@ -52,11 +56,11 @@ def starts_at_once(settings: Settings) -> bool:
 
 def _start(device: Device) -> Interpreter:
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, shared_file() as file:
         process = processes.start(
             *("bei.engines.child", theirs.fileno()),
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), file.fileno()],
             variables=device.variables,
             processors=device.processors,
         )
-    return Interpreter(process, ours)
+        return Interpreter(process, ours, Allowance(file), file.fileno())

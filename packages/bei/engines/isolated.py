@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from bei import logs, processes, wire
 from bei.engines.base import EngineFacts
@@ -148,10 +149,12 @@ class EngineProcess:
 
 
 class Child:
-    """One process. `free`: the channels that are not in use; `free_brief`: the channel for brief batches, if free."""
+    """One process. `free`: the channels that are not in use; `free_brief`: the channel for brief batches, if free.
+    `allowance`: that of its engine, in this process and the next."""
 
     def __init__(self, interpreter: Interpreter):
         self._process, self._control = interpreter.process, interpreter.control
+        self.allowance, self._descriptor = interpreter.allowance, interpreter.descriptor
         self.ready_at = 0.0
         self.free: list[socket.socket] = []
         self.free_brief: list[socket.socket] = []
@@ -164,7 +167,7 @@ class Child:
     def load(self, load: Load) -> EngineFacts:
         """The facts of the engine that the process has made. Raises SetupError with the process's message."""
         try:
-            wire.send(self._control, load)
+            wire.send(self._control, replace(load, allowance=self._descriptor))
             made = self._next()
             if isinstance(made, EngineFacts):
                 self._open_channels(made.streams, made.has_brief_slot)

@@ -10,12 +10,14 @@ from bei.engines.base import Batch, EngineFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """To a new process: the engine that it makes, and of what checkpoint. `settings` are JSON, without secrets."""
+    """To a new process: the engine that it makes, and of what checkpoint. `settings` are JSON, without secrets.
+    `allowance` is the process's own descriptor of the file of its allowance."""
 
     settings: str
     folder: str
     revision: str | None
     log_level: int
+    allowance: int = -1
 
 
 @dataclass(frozen=True, slots=True)

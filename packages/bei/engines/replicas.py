@@ -68,6 +68,7 @@ class Replicas:
             facts = [self._load(checkpoint, first)]
             with ThreadPoolExecutor(max(1, len(others)), "engine-load") as pool:
                 facts += pool.map(partial(self._load, checkpoint), others)
+            self._streams = [own.streams for own in facts]
             self.facts = _of_all([process.device for process in self._processes], facts)
             if self.facts.devices:
                 log.info("%d devices: %s; %d batches at once", len(facts), self.facts.devices, self.facts.streams)
@@ -112,6 +113,11 @@ class Replicas:
         if isinstance(result, Failure):
             raise EngineFailed(result.message)
         return result.rows
+
+    def allow(self, threads: int) -> None:
+        """Bounds the threads that all devices may run now; each has its part of them."""
+        for process, own in zip(self._processes, self._streams, strict=True):
+            process.child.allowance.allow(max(1, threads * own // self.facts.streams))
 
     @property
     def processes(self) -> tuple[int, ...]:

@@ -205,11 +205,11 @@ class Service:
 
     def _share_of(self, facts: EngineFacts) -> Share | None:
         """An engine's share of the processors; None for one that needs none."""
-        if self._processors is None or not facts.processors:
+        if self._processors is None or self._isolated is None or not facts.processors:
             return None
-        named = processors_of(facts.devices)
+        named, brief, allow = processors_of(facts.devices), facts.has_brief_slot, self._isolated.allow
         return self._processors.share(
-            facts.streams, facts.processors, has_brief_slot=facts.has_brief_slot, processors=named
+            facts.streams, facts.processors, has_brief_slot=brief, processors=named, allow=allow
         )
 
     def join(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bei.architectures.spec import EncoderSpec
+from bei.engines.allowance import Allowance
 from bei.engines.base import Batch
 from bei.engines.compute import Compute
 from bei.engines.native import abi
@@ -18,7 +19,8 @@ from bei.errors import EngineFailed, SetupError
 class Encoder:
     """Runs the arrays of a plan. Safe to call from several threads; it runs without the interpreter's lock.
 
-    `threads` is the number that run at once, including helpers. `input_peaks` (cpp/abi.h) are written to while it runs.
+    `threads` is the number that run at once, including helpers; the allowance bounds it. `input_peaks` (cpp/abi.h) are
+    written to while it runs.
     """
 
     def __init__(
@@ -28,13 +30,16 @@ class Encoder:
         compute: Compute,
         arrays: Mapping[str, np.ndarray],
         threads: int,
+        allowance: Allowance | None = None,
         input_peaks: np.ndarray | None = None,
     ):
         self._library, self._spec = library, spec
         self._rotaries = [RotaryTable(rotary) for rotary in spec.rotaries]
         self._model, self._kept = model_of(spec, compute, arrays)
         self._model.input_peaks = abi.address(input_peaks)
-        self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads)
+        self._allowance = allowance
+        allowed = allowance and allowance.address
+        self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads, allowed)
         if not self._handle:
             raise SetupError("native engine: the model cannot be made; out of memory?")
 

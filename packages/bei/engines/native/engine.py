@@ -59,7 +59,7 @@ class NativeEngine:
             has_brief_slot=True,
             processors=1,
         )
-        self._encoder = Encoder(loaded, checkpoint.spec, compute, arrays, threads)
+        self._encoder = Encoder(loaded, checkpoint.spec, compute, arrays, threads, options.allowance)
 
     def run(self, batch: Batch) -> np.ndarray:
         return self._encoder.run(batch)

@@ -69,7 +69,7 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
         raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
     _check(library, file)
     _check_layouts(library, level, file)
-    library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32]
+    library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32, ctypes.c_void_p]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]
     library.bei_encoder_destroy.restype = None

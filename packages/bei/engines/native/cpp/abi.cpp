@@ -23,15 +23,15 @@ int32_t guarded(Run run) {
   }
 }
 
-std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
+std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads, const int32_t* allowed) {
   switch (model.precision) {
     case BEI_BF16:
     case BEI_INT4:
-      return bei::make_bf16_encoder(model, threads);
+      return bei::make_bf16_encoder(model, threads, allowed);
     case BEI_INT8:
-      return bei::make_int8_encoder(model, threads);
+      return bei::make_int8_encoder(model, threads, allowed);
     default:
-      return bei::make_fp32_encoder(model, threads);
+      return bei::make_fp32_encoder(model, threads, allowed);
   }
 }
 
@@ -39,9 +39,9 @@ std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads) {
 
 extern "C" {
 
-BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) noexcept {
+BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads, const int32_t* allowed) noexcept {
   try {
-    return make_encoder(*model, threads).release();
+    return make_encoder(*model, threads, allowed).release();
   } catch (...) {
     return nullptr;
   }

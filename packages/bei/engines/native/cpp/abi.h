@@ -192,9 +192,10 @@ BeiLayout bei_layout_of(const char* level, int32_t precision) BEI_NOEXCEPT;
 // Packs a matrix for any level. Safe from several threads.
 int32_t bei_pack(const BeiLayout* layout, const BeiMatrix* matrix) BEI_NOEXCEPT;
 
-// The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included.
+// The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included. `allowed`,
+// null for no other bound, is how many may run now: helpers read it before each task, and it may be written at any time.
 // Null where it cannot be made.
-BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads) BEI_NOEXCEPT;
+BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads, const int32_t* allowed) BEI_NOEXCEPT;
 void bei_encoder_destroy(BeiEncoder* encoder) BEI_NOEXCEPT;
 
 // Safe from several threads at a time. rows: float32 [sequences, row size].

@@ -4,8 +4,8 @@
 
 namespace bei {
 
-std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel& model, int threads) {
-  return std::make_unique<PrecisionEncoder<Bf16>>(model, threads);
+std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel& model, int threads, const int32_t* allowed) {
+  return std::make_unique<PrecisionEncoder<Bf16>>(model, threads, allowed);
 }
 
 }  // namespace bei

@@ -6,7 +6,7 @@
 
 namespace bei {
 
-HelperPool::HelperPool(int threads) : threads_(threads) {
+HelperPool::HelperPool(int threads, const int32_t* allowed) : threads_(threads), allowed_(allowed) {
   for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
 }
 
@@ -58,16 +58,16 @@ void HelperPool::help() {
 }
 
 HelperPool::Job* HelperPool::open_job() {
-  if (running_ >= threads_) return nullptr;
+  if (running_ >= most()) return nullptr;
   for (Job* job : jobs_)
     if (job->next < job->count) return job;
   return nullptr;
 }
 
-// A helper stops as soon as a new caller needs its processor.
+// A helper stops as soon as a new caller, or another process, needs its processor.
 void HelperPool::take_tasks(Job& job, Scratch& scratch, bool helping) {
   try {
-    for (int task; (!helping || running_ <= threads_) && (task = job.next++) < job.count;) job.work(task, scratch);
+    for (int task; (!helping || running_ <= most()) && (task = job.next++) < job.count;) job.work(task, scratch);
   } catch (...) {
     job.next = job.count;
     const std::lock_guard<std::mutex> lock(mutex_);

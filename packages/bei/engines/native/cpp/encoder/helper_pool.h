@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <list>
@@ -14,10 +15,11 @@
 
 namespace bei {
 
-// At most `threads` threads run at once: the callers of `each`, and helpers while there are fewer callers.
+// At most `threads` threads run at once: the callers of `each`, and helpers while there are fewer callers. `allowed`, null
+// for no other bound, is how many may run now; another process writes it at any time.
 class HelperPool {
  public:
-  explicit HelperPool(int threads);
+  HelperPool(int threads, const int32_t* allowed);
   ~HelperPool();
 
   using Work = std::function<void(int task, Scratch& scratch)>;
@@ -33,7 +35,7 @@ class HelperPool {
   };
 
   // The number of idle threads.
-  int idle() const { return std::max(0, threads_ - running_); }
+  int idle() const { return std::max(0, most() - running_); }
 
   // Run tasks 0 to count - 1 in any order, on this thread and on idle helpers. `mine` is this thread's memory.
   // Rethrows the exception of a task.
@@ -48,11 +50,13 @@ class HelperPool {
     std::exception_ptr error{};
   };
 
+  int most() const { return allowed_ ? std::min(threads_, __atomic_load_n(allowed_, __ATOMIC_RELAXED)) : threads_; }
   void help();
   Job* open_job();
   void take_tasks(Job& job, Scratch& scratch, bool helping);
 
   const int threads_;
+  const int32_t* const allowed_;
   std::mutex mutex_;
   std::condition_variable work_, done_;
   std::list<Job*> jobs_;

@@ -26,7 +26,7 @@ class PrecisionEncoder final : public BeiEncoder {
   using Stored = typename P::Stored;
 
  public:
-  PrecisionEncoder(const BeiModel& model, int threads)
+  PrecisionEncoder(const BeiModel& model, int threads, const int32_t* allowed)
       : model_(model),
         embedding_(model),
         layer_(model),
@@ -35,7 +35,7 @@ class PrecisionEncoder final : public BeiEncoder {
         beside_(model),
         mixture_(model),
         inputs_(model),
-        helpers_(threads) {}
+        helpers_(threads, allowed) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
     const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};

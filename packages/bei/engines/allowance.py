@@ -1,0 +1,38 @@
+"""The number of threads that an engine may run now. It lies in memory that the server shares with the engine's process:
+helper threads read it before each task, and a message to the process could wait, or come late."""
+
+import ctypes
+import mmap
+import os
+import sys
+import tempfile
+from typing import BinaryIO
+
+_ALL = 1 << 30
+
+
+class Allowance:
+    """At first an engine may run all its threads."""
+
+    def __init__(self, file: BinaryIO):
+        """That of a file of `shared_file`, which may be closed then."""
+        self._number = ctypes.c_int32.from_buffer(mmap.mmap(file.fileno(), mmap.PAGESIZE))
+
+    def allow(self, threads: int) -> None:
+        self._number.value = threads
+
+    @property
+    def address(self) -> int:
+        """Of an int32, for as long as this object lives."""
+        return ctypes.addressof(self._number)
+
+
+def shared_file() -> BinaryIO:
+    """A file for the allowance of two processes; in memory, where the system has such files. Raises OSError."""
+    if sys.platform == "linux":
+        file: BinaryIO = os.fdopen(os.memfd_create("bei"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(_ALL.to_bytes(4, sys.byteorder).ljust(mmap.PAGESIZE, b"\0"))
+    file.flush()
+    return file
