@@ -6,6 +6,8 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 _ALL = 1 << 30
@@ -27,12 +29,10 @@ class Allowance:
         return ctypes.addressof(self._number)
 
 
-def shared_file() -> BinaryIO:
+@contextmanager
+def shared_file() -> Iterator[BinaryIO]:
     """A file for the allowance of two processes; in memory, where the system has such files. Raises OSError."""
-    if sys.platform == "linux":
-        file: BinaryIO = os.fdopen(os.memfd_create("bei"), "w+b")
-    else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115
-    file.write(_ALL.to_bytes(4, sys.byteorder).ljust(mmap.PAGESIZE, b"\0"))
-    file.flush()
-    return file
+    with os.fdopen(os.memfd_create("bei"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile() as file:
+        file.write(_ALL.to_bytes(4, sys.byteorder).ljust(mmap.PAGESIZE, b"\0"))
+        file.flush()
+        yield file
