@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bei import wire
+from bei.batching import Entry, Request
 from bei.engines.null import NullEngine
 from bei.errors import EngineFailed, NotReady, Overloaded
-from bei.messages import Submit
+from bei.messages import FROM_WORKER, Submit
 from bei.remote import RemoteEngine, RemoteScheduler, WorkerSession
 from bei.serving.answers import Options
 from bei.serving.service import Service
@@ -226,3 +227,18 @@ def test_a_worker_that_dies_takes_its_requests_along(tiny_checkpoint, start_serv
     engine.go.set()
     assert isinstance(service.model.engine, NullEngine)
     run(service.model.embed(["a"]))
+
+
+def test_marked_tokens_reach_the_queue():
+    marked = [np.array([0, 2], np.int32), None, np.array([], np.int32), np.array([1], np.int32)]
+    sent = [
+        Entry(Request(), i, np.arange(3, dtype=np.int32), row_kind="tokens", marked=of) for i, of in enumerate(marked)
+    ]
+    ours, theirs = socket.socketpair()
+    wire.send(ours, Submit.of(7, sent))
+    (received,) = FROM_WORKER.receive(theirs)
+    for line in (ours, theirs):
+        line.close()
+    assert [None if of.marked is None else of.marked.tolist() for of in received.entries(Request())] == [
+        *([0, 2], None, [], [1]),
+    ]

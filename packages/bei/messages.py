@@ -17,7 +17,8 @@ _ERRORS = {kind.__name__: kind for kind in (Ended, EngineDied, EngineFailed, Exp
 @dataclass(slots=True, kw_only=True)
 class Submit:
     """From a worker: the entries of a request. `lengths` are their numbers of tokens; ids, token_types:
-    int32[sum(lengths)], None for types that are all 0. `Entry` explains the others."""
+    int32[sum(lengths)], None for types that are all 0. `marks` are the numbers of marked tokens, None for all, and
+    marked: int32[sum(marks)]. `Entry` explains the others."""
 
     number: int
     deadline: float
@@ -27,8 +28,10 @@ class Submit:
     lengths: list[int]
     prompt_tokens: list[int]
     attended: list[int | None]
+    marks: list[int | None]
     ids: np.ndarray
     token_types: np.ndarray | None
+    marked: np.ndarray
 
     @classmethod
     def of(cls, number: int, entries: Sequence[Entry]) -> Self:
@@ -42,14 +45,16 @@ class Submit:
             lengths=[entry.tokens for entry in entries],
             prompt_tokens=[entry.prompt_tokens for entry in entries],
             attended=[entry.attended for entry in entries],
+            marks=[None if entry.marked is None else len(entry.marked) for entry in entries],
             ids=np.concatenate([entry.ids for entry in entries]),
             token_types=np.concatenate([_types(entry) for entry in entries]) if has_types else None,
+            marked=np.concatenate([_NONE, *(entry.marked for entry in entries if entry.marked is not None)]),
         )
 
     def entries(self, request: Request) -> list[Entry]:
         """Copies, because otherwise one request would keep the memory of the whole message."""
         ids, types = self.ids.copy(), None if self.token_types is None else self.token_types.copy()
-        ends = np.cumsum(self.lengths).tolist()
+        ends, marked = np.cumsum(self.lengths).tolist(), _parts(self.marked.copy(), self.marks)
         return [
             Entry(
                 request,
@@ -60,9 +65,10 @@ class Submit:
                 attended=attended,
                 row_kind=self.row_kind,
                 shared=self.shared,
+                marked=of,
             )
-            for i, (end, length, prompt_tokens, attended) in enumerate(
-                zip(ends, self.lengths, self.prompt_tokens, self.attended, strict=True)
+            for i, (end, length, prompt_tokens, attended, of) in enumerate(
+                zip(ends, self.lengths, self.prompt_tokens, self.attended, marked, strict=True)
             )
         ]
 
@@ -133,6 +139,14 @@ class Settled:
 
 FROM_WORKER = wire.Reader[Submit | Drop | Joined](Submit, Drop, Joined)
 TO_WORKER = wire.Reader[Settled | Fault | Opened](Settled, Fault, Opened)
+
+
+_NONE = np.zeros(0, np.int32)
+
+
+def _parts(marked: np.ndarray, marks: Sequence[int | None]) -> list[np.ndarray | None]:
+    ends = np.cumsum([count or 0 for count in marks]).tolist()
+    return [None if count is None else marked[end - count : end] for end, count in zip(ends, marks, strict=True)]
 
 
 def _types(entry: Entry) -> np.ndarray:

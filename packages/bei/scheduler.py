@@ -254,8 +254,9 @@ class Scheduler:
         finite = np.isfinite(rows).all(1)
         parts: Iterable[np.ndarray] = rows
         if batch.row_kind == "tokens":
-            parts = np.split(rows, batch.cu_seqlens[1:-1])
-            finite = np.logical_and.reduceat(finite, batch.cu_seqlens[:-1])
+            first = batch.first_rows[1:]
+            parts = np.split(rows, first)
+            finite = np.array([part.all() for part in np.split(finite, first)])
         broken = EngineFailed("the model's output is not finite (NaN or infinity)")
         return [
             Outcome(entry, self._keep(part) if whole else broken, started - entry.queued, seconds)
@@ -283,6 +284,7 @@ def _pack(entries: list[Entry]) -> Batch:
         prompt_tokens=[entry.prompt_tokens for entry in entries],
         attended=[entry.attended for entry in entries],
         row_kind=entries[0].row_kind,
+        marked=[entry.marked for entry in entries],
     )
 
 

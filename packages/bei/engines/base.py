@@ -25,7 +25,8 @@ class Batch:
     input_ids, token_types: int32[T]; cu_seqlens: int32[B + 1]; prompt_tokens: int32[B], the leading tokens of each
     sequence that a spec with `include_prompt` false leaves out of its pooling; attended: int32[B], the leading tokens
     that are attended to (the others only attend: ColBERT's query expansion). `row_kind`: return one pooled row per
-    sequence, or the state of every token after the spec's `token_head`.
+    sequence, or the states of tokens after the spec's `token_head`; marked: int32[M], the tokens that are meant, in
+    their order, None for all.
     """
 
     input_ids: np.ndarray
@@ -34,6 +35,7 @@ class Batch:
     prompt_tokens: np.ndarray
     attended: np.ndarray
     row_kind: RowKind = "pooled"
+    marked: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1
@@ -41,6 +43,12 @@ class Batch:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.cu_seqlens)
+
+    @property
+    def first_rows(self) -> np.ndarray:
+        """int[B]: of rows of tokens, the index of each sequence's first one."""
+        starts = self.cu_seqlens[:-1]
+        return starts if self.marked is None else np.searchsorted(self.marked, starts)
 
     @classmethod
     def pack(
@@ -50,8 +58,10 @@ class Batch:
         prompt_tokens: Sequence[int] | None = None,
         attended: Sequence[int | None] | None = None,
         row_kind: RowKind = "pooled",
+        marked: Sequence[np.ndarray | None] | None = None,
     ) -> "Batch":
-        """Lay sequences end to end. Defaults: types are 0, prompts have no tokens, all tokens are attended to."""
+        """Lay sequences end to end. Defaults: types are 0, prompts have no tokens, all tokens are attended to and
+        marked."""
         cu_seqlens = np.zeros(len(ids) + 1, np.int32)
         np.cumsum([len(s) for s in ids], out=cu_seqlens[1:])
         input_ids = np.concatenate([np.asarray(s, np.int32) for s in ids])
@@ -71,7 +81,17 @@ class Batch:
             prompt_tokens=prompts,
             attended=seen,
             row_kind=row_kind,
+            marked=_marked(cu_seqlens, marked or ()),
         )
+
+
+def _marked(cu_seqlens: np.ndarray, marked: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The marked tokens of each sequence as those of the batch."""
+    if all(of is None for of in marked):
+        return None
+    places = zip(cu_seqlens[:-1], np.diff(cu_seqlens), marked, strict=True)
+    found = [start + (np.arange(length) if of is None else of) for start, length, of in places]
+    return np.concatenate(found).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -147,7 +167,8 @@ class Engine(Protocol):
         ...
 
     def run(self, batch: Batch) -> np.ndarray:
-        """float32[B, spec.row_size], or with `row_kind="tokens"` float32[T, spec.token_size], in the batch's order."""
+        """float32[B, spec.row_size], or with `row_kind="tokens"` float32[T or M, spec.token_size], in the batch's
+        order."""
         ...
 
 

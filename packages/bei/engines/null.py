@@ -22,6 +22,6 @@ class NullEngine:
     def run(self, batch: Batch) -> np.ndarray:
         states: np.ndarray = self._tokens[batch.input_ids]
         if batch.row_kind == "tokens":
-            return states
+            return states if batch.marked is None else states[batch.marked]
         sums = np.add.reduceat(states, batch.cu_seqlens[:-1]) / batch.lengths[:, None]
         return np.resize(sums, (len(batch), self._width)).astype(np.float32)

@@ -47,7 +47,7 @@ class StaticEngine:
     def run(self, batch: Batch) -> np.ndarray:
         states: np.ndarray = self._table[batch.input_ids]
         if batch.row_kind == "tokens":
-            return states
+            return states if batch.marked is None else states[batch.marked]
         rows = pool(states, batch, self._pooling)
         for layer in self._head:
             rows = layer(rows)

@@ -31,7 +31,7 @@ from bei.tasks.entities import Strategy
 from bei.tasks.named_entities import Wanted
 from bei.tokenizer import Encoding, Input, Role, TextTokens
 
-_Side = dict[str, tuple[Encoding, Any]]  # text → its encoding and its row
+_Side = dict[str, Any]  # text → its row
 _JSON = 12  # bytes of a number in an answer
 _LABEL, _TERM = 240, 50  # approximate bytes of one in an answer, its intermediate objects included
 _DECODED, _PIECE = 4, 64  # bytes of a decoded character, and of each intermediate token
@@ -147,8 +147,7 @@ class ServedModel:
         """The vectors of a ColBERT model's texts."""
         role: Role = "query" if options.prompt_name == "query" else "document"
         read = partial(self.texts.read, inputs, options, role)
-        encodings, rows, usage = await self.pipeline.run(inputs, read, options, answered=_JSON)
-        return [row[encoding.scored] for encoding, row in zip(encodings, rows, strict=True)], usage
+        return (await self.pipeline.run(inputs, read, options, answered=_JSON))[1:]
 
     async def embed_sparse(self, inputs: Sequence[Input], *, options: Options = DEFAULTS) -> Answer:
         """One sparse vector per text: a list of Terms."""
@@ -347,22 +346,20 @@ class ServedModel:
                 sides["document"], self.texts.of_documents(options), "document" if late else None
             )
 
-        encodings, rows, usage = await self.pipeline.run(pairs, read, options)
-        found = zip(encodings, rows, strict=True)
+        _, rows, usage = await self.pipeline.run(pairs, read, options)
+        found = iter(rows)
         first, second = ({text: next(found) for text in texts} for texts in sides.values())
         return first, second, usage
 
     def _units(self, side: _Side) -> np.ndarray:
         """The embeddings of one side, of length 1: float32[texts, dimensions]."""
-        return vectors.unit(np.array([row for _, row in side.values()])[:, : self.checkpoint.dimensions])
+        return vectors.unit(np.array(list(side.values()))[:, : self.checkpoint.dimensions])
 
     async def _maxsim(self, pairs: Sequence[tuple[str, str]], options: Options) -> Ranked:
         *sides, usage = await self._sides(pairs, options)
 
         def compare() -> np.ndarray:
-            queries, documents = (
-                {text: row[encoding.scored] for text, (encoding, row) in side.items()} for side in sides
-            )
+            queries, documents = sides
             late = self.checkpoint.late_interaction
             mean = late is not None and late.mean
             return np.array(

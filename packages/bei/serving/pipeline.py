@@ -155,7 +155,8 @@ class Pipeline:
         """How many numbers all kept rows have; SPLADE's are not counted, because they are kept as terms."""
         spec = self._checkpoint.spec
         if kind == "tokens":
-            return spec.token_size * sum(len(encoding.ids) for encoding in encodings)
+            rows = (encoding.ids if encoding.scored is None else encoding.scored for encoding in encodings)
+            return spec.token_size * sum(map(len, rows))
         return 0 if self._checkpoint.task == "sparse" else spec.row_size * len(encodings)
 
     async def _read_in_time(self, inputs: Sequence[object], read: Callable[[], E], options: Options) -> E:
@@ -182,6 +183,7 @@ class Pipeline:
                 attended=encoding.attended,
                 row_kind=kind,
                 shared=shared,
+                marked=encoding.scored if kind == "tokens" else None,
             )
             for i, encoding in enumerate(encodings)
         ]

@@ -18,8 +18,8 @@ class Encoding:
     before it; token_types: int32[tokens], None if all are 0. They are arrays because waiting requests hold many.
     `is_truncated`: the text, or a text of the pair, has more tokens than these.
 
-    For a ColBERT model: the leading `attended` tokens are attended to; `scored`: bool[tokens], the tokens that are
-    compared.
+    `scored`: int32[M], the tokens that are compared, of a model that compares some; they alone have rows. For a ColBERT
+    model: the leading `attended` tokens are attended to.
     """
 
     ids: np.ndarray

@@ -165,7 +165,9 @@ class Batch(Structure):
         *((name, c_void_p) for name in ("input_ids", "token_types", "cu_seqlens", "prompt_tokens", "attended")),
         ("rotaries", POINTER(c_void_p)),
         ("parents", c_void_p),
+        ("marked", c_void_p),
         ("sequences", c_int32),
+        ("marked_count", c_int32),
     ]
 
 

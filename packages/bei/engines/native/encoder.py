@@ -44,7 +44,7 @@ class Encoder:
             raise SetupError("native engine: the model cannot be made; out of memory?")
 
     def run(self, batch: Batch) -> np.ndarray:
-        """float32[B, row_size], or float32[T, token_size]. Raises EngineFailed."""
+        """float32[B, row_size], or float32[T or M, token_size]. Raises EngineFailed."""
         shared = share(batch) if batch.row_kind == "pooled" and can_share(self._spec) else None
         if shared is None:
             return self._run(batch, np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.int32))
@@ -54,8 +54,10 @@ class Encoder:
     def _run(self, batch: Batch, parents: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         ids, types, cu_seqlens = _int32(batch.input_ids), _int32(batch.token_types), _int32(batch.cu_seqlens)
         prompt_tokens, attended = _int32(batch.prompt_tokens), _int32(batch.attended)
+        marked = None if batch.marked is None else _int32(batch.marked)
         if batch.row_kind == "tokens":
-            run, shape = self._library.bei_encoder_tokens, (len(batch.input_ids), self._spec.token_size)
+            count = len(batch.input_ids if marked is None else marked)
+            run, shape = self._library.bei_encoder_tokens, (count, self._spec.token_size)
         else:
             run, shape = self._library.bei_encoder_pooled, (len(batch), self._spec.row_size)
         rows = np.empty(shape, np.float32)
@@ -68,7 +70,9 @@ class Encoder:
             attended=abi.address(attended),
             rotaries=abi.sequence(ctypes.c_void_p, list(map(abi.address, cos_sin))),
             parents=abi.address(parents),
+            marked=abi.address(marked),
             sequences=len(batch),
+            marked_count=0 if marked is None else len(marked),
         )
         status = run(self._handle, packed, abi.address(rows))
         if status:

@@ -50,7 +50,8 @@ class Runner:
             found = execution.run(calls, batch.row_kind)
         finally:
             self._free.put(execution)
-        return _in_order(batch, cut, parts, found)
+        rows = _in_order(batch, cut, parts, found)
+        return rows if batch.marked is None else rows[batch.marked]
 
 
 def _in_order(batch: Batch, cut: list[Chunk], parts: list[Batch], found: list[np.ndarray]) -> np.ndarray:

@@ -48,4 +48,4 @@ class _Stream:
             host = torch.empty(rows.shape, pin_memory=True)
             host.copy_(rows, non_blocking=True)
             self._stream.synchronize()
-        return inputs.layout.unsorted(host.numpy(), batch.row_kind)
+        return inputs.unsorted(host.numpy(), batch.row_kind)

@@ -56,7 +56,7 @@ class TorchEngine:
         torch.set_num_threads(self._threads)  # torch keeps this per calling thread
         with torch.inference_mode():
             inputs = Inputs.of(batch, self._model.spec)
-            return inputs.layout.unsorted(self._model(inputs, batch.row_kind).numpy(), batch.row_kind)
+            return inputs.unsorted(self._model(inputs, batch.row_kind).numpy(), batch.row_kind)
 
     def _warm_up(self, longest: int) -> None:
         """Kernels are compiled for the sizes of the first batch, and for any sizes at the second. The third batch is

@@ -40,6 +40,10 @@ class TaskHead:
             states = layer(states)
         return states
 
+    def marked(self, states: Tensor, places: Tensor) -> Tensor:
+        """[T, hidden] → [M, spec.token_size]. places: int64[M]."""
+        return self.tokens(F.pad(states[places], (0, 0, 0, spare_rows(len(places)))))[: len(places)]
+
     def rows(self, states: Tensor, inputs: Inputs) -> Tensor:
         """[T, hidden] → [B, spec.row_size]."""
         if self.streams:

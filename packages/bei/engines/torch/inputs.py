@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bei.architectures.spec import EncoderSpec
+from bei.batching import RowKind
 from bei.engines.base import Batch
 from bei.engines.rotary import RotaryTable
 from bei.engines.torch.layout import Layout
@@ -21,6 +22,7 @@ class Inputs:
 
     ids, types, positions: int32[T]; lengths: int64[B]; cu_seqlens: int32[B + 1];
     skipped: int32[B], how many leading tokens pooling leaves out, and owners: int64[T], where it does;
+    marked: int64[M], the tokens that have rows, in the order of the batch, where only some have;
     cos_sin.{i}: float32[T, size], of the i-th rotary, where its angles depend on a sequence's length.
     """
 
@@ -33,6 +35,13 @@ class Inputs:
     def all_seen(self) -> bool:
         """Whether every token is attended to."""
         return bool((self.attended >= self.layout.lengths).all())
+
+    def unsorted(self, rows: np.ndarray, kind: RowKind) -> np.ndarray:
+        """Rows of the sorted batch in its order. Those of marked tokens are in it already."""
+        return rows if "marked" in self else self.layout.unsorted(rows, kind)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -52,6 +61,8 @@ class Inputs:
         if not spec.pooling.include_prompt:
             skipped = np.minimum(batch.prompt_tokens[layout.sequences], lengths - 1)
             arrays |= {"skipped": skipped.astype(np.int32), "owners": layout.owners}
+        if batch.marked is not None:
+            arrays["marked"] = np.argsort(layout.tokens)[batch.marked]
         for i, rotary in enumerate(spec.rotaries):
             if rotary.dynamic:
                 arrays[f"cos_sin.{i}"] = RotaryTable(rotary).rows(layout.positions, lengths[layout.owners])

@@ -16,9 +16,12 @@ class Model:
         self._encoder, self._head = Encoder(spec, weights), TaskHead(spec, weights)
 
     def __call__(self, inputs: Inputs, row_kind: RowKind) -> Tensor:
-        """float32[B, row_size], or float32[T, token_size], in the order of the inputs."""
+        """float32[B, row_size], or float32[T, token_size], in the order of the inputs; float32[M, token_size] of
+        marked tokens, in theirs."""
         states = self._encoder(inputs)
-        return self._head.tokens(states) if row_kind == "tokens" else self._head.rows(states, inputs)
+        if row_kind == "pooled":
+            return self._head.rows(states, inputs)
+        return self._head.marked(states, inputs["marked"]) if "marked" in inputs else self._head.tokens(states)
 
     def asks_the_host(self, inputs: Inputs) -> bool:
         """Whether the host takes part in computing pooled rows, so that they cannot be recorded as a graph."""

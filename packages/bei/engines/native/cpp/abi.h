@@ -143,12 +143,13 @@ typedef struct {
 } BeiModel;
 
 // engines/base.py says what each is; engines/rotary.py makes the tables, [tokens, size] each. `parents`, null for none,
-// are the sequences that each one continues, negative for none (engines/prefixes.py).
+// are the sequences that each one continues, negative for none (engines/prefixes.py). `marked`, null for all, are the
+// `marked_count` tokens whose states are wanted, in their order.
 typedef struct {
   const int32_t *input_ids, *token_types, *cu_seqlens, *prompt_tokens, *attended;
   const float* const* rotaries;
-  const int32_t* parents;
-  int32_t sequences;
+  const int32_t *parents, *marked;
+  int32_t sequences, marked_count;
 } BeiBatch;
 
 // Where a field lies in its structure, both in bytes: `Linear.panels`; or the structure itself, `Linear`, at 0.
@@ -201,7 +202,7 @@ void bei_encoder_destroy(BeiEncoder* encoder) BEI_NOEXCEPT;
 // Safe from several threads at a time. rows: float32 [sequences, row size].
 int32_t bei_encoder_pooled(BeiEncoder* encoder, const BeiBatch* batch, float* rows) BEI_NOEXCEPT;
 
-// The same; states: float32 [tokens, token size].
+// The same; states: float32 [tokens, token size], of the marked tokens if any are marked.
 int32_t bei_encoder_tokens(BeiEncoder* encoder, const BeiBatch* batch, float* states) BEI_NOEXCEPT;
 
 // out[row_count, outputs] = activation(x[row_count, inputs] * weights + bias), for tests and benchmarks.

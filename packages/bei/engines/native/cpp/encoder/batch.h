@@ -40,6 +40,8 @@ inline bool fits(const BeiBatch& batch, const BeiModel& model) {
     if (!within(batch.input_ids[t], model.vocab_size)) return false;
     if (model.types && !within(batch.token_types[t], model.type_count)) return false;
   }
+  for (int i = 0, before = -1; batch.marked && i < batch.marked_count; before = batch.marked[i++])
+    if (batch.marked[i] <= before || batch.marked[i] >= batch.cu_seqlens[batch.sequences]) return false;
   return true;
 }
 
