@@ -106,6 +106,7 @@ TASKS = {
     "TokenClassification": "entities",
     "MaskedLM": "SPLADE",
     "RewardModel": "reward models",
+    "Ranking": "rerankers of lists",
 }
 PAGE = """<!-- Written by models.py: `make docs`. -->
 # Models
@@ -155,7 +156,7 @@ entities, too; its classifications, structures and relations are not served.
 
 Kinds that are refused by a line of their own:
 
-| `model_type`, or class | the model |
+| `model_type` | the model |
 |---|---|
 {kinds}
 
@@ -229,7 +230,7 @@ def _passes(check: Callable[[], None]) -> bool:
 def kinds() -> list[str]:
     """Rows of the kinds of models that are not served, one for each reason."""
     names: dict[str, list[str]] = {}
-    for name, reason in (*not_served.TYPES.items(), *not_served.CLASSES.items()):
+    for name, reason in not_served.TYPES.items():
         names.setdefault(reason, []).append(f"`{name}`")
     return [f"| {', '.join(of)} | {reason} |" for reason, of in names.items()]
 

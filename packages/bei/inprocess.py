@@ -164,6 +164,8 @@ class Model:
         self, query: str, documents: Sequence[str], *, truncate: bool | None = None, show_progress: bool = False
     ) -> np.ndarray:
         """The relevance of each document to the query, in the order of the documents: float32[documents]."""
+        if self._model.list_ranker is not None and len(documents):
+            return np.asarray((await self._model.rerank(query, documents, options=Options(truncate=truncate))).rows)
         pairs = [(query, document) for document in documents]
         return await self.ascore(pairs, truncate=truncate, show_progress=show_progress)
 

@@ -79,6 +79,8 @@ def outputs(checkpoint: Checkpoint) -> dict[str, Any]:
             return {"labels": ["the labels of a request"], "scores": checkpoint.scoring}
         case "reranker" | "classifier" | "entities":
             return {"labels": list(checkpoint.labels), "scores": checkpoint.scoring}
+        case "list_reranker":
+            return {"scores": "cosine"}
         case "multi_vector":
             return {"dimensions": checkpoint.width}
         case _:
@@ -94,6 +96,10 @@ _SHOWN = 6
 _TRY: dict[str, tuple[str, str]] = {
     "embedding": ("/v1/embeddings", '{"input": "What is Deep Learning?", "dimensions": 4}'),
     "reranker": ("/rerank", '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}'),
+    "list_reranker": (
+        "/rerank",
+        '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}',
+    ),
     "classifier": ("/predict", '{"inputs": "Profits rose by a fifth."}'),
     "entities": ("/predict_tokens", '{"inputs": ["My name is Maria Schmidt."], "aggregation_strategy": "simple"}'),
     "sparse": ("/embed_sparse", '{"inputs": "What is Deep Learning?"}'),
@@ -132,5 +138,7 @@ def _in_words(checkpoint: Checkpoint) -> str:
     if "labels" in found:
         more = f" and {len(found['labels']) - _SHOWN} more" if len(found["labels"]) > _SHOWN else ""
         return f"{found['scores']} of {', '.join(found['labels'][:_SHOWN])}{more}"
+    if "dimensions" not in found:
+        return f"{found['scores']} of each text, beside the others of its request"
     pooling = f", {'+'.join(found['pooling'])} pooling" if "pooling" in found else " a token"
     return f"{found['dimensions']} numbers{pooling}"

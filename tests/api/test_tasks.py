@@ -405,6 +405,7 @@ def test_a_default_route_that_does_not_fit_is_refused_at_load(checkpoints, kind,
         start(checkpoints[kind], route=route)
 
 
+RANKERS = {"reranker", "list_reranker", "multi_vector"}
 WRONG = [
     ("/embed", {"inputs": "a"}, "Model is not an embedding model", {"embedding"}),
     ("/v1/embeddings", {"input": "a"}, "Model is not an embedding model", {"embedding"}),
@@ -412,8 +413,8 @@ WRONG = [
     ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}}, "Model is not an emb", {"embedding"}),
     ("/embed_all", {"inputs": "a"}, "", {"embedding", "multi_vector"}),
     ("/embed_sparse", {"inputs": "a"}, "Model is not an embedding model with SPLADE pooling", {"sparse"}),
-    ("/rerank", {"query": "a", "texts": ["b"]}, "model is not a re-ranker model", {"reranker", "multi_vector"}),
-    ("/v2/rerank", {"query": "a", "documents": ["b"]}, "model is not a re-ranker", {"reranker", "multi_vector"}),
+    ("/rerank", {"query": "a", "texts": ["b"]}, "model is not a re-ranker model", RANKERS),
+    ("/v2/rerank", {"query": "a", "documents": ["b"]}, "model is not a re-ranker", RANKERS),
     ("/score", {"text_1": "a", "text_2": "b"}, "Model scores no", {"reranker", "multi_vector", "embedding"}),
     ("/predict", {"inputs": "a"}, "Model is not a classifier model", {"classifier", "reranker"}),
     ("/classify", {"input": "a"}, "Model is not a classifier model", {"classifier", "reranker"}),
@@ -437,7 +438,11 @@ def test_other_tasks_are_refused_in_teis_words(services, kind, path, body, messa
 def test_info_says_what_tei_clients_read(services, kind):
     info = json.loads(call(services[kind], "/info", method="GET").body)
     (model_type,) = info["model_type"]
-    expected = {"reranker": "reranker", "classifier": "classifier", "entities": "classifier"}
+    expected = {
+        "classifier": "classifier",
+        "entities": "classifier",
+        **dict.fromkeys(("reranker", "list_reranker"), "reranker"),
+    }
     assert model_type == expected.get(kind, "embedding")
     assert (info["task"], info["default_route"]) == (kind, services[kind].model.route)
     if kind == "classifier":

@@ -14,6 +14,7 @@ from bei.engines.torch.engine import TorchEngine
 from bei.serving.service import Service
 from bei.settings import Settings
 from tests.support.configs import tiny_config
+from tests.support.list_models import save_list_ranker
 from tests.support.tiny_models import random_model, save, write_json
 
 QUERY, TEXTS = "the cat", ["a big dog", "the cat sat on the mat", "it ran", "the cat"]
@@ -52,6 +53,7 @@ def splade(folder):
 KINDS = {
     "embedding": embedder,
     "reranker": lambda folder: classifier(folder, ["relevant"]),
+    "list_reranker": lambda folder: read(save_list_ranker(folder), "tiny"),
     "classifier": lambda folder: classifier(folder, ["bad", "fair", "good"]),
     "entities": tagger,
     "sparse": splade,
@@ -68,6 +70,7 @@ def start(checkpoint, **flags) -> Service:
 OWN = {
     "embedding": ("/v1/embeddings", {"input": TEXTS}),
     "reranker": ("/rerank", {"query": QUERY, "texts": TEXTS}),
+    "list_reranker": ("/rerank", {"query": QUERY, "texts": TEXTS}),
     "classifier": ("/predict", {"inputs": [[text] for text in TEXTS]}),
     "entities": ("/predict_tokens", {"inputs": TEXTS}),
     "sparse": ("/embed_sparse", {"inputs": TEXTS}),

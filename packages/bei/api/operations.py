@@ -79,7 +79,7 @@ def _model_type(checkpoint: Checkpoint) -> dict[str, Any]:
     labels = {str(i): label for i, label in enumerate(checkpoint.labels)}
     named = {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
     match checkpoint.task:
-        case "reranker":
+        case "reranker" | "list_reranker":
             return {"reranker": named}
         case "classifier" | "entities":
             return {"classifier": named}

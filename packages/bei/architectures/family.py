@@ -9,7 +9,7 @@ from bei.architectures.spec import FIRST, EncoderSpec, HeadLayer, Pooling
 from bei.architectures.tensor_names import TensorNames
 from bei.errors import SetupError, short
 
-HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM", "RewardModel"]
+HeadKind = Literal["SequenceClassification", "TokenClassification", "MaskedLM", "RewardModel", "Ranking"]
 """The heads that are supported: the part after `For` in the name of a transformers class."""
 
 NamedHeadLayer = tuple[HeadLayer, tuple[str, ...]]

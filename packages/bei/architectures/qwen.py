@@ -117,7 +117,14 @@ def _reward(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
     return TaskHead(pooling=LAST, layers=layers)
 
 
+def _projector(config: Config, spec: EncoderSpec, outputs: int) -> TaskHead:
+    """jina-reranker-v3 (JinaForRanking of its repository)."""
+    hidden, half = spec.hidden_size, spec.hidden_size // 2
+    layers = (Dense(hidden, half, False, "relu"), Dense(half, outputs, False, "identity"))
+    return TaskHead(tuple(zip(layers, (("projector.0",), ("projector.2",)), strict=True)))
+
+
 QWEN2 = Family(_qwen2, decoder_tensors, PREFIXES, IGNORED, {**HEADS, "RewardModel": _reward}, LAST)
-QWEN3 = Family(_qwen3, decoder_tensors, PREFIXES, IGNORED, HEADS, LAST, _projection)
+QWEN3 = Family(_qwen3, decoder_tensors, PREFIXES, IGNORED, {**HEADS, "Ranking": _projector}, LAST, _projection)
 QWEN3_MOE = Family(_qwen3_moe, _moe_tensors, PREFIXES, IGNORED, HEADS, LAST)
-PPLX_QWEN3 = replace(QWEN3, spec=_pplx, pooling=MEAN, token_layers=no_layers)
+PPLX_QWEN3 = replace(QWEN3, spec=_pplx, heads=HEADS, pooling=MEAN, token_layers=no_layers)

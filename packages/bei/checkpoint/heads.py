@@ -12,6 +12,7 @@ from bei.architectures.spec import Dense, Disentangled, EncoderSpec, HeadLayer, 
 from bei.checkpoint.colbert import LateInteraction, is_pylate, read_late_interaction
 from bei.checkpoint.gliner import CONFIG, PROJECTION, is_gliner, projection, read_gliner
 from bei.checkpoint.gliner_head import Gliner
+from bei.checkpoint.list_reranking import ListTemplate, list_template
 from bei.checkpoint.lookup import Lookup, read_lookup
 from bei.checkpoint.m3 import M3, read_m3
 from bei.checkpoint.modules import Modules, read_json, splade
@@ -32,6 +33,9 @@ from bei.errors import SetupError, short
 from bei.settings import PoolingSetting
 
 log = logging.getLogger("bei")
+
+_RANKED = 512
+"""The numbers of JinaForRanking's rows, which config.json does not state."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Served:
     m3: M3 | None = None
     lookup: Lookup | None = None
     gliner: Gliner | None = None
+    list_template: ListTemplate | None = None
 
 
 def served_as(task: Task, source: Source) -> Served:
@@ -126,6 +131,13 @@ def _named_entities(source: Source) -> Served:
     layer = projection(source.folder, source.spec)
     own = TaskHead() if layer is None else TaskHead(((layer, (PROJECTION,)),))
     return Served(source.modules, own, (), "sigmoid", gliner=read_gliner(source.folder))
+
+
+def _list_reranker(source: Source) -> Served:
+    if not source.spec.causal:
+        raise SetupError("config.json: a model that ranks lists reads each token after those before it")
+    own = _own_head(source, "Ranking", _RANKED)
+    return Served(source.modules, own, scoring="identity", list_template=list_template(source.spec))
 
 
 def _scored(task: Task) -> Callable[[Source], Served]:
@@ -233,6 +245,7 @@ def _activation(folder: Path) -> dict[str, Any]:
 _TASKS: dict[Task, Callable[[Source], Served]] = {
     "embedding": _embedding,
     "reranker": _scored("reranker"),
+    "list_reranker": _list_reranker,
     "classifier": _scored("classifier"),
     "entities": _entities,
     "sparse": _sparse,

@@ -18,6 +18,7 @@ from bei.checkpoint.colbert import LateInteraction, is_pylate
 from bei.checkpoint.gliner import encoder_config, encoder_tensors, gliner_tokens, is_gliner
 from bei.checkpoint.gliner_head import Gliner
 from bei.checkpoint.heads import Served, Source, served_as
+from bei.checkpoint.list_reranking import ListTemplate
 from bei.checkpoint.lookup import Lookup
 from bei.checkpoint.m3 import M3
 from bei.checkpoint.modules import MAX_JSON, Modules, read_json, read_limits, read_modules, read_size, special_token
@@ -54,7 +55,7 @@ class Checkpoint:
     has another type than the first. `dtype` is the stored precision of the weights.
     `added_specials` go around a text, whatever tokenizer.json says. `pair_template` makes one text of a pair. `m3` are
     an embedder's heads for sparse and token vectors. `lookup`: a sparse model's queries need no engine. `gliner`: the
-    head of a tagger whose labels the request names.
+    head of a tagger whose labels the request names. `list_template` makes one text of a query and its documents.
     `labels` names the outputs of a classifier or tagger in their order; `scoring` turns outputs into scores.
     `dimensions`: the size of an embedding for a request that names none (None: all); `max_terms`: of a sparse one.
     `truncation_side` is the end at which a long text is cut; `casing` overrides tokenizer.json. `reading`: the tokens
@@ -82,6 +83,7 @@ class Checkpoint:
     m3: M3 | None = None
     lookup: Lookup | None = None
     gliner: Gliner | None = None
+    list_template: ListTemplate | None = None
     dimensions: int | None = None
     max_terms: int | None = None
     truncation_side: Literal["left", "right"] = "right"
@@ -219,6 +221,7 @@ def _read(folder: Path, name: str, revision: str | None, max_num_tokens: int, ov
         m3=served.m3,
         lookup=served.lookup,
         gliner=served.gliner,
+        list_template=served.list_template,
         dimensions=min(dimensions, spec.row_size) if dimensions else None,
         max_terms=read_size(folder, "max_active_dims"),
         casing=texts.casing(encoder),

@@ -36,16 +36,10 @@ TYPES: dict[str, str] = {
         _IMAGES,
     ),
 }
-CLASSES = {"JinaForRanking": "ranks all documents of a request together; only pairs are scored here"}
-"""The same by the name of a class."""
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raises SetupError for a model of such a kind."""
-    for key, names, known in (
-        ("model_type", [config.get("model_type")], TYPES),
-        ("architectures", config.get("architectures") or [], CLASSES),
-    ):
-        line = next((known[name] for name in names if isinstance(name, str) and name in known), None)
-        if line is not None:
-            raise SetupError(f"config.json: {key} {', '.join(map(str, names))}: the model {line}")
+    name = config.get("model_type")
+    if isinstance(name, str) and name in TYPES:
+        raise SetupError(f"config.json: model_type {name}: the model {TYPES[name]}")

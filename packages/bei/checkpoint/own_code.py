@@ -24,7 +24,7 @@ _OURS: dict[str, tuple[str, ...]] = {
     "ministral3_bidirec": ("Ministral3Bidirec",),
     "bidirectional_pplx_qwen3": ("PPLXQwen3",),
     "qwen2": ("Qwen2ForRewardModel",),
-    "qwen3": ("Qwen3Bidirectional", "VoyageQwen3Bidirectional"),
+    "qwen3": ("Qwen3Bidirectional", "VoyageQwen3Bidirectional", "JinaForRanking"),
 }
 """Prefixes of the classes whose published code our architectures implement, by `model_type`."""
 

@@ -16,6 +16,7 @@ from bei.architectures.config import refuse_others
 from bei.architectures.family import ScoreTokens, TaskHead
 from bei.architectures.spec import LAST, Dense, EncoderSpec
 from bei.checkpoint.modules import read_json
+from bei.checkpoint.task import ranks_lists
 from bei.errors import SetupError, short
 from bei.settings import RerankTemplate
 
@@ -131,6 +132,8 @@ def pair_template(
     known."""
     if setting is not None:
         return TEMPLATES.get(setting)
+    if ranks_lists(config):
+        return None
     own = name.rstrip("/").rsplit("/", 1)[-1].lower()
     by_name = next((template for begin, template in _BY_NAME.items() if own.startswith(begin)), None)
     named = "rerank" in own or by_name is not None

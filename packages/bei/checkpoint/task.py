@@ -13,13 +13,17 @@ from bei.settings import PoolingSetting
 
 log = logging.getLogger("bei")
 
-Task = Literal["embedding", "reranker", "classifier", "entities", "sparse", "multi_vector"]
+Task = Literal["embedding", "reranker", "list_reranker", "classifier", "entities", "sparse", "multi_vector"]
 Scoring = Literal["sigmoid", "softmax", "identity"]
 """The function from logits to scores."""
 
 STANFORD_COLBERT = "HF_ColBERT"
 _SCORING_HEADS = ("SequenceClassification", "TokenClassification")
-_REWARDS = ("Qwen2ForRewardModel",)  # classes whose head is known: it is their repositories' own code
+_OWN_HEADS: Mapping[HeadKind, tuple[str, ...]] = {
+    "RewardModel": ("Qwen2ForRewardModel",),
+    "Ranking": ("JinaForRanking",),
+}
+"""Classes whose head is known: it is their repositories' own code."""
 _NO_HEAD = ("", "CausalLM", "PreTraining")
 _BY_PROBLEM: dict[str, Scoring] = {
     "regression": "identity",
@@ -69,6 +73,8 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
             return "reranker" if len(labels(config)) == 1 else "classifier"
         case "RewardModel":
             return "reranker"
+        case "Ranking":
+            return "list_reranker"
         case "TokenClassification":
             return "entities"
         case "MaskedLM" if pooling == "splade":
@@ -83,7 +89,12 @@ def _by_class(config: Mapping[str, Any], has_template: bool, pooling: PoolingSet
 def config_scores(config: Mapping[str, Any]) -> bool:
     """Whether the files of the encoder include a head that scores texts or tokens."""
     name = architecture(config)
-    return name in _REWARDS or _head(name) in _SCORING_HEADS
+    return any(name in names for names in _OWN_HEADS.values()) or _head(name) in _SCORING_HEADS
+
+
+def ranks_lists(config: Mapping[str, Any]) -> bool:
+    """Whether the model ranks the documents of a query together."""
+    return architecture(config) in _OWN_HEADS["Ranking"]
 
 
 def _is_causal_lm(config: Mapping[str, Any]) -> bool:
@@ -97,7 +108,7 @@ def head_kind(config: Mapping[str, Any]) -> HeadKind | None:
     given = _head(name)
     kinds: tuple[HeadKind, ...] = get_args(HeadKind)
     for kind in kinds:
-        if kind == given and (kind != "RewardModel" or name in _REWARDS):
+        if kind == given and name in _OWN_HEADS.get(kind, (name,)):
             return kind
     if given in _NO_HEAD:
         return None

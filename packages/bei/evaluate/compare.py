@@ -74,6 +74,11 @@ def _scores(model: Model, texts: Sequence[str]) -> np.ndarray:
     return scores.reshape(len(queries), len(documents))
 
 
+def _lists(model: Model, texts: Sequence[str]) -> np.ndarray:
+    """The same, of a model that ranks the documents of a query together."""
+    return np.stack([model.rerank(query, texts[-_RANKED_DOCUMENTS:]) for query in texts[:_RANKED_QUERIES]])
+
+
 def _classes(model: Model, texts: Sequence[str]) -> np.ndarray:
     return model.classify(texts, show_progress=is_watched())
 
@@ -127,6 +132,7 @@ def _of_entities(ours: Sequence[set[tuple[int, int, str]]], exact: Sequence[set[
 _ANSWERS: Mapping[str, Callable[..., object]] = {
     "embedding": _vectors,
     "reranker": _scores,
+    "list_reranker": _lists,
     "multi_vector": _scores,
     "classifier": _classes,
     "entities": _entities,
@@ -134,6 +140,7 @@ _ANSWERS: Mapping[str, Callable[..., object]] = {
 _MEASURES: Mapping[str, Callable[..., Found]] = {
     "embedding": _of_vectors,
     "reranker": _of_scores,
+    "list_reranker": _of_scores,
     "multi_vector": _of_scores,
     "classifier": _of_classes,
     "entities": _of_entities,

@@ -24,7 +24,7 @@ NEEDS: Mapping[Ability, Need] = {
     "embed_tokens": Need(("embedding", "multi_vector"), "Model is not an embedding model"),
     "embed_sparse": Need(("sparse",), "Model is not an embedding model with SPLADE pooling"),
     "similarity": Need(("embedding",), "Model is not an embedding model"),
-    "rerank": Need(("reranker", "multi_vector"), "model is not a re-ranker model"),
+    "rerank": Need(("reranker", "multi_vector", "list_reranker"), "model is not a re-ranker model"),
     "score": Need(("reranker", "multi_vector", "embedding"), "Model scores no pairs"),
     "classify": Need(("classifier", "reranker"), "Model is not a classifier model"),
     "entities": Need(("entities",), "Model is not a token classification model"),

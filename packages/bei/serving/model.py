@@ -21,6 +21,7 @@ from bei.scheduler import Scheduler
 from bei.serving import abilities
 from bei.serving.abilities import Ability
 from bei.serving.answers import DEFAULTS, Answer, Options, Ranked, Usage
+from bei.serving.list_ranker import ListRanker
 from bei.serving.pipeline import FLOAT, Pipeline
 from bei.serving.readiness import Readiness
 from bei.serving.span_finder import ENTITY, SpanFinder, longest
@@ -48,7 +49,7 @@ class ServedModel:
     Methods that run the model raise WrongTask, Invalid, Empty, Untokenizable, TooLarge, Overloaded, NotReady, Expired
     or EngineFailed. `route` is the path of the model's default route. `has_labels`: whether it scores, classifies or
     tags. `int8_ranges`: float32[2, D], the least and the greatest value of each dimension; None: fixed ones.
-    `span_finder`: of a tagger whose labels the request names.
+    `span_finder`: of a tagger whose labels the request names. `list_ranker`: of a model that ranks texts together.
     """
 
     settings: Settings
@@ -64,6 +65,7 @@ class ServedModel:
     has_labels: bool
     int8_ranges: np.ndarray | None = None
     span_finder: SpanFinder | None = None
+    list_ranker: ListRanker | None = None
 
     async def embed(
         self,
@@ -192,8 +194,11 @@ class ServedModel:
     async def rerank(
         self, query: str, texts: Sequence[str], *, scoring: Scoring | None = None, options: Options = DEFAULTS
     ) -> Ranked:
-        """The relevance of each text to the query: float32[N], a cross-encoder's score or ColBERT's MaxSim."""
+        """The relevance of each text to the query: float32[N], a cross-encoder's score, ColBERT's MaxSim, or the cosine
+        of a model that ranks the texts together."""
         self._require("rerank")
+        if self.list_ranker is not None:
+            return await self.list_ranker.rank(query, texts, options)
         return await self.score([(query, text) for text in texts], scoring=scoring, options=options)
 
     async def score(

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from bei.batching import Entry, Limits, RowKind
 from bei.checkpoint.load import Checkpoint
+from bei.checkpoint.task import Task
 from bei.engines.base import Engine, EngineFacts
 from bei.engines.cpus import available_cpus
 from bei.engines.prefixes import worth_sharing
@@ -36,6 +37,7 @@ E = TypeVar("E", bound=Encodings)
 R = TypeVar("R")
 
 FLOAT = 4  # bytes of a number of a row
+_OF_TOKENS: tuple[Task, ...] = ("entities", "multi_vector", "list_reranker")
 _ON_THE_LOOP = 400  # characters, about 0.1 ms
 _BULK = 1 << 16  # characters or token ids, about 20 ms
 
@@ -89,7 +91,7 @@ class Pipeline:
         self.workers = settings.tokenization_workers or available_cpus()
         self._tokenizing = ThreadPoolExecutor(self.workers, "tokenizer")
         self._tokenizing_bulk = ThreadPoolExecutor(self.workers, "tokenizer-bulk")
-        self._kind: RowKind = "tokens" if checkpoint.task in ("entities", "multi_vector") else "pooled"
+        self._kind: RowKind = "tokens" if checkpoint.task in _OF_TOKENS else "pooled"
         self.admission = Admission(settings.max_concurrent_requests, scheduler.drains_in)
 
     async def run(

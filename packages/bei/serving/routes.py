@@ -10,6 +10,7 @@ from bei.settings import DefaultRoute, ModelSettings
 ROUTES: dict[Task, tuple[str, ...]] = {
     "embedding": ("/v1/embeddings",),
     "reranker": ("/rerank", "/predict"),
+    "list_reranker": ("/rerank",),
     "classifier": ("/predict",),
     "entities": ("/predict_tokens",),
     "sparse": ("/embed_sparse",),

@@ -27,6 +27,7 @@ from bei.scheduler import LAST_BATCH, Scheduler
 from bei.serving import abilities, ranges
 from bei.serving.abilities import Ability
 from bei.serving.leases import Leases
+from bei.serving.list_ranker import ListRanker
 from bei.serving.model import ServedModel
 from bei.serving.pipeline import Pipeline, limits
 from bei.serving.readiness import Readiness, State
@@ -252,7 +253,6 @@ class Service:
         settings, in_flight, metrics = self.settings, self.in_flight, self.model_metrics
         texts, head = read() if read else TextReader(settings, checkpoint), checkpoint.gliner
         pipeline = Pipeline(settings, checkpoint, engine, scheduler, texts, in_flight, metrics)
-        numbers = checkpoint.spec.token_size
         return ServedModel(
             settings=settings,
             checkpoint=checkpoint,
@@ -266,7 +266,8 @@ class Service:
             route=default_route(settings, checkpoint),
             has_labels=bool(checkpoint.labels) or head is not None,
             int8_ranges=ranges.read(settings.int8_ranges, checkpoint) if settings.int8_ranges else None,
-            span_finder=SpanFinder(SpanHead(head), texts, pipeline, in_flight, numbers) if head else None,
+            span_finder=SpanFinder(SpanHead(head), texts, pipeline, in_flight, checkpoint) if head else None,
+            list_ranker=ListRanker(texts, pipeline) if checkpoint.list_template else None,
         )
 
     async def check(self) -> None:

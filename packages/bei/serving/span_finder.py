@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from bei.checkpoint.load import Checkpoint
 from bei.inflight import InFlight
 from bei.serving.answers import Answer, Options
 from bei.serving.pipeline import FLOAT, Pipeline
@@ -19,13 +20,11 @@ ENTITY = 520
 
 @dataclass(frozen=True)
 class SpanFinder:
-    """`numbers`: of the row of a token."""
-
     head: SpanHead
     texts: TextReader
     pipeline: Pipeline
     in_flight: InFlight
-    numbers: int
+    checkpoint: Checkpoint
 
     async def find(self, texts: Sequence[str], labels: Mapping[str, str], wanted: Wanted, options: Options) -> Answer:
         """A list of Entity for each text, of the kinds that `labels` name; their values are the words that the model
@@ -33,7 +32,7 @@ class SpanFinder:
         names, entity = list(labels), ENTITY + longest(list(labels))
 
         def check(tokens: int) -> None:
-            self.in_flight.check(tokens * self.numbers * FLOAT)
+            self.in_flight.check(tokens * self.checkpoint.spec.token_size * FLOAT)
 
         words = self.texts.tokenizer.words
         read = partial(words.read, texts, labels, truncate=options.truncate is not False, check=check)

@@ -9,7 +9,7 @@ from bei.checkpoint.load import Checkpoint
 from bei.errors import Error, Invalid, SetupError, short
 from bei.serving.answers import Options
 from bei.settings import ModelSettings
-from bei.tokenizer import Chunked, Encoding, Input, Role, Tokenizer
+from bei.tokenizer import Chunked, Encoding, Input, Lists, Role, Tokenizer
 
 R = TypeVar("R")
 
@@ -44,6 +44,19 @@ class TextReader:
             max_second_tokens=options.max_document_tokens,
         )
         return naming(inputs, read)()
+
+    def read_lists(self, query: str, documents: Sequence[str], options: Options) -> Lists:
+        """The prompts of a model that ranks documents together. Raises Empty, Invalid or Untokenizable."""
+        if options.prompt_name is not None:
+            raise Invalid("`prompt_name` cannot be set with dual inputs", param="prompt_name")
+        return self._narrowed(options).lists(
+            query,
+            documents,
+            truncate=self._settings.auto_truncate if options.truncate is None else options.truncate,
+            direction=options.truncation_direction or self._checkpoint.truncation_side,
+            instruction=self._prompt(options),
+            max_document_tokens=options.max_document_tokens,
+        )
 
     def read_chunks(self, texts: Sequence[str], spans: Sequence[tuple[int, int]] | None, options: Options) -> Chunked:
         """Texts read as one, or one text with its spans. Raises Empty, Invalid or Untokenizable."""

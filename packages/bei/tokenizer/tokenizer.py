@@ -26,6 +26,7 @@ from bei.tokenizer.library import (
     unknown_id,
     vocabulary,
 )
+from bei.tokenizer.lists import HowLists, ListReader, Lists
 from bei.tokenizer.pairs import RenderedPair
 from bei.tokenizer.reading import COUNTED, WHOLE, Reader, Tokens, Wanted, joined_tokens
 from bei.tokenizer.template import Direction, cut, learn, longest_first
@@ -72,6 +73,8 @@ class Tokenizer:
         self._reader = Reader(self._library, lowercase=checkpoint.lowercase, vocab_size=self._vocab_size)
         if checkpoint.gliner is not None:
             self.words = WordReader(checkpoint.gliner, self._reader, self._single, checkpoint.max_tokens)
+        if checkpoint.list_template is not None:
+            self._lists = ListReader(checkpoint.list_template, self._library, self._reader)
         check_specials((self._single, self._pair), self._mask if self._late else 0, checkpoint.spec)
         self.unused = set(ids_of(self._library, checkpoint.m3.unused if checkpoint.m3 else ()))
         if checkpoint.task == "entities":
@@ -143,6 +146,20 @@ class Tokenizer:
                 raise Empty("`inputs` has a text without a token", param="inputs", place=i)
             encodings.append(encoding)
         return encodings
+
+    def lists(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: bool,
+        direction: Direction = "right",
+        instruction: str | None = None,
+        max_document_tokens: int | None = None,
+    ) -> Lists:
+        """The prompts in which a model ranks documents together. Raises Empty, Invalid or Untokenizable."""
+        limits = max_document_tokens, self._max_tokens, self._requested_tokens is not None
+        return self._lists.read(query, documents, HowLists(truncate, direction, instruction, *limits, self._single))
 
     def windows(
         self, texts: Sequence[str], *, truncate: bool, check: Callable[[int], None] = lambda tokens: None
