@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,31 @@ def test_every_entry_gets_its_own_row(running):
     scheduler, _, inbox = running
     scheduler.submit(entries(list(range(50))))
     assert {i: float(row[0]) for i, row in inbox.wait_for(50).items()} == {i: float(i) for i in range(50)}
+
+
+def test_an_instant_engine_runs_what_is_brief_and_alone_where_it_is_submitted():
+    engine = StubEngine()
+    engine.facts = replace(engine.facts, is_instant=True)
+    threads, run = [], engine.run
+    engine.run = lambda batch: threads.append(threading.current_thread().name) or run(batch)
+    with running_on(engine) as (scheduler, _, inbox):
+        here = threading.current_thread().name
+        scheduler.submit(entries([1, 2]))
+        assert {i: float(row[0]) for i, row in inbox.outcomes.items()} == {0: 1.0, 1: 2.0}, "answered before it returns"
+        assert threads == [here]
+        scheduler.submit(entries([3, 4, 5, 6, 7], first=2))  # one more than a batch has
+        scheduler.submit([Entry(Request(), 7, [1] * 129)])
+        scheduler.submit(entries([8], first=8, request=Request(is_background=True)))
+        inbox.wait_for(9)
+        assert (threads[0], threads[1], here in threads[2:]) == (here, here, False)
+        engine.go.clear()
+        scheduler.submit([Entry(Request(), 9, [1] * 130)])
+        assert engine.entered.acquire(timeout=LIMIT)
+        scheduler.submit(entries([9], first=10))  # while another one runs
+        assert 10 not in inbox.outcomes
+        engine.go.set()
+        inbox.wait_for(11)
+        assert here not in threads[2:]
 
 
 def test_one_runs_while_one_is_prepared_and_the_rest_gathers(running):

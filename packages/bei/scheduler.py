@@ -69,6 +69,7 @@ class Scheduler:
         self._closing = False
         self.last_success = 0.0
         self.failing = False
+        self._is_instant = engine.facts.is_instant
         self._streams, has_brief_slot = engine.facts.streams, engine.facts.has_brief_slot
         self._share = share or Slots(self._streams).share(self._streams, has_brief_slot=has_brief_slot)
         self._slots = self._share.slots
@@ -85,7 +86,8 @@ class Scheduler:
             thread.start()
 
     def submit(self, entries: Sequence[Entry]) -> None:
-        """Queues the entries of one request. Raises Overloaded, or Ended once closing."""
+        """Queues the entries of one request, or runs them here if that takes no time. Raises Overloaded, or Ended once
+        closing."""
         now = time.monotonic()
         for entry in entries:
             entry.queued = now
@@ -96,7 +98,11 @@ class Scheduler:
                 self._queue.push(entries)
             except Overloaded:
                 raise Overloaded(retry_after=self.drains_in()) from None
+            is_alone = not self._taken and len(self._queue) == len(entries)
+            taken = self._take() if self._is_instant and is_alone and entries[0].request.is_brief else None
             self._notify()
+        if taken is not None:
+            self._finish_taken(taken)
 
     def drop(self, request: Request) -> None:
         """Runs no more entries of a request."""
@@ -163,15 +169,22 @@ class Scheduler:
             self._changed.wait_for(lambda: self._closing or len(self._queue))
             if not len(self._queue):
                 return False
-            taken = self._queue.take(time.monotonic())
-            self._taken += 1
+            taken = self._take()
             self._notify()
+        self._finish_taken(taken)
+        return True
+
+    def _take(self) -> Taken:
+        """The next batch, which `_finish_taken` ends."""
+        self._taken += 1
+        return self._queue.take(time.monotonic())
+
+    def _finish_taken(self, taken: Taken) -> None:
         try:
             self._finish(taken)
         finally:
             with self._changed:
                 self._taken -= 1
-        return True
 
     def _run_brief(self) -> bool:
         """Runs brief requests beside the batches of all streams; false when closing."""

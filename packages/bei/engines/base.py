@@ -133,7 +133,8 @@ class EngineFacts:
     cuts batches. `processors` is how many of the server's a running batch occupies: 0 on a device of its own, and for
     batches that take no time. `precision` and `quantization` are those of the engine's `Compute`. `reason` says why
     this device and precision, for people. `devices` names those of its replicas as `--devices` does; empty for an
-    engine without replicas.
+    engine without replicas. `is_instant`: a brief batch takes less time than to wake a thread, so whoever submits it
+    runs it.
     """
 
     name: str
@@ -147,6 +148,7 @@ class EngineFacts:
     has_brief_slot: bool = False
     processors: int = 0
     devices: str = ""
+    is_instant: bool = False
 
     @property
     def computes_in(self) -> str:

@@ -30,6 +30,7 @@ class StaticEngine:
         reason="the model is a table of vectors",
         streams=1,
         token_budget=_TOKENS,
+        is_instant=True,
     )
     fault = None
 
