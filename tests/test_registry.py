@@ -60,7 +60,8 @@ def answered(services, path: str, body=None, method: str = "POST", **call: str) 
 
 @pytest.mark.parametrize(("kind", "path", "body"), [(kind, *of) for kind, of in OWN.items() if kind != "multi_vector"])
 def test_without_a_name_the_first_model_whose_task_is_the_route_answers(services, kind, path, body):
-    order = ["multi_vector", "second", "reranker", "classifier", "sparse", "embedding", "entities"]
+    order = ["multi_vector", "second", "reranker", "classifier", "sparse", "embedding", "entities", "list_reranker"]
+    order = [name for name in order if (kind, name) != ("list_reranker", "reranker")]
     reply = answered({name: services[name] for name in order}, path, body)
     first = "second" if kind == "embedding" else kind  # of two embedders
     alone = answered({first: services[first]}, path, body)
@@ -143,8 +144,8 @@ def test_every_model_is_listed(services):
     assert list(listed) == list(services)
     assert [of["task"] for of in listed.values()] == [*KINDS, "embedding"]
     assert {of["state"] for of in listed.values()} == {"ready"}
-    assert {of["max_model_len"] for of in listed.values()} == {60, 64}
-    assert [of["dimensions"] is not None for of in listed.values()] == [True, False, False, False, True, True, True]
+    assert {of["max_model_len"] for of in listed.values()} == {60, 64, 131072}
+    assert [of["dimensions"] is not None for of in listed.values()] == [True, *[False] * 4, True, True, True]
     one = json.loads(answered(services, "/v1/models/other", method="GET").body)
     assert one == listed["second"]
     assert answered(services, "/v1/models/nothing", method="GET").status == 404

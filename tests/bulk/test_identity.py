@@ -82,6 +82,7 @@ ELSEWHERE = {
     "spec",
     "late_interaction",
     "pair_template",
+    "list_template",
 }  # of their own types; what is not in ELSEWHERE is hashed alike
 
 

@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
 def save_list_ranker(folder, seed: int = 0, **options):
     """With the names of tensors and the keys of config.json that jina-reranker-v3 has. Weights are the larger, the
     further the scores of documents lie apart."""
-    model = random_model("qwen3", seed, "", vocab_size=320, max_position_embeddings=131072, **options)
+    model = random_model("qwen3", seed, "", vocab_size=640, max_position_embeddings=131072, **options)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     hidden = model.config.hidden_size

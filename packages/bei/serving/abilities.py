@@ -13,20 +13,21 @@ Ability = Literal["embed", "embed_tokens", "embed_sparse", "similarity", "rerank
 
 @dataclass(frozen=True)
 class Need:
-    """`tasks`: the one whose own ability it is, and others that have it, too."""
+    """`own`: the tasks that a model with the ability is made for; `others` have it, too."""
 
-    tasks: tuple[Task, ...]
+    own: tuple[Task, ...]
     refusal: str
+    others: tuple[Task, ...] = ()
 
 
 NEEDS: Mapping[Ability, Need] = {
     "embed": Need(("embedding",), "Model is not an embedding model"),
-    "embed_tokens": Need(("embedding", "multi_vector"), "Model is not an embedding model"),
+    "embed_tokens": Need(("embedding",), "Model is not an embedding model", ("multi_vector",)),
     "embed_sparse": Need(("sparse",), "Model is not an embedding model with SPLADE pooling"),
     "similarity": Need(("embedding",), "Model is not an embedding model"),
-    "rerank": Need(("reranker", "multi_vector", "list_reranker"), "model is not a re-ranker model"),
-    "score": Need(("reranker", "multi_vector", "embedding"), "Model scores no pairs"),
-    "classify": Need(("classifier", "reranker"), "Model is not a classifier model"),
+    "rerank": Need(("reranker", "list_reranker"), "model is not a re-ranker model", ("multi_vector",)),
+    "score": Need(("reranker",), "Model scores no pairs", ("multi_vector", "embedding")),
+    "classify": Need(("classifier",), "Model is not a classifier model", ("reranker",)),
     "entities": Need(("entities",), "Model is not a token classification model"),
 }
 
@@ -34,11 +35,11 @@ NEEDS: Mapping[Ability, Need] = {
 def is_own(checkpoint: Checkpoint, ability: Ability) -> bool:
     """Whether an ability is what a checkpoint is made for: a reranker classifies, too, but a classifier is made for
     it."""
-    return checkpoint.task == NEEDS[ability].tasks[0]
+    return checkpoint.task in NEEDS[ability].own
 
 
 def has(checkpoint: Checkpoint, ability: Ability) -> bool:
     """Whether a checkpoint has an ability. BGE-M3 is an embedder that has sparse vectors, too."""
     if ability == "embed_sparse" and checkpoint.m3 is not None:
         return True
-    return checkpoint.task in NEEDS[ability].tasks
+    return checkpoint.task in (*NEEDS[ability].own, *NEEDS[ability].others)
