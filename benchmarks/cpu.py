@@ -23,14 +23,16 @@ from bei.architectures.shapes import products_per_token
 from bei.architectures.spec import EncoderSpec, Layer
 from bei.checkpoint.load import read
 from bei.checkpoint.sources import fetch
+from bei.engines.native.levels import level
 from bei.samples.mixes import text_sets
 from bei.settings import Settings
 from benchmarks.peak import Peak
 
 HERE = Path(__file__).parent
 BASELINE = "sentence-transformers fp32"
+WITHOUT_TILES = ("ours bf16 without tiles", "ours int8 without tiles") if level().name == "amx" else ()
 OURS = (
-    *("ours bf16", "ours int8", "ours int4", "ours fp32", "ours torch bf16", "ours torch fp32"),
+    *("ours bf16", "ours int8", "ours int4", "ours fp32", *WITHOUT_TILES, "ours torch bf16", "ours torch fp32"),
     *(BASELINE, "sentence-transformers bf16"),
 )
 LLAMA_CPP = ("llama.cpp F16", "llama.cpp Q8_0")

@@ -35,6 +35,18 @@ def ours(engine: str, precision: str) -> Load:
     return load
 
 
+def without_tiles(precision: str) -> Load:
+    """On a processor with AMX, the level below it."""
+
+    def load(folder: Path, exported: Path, threads: int) -> Embed:
+        from bei.engines.native import tiles
+
+        tiles.usable = lambda flags: flags - set(tiles.FEATURES)
+        return ours("native", precision)(folder, exported, threads)
+
+    return load
+
+
 def sentence_transformers(dtype: str) -> Load:
     def load(folder: Path, exported: Path, threads: int) -> Embed:
         import torch
@@ -162,6 +174,8 @@ ENGINES: dict[str, Load] = {
     "ours int8": ours("native", "int8"),
     "ours int4": ours("native", "int4"),
     "ours fp32": ours("native", "fp32"),
+    "ours bf16 without tiles": without_tiles("bf16"),
+    "ours int8 without tiles": without_tiles("int8"),
     "ours torch bf16": ours("torch", "bf16"),
     "ours torch fp32": ours("torch", "fp32"),
     "sentence-transformers fp32": sentence_transformers("float32"),

@@ -12,7 +12,7 @@ from bei.engines.base import EngineOptions
 from bei.engines.native import engine, library, tiles
 from bei.engines.native import levels as module
 from bei.engines.native.engine import NativeEngine, _token_budget
-from bei.engines.native.levels import LEVELS, LEVELS_OF, X86, level
+from bei.engines.native.levels import LEVELS, LEVELS_OF, X86, level, levels
 from bei.errors import SetupError
 
 EVERYTHING = {flag for level in LEVELS for flag in level.features}
@@ -46,7 +46,7 @@ def hides(*features: str) -> str:
 
 def test_the_best_level_is_taken():
     assert level(EVERYTHING).name == "amx"
-    assert level(EVERYTHING - {"amx_bf16"}).name == "avx512_bf16"
+    assert level(EVERYTHING - {"amx_bf16"} | {"sse4a"}).name == "avx512_bf16"
     assert level(EVERYTHING - {"avx512_bf16"}).name == "avx512_vnni"
     assert level(EVERYTHING - {"avx512_bf16", "avx512_vnni"}).name == "avx512"
     assert level(EVERYTHING - {"avx512f"}).name == "avx2_vnni"
@@ -55,28 +55,34 @@ def test_the_best_level_is_taken():
         level({"mmx"})
 
 
+def test_intel_s_vectors_multiply_floats_faster_than_bf16():
+    without_tiles = SAPPHIRE_RAPIDS - set(tiles.FEATURES)
+    assert [level.name for level in levels(without_tiles)][:3] == ["avx512_vnni", "avx512_bf16", "avx512"]
+    assert [level.name for level in levels(without_tiles | {"sse4a"})][:2] == ["avx512_bf16", "avx512_vnni"]
+
+
 def test_the_kernel_is_asked_once_for_tiles(machine):
     assert machine(SAPPHIRE_RAPIDS) == ("amx", [], 1)
 
 
 def test_a_kernel_that_refuses_tiles_is_told_of_once(machine):
     said = "the kernel permits no AMX tiles (Operation not permitted): vectors are used"
-    assert machine(SAPPHIRE_RAPIDS, errno.EPERM) == ("avx512_bf16", [said], 1)
+    assert machine(SAPPHIRE_RAPIDS, errno.EPERM) == ("avx512_vnni", [said], 1)
 
 
 def test_a_hypervisor_that_hides_tiles_is_told_of_once(machine):
-    assert machine(SAPPHIRE_RAPIDS - set(tiles.FEATURES)) == ("avx512_bf16", [hides(*tiles.FEATURES)], 0)
+    assert machine(SAPPHIRE_RAPIDS - set(tiles.FEATURES)) == ("avx512_vnni", [hides(*tiles.FEATURES)], 0)
 
 
 @pytest.mark.parametrize("hidden", tiles.FEATURES)
 def test_a_hypervisor_that_hides_a_part_of_them_is_told_of_once(machine, hidden):
     """On a processor of whatever kind."""
-    assert machine(EVERYTHING - {"avx_vnni", hidden}) == ("avx512_bf16", [hides(hidden)], 0)
+    assert machine(EVERYTHING - {"avx_vnni", hidden}) == ("avx512_vnni", [hides(hidden)], 0)
 
 
-@pytest.mark.parametrize("flags", [{"sse4a", "avx512_fp16"}, set()])
-def test_a_processor_without_tiles_is_not_spoken_of(machine, flags):
-    assert machine(SAPPHIRE_RAPIDS - set(tiles.FEATURES) - {"avx512_fp16"} | flags) == ("avx512_bf16", [], 0)
+@pytest.mark.parametrize(("flags", "name"), [({"sse4a", "avx512_fp16"}, "avx512_bf16"), (set(), "avx512_vnni")])
+def test_a_processor_without_tiles_is_not_spoken_of(machine, flags, name):
+    assert machine(SAPPHIRE_RAPIDS - set(tiles.FEATURES) - {"avx512_fp16"} | flags) == (name, [], 0)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another system call elsewhere")

@@ -33,6 +33,11 @@ def processor_flags(proc: Path = Path("/proc")) -> Set[str]:
     return _of_arm(proc) if machine in _ARM else frozenset()
 
 
+def is_of_amd(flags: Set[str]) -> bool:
+    """Whether a processor for x86-64 is AMD's, which alone have sse4a."""
+    return "sse4a" in flags
+
+
 def _of_arm(proc: Path) -> Set[str]:
     """By the auxiliary vector, which an emulator sets, too; /proc/cpuinfo where it may not be read."""
     try:

@@ -1,10 +1,10 @@
-"""The instruction sets that the C++ is compiled for, the fastest first, chosen by what the processor reports."""
+"""The instruction sets that the C++ is compiled for, chosen by what the processor reports."""
 
 from collections.abc import Set
 from dataclasses import dataclass
 
 from bei.engines.native import tiles
-from bei.engines.processor import processor_flags
+from bei.engines.processor import is_of_amd, processor_flags
 from bei.errors import SetupError, short
 
 _HAVE_BF16 = {"avx512_bf16", "bf16"}
@@ -36,10 +36,13 @@ _FOR_VNNI = (*_FOR_AVX512, "-mavx512vnni")
 _BF16 = (*_VNNI, "avx512_bf16")
 _FOR_BF16 = (*_FOR_VNNI, "-mavx512bf16")
 
+_AVX512_BF16 = Level("avx512_bf16", _BF16, _FOR_BF16)
+_AVX512_VNNI = Level("avx512_vnni", _VNNI, _FOR_VNNI)
+
 X86 = (
     Level("amx", (*_BF16, *tiles.FEATURES), (*_FOR_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16")),
-    Level("avx512_bf16", _BF16, _FOR_BF16),
-    Level("avx512_vnni", _VNNI, _FOR_VNNI),
+    _AVX512_BF16,
+    _AVX512_VNNI,
     Level("avx512", _AVX512, _FOR_AVX512),
     Level("avx2_vnni", (*_AVX2, "avx_vnni"), (*_FOR_AVX2, "-mavxvnni")),
     Level("avx2", _AVX2, _FOR_AVX2),
@@ -73,10 +76,19 @@ def level(flags: Set[str] | None = None) -> Level:
 
 
 def levels(flags: Set[str] | None = None) -> list[Level]:
-    """Every level that the processor has, and the system permits. Raises SetupError if there is none."""
+    """Each level that the processor has and the system permits, the fastest first. Raises SetupError if none is."""
     flags = tiles.usable(processor_flags()) if flags is None else flags
-    runnable = [level for level in LEVELS if set(level.features) <= flags]
+    runnable = [level for level in _by_speed(flags) if set(level.features) <= flags]
     if not runnable:
         least = " nor ".join(of_machine[-1].name.upper() for of_machine in (X86, ARM))
         raise SetupError(f"the processor reports neither {least}, of which the native engine needs one")
     return runnable
+
+
+def _by_speed(flags: Set[str]) -> list[Level]:
+    """Intel's vectors multiply bf16 at half the speed of floats, AMD's at twice (benchmarks/README.md, "With AMX")."""
+    levels = list(LEVELS)
+    if not is_of_amd(flags):
+        bf16, vnni = levels.index(_AVX512_BF16), levels.index(_AVX512_VNNI)
+        levels[bf16], levels[vnni] = levels[vnni], levels[bf16]
+    return levels

@@ -7,6 +7,8 @@ import os
 from collections.abc import Set
 from functools import cache
 
+from bei.engines.processor import is_of_amd
+
 log = logging.getLogger("bei")
 
 FEATURES = ("amx_tile", "amx_int8", "amx_bf16")
@@ -24,8 +26,8 @@ def usable(flags: Set[str]) -> Set[str]:
 
 
 def _is_of_a_kind_with_tiles(flags: Set[str]) -> bool:
-    """Intel's since Sapphire Rapids; AMD's have sse4a."""
-    return "avx512_fp16" in flags and "sse4a" not in flags
+    """Intel's since Sapphire Rapids."""
+    return "avx512_fp16" in flags and not is_of_amd(flags)
 
 
 @cache
