@@ -28,6 +28,7 @@ from bei.errors import SetupError
 
 log = logging.getLogger("bei")
 
+_LEAST_TOKENS = 192  # of a batch of long texts
 _EXPERT_ROWS = 48  # for which the matrices of an expert are read
 _BATCH_PRODUCTS = 15_000_000_000  # multiplications, about 0.15 s of one thread in bf16
 
@@ -78,10 +79,10 @@ def check(spec: EncoderSpec) -> None:
 
 
 def _token_budget(spec: EncoderSpec, isa: Level, block_rows: int) -> int:
-    """Two blocks of rows are as fast as many. Small models get more, for fewer calls."""
+    """A block of rows is as fast as many. Small models get more tokens, for fewer calls."""
     products = 4 * _BATCH_PRODUCTS if isa.has_tiles else _BATCH_PRODUCTS
     shares = [-(-layer.experts.count // layer.experts.chosen) for layer in spec.layers if layer.experts]
-    least = max([2 * block_rows, *(_EXPERT_ROWS * share for share in shares)])
+    least = max([_LEAST_TOKENS, block_rows, *(_EXPERT_ROWS * share for share in shares)])
     return min(1024, max(least, products // products_per_token(spec)))
 
 

@@ -17,8 +17,8 @@ constexpr float largest_pair(bool pairs_in_16_bits) { return pairs_in_16_bits ? 
 constexpr float kLargestPair = largest_pair(kPairsIn16Bits);
 
 // Rows that go through a layer together, each time that its matrices arrive. Tiles multiply so fast that a matrix from
-// memory would keep fewer rows waiting (benchmarks/tiles.py).
-constexpr int block_rows(bool tiles) { return tiles ? 224 : 96; }
+// beyond the second cache would keep fewer rows waiting (benchmarks/README.md, "With AMX").
+constexpr int block_rows(bool tiles) { return tiles ? 448 : 96; }
 constexpr int kBlockRows = block_rows(kMultipliesTiles);
 
 // The type of its products' sums.
