@@ -117,6 +117,16 @@ def test_every_thread_of_a_process_stays_on_its_processors(group, native_cache):
     assert (facts.streams, facts.processors, facts.has_brief_slot, facts.devices) == (2, 1, True, named)
 
 
+def test_each_device_has_its_part_of_the_threads(group, gpus):
+    two = group(gpus, devices="cuda").engine
+
+    def allowed(threads: int) -> list[int]:
+        two.allow(threads)
+        return [process.child.allowance._number.value for process in two._processes]
+
+    assert [allowed(threads) for threads in (8, 5, 1)] == [[4, 4], [2, 2], [1, 1]]
+
+
 def resident(pid: int, name: str) -> tuple[int, int]:
     """The kilobytes of a file that a process has mapped: its own and with others, and its proportional part of them."""
     text = Path(f"/proc/{pid}/smaps").read_text()
