@@ -5,13 +5,14 @@ import os
 import platform
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bei import memory, processes
 from bei.engines import cpus, processor
-from bei.engines.processor import processor_flags
+from bei.engines.processor import DEFAULT_CACHES, Caches, caches, processor_flags
 
 AT_HWCAP, AT_HWCAP2, AT_PAGESZ = 16, 26, 6
 GRAVITON2 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs"
@@ -101,6 +102,62 @@ def test_macos_without_sysctl(on, monkeypatch):
     """Every ARM64 processor has NEON."""
     monkeypatch.setattr(processor, "_SYSCTL", "/no/such/program")
     assert on("arm64", "darwin") == {"asimd"}
+
+
+@pytest.fixture
+def linux_caches(monkeypatch, tmp_path):
+    """linux_caches((level, type, size, shared_cpu_map), ...): the caches where the second processor has these files."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(processor, "allowed_cpus", lambda: frozenset({1, 2}))
+
+    def read(*levels: tuple[str | None, ...]) -> Caches:
+        for i, values in enumerate(levels):
+            index = tmp_path / f"cpu1/cache/index{i}"
+            index.mkdir(parents=True)
+            for name, value in zip(("level", "type", "size", "shared_cpu_map"), values, strict=True):
+                if value is not None:
+                    (index / name).write_text(f"{value}\n")
+        return caches(tmp_path)
+
+    return read
+
+
+def test_caches_of_linux_are_parts_of_a_processor(linux_caches):
+    """A Xeon 8488C: two processors to a core, 96 to the last cache."""
+    of_all = ",".join(["ffffffff"] * 3)
+    pair = "00000000,00000000,00010001"
+    levels = (("1", "Data", "48K", pair), ("1", "Instruction", "32K", pair), ("2", "Unified", "2048K", pair))
+    assert linux_caches(*levels, ("3", "Unified", "107520K", of_all)) == Caches(24 << 10, 1 << 20, 1120 << 10)
+
+
+def test_a_processor_without_a_third_cache(linux_caches):
+    told = linux_caches(("1", "Data", "32K", "2"), ("2", "Unified", "1024K", "f"))
+    assert told == Caches(32 << 10, 256 << 10, 256 << 10)
+
+
+@pytest.mark.parametrize("size", [None, "", "0K", "unknown"])
+def test_caches_that_linux_does_not_tell(linux_caches, size):
+    assert linux_caches(("1", "Data", "64K", "2"), ("2", "Unified", size, "2")) == replace(
+        DEFAULT_CACHES, first=64 << 10
+    )
+
+
+def test_no_cache_is_told(linux_caches):
+    assert linux_caches() == DEFAULT_CACHES
+
+
+def test_caches_of_macos_by_sysctl(monkeypatch, sysctl):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    sysctl(M2)
+    assert caches() == DEFAULT_CACHES
+    efficient = "hw.cacheconfig: 8 1 4 0 0\nhw.l1dcachesize: 65536\nhw.l2cachesize: 4194304\n"
+    sysctl(efficient)
+    assert caches() == Caches(64 << 10, 1 << 20, 1 << 20)
+    fast = ("l1dcachesize: 131072", "l2cachesize: 16777216", "cpusperl2: 4")
+    sysctl(efficient + "".join(f"hw.perflevel0.{line}\n" for line in fast))
+    assert caches() == Caches(128 << 10, 4 << 20, 4 << 20)
+    sysctl("hw.cacheconfig: 8 2 2 8\nhw.l1dcachesize: 32768\nhw.l2cachesize: 262144\nhw.l3cachesize: 8388608\n")
+    assert caches() == Caches(16 << 10, 128 << 10, 1 << 20)
 
 
 def test_processors_without_affinity(monkeypatch, tmp_path):

@@ -1,11 +1,15 @@
-"""The features of this processor, as its system reports them. Their names are those of Linux's /proc/cpuinfo."""
+"""The features and the caches of this processor, as its system reports them. The names of features are those of Linux's
+/proc/cpuinfo."""
 
 import platform
 import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
+
+from bei.engines.cpus import allowed_cpus
 
 _X86, _ARM = ("x86_64", "AMD64"), ("aarch64", "arm64")
 
@@ -21,6 +25,21 @@ _OF_MACOS = {
     "bf16": "hw.optional.arm.FEAT_BF16",
 }
 _SYSCTL = "/usr/sbin/sysctl"
+_CPUS = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class Caches:
+    """The bytes of data that the first, the second and the last cache hold for one processor. Of a cache that several
+    processors share, each has a part. Without a third cache the last one is the second."""
+
+    first: int
+    second: int
+    last: int
+
+
+DEFAULT_CACHES = Caches(32 << 10, 512 << 10, 1 << 20)
+"""Sizes that most processors of servers have at least."""
 
 
 def processor_flags(proc: Path = Path("/proc")) -> Set[str]:
@@ -36,6 +55,45 @@ def processor_flags(proc: Path = Path("/proc")) -> Set[str]:
 def is_of_amd(flags: Set[str]) -> bool:
     """Whether a processor for x86-64 is AMD's, which alone have sse4a."""
     return "sse4a" in flags
+
+
+def caches(cpus: Path = _CPUS) -> Caches:
+    """Those of the first processor that this process may use; of `DEFAULT_CACHES` what the system does not tell."""
+    told = (
+        _macos_caches(_sysctl("hw")) if sys.platform == "darwin" else _linux_caches(cpus / f"cpu{min(allowed_cpus())}")
+    )
+    if not told.keys() - {1}:
+        told = {2: DEFAULT_CACHES.second, 3: DEFAULT_CACHES.last} | told
+    return Caches(told.get(1, DEFAULT_CACHES.first), told.get(2, DEFAULT_CACHES.second), told[max(told)])
+
+
+def _linux_caches(cpu: Path) -> dict[int, int]:
+    """One processor's part of each level, in bytes (Documentation/ABI/testing/sysfs-devices-system-cpu)."""
+    parts = {}
+    for cache in cpu.glob("cache/index*"):
+        try:
+            kind = (cache / "type").read_text().strip()
+            level, size = int((cache / "level").read_text()), (cache / "size").read_text().strip()
+            shared_by = int((cache / "shared_cpu_map").read_text().replace(",", ""), 16).bit_count()
+            part = (int(size.removesuffix("K")) << 10) // shared_by
+        except (OSError, ValueError, ZeroDivisionError):  # a virtual machine may lack any of them
+            continue
+        if kind != "Instruction" and part:
+            parts[level] = part
+    return parts
+
+
+def _macos_caches(values: Mapping[str, str]) -> dict[int, int]:
+    """The same. Apple's processors have several kinds of cores, of which perflevel0 is the fastest; on Intel's,
+    `cacheconfig` has how many processors share the memory and each level."""
+    shared_by = [int(count) for count in values.get("hw.cacheconfig", "").split()]
+    parts = {}
+    for level, name in enumerate(("l1dcachesize", "l2cachesize", "l3cachesize"), 1):
+        size = values.get(f"hw.perflevel0.{name}", values.get(f"hw.{name}", "0"))
+        sharing = values.get(f"hw.perflevel0.cpusperl{level}", shared_by[level] if level < len(shared_by) else 1)
+        if part := int(size) // max(1, int(sharing)):
+            parts[level] = part
+    return parts
 
 
 def _of_arm(proc: Path) -> Set[str]:
