@@ -36,19 +36,18 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// The rows of a matrix, `stride` numbers apart. Bytes are x / scale + zero, with a scale and a zero for each row; `exact`
-// is room for a row before it is rounded to them.
+// The rows of a matrix, `stride` numbers apart. Bytes are x / scale + zero, with a scale and a zero for each row.
 template <class T>
 struct MatrixView {
   T* data;
   int stride;
-  float *scales = nullptr, *zeros = nullptr, *exact = nullptr;
+  float *scales = nullptr, *zeros = nullptr;
 
   T* row(int i) const { return data + static_cast<size_t>(i) * stride; }
 
   // The rows from `first` on.
   MatrixView from(int first) const {
-    return {row(first), stride, scales ? scales + first : nullptr, zeros ? zeros + first : nullptr, exact};
+    return {row(first), stride, scales ? scales + first : nullptr, zeros ? zeros + first : nullptr};
   }
 };
 
@@ -60,8 +59,8 @@ class RowBuffer {
     const int stride = round_up(width, std::max(kLanes, Kernel<T>::kWordMultiple));
     const size_t count = static_cast<size_t>(row_count) * stride;
     if (sizeof(T) > 1) return {data_.get<T>(count), stride};
-    float* quantization = quantization_.get<float>(2 * static_cast<size_t>(row_count) + stride);
-    return {data_.get<T>(count), stride, quantization, quantization + row_count, quantization + 2 * row_count};
+    float* quantization = quantization_.get<float>(2 * static_cast<size_t>(row_count));
+    return {data_.get<T>(count), stride, quantization, quantization + row_count};
   }
 
  private:
@@ -76,6 +75,7 @@ struct Scratch {
   Buffer panel;                                // of a matrix, widened
   Buffer group_sums;                           // of inputs that share a scale, in four bits
   Buffer arranged;                             // rows, in the order in which a kernel reads them
+  Buffer rotated;                              // a row of an operand, before it is rounded to bytes
   RowBuffer operands, inner, inner_operands;   // a block of rows
   RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm
   RowBuffer head_layers[2];                    // outputs of head layers, which alternate

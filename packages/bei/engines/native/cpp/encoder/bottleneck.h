@@ -34,14 +34,12 @@ class BottleneckSteps {
     const BeiBottleneck& of = *model_.layers[i].bottleneck;
     const MatrixView<float> x = states.x.from(first), narrow = states.narrow.from(first);
     const MatrixView<Stored> context = states.context.from(first);
-    add_product(of.out, as_operands<P>(context, of.out, row_count, scratch.inner_operands), of.out_norm, row_count,
-                narrow, scratch);
+    add_product(of.out, as_operands<P>(context, of.out, row_count, scratch), of.out_norm, row_count, narrow, scratch);
     for (int j = 0; j < of.mlp_count; j++) {
       const BeiNarrowMlp& mlp = of.mlps[j];
       const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, mlp.up.outputs);
       expand<P>(mlp.up, false, operands(narrow, mlp.up, row_count, scratch), row_count, inner, scratch);
-      add_product(mlp.down, as_operands<P>(inner, mlp.down, row_count, scratch.inner_operands), mlp.norm, row_count,
-                  narrow, scratch);
+      add_product(mlp.down, as_operands<P>(inner, mlp.down, row_count, scratch), mlp.norm, row_count, narrow, scratch);
     }
     add_product(of.leave, operands(narrow, of.leave, row_count, scratch), of.leave_norm, row_count, x, scratch);
   }
@@ -50,7 +48,7 @@ class BottleneckSteps {
   static MatrixView<Operand> operands(const MatrixView<float>& x, const BeiLinear& weights, int row_count,
                                       Scratch& scratch) {
     const MatrixView<Operand> rounded = scratch.operands.get<Operand>(row_count, weights.inputs);
-    for (int row = 0; row < row_count; row++) to_operands(x.row(row), weights, rounded, row);
+    for (int row = 0; row < row_count; row++) to_operands(x.row(row), weights, rounded, row, scratch);
     return rounded;
   }
 

@@ -30,7 +30,7 @@ class BesideFirstLayer {
     for (int row = 0; row < row_count; row++) {
       while (first + row >= ends[sequence]) sequence++;
       gather(states, sequence, first + row, near);
-      to_operands(near, weights, operands, row);
+      to_operands(near, weights, operands, row, scratch);
     }
     with_activation(weights.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
       linear(weights, operands, row_count, scratch,

@@ -33,7 +33,7 @@ class Embedding {
     });
     if (!project) return;
     const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, size);
-    for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row);
+    for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row, scratch);
     project_to(x, operands, row_count, scratch);
   }
 
@@ -62,7 +62,7 @@ class Embedding {
       const float scale = scale_of(states.batch, sequence);
       for (int token = from; token < to; token++) {
         for (int i = 0; i < 3; i++) embed_neighbor(states.batch, sequence, token + 1 - i, scale, near + i * size);
-        to_operands(near, model_.project, operands, token - first);
+        to_operands(near, model_.project, operands, token - first, scratch);
       }
     });
     project_to(x, operands, row_count, scratch);

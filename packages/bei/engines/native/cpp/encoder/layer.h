@@ -78,8 +78,8 @@ class LayerSteps {
     const BeiLayer& layer = model_.layers[i];
     const MatrixView<Stored> encoded = states.encoded.from(first), qkv = states.qkv.from(first);
     for (int row = 0; row < row_count; row++) raise_peaks(model_, 2 * i - 1, encoded.row(row));
-    linear(layer.key_value, as_operands<P>(encoded, layer.key_value, row_count, scratch.inner_operands), row_count,
-           scratch, [&](int row, int column, F v) { store(qkv.row(row) + layer.qkv.outputs + column, v); });
+    linear(layer.key_value, as_operands<P>(encoded, layer.key_value, row_count, scratch), row_count, scratch,
+           [&](int row, int column, F v) { store(qkv.row(row) + layer.qkv.outputs + column, v); });
   }
 
   // A norm is of each head, or of all of them.
@@ -103,7 +103,7 @@ class LayerSteps {
     for (int row = 0; row < row_count; row++) {
       const float* x = states.x.row(first + row);
       if (norm.weight) normalize(norm, x, normed), x = normed;
-      to_operands(x, weights, operands, row);
+      to_operands(x, weights, operands, row, scratch);
       raise_peaks(model_, n, x);
     }
     return operands;
@@ -112,7 +112,7 @@ class LayerSteps {
   // x += norm(a * weights) * scale, or x += again(x + norm(a * weights) * scale); each norm may be missing.
   void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
                 const MatrixView<Stored>& a, int first, int row_count, Scratch& scratch) const {
-    const MatrixView<Operand> operands = as_operands<P>(a, weights, row_count, scratch.inner_operands);
+    const MatrixView<Operand> operands = as_operands<P>(a, weights, row_count, scratch);
     const F scale = splat(model_.residual_scale);
     if (!norm.weight && !again.weight) {
       return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {

@@ -23,7 +23,7 @@ class LayerInputs {
     const MatrixView<float> x = states.x.from(first), input = project(states, of, first, row_count, scratch);
     const MatrixView<Stored> gated = gate(of, x, input, row_count, scratch);
     const MatrixView<float> added = scratch.outputs.get<float>(row_count, of.out.outputs);
-    linear(of.out, as_operands<P>(gated, of.out, row_count, scratch.inner_operands), row_count, scratch,
+    linear(of.out, as_operands<P>(gated, of.out, row_count, scratch), row_count, scratch,
            [&](int row, int column, F v) { store(added.row(row) + column, v); });
     const F scale = splat(of.scale);
     for (int row = 0; row < row_count; row++) {
@@ -39,7 +39,7 @@ class LayerInputs {
                                    Scratch& scratch) {
     const MatrixView<float> input = scratch.head_layers[0].get<float>(row_count, of.project.outputs);
     const MatrixView<Stored> embedded = states.embedded.from(first);
-    linear(of.project, as_operands<P>(embedded, of.project, row_count, scratch.inner_operands), row_count, scratch,
+    linear(of.project, as_operands<P>(embedded, of.project, row_count, scratch), row_count, scratch,
            [&](int row, int column, F v) { store(input.row(row) + column, v); });
     for (int row = 0; row < row_count; row++) normalize(of.project_norm, input.row(row), input.row(row));
     return input;
@@ -49,7 +49,7 @@ class LayerInputs {
   static MatrixView<Stored> gate(const BeiLayerInput& of, const MatrixView<float>& x, const MatrixView<float>& input,
                                  int row_count, Scratch& scratch) {
     const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, of.gate.inputs);
-    for (int row = 0; row < row_count; row++) to_operands(x.row(row), of.gate, operands, row);
+    for (int row = 0; row < row_count; row++) to_operands(x.row(row), of.gate, operands, row, scratch);
     const MatrixView<Stored> gated = scratch.inner.get<Stored>(row_count, of.gate.outputs);
     with_activation(of.gate.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
       linear(of.gate, operands, row_count, scratch, [&](int row, int column, F v) {

@@ -80,13 +80,13 @@ class Mixture {
     const int32_t* slots = states.slots + task.first;
     const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, up.inputs);
     for (int row = 0; row < row_count; row++)
-      to_operands(states.mixed.row(first + slots[row] / experts.chosen), up, operands, row);
+      to_operands(states.mixed.row(first + slots[row] / experts.chosen), up, operands, row, scratch);
     const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, experts.intermediate_size);
     if (experts.limit > 0)
       gated_product(up, operands, row_count, inner, scratch, [&](F gate, F v) { return clamped(experts, gate, v); });
     else
       expand<P>(up, experts.gated, operands, row_count, inner, scratch);
-    linear(down, as_operands<P>(inner, down, row_count, scratch.inner_operands), row_count, scratch,
+    linear(down, as_operands<P>(inner, down, row_count, scratch), row_count, scratch,
            [&](int row, int column, F v) { store(states.outputs.row(slots[row]) + column, v); });
   }
 

@@ -49,14 +49,14 @@ void raise_peaks(const BeiModel& model, int n, const T* x) {
 
 template <class P>
 MatrixView<typename P::Operand> as_operands(const MatrixView<typename P::Stored>& stored, const BeiLinear& weights,
-                                            int row_count, RowBuffer& buffer) {
+                                            int row_count, Scratch& scratch) {
   using Operand = typename P::Operand;
   if constexpr (std::is_same_v<Operand, typename P::Stored>) {
     for (int row = 0; row < row_count; row++) end_words(stored.row(row), weights.inputs);
     return stored;
   } else {
-    const MatrixView<Operand> operands = buffer.get<Operand>(row_count, weights.inputs);
-    for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row);
+    const MatrixView<Operand> operands = scratch.inner_operands.get<Operand>(row_count, weights.inputs);
+    for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row, scratch);
     return operands;
   }
 }

@@ -17,7 +17,7 @@ inline void end_words(T* operands, int n) {
 
 // Round a row of floats, or of bf16, to the operands of the product with `weights`.
 template <class S, class T>
-inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row) {
+inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<T>& to, int row, Scratch&) {
   T* y = to.row(row);
   for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(y + i, load_lanes(x + i, lanes), lanes); });
   end_words(y, weights.inputs);
@@ -42,16 +42,18 @@ inline void round_to_bytes(int n, const MatrixView<uint8_t>& to, int row, Values
 }
 
 template <class S>
-inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<uint8_t>& to, int row) {
+inline void to_operands(const S* x, const BeiLinear& weights, const MatrixView<uint8_t>& to, int row,
+                        Scratch& scratch) {
   const float* scales = weights.input_scales;
   const auto scaled = [&](int i, int lanes) {
     const F v = load_lanes(x + i, lanes);
     return scales ? v * load_lanes(scales + i, lanes) : v;
   };
   if (weights.hadamard < 2) return round_to_bytes(weights.inputs, to, row, scaled);
-  for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(to.exact + i, scaled(i, lanes), lanes); });
-  hadamard(to.exact, weights.inputs, weights.hadamard);
-  round_to_bytes(weights.inputs, to, row, [&](int i, int lanes) { return load_lanes(to.exact + i, lanes); });
+  float* const rotated = scratch.rotated.get<float>(weights.inputs);
+  for_vectors(weights.inputs, [&](int i, int lanes) { store_lanes(rotated + i, scaled(i, lanes), lanes); });
+  hadamard(rotated, weights.inputs, weights.hadamard);
+  round_to_bytes(weights.inputs, to, row, [&](int i, int lanes) { return load_lanes(rotated + i, lanes); });
 }
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias. x and y may be the same row.
