@@ -1,6 +1,7 @@
 """One text at a time: milliseconds of whole forward passes by tokens, shape, precision and threads, interleaved.
 
-Each engine is in a process of its own, and gets token ids. Peers run the shapes of BERT, which export.py knows. Run:
+Each engine is in a process of its own, and gets token ids. Peers run the shapes of BERT, which export.py knows.
+`bounds` counts the meetings of threads and the bytes of matrices in a layer, and what follows for many threads. Run:
 python -m benchmarks.latency measure --help
 """
 
@@ -204,6 +205,35 @@ def measure(
                 of_model[count] = show(model, count, took)
     if json_file:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+@main.command(context_settings={"show_default": True})
+@click.option("--model", "names", default="minilm,bge-large,qwen3-0.6b")
+@click.option("--tokens", default="6,12,24,48,96,256")
+@click.option("--threads", default="2,4,8,16")
+@click.option("--second-cache", default=1 << 20, help="bytes for a processor")
+@click.option("--last-cache", default=2 << 20)
+@click.option("--work", type=click.Path(path_type=Path, resolve_path=True), default=".benchmarks")
+def bounds(names: str, tokens: str, threads: str, second_cache: int, last_cache: int, work: Path) -> None:
+    """The choice and the estimate of the engine for other machines (cpp/encoder/sharing.h): counted, not measured."""
+    from bei.checkpoint.load import read
+    from bei.engines.base import EngineOptions
+    from bei.engines.native.encoder import machine_of
+    from bei.engines.native.engine import NativeEngine
+    from bei.engines.processor import Caches
+
+    caches = Caches(0, second_cache, last_cache)
+    for name, folder in models(names, work).items():
+        for precision in ("bf16", "int8", "int4"):
+            options = EngineOptions(precision=precision, threads=1, cache_dir=work)
+            engine = NativeEngine(read(folder, name), options)
+            for count in map(int, tokens.split(",")):
+                said = []
+                for n in map(int, threads.split(",")):
+                    of = engine.sharing(count, machine_of(n, caches))
+                    form = f"{of.threads} by columns" if of.by_columns else "by rows"
+                    said.append(f"{n}: {form}, {of.alone / of.shared:.1f}x")
+                click.echo(f"{name:12} {precision} {count:4} tokens, {of.meetings} meetings; " + "; ".join(said))
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def fields_in_c(name: str) -> list[tuple[str, str]]:
 def kind_in_python(kind: type) -> str:
     if kind in (ctypes.c_void_p, ctypes.c_char_p) or issubclass(kind, ctypes._Pointer):
         return "pointer"
-    return {ctypes.c_int32: "int32_t", ctypes.c_float: "float"}.get(kind, kind.__name__)
+    return {ctypes.c_int32: "int32_t", ctypes.c_int64: "int64_t", ctypes.c_float: "float"}.get(kind, kind.__name__)
 
 
 @pytest.mark.parametrize("name", re.findall(r"\} Bei(\w+);", HEADER))

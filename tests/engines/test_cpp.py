@@ -30,24 +30,23 @@ OF_VECTORS = {f"{level.name.partition('_')[0]}.h": (compiler, level) for compile
 """Headers of vectors, each with a level that compiles it."""
 
 IN_HEADER = {
-    "algorithm": "clamp copy_n count fill fill_n find max max_element min minmax_element upper_bound",
-    "atomic": "atomic",
+    "algorithm": "clamp copy_n count fill fill_n find max max_element min minmax_element remove upper_bound",
+    "atomic": "atomic memory_order_acquire memory_order_release",
+    "chrono": "chrono",
     "cmath": "abs exp log1p nearbyint rint sqrt tanh",
     "condition_variable": "condition_variable",
     "cstddef": "",
-    "cstdint": "int8_t int32_t uint8_t uint16_t uint32_t uint64_t",
+    "cstdint": "int8_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t",
     "cstdlib": "aligned_alloc free",
     "cstring": "memcpy strcmp",
     "exception": "current_exception exception_ptr rethrow_exception",
-    "functional": "function",
     "initializer_list": "initializer_list",
-    "list": "list",
-    "memory": "make_unique unique_ptr",
+    "memory": "make_shared make_unique shared_ptr unique_ptr",
     "mutex": "lock_guard mutex unique_lock",
     "new": "bad_alloc",
-    "thread": "thread",
+    "thread": "this_thread thread",
     "type_traits": "conditional_t integral_constant is_same_v",
-    "utility": "integer_sequence make_integer_sequence move",
+    "utility": "exchange integer_sequence make_integer_sequence move",
     "vector": "vector",
 }
 HEADER_OF = {name: header for header, names in IN_HEADER.items() for name in names.split()}

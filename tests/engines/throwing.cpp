@@ -6,6 +6,7 @@
 
 #include "encoder/encoder.h"
 #include "encoder/head.h"
+#include "encoder/sharing.h"
 
 namespace {
 
@@ -28,9 +29,10 @@ struct Throwing : BeiEncoder {
 
 namespace bei {
 
-std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, int, const int32_t*) { return fail(), nullptr; }
-std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, int, const int32_t*) { return fail(), nullptr; }
-std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, int, const int32_t*) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, const BeiMachine&) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, const BeiMachine&) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, const BeiMachine&) { return fail(), nullptr; }
+BeiSharing sharing_of(const BeiModel&, const BeiMachine&, int, int) { return {}; }
 MatrixView<float> HeadLayers::apply(MatrixView<float> x, int, int, Scratch&) const { return fail(), x; }
 
 }  // namespace bei
@@ -38,11 +40,12 @@ MatrixView<float> HeadLayers::apply(MatrixView<float> x, int, int, Scratch&) con
 int main() {
   const BeiModel model{};
   const BeiBatch batch{};
+  const BeiMachine machine{};
   BeiLinear linear{};
   float numbers[16] = {};
   linear.inputs = linear.outputs = 1;
   for (thrown = 0; thrown < 3; thrown++) {
-    std::printf("%d", bei_encoder_create(&model, 1, nullptr) != nullptr);
+    std::printf("%d", bei_encoder_create(&model, &machine, nullptr) != nullptr);
     for (bool in_fits : {false, true}) {
       BeiEncoder* encoder = new Throwing;
       static_cast<Throwing*>(encoder)->in_fits = in_fits;

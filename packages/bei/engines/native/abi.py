@@ -1,7 +1,7 @@
 """cpp/abi.h in ctypes, field by field."""
 
 from collections.abc import Iterator, Mapping
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p, sizeof
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p, sizeof
 from typing import Any, get_args
 
 import numpy as np
@@ -203,9 +203,24 @@ class Matrix(Structure):
     ]
 
 
+class Machine(Structure):
+    _fields_ = [
+        ("threads", c_int32),
+        *((name, c_int64) for name in ("second_cache", "last_cache")),
+        *((name, c_float) for name in ("meeting", "waking")),
+    ]
+
+
+class Sharing(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("threads", "by_columns", "meetings")),
+        *((name, c_float) for name in ("alone", "shared")),
+    ]
+
+
 STRUCTURES = (
     *(Linear, Norm, HeadLayer, Experts, NarrowMlp, Bottleneck, LayerInput, Layer, Model, Batch),
-    *(Field, Layout, Matrix),
+    *(Field, Layout, Matrix, Machine, Sharing),
 )
 Layouts = Mapping[str, Layout]
 """Of each precision."""

@@ -12,8 +12,16 @@ from bei.engines.compute import Compute
 from bei.engines.native import abi
 from bei.engines.native.model import model_of
 from bei.engines.prefixes import can_share, share
+from bei.engines.processor import Caches, caches
 from bei.engines.rotary import RotaryTable
 from bei.errors import EngineFailed, SetupError
+
+MEETING, WAKING = 0.5, 60.0
+"""Microseconds: of the end of a step for each thread that meets there, and of a thread that wakes up."""
+
+
+def machine_of(threads: int, caches: Caches) -> abi.Machine:
+    return abi.Machine(threads, caches.second, caches.last, MEETING, WAKING)
 
 
 class Encoder:
@@ -37,9 +45,9 @@ class Encoder:
         self._rotaries = [RotaryTable(rotary) for rotary in spec.rotaries]
         self._model, self._kept = model_of(spec, compute, arrays)
         self._model.input_peaks = abi.address(input_peaks)
-        self._allowance = allowance
+        self._machine, self._allowance = machine_of(threads, caches()), allowance
         allowed = allowance and allowance.address
-        self._handle = library.bei_encoder_create(ctypes.byref(self._model), threads, allowed)
+        self._handle = library.bei_encoder_create(ctypes.byref(self._model), self._machine, allowed)
         if not self._handle:
             raise SetupError("native engine: the model cannot be made; out of memory?")
 
@@ -50,6 +58,11 @@ class Encoder:
             return self._run(batch, np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.int32))
         rows: np.ndarray = self._run(shared.batch, shared.parents, shared.offsets)[shared.rows]
         return rows
+
+    def sharing(self, tokens: int, machine: abi.Machine | None = None) -> abi.Sharing:
+        """How threads that are idle share a batch of so many tokens, here or on another machine."""
+        of: abi.Sharing = self._library.bei_sharing(ctypes.byref(self._model), machine or self._machine, tokens)
+        return of
 
     def _run(self, batch: Batch, parents: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         ids, types, cu_seqlens = _int32(batch.input_ids), _int32(batch.token_types), _int32(batch.cu_seqlens)

@@ -61,6 +61,7 @@ class NativeEngine:
             processors=1,
         )
         self._encoder = Encoder(loaded, checkpoint.spec, compute, arrays, threads, options.allowance)
+        self.sharing = self._encoder.sharing
 
     def run(self, batch: Batch) -> np.ndarray:
         return self._encoder.run(batch)

@@ -15,7 +15,20 @@ from pathlib import Path
 
 from bei import files, processes
 from bei.engines.cpus import available_cpus
-from bei.engines.native.abi import PRECISIONS, Batch, Encoder, Field, Layout, Layouts, Linear, Matrix, Model, mismatch
+from bei.engines.native.abi import (
+    PRECISIONS,
+    Batch,
+    Encoder,
+    Field,
+    Layout,
+    Layouts,
+    Linear,
+    Machine,
+    Matrix,
+    Model,
+    Sharing,
+    mismatch,
+)
 from bei.engines.native.levels import Level
 from bei.engines.plan import source_hash
 from bei.errors import SetupError, one_line
@@ -69,13 +82,15 @@ def load(level: Level, folder: Path) -> ctypes.CDLL:
         raise SetupError(f"{file} is not what was compiled into it; set BEI_CACHE_DIR to a folder of your own")
     _check(library, file)
     _check_layouts(library, level, file)
-    library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.c_int32, ctypes.c_void_p]
+    library.bei_encoder_create.argtypes = [ctypes.POINTER(Model), ctypes.POINTER(Machine), ctypes.c_void_p]
     library.bei_encoder_create.restype = Encoder
     library.bei_encoder_destroy.argtypes = [Encoder]
     library.bei_encoder_destroy.restype = None
     for run in (library.bei_encoder_pooled, library.bei_encoder_tokens):
         run.argtypes = [Encoder, ctypes.POINTER(Batch), ctypes.c_void_p]
     library.bei_pack.argtypes = [ctypes.POINTER(Layout), ctypes.POINTER(Matrix)]
+    library.bei_sharing.argtypes = [ctypes.POINTER(Model), ctypes.POINTER(Machine), ctypes.c_int32]
+    library.bei_sharing.restype = Sharing
     library.bei_linear.argtypes = [ctypes.POINTER(Linear), ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p]
     return library
 

@@ -8,6 +8,7 @@
 #include "encoder/activation.h"
 #include "encoder/encoder.h"
 #include "encoder/head.h"
+#include "encoder/sharing.h"
 
 namespace {
 
@@ -23,15 +24,15 @@ int32_t guarded(Run run) {
   }
 }
 
-std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads, const int32_t* allowed) {
+std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, const BeiMachine& machine, const int32_t* allowed) {
   switch (model.precision) {
     case BEI_BF16:
     case BEI_INT4:
-      return bei::make_bf16_encoder(model, threads, allowed);
+      return bei::make_bf16_encoder(model, machine, allowed);
     case BEI_INT8:
-      return bei::make_int8_encoder(model, threads, allowed);
+      return bei::make_int8_encoder(model, machine, allowed);
     default:
-      return bei::make_fp32_encoder(model, threads, allowed);
+      return bei::make_fp32_encoder(model, machine, allowed);
   }
 }
 
@@ -39,9 +40,13 @@ std::unique_ptr<BeiEncoder> make_encoder(const BeiModel& model, int threads, con
 
 extern "C" {
 
-BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads, const int32_t* allowed) noexcept {
+BeiSharing bei_sharing(const BeiModel* model, const BeiMachine* machine, int32_t tokens) noexcept {
+  return bei::sharing_of(*model, *machine, tokens, machine->threads);
+}
+
+BeiEncoder* bei_encoder_create(const BeiModel* model, const BeiMachine* machine, const int32_t* allowed) noexcept {
   try {
-    return make_encoder(*model, threads, allowed).release();
+    return make_encoder(*model, *machine, allowed).release();
   } catch (...) {
     return nullptr;
   }
@@ -68,7 +73,7 @@ int32_t bei_linear(const BeiLinear* linear, const float* x, int32_t row_count, f
     const BeiHeadLayer layer{BEI_DENSE, 0, *linear, {}, {}};
     bei::Scratch scratch;
     const int n = linear->inputs, outputs = linear->outputs;
-    const bei::MatrixView<float> copied = scratch.inner.get<float>(row_count, n);
+    const bei::MatrixView<float> copied = scratch.block.inner.get<float>(row_count, n);
     for (int i = 0; i < row_count; i++) std::copy_n(x + static_cast<size_t>(i) * n, n, copied.row(i));
     const bei::MatrixView<float> y = bei::HeadLayers{&layer, 1}.apply(copied, n, row_count, scratch);
     for (int i = 0; i < row_count; i++) std::copy_n(y.row(i), outputs, out + static_cast<size_t>(i) * outputs);

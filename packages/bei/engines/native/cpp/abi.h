@@ -181,6 +181,21 @@ typedef struct {
   float *scales, *sums, *input_scales;
 } BeiMatrix;
 
+// The processors of an encoder: how many threads run at once, helpers included; the bytes of the second and of the last
+// cache, of each processor (engines/processor.py); and the microseconds of a meeting of threads, for each, and of waking one.
+typedef struct {
+  int32_t threads;
+  int64_t second_cache, last_cache;
+  float meeting, waking;
+} BeiMachine;
+
+// How idle threads share a batch: `by_columns` of products, in so many meetings, or else by rows. `alone` and `shared` are
+// the estimated microseconds of its layers on one thread and on `threads`.
+typedef struct {
+  int32_t threads, by_columns, meetings;
+  float alone, shared;
+} BeiSharing;
+
 typedef struct BeiEncoder BeiEncoder;
 
 // All structures above and their fields, to compare; the last one has no name.
@@ -193,10 +208,12 @@ BeiLayout bei_layout_of(const char* level, int32_t precision) BEI_NOEXCEPT;
 // Packs a matrix for any level. Safe from several threads.
 int32_t bei_pack(const BeiLayout* layout, const BeiMatrix* matrix) BEI_NOEXCEPT;
 
-// The model's arrays must outlive the encoder. `threads` is how many run at once, helpers of long texts included. `allowed`,
-// null for no other bound, is how many may run now: helpers read it before each task, and it may be written at any time.
-// Null where it cannot be made.
-BeiEncoder* bei_encoder_create(const BeiModel* model, int32_t threads, const int32_t* allowed) BEI_NOEXCEPT;
+// The sharing of a batch of so many tokens that finds all other threads idle.
+BeiSharing bei_sharing(const BeiModel* model, const BeiMachine* machine, int32_t tokens) BEI_NOEXCEPT;
+
+// The model's arrays must outlive the encoder. `allowed`, null for no other bound than the machine's threads, is how many may
+// run now: helpers read it before each task, and it may be written at any time. Null where it cannot be made.
+BeiEncoder* bei_encoder_create(const BeiModel* model, const BeiMachine* machine, const int32_t* allowed) BEI_NOEXCEPT;
 void bei_encoder_destroy(BeiEncoder* encoder) BEI_NOEXCEPT;
 
 // Safe from several threads at a time. rows: float32 [sequences, row size].

@@ -182,6 +182,18 @@ constexpr BeiField kFields[] = {
     BEI_FIELD(Matrix, scales),
     BEI_FIELD(Matrix, sums),
     BEI_FIELD(Matrix, input_scales),
+    BEI_STRUCTURE(Machine),
+    BEI_FIELD(Machine, threads),
+    BEI_FIELD(Machine, second_cache),
+    BEI_FIELD(Machine, last_cache),
+    BEI_FIELD(Machine, meeting),
+    BEI_FIELD(Machine, waking),
+    BEI_STRUCTURE(Sharing),
+    BEI_FIELD(Sharing, threads),
+    BEI_FIELD(Sharing, by_columns),
+    BEI_FIELD(Sharing, meetings),
+    BEI_FIELD(Sharing, alone),
+    BEI_FIELD(Sharing, shared),
     {nullptr, 0, 0},
 };
 

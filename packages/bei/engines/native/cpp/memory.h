@@ -67,6 +67,12 @@ class RowBuffer {
   Buffer data_, quantization_;
 };
 
+// The memory of rows that go through a layer together: operands of products, their outputs before a norm, and a layer's
+// own input (layer_inputs.h).
+struct BlockMemory {
+  RowBuffer operands, inner, inner_operands, outputs, input;
+};
+
 // The working memory of one thread.
 struct Scratch {
   Session session;
@@ -76,8 +82,8 @@ struct Scratch {
   Buffer group_sums;                           // of inputs that share a scale, in four bits
   Buffer arranged;                             // rows, in the order in which a kernel reads them
   Buffer rotated;                              // a row of an operand, before it is rounded to bytes
-  RowBuffer operands, inner, inner_operands;   // a block of rows
-  RowBuffer normed, outputs;                   // inputs of a product, and its outputs before their norm
+  BlockMemory block;                           // of rows that it takes alone
+  RowBuffer normed;                            // a row that is read by a product
   RowBuffer head_layers[2];                    // outputs of head layers, which alternate
   RowBuffer residual;                          // the product that a head layer adds
 };

@@ -1,10 +1,11 @@
 // The convolution beside the first layer (DeBERTa v2's xlarge models): one product of each token with its neighbors.
 #pragma once
 #include <algorithm>
-#include <cstdint>
 #include <type_traits>
 
 #include "encoder/activation.h"
+#include "encoder/batch.h"
+#include "encoder/block.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -21,20 +22,15 @@ class BesideFirstLayer {
   bool is_there() const { return model_.convolution.panels; }
 
   // convolved = activation(convolution of x), where x are the embeddings.
-  void convolve(const States<P>& states, int first, int row_count, Scratch& scratch) const {
+  void convolve(const States<P>& states, const Block& block) const {
     const BeiLinear& weights = model_.convolution;
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
-    float* const near = scratch.normed.get<float>(1, weights.inputs).data;
-    const int32_t* ends = states.batch.cu_seqlens + 1;
-    int sequence = static_cast<int>(std::upper_bound(ends, ends + states.batch.sequences, first) - ends);
-    for (int row = 0; row < row_count; row++) {
-      while (first + row >= ends[sequence]) sequence++;
-      gather(states, sequence, first + row, near);
-      to_operands(near, weights, operands, row, scratch);
-    }
+    const MatrixView<float> convolved = states.convolved.from(block.first);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, weights.inputs);
+    block.rows([&](int from, int to, Scratch& scratch) { read(states, block.first, from, to, operands, scratch); });
     with_activation(weights.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
-      linear(weights, operands, row_count, scratch,
-             [&](int row, int column, F v) { store(states.convolved.row(first + row) + column, activation(v)); });
+      block.product(weights, operands, [activation, convolved](int row, int column, F v) {
+        store(convolved.row(row) + column, activation(v));
+      });
     });
   }
 
@@ -48,6 +44,18 @@ class BesideFirstLayer {
   }
 
  private:
+  // The embeddings around the rows [from, to) after `first` as operands.
+  void read(const States<P>& states, int first, int from, int to, const MatrixView<Operand>& operands,
+            Scratch& scratch) const {
+    float* const near = scratch.normed.get<float>(1, model_.convolution.inputs).data;
+    each_sequence(states.batch, first + from, first + to, [&](int sequence, int begin, int end) {
+      for (int token = begin; token < end; token++) {
+        gather(states, sequence, token, near);
+        to_operands(near, model_.convolution, operands, token - first, scratch);
+      }
+    });
+  }
+
   // The embeddings around a token, zero beyond its sequence.
   void gather(const States<P>& states, int sequence, int token, float* near) const {
     const int hidden = model_.hidden_size, taps = model_.convolution_taps;

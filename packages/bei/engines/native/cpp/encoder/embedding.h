@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "encoder/batch.h"
+#include "encoder/block.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -18,23 +19,19 @@ class Embedding {
   explicit Embedding(const BeiModel& model) : model_(model) {}
 
   // x = project(norm(sum of the embeddings)); of trigrams norm(project(neighbors) + the other embeddings).
-  void embed(const States<P>& states, int first, int row_count, Scratch& scratch) const {
-    if (model_.trigrams) return embed_trigrams(states, first, row_count, scratch);
-    const MatrixView<float> x = states.x.from(first);
-    const bool project = model_.project.panels;
+  void embed(const States<P>& states, const Block& block) const {
+    if (model_.trigrams) return embed_trigrams(states, block);
+    const MatrixView<float> x = states.x.from(block.first);
     const int size = model_.embedding_size;
-    const MatrixView<float> sums = project ? scratch.head_layers[0].get<float>(row_count, size) : x;
-    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
-      const float scale = scale_of(states.batch, sequence);
-      for (int token = from; token < to; token++) {
-        embed_token(states.batch.input_ids[token], scale, sums.row(token - first));
-        add_places(states.batch, sequence, token, size, sums.row(token - first));
-      }
+    if (!model_.project.panels)
+      return block.rows([&](int from, int to, Scratch&) { add_up(states.batch, block.first, from, to, x); });
+    const MatrixView<float> sums = block.memory.outputs.template get<float>(block.count, size);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, size);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      add_up(states.batch, block.first, from, to, sums);
+      for (int row = from; row < to; row++) to_operands(sums.row(row), model_.project, operands, row, scratch);
     });
-    if (!project) return;
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, size);
-    for (int row = 0; row < row_count; row++) to_operands(sums.row(row), model_.project, operands, row, scratch);
-    project_to(x, operands, row_count, scratch);
+    block.multiply(model_.project, operands, x);
   }
 
   // The same of a decoder, which reads the token before each one.
@@ -53,29 +50,45 @@ class Embedding {
   }
 
  private:
-  void embed_trigrams(const States<P>& states, int first, int row_count, Scratch& scratch) const {
-    const MatrixView<float> x = states.x.from(first);
-    const int size = model_.embedding_size;
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, 3 * size);
-    float* const near = scratch.normed.get<float>(1, 3 * size + kLanes).data;
-    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
-      const float scale = scale_of(states.batch, sequence);
-      for (int token = from; token < to; token++) {
-        for (int i = 0; i < 3; i++) embed_neighbor(states.batch, sequence, token + 1 - i, scale, near + i * size);
-        to_operands(near, model_.project, operands, token - first, scratch);
+  // norm(sum of the embeddings) of the rows [from, to) after `first`.
+  void add_up(const BeiBatch& batch, int first, int from, int to, const MatrixView<float>& sums) const {
+    each_sequence(batch, first + from, first + to, [&](int sequence, int begin, int end) {
+      const float scale = scale_of(batch, sequence);
+      for (int token = begin; token < end; token++) {
+        embed_token(batch.input_ids[token], scale, sums.row(token - first));
+        add_places(batch, sequence, token, model_.embedding_size, sums.row(token - first));
       }
-    });
-    project_to(x, operands, row_count, scratch);
-    each_sequence(states.batch, first, first + row_count, [&](int sequence, int from, int to) {
-      for (int token = from; token < to; token++)
-        add_places(states.batch, sequence, token, model_.hidden_size, x.row(token - first));
     });
   }
 
-  void project_to(const MatrixView<float>& x, const MatrixView<Operand>& operands, int row_count,
-                  Scratch& scratch) const {
-    linear(model_.project, operands, row_count, scratch,
-           [&](int row, int column, F v) { store(x.row(row) + column, v); });
+  void embed_trigrams(const States<P>& states, const Block& block) const {
+    const MatrixView<float> x = states.x.from(block.first);
+    const MatrixView<Operand> operands =
+        block.memory.operands.template get<Operand>(block.count, 3 * model_.embedding_size);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      read_trigrams(states.batch, block.first, from, to, operands, scratch);
+    });
+    block.multiply(model_.project, operands, x);
+    block.rows([&](int from, int to, Scratch&) {
+      each_sequence(states.batch, block.first + from, block.first + to, [&](int sequence, int begin, int end) {
+        for (int token = begin; token < end; token++)
+          add_places(states.batch, sequence, token, model_.hidden_size, x.row(token - block.first));
+      });
+    });
+  }
+
+  // The embeddings around the rows [from, to) after `first`.
+  void read_trigrams(const BeiBatch& batch, int first, int from, int to, const MatrixView<Operand>& operands,
+                     Scratch& scratch) const {
+    const int size = model_.embedding_size;
+    float* const near = scratch.normed.get<float>(1, 3 * size + kLanes).data;
+    each_sequence(batch, first + from, first + to, [&](int sequence, int begin, int end) {
+      const float scale = scale_of(batch, sequence);
+      for (int token = begin; token < end; token++) {
+        for (int i = 0; i < 3; i++) embed_neighbor(batch, sequence, token + 1 - i, scale, near + i * size);
+        to_operands(near, model_.project, operands, token - first, scratch);
+      }
+    });
   }
 
   // The scale of the embeddings of a sequence: it makes up for dropped tokens.

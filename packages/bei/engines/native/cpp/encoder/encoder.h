@@ -19,8 +19,8 @@ struct BeiEncoder {
 
 namespace bei {
 
-std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel& model, int threads, const int32_t* allowed);
-std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel& model, int threads, const int32_t* allowed);
-std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel& model, int threads, const int32_t* allowed);
+std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel& model, const BeiMachine& machine, const int32_t* allowed);
+std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel& model, const BeiMachine& machine, const int32_t* allowed);
+std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel& model, const BeiMachine& machine, const int32_t* allowed);
 
 }  // namespace bei

@@ -27,7 +27,7 @@ void dense(const BeiLinear& weights, const MatrixView<T>& operands, int row_coun
 template <class T>
 void rounded_dense(const BeiLinear& weights, const MatrixView<float>& x, int row_count, const MatrixView<float>& out,
                    Scratch& scratch) {
-  const MatrixView<T> operands = scratch.operands.get<T>(row_count, weights.inputs);
+  const MatrixView<T> operands = scratch.block.operands.get<T>(row_count, weights.inputs);
   for (int row = 0; row < row_count; row++) to_operands(x.row(row), weights, operands, row, scratch);
   dense(weights, operands, row_count, out, scratch);
 }

@@ -1,4 +1,4 @@
-// The steps of a layer that take each row for itself: all but attention.
+// The steps of a layer, but for attention.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -17,45 +17,55 @@ class LayerSteps {
  public:
   explicit LayerSteps(const BeiModel& model) : model_(model), bottleneck_(model) {}
 
-  void project_qkv(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  // Queries, keys and values of a block. Calls before(from, to, scratch), which ends the rows of x that are read.
+  void project_qkv(const States<P>& states, int i, const Block& block, const Work& before) const {
     const BeiLayer& layer = model_.layers[i];
-    if (layer.bottleneck) return bottleneck_.project_qkv(states, i, first, row_count, scratch);
-    linear(layer.qkv, inputs(states, layer.attention_in, layer.qkv, 2 * i, first, row_count, scratch), row_count,
-           scratch, [&](int row, int column, F v) { store(states.qkv.row(first + row) + column, v); });
-    if (layer.key_value.panels) project_encoded(states, i, first, row_count, scratch);
+    if (layer.bottleneck) return bottleneck_.project_qkv(states, i, block, before);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, layer.qkv.inputs);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      before(from, to, scratch);
+      read(states, layer.attention_in, layer.qkv, 2 * i, block, operands, from, to, scratch);
+    });
+    block.multiply(layer.qkv, operands, states.qkv.from(block.first));
+    if (layer.key_value.panels) project_encoded(states, i, block);
     if (layer.rotary < 0 && !layer.query_norm.weight && !layer.value_norm.weight) return;
-    const int queries = query_size(model_, layer), keys = layer.kv_heads * layer.head_size;
-    for (int row = first; row < first + row_count; row++) {
-      Stored* const qkv = states.qkv.row(row);
-      normalize_heads(layer.query_norm, qkv, queries);
-      normalize_heads(layer.key_norm, qkv + queries, keys);
-      normalize_heads(layer.value_norm, qkv + queries + keys, keys);
-      rotate_heads(states, layer, row, qkv, queries + keys);
-    }
+    block.rows([&](int from, int to, Scratch&) {
+      for (int row = block.first + from; row < block.first + to; row++) norm_and_rotate(states, layer, row);
+    });
   }
 
-  // x += the output of attention.
-  void add_attention(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
-    const BeiLayer& layer = model_.layers[i];
-    const MatrixView<Stored> context = states.context.from(first);
-    add_to_x(states, layer.out, layer.attention_out, layer.attention_again, context, first, row_count, scratch);
-    normalize_x(states, layer.attention_end, first, row_count);
+  // x += the output of attention. Calls after(from, to, scratch) once rows are whole.
+  void add_attention(const States<P>& states, int i, const Block& block, const Work& after) const {
+    const Ending ending = multiply_context(states, model_.layers[i], block);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      end(states, ending, block, from, to);
+      after(from, to, scratch);
+    });
   }
 
-  // The rest of a layer after attention; its output is in x.
-  void finish_layer(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  // The rest of a layer after attention, but for `end` of each row, which makes the layer's output in x.
+  Ending finish_layer(const States<P>& states, int i, const Block& block) const {
     const BeiLayer& layer = model_.layers[i];
-    if (layer.bottleneck) return bottleneck_.finish(states, i, first, row_count, scratch);
-    if (!layer.up.panels) return add_attention(states, i, first, row_count, scratch);
-    const auto read = [&] { return inputs(states, layer.ffn_in, layer.up, 2 * i + 1, first, row_count, scratch); };
-    MatrixView<Operand> operands{};
-    if (model_.parallel) operands = read();
-    add_attention(states, i, first, row_count, scratch);
-    if (!model_.parallel) operands = read();
-    const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, model_.intermediate_size);
-    expand<P>(layer.up, model_.gated, operands, row_count, inner, scratch);
-    add_to_x(states, layer.down, layer.ffn_out, BeiNorm{}, inner, first, row_count, scratch);
-    normalize_x(states, layer.ffn_end, first, row_count);
+    if (layer.bottleneck) return bottleneck_.finish(states, i, block);
+    if (!layer.up.panels) return multiply_context(states, layer, block);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, layer.up.inputs);
+    const auto read_up = [&](int from, int to, Scratch& scratch) {
+      read(states, layer.ffn_in, layer.up, 2 * i + 1, block, operands, from, to, scratch);
+    };
+    if (model_.parallel) block.rows(read_up);
+    add_attention(states, i, block, [&](int from, int to, Scratch& scratch) {
+      if (!model_.parallel) read_up(from, to, scratch);
+    });
+    const MatrixView<Stored> inner = block.memory.inner.template get<Stored>(block.count, model_.intermediate_size);
+    expand<P>(layer.up, model_.gated, operands, block, inner);
+    return multiply(states, layer.down, {{}, layer.ffn_out, {}, layer.ffn_end}, inner, block);
+  }
+
+  // x += norm(rows) * scale, or x += again(x + norm(rows) * scale); then x = last(x). Each norm may be missing.
+  void end(const States<P>& states, const Ending& of, const Block& block, int from, int to) const {
+    if (of.rows.data)
+      for (int row = from; row < to; row++) add_to_x(of, of.rows.row(row), states.x.row(block.first + row));
+    normalize_x(states, of.last, block.first + from, to - from);
   }
 
   void normalize_x(const States<P>& states, const BeiNorm& norm, int first, int row_count) const {
@@ -74,12 +84,22 @@ class LayerSteps {
 
  private:
   // Keys and values of the encoder's states, beside the queries.
-  void project_encoded(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  void project_encoded(const States<P>& states, int i, const Block& block) const {
     const BeiLayer& layer = model_.layers[i];
-    const MatrixView<Stored> encoded = states.encoded.from(first), qkv = states.qkv.from(first);
-    for (int row = 0; row < row_count; row++) raise_peaks(model_, 2 * i - 1, encoded.row(row));
-    linear(layer.key_value, as_operands<P>(encoded, layer.key_value, row_count, scratch), row_count, scratch,
-           [&](int row, int column, F v) { store(qkv.row(row) + layer.qkv.outputs + column, v); });
+    const MatrixView<Stored> encoded = states.encoded.from(block.first), qkv = states.qkv.from(block.first);
+    for (int row = 0; row < block.count; row++) raise_peaks(model_, 2 * i - 1, encoded.row(row));
+    block.multiply(layer.key_value, as_operands<P>(encoded, layer.key_value, block),
+                   MatrixView<Stored>{qkv.data + layer.qkv.outputs, qkv.stride});
+  }
+
+  // Norm and rotate the heads of one token.
+  void norm_and_rotate(const States<P>& states, const BeiLayer& layer, int row) const {
+    const int queries = query_size(model_, layer), keys = layer.kv_heads * layer.head_size;
+    Stored* const qkv = states.qkv.row(row);
+    normalize_heads(layer.query_norm, qkv, queries);
+    normalize_heads(layer.key_norm, qkv + queries, keys);
+    normalize_heads(layer.value_norm, qkv + queries + keys, keys);
+    rotate_heads(states, layer, row, qkv, queries + keys);
   }
 
   // A norm is of each head, or of all of them.
@@ -87,7 +107,6 @@ class LayerSteps {
     for (int at = 0; norm.weight && at < width; at += norm.size) normalize(norm, x + at, x + at);
   }
 
-  // Rotate the heads of one token.
   void rotate_heads(const States<P>& states, const BeiLayer& layer, int token, Stored* x, int width) const {
     if (layer.rotary < 0) return;
     const int size = model_.rotary_sizes[layer.rotary];
@@ -95,45 +114,51 @@ class LayerSteps {
     for (int at = 0; at < width; at += layer.head_size) rotate(x + at, cos_sin, size / 2);
   }
 
-  // Rows of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
-  MatrixView<Operand> inputs(const States<P>& states, const BeiNorm& norm, const BeiLinear& weights, int n, int first,
-                             int row_count, Scratch& scratch) const {
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, weights.inputs);
+  // Rows [from, to) of x, normed, as operands of `weights`. `n` counts the products that read x, for input_peaks.
+  void read(const States<P>& states, const BeiNorm& norm, const BeiLinear& weights, int n, const Block& block,
+            const MatrixView<Operand>& operands, int from, int to, Scratch& scratch) const {
     float* normed = scratch.normed.get<float>(1, weights.inputs).data;
-    for (int row = 0; row < row_count; row++) {
-      const float* x = states.x.row(first + row);
+    for (int row = from; row < to; row++) {
+      const float* x = states.x.row(block.first + row);
       if (norm.weight) normalize(norm, x, normed), x = normed;
       to_operands(x, weights, operands, row, scratch);
       raise_peaks(model_, n, x);
     }
-    return operands;
   }
 
-  // x += norm(a * weights) * scale, or x += again(x + norm(a * weights) * scale); each norm may be missing.
-  void add_to_x(const States<P>& states, const BeiLinear& weights, const BeiNorm& norm, const BeiNorm& again,
-                const MatrixView<Stored>& a, int first, int row_count, Scratch& scratch) const {
-    const MatrixView<Operand> operands = as_operands<P>(a, weights, row_count, scratch);
+  // The output of attention.
+  Ending multiply_context(const States<P>& states, const BeiLayer& layer, const Block& block) const {
+    return multiply(states, layer.out, {{}, layer.attention_out, layer.attention_again, layer.attention_end},
+                    states.context.from(block.first), block);
+  }
+
+  // a * weights, and how it ends. It is added to x at once where no norm comes in between.
+  Ending multiply(const States<P>& states, const BeiLinear& weights, Ending ending, const MatrixView<Stored>& a,
+                  const Block& block) const {
+    const MatrixView<Operand> operands = as_operands<P>(a, weights, block);
+    if (ending.norm.weight || ending.again.weight) {
+      ending.rows = block.memory.outputs.template get<float>(block.count, weights.outputs);
+      block.multiply(weights, operands, ending.rows);
+    } else {
+      block.product(weights, operands,
+                    [x = states.x.from(block.first), scale = splat(model_.residual_scale)](int row, int column, F v) {
+                      float* to = x.row(row) + column;
+                      store(to, fma(v, scale, load(to)));
+                    });
+    }
+    return ending;
+  }
+
+  void add_to_x(const Ending& of, float* added, float* x) const {
+    const int width = model_.hidden_size;
     const F scale = splat(model_.residual_scale);
-    if (!norm.weight && !again.weight) {
-      return linear(weights, operands, row_count, scratch, [&](int row, int column, F v) {
-        float* x = states.x.row(first + row) + column;
-        store(x, fma(v, scale, load(x)));
-      });
+    if (of.norm.weight) normalize(of.norm, added, added);
+    if (model_.residual_scale != 1) for_vectors(width, [&](int j, int) { store(added + j, load(added + j) * scale); });
+    if (of.again.weight) {
+      add(added, x, width);
+      normalize(of.again, added, added);
     }
-    const MatrixView<float> outputs = scratch.outputs.get<float>(row_count, weights.outputs);
-    linear(weights, operands, row_count, scratch,
-           [&](int row, int column, F v) { store(outputs.row(row) + column, v); });
-    for (int row = 0; row < row_count; row++) {
-      float *added = outputs.row(row), *x = states.x.row(first + row);
-      if (norm.weight) normalize(norm, added, added);
-      if (model_.residual_scale != 1)
-        for_vectors(weights.outputs, [&](int j, int) { store(added + j, load(added + j) * scale); });
-      if (again.weight) {
-        add(added, x, weights.outputs);
-        normalize(again, added, added);
-      }
-      add(x, added, weights.outputs);
-    }
+    add(x, added, width);
   }
 
   const BeiModel& model_;

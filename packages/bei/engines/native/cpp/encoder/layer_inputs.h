@@ -17,42 +17,46 @@ class LayerInputs {
 
   bool are_there() const { return model_.layers[0].input; }
 
-  // x = (x + norm(out(activation(gate(x)) * input))) * scale, of a layer's output.
-  void add(const States<P>& states, int i, int first, int row_count, Scratch& scratch) const {
+  // x = (x + norm(out(activation(gate(x)) * input))) * scale, of a layer's output. Calls before(from, to, scratch), which
+  // ends the rows of x.
+  void add(const States<P>& states, int i, const Block& block, const Work& before) const {
     const BeiLayerInput& of = *model_.layers[i].input;
-    const MatrixView<float> x = states.x.from(first), input = project(states, of, first, row_count, scratch);
-    const MatrixView<Stored> gated = gate(of, x, input, row_count, scratch);
-    const MatrixView<float> added = scratch.outputs.get<float>(row_count, of.out.outputs);
-    linear(of.out, as_operands<P>(gated, of.out, row_count, scratch), row_count, scratch,
-           [&](int row, int column, F v) { store(added.row(row) + column, v); });
+    const MatrixView<float> x = states.x.from(block.first);
+    const MatrixView<Stored> gated = gate(of, x, project(states, of, block), block, before);
+    const MatrixView<float> added = block.memory.outputs.template get<float>(block.count, of.out.outputs);
+    block.multiply(of.out, as_operands<P>(gated, of.out, block), added);
     const F scale = splat(of.scale);
-    for (int row = 0; row < row_count; row++) {
-      float *const y = x.row(row), *const more = added.row(row);
-      normalize(of.norm, more, more);
-      for_vectors(model_.hidden_size, [&](int j, int) { store(y + j, (load(y + j) + load(more + j)) * scale); });
-    }
+    block.rows([&](int from, int to, Scratch&) {
+      for (int row = from; row < to; row++) {
+        float *const y = x.row(row), *const more = added.row(row);
+        normalize(of.norm, more, more);
+        for_vectors(model_.hidden_size, [&](int j, int) { store(y + j, (load(y + j) + load(more + j)) * scale); });
+      }
+    });
   }
 
  private:
-  // The layer's input.
-  static MatrixView<float> project(const States<P>& states, const BeiLayerInput& of, int first, int row_count,
-                                   Scratch& scratch) {
-    const MatrixView<float> input = scratch.head_layers[0].get<float>(row_count, of.project.outputs);
-    const MatrixView<Stored> embedded = states.embedded.from(first);
-    linear(of.project, as_operands<P>(embedded, of.project, row_count, scratch), row_count, scratch,
-           [&](int row, int column, F v) { store(input.row(row) + column, v); });
-    for (int row = 0; row < row_count; row++) normalize(of.project_norm, input.row(row), input.row(row));
+  // The layer's input, before its norm.
+  static MatrixView<float> project(const States<P>& states, const BeiLayerInput& of, const Block& block) {
+    const MatrixView<float> input = block.memory.input.template get<float>(block.count, of.project.outputs);
+    block.multiply(of.project, as_operands<P>(states.embedded.from(block.first), of.project, block), input);
     return input;
   }
 
-  // activation(gate(x)) * input
+  // activation(gate(x)) * norm(input)
   static MatrixView<Stored> gate(const BeiLayerInput& of, const MatrixView<float>& x, const MatrixView<float>& input,
-                                 int row_count, Scratch& scratch) {
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, of.gate.inputs);
-    for (int row = 0; row < row_count; row++) to_operands(x.row(row), of.gate, operands, row, scratch);
-    const MatrixView<Stored> gated = scratch.inner.get<Stored>(row_count, of.gate.outputs);
+                                 const Block& block, const Work& before) {
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(block.count, of.gate.inputs);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      before(from, to, scratch);
+      for (int row = from; row < to; row++) {
+        normalize(of.project_norm, input.row(row), input.row(row));
+        to_operands(x.row(row), of.gate, operands, row, scratch);
+      }
+    });
+    const MatrixView<Stored> gated = block.memory.inner.template get<Stored>(block.count, of.gate.outputs);
     with_activation(of.gate.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
-      linear(of.gate, operands, row_count, scratch, [&](int row, int column, F v) {
+      block.product(of.gate, operands, [activation, gated, input](int row, int column, F v) {
         store(gated.row(row) + column, activation(v) * load(input.row(row) + column));
       });
     });

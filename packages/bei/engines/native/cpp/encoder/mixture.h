@@ -32,7 +32,7 @@ class Mixture {
     const BeiLayer& layer = model_.layers[i];
     const BeiExperts& experts = layer.experts;
     const int width = model_.hidden_size;
-    const MatrixView<float> normed = scratch.outputs.get<float>(row_count, width);
+    const MatrixView<float> normed = scratch.head_layers[1].get<float>(row_count, width);
     const MatrixView<float> logits = scratch.head_layers[0].get<float>(row_count, experts.count);
     for (int row = 0; row < row_count; row++) {
       const float* x = states.x.row(first + row);
@@ -78,16 +78,17 @@ class Mixture {
     const BeiLinear &up = experts.up[task.expert], &down = experts.down[task.expert];
     const int row_count = task.last - task.first;
     const int32_t* slots = states.slots + task.first;
-    const MatrixView<Operand> operands = scratch.operands.get<Operand>(row_count, up.inputs);
+    const Block block(0, row_count, scratch);
+    const MatrixView<Operand> operands = block.memory.operands.template get<Operand>(row_count, up.inputs);
     for (int row = 0; row < row_count; row++)
       to_operands(states.mixed.row(first + slots[row] / experts.chosen), up, operands, row, scratch);
-    const MatrixView<Stored> inner = scratch.inner.get<Stored>(row_count, experts.intermediate_size);
+    const MatrixView<Stored> inner = block.memory.inner.template get<Stored>(row_count, experts.intermediate_size);
     if (experts.limit > 0)
-      gated_product(up, operands, row_count, inner, scratch, [&](F gate, F v) { return clamped(experts, gate, v); });
+      gated_product(up, operands, block, inner, [&](F gate, F v) { return clamped(experts, gate, v); });
     else
-      expand<P>(up, experts.gated, operands, row_count, inner, scratch);
-    linear(down, as_operands<P>(inner, down, row_count, scratch), row_count, scratch,
-           [&](int row, int column, F v) { store(states.outputs.row(slots[row]) + column, v); });
+      expand<P>(up, experts.gated, operands, block, inner);
+    block.product(down, as_operands<P>(inner, down, block),
+                  [&](int row, int column, F v) { store(states.outputs.row(slots[row]) + column, v); });
   }
 
   // The rows [first + start, ...) of x += norm(the sum of their experts' outputs).

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "encoder/activation.h"
+#include "encoder/block.h"
 #include "encoder/rows.h"
 #include "encoder/states.h"
 
@@ -12,10 +13,9 @@ namespace {
 
 // inner = combine(gates, gated values), a vector of each at a time.
 template <class Operand, class Stored, class Combine>
-void gated_product(const BeiLinear& up, const MatrixView<Operand>& operands, int row_count,
-                   const MatrixView<Stored>& inner, Scratch& scratch, Combine combine) {
-  F gate = zero();
-  linear(up, operands, row_count, scratch, [&](int row, int column, F v) {
+void gated_product(const BeiLinear& up, const MatrixView<Operand>& operands, const Block& block,
+                   const MatrixView<Stored>& inner, Combine combine) {
+  block.product(up, operands, [gate = zero(), inner, combine](int row, int column, F v) mutable {
     if (column / kLanes % 2 == 0)
       gate = v;
     else
@@ -25,14 +25,14 @@ void gated_product(const BeiLinear& up, const MatrixView<Operand>& operands, int
 
 // inner = activation(operands * up), or if `gated` the gates' activation times the gated values.
 template <class P>
-void expand(const BeiLinear& up, bool gated, const MatrixView<typename P::Operand>& operands, int row_count,
-            const MatrixView<typename P::Stored>& inner, Scratch& scratch) {
+void expand(const BeiLinear& up, bool gated, const MatrixView<typename P::Operand>& operands, const Block& block,
+            const MatrixView<typename P::Stored>& inner) {
   with_activation(up.activation, !std::is_same_v<P, Fp32>, [&](auto activation) {
     if (gated) {
-      gated_product(up, operands, row_count, inner, scratch, [&](F gate, F v) { return activation(gate) * v; });
+      gated_product(up, operands, block, inner, [activation](F gate, F v) { return activation(gate) * v; });
     } else {
-      linear(up, operands, row_count, scratch,
-             [&](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
+      block.product(up, operands,
+                    [activation, inner](int row, int column, F v) { store(inner.row(row) + column, activation(v)); });
     }
   });
 }
@@ -47,16 +47,22 @@ void raise_peaks(const BeiModel& model, int n, const T* x) {
   });
 }
 
+// The rows of a block as operands of `weights`: the very rows where they are stored so.
 template <class P>
 MatrixView<typename P::Operand> as_operands(const MatrixView<typename P::Stored>& stored, const BeiLinear& weights,
-                                            int row_count, Scratch& scratch) {
+                                            const Block& block) {
   using Operand = typename P::Operand;
   if constexpr (std::is_same_v<Operand, typename P::Stored>) {
-    for (int row = 0; row < row_count; row++) end_words(stored.row(row), weights.inputs);
+    if (weights.inputs % Kernel<Operand>::kWordMultiple)
+      block.rows([&](int from, int to, Scratch&) {
+        for (int row = from; row < to; row++) end_words(stored.row(row), weights.inputs);
+      });
     return stored;
   } else {
-    const MatrixView<Operand> operands = scratch.inner_operands.get<Operand>(row_count, weights.inputs);
-    for (int row = 0; row < row_count; row++) to_operands(stored.row(row), weights, operands, row, scratch);
+    const MatrixView<Operand> operands = block.memory.inner_operands.template get<Operand>(block.count, weights.inputs);
+    block.rows([&](int from, int to, Scratch& scratch) {
+      for (int row = from; row < to; row++) to_operands(stored.row(row), weights, operands, row, scratch);
+    });
     return operands;
   }
 }

@@ -14,20 +14,20 @@
 #include "encoder/layer.h"
 #include "encoder/layer_inputs.h"
 #include "encoder/mixture.h"
+#include "encoder/sharing.h"
 #include "encoder/states.h"
 
 namespace bei {
 namespace {
-
-constexpr int kLeastRows = 24;  // that are worth a thread of their own
 
 template <class P>
 class PrecisionEncoder final : public BeiEncoder {
   using Stored = typename P::Stored;
 
  public:
-  PrecisionEncoder(const BeiModel& model, int threads, const int32_t* allowed)
+  PrecisionEncoder(const BeiModel& model, const BeiMachine& machine, const int32_t* allowed)
       : model_(model),
+        machine_(machine),
         embedding_(model),
         layer_(model),
         attention_(model),
@@ -35,23 +35,23 @@ class PrecisionEncoder final : public BeiEncoder {
         beside_(model),
         mixture_(model),
         inputs_(model),
-        helpers_(threads, allowed) {}
+        helpers_(machine.threads, allowed) {}
 
   void pooled(const BeiBatch& batch, float* rows) override {
     const HeadLayers token_head{model_.token_head_layers, model_.token_head_layer_count};
     const HeadLayers head{model_.head_layers, model_.head_layer_count};
     const Pooling pooling{model_.modes, model_.mode_count};
     const int width = token_head.width(model_.hidden_size) * pooling.count, row_size = head.width(width);
-    const Run run(*this, batch, token_head.count == 0 ? only_token(pooling) : kAll);
+    Run run(*this, batch, token_head.count == 0 ? only_token(pooling) : kAll);
     RowBuffer pooled;  // not reused: SPLADE needs a number for each sequence and each word of the vocabulary
     MatrixView<float> vectors = run.states.x;
     if (run.states.needed == kAll) {
       vectors = pooled.get<float>(batch.sequences, width);
-      helpers_.each(batch.sequences, *run.scratch, [&](int sequence, Scratch& scratch) {
+      run.running.each(batch.sequences, [&](int sequence, Scratch& scratch) {
         pool(run.states, sequence, token_head, pooling, vectors.row(sequence), scratch);
       });
     }
-    each_block(batch.sequences, *run.scratch, [&](int first, int count, Scratch& scratch) {
+    each_range(batch.sequences, run.running, [&](int first, int count, Scratch& scratch) {
       const MatrixView<float> out = head.apply({vectors.row(first), vectors.stride}, width, count, scratch);
       for (int i = 0; i < count; i++)
         std::copy_n(out.row(i), row_size, rows + static_cast<size_t>(first + i) * row_size);
@@ -61,11 +61,8 @@ class PrecisionEncoder final : public BeiEncoder {
   void tokens(const BeiBatch& batch, float* states) override {
     const HeadLayers head{model_.token_head_layers, model_.token_head_layer_count};
     const int size = head.width(model_.hidden_size);
-    const Run run(*this, batch, kAll);
-    const int rows = batch.marked ? batch.marked_count : run.states.tokens;
-    for (int i = 0; batch.marked && i < rows; i++)  // no token comes before its place among the marked ones
-      if (batch.marked[i] != i) std::copy_n(run.states.x.row(batch.marked[i]), run.states.x.stride, run.states.x.row(i));
-    each_block(rows, *run.scratch, [&](int first, int count, Scratch& scratch) {
+    Run run(*this, batch, kAll);
+    each_range(run.states.tokens, run.running, [&](int first, int count, Scratch& scratch) {
       const MatrixView<float> out =
           head.apply({run.states.x.row(first), run.states.x.stride}, model_.hidden_size, count, scratch);
       for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
@@ -79,6 +76,7 @@ class PrecisionEncoder final : public BeiEncoder {
   struct Memory {
     RowBuffer x, narrow, qkv, context, convolved, embedded, encoded, mixed, outputs;
     Buffer experts, slots, shares;
+    BlockMemory block;
   };
 
   Needed only_token(const Pooling& pooling) const {
@@ -90,19 +88,19 @@ class PrecisionEncoder final : public BeiEncoder {
   // A batch and its forward pass, which runs in the constructor. Afterward x holds the final states: of all tokens, or of
   // the one needed token of each sequence. The last layer of the other tokens is not computed.
   struct Run {
-    HelperPool::Running running;
     typename FreeList<Memory>::Lease memory;
     typename FreeList<Scratch>::Lease scratch;
     const EndOfSession end;
+    HelperPool::Running running;
     const States<P> states;
 
     Run(PrecisionEncoder& encoder, const BeiBatch& batch, Needed needed)
-        : running(encoder.helpers_),
-          memory(encoder.memories_),
+        : memory(encoder.memories_),
           scratch(encoder.scratches_),
           end{scratch->session},
+          running(encoder.helpers_, *scratch),
           states(encoder.states(*memory, batch, needed)) {
-      encoder.forward(states, *scratch);
+      encoder.forward(states, {running, memory->block, encoder.shares_columns(states, running)});
     }
   };
 
@@ -126,45 +124,77 @@ class PrecisionEncoder final : public BeiEncoder {
             memory.outputs.template get<float>(at_once, model_.hidden_size)};
   }
 
-  // Run `work` on blocks of rows, small enough for two blocks to each idle thread.
-  template <class Work>
-  void each_block(int row_count, Scratch& mine, Work work) {
-    const int threads = 1 + helpers_.idle(), share = (row_count + 2 * threads - 1) / (2 * threads);
-    const int size = threads == 1
-                         ? kBlockRows
-                         : std::clamp(round_up(share, Kernel<typename P::Operand>::kRows), kLeastRows, kBlockRows);
-    helpers_.each((row_count + size - 1) / size, mine, [&](int block, Scratch& scratch) {
-      work(block * size, std::min(size, row_count - block * size), scratch);
+  // Whether threads share the columns of products. Fewer rows than two ranges are not shared otherwise.
+  bool shares_columns(const States<P>& states, HelperPool::Running& running) const {
+    const int threads = running.are_prompt() ? running.threads() : 1;
+    const BeiSharing sharing =
+        threads > 1 ? sharing_of(model_, machine_, states.tokens, threads) : BeiSharing{1, 0, 0, 0, 0};
+    if (sharing.by_columns) running.need_prompt();
+    if (sharing.by_columns || states.tokens < 2 * kLeastRows) running.limit(sharing.threads);
+    return sharing.by_columns;
+  }
+
+  // The threads of a batch, and what they share: blocks of rows, or else each step of one block.
+  struct Threads {
+    HelperPool::Running& running;
+    BlockMemory& memory;
+    const bool share_columns;
+  };
+
+  // Run `work` on ranges of rows, small enough for two of them to each idle thread.
+  template <class Fn>
+  static void each_range(int row_count, HelperPool::Running& running, const Fn& work) {
+    const int size = range_size(row_count, running.threads(), Kernel<typename P::Operand>::kRows);
+    running.each((row_count + size - 1) / size, [&](int range, Scratch& scratch) {
+      work(range * size, std::min(size, row_count - range * size), scratch);
     });
   }
 
-  // Threads synchronize only before and after attention. Between, each block of rows goes from one layer's output
+  // Run `work` on blocks of the rows from `start` on; or on one of them all, each of whose steps is shared.
+  template <class Fn>
+  static void each_block(int start, int row_count, const Threads& threads, const Fn& work) {
+    if (threads.share_columns) return work(Block(start, row_count, threads.memory, threads.running));
+    each_range(row_count, threads.running,
+               [&](int first, int count, Scratch& scratch) { work(Block(start + first, count, scratch)); });
+  }
+
+  // Threads that share rows synchronize only before and after attention. Between, each block goes from one layer's output
   // projection to the next layer's queries, keys and values.
-  void forward(const States<P>& states, Scratch& mine) {
-    each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
-      embedding_.embed(states, first, row_count, scratch);
-      if (inputs_.are_there()) layer_.keep_x(states, states.embedded, first, row_count);
-      layer_.project_qkv(states, 0, first, row_count, scratch);
-    });
-    if (beside_.is_there())
-      each_block(states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
-        beside_.convolve(states, first, row_count, scratch);
-      });
+  void forward(const States<P>& states, const Threads& threads) {
+    embed(states, threads);
     const std::vector<Queries> queries = attention_.parts(states.batch, kAll);
     const int last = model_.layer_count - 1;
     for (int i = 0; i < last; i++) {
-      attend(states, i, queries, mine);
-      finish(states, i, states.tokens, mine, [&](int first, int row_count, Scratch& scratch) {
-        if (i + 1 == model_.first_decoding) begin_decoding(states, first, row_count);
-        layer_.project_qkv(states, i + 1, first, row_count, scratch);
+      attend(states, i, queries, threads.running);
+      finish(states, i, states.tokens, threads, [&](const Block& block, const Work& end) {
+        layer_.project_qkv(states, i + 1, block, [&](int from, int to, Scratch& scratch) {
+          end(from, to, scratch);
+          if (i + 1 == model_.first_decoding) begin_decoding(states, block.first + from, to - from);
+        });
       });
     }
-    attend(states, last, states.needed == kAll ? queries : attention_.parts(states.batch, states.needed), mine);
+    attend(states, last, states.needed == kAll ? queries : attention_.parts(states.batch, states.needed),
+           threads.running);
     if (states.needed != kAll) gather_needed(states);
     const int row_count = states.needed == kAll ? states.tokens : states.batch.sequences;
-    finish(states, last, row_count, mine, [&](int first, int row_count, Scratch&) {
-      if (model_.first_decoding < 0) layer_.normalize_x(states, model_.final_norm, first, row_count);
+    finish(states, last, row_count, threads, [&](const Block& block, const Work& end) {
+      block.rows([&](int from, int to, Scratch& scratch) {
+        end(from, to, scratch);
+        if (model_.first_decoding < 0) layer_.normalize_x(states, model_.final_norm, block.first + from, to - from);
+      });
     });
+  }
+
+  // The states before the first layer, and its queries, keys and values.
+  void embed(const States<P>& states, const Threads& threads) {
+    each_block(0, states.tokens, threads, [&](const Block& block) {
+      embedding_.embed(states, block);
+      layer_.project_qkv(states, 0, block, [&](int from, int to, Scratch&) {
+        if (inputs_.are_there()) layer_.keep_x(states, states.embedded, block.first + from, to - from);
+      });
+    });
+    if (beside_.is_there())
+      each_block(0, states.tokens, threads, [&](const Block& block) { beside_.convolve(states, block); });
   }
 
   // Keep the encoder's states, and embed the decoder's tokens in their place.
@@ -174,43 +204,53 @@ class PrecisionEncoder final : public BeiEncoder {
     embedding_.embed_decoded(states, first, row_count);
   }
 
-  // Additions to the output of a layer.
-  void end_layer(const States<P>& states, int i, int first, int rows, Scratch& scratch) const {
-    if (i == 0 && beside_.is_there()) beside_.add(states, first, rows);
-    if (inputs_.are_there()) inputs_.add(states, i, first, rows, scratch);
-  }
-
-  // The rest of a layer after attention, and `next` for each block of rows.
+  // The rest of a layer after attention. Calls next(block, end), where `end` ends the layer for rows of the block.
   template <class Next>
-  void finish(const States<P>& states, int i, int row_count, Scratch& mine, Next next) {
-    if (model_.layers[i].experts.count) return mix(states, i, row_count, mine, next);
-    each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
-      layer_.finish_layer(states, i, first, rows, scratch);
-      end_layer(states, i, first, rows, scratch);
-      next(first, rows, scratch);
+  void finish(const States<P>& states, int i, int row_count, const Threads& threads, const Next& next) {
+    if (model_.layers[i].experts.count) return mix(states, i, row_count, threads, next);
+    each_block(0, row_count, threads, [&](const Block& block) {
+      const Ending ending = layer_.finish_layer(states, i, block);
+      add_inputs(states, i, block, next,
+                 [&](int from, int to, Scratch&) { layer_.end(states, ending, block, from, to); });
     });
   }
 
   // The same with experts. Threads synchronize before and after these.
   template <class Next>
-  void mix(const States<P>& states, int i, int row_count, Scratch& mine, Next next) {
-    each_block(row_count, mine, [&](int first, int rows, Scratch& scratch) {
-      if (model_.parallel) mixture_.route(states, i, first, rows, scratch);
-      layer_.add_attention(states, i, first, rows, scratch);
-      if (!model_.parallel) mixture_.route(states, i, first, rows, scratch);
+  void mix(const States<P>& states, int i, int row_count, const Threads& threads, const Next& next) {
+    each_block(0, row_count, threads, [&](const Block& block) {
+      const auto route = [&](int from, int to, Scratch& scratch) {
+        mixture_.route(states, i, block.first + from, to - from, scratch);
+      };
+      if (model_.parallel) block.rows(route);
+      layer_.add_attention(states, i, block, model_.parallel ? Work(as_they_are) : Work(route));
     });
     for (int start = 0; start < row_count; start += kMixtureRows) {
       const int at_once = std::min(kMixtureRows, row_count - start);
       const std::vector<ExpertTask> tasks = mixture_.tasks(states, i, start, at_once);
-      helpers_.each(static_cast<int>(tasks.size()), mine,
-                    [&](int task, Scratch& scratch) { mixture_.compute(states, i, start, tasks[task], scratch); });
-      each_block(at_once, mine, [&](int first, int rows, Scratch& scratch) {
-        mixture_.add(states, i, start, first, rows, scratch);
-        layer_.normalize_x(states, model_.layers[i].ffn_end, start + first, rows);
-        end_layer(states, i, start + first, rows, scratch);
-        next(start + first, rows, scratch);
+      threads.running.each(static_cast<int>(tasks.size()), [&](int task, Scratch& scratch) {
+        mixture_.compute(states, i, start, tasks[task], scratch);
+      });
+      each_block(start, at_once, threads, [&](const Block& block) {
+        add_inputs(states, i, block, next, [&](int from, int to, Scratch& scratch) {
+          const int first = block.first + from;
+          mixture_.add(states, i, start, first - start, to - from, scratch);
+          layer_.normalize_x(states, model_.layers[i].ffn_end, first, to - from);
+        });
       });
     }
+  }
+
+  // Additions to the output of a layer, which `end` makes, and `next`.
+  template <class Next>
+  void add_inputs(const States<P>& states, int i, const Block& block, const Next& next, const Work& end) const {
+    const auto end_layer = [&](int from, int to, Scratch& scratch) {
+      end(from, to, scratch);
+      if (i == 0 && beside_.is_there()) beside_.add(states, block.first + from, to - from);
+    };
+    if (!inputs_.are_there()) return next(block, end_layer);
+    inputs_.add(states, i, block, end_layer);
+    next(block, as_they_are);
   }
 
   // Move the rows of the needed tokens to the front.
@@ -228,17 +268,13 @@ class PrecisionEncoder final : public BeiEncoder {
   }
 
   // The contexts of a layer: of these queries, or of all tokens by a convolution.
-  void attend(const States<P>& states, int layer, const std::vector<Queries>& queries, Scratch& mine) {
-    const int tasks = attention_.tasks(layer, queries);
-    if (model_.layers[layer].taps) {
-      helpers_.each(states.batch.sequences, mine,
-                    [&](int sequence, Scratch&) { convolution_.convolve(states, model_.layers[layer], sequence); });
-    } else if (states.tokens < 2 * kLeastRows) {
-      for (int task = 0; task < tasks; task++) attention_.attend(states, layer, queries, task, mine);
-    } else {
-      helpers_.each(tasks, mine,
-                    [&](int task, Scratch& scratch) { attention_.attend(states, layer, queries, task, scratch); });
-    }
+  void attend(const States<P>& states, int layer, const std::vector<Queries>& queries, HelperPool::Running& running) {
+    if (model_.layers[layer].taps)
+      return running.each(states.batch.sequences, [&](int sequence, Scratch&) {
+        convolution_.convolve(states, model_.layers[layer], sequence);
+      });
+    running.each(attention_.tasks(layer, queries),
+                 [&](int task, Scratch& scratch) { attention_.attend(states, layer, queries, task, scratch); });
   }
 
   void pool(const States<P>& states, int sequence, const HeadLayers& head, const Pooling& pooling, float* out,
@@ -257,6 +293,7 @@ class PrecisionEncoder final : public BeiEncoder {
   }
 
   const BeiModel& model_;
+  const BeiMachine machine_;
   const Embedding<P> embedding_;
   const LayerSteps<P> layer_;
   const Attention<P> attention_;

@@ -44,6 +44,12 @@ struct States {
   MatrixView<float> outputs;
 };
 
+// The rest of a layer's work in each row of a block (layer.h). Null rows: they have been added.
+struct Ending {
+  MatrixView<float> rows;
+  BeiNorm norm, again, last;
+};
+
 inline int query_size(const BeiModel& model, const BeiLayer& layer) { return model.heads * layer.head_size; }
 
 // The numbers of a token's queries, keys and values, which each product writes in whole vectors.

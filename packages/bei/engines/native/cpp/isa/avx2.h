@@ -21,6 +21,8 @@ constexpr bool kPairsIn16Bits = true;
 
 constexpr float kLeastOperand = 0;  // bytes of operands are unsigned
 
+inline void pause() { _mm_pause(); }
+
 using F = __m256;
 using W = __m256i;
 

@@ -21,6 +21,9 @@ constexpr bool kPairsIn16Bits = true;
 
 constexpr float kLeastOperand = 0;  // bytes of operands are unsigned
 
+// Between two looks at what another thread writes: fewer looks slow that thread less.
+inline void pause() { _mm_pause(); }
+
 using F = __m512;   // floats
 using W = __m512i;  // 32-bit words: a float, two bf16 or four bytes
 

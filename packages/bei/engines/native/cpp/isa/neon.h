@@ -28,6 +28,8 @@ constexpr bool kPairsIn16Bits = false;
 // The least byte of an operand: signed bytes are multiplied with signed ones, by mmla.cpp unsigned with signed ones.
 constexpr float kLeastOperand = BEI_HAS_MMLA ? 0 : -128;
 
+inline void pause() { asm volatile("yield"); }
+
 using F = float32x4_t;
 using W = int32x4_t;
 

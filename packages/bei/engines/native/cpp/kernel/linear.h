@@ -58,6 +58,13 @@ inline int first_row(int row_count, int tile, int tiles) {
   return std::min(row_count, round_up(tile * row_count / tiles, Kernel::kRowMultiple));
 }
 
+// The columns [first, last) of a product: whole panels, but for the last one.
+struct Columns {
+  int first, last;
+};
+
+inline Columns all_columns(const BeiLinear& weights) { return {0, round_up(weights.outputs, kLanes)}; }
+
 // totals += rows * a panel of four bits; [row_count][width]. A group is unpacked once for all rows.
 template <class K, class T>
 void add_int4(const MatrixView<const T>& rows, int row_count, const uint32_t* packed, int width, int words,
@@ -97,14 +104,15 @@ void add_int4_in_registers(const MatrixView<const T>& rows, int row_count, const
 
 // `linear` with a matrix of four bits.
 template <class T, class Sink>
-void linear_int4(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
+void linear_int4(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Columns columns, Scratch& scratch,
+                 Sink sink) {
   using K = Kernel<T>;
-  const int columns = round_up(weights.outputs, kLanes), words = words_of<K>(weights.inputs);
+  const int words = words_of<K>(weights.inputs);
   const MatrixView<const T> rows = arranged<K, T>(a.data, a.stride, row_count, weights.inputs, scratch.arranged);
   const float* const of_inputs = sums_of_groups(a, row_count, weights.inputs, scratch.group_sums);
   float* const totals = scratch.panel.get<float>(static_cast<size_t>(row_count) * K::kPanel);
-  for (int column = 0; column < columns; column += K::kPanel) {
-    const int width = std::min(K::kPanel, columns - column);
+  for (int column = columns.first; column < columns.last; column += K::kPanel) {
+    const int width = std::min(K::kPanel, columns.last - column);
     const uint32_t* const packed =
         static_cast<const uint32_t*>(weights.panels) + static_cast<size_t>(column) * int4_words(weights.inputs);
     for (int row = 0; row < row_count; row++) std::copy_n(weights.bias + column, width, totals + row * width);
@@ -117,21 +125,22 @@ void linear_int4(const BeiLinear& weights, const MatrixView<T>& a, int row_count
   }
 }
 
-// Calls sink(row, column, values) once for every vector of a * weights + bias. The last vector of a row may extend beyond
-// `outputs`, into the zeros of the packing.
+// Calls sink(row, column, values) once for every vector of these columns of a * weights + bias. The last vector of a row may
+// extend beyond `outputs`, into the zeros of the packing.
 template <class T, class Sink>
-void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
+void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Columns columns, Scratch& scratch,
+            Sink sink) {
   if constexpr (std::is_same_v<T, Half>)
-    if (weights.precision == BEI_INT4) return linear_int4(weights, a, row_count, scratch, sink);
+    if (weights.precision == BEI_INT4) return linear_int4(weights, a, row_count, columns, scratch, sink);
   const bool widens = std::is_same_v<T, float> && std::is_same_v<T, Half> && weights.precision == BEI_BF16;
   using K = Kernel<T>;
   const int words = words_of<K>(weights.inputs);
   const int packed_words = widens ? words_of<Kernel<bf16>>(weights.inputs) : words;
-  const int columns = round_up(weights.outputs, kLanes), tiles = (row_count + K::kRows - 1) / K::kRows;
+  const int tiles = (row_count + K::kRows - 1) / K::kRows;
   const MatrixView<const T> rows = arranged<K, T>(a.data, a.stride, row_count, weights.inputs, scratch.arranged);
   alignas(64) Sum<T> sums[K::kRows * K::kPanel];
-  for (int column = 0; column < columns; column += K::kPanel) {
-    const int width = std::min(K::kPanel, columns - column), vectors = width / kLanes;
+  for (int column = columns.first; column < columns.last; column += K::kPanel) {
+    const int width = std::min(K::kPanel, columns.last - column), vectors = width / kLanes;
     const void* panel =
         static_cast<const typename K::Word*>(weights.panels) + static_cast<size_t>(column) * packed_words;
     if (widens) panel = widen(panel, width, packed_words, scratch.panel);
@@ -151,6 +160,12 @@ void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scr
         }
     }
   }
+}
+
+// All columns.
+template <class T, class Sink>
+void linear(const BeiLinear& weights, const MatrixView<T>& a, int row_count, Scratch& scratch, Sink sink) {
+  linear(weights, a, row_count, all_columns(weights), scratch, sink);
 }
 
 }  // namespace bei
