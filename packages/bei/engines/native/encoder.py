@@ -16,7 +16,7 @@ from bei.engines.processor import Caches, caches
 from bei.engines.rotary import RotaryTable
 from bei.errors import EngineFailed, SetupError
 
-MEETING, WAKING = 0.5, 60.0
+MEETING, WAKING = 1.5, 60.0
 """Microseconds: of the end of a step for each thread that meets there, and of a thread that wakes up."""
 
 
