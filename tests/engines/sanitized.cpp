@@ -261,7 +261,8 @@ void run(int precision, const Kind& kind, int longest = 260) {
   const size_t width = more ? 5 : hidden, token_width = more ? 33 : hidden;
 
   const BeiMachine machine{3, 1 << 20, 1 << 20, -1000, 0};  // where meetings are a gain, few rows share columns
-  BeiEncoder* encoder = bei_encoder_create(&model, &machine, nullptr);
+  int32_t allowed = 3;
+  BeiEncoder* encoder = bei_encoder_create(&model, &machine, &allowed);
   check(encoder, "no encoder");
   std::vector<float> first(width * 6);
   check(bei_encoder_pooled(encoder, &batch, first.data()) == BEI_OK, "pooled failed");

@@ -29,9 +29,9 @@ struct Throwing : BeiEncoder {
 
 namespace bei {
 
-std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, const BeiMachine&) { return fail(), nullptr; }
-std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, const BeiMachine&) { return fail(), nullptr; }
-std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, const BeiMachine&) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_fp32_encoder(const BeiModel&, const BeiMachine&, const int32_t*) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_bf16_encoder(const BeiModel&, const BeiMachine&, const int32_t*) { return fail(), nullptr; }
+std::unique_ptr<BeiEncoder> make_int8_encoder(const BeiModel&, const BeiMachine&, const int32_t*) { return fail(), nullptr; }
 BeiSharing sharing_of(const BeiModel&, const BeiMachine&, int, int) { return {}; }
 MatrixView<float> HeadLayers::apply(MatrixView<float> x, int, int, Scratch&) const { return fail(), x; }
 

@@ -1,5 +1,6 @@
 // The forward pass of an EncoderSpec over packed tokens.
 #pragma once
+#include <cstdint>
 #include <memory>
 
 #include "abi.h"

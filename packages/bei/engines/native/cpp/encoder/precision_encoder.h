@@ -62,7 +62,11 @@ class PrecisionEncoder final : public BeiEncoder {
     const HeadLayers head{model_.token_head_layers, model_.token_head_layer_count};
     const int size = head.width(model_.hidden_size);
     Run run(*this, batch, kAll);
-    each_range(run.states.tokens, run.running, [&](int first, int count, Scratch& scratch) {
+    const int rows = batch.marked ? batch.marked_count : run.states.tokens;
+    for (int i = 0; batch.marked && i < rows; i++)  // no token comes before its place among the marked ones
+      if (batch.marked[i] != i)
+        std::copy_n(run.states.x.row(batch.marked[i]), run.states.x.stride, run.states.x.row(i));
+    each_range(rows, run.running, [&](int first, int count, Scratch& scratch) {
       const MatrixView<float> out =
           head.apply({run.states.x.row(first), run.states.x.stride}, model_.hidden_size, count, scratch);
       for (int i = 0; i < count; i++) std::copy_n(out.row(i), size, states + static_cast<size_t>(first + i) * size);
