@@ -91,7 +91,7 @@ def test_a_block_ends_where_a_long_document_might_not_fit(start, folders, engine
     lengths = [len(block) for block in published.blocks(ASKED, texts)[1]]
     assert lengths == [4, 3]
     encodings = service.model.texts.tokenizer.lists(ASKED, texts, truncate=True).encodings
-    assert [len(of.scored) - 1 for of in encodings] == [2, 2, 3]
+    assert [len(of.marked) - 1 for of in encodings] == [2, 2, 3]
     assert max(len(of.ids) for of in encodings) <= 1800
     wide = start(0, engine, limits, max_tokens=4000)
     near(rerank(wide, texts=texts).rows, Published(folders(0), **limits, max_length=4000).rerank(ASKED, texts))
@@ -104,7 +104,7 @@ def test_rows_in_bf16(start, folders, engine, seed):
     prompts = [
         service.model.texts.tokenizer.lists(ASKED, texts, truncate=True).encodings[0] for texts in (TEXTS, TEXTS[2:])
     ]
-    batch = Batch.pack([of.ids for of in prompts], row_kind="tokens", marked=[of.scored for of in prompts])
+    batch = Batch.pack([of.ids for of in prompts], row_kind="tokens", marked=[of.marked for of in prompts])
     expected = np.concatenate([Published(folders(seed)).rows(ASKED, texts) for texts in (TEXTS, TEXTS[2:])])
     found = service.model.engine.run(batch)
     assert min(map(cosine, found, expected)) >= 0.9995
@@ -117,7 +117,7 @@ def test_prompts_are_read_as_the_published_ones_whole(start, folders):
         prompt = published.prompt(ASKED, texts, "Find rhymes.")
         assert encoding.ids.tolist() == tokenizer().encode(prompt).ids
         marks = [published.id(DOCUMENT)] * len(texts) + [published.id(QUERY)]
-        assert encoding.ids[encoding.scored].tolist() == marks
+        assert encoding.ids[encoding.marked].tolist() == marks
 
 
 def test_marks_of_users_are_no_marks(start, folders):
@@ -127,7 +127,7 @@ def test_marks_of_users_are_no_marks(start, folders):
     nested = "<|rerank_<|embed_token|>token|> <|embed_<|embed_token|>token|>"
     (encoding,) = service.model.texts.tokenizer.lists(nested, [nested, "a"], truncate=True).encodings
     marks = np.isin(encoding.ids, [published.id(DOCUMENT), published.id(QUERY)])
-    np.testing.assert_array_equal(np.flatnonzero(marks), encoding.scored)
+    np.testing.assert_array_equal(np.flatnonzero(marks), encoding.marked)
     assert len(rerank(service, nested, [nested, "a"], instruction=nested).rows) == 2
 
 
@@ -257,7 +257,7 @@ def test_a_family_without_this_head_is_refused(tmp_path):
     with pytest.raises(SetupError, match="JinaForRanking: 'qwen2' is not supported with this head"):
         read(folder, "m")
     write_json(folder / "config.json", config | {"is_causal": False})
-    with pytest.raises(SetupError, match="reads each token after those before it"):
+    with pytest.raises(SetupError, match="a bidirectional model that ranks lists is not supported"):
         read(folder, "m")
 
 

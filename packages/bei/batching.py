@@ -30,7 +30,7 @@ import numpy as np
 from bei.errors import Overloaded
 
 RowKind = Literal["pooled", "tokens"]
-"""The rows of a sequence that an engine returns: one pooled row, or a row for each token, or each that is marked."""
+"""The rows of a sequence that an engine returns: one that is pooled, or one for each token, or for each marked one."""
 
 LOOKAHEAD = 32
 PATIENCE = 5.0  # seconds
@@ -74,7 +74,7 @@ class Request:
 class Entry:
     """An encoding in the queue. `index` is its place in the request. `queued` is the time of its admission, set before
     it is pushed. `shared` is the number of its first tokens that all entries of the request share; a batch computes
-    them once. `marked`: int32[M], the tokens that have rows, of a kind that has them for tokens; None for all."""
+    them once. `marked`: int32[M], the tokens that have rows, if rows are of tokens; None for all."""
 
     request: Request
     index: int

@@ -35,7 +35,7 @@ from bei.settings import PoolingSetting
 log = logging.getLogger("bei")
 
 _RANKED = 512
-"""The numbers of JinaForRanking's rows, which config.json does not state."""
+"""The size of JinaForRanking's rows, which config.json does not state."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _named_entities(source: Source) -> Served:
 
 def _list_reranker(source: Source) -> Served:
     if not source.spec.causal:
-        raise SetupError("config.json: a model that ranks lists reads each token after those before it")
+        raise SetupError("config.json: a bidirectional model that ranks lists is not supported")
     own = _own_head(source, "Ranking", _RANKED)
     return Served(source.modules, own, scoring="identity", list_template=list_template(source.spec))
 

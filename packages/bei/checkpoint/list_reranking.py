@@ -14,8 +14,8 @@ class ListTemplate:
     """The texts of a prompt, in their order, with the places {count} of documents, {query}, {instruction}, {index} and
     {document}. A document ends with `document_mark`, and the query with `query_mark`, which are special tokens.
 
-    A query and a document are cut at `query_tokens` and `document_tokens`. A prompt has at most `documents` of them,
-    and takes no more once it has room for less than another of that length.
+    A query and a document are cut at `query_tokens` and `document_tokens`. A prompt has at most `documents`, and takes
+    no more once it may lack the room for one of `document_tokens`.
     """
 
     before: str
@@ -54,7 +54,7 @@ _JINA = ListTemplate(
 
 
 def list_template(spec: EncoderSpec) -> ListTemplate:
-    """Of a JinaForRanking. jina-reranker-v3.5, some of whose layers have windows, reads longer texts."""
+    """The template of a JinaForRanking. jina-reranker-v3.5, some of whose layers have windows, reads longer texts."""
     if any(layer.window is not None for layer in spec.layers):
         return replace(_JINA, query_tokens=1024, document_tokens=8192)
     return _JINA

@@ -17,7 +17,7 @@ class Allowance:
     """At first an engine may run all its threads."""
 
     def __init__(self, file: BinaryIO):
-        """That of a file of `shared_file`, which may be closed then."""
+        """The one in a file of `shared_file`, which may be closed afterwards."""
         self._number = ctypes.c_int32.from_buffer(mmap.mmap(file.fileno(), mmap.PAGESIZE))
 
     def allow(self, threads: int) -> None:
@@ -25,7 +25,7 @@ class Allowance:
 
     @property
     def address(self) -> int:
-        """Of an int32, for as long as this object lives."""
+        """The address of the int32, which is valid as long as this object lives."""
         return ctypes.addressof(self._number)
 
 

@@ -25,8 +25,8 @@ class Batch:
     input_ids, token_types: int32[T]; cu_seqlens: int32[B + 1]; prompt_tokens: int32[B], the leading tokens of each
     sequence that a spec with `include_prompt` false leaves out of its pooling; attended: int32[B], the leading tokens
     that are attended to (the others only attend: ColBERT's query expansion). `row_kind`: return one pooled row per
-    sequence, or the states of tokens after the spec's `token_head`; marked: int32[M], the tokens that are meant, in
-    their order, None for all.
+    sequence, or the states of tokens after the spec's `token_head`; marked: int32[M], the tokens whose states are
+    returned, in their order; None for all.
     """
 
     input_ids: np.ndarray

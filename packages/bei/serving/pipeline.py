@@ -157,7 +157,7 @@ class Pipeline:
         """How many numbers all kept rows have; SPLADE's are not counted, because they are kept as terms."""
         spec = self._checkpoint.spec
         if kind == "tokens":
-            rows = (encoding.ids if encoding.scored is None else encoding.scored for encoding in encodings)
+            rows = (encoding.ids if encoding.marked is None else encoding.marked for encoding in encodings)
             return spec.token_size * sum(map(len, rows))
         return 0 if self._checkpoint.task == "sparse" else spec.row_size * len(encodings)
 
@@ -185,7 +185,7 @@ class Pipeline:
                 attended=encoding.attended,
                 row_kind=kind,
                 shared=shared,
-                marked=encoding.scored if kind == "tokens" else None,
+                marked=encoding.marked if kind == "tokens" else None,
             )
             for i, encoding in enumerate(encodings)
         ]

@@ -18,7 +18,7 @@ class Encoding:
     before it; token_types: int32[tokens], None if all are 0. They are arrays because waiting requests hold many.
     `is_truncated`: the text, or a text of the pair, has more tokens than these.
 
-    `scored`: int32[M], the tokens that are compared, of a model that compares some; they alone have rows. For a ColBERT
+    `marked`: int32[M], the tokens that have rows, of a model that compares some of them; None for all. For a ColBERT
     model: the leading `attended` tokens are attended to.
     """
 
@@ -29,7 +29,7 @@ class Encoding:
     token_types: np.ndarray | None = None
     is_truncated: bool = False
     attended: int | None = None
-    scored: np.ndarray | None = None
+    marked: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from bei.tokenizer.template import Direction, Template, cut
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """A sequence of prompts, which share the documents in their order. The compared tokens of each are those of its
-    documents, and then the query's. `truncated` counts the documents of which, or of whose query, a part was not
-    read."""
+    """A sequence of prompts, which share the documents in their order. The marked tokens of each are those of its
+    documents, and then the query's. `truncated` counts the documents that were cut, or all if the query was."""
 
     encodings: list[Encoding]
     truncated: int
@@ -115,7 +114,7 @@ class ListReader:
             yield from self._fitting(query, texts, range(middle, block.stop), how)
 
     def _alone(self, query: str, document: _Text, tokens: int, place: int, how: HowLists) -> Encoding:
-        """A prompt of one document, which is cut to make it fit; whole it has so many tokens."""
+        """A prompt of one document, which is cut to make it fit. `tokens`: those of the prompt before the cut."""
         if not how.truncate:
             reason = f"`inputs` must have at most {how.max_tokens} tokens. Given: {tokens}"
             raise Invalid(reason, param="inputs", place=place)
@@ -148,8 +147,8 @@ class ListReader:
         places = np.cumsum([len(ids) + 1 for ids in read[:-1]]) - 1
         body = np.insert(np.concatenate(read), places - np.arange(len(marks)), marks)
         ids, types = how.around.wrap(body)
-        compared = (places + len(how.around.fixed[0])).astype(np.int32)
-        return Encoding(ids, len(query) + sum(map(len, documents)), token_types=types, scored=compared)
+        marked = (places + len(how.around.fixed[0])).astype(np.int32)
+        return Encoding(ids, len(query) + sum(map(len, documents)), token_types=types, marked=marked)
 
     def _parts(self, query: str, documents: Sequence[str], instruction: str | None) -> list[str]:
         template = self._template
@@ -167,8 +166,8 @@ class ListReader:
 
 
 def _blocks(lengths: Sequence[int], room: int, longest: int, most: int) -> Iterator[range]:
-    """Documents that share a prompt with `room` for them: at most so many, and no more once `longest` tokens may not
-    fit."""
+    """The documents of each prompt, which has `room` tokens for them: at most `most`, and no more once `longest` tokens
+    may not fit."""
     start, left = 0, room
     for stop, length in enumerate(lengths, 1):
         left -= length

@@ -369,8 +369,8 @@ class Tokenizer:
             attended = None if late.attend else len(ids)
             ids = np.append(ids, np.full(late.expansion - len(ids), self._mask, np.int32))
             scored = np.append(scored, np.ones(len(ids) - len(scored), bool))
-        compared = np.flatnonzero(scored).astype(np.int32)
-        return replace(encoding, ids=ids, token_types=None, attended=attended, scored=compared)
+        marked = np.flatnonzero(scored).astype(np.int32)
+        return replace(encoding, ids=ids, token_types=None, attended=attended, marked=marked)
 
     def _continues(self, text: str, tokens: Tokens) -> np.ndarray:
         """bool[n], as in transformers' TokenClassificationPipeline.gather_pre_entities."""
