@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from bei import __version__
+from bei.api import ollama
 from bei.serving.registry import Registry
 from tests.support.calls import call, near, post, refused
 from tests.support.task_models import LONG, QUERY, TEXTS, start
@@ -68,6 +70,8 @@ def test_ollama_s_lists(prompted):
         assert listed["context_length"] == ours["max_model_len"]
         (running,) = get(service, "/api/ps")["models"]
         assert (running["name"], running["context_length"]) == ("tiny", service.model.checkpoint.max_tokens)
+        assert (listed["size"], running["size_vram"]) == (service.stored_bytes, 0)
+        assert running["size"] > 0
         for named in ({"model": "tiny"}, {"name": "tiny:latest"}):
             shown = post(service, "/api/show", named)
             assert shown["capabilities"] == capabilities
@@ -75,6 +79,16 @@ def test_ollama_s_lists(prompted):
     of = info["general.architecture"]
     assert (info[f"{of}.context_length"], info[f"{of}.embedding_length"]) == (64, 48)
     assert get(prompted["embedding"], "/api/version") == {"version": __version__}
+
+
+def test_ollama_s_lists_have_every_field_and_no_other(prompted):
+    lists = [route for route in ollama.DIALECT.routes if route.method == "GET"]
+    assert len(lists) == 3
+    for route in lists:
+        answer = get(prompted["embedding"], route.path)
+        assert TypeAdapter(route.response).validate_python(answer) == answer
+    shown = post(prompted["embedding"], "/api/show", {"model": "tiny"})
+    assert TypeAdapter(ollama.Shown).validate_python(shown) == shown
 
 
 def test_ollama_s_errors_are_texts(prompted):
