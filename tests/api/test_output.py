@@ -41,6 +41,11 @@ def test_numbers_of_fewer_bits(prompted, field, kind):
         np.testing.assert_array_equal(packed, found)
 
 
+def test_float32_which_clients_of_vllm_send_unasked_contradicts_no_type(prompted):
+    service = prompted["embedding"]
+    assert embeddings(service, output_dtype="int8", embed_dtype="float32") == embeddings(service, output_dtype="int8")
+
+
 @pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])
 def test_cohere_s_types_beside_one_another(prompted, path):
     kinds = ["float", "base64", *DTYPES]

@@ -399,6 +399,9 @@ def test_the_schema_of_inputs(kind, schema):
 def test_the_schema_of_documents_that_may_be_objects():
     text = {"type": "object", "required": ["text"], "properties": {"text": TEXT}}
     assert TypeAdapter(inputs.DocumentTexts).json_schema() == many({"anyOf": [TEXT, text]})
+    alone = {**text, "additionalProperties": False}
+    either = [TEXT, alone, IDS, many({"anyOf": [TEXT, IDS, alone]})]
+    assert TypeAdapter(inputs.Items).json_schema() == {"anyOf": either}
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ async def render(result: Result, call: Call, device: str, writers: ThreadPoolExe
 
 
 def render_error(error: Error, shape: ErrorShape) -> Reply:
-    body = orjson.dumps(shape.render(error, error.message[:_MESSAGE]), default=str)
+    body = orjson.dumps(shape.render(error, error.message[:_MESSAGE]))
     return Reply(body, error.status, {**error.headers, "content-type": "application/json"})
 
 
