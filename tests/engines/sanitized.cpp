@@ -257,7 +257,8 @@ void run(int precision, const Kind& kind, int longest = 260) {
   const int32_t parents[] = {-1, -1, -1, 1, -1, 1};
   std::vector<const float*> turns;
   for (int size : rotary_sizes) turns.push_back(arrays.add<float>(static_cast<size_t>(size) * ids.size(), 0.5f));
-  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), turns.data(), kind.causal ? parents : nullptr, 6};
+  const BeiBatch batch{ids.data(), types.data(), ends.data(), prompts.data(), attended.data(), turns.data(), kind.causal ? parents : nullptr,
+                       nullptr, 6, 0};
   const size_t width = more ? 5 : hidden, token_width = more ? 33 : hidden;
 
   const BeiMachine machine{3, 1 << 20, 1 << 20, -1000, 0};  // where meetings are a gain, few rows share columns
@@ -278,7 +279,17 @@ void run(int precision, const Kind& kind, int longest = 260) {
       std::vector<float> rows(width * 6), states(token_width * ids.size());
       check(bei_encoder_pooled(encoder, &batch, rows.data()) == BEI_OK, "pooled failed");
       check(rows == first, "another answer");
-      if (i % 2) check(bei_encoder_tokens(encoder, &batch, states.data()) == BEI_OK, "tokens failed");
+      if (!i) return;
+      check(bei_encoder_tokens(encoder, &batch, states.data()) == BEI_OK, "tokens failed");
+      const int32_t places[] = {0, 7, static_cast<int32_t>(ids.size()) - 1};
+      BeiBatch marked = batch;
+      marked.marked = places, marked.marked_count = 3;
+      std::vector<float> of_marked(token_width * 3);
+      check(bei_encoder_tokens(encoder, &marked, of_marked.data()) == BEI_OK, "marked tokens failed");
+      for (int j = 0; j < 3; j++)
+        check(std::equal(&of_marked[j * token_width], &of_marked[j * token_width] + token_width,
+                         &states[places[j] * token_width]),
+              "another state of a marked token");
     });
   for (int threads : {1, 3, 2, 3}) __atomic_store_n(&allowed, threads, __ATOMIC_RELAXED), std::this_thread::yield();
   for (auto& caller : callers) caller.join();
