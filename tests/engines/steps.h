@@ -97,7 +97,7 @@ void check_a_slow_helper() {
 
 // While another batch runs, the pool of two has no helper; then it has one, which runs a share.
 void check_that_a_helper_comes_and_leaves() {
-  bei::HelperPool pool(2);
+  bei::HelperPool pool(2, nullptr);
   bei::Scratch scratch, of_another;
   bei::HelperPool::Running running(pool, scratch);
   std::atomic<bool> is_helped{false};
