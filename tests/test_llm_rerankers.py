@@ -231,15 +231,6 @@ def test_only_the_repository_s_own_name_counts(tmp_path):
     assert read(folder, "zerank/tiny").task == "embedding"
 
 
-def test_a_ranker_of_lists_is_refused(tmp_path):
-    model = language_model("qwen3")
-    folder = save_language_model(tmp_path, model)
-    model.config.architectures = ["JinaForRanking"]
-    model.config.save_pretrained(folder)
-    with pytest.raises(SetupError, match="JinaForRanking: the model ranks all documents of a request together"):
-        read(folder, "jinaai/jina-reranker-v3")
-
-
 # -- a template of the user's own ------------------------------------------------------------------------------------
 
 OWN = {

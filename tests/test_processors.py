@@ -58,7 +58,7 @@ def seen(registry: Registry, *models: str) -> Counter[int]:
     async def look() -> None:
         while time.monotonic() < until:
             found[await asyncio.to_thread(computing, pids)] += 1
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # between two looks
 
     async def all_of_them() -> None:
         await asyncio.gather(look(), *map(ask, models))

@@ -46,7 +46,7 @@ def test_a_structure_that_python_has_otherwise_is_refused(native_cache, monkeypa
             "Model.heads is 4 bytes at 16 in the library, and 4",
         ),
         ("int32_t size, kind;", "int32_t size; int64_t kind;", "Norm.kind is 8 bytes at 24 in the library"),
-        ("int32_t sequences;", "int32_t sequences, images;", ""),
+        ("int32_t threads;", "int32_t threads, images;", ""),
     ],
 )
 def test_a_structure_that_the_library_has_otherwise_is_refused(tmp_path, ours, theirs, said):
@@ -81,7 +81,7 @@ def test_the_layouts_are_those_of_words(native_cache):
     assert row_groups == {"fp32": 1, "bf16": 2, "int8": 4, "int4": half}
     assert all(layout.word_multiple % layout.row_group == 0 for layout in layouts.values())
     assert all(layout.panel % layout.lanes == 0 for layout in layouts.values())
-    assert {layout.block_rows for layout in layouts.values()} == {224 if level().has_tiles else 96}
+    assert {layout.block_rows for layout in layouts.values()} == {448 if level().has_tiles else 96}
     assert {name: layout.largest for name, layout in layouts.items()} == {**dict.fromkeys(layouts, 0), "int8": 127}
     vnni = any(feature.endswith("vnni") for feature in level().features)
     pairs = {name: layout.largest_pair for name, layout in layouts.items()}

@@ -72,7 +72,7 @@ def test_helpers_come_and_leave_while_a_batch_runs(engine):
     try:
         for threads in (1, 3, 1):
             engine.allow(threads)
-            time.sleep(TASK)
+            time.sleep(TASK)  # a task that began before may end
             before = cpu(engine)
             wait_until(lambda before=before: sum(cpu(engine).values()) - sum(before.values()) > 2 * MUCH)
             assert (helped(engine, before) > FEW) == (threads > 1)
