@@ -148,14 +148,15 @@ def test_dropped_and_expired_do_not_run():
     assert q.tokens == 0
 
 
-def test_what_is_dropped_is_forgotten():
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_is_dropped_is_forgotten(behind):
     q = queue()
-    q.push(entries([50] * 10))
+    q.push(kept := entries([50] * 10, Request(is_background=behind)))
     for _ in range(100):
-        q.push(bulk := entries([50] * 100))
+        q.push(bulk := entries([50] * 100, Request(is_background=behind)))
         q.drop(bulk[0].request)
-    assert len(q._heap) <= 2 * len(q) + LOOKAHEAD
-    assert sum(len(batch) for batch in drain(q)) == 10
+    assert max(len(q._heap), len(q._ages), len(q._behind)) <= 2 * len(q) + LOOKAHEAD
+    assert [entry for batch in drain(q) for entry in batch] == kept
 
 
 def test_a_brief_request_may_pass_out_of_turn():
