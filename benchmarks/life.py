@@ -35,6 +35,7 @@ NOTICED = 5.0  # seconds in which the server notices a SIGKILL
 MOMENTS = {"hang_up": 5, "unload": 20, "load": 30, "kill": 40}  # seconds of each minute
 _ENGINE = "bei.engines.child"
 _DIED, _BACK = (re.compile(f"{text}.* model=(\\S+)") for text in ("the engine's process died by", "the engine is back"))
+_DIED_LOADING = re.compile("the engine's process ended by .* while it loaded.* model=(\\S+)")
 
 
 class Life(Soak):
@@ -97,12 +98,12 @@ class Life(Soak):
 
     async def kill(self, _: str) -> str:
         """A random engine; the log says whose it was."""
-        before, engines, moment = self._deaths(), self._engines(), time.monotonic()
+        before, engines, moment = self._ends(), self._engines(), time.monotonic()
         self._parked, new = [], Counter[str]()
         os.kill(engines[self._rng.integers(len(engines))], signal.SIGKILL)
         while not new and time.monotonic() < moment + NOTICED:
             await asyncio.sleep(0.02)
-            new = self._deaths() - before
+            new = self._ends() - before
         self._killed |= dict.fromkeys(new, moment)
         parked, self._parked = self._parked, None
         for end in parked:
@@ -111,6 +112,10 @@ class Life(Soak):
 
     def _deaths(self) -> Counter[str]:
         return Counter(_DIED.findall(self._server.log.read_text()))
+
+    def _ends(self) -> Counter[str]:
+        """Deaths, and those of engines that were loading, which no line calls back."""
+        return self._deaths() + Counter(_DIED_LOADING.findall(self._server.log.read_text()))
 
     def _engines(self) -> list[int]:
         return [pid for pid in self._server.pids()[1:] if _ENGINE in command(pid)]
