@@ -93,13 +93,11 @@ def engine_in_words(model: ServedModel) -> str:
 
 
 _SHOWN = 6
+_RERANK = ("/rerank", '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}')
 _TRY: dict[str, tuple[str, str]] = {
     "embedding": ("/v1/embeddings", '{"input": "What is Deep Learning?", "dimensions": 4}'),
-    "reranker": ("/rerank", '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}'),
-    "list_reranker": (
-        "/rerank",
-        '{"query": "What is Deep Learning?", "texts": ["Deep Learning is...", "Berlin is..."]}',
-    ),
+    "reranker": _RERANK,
+    "list_reranker": _RERANK,
     "classifier": ("/predict", '{"inputs": "Profits rose by a fifth."}'),
     "entities": ("/predict_tokens", '{"inputs": ["My name is Maria Schmidt."], "aggregation_strategy": "simple"}'),
     "sparse": ("/embed_sparse", '{"inputs": "What is Deep Learning?"}'),
