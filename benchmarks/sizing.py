@@ -1,9 +1,9 @@
 """How much memory a model needs, and how many texts a second a processor embeds, by model and precision, over HTTP.
 
 Each server gets queries (a short text a request) and documents (32 passages a request) from a few clients on the same
-machine. Rates are per CPU second of the server, tokenizer and HTTP included, so the clients do not count. Memory is the
-sum of the proportional set sizes of all its processes, after the load. Weights other than MiniLM's are random, which
-changes neither figure. Run: python -m benchmarks.sizing MODEL...
+machine. A client that gets a 429 waits as the server says. Rates are per CPU second of the server, tokenizer and HTTP
+included, so the clients do not count. Memory is the sum of the proportional set sizes of all its processes, after the
+load. Weights other than MiniLM's are random, which changes neither figure. Run: python -m benchmarks.sizing MODEL...
 """
 
 import itertools
@@ -48,8 +48,12 @@ def texts_a_cpu_second(server: Tree, load: str, seconds: float) -> float:
         answered, end = 0, time.perf_counter() + seconds
         with httpx.Client(timeout=None) as client:
             while time.perf_counter() < end:
-                client.post(url, content=bodies[answered // count % len(bodies)]).raise_for_status()
-                answered += count
+                answer = client.post(url, content=bodies[answered // count % len(bodies)])
+                if answer.status_code == 429:
+                    time.sleep(int(answer.headers["retry-after"]))
+                else:
+                    answer.raise_for_status()
+                    answered += count
         return answered
 
     with ThreadPoolExecutor(clients) as everyone:
