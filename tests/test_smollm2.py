@@ -33,7 +33,11 @@ def ids(checkpoint) -> list[list[int]]:
     own = Tokenizer(checkpoint).encode(texts, truncate=True)
     library = transformers.AutoTokenizer.from_pretrained(checkpoint.folder)
     assert [encoding.ids.tolist() for encoding in own] == library(texts)["input_ids"]
-    return [encoding.ids[:TOKENS].tolist() for encoding in own]
+    return encoded(checkpoint, texts)
+
+
+def encoded(checkpoint, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids[:TOKENS].tolist() for encoding in Tokenizer(checkpoint).encode(texts, truncate=True)]
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +74,16 @@ def test_four_bits_in_groups_are_kept_in_int4(checkpoint, ids, expected, native_
     assert cosines(states, expected).mean() >= 0.9995
 
 
-@pytest.mark.parametrize(("asked", "mean", "least"), [("fp8", 0.994, 0.98), ("fp4", 0.93, 0.8)])
-def test_quantized_rows_are_near(checkpoint, ids, asked, mean, least):
-    """Of the network that TensorRT gets, computed by the interpreter; scales from other texts than those compared."""
+@pytest.mark.parametrize(("asked", "mean", "twentieth"), [("fp8", 0.995, 0.985), ("fp4", 0.93, 0.85)])
+def test_quantized_rows_are_near(checkpoint, ids, asked, mean, twentieth):
+    """Of the network that TensorRT gets, computed by the interpreter; scales from other texts than those compared.
+    A single row's cosine differs by 0.01 between processors, for each rounds another product up: so many are compared,
+    and all but a twentieth have the second bound."""
     pytest.importorskip("tensorrt_rtx")
-    texts, calibration = Batch.pack(ids[:20]), Batch.pack(ids[20:])
+    texts, calibration = Batch.pack(ids), Batch.pack(encoded(checkpoint, text_sets()["mixed"][-60:]))
     compute = gpu_compute("bf16", QuantizationType(asked), checkpoint, (12, 0))
     peaks = input_peaks(checkpoint, compute.products, [calibration])
     rows = Interpreted(checkpoint, EngineOptions(), compute=compute, peaks=peaks).run(texts)
     near = cosines(rows, TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(texts))
     assert near.mean() >= mean
-    assert near.min() >= least
+    assert np.quantile(near, 0.05) >= twentieth

@@ -60,7 +60,7 @@ def tokens(text: str) -> list[str]:
 
 
 def agree(stated: str, found: str) -> bool:
-    """Whether an answer agrees with a document's, in which `...` may stand for a part; numbers within 2 % or 0.004,
+    """Whether an answer agrees with a document's, in which `...` may stand for a part; numbers within 2 % or 0.003,
     because precisions differ."""
     *parts, last = _split(tokens(stated))
     rest = tokens(found)
@@ -86,7 +86,7 @@ def _alike(stated: list[str], found: list[str]) -> bool:
 
 def _same(stated: str, found: str) -> bool:
     if re.fullmatch(r"-?\d.*", stated) and re.fullmatch(r"-?\d.*", found):
-        return math.isclose(float(stated), float(found), rel_tol=0.02, abs_tol=0.004 if "." in stated else 0)
+        return math.isclose(float(stated), float(found), rel_tol=0.02, abs_tol=0.003 if "." in stated else 0)
     return stated == found
 
 
