@@ -124,6 +124,15 @@ def test_many_rows_are_shared_by_rows(loaded):
     assert forms == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("tokens", [128, 192, 256, 384])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_text_is_cut_once_for_each_thread_where_reading_is_dear(loaded, precision, tokens):
+    """Two ranges a thread would read all matrices twice."""
+    machine = encoder.machine_of(2, Caches(0, 256 << 10, 1 << 20))
+    of = sharing(loaded, *LARGE, precision, machine, tokens)
+    assert of.shared < 0.6 * of.alone
+
+
 def test_each_meeting_is_counted(loaded):
     """Of a layer: operands, queries, attention, its output, norm, the halves of the MLP; in int8 two more roundings."""
     machine = MACHINES["sixteen"]

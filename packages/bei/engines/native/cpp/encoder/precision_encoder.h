@@ -145,7 +145,7 @@ class PrecisionEncoder final : public BeiEncoder {
     const bool share_columns;
   };
 
-  // Run `work` on ranges of rows, small enough for two of them to each idle thread.
+  // Run `work` on ranges of rows (sharing.h).
   template <class Fn>
   static void each_range(int row_count, HelperPool::Running& running, const Fn& work) {
     const int size = range_size(row_count, running.threads(), Kernel<typename P::Operand>::kRows);

@@ -180,7 +180,8 @@ class Estimate {
 
 int range_size(int row_count, int threads, int kernel_rows) {
   if (threads == 1) return kBlockRows;
-  const int share = (row_count + 2 * threads - 1) / (2 * threads);
+  const int ranges = (row_count >= 2 * threads * kWorthReading ? 2 : 1) * threads;
+  const int share = (row_count + ranges - 1) / ranges;
   return std::clamp(round_up(share, kernel_rows), kLeastRows, kBlockRows);
 }
 
