@@ -1,5 +1,6 @@
 """An engine in a process of its own gives the same rows, whatever happens to the process."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -151,6 +152,25 @@ def test_a_thread_that_fails_ends_the_process_and_nobody_waits(isolate, tmp_path
     assert engine.run(BATCH).shape == (3, 48)  # by the next process
     assert "a thread of the engine's process failed" in caplog.text
     assert "died by exit status 1" in caplog.text
+
+
+def test_an_engine_leaves_no_descriptor(isolate):
+    """Without a garbage collection, which may come late: of an engine that is closed or killed, and of an interpreter
+    that nobody takes."""
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        engine = isolate()
+        (first,) = children()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: children() not in ([], [first]) and engine.fault is None)
+        engine.run(BATCH)
+        engine.close()
+        with Interpreters(ahead=1):
+            pass
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_close_ends_the_process_and_what_waits(isolate):

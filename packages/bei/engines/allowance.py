@@ -6,6 +6,7 @@ import mmap
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -18,14 +19,25 @@ class Allowance:
 
     def __init__(self, file: BinaryIO):
         """The one in a file of `shared_file`, which may be closed afterwards."""
-        self._number = ctypes.c_int32.from_buffer(mmap.mmap(file.fileno(), mmap.PAGESIZE))
+        self._memory = mmap.mmap(file.fileno(), mmap.PAGESIZE)  # has a descriptor of its own
+        self._number = ctypes.c_int32.from_buffer(self._memory)
+        self._changing = threading.Lock()
 
     def allow(self, threads: int) -> None:
-        self._number.value = threads
+        """Without effect once it is closed: the engine has ended."""
+        with self._changing:
+            if not self._memory.closed:
+                self._number.value = threads
+
+    def close(self) -> None:
+        with self._changing:
+            if not self._memory.closed:
+                del self._number  # memory that a number lies in is not closed
+                self._memory.close()
 
     @property
     def address(self) -> int:
-        """The address of the int32, which is valid as long as this object lives."""
+        """The address of the int32, which is valid until it is closed."""
         return ctypes.addressof(self._number)
 
 

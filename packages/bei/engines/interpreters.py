@@ -42,6 +42,7 @@ class Interpreters:
         while self._ahead:
             unused = self._ahead.pop()
             unused.control.close()
+            unused.allowance.close()
             processes.end(unused.process, 0)
 
     def take(self, device: Device) -> Interpreter:
