@@ -25,7 +25,7 @@ import yaml
 
 from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, served, stop
-from benchmarks.soak import BAD, GROWTH, OVERLOAD, Minute, Run, Soak, Target, finish, for_minutes, grown, listed
+from benchmarks.soak import BAD, GROWTH, OVERLOAD, SPARE, Minute, Run, Soak, Target, finish, for_minutes, grown, listed
 from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
 from benchmarks.wire import Ask, Http1, Http2
 
@@ -52,6 +52,12 @@ class Life(Soak):
         self.acts: list[str] = []
         self.unasked: Counter[str] = Counter()
         """The statuses that nobody asked for."""
+
+    @property
+    def kept(self) -> float:
+        """The descriptors of the last minute above those of the end of the first cycle; medians."""
+        medians = [float(np.median(minute.descriptors)) for minute in self.minutes if minute.descriptors]
+        return medians[-1] - medians[len(self._configs) - 1] if len(medians) > len(self._configs) else 0.0
 
     @property
     def grown(self) -> float | None:
@@ -204,6 +210,8 @@ def violations(life: Life, tracebacks: int, status: int) -> list[str]:
         found.append(f"statuses that nobody asked for: {listed(life.unasked)}")
     if life.grown and life.grown > GROWTH:
         found.append(f"memory grew to {life.grown:.3f} of its size after the first cycle")
+    if life.kept > SPARE:
+        found.append(f"{life.kept:.0f} descriptors more than after the first cycle")
     if tracebacks:
         found.append(f"{tracebacks} tracebacks in the log")
     return [*found, f"exit status {status} after SIGTERM"] if status else found

@@ -45,3 +45,13 @@ def test_only_the_killed_model_may_refuse(run):
     assert asyncio.run(found()) == "killed an engine of second"
     assert run.unasked == {"503 of first": 2}
     assert run.minutes[-1].ends == {"fault": 2, "unasked": 2}
+
+
+def test_descriptors_that_stay_are_a_violation(run):
+    """Of each minute some are those of an engine that is being replaced."""
+    for minute in range(30):
+        run.minutes.append(life.Minute(descriptors=[90, 91 + minute % 3, 150]))
+    assert life.violations(run, 0, 0) == []
+    for minute in range(30):
+        run.minutes.append(life.Minute(descriptors=[90, 91 + 2 * minute, 150]))
+    assert life.violations(run, 0, 0) == ["57 descriptors more than after the first cycle"]
