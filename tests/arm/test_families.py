@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bei.checkpoint.load import read
+from bei.engines.base import Batch, EngineOptions
+from bei.engines.native.engine import NativeEngine
 from tests.arm.cases import ALONE, ORDER, PRECISIONS, Case, one_family, others
 from tests.support import arm
 from tests.support.arm import CPUS, needs_arm
-from tests.support.parity import cosines, least_in_bf16
+from tests.support.parity import cosines, least_in_bf16, sequences
 from tests.support.tiny_models import FAMILIES
 
 pytestmark = needs_arm
@@ -60,12 +63,15 @@ def test_it_equals_transformers(at_level, kind):
             assert error <= 2e-5 * max(1, np.abs(expected).max()), f"{case.folder.name}, {name}"
 
 
-def test_lower_precisions_are_close(at_level):
+def test_lower_precisions_are_close(at_level, native_cache):
+    """Four bits change the rows of random weights much, so those are compared with this machine's."""
+    int4 = EngineOptions(precision="int4", threads=1, cache_dir=native_cache)
     for case, found in at_level.of("family"):
         family = case.folder.name
         assert cosines(found["fp32"], found["bf16"]).min() >= least_in_bf16(family), family
         assert cosines(found["fp32"], found["int8"]).mean() >= 0.998, family
-        assert np.median(cosines(found["fp32"], found["int4"])) >= 0.85, family
+        here = NativeEngine(read(case.folder, family), int4).run(Batch.pack(sequences()))
+        assert cosines(here, found["int4"]).min() >= 0.998, family
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
