@@ -221,8 +221,9 @@ class Child:
         self.disconnect()
         status = processes.end(self._process, farewell)
         free, self.free, self.free_brief = [*self.free, *self.free_brief], [], []
-        for held in (self._control, self.allowance, *free):
-            held.close()
+        self.allowance.close()
+        for channel in (self._control, *free):
+            channel.close()
         return processes.how(status)
 
     def _next(self) -> EngineFacts | Refusal:
