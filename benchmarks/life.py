@@ -4,7 +4,8 @@ SIGHUP with a changed config, a model that is unloaded by hand, one that is load
 Requests and their ends are those of `benchmarks.soak`, without garbage. A 424 or 503 of the killed model within seconds
 of the SIGKILL, or until its engine is back, is what the fault allows; any other one breaks a rule: an unload answers
 the requests that the model has, and others wait for the next load. Memory is compared at moments with one engine for
-each model, after the first cycle: as many minutes as there are models. Run: python -m benchmarks.life
+each model, after the first cycle: as many minutes as there are models. Descriptors of the last minute are compared with
+those of the first cycle's end. Run: python -m benchmarks.life
 """
 
 import asyncio
@@ -25,7 +26,21 @@ import yaml
 
 from benchmarks.http_load import ROOT
 from benchmarks.processes import Tree, served, stop
-from benchmarks.soak import BAD, GROWTH, OVERLOAD, SPARE, Minute, Run, Soak, Target, finish, for_minutes, grown, listed
+from benchmarks.soak import (
+    BAD,
+    GROWTH,
+    OVERLOAD,
+    SPARE,
+    Minute,
+    Run,
+    Soak,
+    Target,
+    finish,
+    for_minutes,
+    grown,
+    listed,
+    medians,
+)
 from benchmarks.traffic import TASKS, Traffic, texts_of_all_lengths
 from benchmarks.wire import Ask, Http1, Http2
 
@@ -56,8 +71,8 @@ class Life(Soak):
     @property
     def kept(self) -> float:
         """The descriptors of the last minute above those of the end of the first cycle; medians."""
-        medians = [float(np.median(minute.descriptors)) for minute in self.minutes if minute.descriptors]
-        return medians[-1] - medians[len(self._configs) - 1] if len(medians) > len(self._configs) else 0.0
+        found = medians(minute.descriptors for minute in self.minutes)
+        return found[-1] - found[len(self._configs) - 1] if len(found) > len(self._configs) else 0.0
 
     @property
     def grown(self) -> float | None:

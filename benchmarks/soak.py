@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -208,11 +208,16 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": float(p50), "p99": float(p99), "max": float(most)}
 
 
+def medians(minutes: Iterable[Sequence[float]]) -> list[float]:
+    """Of each minute's values, where it has any."""
+    return [float(np.median(values)) for values in minutes if values]
+
+
 def grown(minutes: Sequence[Minute], settled: int = SETTLED) -> float | None:
     """The largest median of MB after the `settled` first minutes, divided by the last of those; None in a shorter
     run."""
-    medians = [float(np.median(minute.resident)) for minute in minutes if minute.resident]
-    return max(medians[settled:]) / medians[settled - 1] if len(medians) > settled else None
+    found = medians(minute.resident for minute in minutes)
+    return max(found[settled:]) / found[settled - 1] if len(found) > settled else None
 
 
 def violations(soak: Soak, before: int, after: int, tracebacks: int, statuses: Sequence[int]) -> list[str]:

@@ -30,14 +30,14 @@ def checkpoint():
 def ids(checkpoint) -> list[list[int]]:
     texts = [text for name in ("short", "mixed", "passage") for text in text_sets()[name]][:80]
     assert len(texts) == 80
-    own = Tokenizer(checkpoint).encode(texts, truncate=True)
+    own = encoded(checkpoint, texts)
     library = transformers.AutoTokenizer.from_pretrained(checkpoint.folder)
-    assert [encoding.ids.tolist() for encoding in own] == library(texts)["input_ids"]
-    return encoded(checkpoint, texts)
+    assert own == library(texts)["input_ids"]
+    return [of[:TOKENS] for of in own]
 
 
 def encoded(checkpoint, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids[:TOKENS].tolist() for encoding in Tokenizer(checkpoint).encode(texts, truncate=True)]
+    return [encoding.ids.tolist() for encoding in Tokenizer(checkpoint).encode(texts, truncate=True)]
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +74,20 @@ def test_four_bits_in_groups_are_kept_in_int4(checkpoint, ids, expected, native_
     assert cosines(states, expected).mean() >= 0.9995
 
 
-@pytest.mark.parametrize(("asked", "mean", "twentieth"), [("fp8", 0.995, 0.985), ("fp4", 0.93, 0.85)])
-def test_quantized_rows_are_near(checkpoint, ids, asked, mean, twentieth):
+@pytest.mark.parametrize(
+    ("asked", "mean", "twentieth", "least"), [("fp8", 0.995, 0.985, 0.98), ("fp4", 0.93, 0.85, 0.8)]
+)
+def test_quantized_rows_are_near(checkpoint, ids, asked, mean, twentieth, least):
     """Of the network that TensorRT gets, computed by the interpreter; scales from other texts than those compared.
-    A single row's cosine differs by 0.01 between processors, for each rounds another product up: so many are compared,
-    and all but a twentieth have the second bound."""
+    A single row's cosine differs by 0.01 between processors, for each rounds another product up: so many are compared.
+    All but a twentieth have the second bound, and the first twenty have the third."""
     pytest.importorskip("tensorrt_rtx")
-    texts, calibration = Batch.pack(ids), Batch.pack(encoded(checkpoint, text_sets()["mixed"][-60:]))
+    others = [of[:TOKENS] for of in encoded(checkpoint, text_sets()["mixed"]) if of[:TOKENS] not in ids][-60:]
+    texts, calibration = Batch.pack(ids), Batch.pack(others)
     compute = gpu_compute("bf16", QuantizationType(asked), checkpoint, (12, 0))
     peaks = input_peaks(checkpoint, compute.products, [calibration])
     rows = Interpreted(checkpoint, EngineOptions(), compute=compute, peaks=peaks).run(texts)
     near = cosines(rows, TorchEngine(checkpoint, EngineOptions(precision="fp32")).run(texts))
     assert near.mean() >= mean
     assert np.quantile(near, 0.05) >= twentieth
+    assert near[:20].min() >= least

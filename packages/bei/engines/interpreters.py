@@ -21,6 +21,11 @@ class Interpreter:
     allowance: Allowance
     descriptor: int
 
+    def close(self) -> None:
+        """Closes all that we hold of it, but the process."""
+        self.control.close()
+        self.allowance.close()
+
 
 class Interpreters:
     """Starts interpreters for the devices of engines. `ahead` of them start at once and for any device, so that their
@@ -41,8 +46,7 @@ class Interpreters:
     def __exit__(self, *_: object) -> None:
         while self._ahead:
             unused = self._ahead.pop()
-            unused.control.close()
-            unused.allowance.close()
+            unused.close()
             processes.end(unused.process, 0)
 
     def take(self, device: Device) -> Interpreter:

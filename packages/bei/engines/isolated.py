@@ -153,8 +153,8 @@ class Child:
     `allowance`: that of its engine, in this process and the next."""
 
     def __init__(self, interpreter: Interpreter):
+        self._interpreter, self.allowance = interpreter, interpreter.allowance
         self._process, self._control = interpreter.process, interpreter.control
-        self.allowance, self._descriptor = interpreter.allowance, interpreter.descriptor
         self.ready_at = 0.0
         self.free: list[socket.socket] = []
         self.free_brief: list[socket.socket] = []
@@ -167,7 +167,7 @@ class Child:
     def load(self, load: Load) -> EngineFacts:
         """The facts of the engine that the process has made. Raises SetupError with the process's message."""
         try:
-            wire.send(self._control, replace(load, allowance=self._descriptor))
+            wire.send(self._control, replace(load, allowance=self._interpreter.descriptor))
             made = self._next()
             if isinstance(made, EngineFacts):
                 self._open_channels(made.streams, made.has_brief_slot)
@@ -221,8 +221,8 @@ class Child:
         self.disconnect()
         status = processes.end(self._process, farewell)
         free, self.free, self.free_brief = [*self.free, *self.free_brief], [], []
-        self.allowance.close()
-        for channel in (self._control, *free):
+        self._interpreter.close()
+        for channel in free:
             channel.close()
         return processes.how(status)
 
